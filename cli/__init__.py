@@ -1,0 +1,1 @@
+"""The command line: every module parses, calls one library function, and prints."""

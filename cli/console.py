@@ -1,0 +1,201 @@
+"""What every command shares: two streams, progress, signals, and errors with exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from fungistore.errors import FungiError, StoppedError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PLAIN_LINE_SECONDS = 30
+SKIPPED_INPUTS = 3
+INTERRUPTED = 130
+DEBUG = "FUNGI_DEBUG"
+
+
+def printable(text: str) -> str:
+    """Return text that cannot steer a terminal: control characters and odd bytes are escaped."""
+    safe = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return safe.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def note(text: str) -> None:
+    """Print a line on stderr."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def result(text: str) -> None:
+    """Print a result on stdout."""
+    print(printable(text), flush=True)
+
+
+def result_json(document: dict[str, Any]) -> None:
+    """Print the one JSON object of `--json` on stdout."""
+    print(json.dumps(document, indent=1), flush=True)
+
+
+def next_step(command: str) -> None:
+    """Name the command that usually follows."""
+    note(f"next: {command}")
+
+
+def explains_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn library errors into messages and exit codes; tracebacks only under --debug."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except FungiError as error:
+            if os.environ.get(DEBUG):
+                raise
+            _fail(error, as_json=bool(kwargs.get("as_json")))
+        except KeyboardInterrupt:
+            note("interrupted; committed work is kept, the same command continues it")
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:  # the reader of a shell pipeline has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _fail(error: FungiError, *, as_json: bool) -> NoReturn:
+    code = error.exit_code
+    if isinstance(error, StoppedError) and _received == signal.SIGINT:
+        code = INTERRUPTED
+    note(f"{'stopped' if isinstance(error, StoppedError) else 'error'}: {error}")
+    if as_json:
+        details = {"where": error.where, "expected": error.expected, "found": error.found}
+        details = {key: None if value is None else str(value) for key, value in details.items()}
+        document = {"what": error.what, **details, "try": error.hint}
+        result_json({"error": document, "exit_code": code})
+    raise typer.Exit(code)
+
+
+_received: int | None = None  # the signal that asked this process to stop, for its exit code
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether SIGINT or SIGTERM came; a second signal stops at once."""
+    global _received
+    _received = None
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        global _received
+        if _received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        _received = number
+        note("stopping after the current batch; once more to stop at once")
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, handle) for kind in kinds]
+    try:
+        yield lambda: _received is not None
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+class ConsoleReporter:
+    """Shows a stage on stderr: a progress bar on a terminal, a line every 30 s elsewhere."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._what = ""
+        self._total = self._done = self._start = 0
+        self._began = self._spoke = 0.0
+
+    def notice(self, text: str) -> None:
+        """Print a line."""
+        if self._bar is not None:
+            self._bar.console.print(printable(text), markup=False, highlight=False)
+        else:
+            note(text)
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Start the display."""
+        self.end()
+        self._what, self._total, self._done, self._start = what, total, done, done
+        self._began = self._spoke = time.monotonic()
+        if sys.stderr.isatty() and total > done:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                SpinnerColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="")
+
+    def advance(self, count: int) -> None:
+        """Move on."""
+        self._done += count
+        now = time.monotonic()
+        rate = (self._done - self._start) / max(now - self._began, 1e-9)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=count, rate=f"{rate:.1f}/s")
+        elif now - self._spoke >= PLAIN_LINE_SECONDS:
+            self._spoke = now
+            left = (self._total - self._done) / max(rate, 1e-9)
+            note(f"{self._what}: {self._done}/{self._total}, {rate:.1f}/s, {duration(left)} left")
+
+    def end(self) -> None:
+        """Remove the display."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = None
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two units that matter."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with a decimal unit."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError  # the loop returns at TB

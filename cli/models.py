@@ -1,0 +1,51 @@
+"""`fungi models`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from fungistore.errors import UsageError
+
+from .console import ConsoleReporter, explains_errors, result, result_json
+
+
+@explains_errors
+def models(
+    pattern: Annotated[str, typer.Argument(help="A shell pattern, or a part of the name.")] = "*",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List backbones: parameters, image size, embedding width, default target layer.
+
+    Nothing is downloaded. A name's part after the dot is the tag of its pretrained weights.
+
+    \b
+    Examples:
+      fungi models dinov2
+      fungi models 'vit_*_clip_*openai'
+    """
+    from fungistore.backbones import describe_backbones, find_backbones
+
+    names = find_backbones(pattern)
+    if not names:
+        raise UsageError("no model matches", where=pattern, hint="fungi models '*vit*'")
+    reporter = ConsoleReporter()
+    reporter.begin("models", len(names))
+    cards = []
+    for card in describe_backbones(names):
+        cards.append(card)
+        reporter.advance(1)
+    reporter.end()
+    if as_json:
+        result_json({"models": [asdict(card) for card in cards]})
+        return
+    width = max(len(card.name) for card in cards)
+    header = ("model".ljust(width), "parameters", "image", "patch", "embedding", "target layer")
+    result("{}  {:>10}  {:>5}  {:>5}  {:>9}  {}".format(*header))
+    for card in cards:
+        result(
+            f"{card.name.ljust(width)}  {card.parameters / 1e6:>8.1f} M  {card.image_size:>5}  "
+            f"{card.patch_size:>5}  {card.embedding_dim:>9}  {card.target_layer}"
+        )

@@ -1,0 +1,91 @@
+"""`fungi status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from .console import explains_errors, printable, result_json, size
+
+if TYPE_CHECKING:
+    from fungistore.status import FeatureSetStatus, StoreStatus
+
+FINGERPRINT_SHOWN = 12
+LABELS_SHOWN = 8
+TABLE_WIDTH = 110  # narrower terminals wrap lines rather than cut cells
+COLUMNS: dict[str, Literal["left", "right"]] = {
+    "array": "left",
+    "rows": "right",
+    "units": "right",
+    "row shape": "right",
+    "type": "left",
+    "size": "right",
+    "unusable rows": "right",
+    "setup": "left",
+}
+
+
+@explains_errors
+def status(
+    store: Annotated[Path, typer.Argument(help="The store's directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what is in a store, what is missing, its size, and where each array came from.
+
+    \b
+    Examples:
+      fungi status pets.fungi
+      fungi status pets.fungi --json | jq '.feature_sets[].arrays[] | {name, rows_done}'
+    """
+    from fungistore.status import status as read
+
+    found = read(store)
+    result_json(found.to_json()) if as_json else _show(found)
+
+
+def _show(found: StoreStatus) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, TABLE_WIDTH)
+    labels = ", ".join(found.labels[:LABELS_SHOWN])
+    labels += ", ..." if len(found.labels) > LABELS_SHOWN else ""
+    splits = ", ".join(f"{name or 'none'} {count}" for name, count in found.splits.items())
+    lines = [
+        f"{found.store}  (schema {found.schema}, id {found.id[:FINGERPRINT_SHOWN]})",
+        f"samples  {found.samples} from {', '.join(found.roots)}",
+        f"splits   {splits}",
+        f"labels   {len(found.labels)}" + (f" ({labels})" if found.labels else ""),
+        f"failed   {found.failed}",
+    ]
+    lines += [f"         {count} x {message}" for message, count in found.failures.items()]
+    console.print(printable("\n".join(lines)), soft_wrap=True)
+    for feature_set in found.feature_sets:
+        console.print(printable(f"\n{feature_set.name}: {_describe(feature_set)}"), soft_wrap=True)
+        table = Table(box=None, pad_edge=False)
+        for name, justify in COLUMNS.items():
+            table.add_column(name, justify=justify, no_wrap=True)
+        for array in feature_set.arrays:
+            table.add_row(
+                array.name,
+                f"{array.rows_done}/{found.samples}",
+                f"{array.units_done}/{array.units_total}",
+                " x ".join(map(str, array.shape[1:])) or "1",
+                array.dtype,
+                size(array.bytes),
+                str(array.unusable_rows),
+                array.fingerprint[:FINGERPRINT_SHOWN],
+            )
+        console.print(table)
+    if not found.feature_sets:
+        console.print("no features yet")
+
+
+def _describe(feature_set: FeatureSetStatus) -> str:
+    backbone = feature_set.backbone
+    weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]
+    side = backbone.get("image_size", "?")
+    return f"{backbone.get('model', '?')} at {side} px, weights {weights}"

@@ -1,0 +1,51 @@
+"""fungi: a frozen vision backbone and a pile of images, turned into features worth keeping.
+
+import fungistore as fungi
+
+options = fungi.ExtractOptions(model="vit_small_patch14_dinov2.lvd142m", image_size=224)
+fungi.extract("images/", "pets.fungi", options)
+store = fungi.Store.open("pets.fungi")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fungistore.errors import FungiError
+    from fungistore.extraction import Estimate, ExtractOptions, ExtractResult, estimate, extract
+    from fungistore.sources import Sample, Source, open_source
+    from fungistore.status import StoreStatus, status
+    from fungistore.store import Store
+
+_HOMES = {
+    "fungistore.errors": ("FungiError",),
+    "fungistore.extraction": ("Estimate", "ExtractOptions", "ExtractResult", "estimate", "extract"),
+    "fungistore.sources": ("Sample", "Source", "open_source"),
+    "fungistore.status": ("StoreStatus", "status"),
+    "fungistore.store": ("Store",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Estimate",
+    "ExtractOptions",
+    "ExtractResult",
+    "FungiError",
+    "Sample",
+    "Source",
+    "Store",
+    "StoreStatus",
+    "estimate",
+    "extract",
+    "open_source",
+    "status",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names on first use: `import fungistore` alone never imports torch."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

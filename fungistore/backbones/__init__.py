@@ -1,0 +1,13 @@
+"""Frozen timm vision transformers."""
+
+from fungistore.backbones.backbone import Backbone, load_backbone, lower_precision
+from fungistore.backbones.catalogue import BackboneCard, describe_backbones, find_backbones
+
+__all__ = [
+    "Backbone",
+    "BackboneCard",
+    "describe_backbones",
+    "find_backbones",
+    "load_backbone",
+    "lower_precision",
+]

@@ -1,0 +1,219 @@
+"""Any timm vision transformer, frozen, with its own transform, at any input size it can take."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from jaxtyping import Float
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from fungistore.backbones.weights import load_weights, weights_hash
+from fungistore.errors import FungiError, UsageError
+
+NEAR_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model and what the rest of the program needs to know about it.
+
+    Attributes:
+        name: timm's architecture name, without the weights' tag.
+        model: timm's module, in evaluation mode, parameters frozen; `model(pixels)` is the
+            embedding. Typed as Any: what timm's families share, they share by name alone.
+        image_size: side of the square input in pixels.
+        patch_size: side of a patch in pixels.
+        embedding_dim: width E of the embedding (after a CLIP-style projection head, if any).
+        token_dim: width D of the blocks and of the patch tokens.
+        prefix_tokens: class, distillation and register tokens in front of the patches.
+        pooling: how timm pools: "token", "avg", "map", ...
+        target_layer: dotted name of the layer whose per-sample gradient is taken.
+        data_config: timm's evaluation transform for these weights at this image size.
+        weights_hash: digest of every parameter and buffer.
+    """
+
+    name: str
+    model: Any
+    image_size: int
+    patch_size: int
+    embedding_dim: int
+    token_dim: int
+    prefix_tokens: int
+    pooling: str
+    target_layer: str
+    data_config: Mapping[str, Any]
+    weights_hash: str
+
+    @property
+    def target(self) -> nn.Linear:
+        """The target layer itself."""
+        layer = self.model.get_submodule(self.target_layer)
+        assert isinstance(layer, nn.Linear)  # load_backbone has checked it
+        return layer
+
+    @property
+    def target_block(self) -> int | None:
+        """Index of the block that holds the target layer, None where it lies outside the blocks."""
+        head, _, rest = self.target_layer.partition(".")
+        return int(rest.partition(".")[0]) if head == "blocks" else None
+
+    def to_grid(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n h w d"]:
+        """Drop the prefix tokens and give the patch tokens their rows and columns (a square)."""
+        patches = tokens[:, self.prefix_tokens :]
+        side = round(patches.shape[1] ** 0.5)
+        return patches.unflatten(1, (side, -1))
+
+
+def load_backbone(
+    name: str,
+    *,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    target_layer: str | None = None,
+    several_sizes: bool = False,
+) -> Backbone:
+    """Build a timm model with pretrained weights, on the CPU, in float32.
+
+    Args:
+        name: timm name, with or without a weights tag (`vit_small_patch14_dinov2.lvd142m`).
+        weights: a safetensors or weights-only torch file; None lets timm download its own.
+        image_size: side of the input in pixels; position embeddings are resampled to it.
+        target_layer: dotted name of a linear layer; default: the last block's `attn.proj`.
+        several_sizes: inputs of other sizes than `image_size` will come too.
+
+    Raises:
+        UsageError: the name, size, target layer or weights file cannot be used.
+        FungiError: the pretrained weights could not be had.
+    """
+    architecture, _, _ = name.partition(".")
+    if not timm.is_model(architecture):
+        known = timm.list_models()
+        near = difflib.get_close_matches(architecture, known, NEAR_NAMES, cutoff=0.5)
+        raise UsageError(
+            "unknown model",
+            where=f"--model {name}",
+            expected="a name of a timm vision transformer",
+            hint=f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names",
+        )
+    if image_size is not None:
+        _check_image_size(name, image_size)
+    model = _create(name, image_size, several_sizes, pretrained=weights is None)
+    if weights is not None:
+        load_weights(model, weights)
+    model.eval().requires_grad_(False)
+    config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
+    patch_size = _patch_size(model, name)
+    return Backbone(
+        name=architecture,
+        model=model,
+        image_size=config["input_size"][-1],
+        patch_size=patch_size,
+        embedding_dim=embedding_dim(model),
+        token_dim=model.embed_dim,
+        prefix_tokens=getattr(model, "num_prefix_tokens", 1),
+        pooling=str(getattr(model, "global_pool", "token")),
+        target_layer=_check_target(model, target_layer),
+        data_config=config,
+        weights_hash=weights_hash(model),
+    )
+
+
+def keeps_head(name: str) -> bool:
+    """Whether the model's last linear layer projects into CLIP's joint space, so belongs to it.
+
+    timm stores that projection in the classifier's place. Fine-tuned tags have a true classifier.
+    """
+    architecture, _, tag = name.partition(".")
+    fine_tuned = any(word in tag for word in ("in1k", "in12k", "in22k"))
+    return "clip" in architecture and not fine_tuned
+
+
+def embedding_dim(model: Any) -> int:
+    """Return the width of `model(pixels)`."""
+    head = getattr(model, "head", None)
+    return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
+
+
+def lower_precision(model: Any, blocks: int, dtype: torch.dtype) -> None:
+    """Cast what runs before block number `blocks`, in place: embeddings and the earlier blocks."""
+    for parameter in model.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+    for name, child in model.named_children():
+        if name == "blocks":
+            model.blocks[:blocks].to(dtype)
+            return
+        for parameter in child.parameters():
+            parameter.data = parameter.data.to(dtype)
+
+
+def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: bool) -> Any:
+    options: dict[str, Any] = {} if keeps_head(name) else {"num_classes": 0}
+    if image_size is not None:
+        options["img_size"] = image_size
+    if several_sizes:
+        options["dynamic_img_size"] = True
+    try:
+        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+    except TypeError as error:
+        raise UsageError(
+            "the model takes images of its own size only",
+            where=f"--model {name}",
+            found=str(error),
+            hint="leave out --image-size and use --view-size model",
+        ) from error
+    except Exception as error:  # timm raises whatever its download library raises
+        raise FungiError(
+            "the model cannot be created" if not pretrained else "pretrained weights cannot be had",
+            where=f"--model {name}",
+            found=f"{type(error).__name__}: {error}",
+            hint="check the tag with `fungi models`, or give a file with --weights",
+        ) from error
+    if not hasattr(model, "blocks") or not hasattr(model, "forward_head"):
+        raise UsageError(
+            "the model is not a plain vision transformer",
+            where=f"--model {name}",
+            found=type(model).__name__,
+            hint="fungi models '*vit*' lists names",
+        )
+    return model
+
+
+def _patch_size(model: Any, name: str) -> int:
+    height, width = model.patch_embed.patch_size
+    if height != width:
+        raise UsageError("patches must be square", where=f"--model {name}", found=(height, width))
+    return int(height)
+
+
+def _check_image_size(name: str, image_size: int) -> None:
+    """Compare with the patch size before the weights are fetched."""
+    with torch.device("meta"):
+        patch = _patch_size(_create(name, None, several_sizes=False, pretrained=False), name)
+    if image_size < patch or image_size % patch:
+        below = max(patch, image_size // patch * patch)
+        raise UsageError(
+            "the image size is not a multiple of the patch size",
+            where=f"--image-size {image_size}",
+            expected=f"a multiple of {patch}",
+            hint=f"--image-size {below} or {below + patch}",
+        )
+
+
+def _check_target(model: Any, target_layer: str | None) -> str:
+    name = target_layer or f"blocks.{len(model.blocks) - 1}.attn.proj"
+    linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if name not in linear:
+        near = difflib.get_close_matches(name, linear, NEAR_NAMES, cutoff=0.0)
+        raise UsageError(
+            "the target layer is not a linear layer of the model",
+            where=f"--target-layer {name}",
+            expected=f"a linear layer such as {', '.join(near)}",
+        )
+    return name

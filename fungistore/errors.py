@@ -1,0 +1,72 @@
+"""Errors that a user can act on: what is wrong, where, expected and found, what to try."""
+
+from __future__ import annotations
+
+
+class FungiError(Exception):
+    """A failure with an explanation; the command line prints it without a traceback.
+
+    Args:
+        what: one sentence that says what is wrong.
+        where: the file, flag, field or row that it is about.
+        expected: what would have been right.
+        found: what was there instead.
+        hint: what to try next, naming the flag or command that fixes it.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+
+    def __str__(self) -> str:
+        details = {
+            "where": self.where,
+            "expected": self.expected,
+            "found": self.found,
+            "try": self.hint,
+        }
+        lines = [self.what]
+        lines += [f"  {key}: {value}" for key, value in details.items() if value is not None]
+        return "\n".join(lines)
+
+
+class UsageError(FungiError):
+    """The command line, or a source or file that it names, cannot be used as given."""
+
+    exit_code = 2
+
+
+class MismatchError(FungiError):
+    """What is asked for differs from what the store was made with; nothing was overwritten."""
+
+    exit_code = 4
+
+
+class StoreError(FungiError):
+    """The store is corrupt, incomplete, or of a schema that this version does not know."""
+
+    exit_code = 5
+
+
+class StoppedError(FungiError):
+    """A signal asked the run to stop; the same command continues it."""
+
+    exit_code = 75
+
+
+class ImageError(FungiError):
+    """One input that cannot be turned into pixels; a run records it and goes on."""

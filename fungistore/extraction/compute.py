@@ -1,0 +1,101 @@
+"""The loop that a run spends its time in: batches in, committed units out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.errors import ImageError
+from fungistore.extraction.features import FeatureMaker
+from fungistore.extraction.loader import LoadedBatch, load_batches
+from fungistore.extraction.plan import Task, batches_of
+from fungistore.extraction.resolve import Resolved
+from fungistore.fingerprint import digest_ids
+from fungistore.report import Reporter, stop_if_asked
+from fungistore.store import Failure, Store, UnitArray
+
+Rows = dict[str, NDArray[np.floating]]
+
+
+def compute_units(
+    store: Store,
+    maker: FeatureMaker,
+    resolved: Resolved,
+    arrays: Mapping[str, UnitArray],
+    tasks: list[Task],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> None:
+    """Compute batch after batch; a thread commits a unit while the next one is computed.
+
+    Raises:
+        StoppedError: `stop` asked for it; the unit under way is dropped.
+        ImageError: an image cannot be read, under `on_error="fail"`.
+    """
+    dtypes = {spec.name: spec.dtype for spec in resolved.arrays}
+    parts: list[tuple[LoadedBatch, Rows]] = []
+    pending: Future[None] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
+        works = batches_of(tasks, store.samples, resolved.batch_size)
+        for batch in load_batches(works, maker.draw, resolved.workers):
+            stop_if_asked(stop)
+            if batch.failures and resolved.options.on_error == "fail":
+                raise _as_error(batch.failures[0])
+            computed = maker.compute(batch.drawn, batch.work.features)
+            failed = [failure.row - batch.work.rows[0]["row"] for failure in batch.failures]
+            with np.errstate(over="ignore"):  # infinities are counted at the commit
+                stored = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
+            for rows in stored.values():
+                rows[failed] = np.nan
+            parts.append((batch, stored))
+            reporter.advance(len(batch.work.rows))
+            if batch.work.last:
+                if pending is not None:
+                    pending.result()
+                pending = writer.submit(_commit_unit, store, arrays, parts, reporter)
+                parts = []
+        if pending is not None:
+            pending.result()
+
+
+def _commit_unit(
+    store: Store,
+    arrays: Mapping[str, UnitArray],
+    parts: list[tuple[LoadedBatch, Rows]],
+    reporter: Reporter,
+) -> None:
+    """Publish a unit's rows in every array that lacks them, after its failures are on disk."""
+    work = parts[0][0].work
+    failures = [failure for batch, _ in parts for failure in batch.failures]
+    store.add_failures(failures)
+    first, last = work.rows[0]["row"], parts[-1][0].work.rows[-1]["row"]
+    for name in parts[0][1]:
+        array = arrays[name]
+        start = work.unit * array.unit_rows
+        before = array.commit(work.unit)
+        if before is not None and start + before.rows > last:
+            continue  # committed before a kill that hit the feature's other array
+        block = np.concatenate([rows[name] for _, rows in parts])
+        if before is not None:  # complete a partly filled unit
+            block = np.concatenate([array.read(start, first), block])
+        ids = digest_ids(row["id"] for row in store.samples.rows(start, last + 1))
+        earlier = before.failed if before is not None else 0
+        commit = array.publish(work.unit, block, ids, earlier + len(failures))
+        if commit.inf_rows or commit.nan_rows > commit.failed:
+            reporter.notice(
+                f"{name}: unit {work.unit} has {commit.inf_rows} rows with infinities and "
+                f"{commit.nan_rows - commit.failed} with NaN; "
+                "try --storage-dtype float32 or --dtype float32"
+            )
+
+
+def _as_error(failure: Failure) -> ImageError:
+    return ImageError(
+        "an image cannot be read",
+        where=failure.uri,
+        found=failure.message,
+        hint="--on-error skip lists such images and goes on",
+    )

@@ -1,0 +1,179 @@
+"""From a batch of drawn images to the features of one pass: the model side, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+
+from fungistore.backbones import Backbone
+from fungistore.gradients import GradientPath, Projection, Tape, normalized_projection
+from fungistore.objectives import ContrastiveObjective, Objective
+from fungistore.randomness import Stream
+from fungistore.views import Image, InferenceView, ViewRecipe, count_views, in_chunks
+
+Drawn = dict[str, tuple[NDArray[np.uint8], ...]]
+DrawnBatch = dict[str, tuple[UInt8[Tensor, "b ..."], ...]]
+BASE = "base"  # the view that embeddings, patch tensors and one-view objectives share
+
+
+@dataclass(frozen=True)
+class GradientFeature:
+    """An objective with everything frozen that its features depend on.
+
+    `negatives` are latents [n, d] (head outputs, not normalised), None where there are none.
+    """
+
+    objective: Objective
+    recipe: ViewRecipe | None
+    heads: Mapping[str, nn.Linear]
+    negatives: Float[Tensor, "n d"] | None
+
+
+class FeatureMaker:
+    """Computes embeddings, patch tensors and gradient features of batches.
+
+    Args:
+        backbone: describes the model that `path` runs.
+        path: the gradient path, on its device.
+        projection: shared by all objectives; None where no gradient feature is wanted.
+        gradients: gradient features by name.
+        pool: patch tensors are averaged over pool x pool cells.
+        batch_size: images, or views, in one forward.
+        seed: seed of the views.
+        device: where the forwards run.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        path: GradientPath,
+        projection: Projection | None,
+        gradients: Mapping[str, GradientFeature],
+        *,
+        pool: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._path = path
+        self._projection = projection
+        self._gradients = gradients
+        self._pool = pool
+        self._batch_size = batch_size
+        self._seed = seed
+        self._device = device
+        self._base = InferenceView(backbone.data_config)
+        self._sides = (backbone.image_size, backbone.image_size)
+        own = (backbone.data_config["mean"], backbone.data_config["std"])
+        reference = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        self._statistics = {
+            name: tuple(torch.tensor(v, device=device).view(3, 1, 1) for v in values)
+            for name, values in (("model", own), ("imagenet", reference))
+        }
+
+    def draw(self, image: Image, sample_id: str, features: frozenset[str]) -> Drawn:
+        """Return what one image sends to the device for these features; safe in any thread."""
+        drawn: Drawn = {}
+        for name in sorted(features):
+            recipe = self._recipe(name)
+            if recipe is not None:
+                drawn[name] = recipe.draw(image, Stream(self._seed, "views", name, sample_id))
+            elif BASE not in drawn:
+                drawn[BASE] = (self._base.draw(image),)
+        return drawn
+
+    def forwards(self, features: frozenset[str]) -> int:
+        """Return how many forwards one image costs."""
+        recipes = [self._recipe(name) for name in features]
+        return sum(count_views(recipe) for recipe in recipes if recipe) + (None in recipes)
+
+    def compute(
+        self, drawn: DrawnBatch, features: frozenset[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return each array's rows of a batch, by the array's name in the feature set."""
+        rows: dict[str, list[Tensor]] = {}
+        base = frozenset(name for name in features if self._recipe(name) is None)
+        if base:
+            (pixels,) = self._to_device(drawn[BASE])
+            chunk = self._normalize(pixels[:, None].float() / 255, "model")
+            tape = self._path.record([chunk], patches="patches" in base)
+            for name in base & self._gradients.keys():
+                self._gradient_rows(name, tape, rows)
+            if "embeddings" in base:
+                rows["embeddings"] = [tape.embeddings[:, 0].detach()]
+            if "patches" in base:
+                assert tape.patches is not None
+                rows["patches"] = [self._pooled(tape.patches)]
+        for name in sorted(features - base):
+            for part in self._parts(drawn[name], name):
+                self._gradient_rows(name, self._record(part, name), rows)
+        return {name: torch.cat(parts).cpu().float().numpy() for name, parts in rows.items()}
+
+    @torch.no_grad()
+    def latents(self, drawn: DrawnBatch, name: str) -> NDArray[np.float32]:
+        """Return a contrastive objective's latents [b, v, d] of a batch, to serve as negatives."""
+        feature = self._gradients[name]
+        assert isinstance(feature.objective, ContrastiveObjective)
+        parts = [
+            feature.objective.latents(self._record(part, name).embeddings, feature.heads)
+            for part in self._parts(drawn[name], name)
+        ]
+        latents: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+        return latents
+
+    def _recipe(self, name: str) -> ViewRecipe | None:
+        feature = self._gradients.get(name)
+        return feature.recipe if feature else None
+
+    def _parts(
+        self, drawn: tuple[UInt8[Tensor, "b ..."], ...], name: str
+    ) -> Iterator[tuple[UInt8[Tensor, "b ..."], ...]]:
+        """Split a batch so that the path can record each part with all of its views."""
+        recipe = self._recipe(name)
+        assert recipe is not None
+        count = self._path.images_at_once(count_views(recipe), self._batch_size)
+        for start in range(0, len(drawn[0]), count):
+            yield self._to_device(tuple(array[start : start + count] for array in drawn))
+
+    def _record(self, drawn: tuple[UInt8[Tensor, "b ..."], ...], name: str) -> Tape:
+        feature = self._gradients[name]
+        recipe = feature.recipe
+        assert recipe is not None
+        at_once = max(1, self._batch_size // len(drawn[0]))
+        statistics = feature.objective.normalization
+        return self._path.record(
+            self._normalize(recipe.render(drawn, group, views), statistics)
+            for group, views in in_chunks(recipe, at_once)
+        )
+
+    def _gradient_rows(self, name: str, tape: Tape, rows: dict[str, list[Tensor]]) -> None:
+        feature = self._gradients[name]
+        assert self._projection is not None
+        losses = feature.objective.losses(tape.embeddings, feature.heads, feature.negatives)
+        unit, norm = normalized_projection(tape.gradients(losses), self._projection)
+        rows.setdefault(f"gradients/{name}", []).append(unit)
+        rows.setdefault(f"norms/{name}", []).append(norm)
+
+    def _pooled(self, patches: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h2 w2 d"]:
+        if self._pool == 1:
+            return patches
+        channels_first = patches.permute(0, 3, 1, 2).float()
+        return nn.functional.avg_pool2d(channels_first, self._pool).permute(0, 2, 3, 1)
+
+    def _normalize(
+        self, pixels: Float[Tensor, "b v 3 s s"], statistics: str
+    ) -> Float[Tensor, "b v 3 s s"]:
+        mean, std = self._statistics[statistics]
+        return (pixels - mean) / std
+
+    def _to_device(
+        self, arrays: tuple[UInt8[Tensor, "b ..."], ...]
+    ) -> tuple[UInt8[Tensor, "b ..."], ...]:
+        return tuple(array.to(self._device, non_blocking=True) for array in arrays)

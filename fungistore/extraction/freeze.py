@@ -1,0 +1,233 @@
+"""What is frozen before the first unit: configurations, heads, negatives, and what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fungistore.errors import FungiError
+from fungistore.extraction.features import FeatureMaker, GradientFeature
+from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.resolve import Resolved
+from fungistore.fingerprint import Config, fingerprint, flatten
+from fungistore.gradients import Projection
+from fungistore.randomness import Stream
+from fungistore.report import Reporter, stop_if_asked
+from fungistore.store import SCHEMA_VERSION, Store
+
+TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+Tensors = dict[str, NDArray[Any]]
+
+
+def frozen_choices(store: Store, feature_set: str) -> Config:
+    """Return the flattened configuration of all arrays of a feature set, {} where it is new."""
+    choices: Config = {}
+    for array in store.arrays(feature_set).values():
+        choices |= flatten(store.setup(array.fingerprint))
+    return choices
+
+
+def array_configs(resolved: Resolved, unit_rows: int, codec: str) -> dict[str, Config]:
+    """Return, for each feature, the configuration that its fingerprint is made of.
+
+    Every feature's has what it depends on and nothing else, so features can be added one by one.
+    """
+    options, backbone = resolved.options, resolved.backbone
+    shared: Config = {
+        "schema": SCHEMA_VERSION[0],
+        "backbone": {
+            "model": backbone.name,
+            "weights": backbone.weights_hash,
+            "image_size": backbone.image_size,
+            "pooling": backbone.pooling,
+            "transform": {key: _plain(backbone.data_config[key]) for key in TRANSFORM_FIELDS},
+        },
+        "compute": {
+            "dtype": str(resolved.dtype).removeprefix("torch."),
+            "batch_size": resolved.batch_size,
+        },
+        "layout": {"unit_rows": unit_rows, "codec": codec},
+    }
+    gradient = {
+        "target_layer": backbone.target_layer,
+        "seed": options.seed,
+        "projection": {
+            "kind": resolved.projection.kind,
+            "dim": resolved.projection.dim,
+            "columns": resolved.projection.columns,
+            "first_block": resolved.projection.digest(),
+        },
+        "view_size": options.view_size,
+    }
+    configs: dict[str, Config] = {}
+    for feature in options.features:
+        if feature == "patches":
+            configs[feature] = shared | {"patches": {"pool": options.pool}}
+            continue
+        configs[feature] = shared | {"vectors": {"dtype": options.storage_dtype}}
+        if feature != "embeddings":
+            parameters = _plain(asdict(getattr(options, feature)))
+            configs[feature] |= {"gradient": gradient, feature: parameters}
+    return configs
+
+
+def freeze(
+    resolved: Resolved,
+    store: Store,
+    configs: Mapping[str, Config],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> FeatureMaker:
+    """Store every random thing before it is used, then read it back: resume reads the same.
+
+    Args:
+        resolved: the settled options.
+        store: where setups are kept; one that is there already is used as it is.
+        configs: the configuration of each feature.
+        reporter: is told how the encoding of negatives gets on.
+        stop: asked between batches of negatives.
+    """
+    gradients = resolved.gradient_features
+    for feature, config in configs.items():
+        if store.has_setup(fingerprint(config)):
+            continue
+        tensors: Tensors = {}
+        if feature in gradients:
+            tensors |= head_tensors(resolved, feature)
+        if resolved.negative_images.get(feature):
+            tensors["negatives"] = encode_negatives(
+                resolved, store, feature, tensors, reporter, stop
+            )
+        document = {"options": resolved.options.to_config()}
+        store.freeze_setup(config, {"tensors": tensors} if tensors else {}, document)
+    frozen = {f: store.setup_tensors(fingerprint(configs[f]), "tensors") for f in gradients}
+    return make_features(resolved, frozen)
+
+
+def throwaway_features(resolved: Resolved) -> FeatureMaker:
+    """Return a feature maker with zeros for negatives: it costs what the real one will cost."""
+    tensors: dict[str, Tensors] = {
+        feature: dict(head_tensors(resolved, feature)) for feature in resolved.gradient_features
+    }
+    for feature, images in resolved.negative_images.items():
+        (width,) = resolved.objective(feature).head_widths().values()
+        tensors[feature]["negatives"] = np.zeros((images, width), np.float32)
+    return make_features(resolved, tensors)
+
+
+def make_features(resolved: Resolved, tensors: Mapping[str, Tensors]) -> FeatureMaker:
+    """Build the feature maker from the frozen tensors of its gradient features."""
+    options, backbone = resolved.options, resolved.backbone
+    gradients = {}
+    for feature, frozen in tensors.items():
+        objective = resolved.objective(feature)
+        heads = {
+            name: _linear(frozen[f"{name}.weight"], frozen[f"{name}.bias"], resolved.device)
+            for name in objective.head_widths()
+        }
+        negatives = frozen.get("negatives")
+        gradients[feature] = GradientFeature(
+            objective,
+            objective.views(backbone.image_size, backbone.patch_size, options.view_size),
+            heads,
+            None if negatives is None else torch.from_numpy(negatives).to(resolved.device),
+        )
+    dtype = torch.float32 if resolved.dtype == torch.float16 else resolved.dtype
+    projection = Projection(resolved.projection, dtype=dtype, device=resolved.device)
+    return FeatureMaker(
+        backbone,
+        resolved.path,
+        projection if gradients else None,
+        gradients,
+        pool=options.pool,
+        batch_size=resolved.batch_size,
+        seed=options.seed,
+        device=resolved.device,
+    )
+
+
+def head_tensors(resolved: Resolved, feature: str) -> Tensors:
+    """Draw an objective's heads: U(-1/sqrt(E), 1/sqrt(E)), PyTorch's default for a linear layer."""
+    width = resolved.backbone.embedding_dim
+    bound = width**-0.5
+    tensors: Tensors = {}
+    for name, dim in resolved.objective(feature).head_widths().items():
+        stream = Stream(resolved.options.seed, "head", feature, name)
+        tensors[f"{name}.weight"] = (stream.uniform(dim, width) * 2 - 1) * bound
+        tensors[f"{name}.bias"] = (stream.uniform(dim) * 2 - 1) * bound
+    return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
+
+
+def encode_negatives(
+    resolved: Resolved,
+    store: Store,
+    feature: str,
+    heads: Tensors,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> NDArray[np.float32]:
+    """Encode views of random images of the train split (of all images, where there is none).
+
+    Returns:
+        Latents [images * views, d], not normalised. Unreadable images are replaced by others.
+
+    Raises:
+        FungiError: none of the images could be read.
+    """
+    wanted = resolved.negative_images[feature]
+    candidates = store.samples.rows_of_split("train")
+    if len(candidates) < wanted:
+        reporter.notice(
+            f"{feature}: {len(candidates)} images to take negatives from, {wanted} asked for"
+        )
+        wanted = len(candidates)
+    stream = Stream(resolved.options.seed, "negatives", feature)
+    order = candidates[stream.choice(len(candidates), min(len(candidates), 2 * wanted))]
+    maker = make_features(resolved, {feature: heads})
+    size = resolved.batch_size
+
+    def works() -> Iterator[Work]:
+        for start in range(0, len(order), size):
+            rows = [
+                store.samples.rows(int(row), int(row) + 1)[0] for row in order[start : start + size]
+            ]
+            yield Work(0, rows, frozenset([feature]), last=False)
+
+    def latents() -> Iterator[NDArray[np.float32]]:
+        for batch in load_batches(works(), maker.draw, resolved.workers):
+            stop_if_asked(stop)
+            failed = {failure.row for failure in batch.failures}
+            encoded = maker.latents(batch.drawn, feature)
+            for row, views in zip(batch.work.rows, encoded, strict=True):
+                if row["row"] not in failed:
+                    reporter.advance(1)
+                    yield views
+
+    reporter.begin(f"{feature} negatives", wanted)
+    found = list(islice(latents(), wanted))
+    reporter.end()
+    if not found:
+        raise FungiError(
+            "no image could be read to take negatives from", where=f"{len(order)} images tried"
+        )
+    return np.concatenate(found)
+
+
+def _linear(weight: NDArray[Any], bias: NDArray[Any], device: torch.device) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0]).requires_grad_(False)
+    layer.weight.data, layer.bias.data = torch.from_numpy(weight), torch.from_numpy(bias)
+    return layer.to(device)
+
+
+def _plain(value: Any) -> Any:
+    """Return tuples as lists, so that a configuration equals itself after a trip through JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,176 @@
+"""Decides what the options leave open: the backbone, device, precision, batch size, projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fungistore.backbones import Backbone, load_backbone
+from fungistore.errors import UsageError
+from fungistore.extraction.loader import default_workers
+from fungistore.extraction.options import ExtractOptions
+from fungistore.fingerprint import Config
+from fungistore.gradients import GradientPath, ProjectionSpec, gradient_path
+from fungistore.objectives import ContrastiveObjective, Objective
+
+BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}  # patch tokens that fill the device
+LARGEST_BATCH = 512
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array that an extraction writes: its name in the feature set, row shape and type."""
+
+    name: str
+    feature: str
+    row_shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, before any codec."""
+        return int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Options after every "auto" has been decided."""
+
+    options: ExtractOptions
+    backbone: Backbone
+    path: GradientPath
+    device: torch.device
+    dtype: torch.dtype
+    batch_size: int
+    workers: int
+    projection: ProjectionSpec
+
+    @property
+    def arrays(self) -> list[ArraySpec]:
+        """The arrays that the features make."""
+        specs = []
+        vectors = self.options.storage_dtype
+        for feature in self.options.features:
+            if feature == "embeddings":
+                specs.append(ArraySpec(feature, feature, (self.backbone.embedding_dim,), vectors))
+            elif feature == "patches":
+                side = self.backbone.image_size // self.backbone.patch_size // self.options.pool
+                shape = (side, side, self.backbone.token_dim)
+                specs.append(ArraySpec(feature, feature, shape, "float16"))
+            else:
+                name = f"gradients/{feature}"
+                specs.append(ArraySpec(name, feature, (self.projection.dim,), vectors))
+                specs.append(ArraySpec(f"norms/{feature}", feature, (), "float32"))
+        return specs
+
+    def objective(self, feature: str) -> Objective:
+        """Return the objective of a gradient feature."""
+        objective: Objective = getattr(self.options, feature)
+        return objective
+
+    @property
+    def gradient_features(self) -> list[str]:
+        """The features that are gradients."""
+        return [f for f in self.options.features if f not in ("embeddings", "patches")]
+
+    @property
+    def negative_images(self) -> dict[str, int]:
+        """How many images' latents each contrastive objective needs."""
+        objectives = {feature: self.objective(feature) for feature in self.gradient_features}
+        return {
+            feature: objective.negative_images
+            for feature, objective in objectives.items()
+            if isinstance(objective, ContrastiveObjective)
+        }
+
+
+def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
+    """Load the backbone and decide what the options leave open.
+
+    Args:
+        options: what the user asked for.
+        frozen: flattened configuration of the feature set, {} where it is new; its decisions stay.
+
+    Raises:
+        UsageError: options that this backbone or this machine cannot serve.
+    """
+    backbone = load_backbone(
+        options.model,
+        weights=Path(options.weights) if options.weights else None,
+        image_size=options.image_size,
+        target_layer=options.target_layer,
+        several_sizes=options.view_size != "model",
+    )
+    grid = backbone.image_size // backbone.patch_size
+    if grid % options.pool:
+        raise UsageError(
+            "patch tensors cannot be pooled evenly",
+            where=f"--pool {options.pool}",
+            expected=f"a divisor of the grid's {grid} rows",
+            hint=f"choose another --image-size, a multiple of {options.pool * backbone.patch_size}",
+        )
+    device = resolve_device(options.device)
+    name = (
+        options.dtype
+        if options.dtype != "auto"
+        else frozen.get("compute.dtype") or fast_dtype(device)
+    )
+    dtype: torch.dtype = getattr(torch, name)
+    path = gradient_path(backbone, dtype)
+    backbone.model.to(device)
+    columns = path.gradient_shape[0] * path.gradient_shape[1]
+    dim = options.projection_dim or backbone.token_dim
+    return Resolved(
+        options=options,
+        backbone=backbone,
+        path=path,
+        device=device,
+        dtype=dtype,
+        batch_size=options.batch_size
+        or frozen.get("compute.batch_size")
+        or default_batch_size(device, grid**2),
+        workers=options.workers or default_workers(),
+        projection=ProjectionSpec(options.projection, dim, columns, options.seed),
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`; "auto" prefers CUDA, then Apple's, then the CPU.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and torch.backends.mps.is_available():
+            name = "mps"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            "no such device here",
+            where=f"--device {name}",
+            expected="auto, cpu, cuda, cuda:N or mps",
+            found=str(error).splitlines()[0],
+            hint="--device cpu always works",
+        ) from error
+    return device
+
+
+def fast_dtype(device: torch.device) -> str:
+    """Return bfloat16 where the device multiplies it fast, else float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return "bfloat16"
+    return "float32"
+
+
+def default_batch_size(device: torch.device, tokens: int) -> int:
+    """Return a power of two that fills the device with an image of `tokens` patches."""
+    fitting = max(1, BATCH_TOKENS[device.type] // tokens)
+    return int(min(LARGEST_BATCH, 1 << (fitting.bit_length() - 1)))

@@ -1,0 +1,132 @@
+"""The fast path: class-token pooling and the last block's attention output projection.
+
+After the last attention only the class token can reach the embedding, so a view's gradient is
+rank one, b [a, 1]^T. The trunk therefore ends in two vectors a view: the attended class token
+`a` that enters the projection, and the residual stream beside it. What follows touches one token,
+runs in float32, and is all that autograd ever sees.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fungistore.backbones import Backbone, lower_precision
+from fungistore.gradients.tape import Tape, Views
+
+
+def takes_class_token_path(backbone: Backbone) -> bool:
+    """Whether the model pools its class token and the target is its last block's `attn.proj`."""
+    model = backbone.model
+    if type(model) is not VisionTransformer or model.global_pool != "token":
+        return False
+    block = model.blocks[-1]
+    return (
+        type(block) is Block
+        and type(block.attn) is Attention
+        and model.attn_pool is None
+        and backbone.target is block.attn.proj
+    )
+
+
+class ClassTokenPath:
+    """Gradients of the last `attn.proj` of a class-token model; takes the backbone over.
+
+    Args:
+        backbone: a model for which `takes_class_token_path` holds; its trunk is cast in place.
+        dtype: the trunk's precision; what follows the target layer stays in float32.
+    """
+
+    def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
+        self._model = backbone.model
+        self._grid = backbone
+        self._block: Any = self._model.blocks[-1]
+        self._dtype = dtype
+        lower_precision(self._model, len(self._model.blocks) - 1, dtype)
+        self._patch_block = self._block
+        if dtype != torch.float32:
+            self._patch_block = copy.deepcopy(self._block).to(dtype)
+            attention = self._block.attn
+            gate = attention.gate or nn.Identity()
+            for module in (self._block.norm1, attention.qkv, attention.q_norm, attention.k_norm):
+                module.to(dtype)
+            for module in (attention.norm, gate):
+                module.to(dtype)
+
+    @property
+    def gradient_shape(self) -> tuple[int, int]:
+        """(out, in + 1), or (out, in) without a bias."""
+        proj = self._block.attn.proj
+        return proj.out_features, proj.in_features + (proj.bias is not None)
+
+    def images_at_once(self, views: int, batch_size: int) -> int:
+        """All of them: a view leaves only two vectors behind."""
+        return batch_size
+
+    def record(self, views: Views, *, patches: bool = False) -> Tape:
+        """Run the trunk without autograd, chunk by chunk, then the tail on all views at once."""
+        attended, residual = [], []
+        grid = None
+        for chunk in views:
+            with torch.no_grad():
+                tokens = self._trunk(chunk.flatten(0, 1))
+                attended.append(self._attend(tokens).unflatten(0, chunk.shape[:2]))
+                residual.append(tokens[:, 0].float().unflatten(0, chunk.shape[:2]))
+                if patches and grid is None:
+                    grid = self._patches(tokens)
+        entered = torch.cat(attended, dim=1)
+        output = self._block.attn.proj(entered).detach().requires_grad_()
+        embeddings = self._tail(torch.cat(residual, dim=1), output)
+        has_bias = self._block.attn.proj.bias is not None
+        return Tape(embeddings, (entered,), (output,), has_bias, grid)
+
+    def _trunk(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n t d"]:
+        """Run everything before the last block."""
+        model = self._model
+        tokens = model._pos_embed(model.patch_embed(pixels.to(self._dtype)))
+        tokens = model.norm_pre(model.patch_drop(tokens))
+        for block in model.blocks[:-1]:
+            tokens = block(tokens)
+        return tokens
+
+    def _attend(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n i"]:
+        """Return the last attention's output for the class token, as float32: one query a view."""
+        attention = self._block.attn
+        tokens = self._block.norm1(tokens)
+        widths = [attention.attn_dim, 2 * attention.attn_dim]
+        weight = attention.qkv.weight.split(widths)
+        bias = (None, None) if attention.qkv.bias is None else attention.qkv.bias.split(widths)
+        heads = (attention.num_heads, attention.head_dim)
+        query = functional.linear(tokens[:, :1], weight[0], bias[0]).unflatten(2, heads)
+        both = functional.linear(tokens, weight[1], bias[1]).unflatten(2, (2, *heads))
+        key, value = both.permute(2, 0, 3, 1, 4)
+        attended = functional.scaled_dot_product_attention(
+            attention.q_norm(query.transpose(1, 2)), attention.k_norm(key), value
+        )
+        attended = attention.norm(attended.transpose(1, 2).flatten(2))
+        if attention.gate is not None:
+            attended = attended * attention.gate(tokens[:, :1]).sigmoid()
+        return attended[:, 0].float()
+
+    def _tail(
+        self, residual: Float[Tensor, "b v d"], output: Float[Tensor, "b v d"]
+    ) -> Float[Tensor, "b v e"]:
+        """Finish the last block, the final norm and the head for class tokens alone."""
+        block = self._block
+        token = residual + block.ls1(output)
+        token = token + block.ls2(block.mlp(block.norm2(token)))
+        token = self._model.norm(token.flatten(0, 1)[:, None])
+        embeddings: Tensor = self._model.forward_head(token)
+        return embeddings.unflatten(0, residual.shape[:2])
+
+    def _patches(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n h w d"]:
+        """Return all patch tokens after the final norm, by the last block in the trunk's dtype."""
+        tokens = self._model.norm(self._patch_block(tokens).float())
+        return self._grid.to_grid(tokens)

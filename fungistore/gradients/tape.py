@@ -1,0 +1,65 @@
+"""One recorded forward from the target layer on, and the per-sample gradients read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Views = Iterable[Float[Tensor, "b v 3 s s"]]
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What a gradient path recorded for `b` images of `v` views.
+
+    Attributes:
+        embeddings: [b, v, e] float32, differentiable back to `outputs`.
+        inputs: the target layer's inputs, one [b, n, in] tensor a chunk of views; n counts the
+            chunk's views times the tokens that each of them sends through the layer.
+        outputs: the target layer's outputs, leaves that require a gradient; any shape that
+            holds [b, n, out] in this order.
+        has_bias: the target layer adds a bias.
+        patches: [b, h, w, d] patch tokens of the first view, where they were asked for.
+    """
+
+    embeddings: Float[Tensor, "b v e"]
+    inputs: tuple[Float[Tensor, "b n i"], ...]
+    outputs: tuple[Float[Tensor, ...], ...]
+    has_bias: bool
+    patches: Float[Tensor, "b h w d"] | None = None
+
+    def gradients(self, losses: Float[Tensor, " b"]) -> Float[Tensor, "b o m"]:
+        """Return dL_b/dW of every sample b: float32 [b, out, in], or [b, out, in + 1] with a bias.
+
+        The gradient of y = W a + g is the outer product of dL/dy and a, summed over tokens and
+        views; the bias gradient is the last column (FUNGI, section 3; reference code).
+        """
+        backprops = torch.autograd.grad(losses.sum(), self.outputs, retain_graph=True)
+        total: Tensor | None = None
+        for backprop, entered in zip(backprops, self.inputs, strict=True):
+            if self.has_bias:
+                entered = torch.cat([entered, torch.ones_like(entered[..., :1])], dim=-1)
+            backprop = backprop.reshape(*entered.shape[:2], -1)
+            part = backprop.transpose(1, 2) @ entered
+            total = part if total is None else total + part
+        assert total is not None  # autograd.grad refuses an empty tuple of outputs
+        return total
+
+
+class GradientPath(Protocol):
+    """Runs views through a frozen backbone and records what per-sample gradients need."""
+
+    @property
+    def gradient_shape(self) -> tuple[int, int]:
+        """Shape of one sample's gradient: (out, in), or (out, in + 1) with a bias."""
+
+    def images_at_once(self, views: int, batch_size: int) -> int:
+        """How many images of `views` views may be recorded together within `batch_size`."""
+
+    def record(self, views: Views, *, patches: bool = False) -> Tape:
+        """Run chunks of views; `patches` also keeps the patch tokens of the first chunk."""

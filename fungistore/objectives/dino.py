@@ -1,0 +1,86 @@
+"""DINO: a student's crops must agree with a teacher's global crops (FUNGI, section 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from fungistore.objectives.objective import Heads, project
+from fungistore.views import CropFamily, RandomCrops, side_for
+
+
+@dataclass(frozen=True)
+class DINO:
+    """Twelve crops and two independent heads; student and teacher are the same frozen backbone.
+
+    Neither centring nor an average of weights: nothing is trained. Pairs of the same view are
+    kept, as in the reference code (its authors found the gradients more predictive).
+
+    Attributes:
+        student_temperature: 0.1 in the paper.
+        teacher_temperature: 0.07 in the paper.
+        head_dim: width of both heads; 2048 in the paper.
+        normalize: L2-normalise embeddings before the heads.
+        global_crops: crops that the teacher sees; the student sees all crops.
+        local_crops: crops that only the student sees.
+        global_scale: least and greatest area of a global crop, as a fraction of the image's.
+        local_scale: the same for local crops.
+        same_view_pairs: keep the pairs in which teacher and student see the same crop.
+        normalization: pixel statistics: "model" (the backbone's) or "imagenet" (reference code).
+    """
+
+    student_temperature: float = 0.1
+    teacher_temperature: float = 0.07
+    head_dim: int = 2048
+    normalize: bool = True
+    global_crops: int = 2
+    local_crops: int = 10
+    global_scale: tuple[float, float] = (0.25, 1.0)
+    local_scale: tuple[float, float] = (0.05, 0.25)
+    same_view_pairs: bool = True
+    normalization: Literal["model", "imagenet"] = "model"
+
+    name: ClassVar[str] = "dino"
+
+    def views(self, image_size: int, patch_size: int, view_size: str | int) -> RandomCrops:
+        """Global crops first. At "native" size a crop gets the pixels of its largest area."""
+
+        def family(count: int, scale: tuple[float, float]) -> CropFamily:
+            side = side_for(view_size, image_size, patch_size, extent=scale[1] ** 0.5)
+            return CropFamily(count, side, scale)
+
+        return RandomCrops(
+            (
+                family(self.global_crops, self.global_scale),
+                family(self.local_crops, self.local_scale),
+            )
+        )
+
+    def head_widths(self) -> dict[str, int]:
+        """Two independent heads."""
+        return {"student": self.head_dim, "teacher": self.head_dim}
+
+    def losses(
+        self, embeddings: Float[Tensor, "b v e"], heads: Heads, negatives: None = None
+    ) -> Float[Tensor, " b"]:
+        """Return the sum of the cross-entropies of all pairs (teacher view, student view)."""
+        student = project(embeddings, heads["student"], normalize=self.normalize)
+        global_views = embeddings[:, : self.global_crops].detach()
+        teacher = project(global_views, heads["teacher"], normalize=self.normalize)
+        return self.cross_entropy(student, teacher)
+
+    def cross_entropy(
+        self, student: Float[Tensor, "b v d"], teacher: Float[Tensor, "b g d"]
+    ) -> Float[Tensor, " b"]:
+        """Return the loss of head outputs; the first g student views are the teacher's."""
+        target = (teacher.detach() / self.teacher_temperature).softmax(dim=-1)
+        log_p = (student / self.student_temperature).log_softmax(dim=-1)
+        pairs = -torch.einsum("bgd,bvd->bgv", target, log_p)
+        if not self.same_view_pairs:
+            views = torch.arange(pairs.shape[2], device=pairs.device)
+            pairs = pairs.masked_fill(views[: pairs.shape[1], None] == views, 0)
+        return pairs.sum(dim=(1, 2))

@@ -1,0 +1,64 @@
+"""What an objective is: parameters, views, heads and one loss a sample.
+
+A new objective is one file with one frozen dataclass like the others here, and one line in
+`fungistore.objectives.OBJECTIVES`. Its fields are its parameters: they are reachable from the
+command line (`--set NAME.FIELD=VALUE`), from a configuration file, and part of the fingerprint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungistore.views import ViewRecipe
+
+Heads = Mapping[str, nn.Linear]
+
+
+class Objective(Protocol):
+    """A self-supervised loss whose per-sample gradient becomes a feature."""
+
+    name: ClassVar[str]
+
+    @property
+    def normalization(self) -> str:
+        """ "model" for the backbone's own pixel statistics, "imagenet" for the reference code's."""
+
+    def views(self, image_size: int, patch_size: int, view_size: str | int) -> ViewRecipe | None:
+        """Return the views, or None for the one that the embedding is made from."""
+
+    def head_widths(self) -> Mapping[str, int]:
+        """Return the output width of each projection head; every head is Linear(E, width)."""
+
+    def losses(
+        self,
+        embeddings: Float[Tensor, "b v e"],
+        heads: Heads,
+        negatives: Float[Tensor, "n d"] | None,
+    ) -> Float[Tensor, " b"]:
+        """Return one loss a sample, differentiable in `embeddings`."""
+
+
+@runtime_checkable
+class ContrastiveObjective(Objective, Protocol):
+    """An objective that also needs latents of other images, encoded once and frozen."""
+
+    @property
+    def negative_images(self) -> int:
+        """How many images of the train split are encoded."""
+
+    def latents(self, embeddings: Float[Tensor, "b v e"], heads: Heads) -> Float[Tensor, "b v d"]:
+        """Return what `losses` takes as its negatives, for some images' views."""
+
+
+def project(
+    embeddings: Float[Tensor, "... e"], head: nn.Linear, *, normalize: bool
+) -> Float[Tensor, "... d"]:
+    """Apply a head, after L2-normalising its input where the objective asks for it."""
+    if normalize:
+        embeddings = nn.functional.normalize(embeddings, dim=-1)
+    latents: Tensor = head(embeddings)
+    return latents

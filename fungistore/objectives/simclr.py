@@ -1,0 +1,87 @@
+"""SimCLR: an image's windows must be closer to each other than to other images' (FUNGI, eq. 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungistore.objectives.objective import Heads, project
+from fungistore.views import Patchify, side_for
+
+
+@dataclass(frozen=True)
+class SimCLR:
+    """Forty-nine windows, one head, InfoNCE against a fixed set of negatives.
+
+    Attributes:
+        temperature: 0.07 in the paper.
+        head_dim: width of the head; 96 in the paper.
+        base_patches: windows that would tile the image; 4 in the paper, so a window is half a side.
+        stride_scale: a stride is a window's side divided by it; 6 in the paper.
+        negatives: images whose windows are the negatives; 256 in the paper (256 x 49 latents).
+        negative_temperature: divide similarities by the temperature in the denominator too (the
+            paper's equation and its vision code); False is the paper's text and audio code.
+        normalize: L2-normalise embeddings before the head; the loss normalises latents in any case.
+        normalization: pixel statistics: "model" (the backbone's) or "imagenet" (reference code).
+    """
+
+    temperature: float = 0.07
+    head_dim: int = 96
+    base_patches: int = 4
+    stride_scale: int = 6
+    negatives: int = 256
+    negative_temperature: bool = True
+    normalize: bool = False
+    normalization: Literal["model", "imagenet"] = "model"
+
+    name: ClassVar[str] = "simclr"
+
+    @property
+    def negative_images(self) -> int:
+        """The number of images to encode once, before the first unit."""
+        return self.negatives
+
+    def views(self, image_size: int, patch_size: int, view_size: str | int) -> Patchify:
+        """All windows have one size; at "native" size a window keeps its own pixels."""
+        side = side_for(view_size, image_size, patch_size, extent=self.base_patches**-0.5)
+        return Patchify(image_size, self.base_patches, self.stride_scale, side)
+
+    def head_widths(self) -> dict[str, int]:
+        """One head."""
+        return {"projection": self.head_dim}
+
+    def losses(
+        self,
+        embeddings: Float[Tensor, "b v e"],
+        heads: Heads,
+        negatives: Float[Tensor, "n d"] | None,
+    ) -> Float[Tensor, " b"]:
+        """Return the mean over an image's windows of InfoNCE against the other windows."""
+        latents = self.latents(embeddings, heads)
+        if negatives is None:
+            negatives = latents.new_zeros(0, latents.shape[-1])
+        return self.info_nce(latents, negatives)
+
+    def latents(self, embeddings: Float[Tensor, "b v e"], heads: Heads) -> Float[Tensor, "b v d"]:
+        """Return the head's outputs, not normalised."""
+        return project(embeddings, heads["projection"], normalize=self.normalize)
+
+    def info_nce(
+        self, positives: Float[Tensor, "b p d"], negatives: Float[Tensor, "n d"]
+    ) -> Float[Tensor, " b"]:
+        """Return the loss of head outputs: each anchor against other positives and negatives."""
+        positives = nn.functional.normalize(positives, dim=-1)
+        negatives = nn.functional.normalize(negatives, dim=-1)
+        among = positives @ positives.transpose(1, 2)
+        against = positives @ negatives.T
+        count = among.shape[1]
+        itself = torch.eye(count, dtype=torch.bool, device=among.device)
+        pull = among.masked_fill(itself, 0).sum(dim=2) / (self.temperature * (count - 1))
+        scale = self.temperature if self.negative_temperature else 1.0
+        others = among.masked_fill(itself, float("-inf"))
+        push = torch.cat([others, against], dim=2).div(scale).logsumexp(dim=2)
+        return (push - pull).mean(dim=1)

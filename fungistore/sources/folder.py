@@ -1,0 +1,128 @@
+"""A folder of images: class folders are labels, and train/ val/ test/ above them are splits."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungistore.errors import FungiError
+from fungistore.sources.formats import has_image_extension
+from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
+from fungistore.sources.location import path_to_uri
+from fungistore.sources.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    path: str
+    prefix: str  # what goes before a name to make the path relative to the source's root
+    split: str | None
+    label: str | None
+    lineage: tuple[str, ...]  # real paths of this folder and those it was reached through
+
+
+class FolderSource:
+    """Images below a folder, depth first, each folder's entries in the order of their names' bytes.
+
+    The label is the first folder below the root, or below a split's folder. First-level folders
+    named train, val, valid, validation or test are splits if one of them has folders in it, or
+    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries and entries
+    that are no images are skipped, links are followed, but not to a folder they are in.
+    A link to nothing is yielded without size and mtime, so that it is reported as unreadable.
+
+    Raises while iterating:
+        FungiError: a folder cannot be listed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.root = str(Path(path).absolute())
+
+    def label_names(self) -> list[str]:
+        """List the class folders, without looking into them: an empty one counts."""
+        splits = self._splits()
+        parents = [self.root, *(str(Path(self.root, name)) for name in splits)]
+        return sort_label_names(
+            path_to_uri(entry.name)
+            for parent in parents
+            for entry in visible_entries(parent)
+            if is_folder(entry) and not (parent == self.root and entry.name in splits)
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        splits = self._splits()
+        top = _Folder(self.root, "", None, None, (os.path.realpath(self.root),))
+        pending = [(entry, top) for entry in reversed(visible_entries(self.root))]
+        while pending:
+            entry, parent = pending.pop()
+            if is_folder(entry):
+                if folder := _enter(parent, entry, splits):
+                    entries = reversed(visible_entries(folder.path))
+                    pending += [(child, folder) for child in entries]
+            elif has_image_extension(entry.name) and (sample := _sample(parent, entry)):
+                yield sample
+
+    def _splits(self) -> set[str]:
+        folders = [entry for entry in visible_entries(self.root) if is_folder(entry)]
+        named = [entry for entry in folders if entry.name in SPLIT_NAMES]
+        if len(named) == len(folders) or any(_has_folders(entry.path) for entry in named):
+            return {entry.name for entry in named}
+        return set()
+
+
+def visible_entries(path: str) -> list[os.DirEntry[str]]:
+    """List what is in a folder, hidden names left out, sorted by the bytes of the names.
+
+    Raises:
+        FungiError: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(path) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise FungiError(
+            "a folder of the source cannot be listed",
+            where=path,
+            found=error.strerror,
+            hint=f"make it readable (chmod u+rx {path!r}), or move it out of the source",
+        ) from error
+    return sorted(visible, key=lambda entry: os.fsencode(entry.name))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _has_folders(path: str) -> bool:
+    return any(is_folder(entry) for entry in visible_entries(path))
+
+
+def _enter(parent: _Folder, entry: os.DirEntry[str], splits: set[str]) -> _Folder | None:
+    linked = entry.is_symlink()
+    real = os.path.realpath(entry.path) if linked else f"{parent.lineage[-1]}/{entry.name}"
+    if real in parent.lineage:
+        return None
+    split, label = parent.split, parent.label
+    if not parent.prefix and entry.name in splits:
+        split = SPLIT_NAMES[entry.name]
+    elif label is None:
+        label = path_to_uri(entry.name)
+    prefix = f"{parent.prefix}{entry.name}/"
+    return _Folder(entry.path, prefix, split, label, (*parent.lineage, real))
+
+
+def _sample(folder: _Folder, entry: os.DirEntry[str]) -> Sample | None:
+    uri = path_to_uri(folder.prefix + entry.name)
+    try:
+        info = entry.stat()
+    except OSError:  # a link to nothing, or a file that has just gone
+        return Sample(uri, uri, folder.label, folder.split)
+    if not stat.S_ISREG(info.st_mode):
+        return None
+    return Sample(uri, uri, folder.label, folder.split, info.st_size, info.st_mtime)

@@ -1,0 +1,128 @@
+"""Encoded image -> upright uint8 RGB pixels; whatever goes wrong is one ImageError.
+
+`PIL.Image.open` is not used: it warns of large images through the process-wide warnings filter.
+The header's size is checked here instead, before a pixel is decoded. No global state is touched,
+so any number of threads can read at once.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from fungistore.errors import ImageError
+from fungistore.sources.formats import find_decoder
+from fungistore.sources.location import Location, locate
+
+# The largest camera sensors give 200 megapixels. At Pillow's 4 bytes a pixel this is 1 GiB.
+MAX_PIXELS = 2**28
+
+# Enough of a decoder's own words for one line of a failure record.
+_REASON_LENGTH = 120
+
+# EXIF orientation -> what turns the stored pixels upright (Exif 2.3, tag 0x0112).
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(root: str, uri: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Read the image that a source of this root calls `uri`; safe to call from many threads.
+
+    Returns:
+        uint8 [height, width, 3], RGB, C-contiguous; upright after its EXIF orientation,
+        transparency over white, 16-bit grey rounded to 8 bits, the first frame of an animation.
+
+    Raises:
+        ImageError: for everything that does not end in pixels: a missing, empty, truncated or
+            foreign file, float pixels, or a header that declares more than max_pixels.
+    """
+    try:
+        with _open(locate(root, uri)) as stream:
+            return _decode(stream, max_pixels)
+    except ImageError as error:
+        error.where = uri
+        raise
+    # Damaged files make decoders raise nearly anything, MemoryError and SyntaxError included.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        what = f"the image cannot be decoded: {reason.splitlines()[0][:_REASON_LENGTH]}"
+        raise ImageError(what, where=uri) from error
+
+
+def _open(location: Location) -> IO[bytes]:
+    path = Path(location.path)
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever
+        raise ImageError("this is not a regular file")
+    size = info.st_size if location.size is None else location.size
+    if size == 0:
+        raise ImageError("the file is empty")
+    if location.offset + size > info.st_size:
+        raise ImageError("the shard ends before this image does")
+    file = path.open("rb")
+    if location.size is None:
+        return file
+    with file:
+        file.seek(location.offset)
+        return io.BytesIO(file.read(size))
+
+
+def _decode(stream: IO[bytes], max_pixels: int) -> NDArray[np.uint8]:
+    decoder = find_decoder(stream)
+    if decoder is None:
+        raise ImageError("the content is not an image in a known format")
+    with decoder(stream) as image:
+        if image.width * image.height > max_pixels:
+            raise ImageError(
+                f"the header declares {image.width} x {image.height} pixels, "
+                f"more than the limit of {max_pixels}"
+            )
+        image.load()
+        # After load(): TIFFs are turned there, and then have no orientation left.
+        turn = _turn(image)
+        pixels = _to_rgb(image)
+        return np.array(pixels.transpose(turn) if turn is not None else pixels)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # Corrupt metadata, which can raise nearly anything, does not spoil sound pixels.
+    except Exception:
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError("floating-point pixels have no agreed range; store 8 or 16 bits instead")
+    if image.mode.startswith("I"):
+        return _sixteen_to_eight_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 0..65535 to 0..255: value / 257, rounded, where Pillow's convert would clip."""
+    values = np.asarray(image).astype(np.int32)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError("32-bit grey pixels beyond 0..65535 have no agreed range")
+    grey = ((values + 128) // 257).astype(np.uint8)
+    transparent = image.info.get("transparency")  # of a PNG: one grey value
+    if isinstance(transparent, int):
+        grey[values == transparent] = 255
+    return Image.fromarray(grey)

@@ -1,0 +1,41 @@
+"""What a source yields: one plain value per image, before any pixel is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image of a source.
+
+    Attributes:
+        id: stable name: the path relative to the source's root, or the manifest's own id.
+        uri: where the bytes are, relative to the source's root unless absolute.
+        label: class name, or None where the source knows none.
+        split: "train", "val" or "test" (or the manifest's own word), or None.
+        bytes: size of the encoded image, None where the file is missing.
+        mtime: modification time in seconds since the epoch, None where the file is missing.
+    """
+
+    id: str
+    uri: str
+    label: str | None = None
+    split: str | None = None
+    bytes: int | None = None
+    mtime: float | None = None
+
+
+class Source(Protocol):
+    """A collection of images in a fixed order; iterating streams it in bounded memory."""
+
+    @property
+    def root(self) -> str:
+        """Absolute directory that relative uris are resolved against."""
+
+    def label_names(self) -> list[str]:
+        """All class names, in the order that gives them their integers."""
+
+    def __iter__(self) -> Iterator[Sample]: ...

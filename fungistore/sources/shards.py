@@ -1,0 +1,67 @@
+"""Which tar files a source names: one, a folder of them, or a brace pattern."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from fungistore.errors import UsageError
+from fungistore.sources.folder import is_folder, visible_entries
+from fungistore.sources.formats import has_image_extension
+from fungistore.sources.location import Location
+
+_SHARD = re.compile(r"\.(tar|(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst)))$", re.IGNORECASE)
+_BRACES = re.compile(r"\{(?:(?P<low>[0-9]+)\.\.(?P<high>[0-9]+)|(?P<words>[^{}]*,[^{}]*))\}")
+
+
+def is_shard_name(name: str) -> bool:
+    """Tell whether a file name or pattern ends like a tar file, compressed ones included."""
+    return _SHARD.search(name) is not None
+
+
+def find_shards(folder: str) -> list[str]:
+    """List the shards of a folder that holds no images and no folders; otherwise nothing.
+
+    An archive beside the class folders that were unpacked from it is no shard.
+    """
+    entries = visible_entries(folder)
+    if any(has_image_extension(entry.name) or is_folder(entry) for entry in entries):
+        return []
+    return [entry.path for entry in entries if is_shard_name(entry.name)]
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """Expand `{000..012}` and `{a,b}` (not nested) as a shell does; without braces, the pattern."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        yield pattern
+        return
+    words: Iterable[str]
+    if braces["words"] is not None:
+        words = braces["words"].split(",")
+    else:
+        low, high, width = int(braces["low"]), int(braces["high"]), len(braces["low"])
+        step = 1 if low <= high else -1
+        words = (f"{number:0{width}}" for number in range(low, high + step, step))
+    for word in words:
+        for rest in expand_braces(pattern[braces.end() :]):
+            yield pattern[: braces.start()] + word + rest
+
+
+def check_shard(path: str) -> str:
+    """Return the shard's path.
+
+    Raises:
+        UsageError: the shard is missing or compressed.
+    """
+    if Location(path).measure() == (None, None):
+        raise UsageError("a shard is missing", where=path, hint="check the numbers in the braces")
+    shard = _SHARD.search(path)
+    if shard and shard[2]:
+        raise UsageError(
+            "compressed shards cannot be read",
+            where=path,
+            expected="an uncompressed .tar, which gives access to single images",
+            hint="decompress it (gunzip, unxz, zstd -d); the images in it are compressed already",
+        )
+    return path

@@ -1,0 +1,146 @@
+"""WebDataset shards: tar files whose adjacent members `key.jpg`, `key.cls` are one sample.
+
+Nothing is extracted. A member's name is only a name, so `../` or a leading `/` in it harms nobody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import BinaryIO
+
+from fungistore.errors import FungiError
+from fungistore.sources.formats import extension_of, has_image_extension
+from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
+from fungistore.sources.location import member_to_uri, path_to_uri
+from fungistore.sources.sample import Sample
+from fungistore.sources.shards import check_shard
+
+# The fields of a sample's .json that name its class; the first one with text or an integer counts.
+LABEL_FIELDS = ("label", "cls", "class_name")
+
+# As in the webdataset package: the key ends at the first dot of the basename, which it may not be.
+_MEMBER = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)
+# Labels and captions are short; anything longer is no metadata, and would fill the memory.
+_LONGEST_TEXT = 1 << 24
+
+
+class TarSource:
+    """The images of tar shards, in the shards' order.
+
+    id: `<shard>/<key>`, the shard relative to root, the key without extensions. uri: the place of
+    the key's first image in the shard. Label: the text of `<key>.cls`, or LABEL_FIELDS of
+    `<key>.json`, whose `split` is the split. Keys without an image are skipped. A sample's mtime
+    is the shard's.
+
+    Raises:
+        UsageError: a shard is missing or compressed.
+        FungiError: while iterating, a shard is truncated or corrupt.
+    """
+
+    def __init__(self, paths: Iterable[str], root: str) -> None:
+        self.root = str(Path(root).absolute())
+        self.shards = [os.path.relpath(check_shard(path), root) for path in paths]
+
+    def label_names(self) -> list[str]:
+        """Pass over all shards once, reading only headers and labels."""
+        return sort_label_names(sample.label for sample in self if sample.label is not None)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for shard in self.shards:
+            yield from self._samples(shard)
+
+    def _samples(self, shard: str) -> Iterator[Sample]:
+        path = Path(self.root, shard)
+        count = 0
+        try:
+            with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+                mtime = os.fstat(file.fileno()).st_mtime
+                for key, members in groupby(_members(tar, file), key=itemgetter(0)):
+                    if sample := _sample(tar, shard, mtime, key, members):
+                        yield sample
+                        count += 1
+        except FungiError:
+            raise
+        # A corrupt header makes tarfile raise nearly anything.
+        except Exception as error:
+            raise FungiError(
+                "a shard is truncated or corrupt",
+                where=path,
+                found=f"{error}, after {count} whole samples",
+                hint="download or pack the shard again",
+            ) from error
+
+
+def _members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Yield (key, member) for the regular files that have a key."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined]  # tarfile remembers all of them
+        if member.size < 0:
+            raise tarfile.ReadError("a member has a negative size")
+        name = _MEMBER.fullmatch(member.name)
+        if name and member.isreg() and not member.issparse():
+            yield name[1], member
+    # tarfile takes a damaged header for the end, but the end is zeros or nothing.
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"bad header at byte {tar.offset}")
+
+
+def _sample(
+    tar: tarfile.TarFile,
+    shard: str,
+    mtime: float,
+    key: str,
+    members: Iterator[tuple[str, tarfile.TarInfo]],
+) -> Sample | None:
+    image: tarfile.TarInfo | None = None
+    label: str | None = None
+    fields: dict[str, object] = {}
+    for _, member in members:
+        if member.name == f"{key}.cls":
+            label = _read(tar, member).decode(errors="backslashreplace").strip() or None
+        elif member.name == f"{key}.json":
+            fields = _read_json(tar, member)
+        elif image is None and has_image_extension(member.name):
+            image = member
+    if image is None:
+        return None
+    label = label or next(filter(None, (_text(fields.get(name)) for name in LABEL_FIELDS)), None)
+    split = _text(fields.get("split"))
+    return Sample(
+        id=path_to_uri(f"{shard}/{key}"),
+        uri=member_to_uri(shard, image.offset_data, image.size, extension_of(image.name)),
+        label=label,
+        split=SPLIT_NAMES.get(split, split) if split else None,
+        bytes=image.size,
+        mtime=mtime,
+    )
+
+
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(member)
+    if content is None or member.size > _LONGEST_TEXT:
+        raise tarfile.ReadError(f"{member.name} is too long for metadata")
+    return content.read()
+
+
+def _read_json(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, object]:
+    try:
+        fields = json.loads(_read(tar, member))
+    except ValueError as error:
+        raise tarfile.ReadError(f"{member.name} is not JSON: {error}") from error
+    return fields if isinstance(fields, dict) else {}
+
+
+def _text(value: object) -> str | None:
+    """Return text and integers as text that any format can store, None for anything else."""
+    if not isinstance(value, str | int) or value == "":
+        return None
+    return str(value).encode(errors="backslashreplace").decode()

@@ -1,0 +1,133 @@
+"""What is in a store, what is missing, how large it is, and where each array came from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fungistore.fingerprint import Config
+from fungistore.store import SCHEMA_VERSION, Store
+
+
+@dataclass(frozen=True)
+class ArrayStatus:
+    """One array: what it is, how much of it is there, and the setup it came from.
+
+    Attributes:
+        name: its path below the feature set.
+        shape: rows first; rows that are not committed read as NaN.
+        dtype: NumPy name of its type.
+        units_done: committed units.
+        units_total: units that the rows make.
+        rows_done: committed rows.
+        bytes: size of the committed chunks on disk.
+        unusable_rows: rows with a NaN or an infinity, unreadable inputs among them.
+        fingerprint: of its setup.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    units_done: int
+    units_total: int
+    rows_done: int
+    bytes: int
+    unusable_rows: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class FeatureSetStatus:
+    """One backbone's features: its arrays, and the configuration of its first one's setup."""
+
+    name: str
+    arrays: tuple[ArrayStatus, ...]
+    backbone: Config
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """A whole store.
+
+    Attributes:
+        store: its directory.
+        id: its random name.
+        schema: version of its layout.
+        samples: rows of the sample table.
+        labels: class names in the order of their integers.
+        splits: samples of each split; "" counts those without one.
+        roots: directories that relative uris start from.
+        failed: inputs that could not be read.
+        failures: how many of each error message.
+        feature_sets: what was extracted.
+    """
+
+    store: str
+    id: str
+    schema: str
+    samples: int
+    labels: tuple[str, ...]
+    splits: dict[str, int]
+    roots: tuple[str, ...]
+    failed: int
+    failures: dict[str, int]
+    feature_sets: tuple[FeatureSetStatus, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+
+def status(path: str | Path) -> StoreStatus:
+    """Read a store's status from its records; no feature is read.
+
+    Raises:
+        UsageError: there is no store.
+        StoreError: it is damaged.
+    """
+    store = Store.open(Path(path))
+    splits: Counter[str] = Counter()
+    for batch in store.samples.batches("split"):
+        splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())
+    failures = store.failures()
+    return StoreStatus(
+        store=str(store.root),
+        id=store.manifest.id,
+        schema=".".join(map(str, SCHEMA_VERSION)),
+        samples=len(store.samples),
+        labels=store.manifest.labels,
+        splits=dict(sorted(splits.items())),
+        roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
+        failed=len(failures),
+        failures=dict(Counter(failure.message for failure in failures).most_common()),
+        feature_sets=tuple(_feature_set(store, name) for name in store.feature_sets()),
+    )
+
+
+def _feature_set(store: Store, name: str) -> FeatureSetStatus:
+    arrays = []
+    backbone: Config = {}
+    for array_name, array in store.arrays(name).items():
+        commits = array.commits().values()
+        arrays.append(
+            ArrayStatus(
+                name=array_name,
+                shape=tuple(array.array.shape),
+                dtype=str(array.array.dtype),
+                units_done=sum(
+                    c.rows == min(array.unit_rows, array.rows - c.unit * array.unit_rows)
+                    for c in commits
+                ),
+                units_total=array.units,
+                rows_done=sum(commit.rows for commit in commits),
+                bytes=sum(commit.bytes for commit in commits),
+                unusable_rows=sum(max(c.nan_rows, c.inf_rows) for c in commits),
+                fingerprint=array.fingerprint,
+            )
+        )
+        backbone = store.setup(array.fingerprint).get("backbone", {})
+    return FeatureSetStatus(name, tuple(arrays), backbone)

@@ -1,0 +1,61 @@
+"""Files that are either there and whole, or not there: temporary file, fsync, rename, fsync."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PARTIAL = ".partial"  # zarr's own suffix for files being written, so one sweep finds both
+
+
+def partial_path(path: Path) -> Path:
+    """Return a unique name beside `path` that a crash leaves recognisable."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file or directory, then make it appear as `path` at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = partial_path(path)
+    try:
+        write(temporary)
+        for file in temporary.iterdir() if temporary.is_dir() else ():
+            sync(file)
+        sync(temporary)
+        temporary.rename(path)
+    except BaseException:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def publish_bytes(path: Path, data: bytes) -> None:
+    """Write a small file durably and atomically, replacing what was there."""
+    publish(path, lambda temporary: _write(temporary, data))
+
+
+def orphans(root: Path) -> Iterator[Path]:
+    """Yield what interrupted writes left behind below a directory."""
+    for directory, folders, files in os.walk(root):
+        for name in [*folders, *files]:
+            if name.endswith(PARTIAL):
+                yield Path(directory, name)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

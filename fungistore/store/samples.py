@@ -1,0 +1,230 @@
+"""The sample table: one row an image, in an order that never changes, grown by adding parts.
+
+`samples.parquet` is a directory of Parquet files, as Arrow, pandas and polars read it; appending
+a part leaves the others untouched. Which parts count is said by `store.json`, in one atomic write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from fungistore.errors import UsageError
+from fungistore.sources import Sample
+from fungistore.store.durable import publish
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.int32()),
+        ("split", pa.dictionary(pa.int32(), pa.string())),
+        ("bytes", pa.int64()),
+        ("mtime", pa.timestamp("us", tz="UTC")),
+    ]
+)
+ROWS_PER_GROUP = 16_384
+MICROSECONDS = 1_000_000
+DUPLICATES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of the table: its name, its rows, and the root that its relative uris start from."""
+
+    file: str
+    rows: int
+    root: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A source against the table: images new, known, and known but of another size or time."""
+
+    added: int
+    known: int
+    changed: int
+
+
+class SampleTable:
+    """Reads and extends the table of samples.
+
+    Args:
+        directory: the `samples.parquet` directory.
+        parts: its committed files, in row order.
+    """
+
+    def __init__(self, directory: Path, parts: list[Part]) -> None:
+        self.directory = directory
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    def rows(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Return rows [start, stop) as dictionaries of the columns, with their part's `root`."""
+        found: list[dict[str, Any]] = []
+        first = 0
+        for part in self.parts:
+            low, high = max(start, first) - first, min(stop, first + part.rows) - first
+            if low < high:
+                groups = range(low // ROWS_PER_GROUP, (high - 1) // ROWS_PER_GROUP + 1)
+                with pq.ParquetFile(self.directory / part.file) as file:
+                    table = file.read_row_groups(list(groups))
+                table = table.slice(low - groups[0] * ROWS_PER_GROUP, high - low)
+                found += [row | {"root": part.root} for row in table.to_pylist()]
+            first += part.rows
+        return found
+
+    def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
+        """Yield the table's columns batch by batch, in row order."""
+        for part in self.parts:
+            with pq.ParquetFile(self.directory / part.file) as file:
+                yield from file.iter_batches(ROWS_PER_GROUP, columns=list(columns))
+
+    def rows_of_split(self, split: str) -> NDArray[np.int64]:
+        """Return the row numbers of a split, or of all samples where none has that split."""
+        masks = [
+            np.asarray(batch["split"].cast(pa.string()).to_numpy(zero_copy_only=False) == split)
+            for batch in self.batches("split")
+        ]
+        rows = np.flatnonzero(np.concatenate(masks)) if masks else np.zeros(0, np.int64)
+        return rows if len(rows) else np.arange(len(self))
+
+    def append(
+        self, samples: Iterable[Sample], root: str, labels: Mapping[str, int]
+    ) -> tuple[Part | None, Comparison]:
+        """Write the samples that the table lacks as a new part, which the caller then commits.
+
+        Streams: memory is 16 bytes a sample, whatever the source.
+
+        Raises:
+            UsageError: two samples have the same id.
+        """
+        census = Census(*self._keys())
+        fresh = census.new_samples(samples)
+        first = list(islice(fresh, ROWS_PER_GROUP))
+        if not first:
+            return None, census.comparison()
+        path = self.directory / f"part-{len(self.parts):05d}.parquet"
+
+        def write(temporary: Path) -> None:
+            row, group = len(self), first
+            with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+                while group:
+                    writer.write_table(_table(group, row, labels))
+                    row += len(group)
+                    group = list(islice(fresh, ROWS_PER_GROUP))
+            census.refuse_duplicates(temporary)
+
+        publish(path, write)
+        comparison = census.comparison()
+        return Part(path.name, comparison.added, root), comparison
+
+    def _keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        keys, stamps = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+        for batch in self.batches("id", "bytes", "mtime"):
+            times = batch["mtime"].cast(pa.int64()).to_pylist()
+            pairs = zip(batch["id"].to_pylist(), batch["bytes"].to_pylist(), times, strict=True)
+            both = [_hash(*pair) for pair in pairs]
+            keys.append(np.array([key for key, _ in both], np.uint64))
+            stamps.append(np.array([stamp for _, stamp in both], np.uint64))
+        return np.concatenate(keys), np.concatenate(stamps)
+
+
+class Census:
+    """Tells new samples from known ones by their ids' 64-bit hashes.
+
+    Args:
+        keys: hashes of the known ids.
+        stamps: hashes of the known ids with their sizes and times, in the same order.
+    """
+
+    def __init__(self, keys: NDArray[np.uint64], stamps: NDArray[np.uint64]) -> None:
+        order = np.argsort(keys)
+        self._keys, self._stamps = keys[order], stamps[order]
+        self._added: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
+        self._known = self._changed = 0
+
+    def new_samples(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """Yield the samples that are not known, counting those that are."""
+        stream = iter(samples)
+        while batch := list(islice(stream, ROWS_PER_GROUP)):
+            keys, stamps = _hash_samples(batch)
+            known = np.isin(keys, self._keys)
+            at = np.searchsorted(self._keys, keys[known])
+            self._known += len(at)
+            self._changed += int((self._stamps[at] != stamps[known]).sum())
+            self._added.append(keys[~known])
+            yield from (sample for sample, old in zip(batch, known, strict=True) if not old)
+
+    def comparison(self) -> Comparison:
+        """Return the counts so far."""
+        return Comparison(sum(map(len, self._added)), self._known, self._changed)
+
+    def refuse_duplicates(self, part: Path) -> None:
+        """Raise UsageError if two new samples, now written to `part`, have the same id."""
+        values, counts = np.unique(np.concatenate(self._added), return_counts=True)
+        suspects = set(values[counts > 1].tolist())
+        if not suspects:
+            return
+        seen: Counter[str] = Counter()
+        with pq.ParquetFile(part) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=["id"]):
+                seen.update(
+                    i for i in batch["id"].to_pylist() if _hash(i, None, None)[0] in suspects
+                )
+        duplicates = sorted(sample_id for sample_id, count in seen.items() if count > 1)
+        if duplicates:  # else hashes met by chance: once in 4,000 tables of 100 million samples
+            raise UsageError(
+                f"{len(duplicates)} sample ids occur more than once",
+                expected="every sample has its own id",
+                found=", ".join(map(repr, duplicates[:DUPLICATES_SHOWN])),
+                hint="give the manifest an `id` column with unique values, or remove repeated rows",
+            )
+
+
+def _table(samples: list[Sample], row: int, labels: Mapping[str, int]) -> pa.Table:
+    columns = {
+        "row": list(range(row, row + len(samples))),
+        "id": [sample.id for sample in samples],
+        "uri": [sample.uri for sample in samples],
+        "label": [None if s.label is None else labels[s.label] for s in samples],
+        "split": [sample.split for sample in samples],
+        "bytes": [sample.bytes for sample in samples],
+        "mtime": [None if s.mtime is None else _microseconds(s.mtime) for s in samples],
+    }
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _hash_samples(samples: list[Sample]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return a 64-bit key of each id, and a stamp of each id with its size and time."""
+    both = [
+        _hash(s.id, s.bytes, None if s.mtime is None else _microseconds(s.mtime)) for s in samples
+    ]
+    return (
+        np.array([key for key, _ in both], np.uint64),
+        np.array([stamp for _, stamp in both], np.uint64),
+    )
+
+
+def _hash(sample_id: str, size: int | None, microseconds: int | None) -> tuple[int, int]:
+    state = hashlib.blake2b(sample_id.encode(), digest_size=8)
+    key = int.from_bytes(state.digest(), "little")
+    state.update(f"\0{size}\0{microseconds}".encode())
+    return key, int.from_bytes(state.digest(), "little")
+
+
+def _microseconds(seconds: float) -> int:
+    return round(seconds * MICROSECONDS)

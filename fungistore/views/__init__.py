@@ -1,0 +1,19 @@
+"""Views of an image: the model's own transform, random crops, sliding windows."""
+
+from fungistore.views.crops import CropFamily, RandomCrops
+from fungistore.views.inference import InferenceView
+from fungistore.views.patchify import Patchify
+from fungistore.views.recipe import Image, ViewGroup, ViewRecipe, count_views, in_chunks, side_for
+
+__all__ = [
+    "CropFamily",
+    "Image",
+    "InferenceView",
+    "Patchify",
+    "RandomCrops",
+    "ViewGroup",
+    "ViewRecipe",
+    "count_views",
+    "in_chunks",
+    "side_for",
+]

@@ -1,0 +1,95 @@
+"""Multi-crop views of DINO: random resized crops, two global and ten local in the paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image as PILImage
+from torch import Tensor
+
+from fungistore.randomness import Stream
+from fungistore.views.recipe import Image, ViewGroup
+
+ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop default, which the paper keeps
+ATTEMPTS = 10  # tries before the fallback, as in torchvision's RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class CropFamily:
+    """`count` random crops: area as a fraction of the image's within `scale`, shown at `size`."""
+
+    count: int
+    size: int
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class RandomCrops:
+    """Random resized crops (bicubic, no colour change, no flip), family by family.
+
+    Source: FUNGI, appendix (vision hyper-parameters); the sampling follows torchvision's
+    RandomResizedCrop, with its random numbers replaced by the sample's own stream.
+    """
+
+    families: tuple[CropFamily, ...]
+
+    @property
+    def groups(self) -> tuple[ViewGroup, ...]:
+        """One group a family."""
+        return tuple(ViewGroup(family.count, family.size) for family in self.families)
+
+    def draw(self, image: Image, random: Stream) -> tuple[UInt8[np.ndarray, "v 3 s s"], ...]:
+        """Crop and resize with Pillow; one uint8 array a family."""
+        source = PILImage.fromarray(image)
+        drawn = []
+        for family in self.families:
+            boxes = crop_boxes(image.shape[0], image.shape[1], family, random)
+            size = (family.size, family.size)
+            views = [
+                np.asarray(source.crop(tuple(box)).resize(size, PILImage.Resampling.BICUBIC))
+                for box in boxes.tolist()
+            ]
+            drawn.append(np.ascontiguousarray(np.stack(views).transpose(0, 3, 1, 2)))
+        return tuple(drawn)
+
+    def render(
+        self, drawn: tuple[UInt8[Tensor, "b v 3 s s"], ...], group: int, views: slice
+    ) -> Float[Tensor, "b v 3 s s"]:
+        """Return the drawn crops as float32 in [0, 1]."""
+        return drawn[group][:, views].float() / 255
+
+
+def crop_boxes(
+    height: int, width: int, family: CropFamily, random: Stream
+) -> Int[np.ndarray, "v 4"]:
+    """Return crop boxes (left, top, right, bottom) in pixels, right and bottom exclusive.
+
+    Always consumes the same count of random numbers, whatever the image's shape: each crop takes
+    the first of ten attempts that fits, or else the largest centred box of an allowed aspect ratio.
+    """
+    draws = random.uniform(4, family.count, ATTEMPTS)
+    low, high = family.scale
+    area = height * width * (low + (high - low) * draws[0])
+    log_low, log_high = np.log(ASPECT_RATIO)
+    aspect = np.exp(log_low + (log_high - log_low) * draws[1])
+    widths = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+    heights = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+
+    first = fits.argmax(axis=1)
+    rows = np.arange(family.count)
+    crop_width, crop_height = widths[rows, first], heights[rows, first]
+    top = np.floor(draws[2][rows, first] * (height - crop_height + 1)).astype(np.int64)
+    left = np.floor(draws[3][rows, first] * (width - crop_width + 1)).astype(np.int64)
+
+    none_fits = ~fits.any(axis=1)
+    if none_fits.any():
+        centre_width = min(width, max(1, round(height * ASPECT_RATIO[1])))
+        centre_height = min(height, max(1, round(width / ASPECT_RATIO[0])))
+        crop_width = np.where(none_fits, centre_width, crop_width)
+        crop_height = np.where(none_fits, centre_height, crop_height)
+        left = np.where(none_fits, (width - crop_width) // 2, left)
+        top = np.where(none_fits, (height - crop_height) // 2, top)
+    return np.stack([left, top, left + crop_width, top + crop_height], axis=1)

@@ -1,0 +1,300 @@
+"""Tar shards: grouping, labels, random access, hostile names and damaged files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from fungistore.errors import FungiError, ImageError, UsageError
+from fungistore.sources import Sample, open_source, read_image
+from fungistore.sources.shards import expand_braces
+from fungistore.sources.webdataset import TarSource
+
+
+def png(colour: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), (colour, 0, 0)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_shard(
+    path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT
+) -> str:
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return str(path)
+
+
+def numbered(count: int) -> list[tuple[str, bytes]]:
+    return [
+        (f"{n:03}.{extension}", content)
+        for n in range(count)
+        for extension, content in (("png", png(n)), ("cls", b"%d\n" % (n % 3)))
+    ]
+
+
+def test_samples_are_groups_of_adjacent_members(tmp_path: Path) -> None:
+    """One sample per key, its label from .cls, its place and time those of the shard."""
+    path = write_shard(tmp_path / "a-0.tar", numbered(3))
+    source = open_source(path)
+    samples = list(source)
+    assert [sample.id for sample in samples] == ["a-0.tar/000", "a-0.tar/001", "a-0.tar/002"]
+    assert [sample.label for sample in samples] == ["0", "1", "2"]
+    assert {sample.mtime for sample in samples} == {os.stat(path).st_mtime}
+    assert samples[0].bytes == len(png(0))
+    assert samples[0].uri == f"a-0.tar#offset=512&size={len(png(0))}&ext=png"
+    assert source.label_names() == ["0", "1", "2"]
+    assert list(source) == samples
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_uri_gives_random_access(tmp_path: Path, format: int) -> None:
+    """read_image finds each member by its uri, in any order and any tar dialect."""
+    long_name = "d/" * 60
+    members = [(f"{long_name}{n}.png", png(n)) for n in range(10)]
+    source = open_source(write_shard(tmp_path / "a.tar", members, format))
+    for number, sample in reversed(list(enumerate(source))):
+        assert sample.id == f"a.tar/{long_name}{number}"
+        pixels = read_image(source.root, sample.uri)
+        np.testing.assert_array_equal(pixels, np.broadcast_to([number, 0, 0], (4, 4, 3)))
+
+
+def test_the_first_image_of_a_key_counts(tmp_path: Path) -> None:
+    """The key ends at the first dot; text alone is no sample; members without a key are skipped."""
+    members = [
+        ("d.x/a.seg.png", png(1)),
+        ("d.x/a.jpg", b"later"),
+        ("b.txt", b"no image"),
+        ("._c.png", png(2)),
+        ("nodot", b""),
+    ]
+    (sample,) = open_source(write_shard(tmp_path / "a.tar", members))
+    assert (sample.id, sample.bytes) == ("a.tar/d.x/a", len(png(1)))
+    assert sample.uri.endswith("&ext=png")
+
+
+@pytest.mark.parametrize(
+    ("fields", "label", "split"),
+    [
+        ({"label": "cat", "split": "valid"}, "cat", "val"),
+        ({"label": 7, "cls": 8}, "7", None),
+        ({"label": None, "cls": 0}, "0", None),
+        ({"label": "", "class_name": "dog", "split": 3}, "dog", "3"),
+        ({"label": [1, 2], "split": None}, None, None),
+        ({"label": "\ud800"}, "\\ud800", None),
+        ([1], None, None),
+    ],
+)
+def test_json_gives_label_and_split(
+    tmp_path: Path, fields: object, label: str | None, split: str | None
+) -> None:
+    """The first of label, cls and class_name that is text or an integer is the label."""
+    members = [("a.json", json.dumps(fields).encode()), ("a.png", png(0))]
+    (sample,) = open_source(write_shard(tmp_path / "a.tar", members))
+    assert (sample.label, sample.split) == (label, split)
+
+
+def test_cls_goes_before_json(tmp_path: Path) -> None:
+    """Where both give a label, .cls wins; its bytes need not be UTF-8."""
+    members = [("a.cls", b" caf\xe9\n"), ("a.json", b'{"label": 1}'), ("a.png", png(0))]
+    (sample,) = open_source(write_shard(tmp_path / "a.tar", members))
+    assert sample.label == "caf\\xe9"
+
+
+def test_hostile_names_are_only_names(tmp_path: Path) -> None:
+    """Names with .., absolute names, devices, links and odd bytes touch nothing on disk."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as tar:
+        for name in (
+            "../../evil.png",
+            "/etc/evil.png",
+            "n\nl.png",
+            "q#offset=1&size=2&ext=x.png",
+            "b\udcff.png",
+        ):
+            member = tarfile.TarInfo(name)
+            member.size = len(png(9))
+            tar.addfile(member, io.BytesIO(png(9)))
+        for kind in (
+            tarfile.SYMTYPE,
+            tarfile.LNKTYPE,
+            tarfile.CHRTYPE,
+            tarfile.FIFOTYPE,
+            tarfile.DIRTYPE,
+        ):
+            member = tarfile.TarInfo("link.png")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+    before = sorted(tmp_path.rglob("*"))
+    source = open_source(str(path))
+    samples = list(source)
+    assert [sample.id for sample in samples] == [
+        "a.tar/../../evil",
+        "a.tar//etc/evil",
+        "a.tar/n\nl",
+        "bytes:a.tar/q%23offset%3D1%26size%3D2%26ext%3Dx",
+        "bytes:a.tar/b%FF",
+    ]
+    for sample in samples:
+        sample.id.encode()
+        assert read_image(source.root, sample.uri)[0, 0, 0] == 9
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_of_shards_is_read_in_order(tmp_path: Path) -> None:
+    """A folder with shards and neither images nor folders is a WebDataset."""
+    for name in ("b.tar", "a.tar"):
+        write_shard(tmp_path / name, [("x.png", png(0))])
+    (tmp_path / "README.md").write_text("about")
+    source = open_source(str(tmp_path))
+    assert [sample.id for sample in source] == ["a.tar/x", "b.tar/x"]
+    assert source.root == str(tmp_path)
+
+
+@pytest.mark.parametrize("other", ["a.jpg", "class/a.jpg"])
+def test_an_archive_beside_images_is_no_shard(tmp_path: Path, other: str) -> None:
+    """The archive that a folder of images was unpacked from is not read as well."""
+    write_shard(tmp_path / "images.tar", [("x.png", png(0))])
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).write_bytes(png(0))
+    assert [sample.id for sample in open_source(str(tmp_path))] == [other]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a-{008..010}.tar", ["a-008.tar", "a-009.tar", "a-010.tar"]),
+        ("a-{9..11}.tar", ["a-9.tar", "a-10.tar", "a-11.tar"]),
+        ("{b,a}/{1..0}.tar", ["b/1.tar", "b/0.tar", "a/1.tar", "a/0.tar"]),
+        ("a.tar", ["a.tar"]),
+        ("{a}.tar", ["{a}.tar"]),
+    ],
+)
+def test_braces_expand_as_in_a_shell(pattern: str, expected: list[str]) -> None:
+    """Ranges keep the width of their first number and may run backwards; lists keep order."""
+    assert list(expand_braces(pattern)) == expected
+
+
+def test_a_brace_pattern_names_shards(tmp_path: Path) -> None:
+    """Ids are relative to the folder before the first brace, so that more shards change none."""
+    for name in ("train/0.tar", "train/1.tar", "val/0.tar"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_shard(tmp_path / name, [("x.png", png(0))])
+    source = open_source(f"{tmp_path}/{{train,val}}/{{0..0}}.tar")
+    assert [sample.id for sample in source] == ["train/0.tar/x", "val/0.tar/x"]
+    assert [read_image(source.root, sample.uri).shape for sample in source] == [(4, 4, 3)] * 2
+    assert [s.id for s in open_source(f"{tmp_path}/train/{{0..1}}.tar")] == ["0.tar/x", "1.tar/x"]
+
+
+def test_a_missing_shard_is_named_at_once(tmp_path: Path) -> None:
+    """The first number without a file stops before any work, even in an absurd range."""
+    write_shard(tmp_path / "0.tar", [("x.png", png(0))])
+    with pytest.raises(UsageError) as caught:
+        open_source(f"{tmp_path}/{{0..999999999999}}.tar")
+    assert caught.value.where == f"{tmp_path}/1.tar"
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.TAR.XZ", "a.tar.zst"])
+def test_compressed_shards_are_refused_with_a_way_out(tmp_path: Path, name: str) -> None:
+    """Random access needs plain tar files; the hint says how to get them."""
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    for source in (str(tmp_path / name), str(tmp_path)):
+        with pytest.raises(UsageError, match="compressed") as caught:
+            open_source(source)
+        assert "gunzip" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 1536 + 10, 2048 + 512 + 30])
+def test_a_truncated_shard_names_itself_and_what_was_read(tmp_path: Path, keep: int) -> None:
+    """Cut in a header, in data or at the very start, it is an error with the count so far."""
+    path = Path(write_shard(tmp_path / "a.tar", numbered(4)))
+    path.write_bytes(path.read_bytes()[:keep])
+    samples = []
+    with pytest.raises(FungiError) as caught:
+        samples.extend(open_source(str(path)))
+    assert caught.value.exit_code == 1
+    assert caught.value.where == path
+    count = 1 if keep > 2048 else 0
+    assert f"after {count} whole samples" in str(caught.value.found)
+
+
+def test_a_shard_without_end_marks_is_whole(tmp_path: Path) -> None:
+    """Some writers leave out the zero blocks at the end; nothing is lost with them."""
+    path = Path(write_shard(tmp_path / "a.tar", numbered(2)))
+    path.write_bytes(path.read_bytes()[: 4 * 1024])
+    assert len(list(open_source(str(path)))) == 2
+
+
+def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
+    """One wrong byte in the middle is an error, not a shorter data set."""
+    path = Path(write_shard(tmp_path / "a.tar", numbered(4)))
+    content = bytearray(path.read_bytes())
+    content[2048 + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FungiError, match="bad header at byte 2048"):
+        list(open_source(str(path)))
+
+
+def test_a_negative_size_does_not_lead_in_circles(tmp_path: Path) -> None:
+    """A member that claims to end before it starts is damage, not an endless archive."""
+    path = Path(write_shard(tmp_path / "a.tar", numbered(2)))
+    content = bytearray(path.read_bytes())
+    header = content[1024:1536]
+    header[124:136] = b"\xff" + (256**11 - 1024).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(content[:1024] + header + content[1536:])
+    with pytest.raises(FungiError, match="negative size"):
+        list(open_source(str(path)))
+
+
+@pytest.mark.parametrize("content", [b"{not json", b"\xff\xfe\xff"])
+def test_bad_json_is_named(tmp_path: Path, content: bytes) -> None:
+    """Metadata that cannot be read is an error, not an unknown label."""
+    path = write_shard(tmp_path / "a.tar", [("k.json", content), ("k.png", png(0))])
+    with pytest.raises(FungiError, match=r"k\.json is not JSON"):
+        list(open_source(path))
+
+
+def test_a_uri_beyond_the_end_is_an_image_error(tmp_path: Path) -> None:
+    """A shard that was replaced by a shorter one gives an error per image, no garbage."""
+    path = write_shard(tmp_path / "a.tar", numbered(1))
+    for offset, size in ((10**9, 5), (0, 10**17)):
+        with pytest.raises(ImageError, match="shard ends before"):
+            read_image(str(tmp_path), f"a.tar#offset={offset}&size={size}&ext=png")
+    with pytest.raises(ImageError, match="not an image"):
+        read_image(str(tmp_path), f"{Path(path).name}#offset=0&size=300&ext=png")
+
+
+@given(damage=st.lists(st.tuples(st.integers(0, 10239), st.integers(0, 255)), max_size=6))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_damage_gives_samples_or_a_fungi_error(
+    tmp_path: Path, damage: list[tuple[int, int]]
+) -> None:
+    """Overwriting any bytes of a shard never lets another exception out."""
+    path = tmp_path / "a.tar"
+    content = bytearray(Path(write_shard(path, numbered(4))).read_bytes())
+    for position, value in damage:
+        content[position] = value
+    path.write_bytes(content)
+    try:
+        samples = list(TarSource([str(path)], root=str(tmp_path)))
+    except FungiError as error:
+        assert error.where == path
+    else:
+        assert all(isinstance(sample, Sample) and sample.bytes is not None for sample in samples)
