@@ -114,7 +114,7 @@ def extract(
 
     flags: dict[str, Any] = {
         "model": model,
-        "weights": None if weights is None else str(weights),
+        "weights": None if weights is None else str(weights.absolute()),
         "image_size": image_size,
         "features": None if features is None else tuple(features.split(",")),
         "feature_set": feature_set,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from torch import nn
 from fungistore.errors import FungiError
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.loader import Work, load_batches
-from fungistore.extraction.resolve import Resolved
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import Config, fingerprint, flatten
 from fungistore.gradients import Projection
 from fungistore.randomness import Stream
@@ -26,6 +28,21 @@ TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 Tensors = dict[str, NDArray[Any]]
 
 
+def settle(path: Path, options: ExtractOptions, *, restart: bool) -> Resolved:
+    """Decide everything for a store, and refuse settings that its feature set was not made with.
+
+    Raises:
+        UsageError: the options cannot be served.
+        MismatchError: a field differs from the feature set's; nothing was changed.
+    """
+    store = Store.open(path) if Store.exists(path) and not restart else None
+    frozen = frozen_choices(store, options.name) if store else {}
+    resolved = resolve(options, frozen)
+    if store and frozen:
+        store.refuse_mismatch(options.name, array_configs(resolved))
+    return resolved
+
+
 def frozen_choices(store: Store, feature_set: str) -> Config:
     """Return the flattened configuration of all arrays of a feature set, {} where it is new."""
     choices: Config = {}
@@ -34,7 +51,7 @@ def frozen_choices(store: Store, feature_set: str) -> Config:
     return choices
 
 
-def array_configs(resolved: Resolved, unit_rows: int, codec: str) -> dict[str, Config]:
+def array_configs(resolved: Resolved) -> dict[str, Config]:
     """Return, for each feature, the configuration that its fingerprint is made of.
 
     Every feature's has what it depends on and nothing else, so features can be added one by one.
@@ -53,7 +70,7 @@ def array_configs(resolved: Resolved, unit_rows: int, codec: str) -> dict[str, C
             "dtype": str(resolved.dtype).removeprefix("torch."),
             "batch_size": resolved.batch_size,
         },
-        "layout": {"unit_rows": unit_rows, "codec": codec},
+        "layout": {"unit_rows": resolved.unit_rows, "codec": resolved.codec},
     }
     gradient = {
         "target_layer": backbone.target_layer,

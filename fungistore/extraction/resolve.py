@@ -15,6 +15,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
 from fungistore.gradients import GradientPath, ProjectionSpec, gradient_path
 from fungistore.objectives import ContrastiveObjective, Objective
+from fungistore.store import Codec
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}  # patch tokens that fill the device
 LARGEST_BATCH = 512
@@ -37,7 +38,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Options after every "auto" has been decided."""
+    """Options after every "auto" has been decided; `unit_rows` is None until a rate is measured."""
 
     options: ExtractOptions
     backbone: Backbone
@@ -46,6 +47,8 @@ class Resolved:
     dtype: torch.dtype
     batch_size: int
     workers: int
+    codec: Codec
+    unit_rows: int | None
     projection: ProjectionSpec
 
     @property
@@ -119,8 +122,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         else frozen.get("compute.dtype") or fast_dtype(device)
     )
     dtype: torch.dtype = getattr(torch, name)
-    path = gradient_path(backbone, dtype)
     backbone.model.to(device)
+    path = gradient_path(backbone, dtype)
     columns = path.gradient_shape[0] * path.gradient_shape[1]
     dim = options.projection_dim or backbone.token_dim
     return Resolved(
@@ -133,6 +136,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         or frozen.get("compute.batch_size")
         or default_batch_size(device, grid**2),
         workers=options.workers or default_workers(),
+        codec=options.codec or frozen.get("layout.codec") or "none",
+        unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
         projection=ProjectionSpec(options.projection, dim, columns, options.seed),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ class Tape:
     """
 
     embeddings: Float[Tensor, "b v e"]
-    inputs: tuple[Float[Tensor, "b n i"], ...]
+    inputs: tuple[Float[Tensor, "b _ i"], ...]
     outputs: tuple[Float[Tensor, ...], ...]
     has_bias: bool
     patches: Float[Tensor, "b h w d"] | None = None
@@ -51,6 +51,7 @@ class Tape:
         return total
 
 
+@runtime_checkable
 class GradientPath(Protocol):
     """Runs views through a frozen backbone and records what per-sample gradients need."""
 

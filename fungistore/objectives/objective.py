@@ -18,6 +18,7 @@ from fungistore.views import ViewRecipe
 Heads = Mapping[str, nn.Linear]
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A self-supervised loss whose per-sample gradient becomes a feature."""
 

@@ -83,6 +83,11 @@ class Store:
         self.root = root
         self.manifest = manifest
 
+    @staticmethod
+    def exists(root: Path) -> bool:
+        """Whether a store, whatever its state, is at `root`."""
+        return (root / MANIFEST).is_file()
+
     @classmethod
     def open(cls, root: Path) -> Store:
         """Open an existing store.
@@ -92,7 +97,7 @@ class Store:
             StoreError: its manifest is damaged, or of a newer major schema.
         """
         path = root / MANIFEST
-        if not path.is_file():
+        if not cls.exists(root):
             raise UsageError(
                 "not a fungi store",
                 where=root,
@@ -125,7 +130,7 @@ class Store:
             UsageError: something else is there.
             StoreError: as in `open`.
         """
-        if (root / MANIFEST).is_file():
+        if cls.exists(root):
             return cls.open(root)
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UsageError(

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numcodecs import BitRound
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.codecs.numcodecs import BitRound
 
 from fungistore.store.durable import publish_bytes, sync
 
@@ -90,9 +90,8 @@ class UnitArray:
             chunks=(unit_rows, *shape[1:]),
             dtype=dtype,
             fill_value=float("nan"),
-            filters=[BitRound(keepbits=BITROUND_KEPT_BITS)] if codec == "bitround" else [],
             compressors=_compressors(codec),
-            attributes={"fingerprint": fingerprint},
+            attributes={"fingerprint": fingerprint, "codec": codec},
             config={"write_empty_chunks": True},
         )
         return cls(root, name)
@@ -129,6 +128,8 @@ class UnitArray:
     def publish(self, unit: int, block: NDArray[Any], ids: str, failed: int) -> Commit:
         """Write the whole of a unit and commit it; `ids` is the digest of its rows' sample ids."""
         start = unit * self.unit_rows
+        if self.array.attrs["codec"] == "bitround":
+            block = round_bits(block)
         self.array[start : start + len(block)] = block
         chunk = self.chunk_path(unit)
         sync(chunk)
@@ -194,6 +195,15 @@ class UnitArray:
 def checksum(rows: NDArray[Any]) -> str:
     """Return a digest of the values of some rows."""
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
+
+
+def round_bits(block: NDArray[Any]) -> NDArray[Any]:
+    """Return values rounded to the mantissa bits that "bitround" keeps, so that they compress.
+
+    Rounding here, and not in a zarr filter, leaves files that every zarr implementation reads.
+    """
+    rounded = BitRound(keepbits=BITROUND_KEPT_BITS).encode(block)
+    return np.asarray(rounded).view(block.dtype).reshape(block.shape)
 
 
 def _compressors(codec: Codec) -> list[Any]:

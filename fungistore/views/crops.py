@@ -40,7 +40,7 @@ class RandomCrops:
         """One group a family."""
         return tuple(ViewGroup(family.count, family.size) for family in self.families)
 
-    def draw(self, image: Image, random: Stream) -> tuple[UInt8[np.ndarray, "v 3 s s"], ...]:
+    def draw(self, image: Image, random: Stream) -> tuple[UInt8[np.ndarray, "_ 3 _ _"], ...]:
         """Crop and resize with Pillow; one uint8 array a family."""
         source = PILImage.fromarray(image)
         drawn = []
@@ -55,7 +55,7 @@ class RandomCrops:
         return tuple(drawn)
 
     def render(
-        self, drawn: tuple[UInt8[Tensor, "b v 3 s s"], ...], group: int, views: slice
+        self, drawn: tuple[UInt8[Tensor, "b _ 3 _ _"], ...], group: int, views: slice
     ) -> Float[Tensor, "b v 3 s s"]:
         """Return the drawn crops as float32 in [0, 1]."""
         return drawn[group][:, views].float() / 255

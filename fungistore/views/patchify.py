@@ -59,7 +59,7 @@ class Patchify:
         return (np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1)),)
 
     def render(
-        self, drawn: tuple[UInt8[Tensor, "b 3 s s"], ...], group: int, views: slice
+        self, drawn: tuple[UInt8[Tensor, "b 3 _ _"], ...], group: int, views: slice
     ) -> Float[Tensor, "b v 3 s s"]:
         """Cut the windows and resize them (bicubic, antialiased, not clamped), as float32."""
         window, stride = self.window, self.stride

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -23,6 +23,7 @@ class ViewGroup:
     size: int
 
 
+@runtime_checkable
 class ViewRecipe(Protocol):
     """Turns one image into several views, in two steps.
 

@@ -146,7 +146,9 @@ def test_transparent_palette_entries_turn_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "colour"), [("RGB", (9, 8, 7)), ("L", 9), ("1", 0)])
-def test_a_transparent_colour_turns_white(tmp_path: Path, mode: str, colour: object) -> None:
+def test_a_transparent_colour_turns_white(
+    tmp_path: Path, mode: str, colour: int | tuple[int, int, int]
+) -> None:
     """PNG's tRNS colour is transparency too."""
     image = Image.new(mode, (2, 1), 1 if mode == "1" else 77 if mode == "L" else (77, 77, 77))
     image.putpixel((0, 0), colour)
@@ -283,7 +285,8 @@ def test_damage_anywhere_gives_pixels_or_an_image_error(
     except ImageError as error:
         assert error.what
     else:
-        assert (found.ndim, found.shape[2], found.dtype) == (3, 3, np.uint8)
+        assert (found.ndim, found.shape[2]) == (3, 3)
+        assert found.dtype == np.uint8
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ def test_a_truncated_shard_names_itself_and_what_was_read(tmp_path: Path, keep: 
     """Cut in a header, in data or at the very start, it is an error with the count so far."""
     path = Path(write_shard(tmp_path / "a.tar", numbered(4)))
     path.write_bytes(path.read_bytes()[:keep])
-    samples = []
+    samples: list[Sample] = []
     with pytest.raises(FungiError) as caught:
         samples.extend(open_source(str(path)))
     assert caught.value.exit_code == 1

@@ -1,0 +1,32 @@
+# Everything runs in .venv, which is made on first use from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow lint bench clean
+
+demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
+	$(RUN) examples/demo.py
+
+test: $(READY)          ## the quick tests, minutes
+	$(RUN) -m pytest
+
+test-slow: $(READY)     ## kills, memory, real weights
+	$(RUN) -m pytest -m slow
+
+lint: $(READY)          ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy fungistore cli
+
+bench: $(READY)         ## extraction against the bare forward, in one run
+	$(RUN) benchmarks/extract.py
+
+clean:
+	rm -rf $(VENV) demo
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint]'
+	touch $@

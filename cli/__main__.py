@@ -1,0 +1,5 @@
+"""`python -m fungi_cli` is `fungi`."""
+
+from .main import main
+
+main()

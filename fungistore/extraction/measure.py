@@ -1,0 +1,163 @@
+"""How fast this machine extracts, measured before the work; the dry run, and the size of a unit."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fungistore.extraction.freeze import array_configs, settle, throwaway_features
+from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
+from fungistore.extraction.resolve import ArraySpec, Resolved
+from fungistore.fingerprint import fingerprint
+from fungistore.sources import Source, open_source
+from fungistore.store import SampleTable, Store
+
+UNIT_SECONDS = 60  # a kill loses about this much work at most
+PATCH_CHUNK_BYTES = 100_000_000
+LARGEST_UNIT = 1 << 16
+PROBES = 2
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images per second, the slowest and the fastest of the batches that were timed."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a dry run tells.
+
+    Attributes:
+        store: the store's directory.
+        feature_set: name of the feature set.
+        samples: images in the source and the store together, after --limit.
+        images: images still to be computed.
+        units: units still to be computed.
+        unit_rows: rows of a unit.
+        batch_size: images, or views, in one forward.
+        bytes: bytes still to be written, before any codec.
+        free_bytes: bytes free where the store is.
+        seconds: shortest and longest expected time.
+        forwards_per_image: what one image costs.
+    """
+
+    store: str
+    feature_set: str
+    samples: int
+    images: int
+    units: int
+    unit_rows: int
+    batch_size: int
+    bytes: int
+    free_bytes: int
+    seconds: tuple[float, float]
+    forwards_per_image: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+
+def estimate(source: str | Source, store: str | Path, options: ExtractOptions) -> Estimate:
+    """Return what `extract` would do, from two timed batches; writes nothing into the store.
+
+    Raises:
+        As `extract`.
+    """
+    path = Path(store)
+    opened = open_source(source) if isinstance(source, str) else source
+    resolved = settle(path, options, restart=False)
+    with TemporaryDirectory() as directory:  # the samples that the store would have
+        real = Store.open(path) if Store.exists(path) else None
+        copy = Path(directory)
+        scratch = real.copy_samples(copy) if real else Store.open_or_create(copy)
+        scratch.add_source(opened)
+        samples = scratch.samples
+        rate = measure_rate(resolved, samples)
+    unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
+    configs = array_configs(replace(resolved, unit_rows=unit_rows))
+    rows = min(len(samples), options.limit or len(samples))
+    tasks = plan_tasks(resolved.arrays, real.arrays(options.name) if real else {}, rows, unit_rows)
+    maker = throwaway_features(resolved)
+    forwards = maker.forwards(frozenset(options.features))
+    negatives = sum(
+        count * maker.forwards(frozenset([feature])) / forwards
+        for feature, count in resolved.negative_images.items()
+        if real is None or not real.has_setup(fingerprint(configs[feature]))
+    )
+    work = count_images(tasks) + (negatives if tasks else 0)
+    return Estimate(
+        store=str(path),
+        feature_set=options.name,
+        samples=rows,
+        images=count_images(tasks),
+        units=len({task.unit for task in tasks}),
+        unit_rows=unit_rows,
+        batch_size=resolved.batch_size,
+        bytes=count_bytes(tasks, resolved.arrays),
+        free_bytes=free_bytes(path),
+        seconds=(work / rate.high, work / rate.low),
+        forwards_per_image=forwards,
+    )
+
+
+def with_unit_rows(resolved: Resolved, samples: SampleTable) -> Resolved:
+    """Return settings whose unit is decided, by measuring where neither user nor store has."""
+    if resolved.unit_rows is not None:
+        return resolved
+    rate = measure_rate(resolved, samples)
+    return replace(resolved, unit_rows=choose_unit_rows(rate, resolved.arrays))
+
+
+def measure_rate(resolved: Resolved, samples: SampleTable) -> Rate:
+    """Time two small batches of the store's first images, after one image of warm-up.
+
+    A batch has about `batch_size` forwards, so the measurement costs about as much as two batches
+    of embeddings, whatever the objectives.
+    """
+    features = frozenset(resolved.options.features)
+    maker = throwaway_features(resolved)
+    count = max(1, resolved.batch_size // maker.forwards(features))
+    total = min(len(samples), 1 + PROBES * count)
+
+    def works() -> Iterator[Work]:
+        starts = [0, *range(1, max(2, total), count)]
+        for start, stop in zip(starts, [*starts[1:], total], strict=True):
+            rows = samples.rows(min(start, total - 1), max(stop, min(start, total - 1) + 1))
+            yield Work(0, rows, features, last=False)
+
+    rates = []
+    began = time.perf_counter()
+    for batch in load_batches(works(), maker.draw, resolved.workers):
+        maker.compute(batch.drawn, features)
+        now = time.perf_counter()
+        rates.append(len(batch.work.rows) / (now - began))
+        began = now
+    measured = rates[1:] or rates
+    return Rate(min(measured), max(measured))
+
+
+def choose_unit_rows(rate: Rate, specs: list[ArraySpec]) -> int:
+    """Return the largest power of two that keeps a unit short and a patch chunk small."""
+    rows = min(rate.high * UNIT_SECONDS, LARGEST_UNIT)
+    rows = min([rows, *(PATCH_CHUNK_BYTES / s.row_bytes for s in specs if s.feature == "patches")])
+    return 1 << max(0, int(rows).bit_length() - 1)
+
+
+def free_bytes(path: Path) -> int:
+    """Return the bytes free on the file system that holds `path`, or will."""
+    existing = next(
+        parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists()
+    )
+    status = os.statvfs(existing)
+    return status.f_bavail * status.f_frsize

@@ -1,0 +1,297 @@
+"""The command line: streams, exit codes, help, and errors that say what to do."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from conftest import TINY, write_images
+from fungi_cli.console import duration, printable, size
+from fungi_cli.main import app
+from typer.main import get_command
+from typer.testing import CliRunner, Result
+
+README = Path(__file__).parents[2] / "README.md"
+runner = CliRunner()
+
+
+def fungi(*arguments: object, stdin: bytes | None = None) -> Result:
+    return runner.invoke(app, [str(argument) for argument in arguments], input=stdin)
+
+
+@pytest.fixture
+def quick(tiny_weights: Path) -> list[object]:
+    """Flags of an extraction that takes a moment."""
+    return ["--model", TINY, "--weights", tiny_weights, "--image-size", 32, "--dtype", "float32"]
+
+
+def commands() -> dict[str, object]:
+    return dict(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_every_command_has_examples_and_is_in_the_readme(name: str) -> None:
+    """Each registered command shows runnable examples, offers --json, and is documented."""
+    shown = fungi(name, "--help")
+    assert shown.exit_code == 0
+    assert "Examples:" in shown.stdout
+    assert f"fungi {name}" in shown.stdout.split("Examples:")[1]
+    assert "--json" in shown.stdout
+    assert f"fungi {name}" in README.read_text()
+
+
+def test_help_imports_no_torch() -> None:
+    """`fungi --help` needs neither torch nor numpy, which is what keeps it quick."""
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from fungi_cli.main import app\n"
+        "assert CliRunner().invoke(app, ['extract', '--help']).exit_code == 0\n"
+        "heavy = {'torch', 'numpy', 'zarr', 'timm', 'pyarrow', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_extract_puts_one_json_object_on_stdout(
+    images: Path, tmp_path: Path, quick: list[object]
+) -> None:
+    """--json prints the documented fields on stdout; talk and the next step go to stderr."""
+    done = fungi("extract", images, tmp_path / "s.fungi", *quick, "--json")
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["store"] == str(tmp_path / "s.fungi")
+    assert (document["feature_set"], document["samples"], document["failed"]) == (TINY, 24, 0)
+    assert document["units"]["done"] == document["units"]["total"]
+    assert document["images_per_second"] > 0
+    assert set(document["fingerprints"]) == {"embeddings", "kl"}
+    assert f"next: fungi status {tmp_path / 's.fungi'}" in done.stderr
+
+
+def test_a_second_run_says_that_nothing_is_left(
+    images: Path, tmp_path: Path, quick: list[object]
+) -> None:
+    """Resume is the default: the same command finds everything done."""
+    fungi("extract", images, tmp_path / "s.fungi", *quick, "--unit-rows", 8, "--limit", 12)
+    resumed = fungi("extract", images, tmp_path / "s.fungi", *quick, "--unit-rows", 8)
+    assert "resuming: 1/3 units done, 0 failed inputs, 2 to go" in resumed.stderr
+    again = fungi("extract", images, tmp_path / "s.fungi", *quick, "--unit-rows", 8, "--json")
+    assert "nothing to do: all 3 units are done" in again.stderr
+    assert json.loads(again.stdout)["units"]["computed"] == 0
+
+
+def test_skipped_inputs_exit_3(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """A run that had to skip an input exits 3, and status says why."""
+    (images / "cat" / "000.jpg").write_text("text")
+    done = fungi("extract", images, tmp_path / "s.fungi", *quick)
+    assert done.exit_code == 3
+    shown = fungi("status", tmp_path / "s.fungi")
+    assert "failed   1" in shown.stdout
+    assert fungi("extract", images, tmp_path / "s.fungi", *quick).exit_code == 3
+
+
+def test_on_error_fail_exits_1(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """--on-error fail names the file and the way on."""
+    (images / "cat" / "000.jpg").write_text("text")
+    done = fungi("extract", images, tmp_path / "s.fungi", *quick, "--on-error", "fail")
+    assert done.exit_code == 1
+    assert "cat/000.jpg" in done.stderr
+    assert "--on-error skip" in done.stderr
+
+
+def test_other_settings_exit_4(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """A changed seed exits 4 and shows both values; --feature-set works beside it."""
+    fungi("extract", images, tmp_path / "s.fungi", *quick)
+    refused = fungi("extract", images, tmp_path / "s.fungi", *quick, "--seed", 7, "--json")
+    assert refused.exit_code == 4
+    assert "gradient.seed: stored 42, asked 7" in refused.stderr
+    assert json.loads(refused.stdout)["exit_code"] == 4
+    beside = fungi(
+        "extract", images, tmp_path / "s.fungi", *quick, "--seed", 7, "--feature-set", "other"
+    )
+    assert beside.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "test_vti"], ["unknown model", "did you mean", TINY]),
+        (["--image-size", "100"], ["--image-size 100", "multiple of 16", "96 or 112"]),
+        (["--features", "embeddings,colour"], ["--features", "embeddings, kl, dino", "colour"]),
+        (["--unit-rows", "100"], ["--unit-rows", "power of two"]),
+        (["--target-layer", "blocks.5.attn.prj"], ["--target-layer", "blocks.5.attn.proj"]),
+        (["--set", "dino.crops=3"], ["dino", "crops", "local_crops"]),
+        (["--set", "kl=3"], ["--set kl=3", "kl.FIELD=VALUE"]),
+        (["--device", "tpu9"], ["--device tpu9", "cpu"]),
+        (["--codec", "lzma"], ["codec", "zstd"]),
+        (["--weights", "missing.safetensors"], ["no such weights file"]),
+        (["--config", "missing.toml"], ["--config missing.toml"]),
+        (["--pool", "3", "--features", "patches"], ["--pool 3", "divisor"]),
+        (["--view-size", "huge"], ["view", "native"]),
+    ],
+)
+def test_bad_flags_exit_2_and_say_what_would_do(
+    images: Path, tmp_path: Path, quick: list[object], arguments: list[str], words: list[str]
+) -> None:
+    """Every unusable flag is named, with what it takes; no store is left behind."""
+    refused = fungi("extract", images, tmp_path / "s.fungi", *quick, *arguments)
+    assert refused.exit_code == 2, refused.output
+    for word in words:
+        assert word in refused.stderr
+    assert not (tmp_path / "s.fungi").exists()
+
+
+def test_bad_sources_exit_2(tmp_path: Path, quick: list[object]) -> None:
+    """No such folder, an empty folder, a manifest without `path` or with a repeated id."""
+    (tmp_path / "empty").mkdir()
+    write_images(tmp_path / "real", 2)
+    (tmp_path / "no_path.csv").write_text("file,label\na.jpg,x\n")
+    (tmp_path / "twice.csv").write_text("path,id\nreal/000.jpg,a\nreal/001.jpg,a\n")
+    for source, words in {
+        "nowhere": ["no such file or directory"],
+        "empty": ["no images found"],
+        "no_path.csv": ["path", "file"],
+        "twice.csv": ["'a'", "more than once"],
+    }.items():
+        refused = fungi("extract", tmp_path / source, tmp_path / "s.fungi", *quick)
+        assert refused.exit_code == 2, (source, refused.output)
+        assert all(word in refused.stderr for word in words), refused.stderr
+    assert fungi("extract", tmp_path / "real", tmp_path / "s.fungi", *quick).exit_code == 0
+
+
+def test_paths_come_through_a_pipe(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """SOURCE - reads paths from stdin, newline- or NUL-separated."""
+    paths = sorted(str(path) for path in images.rglob("*.jpg"))
+    for separator in ("\n", "\0"):
+        store = tmp_path / f"{ord(separator)}.fungi"
+        done = fungi("extract", "-", store, *quick, "--json", stdin=separator.join(paths).encode())
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["samples"] == 24
+
+
+def test_a_dry_run_prints_the_plan(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """--dry-run tells images, units, bytes and a range of time, and leaves nothing."""
+    shown = fungi("extract", images, tmp_path / "s.fungi", *quick, "--dry-run")
+    assert shown.exit_code == 0, shown.stderr
+    for word in ("images    24", "units", "bytes", "free", "time"):
+        assert word in shown.stdout
+    assert not (tmp_path / "s.fungi").exists()
+    document = json.loads(
+        fungi("extract", images, tmp_path / "s.fungi", *quick, "--dry-run", "--json").stdout
+    )
+    assert document["images"] == 24
+    assert document["seconds"][0] <= document["seconds"][1]
+
+
+def test_a_configuration_file_is_overridden_by_flags(
+    images: Path, tmp_path: Path, quick: list[object]
+) -> None:
+    """--config gives settings and objective tables, flags win, and the result can be replayed."""
+    config = tmp_path / "settings.toml"
+    config.write_text('features = ["kl"]\nlimit = 5\n\n[kl]\ntemperature = 1\nhead-dim = 9\n')
+    refused = fungi("extract", images, tmp_path / "s.fungi", *quick, "--config", config)
+    assert refused.exit_code == 2
+    assert "head-dim" in refused.stderr
+    config.write_text('features = ["kl"]\nlimit = 5\n\n[kl]\ntemperature = 1\n')
+    done = fungi("extract", images, tmp_path / "s.fungi", *quick, "--config", config, "--limit", 6)
+    assert done.exit_code == 0, done.stderr
+    (setup,) = (tmp_path / "s.fungi" / "setups").iterdir()
+    assert json.loads((setup / "config.json").read_text())["kl"]["temperature"] == 1
+    replayed = fungi(
+        "extract", images, tmp_path / "again.fungi", "--config", setup / "options.json", "--json"
+    )
+    assert json.loads(replayed.stdout)["samples"] == 6
+
+
+def test_status_shows_what_is_there_and_what_is_missing(
+    images: Path, tmp_path: Path, quick: list[object]
+) -> None:
+    """`fungi status` counts rows and units of every array, and its JSON has fingerprints."""
+    fungi("extract", images, tmp_path / "s.fungi", *quick, "--limit", 10, "--unit-rows", 4)
+    shown = fungi("status", tmp_path / "s.fungi")
+    assert re.search(r"embeddings +10/24 +3/3", shown.stdout), shown.stdout
+    assert "2 (cat, dog)" in shown.stdout
+    document = json.loads(fungi("status", tmp_path / "s.fungi", "--json").stdout)
+    (feature_set,) = document["feature_sets"]
+    assert [array["name"] for array in feature_set["arrays"]] == [
+        "embeddings",
+        "gradients/kl",
+        "norms/kl",
+    ]
+    assert all(len(array["fingerprint"]) == 32 for array in feature_set["arrays"])
+
+
+def test_status_of_something_else_exits_2(tmp_path: Path) -> None:
+    """A directory that is no store is refused with the command that makes one."""
+    refused = fungi("status", tmp_path)
+    assert refused.exit_code == 2
+    assert "fungi extract" in refused.stderr
+
+
+def test_a_damaged_store_exits_5(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """A manifest that is no JSON exits 5."""
+    fungi("extract", images, tmp_path / "s.fungi", *quick)
+    (tmp_path / "s.fungi" / "store.json").write_text("{")
+    assert fungi("status", tmp_path / "s.fungi").exit_code == 5
+    assert fungi("extract", images, tmp_path / "s.fungi", *quick).exit_code == 5
+
+
+def test_models_lists_sizes_without_downloading() -> None:
+    """`fungi models` shows parameters, image size, width and target layer of matching names."""
+    shown = fungi("models", "vit_tiny_patch16_224", "--json")
+    assert shown.exit_code == 0, shown.stderr
+    cards = {card["name"]: card for card in json.loads(shown.stdout)["models"]}
+    card = cards["vit_tiny_patch16_224.augreg_in21k"]
+    assert (card["image_size"], card["embedding_dim"], card["patch_size"]) == (224, 192, 16)
+    assert card["target_layer"] == "blocks.11.attn.proj"
+    assert 5e6 < card["parameters"] < 6e6
+    assert "embedding" in fungi("models", "test_vit").stdout
+    assert fungi("models", "no_such_model_*").exit_code == 2
+
+
+def test_names_with_control_characters_cannot_steer_the_terminal(
+    tmp_path: Path, quick: list[object]
+) -> None:
+    """Escape sequences and newlines in file names are shown, not obeyed."""
+    write_images(tmp_path / "data", 1)
+    (tmp_path / "data" / "\x1b[31mred\n.jpg").write_text("text")
+    done = fungi("extract", tmp_path / "data", tmp_path / "s.fungi", *quick, "--on-error", "fail")
+    assert done.exit_code == 1
+    assert "\x1b" not in done.stderr
+    assert r"\x1b[31mred" in done.stderr
+
+
+def test_the_store_opens_with_plain_zarr(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """Features are an ordinary zarr v3 group."""
+    fungi("extract", images, tmp_path / "s.fungi", *quick)
+    group = zarr.open_group(tmp_path / "s.fungi" / "features.zarr", mode="r")
+    array = group[f"{TINY}/embeddings"]
+    assert isinstance(array, zarr.Array)
+    assert array.shape == (24, 64)
+    assert np.isfinite(np.asarray(array[:])).all()
+
+
+def test_a_decompression_bomb_is_skipped(tmp_path: Path, quick: list[object]) -> None:
+    """An image whose header declares 10^10 pixels is refused from its header and listed."""
+    write_images(tmp_path / "data", 2)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "data" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    done = fungi("extract", tmp_path / "data", tmp_path / "s.fungi", *quick)
+    assert done.exit_code == 3
+    assert "pixels" in (tmp_path / "s.fungi" / "failures.jsonl").read_text()
+
+
+def test_units_of_time_and_size() -> None:
+    """Durations and sizes are shown in the units that matter."""
+    assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+    assert [size(b) for b in (5, 5000, 5_000_000)] == ["5 B", "5.0 kB", "5.0 MB"]
+    assert printable("a\x1bb\udcffc") == "a\\x1bb\\udcffc"

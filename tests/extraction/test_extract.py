@@ -1,0 +1,496 @@
+"""The extraction stage end to end: what it writes, how it resumes and grows, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import zarr
+from conftest import TINY, write_images
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
+from timm.data import create_transform, resolve_data_config
+
+from fungistore.errors import FungiError, ImageError, MismatchError, StoppedError, UsageError
+from fungistore.extraction import ExtractOptions, estimate, extract
+from fungistore.objectives import DINO, SimCLR
+from fungistore.store import Store
+
+ALL = ("embeddings", "kl", "dino", "simclr", "patches")
+
+
+@pytest.fixture
+def options(tiny_weights: Path) -> ExtractOptions:
+    """Every feature, at sizes that make a run take a second."""
+    return ExtractOptions(
+        model=TINY,
+        weights=str(tiny_weights),
+        image_size=64,
+        features=ALL,
+        dtype="float32",
+        batch_size=4,
+        unit_rows=8,
+        storage_dtype="float32",
+        dino=DINO(local_crops=2, head_dim=32),
+        simclr=SimCLR(stride_scale=2, negatives=3),
+    )
+
+
+def read(store: Path) -> dict[str, NDArray[np.floating]]:
+    """All arrays of the tiny model's feature set, through plain zarr."""
+    group = zarr.open_group(store / "features.zarr" / TINY, mode="r")
+    names = [
+        name for name, member in group.members(max_depth=None) if isinstance(member, zarr.Array)
+    ]
+    return {name: np.asarray(group[name][:]) for name in names}
+
+
+def assert_same(first: Path, second: Path) -> None:
+    ours, theirs = read(first), read(second)
+    assert ours.keys() == theirs.keys()
+    for name, array in ours.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
+
+
+def record_times(store: Path) -> dict[Path, int]:
+    """When each commit record and chunk was written."""
+    files = [*store.glob("commits/**/*.json"), *store.glob("features.zarr/**/c/**/*")]
+    return {path: path.stat().st_mtime_ns for path in files if path.is_file()}
+
+
+def stop_after(batches: int) -> Callable[[], bool]:
+    """A stop request that comes true after some batches."""
+    left = iter(range(batches))
+    return lambda: next(left, None) is None
+
+
+def test_embeddings_and_patches_equal_timm(
+    images: Path, tmp_path: Path, tiny_weights: Path, options: ExtractOptions
+) -> None:
+    """Stored embeddings and patch tensors are those of timm's model under timm's own transform."""
+    extract(str(images), tmp_path / "s.fungi", options)
+    model = timm.create_model(TINY, pretrained=False, num_classes=0, img_size=64).eval()
+    state = load_file(tiny_weights)
+    state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
+    model.load_state_dict(state)
+    config = resolve_data_config({"img_size": 64}, model=model)
+    transform = create_transform(**config)
+    found = read(tmp_path / "s.fungi")
+    rows = Store.open(tmp_path / "s.fungi").samples.rows(0, 24)
+    for row in (0, 7, 23):
+        pixels = transform(Image.open(images / rows[row]["id"]))[None]
+        with torch.no_grad():
+            tokens = model.forward_features(pixels)
+            embedding = model.forward_head(tokens)[0]
+        np.testing.assert_allclose(found["embeddings"][row], embedding, atol=1e-5)
+        grid = tokens[0, 1:].reshape(4, 4, -1).numpy()
+        np.testing.assert_allclose(found["patches"][row], grid, atol=1e-2, rtol=1e-3)  # float16
+
+
+def test_gradient_features_are_unit_vectors_with_norms_beside_them(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Gradient features have length one; their norms are positive and finite."""
+    extract(str(images), tmp_path / "s.fungi", options)
+    found = read(tmp_path / "s.fungi")
+    for name in ("kl", "dino", "simclr"):
+        np.testing.assert_allclose(np.linalg.norm(found[f"gradients/{name}"], axis=1), 1, atol=1e-5)
+        assert (found[f"norms/{name}"] > 0).all()
+        assert np.isfinite(found[f"norms/{name}"]).all()
+
+
+def test_samples_have_labels_and_splits(tmp_path: Path, options: ExtractOptions) -> None:
+    """Class folders become labels in sorted order, split folders splits, and the map is stored."""
+    for split in ("train", "val"):
+        for label in ("b", "a"):
+            write_images(tmp_path / "data" / split / label, 2)
+    extract(
+        str(tmp_path / "data"), tmp_path / "s.fungi", replace(options, features=("embeddings",))
+    )
+    store = Store.open(tmp_path / "s.fungi")
+    assert store.manifest.labels == ("a", "b")
+    rows = store.samples.rows(0, 8)
+    assert [row["id"] for row in rows][:2] == ["train/a/000.jpg", "train/a/001.jpg"]
+    assert [row["label"] for row in rows] == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert [row["split"] for row in rows] == ["train"] * 4 + ["val"] * 4
+
+
+def test_a_stopped_run_continues_to_the_same_store(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Stopped every few batches and run again, the store ends equal, and no unit is redone."""
+    extract(str(images), tmp_path / "whole.fungi", options)
+    interrupted = tmp_path / "interrupted.fungi"
+    committed: dict[Path, int] = {}
+    for _ in range(20):
+        try:
+            extract(str(images), interrupted, options, stop=stop_after(4))
+            break
+        except StoppedError as error:
+            assert "same command" in str(error)
+            times = record_times(interrupted)
+            assert all(times[path] == time for path, time in committed.items())
+            committed = times
+    else:
+        pytest.fail("the run never finished")
+    assert committed, "no stop came after a commit"
+    assert_same(tmp_path / "whole.fungi", interrupted)
+
+
+def test_workers_and_order_of_runs_change_nothing(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Another number of threads gives the same bits, and so does extracting feature by feature."""
+    extract(str(images), tmp_path / "one.fungi", replace(options, workers=1))
+    extract(str(images), tmp_path / "four.fungi", replace(options, workers=4))
+    assert_same(tmp_path / "one.fungi", tmp_path / "four.fungi")
+    for feature in reversed(ALL):
+        extract(str(images), tmp_path / "single.fungi", replace(options, features=(feature,)))
+    assert_same(tmp_path / "one.fungi", tmp_path / "single.fungi")
+
+
+def test_a_missing_unit_alone_is_made_anew(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """A unit whose record or chunk is gone is recomputed to the same bits; others are untouched."""
+    store = tmp_path / "s.fungi"
+    extract(str(images), store, options)
+    before = read(store)
+    (store / "commits" / TINY / "embeddings" / "00000001.json").unlink()
+    (store / "features.zarr" / TINY / "gradients" / "kl" / "c" / "2" / "0").unlink()
+    times = record_times(store)
+    result = extract(str(images), store, options)
+    assert (result.units_computed, result.images_computed) == (2, 16)
+    now = record_times(store)
+    rewritten = {path.relative_to(store).as_posix() for path in now if now[path] != times.get(path)}
+    assert rewritten == {
+        f"commits/{TINY}/embeddings/00000001.json",
+        f"features.zarr/{TINY}/embeddings/c/1/0",
+        f"commits/{TINY}/gradients/kl/00000002.json",
+        f"features.zarr/{TINY}/gradients/kl/c/2/0",
+    }
+    for name, array in read(store).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_limit_is_a_prefix_that_a_later_run_extends(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """--limit 10, then the whole: whole units keep their bits, the partial one is completed."""
+    store = tmp_path / "s.fungi"
+    first = extract(str(images), store, replace(options, limit=10))
+    assert (first.samples, first.units_total) == (10, 2)
+    early = read(store)
+    times = record_times(store)
+    second = extract(str(images), store, options)
+    assert second.images_computed == 14
+    late = read(store)
+    for name, array in early.items():
+        np.testing.assert_array_equal(array, late[name][:10], err_msg=name)
+    full_units = [path for path in times if "/c/0" in str(path) or path.stem == "00000000"]
+    assert full_units
+    assert all(record_times(store)[path] == times[path] for path in full_units)
+    extract(str(images), tmp_path / "whole.fungi", options)
+    for name, array in read(tmp_path / "whole.fungi").items():
+        np.testing.assert_allclose(late[name], array, atol=2e-3, err_msg=name)
+
+
+def test_a_grown_source_appends_rows(images: Path, tmp_path: Path, options: ExtractOptions) -> None:
+    """New images, also ones that sort before the others, come after the known rows."""
+    store = tmp_path / "s.fungi"
+    extract(str(images), store, options)
+    early = read(store)
+    negatives = [path.read_bytes() for path in store.glob("setups/*/tensors.safetensors")]
+    write_images(images / "ant", 3, seed=9)
+    result = extract(str(images), store, options)
+    assert (result.samples, result.images_computed) == (27, 3)
+    opened = Store.open(store)
+    assert [row["id"] for row in opened.samples.rows(24, 27)] == [
+        f"ant/00{i}.jpg" for i in range(3)
+    ]
+    assert opened.manifest.labels == ("cat", "dog", "ant")
+    for name, array in read(store).items():
+        np.testing.assert_array_equal(array[:24], early[name], err_msg=name)
+        assert np.isfinite(array[24:]).all()
+    assert [p.read_bytes() for p in store.glob("setups/*/tensors.safetensors")] == negatives
+
+
+def test_one_bad_image_never_stops_a_run(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Unreadable inputs are listed with row and reason, are NaN, and leave others' bits alone."""
+    extract(str(images), tmp_path / "good.fungi", options)
+    whole = (images / "cat" / "004.jpg").read_bytes()
+    (images / "cat" / "004.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "dog" / "003.jpg").write_text("not an image")
+    (images / "dog" / "005.jpg").write_bytes(b"")
+    store = tmp_path / "s.fungi"
+    result = extract(str(images), store, options)
+    assert result.failed == 3
+    failures = Store.open(store).failures()
+    assert [(f.row, f.uri) for f in failures] == [
+        (4, "cat/004.jpg"),
+        (15, "dog/003.jpg"),
+        (17, "dog/005.jpg"),
+    ]
+    assert all(failure.error == "ImageError" and failure.message for failure in failures)
+    good = read(tmp_path / "good.fungi")
+    kept = np.setdiff1d(np.arange(24), [4, 15, 17])
+    for name, array in read(store).items():
+        assert np.isnan(array[[4, 15, 17]]).all()
+        if "simclr" not in name:  # whose negatives may come from the broken images
+            np.testing.assert_array_equal(array[kept], good[name][kept], err_msg=name)
+    assert extract(str(images), store, options).failed == 3
+    assert len((store / "failures.jsonl").read_text().splitlines()) == 3
+
+
+def test_on_error_fail_stops_at_the_first_bad_image(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """With on_error="fail" the error names the file, and committed units stay."""
+    (images / "dog" / "003.jpg").write_text("not an image")
+    with pytest.raises(ImageError, match=r"dog/003\.jpg"):
+        extract(str(images), tmp_path / "s.fungi", replace(options, on_error="fail"))
+    assert extract(str(images), tmp_path / "s.fungi", options).units_computed < 3
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"seed": 1}, "gradient.seed"),
+        ({"image_size": 96}, "backbone.image_size"),
+        ({"dino": DINO(local_crops=3, head_dim=32)}, "dino.local_crops"),
+        ({"unit_rows": 16}, "layout.unit_rows"),
+        ({"projection": "gaussian"}, "gradient.projection.kind"),
+        ({"pool": 2}, "patches.pool"),
+        ({"batch_size": 2}, "compute.batch_size"),
+        ({"view_size": "native"}, "gradient.view_size"),
+    ],
+)
+def test_changed_settings_are_refused_field_by_field(
+    images: Path, tmp_path: Path, options: ExtractOptions, change: dict[str, object], field: str
+) -> None:
+    """Other settings on an existing feature set raise MismatchError that names the field."""
+    extract(str(images), tmp_path / "s.fungi", options)
+    before = record_times(tmp_path / "s.fungi")
+    with pytest.raises(MismatchError, match=field.replace(".", r"\.")) as caught:
+        extract(str(images), tmp_path / "s.fungi", replace(options, **change))
+    assert caught.value.exit_code == 4
+    assert record_times(tmp_path / "s.fungi") == before
+    beside = replace(options, feature_set="other", **change)
+    assert extract(str(images), tmp_path / "s.fungi", beside).feature_set == "other"
+
+
+def test_other_weights_are_refused(
+    images: Path, tmp_path: Path, options: ExtractOptions, tiny_weights: Path
+) -> None:
+    """A single changed number in the weights is another model."""
+    from safetensors.torch import save_file
+
+    extract(str(images), tmp_path / "s.fungi", options)
+    state = load_file(tiny_weights)
+    state["norm.bias"][0] += 1e-3
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(MismatchError, match=r"backbone\.weights"):
+        extract(
+            str(images),
+            tmp_path / "s.fungi",
+            replace(options, weights=str(tmp_path / "other.safetensors")),
+        )
+
+
+def test_decisions_left_open_are_frozen_with_the_feature_set(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Batch size, precision and unit rows that were chosen once are kept by later runs."""
+    explicit = replace(options, batch_size=2, unit_rows=16, features=("embeddings",))
+    extract(str(images), tmp_path / "s.fungi", explicit)
+    open_ended = replace(explicit, batch_size=None, unit_rows=None, dtype="auto", features=("kl",))
+    extract(str(images), tmp_path / "s.fungi", open_ended)
+    arrays = Store.open(tmp_path / "s.fungi").arrays(TINY)
+    assert arrays["gradients/kl"].unit_rows == 16
+    config = Store.open(tmp_path / "s.fungi").setup(arrays["gradients/kl"].fingerprint)
+    assert config["compute"] == {"dtype": "float32", "batch_size": 2}
+
+
+def test_restart_deletes_and_names_what_it_deletes(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """restart=True removes the feature set, says so, and accepts other settings."""
+
+    class Notes:
+        def __init__(self) -> None:
+            self.texts: list[str] = []
+
+        def notice(self, text: str) -> None:
+            self.texts.append(text)
+
+        def begin(self, what: str, total: int, done: int = 0) -> None: ...
+
+        def advance(self, count: int) -> None: ...
+
+        def end(self) -> None: ...
+
+    extract(str(images), tmp_path / "s.fungi", options)
+    notes = Notes()
+    small = replace(options, features=("embeddings",), image_size=32)
+    extract(str(images), tmp_path / "s.fungi", small, restart=True, reporter=notes)
+    assert f"--restart: deleting {TINY}/gradients/kl (24 rows)" in notes.texts
+    assert set(read(tmp_path / "s.fungi")) == {"embeddings"}
+
+
+def test_the_saved_options_replay_a_run(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """The options in a setup, read back, make the same features."""
+    extract(str(images), tmp_path / "s.fungi", options)
+    saved = next(iter((tmp_path / "s.fungi").glob("setups/*/options.json")))
+    again = ExtractOptions.from_config(json.loads(saved.read_text()))
+    assert again == options
+    extract(str(images), tmp_path / "again.fungi", again)
+    assert_same(tmp_path / "s.fungi", tmp_path / "again.fungi")
+
+
+def test_batch_size_changes_features_within_tolerance_only(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Views and heads do not depend on the batch: another size agrees to float tolerance."""
+    extract(str(images), tmp_path / "four.fungi", options)
+    extract(str(images), tmp_path / "three.fungi", replace(options, batch_size=3))
+    three = read(tmp_path / "three.fungi")
+    for name, array in read(tmp_path / "four.fungi").items():
+        np.testing.assert_allclose(three[name], array, rtol=2e-3, atol=2e-3, err_msg=name)
+
+
+def test_pooled_patches_are_means_of_cells(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """--pool 2 stores the mean of each 2 x 2 cell."""
+    plain = replace(options, features=("patches",))
+    extract(str(images), tmp_path / "full.fungi", plain)
+    extract(str(images), tmp_path / "pooled.fungi", replace(plain, pool=2))
+    full = read(tmp_path / "full.fungi")["patches"].astype(np.float32)
+    expected = full.reshape(24, 2, 2, 2, 2, 64).mean(axis=(2, 4))
+    np.testing.assert_allclose(read(tmp_path / "pooled.fungi")["patches"], expected, atol=5e-3)
+
+
+def test_native_views_differ_from_model_sized_ones_but_agree_in_shape(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """--view-size native runs, at other sizes of view, with features correlated to the paper's."""
+    chosen = replace(options, features=("dino", "simclr"))
+    extract(str(images), tmp_path / "model.fungi", chosen)
+    extract(str(images), tmp_path / "native.fungi", replace(chosen, view_size="native"))
+    native = read(tmp_path / "native.fungi")
+    for name, array in read(tmp_path / "model.fungi").items():
+        assert native[name].shape == array.shape
+        assert not np.array_equal(native[name], array)
+
+
+def test_an_average_pooled_model_goes_the_general_way(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """A model without class-token pooling makes every feature too."""
+    torch.manual_seed(0)
+    from safetensors.torch import save_file
+
+    name = "vit_base_patch16_gap_224"
+    model = timm.create_model(name, pretrained=False, num_classes=0, img_size=32)
+    save_file(model.state_dict(), tmp_path / "gap.safetensors")
+    result = extract(
+        str(images),
+        tmp_path / "s.fungi",
+        replace(
+            options,
+            model=name,
+            weights=str(tmp_path / "gap.safetensors"),
+            image_size=32,
+            limit=2,
+            feature_set=TINY,
+        ),
+    )
+    assert result.failed == 0
+    assert read(tmp_path / "s.fungi")["gradients/kl"].shape == (2, 768)
+
+
+def test_a_dry_run_counts_and_writes_nothing(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """estimate() tells images, units and bytes, with and without a store, and leaves no trace."""
+    fresh = estimate(str(images), tmp_path / "s.fungi", options)
+    assert not (tmp_path / "s.fungi").exists()
+    assert (fresh.samples, fresh.images, fresh.units) == (24, 24, 3)
+    vectors = 4 * 64 * 4 + 3 * 4  # four vectors and three norms, float32
+    assert fresh.bytes == 24 * (vectors + 4 * 4 * 64 * 2)
+    assert fresh.forwards_per_image == 1 + 4 + 9
+    assert 0 < fresh.seconds[0] <= fresh.seconds[1]
+    extract(str(images), tmp_path / "s.fungi", replace(options, limit=8))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s.fungi").rglob("*")}
+    partial = estimate(str(images), tmp_path / "s.fungi", options)
+    assert (partial.images, partial.units) == (16, 2)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "s.fungi").rglob("*")}
+
+
+def test_an_empty_source_leaves_no_store(tmp_path: Path, options: ExtractOptions) -> None:
+    """A folder without images is refused, and nothing is made."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images found"):
+        extract(str(tmp_path / "empty"), tmp_path / "s.fungi", options)
+    assert not (tmp_path / "s.fungi").exists()
+
+
+def test_a_missing_manifest_file_is_a_failure_of_that_row(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """A manifest may name a file that is not there: the row stays, is NaN, and is listed."""
+    manifest = images / "list.csv"
+    manifest.write_text("path,label\ncat/000.jpg,x\ncat/nope.jpg,y\ndog/001.jpg,x\n")
+    result = extract(
+        str(manifest), tmp_path / "s.fungi", replace(options, features=("embeddings",))
+    )
+    assert (result.samples, result.failed) == (3, 1)
+    assert np.isnan(read(tmp_path / "s.fungi")["embeddings"][1]).all()
+
+
+def test_codecs_keep_the_numbers(images: Path, tmp_path: Path, options: ExtractOptions) -> None:
+    """zstd is lossless; bitround touches patch tensors alone, within one per cent."""
+    for codec in ("none", "zstd", "bitround"):
+        extract(str(images), tmp_path / f"{codec}.fungi", replace(options, codec=codec))
+    assert_same(tmp_path / "none.fungi", tmp_path / "zstd.fungi")
+    plain, rounded = read(tmp_path / "none.fungi"), read(tmp_path / "bitround.fungi")
+    for name, array in plain.items():
+        if name == "patches":
+            assert not np.array_equal(array, rounded[name])
+            np.testing.assert_allclose(rounded[name], array, rtol=0.02, atol=1e-3)
+        else:
+            np.testing.assert_array_equal(rounded[name], array)
+
+
+def test_a_full_disk_loses_nothing(
+    images: Path, tmp_path: Path, options: ExtractOptions, small_disk: Path
+) -> None:
+    """A full disk is explained and loses nothing; with room made, the same call goes on."""
+    ballast = small_disk / "ballast"
+    store = small_disk / "s.fungi"
+    extract(str(images), store, replace(options, limit=8))
+    free = os.statvfs(small_disk)
+    ballast.write_bytes(b"x" * (free.f_bavail * free.f_frsize - 8 * 4096))
+    committed = record_times(store)
+    with pytest.raises(FungiError, match="same command") as caught:
+        extract(str(images), store, options)
+    assert caught.value.exit_code == 1
+    now = record_times(store)
+    assert all(now[path] == time for path, time in committed.items())
+    ballast.unlink()
+    extract(str(images), store, options)
+    extract(str(images), tmp_path / "whole.fungi", replace(options, limit=8))
+    extract(str(images), tmp_path / "whole.fungi", options)
+    assert_same(tmp_path / "whole.fungi", store)

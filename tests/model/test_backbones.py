@@ -1,0 +1,466 @@
+"""Backbones against timm's own models, configurations and weight loading."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from fungistore.backbones import describe_backbones, find_backbones, load_backbone
+from fungistore.backbones.backbone import keeps_head
+from fungistore.backbones.weights import load_weights, weights_hash
+from fungistore.errors import FungiError, UsageError
+
+SeededModel = Callable[..., Any]
+WeightsFile = Callable[[str], Path]
+CLASSES = {1000, 11_221, 11_821, 21_841, 21_843, 115_217}  # label sets of ImageNet and its like
+
+
+class Payload:
+    """An object whose unpickling would create a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str, int]]:
+        return os.mkdir, (str(self.marker), 0o700)
+
+
+def usage_error(call: Callable[[], object], *patterns: str) -> UsageError:
+    with pytest.raises(UsageError) as caught:
+        call()
+    for pattern in patterns:
+        assert re.search(pattern, str(caught.value)), str(caught.value)
+    return caught.value
+
+
+def pixels_for(side: int) -> Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_weights_file_gives_timms_embedding(
+    weights_file: WeightsFile, seeded_model: SeededModel
+) -> None:
+    """A backbone with weights from a file embeds, bit for bit, as the timm model that was saved."""
+    backbone = load_backbone("test_vit", weights=weights_file("test_vit"))
+    model = seeded_model("test_vit", num_classes=0)
+    pixels = pixels_for(160)
+    assert torch.equal(backbone.model(pixels), model(pixels))
+    assert (backbone.name, backbone.image_size, backbone.patch_size) == ("test_vit", 160, 16)
+    assert (backbone.embedding_dim, backbone.token_dim) == (64, 64)
+    assert (backbone.prefix_tokens, backbone.pooling) == (1, "token")
+    assert backbone.target_layer == "blocks.5.attn.proj"
+    assert backbone.target is backbone.model.blocks[5].attn.proj
+    assert backbone.target_block == 5
+    assert not backbone.model.training
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_vit2", "deit_tiny_patch16_224", "eva02_tiny_patch14_224"])
+def test_weights_of_other_families_load_too(
+    name: str, weights_file: WeightsFile, seeded_model: SeededModel
+) -> None:
+    """Average-pooled, distilled-era and rotary models round-trip through a file as well."""
+    backbone = load_backbone(name, weights=weights_file(name))
+    pixels = pixels_for(backbone.image_size)
+    assert torch.equal(backbone.model(pixels), seeded_model(name, num_classes=0)(pixels))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {f"module.{k}": v for k, v in state.items()}},
+        lambda state: {"teacher": {f"backbone.{k}": v for k, v in state.items()}, "student": {}},
+        lambda state: {"state_dict": {f"module.encoder.{k}": v for k, v in state.items()}},
+        lambda state: {"model": {"state_dict": {f"model.{k}": v for k, v in state.items()}}},
+    ],
+    ids=["bare", "state_dict", "module", "teacher-backbone", "module-encoder", "nested"],
+)
+def test_wrappers_and_prefixes_of_training_code_are_removed(
+    wrap: Callable[[dict[str, Tensor]], object],
+    tmp_path: Path,
+    weights_file: WeightsFile,
+) -> None:
+    """A checkpoint gives the same weights however the training code wrapped and named them."""
+    plain = load_backbone("test_vit", weights=weights_file("test_vit"))
+    torch.save(wrap(load_file(weights_file("test_vit"))), tmp_path / "checkpoint.pt")
+    wrapped = load_backbone("test_vit", weights=tmp_path / "checkpoint.pt")
+    assert wrapped.weights_hash == plain.weights_hash
+
+
+def test_a_pickle_with_code_is_refused_and_never_run(tmp_path: Path) -> None:
+    """A torch file that would call a function on loading is refused, and nothing is called."""
+    marker = tmp_path / "was-here"
+    path = tmp_path / "evil.pt"
+    torch.save({"state_dict": {"cls_token": Payload(marker)}}, path)
+    error = usage_error(
+        lambda: load_backbone("test_vit", weights=path), "cannot be read", "safetensors"
+    )
+    assert str(path) in str(error)
+    assert error.exit_code == 2
+    assert not marker.exists()
+    torch.load(path, weights_only=False)
+    assert marker.exists()  # the file was dangerous indeed
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("weights.safetensors", b"not safetensors"),
+        ("weights.safetensors", b""),
+        ("weights.pt", b"not a torch file"),
+        ("weights.pt", b""),
+        ("weights.pth", b"PK\x03\x04 a broken zip archive"),
+    ],
+)
+def test_a_broken_weights_file_is_a_usage_error(tmp_path: Path, name: str, content: bytes) -> None:
+    """Whatever the file holds, the error names it and says what was expected."""
+    (tmp_path / name).write_bytes(content)
+    usage_error(
+        lambda: load_backbone("test_vit", weights=tmp_path / name),
+        "cannot be read",
+        re.escape(name),
+    )
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AttributeError,
+    reason="_unwrap calls .get on whatever torch.load returned, so the user sees AttributeError",
+)
+@pytest.mark.parametrize("value", [torch.zeros(3), [torch.zeros(3)]], ids=["tensor", "list"])
+def test_a_torch_file_without_a_state_dict_is_a_usage_error(tmp_path: Path, value: object) -> None:
+    """A file that holds a tensor or a list, and no names, is refused as one that does not fit."""
+    torch.save(value, tmp_path / "weights.pt")
+    usage_error(lambda: load_backbone("test_vit", weights=tmp_path / "weights.pt"))
+
+
+def test_a_missing_weights_file_is_a_usage_error(tmp_path: Path) -> None:
+    """The error names the path that is not there."""
+    usage_error(
+        lambda: load_backbone("test_vit", weights=tmp_path / "none.safetensors"),
+        "no such weights file",
+        "none.safetensors",
+    )
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, weights_file: WeightsFile) -> None:
+    """Missing, unexpected and misshapen tensors are counted and named, all in one error."""
+    state = load_file(weights_file("test_vit"))
+    del state["norm.weight"]
+    state["blocks.9.surprise"] = torch.zeros(1)
+    state["blocks.2.attn.proj.weight"] = torch.zeros(64, 32)
+    save_file(state, tmp_path / "odd.safetensors")
+    error = usage_error(
+        lambda: load_backbone("test_vit", weights=tmp_path / "odd.safetensors"),
+        r"1 missing \(norm\.weight\)",
+        r"1 unexpected \(blocks\.9\.surprise\)",
+        r"1 of another shape \(blocks\.2\.attn\.proj\.weight \(64, 32\) for \(64, 64\)\)",
+        "odd.safetensors",
+    )
+    assert "--model" in (error.hint or "")
+
+
+def test_weights_of_another_architecture_are_named_in_short(weights_file: WeightsFile) -> None:
+    """A wholly different file shows a few names, not hundreds."""
+    error = usage_error(
+        lambda: load_backbone("deit_tiny_patch16_224", weights=weights_file("test_vit")),
+        r"\d+ missing \(.*, \.\.\.\)",
+        r"\d+ of another shape \(.*, \.\.\.\)",
+    )
+    assert len(str(error)) < 1500
+
+
+def test_a_classifier_in_the_file_is_ignored(
+    tmp_path: Path, weights_file: WeightsFile, seeded_model: SeededModel
+) -> None:
+    """Weights saved with their thousand-class head give the same backbone as without it."""
+    whole = seeded_model("test_vit", num_classes=1000)
+    state = whole.state_dict() | load_file(weights_file("test_vit"))
+    assert "head.weight" in state
+    save_file(state, tmp_path / "whole.safetensors")
+    backbone = load_backbone("test_vit", weights=tmp_path / "whole.safetensors")
+    plain = load_backbone("test_vit", weights=weights_file("test_vit"))
+    assert backbone.weights_hash == plain.weights_hash
+    assert backbone.embedding_dim == 64
+
+
+@pytest.mark.parametrize("image_size", [96, 160, 224])
+def test_position_embeddings_are_resampled_as_timm_does(
+    image_size: int, weights_file: WeightsFile
+) -> None:
+    """At another image size the parameters equal those of timm's own loading from a file."""
+    path = weights_file("test_vit")
+    backbone = load_backbone("test_vit", weights=path, image_size=image_size)
+    theirs: Any = timm.create_model(
+        "test_vit",
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(path), "num_classes": 0},
+        img_size=image_size,
+        num_classes=0,
+    )
+    ours, expected = backbone.model.state_dict(), theirs.state_dict()
+    assert ours.keys() == expected.keys()
+    assert all(torch.equal(ours[key], expected[key]) for key in ours)
+    assert backbone.image_size == image_size
+    assert ours["pos_embed"].shape[1] == (image_size // 16) ** 2 + 1
+    assert backbone.model(pixels_for(image_size)).shape == (2, 64)
+
+
+def test_a_model_for_several_sizes_embeds_its_own_size_the_same(
+    weights_file: WeightsFile,
+) -> None:
+    """`several_sizes` accepts other inputs too and leaves the model's own size as it was."""
+    path = weights_file("test_vit")
+    fixed = load_backbone("test_vit", weights=path)
+    flexible = load_backbone("test_vit", weights=path, several_sizes=True)
+    pixels = pixels_for(160)
+    assert torch.allclose(fixed.model(pixels), flexible.model(pixels), atol=1e-5)
+    assert flexible.model(pixels_for(96)).shape == (2, 64)
+    assert flexible.weights_hash == fixed.weights_hash
+
+
+def test_an_unknown_model_suggests_near_names() -> None:
+    """A misspelt name is answered with names that exist; nonsense with the command to list them."""
+    error = usage_error(lambda: load_backbone("vit_smal_patch14_dinov2"), "unknown model")
+    assert "vit_small_patch14_dinov2" in str(error)
+    usage_error(lambda: load_backbone("qqqqqqq.zzz"), "unknown model", "fungi models")
+
+
+@pytest.mark.parametrize(("image_size", "hints"), [(100, (96, 112)), (15, (16, 32)), (225, (224,))])
+def test_an_image_size_must_be_a_multiple_of_the_patch_size(
+    image_size: int, hints: tuple[int, ...], tmp_path: Path
+) -> None:
+    """The error comes before the weights are looked for, and names sizes that work."""
+    error = usage_error(
+        lambda: load_backbone("test_vit", weights=tmp_path / "none", image_size=image_size),
+        "not a multiple of the patch size",
+        "a multiple of 16",
+    )
+    for hint in hints:
+        assert str(hint) in (error.hint or "")
+
+
+@pytest.mark.parametrize("layer", ["blocks.5.attn.prj", "blocks.5", "norm", "blocks.77.attn.proj"])
+def test_a_target_that_is_no_linear_layer_is_refused(layer: str, weights_file: WeightsFile) -> None:
+    """The error names linear layers that the model has."""
+    error = usage_error(
+        lambda: load_backbone("test_vit", weights=weights_file("test_vit"), target_layer=layer),
+        "not a linear layer",
+        re.escape(layer),
+    )
+    assert re.search(r"blocks\.\d\.(attn|mlp)\.\w+", str(error.expected))
+
+
+def test_any_linear_layer_can_be_the_target(weights_file: WeightsFile) -> None:
+    """A layer of an earlier block is found, and the block that holds it is known."""
+    backbone = load_backbone(
+        "test_vit", weights=weights_file("test_vit"), target_layer="blocks.3.mlp.fc1"
+    )
+    assert isinstance(backbone.target, nn.Linear)
+    assert backbone.target is backbone.model.blocks[3].mlp.fc1
+    assert backbone.target_block == 3
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
+def test_a_model_that_is_no_vision_transformer_is_refused(name: str, tmp_path: Path) -> None:
+    """Convolutional and hierarchical models are a usage error, not a failure deep inside."""
+    usage_error(lambda: load_backbone(name, weights=tmp_path / "x"), "not a plain vision transform")
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=(AttributeError, TypeError),
+    reason="_create asks for blocks and forward_head only; then _patch_size reads attributes that"
+    " these have not got, and the user sees an AttributeError or TypeError",
+)
+@pytest.mark.parametrize(
+    "name",
+    ["mixer_b16_224", "hiera_tiny_224", "xcit_nano_12_p16_224", "naflexvit_base_patch16_gap"],
+)
+def test_a_model_that_only_resembles_a_vision_transformer_is_refused(
+    name: str,
+) -> None:
+    """A model with blocks but without a square patch embedding is a usage error as well."""
+    usage_error(lambda: load_backbone(name, image_size=224))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="the parallel-block families (18x2, xp, pwee, dpwee) have no blocks.N.attn.proj, but the"
+    " catalogue shows it as their target layer, and load_backbone needs --target-layer for them",
+)
+@pytest.mark.parametrize("name", ["vit_small_patch16_18x2_224", "vit_pwee_patch16_reg1_gap_256"])
+def test_the_catalogues_target_layer_exists(name: str) -> None:
+    """The target layer on a card is a linear layer of that model."""
+    (card,) = describe_backbones([name])
+    with torch.device("meta"):
+        model: Any = timm.create_model(name, pretrained=False)
+    layers = {key for key, module in model.named_modules() if isinstance(module, nn.Linear)}
+    assert card.target_layer in layers
+
+
+@pytest.mark.parametrize(
+    ("name", "kept", "width"),
+    [
+        ("vit_base_patch16_clip_224.openai", True, 512),
+        ("vit_base_patch16_clip_224.openai_ft_in1k", False, 768),
+        ("vit_base_patch16_clip_224.openai_ft_in12k", False, 768),
+        ("vit_base_patch16_clip_224.laion2b_ft_in12k_in1k", False, 768),
+        ("vit_base_patch16_clip_quickgelu_224.openai", True, 512),
+        ("eva02_base_patch16_clip_224.merged2b", True, 512),
+        ("vit_small_patch16_224.augreg_in21k", False, 384),
+    ],
+)
+def test_clip_models_keep_their_projection_and_others_lose_their_classifier(
+    name: str, kept: bool, width: int
+) -> None:
+    """CLIP's joint space is the embedding; a fine-tuned tag's last layer is a classifier."""
+    assert keeps_head(name) is kept
+    (card,) = describe_backbones([name])
+    assert card.embedding_dim == width
+
+
+def test_no_clip_weights_in_timm_have_their_head_misjudged() -> None:
+    """Of every tagged CLIP model, the head is kept exactly where timm's is no classifier."""
+    tagged = [name for name in find_backbones("*clip*") if "." in name]
+    assert len(tagged) > 60
+    wrong = {
+        name: timm.get_pretrained_cfg(name).num_classes
+        for name in tagged
+        if keeps_head(name) == (timm.get_pretrained_cfg(name).num_classes in CLASSES)
+    }
+    assert wrong == {}
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="keeps_head looks at the tag in the name alone: without one, timm picks its default tag,"
+    " which for these is laion2b_ft_in12k_in1k, so the embedding would be 1000 class logits",
+)
+def test_a_clip_name_without_a_tag_is_judged_by_timms_default_tag() -> None:
+    """A bare name means the weights that timm takes for it, and their head is judged by them."""
+    bare = [name for name in find_backbones("*clip*") if "." not in name]
+    wrong = {}
+    for name in bare:
+        config = timm.get_pretrained_cfg(name)
+        if config is not None and keeps_head(name) == (config.num_classes in CLASSES):
+            wrong[name] = f"{config.tag}: {config.num_classes}"
+    assert wrong == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("test_vit", "test_vit"),
+        ("deit_tiny_patch16_224", "deit_tiny_patch16_224"),
+        ("vit_tiny_patch16_224.augreg_in21k", "deit_tiny_patch16_224"),  # one architecture
+        ("vit_xsmall_patch16_clip_224.tinyclip_yfcc15m", None),
+    ],
+)
+def test_the_transform_is_the_one_that_timm_records_for_the_weights(
+    name: str, weights: str | None, tmp_path: Path, weights_file: WeightsFile
+) -> None:
+    """Mean, deviation, interpolation and crop are timm's own for the tag, at the size asked for."""
+    model: Any = timm.create_model(name, pretrained=False)
+    if weights is None:
+        path = tmp_path / "clip.safetensors"
+        save_file(model.state_dict(), path)
+    else:
+        path = weights_file(weights)
+    own = resolve_model_data_config(model)
+    assert load_backbone(name, weights=path).data_config == own
+    resized = load_backbone(name, weights=path, image_size=96)
+    assert resized.data_config == own | {"input_size": (3, 96, 96)}
+    assert resized.image_size == 96
+
+
+def test_the_hash_changes_with_a_single_weight(weights_file: WeightsFile) -> None:
+    """One weight moved by the least possible amount gives another hash; loading again does not."""
+    path = weights_file("test_vit")
+    backbone = load_backbone("test_vit", weights=path)
+    assert backbone.weights_hash == load_backbone("test_vit", weights=path).weights_hash
+    assert backbone.weights_hash == weights_hash(backbone.model)
+    weight = backbone.model.blocks[3].mlp.fc2.weight
+    weight.data[5, 7] = torch.nextafter(weight.data[5, 7], torch.tensor(torch.inf))
+    assert weights_hash(backbone.model) != backbone.weights_hash
+
+
+def test_the_hash_knows_a_swap_of_equal_shapes(seeded_model: SeededModel) -> None:
+    """The same bytes under other names give another hash."""
+    one, other = seeded_model("test_vit"), seeded_model("test_vit")
+    first, second = other.blocks[0].attn.proj.weight, other.blocks[1].attn.proj.weight
+    first.data, second.data = second.data.clone(), first.data.clone()
+    assert weights_hash(one) != weights_hash(other)
+
+
+def test_half_precision_weights_become_float32(tmp_path: Path, weights_file: WeightsFile) -> None:
+    """A file in float16 loads into a model that stays in float32."""
+    state = {key: value.half() for key, value in load_file(weights_file("test_vit")).items()}
+    save_file(state, tmp_path / "half.safetensors")
+    model = timm.create_model("test_vit", pretrained=False, num_classes=0)
+    load_weights(model, tmp_path / "half.safetensors")
+    for key, value in model.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state[key].float())
+
+
+def test_pretrained_weights_that_cannot_be_had_are_explained() -> None:
+    """An architecture without pretrained weights fails with the flag that gives a file."""
+    with pytest.raises(FungiError) as caught:
+        load_backbone("test_vit4")
+    assert "--weights" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "among", "not_among"),
+    [
+        ("*dinov2*", "vit_small_patch14_dinov2.lvd142m", "deit_tiny_patch16_224.fb_in1k"),
+        ("dinov2", "vit_small_patch14_dinov2.lvd142m", "deit_tiny_patch16_224.fb_in1k"),
+        ("deit_tiny*", "deit_tiny_patch16_224", "vit_tiny_patch16_224"),
+        ("test_vit[23]*", "test_vit2.r160_in1k", "test_vit.r160_in1k"),
+        ("eva02*", "eva02_tiny_patch14_224.mim_in22k", "eva_giant_patch14_224.clip_ft_in1k"),
+        ("beit??_base*", "beitv2_base_patch16_224.in1k_ft_in22k", "beit_base_patch16_224"),
+    ],
+)
+def test_backbones_are_found_by_pattern(pattern: str, among: str, not_among: str) -> None:
+    """A shell pattern, or a part of the name, finds architectures and their pretrained tags."""
+    names = find_backbones(pattern)
+    assert among in names
+    assert not_among not in names
+    assert names == sorted(set(names))
+
+
+def test_a_pattern_that_fits_nothing_finds_nothing() -> None:
+    """No match is an empty list, not an error."""
+    assert find_backbones("resnet50") == []
+    assert list(describe_backbones([])) == []
+
+
+def test_cards_describe_the_models_without_weights() -> None:
+    """A card's sizes are those of the model that load_backbone would build."""
+    (card,) = describe_backbones(["test_vit"])
+    assert (card.image_size, card.patch_size, card.embedding_dim) == (160, 16, 64)
+    assert card.target_layer == "blocks.5.attn.proj"
+    model = timm.create_model("test_vit", pretrained=False, num_classes=0)
+    assert card.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_patch_tokens_become_a_grid(weights_file: WeightsFile) -> None:
+    """Prefix tokens are dropped, and the patches keep their rows and columns."""
+    backbone = load_backbone("test_vit", weights=weights_file("test_vit"), image_size=64)
+    tokens = torch.arange(17).reshape(1, 17, 1)
+    assert backbone.to_grid(tokens)[0, :, :, 0].tolist() == [
+        [1 + 4 * row + column for column in range(4)] for row in range(4)
+    ]

@@ -1,0 +1,342 @@
+"""FeatureMaker: a sample's rows are its own, whatever shares its batch or its pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fungistore.backbones import Backbone, load_backbone
+from fungistore.extraction.features import FeatureMaker, GradientFeature
+from fungistore.gradients import (
+    ClassTokenPath,
+    LayerPath,
+    Projection,
+    ProjectionSpec,
+    gradient_path,
+    normalized_projection,
+)
+from fungistore.objectives import DINO, KL, SimCLR
+from fungistore.views import InferenceView
+
+Pixels = NDArray[np.uint8]
+Batch = dict[str, tuple[Tensor, ...]]
+WeightsFile = Callable[[str], Path]
+ALL = frozenset(["embeddings", "patches", "kl", "dino", "simclr"])
+VECTORS = ["embeddings", "gradients/kl", "gradients/dino", "gradients/simclr"]
+OBJECTIVES: dict[str, KL | DINO | SimCLR] = {
+    "kl": KL(),
+    "dino": DINO(local_crops=3),
+    "simclr": SimCLR(stride_scale=2),  # nine windows
+}
+CPU = torch.device("cpu")
+
+
+def make(
+    backbone: Backbone,
+    *,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = 16,
+    pool: int = 1,
+    view_size: str | int = "model",
+    seed: int = 0,
+    path_type: type[ClassTokenPath] | type[LayerPath] | None = None,
+) -> FeatureMaker:
+    path = (path_type or gradient_path)(backbone, dtype)
+    rows, columns = path.gradient_shape
+    spec = ProjectionSpec("binary", backbone.token_dim, rows * columns, seed=42)
+    torch.manual_seed(1)
+    negatives = torch.randn(30, OBJECTIVES["simclr"].head_dim)
+    gradients = {}
+    for name, objective in OBJECTIVES.items():
+        heads = {
+            head: nn.Linear(backbone.embedding_dim, width).requires_grad_(False)
+            for head, width in objective.head_widths().items()
+        }
+        recipe = objective.views(backbone.image_size, backbone.patch_size, view_size)
+        gradients[name] = GradientFeature(
+            objective, recipe, heads, negatives if name == "simclr" else None
+        )
+    return FeatureMaker(
+        backbone,
+        path,
+        Projection(spec, dtype=dtype),
+        gradients,
+        pool=pool,
+        batch_size=batch_size,
+        seed=seed,
+        device=CPU,
+    )
+
+
+def batch_of(maker: FeatureMaker, photos: list[Pixels], features: frozenset[str] = ALL) -> Batch:
+    drawn = [maker.draw(photo, f"{i}.jpg", features) for i, photo in enumerate(photos)]
+    return {
+        name: tuple(
+            torch.from_numpy(np.stack(arrays))
+            for arrays in zip(*(one[name] for one in drawn), strict=True)
+        )
+        for name in drawn[0]
+    }
+
+
+def part_of(batch: Batch, rows: slice | list[int]) -> Batch:
+    return {name: tuple(array[rows] for array in arrays) for name, arrays in batch.items()}
+
+
+def assert_close(
+    one: Mapping[str, NDArray[np.float32]], other: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Equal to 1e-5: of a unit vector's length, of a norm, of an array's largest entry."""
+    assert one.keys() == other.keys()
+    for name, rows in one.items():
+        scale = 1.0 if name.startswith("gradients/") else float(np.abs(rows).max())
+        assert np.abs(rows - other[name]).max() <= 1e-5 * scale, name
+
+
+def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    first, second = (x.reshape(len(x), -1).astype(np.float64) for x in (one, other))
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray((first * second).sum(axis=1) / lengths)
+
+
+def tiny(weights_file: WeightsFile, name: str = "test_vit", **options: Any) -> Backbone:
+    return load_backbone(name, weights=weights_file(name), image_size=64, **options)
+
+
+@pytest.fixture(params=["class token", "layer", "average pool"])
+def maker(request: pytest.FixtureRequest, weights_file: WeightsFile) -> FeatureMaker:
+    """A feature maker for each gradient path, and for a model that pools by average."""
+    if request.param == "average pool":
+        return make(tiny(weights_file, "test_vit2"))
+    path_type = ClassTokenPath if request.param == "class token" else LayerPath
+    return make(tiny(weights_file), path_type=path_type)
+
+
+def test_every_feature_gives_its_arrays(maker: FeatureMaker, photos: list[Pixels]) -> None:
+    """Embeddings, patch grids, unit gradients and positive norms, one float32 row a sample."""
+    rows = maker.compute(batch_of(maker, photos), ALL)
+    shapes = {name: array.shape for name, array in rows.items()}
+    expected: dict[str, tuple[int, ...]] = {"embeddings": (6, 64), "patches": (6, 4, 4, 64)}
+    for name in OBJECTIVES:
+        expected |= {f"gradients/{name}": (6, 64), f"norms/{name}": (6,)}
+    assert shapes == expected
+    assert all(array.dtype == np.float32 for array in rows.values())
+    assert all(np.isfinite(array).all() for array in rows.values())
+    for name in OBJECTIVES:
+        assert np.allclose(np.linalg.norm(rows[f"gradients/{name}"], axis=1), 1, atol=1e-6)
+        assert (rows[f"norms/{name}"] > 0).all()
+        assert cosines(rows[f"gradients/{name}"][:3], rows[f"gradients/{name}"][3:]).max() < 0.9999
+
+
+def test_rows_do_not_depend_on_the_rest_of_the_batch(
+    maker: FeatureMaker, photos: list[Pixels]
+) -> None:
+    """A batch split in any way, or shuffled, gives the same rows to 1e-5."""
+    batch = batch_of(maker, photos)
+    whole = maker.compute(batch, ALL)
+    for cuts in ([1, 2, 3, 4, 5], [4]):
+        bounds = [0, *cuts, 6]
+        parts = [maker.compute(part_of(batch, slice(a, b)), ALL) for a, b in pairwise(bounds)]
+        assert_close(
+            {name: np.concatenate([part[name] for part in parts]) for name in whole}, whole
+        )
+    order = [3, 0, 5, 1, 4, 2]
+    shuffled = maker.compute(part_of(batch, order), ALL)
+    assert_close(shuffled, {name: rows[order] for name, rows in whole.items()})
+
+
+def test_rows_are_bit_identical_when_neighbours_change(
+    maker: FeatureMaker, photos: list[Pixels]
+) -> None:
+    """In a batch of one shape, other pixels in the other rows leave a row as it was, to the bit."""
+    batch = batch_of(maker, photos)
+    before = maker.compute(batch, ALL)
+    other = {name: tuple(array.clone() for array in arrays) for name, arrays in batch.items()}
+    for arrays in other.values():
+        for array in arrays:
+            array[[0, 1, 3, 5]] = 255 - array[[1, 3, 5, 0]]
+    after = maker.compute(other, ALL)
+    for name in before:
+        assert np.array_equal(before[name][[2, 4]], after[name][[2, 4]]), name
+        assert not np.array_equal(before[name][0], after[name][0]), name
+
+
+@pytest.mark.parametrize(
+    "features",
+    [["embeddings"], ["kl"], ["patches"], ["dino"], ["simclr"], ["dino", "kl"], sorted(ALL)],
+    ids="+".join,
+)
+def test_rows_are_bit_identical_whatever_else_is_asked_for(
+    maker: FeatureMaker, photos: list[Pixels], features: list[str]
+) -> None:
+    """A feature extracted alone equals, to the bit, itself extracted among others."""
+    everything = maker.compute(batch_of(maker, photos[:3]), ALL)
+    asked = frozenset(features)
+    some = maker.compute(batch_of(maker, photos[:3], asked), asked)
+    assert {name.rpartition("/")[2] for name in some} == asked
+    for name, rows in some.items():
+        assert np.array_equal(rows, everything[name]), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
+def test_the_batch_size_changes_rounding_alone(
+    weights_file: WeightsFile, photos: list[Pixels], batch_size: int
+) -> None:
+    """How many views run in one forward moves a row by no more than 1e-5, on either path."""
+    for path_type in (ClassTokenPath, LayerPath):
+        one = make(tiny(weights_file), path_type=path_type)
+        other = make(tiny(weights_file), path_type=path_type, batch_size=batch_size)
+        batch = batch_of(one, photos[:3])
+        assert_close(other.compute(batch, ALL), one.compute(batch, ALL))
+
+
+def test_both_gradient_paths_give_the_same_features(
+    weights_file: WeightsFile, photos: list[Pixels]
+) -> None:
+    """The fast path's features equal the general path's, for a class-token model, to 1e-5."""
+    fast = make(tiny(weights_file), path_type=ClassTokenPath)
+    general = make(tiny(weights_file), path_type=LayerPath)
+    batch = batch_of(fast, photos[:3])
+    assert_close(fast.compute(batch, ALL), general.compute(batch, ALL))
+
+
+def test_embeddings_and_patches_are_timms(weights_file: WeightsFile, photos: list[Pixels]) -> None:
+    """Embeddings are the model's output, patch tensors its normalised patch tokens as a grid."""
+    for name in ("test_vit", "test_vit2", "deit_tiny_patch16_224"):
+        maker = make(tiny(weights_file, name))
+        rows = maker.compute(
+            batch_of(maker, photos, frozenset(["embeddings", "patches"])),
+            frozenset(["embeddings", "patches"]),
+        )
+        backbone = tiny(weights_file, name)
+        view = InferenceView(backbone.data_config)
+        pixels = torch.from_numpy(np.stack([view.draw(photo) for photo in photos])).float() / 255
+        mean, std = (torch.tensor(backbone.data_config[k]).view(3, 1, 1) for k in ("mean", "std"))
+        tokens = backbone.model.forward_features((pixels - mean) / std)
+        expected = {
+            "embeddings": backbone.model.forward_head(tokens).numpy(),
+            "patches": tokens[:, backbone.prefix_tokens :].unflatten(1, (4, 4)).numpy(),
+        }
+        assert_close(rows, expected)
+
+
+def test_gradient_features_are_autograds(weights_file: WeightsFile, photos: list[Pixels]) -> None:
+    """A KL feature is the projection of loss.backward()'s gradient, weight and bias together."""
+    maker = make(tiny(weights_file))
+    rows = maker.compute(batch_of(maker, photos, frozenset(["kl"])), frozenset(["kl"]))
+    backbone = tiny(weights_file)
+    torch.manual_seed(1)
+    torch.randn(30, 96)
+    head = nn.Linear(64, 768).requires_grad_(False)
+    mean, std = (torch.tensor(backbone.data_config[k]).view(3, 1, 1) for k in ("mean", "std"))
+    view = InferenceView(backbone.data_config)
+    target = backbone.target.requires_grad_(True)
+    gradients = []
+    for photo in photos:
+        target.zero_grad()
+        pixels = (torch.from_numpy(view.draw(photo)).float() / 255 - mean) / std
+        embedding = backbone.model(pixels[None])[None]
+        KL().losses(embedding, {"projection": head}).sum().backward()
+        assert target.weight.grad is not None
+        assert target.bias.grad is not None
+        gradients.append(torch.cat([target.weight.grad, target.bias.grad[:, None]], dim=1))
+    projection = Projection(ProjectionSpec("binary", 64, 64 * 65, seed=42))
+    unit, norm = normalized_projection(torch.stack(gradients), projection)
+    assert_close(rows, {"gradients/kl": unit.numpy(), "norms/kl": norm.numpy()})
+
+
+@pytest.mark.parametrize("pool", [2, 4])
+def test_pooled_patches_are_averages_of_cells(
+    weights_file: WeightsFile, photos: list[Pixels], pool: int
+) -> None:
+    """pool=2 equals avg_pool2d of the unpooled grid, and pool=4 here the mean of all patches."""
+    only = frozenset(["patches"])
+    plain, pooled = make(tiny(weights_file)), make(tiny(weights_file), pool=pool)
+    batch = batch_of(plain, photos, only)
+    grid = torch.from_numpy(plain.compute(batch, only)["patches"])
+    expected = nn.functional.avg_pool2d(grid.permute(0, 3, 1, 2), pool).permute(0, 2, 3, 1)
+    found = pooled.compute(batch, only)["patches"]
+    assert found.shape == (6, 4 // pool, 4 // pool, 64)
+    assert np.allclose(found, expected.numpy(), atol=1e-6)
+    if pool == 4:
+        assert np.allclose(found[:, 0, 0], grid.mean(dim=(1, 2)).numpy(), atol=1e-5)
+
+
+def test_latents_are_one_row_a_view(maker: FeatureMaker, photos: list[Pixels]) -> None:
+    """Negatives are encoded as [images, views, head width], each the same in any batch."""
+    batch = batch_of(maker, photos, frozenset(["simclr"]))
+    latents = maker.latents(batch, "simclr")
+    assert latents.shape == (6, 9, 96)
+    assert latents.dtype == np.float32
+    alone = np.concatenate([maker.latents(part_of(batch, [i]), "simclr") for i in range(6)])
+    assert np.abs(latents - alone).max() < 1e-5 * np.abs(latents).max()
+
+
+def test_draws_follow_from_the_sample_and_the_seed(
+    weights_file: WeightsFile, photos: list[Pixels]
+) -> None:
+    """A sample's crops depend on its id and the seed, not on what is drawn before or beside it."""
+    maker = make(tiny(weights_file))
+    alone = maker.draw(photos[0], "a.jpg", frozenset(["dino"]))
+    maker.draw(photos[1], "b.jpg", ALL)
+    among = maker.draw(photos[0], "a.jpg", ALL)
+    assert sorted(alone) == ["dino"]
+    assert sorted(among) == ["base", "dino", "simclr"]
+    for one, other in zip(alone["dino"], among["dino"], strict=True):
+        assert np.array_equal(one, other)
+    renamed = maker.draw(photos[0], "b.jpg", frozenset(["dino"]))
+    reseeded = make(tiny(weights_file), seed=1).draw(photos[0], "a.jpg", frozenset(["dino"]))
+    assert not np.array_equal(alone["dino"][0], renamed["dino"][0])
+    assert not np.array_equal(alone["dino"][0], reseeded["dino"][0])
+
+
+def test_forwards_are_counted(weights_file: WeightsFile) -> None:
+    """Embeddings, patches and KL share one forward; other objectives add one a view."""
+    maker = make(tiny(weights_file))
+    assert maker.forwards(frozenset(["embeddings"])) == 1
+    assert maker.forwards(frozenset(["embeddings", "patches", "kl"])) == 1
+    assert maker.forwards(frozenset(["dino"])) == 5
+    assert maker.forwards(ALL) == 1 + 5 + 9
+
+
+def test_views_of_native_size_give_features_as_well(
+    weights_file: WeightsFile, photos: list[Pixels]
+) -> None:
+    """Smaller views run through the same model, and their rows do not depend on the batch."""
+    maker = make(tiny(weights_file, several_sizes=True), view_size="native")
+    batch = batch_of(maker, photos[:3])
+    assert batch["dino"][1].shape[-1] == 32
+    whole = maker.compute(batch, ALL)
+    parts = [maker.compute(part_of(batch, [i]), ALL) for i in range(3)]
+    assert_close({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "test_vit2"])
+def test_a_bfloat16_trunk_keeps_the_features(
+    name: str, weights_file: WeightsFile, photos: list[Pixels]
+) -> None:
+    """With the trunk in bfloat16, embeddings and gradients stay close to float32's."""
+    exact = make(load_backbone(name, weights=weights_file(name), image_size=96))
+    fast = make(
+        load_backbone(name, weights=weights_file(name), image_size=96), dtype=torch.bfloat16
+    )
+    batch = batch_of(exact, photos[:4])
+    one, other = exact.compute(batch, ALL), fast.compute(batch, ALL)
+    least = {key: float(cosines(one[key], other[key]).min()) for key in [*VECTORS, "patches"]}
+    print(name, least)  # shown by `pytest -rA`
+    for array in ("embeddings", "patches"):
+        assert least[array] > 0.999
+    for feature in OBJECTIVES:
+        assert least[f"gradients/{feature}"] > 0.99, feature
+        ratio = other[f"norms/{feature}"] / one[f"norms/{feature}"]
+        assert np.abs(ratio - 1).max() < 0.1
+    for key, rows in other.items():
+        assert rows.dtype == np.float32, key

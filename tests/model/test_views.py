@@ -1,0 +1,402 @@
+"""Views against torchvision's and timm's own transforms, and against windows cut one by one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from timm.data import create_transform
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as tv
+
+from fungistore.objectives import DINO, KL, SimCLR
+from fungistore.randomness import Stream
+from fungistore.views import (
+    CropFamily,
+    InferenceView,
+    Patchify,
+    RandomCrops,
+    ViewRecipe,
+    count_views,
+    in_chunks,
+    side_for,
+)
+from fungistore.views.crops import ATTEMPTS, crop_boxes
+
+Pixels = NDArray[np.uint8]
+PAPER_CROPS = RandomCrops((CropFamily(2, 224, (0.25, 1.0)), CropFamily(10, 224, (0.05, 0.25))))
+PAPER_WINDOWS = Patchify(image_size=224, base_patches=4, stride_scale=6, view_size=224)
+SHAPES = st.tuples(st.integers(1, 700), st.integers(1, 700))
+RATIO = (3 / 4, 4 / 3)
+
+
+def noise(height: int, width: int, seed: int = 0) -> Pixels:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def render_all(recipe: ViewRecipe, drawn: tuple[Pixels, ...]) -> list[Tensor]:
+    batch = tuple(torch.from_numpy(array)[None] for array in drawn)
+    return [
+        recipe.render(batch, group, slice(0, views.count))[0]
+        for group, views in enumerate(recipe.groups)
+    ]
+
+
+def torchvision_box(height: int, width: int, scale: tuple[float, float], draws: Any) -> list[int]:
+    """RandomResizedCrop.get_params line by line, with the random numbers handed in."""
+    for area_draw, aspect_draw, top_draw, left_draw in draws.T.tolist():
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * area_draw)
+        low, high = math.log(RATIO[0]), math.log(RATIO[1])
+        aspect = math.exp(low + (high - low) * aspect_draw)
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1))
+            return [left, top, left + w, top + h]
+    return torchvision_fallback(height, width)
+
+
+def torchvision_fallback(height: int, width: int) -> list[int]:
+    """torchvision's own centred box: an area of 50 images never fits, so its attempts all fail."""
+    blank = PILImage.new("L", (width, height))
+    top, left, h, w = RandomResizedCrop.get_params(blank, [50.0, 50.0], list(RATIO))
+    return [left, top, left + w, top + h]
+
+
+def test_random_crops_are_torchvisions_resized_crops(photos: list[Pixels]) -> None:
+    """Given the boxes, every crop equals torchvision's bicubic resized_crop, bit for bit."""
+    recipe = RandomCrops((CropFamily(2, 96, (0.25, 1.0)), CropFamily(10, 48, (0.05, 0.25))))
+    for number, photo in enumerate([*photos, noise(1, 1), noise(3, 200), noise(90, 20)]):
+        drawn = recipe.draw(photo, Stream(0, "crops", str(number)))
+        stream = Stream(0, "crops", str(number))
+        for family, crops in zip(recipe.families, drawn, strict=True):
+            assert crops.shape == (family.count, 3, family.size, family.size)
+            assert crops.dtype == np.uint8
+            boxes = crop_boxes(photo.shape[0], photo.shape[1], family, stream)
+            for (left, top, right, bottom), crop in zip(boxes.tolist(), crops, strict=True):
+                expected = tv.resized_crop(
+                    PILImage.fromarray(photo),
+                    top,
+                    left,
+                    bottom - top,
+                    right - left,
+                    [family.size, family.size],
+                    InterpolationMode.BICUBIC,
+                    antialias=True,
+                )
+                assert np.array_equal(crop, np.asarray(expected).transpose(2, 0, 1))
+
+
+def test_random_crops_are_rendered_as_pixels_over_255(photos: list[Pixels]) -> None:
+    """Rendering changes nothing but the type and the range."""
+    recipe = RandomCrops((CropFamily(2, 32, (0.25, 1.0)), CropFamily(3, 16, (0.05, 0.25))))
+    drawn = recipe.draw(photos[0], Stream(0, "crops"))
+    for pixels, views in zip(drawn, render_all(recipe, drawn), strict=True):
+        assert views.dtype == torch.float32
+        assert np.array_equal(views.numpy(), pixels.astype(np.float32) / 255)
+
+
+@given(
+    shape=SHAPES,
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([(0.25, 1.0), (0.05, 0.25), (0.9, 1.0), (0.001, 0.01), (1.0, 1.0)]),
+)
+@example(shape=(1, 1), seed=0, scale=(0.05, 0.25))
+@example(shape=(1, 600), seed=0, scale=(0.25, 1.0))
+@example(shape=(600, 1), seed=0, scale=(0.25, 1.0))
+@example(shape=(2, 20_000), seed=1, scale=(0.05, 0.25))
+@settings(max_examples=200, deadline=None)
+def test_crop_boxes_are_torchvisions_for_the_same_random_numbers(
+    shape: tuple[int, int], seed: int, scale: tuple[float, float]
+) -> None:
+    """A box is RandomResizedCrop's for any image: the first attempt that fits, or its fallback."""
+    family = CropFamily(6, 32, scale)
+    boxes = crop_boxes(*shape, family, Stream(seed, "boxes"))
+    draws = Stream(seed, "boxes").uniform(4, family.count, ATTEMPTS)
+    expected = [torchvision_box(*shape, scale, draws[:, crop]) for crop in range(family.count)]
+    assert boxes.tolist() == expected
+
+
+@given(
+    shape=SHAPES,
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([(0.25, 1.0), (0.05, 0.25), (0.001, 0.01)]),
+)
+@example(shape=(1, 1), seed=0, scale=(0.05, 0.25))
+@settings(max_examples=200, deadline=None)
+def test_crop_boxes_keep_to_the_area_and_aspect_that_were_asked_for(
+    shape: tuple[int, int], seed: int, scale: tuple[float, float]
+) -> None:
+    """A box lies in the image, and has an allowed area and aspect up to rounding, or is centred."""
+    height, width = shape
+    for left, top, right, bottom in crop_boxes(
+        height, width, CropFamily(6, 32, scale), Stream(seed, "boxes")
+    ).tolist():
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+        if [left, top, right, bottom] == torchvision_fallback(height, width):
+            continue
+        w, h = right - left, bottom - top
+        assert (w - 0.5) * (h - 0.5) <= scale[1] * height * width * (1 + 1e-9)
+        assert (w + 0.5) * (h + 0.5) >= scale[0] * height * width * (1 - 1e-9)
+        assert (w - 0.5) / (h + 0.5) <= RATIO[1] + 1e-9
+        assert (w + 0.5) / (h - 0.5) >= RATIO[0] - 1e-9
+
+
+@given(shape=SHAPES)
+@example(shape=(1, 1))
+@example(shape=(1, 10_000))
+@example(shape=(10_000, 1))
+@example(shape=(3, 4))
+@example(shape=(4, 3))
+@settings(max_examples=200, deadline=None)
+def test_the_fallback_box_is_torchvisions(shape: tuple[int, int]) -> None:
+    """Where no attempt fits, the box is torchvision's largest centred one of an allowed aspect."""
+    boxes = crop_boxes(*shape, CropFamily(2, 32, (50.0, 50.0)), Stream(0, "boxes"))
+    assert boxes.tolist() == [torchvision_fallback(*shape)] * 2
+
+
+def test_crop_boxes_are_distributed_as_torchvisions() -> None:
+    """Areas, aspects and positions have torchvision's distributions (Kolmogorov-Smirnov)."""
+    count = 3000
+    ours = crop_boxes(300, 400, CropFamily(count, 32, (0.05, 0.25)), Stream(0, "boxes"))
+    torch.manual_seed(0)
+    blank = PILImage.new("L", (400, 300))
+    rows = [RandomResizedCrop.get_params(blank, [0.05, 0.25], list(RATIO)) for _ in range(count)]
+    theirs = np.array([[left, top, left + w, top + h] for top, left, h, w in rows])
+
+    def statistics(boxes: NDArray[Any]) -> list[NDArray[Any]]:
+        left, top, right, bottom = boxes.T
+        w, h = right - left, bottom - top
+        return [w * h, w / h, left / (401 - w), top / (301 - h)]
+
+    for one, other in zip(statistics(ours), statistics(theirs), strict=True):
+        points = np.sort(np.concatenate([one, other]))
+        cdfs = [np.searchsorted(np.sort(x), points, side="right") / count for x in (one, other)]
+        assert np.abs(cdfs[0] - cdfs[1]).max() < 1.95 * math.sqrt(2 / count)  # p = 0.001
+
+
+@given(shape=SHAPES)
+@example(shape=(1, 1))
+@example(shape=(1, 700))
+@settings(max_examples=25, deadline=None)
+def test_crops_use_the_same_count_of_random_numbers_for_every_image(
+    shape: tuple[int, int],
+) -> None:
+    """Twelve crops use 4 numbers for each of 10 attempts, whatever fits."""
+    recipe = RandomCrops((CropFamily(2, 8, (0.25, 1.0)), CropFamily(10, 8, (0.05, 0.25))))
+    used, skipped = Stream(0, "crops"), Stream(0, "crops")
+    recipe.draw(noise(*shape), used)
+    skipped.words(4 * 10 * 12)
+    assert np.array_equal(used.words(4), skipped.words(4))
+
+
+def test_crops_do_not_depend_on_what_was_drawn_before(photos: list[Pixels]) -> None:
+    """Each image's crops follow from its own stream, in any order of the images."""
+    recipe = RandomCrops((CropFamily(2, 32, (0.25, 1.0)), CropFamily(4, 16, (0.05, 0.25))))
+    order = list(range(len(photos)))
+    runs = [
+        {i: recipe.draw(photos[i], Stream(0, "views", "dino", str(i))) for i in sequence}
+        for sequence in (order, order[::-1])
+    ]
+    for i in order:
+        for one, other in zip(runs[0][i], runs[1][i], strict=True):
+            assert np.array_equal(one, other)
+    again = recipe.draw(photos[0], Stream(1, "views", "dino", "0"))
+    assert not np.array_equal(again[0], runs[0][0][0])
+
+
+def test_dinos_views_are_the_papers() -> None:
+    """Two global and ten local crops, all at the model's size; global ones come first."""
+    assert DINO().views(224, 16, "model") == PAPER_CROPS
+    native = DINO().views(224, 14, "native")
+    assert [(group.count, group.size) for group in native.groups] == [(2, 224), (10, 112)]
+    kl: Any = KL()
+    assert kl.views(224, 16, "model") is None
+
+
+@pytest.mark.xfail(
+    strict=True, raises=ValueError, reason="np.stack of no crops: a family of none cannot be drawn"
+)
+def test_dino_can_do_without_local_crops() -> None:
+    """With local_crops=0, which the options accept, only the global crops are drawn."""
+    recipe = DINO(local_crops=0).views(32, 16, "model")
+    drawn = recipe.draw(noise(40, 50), Stream(0, "crops"))
+    assert sum(len(crops) for crops in drawn) == 2
+
+
+def windows_one_by_one(
+    square: NDArray[np.uint8], window: int, stride: int, view_size: int
+) -> Tensor:
+    """Cut with two loops, and resize each window by itself with torchvision."""
+    pixels = torch.from_numpy(square).float() / 255
+    views = []
+    for top in range(0, square.shape[1] - window + 1, stride):
+        for left in range(0, square.shape[2] - window + 1, stride):
+            cut = pixels[:, top : top + window, left : left + window]
+            size = [view_size, view_size]
+            views.append(tv.resize(cut, size, InterpolationMode.BICUBIC, antialias=True))
+    return torch.stack(views)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "window", "stride", "count"),
+    [
+        (PAPER_WINDOWS, 112, 18, 49),
+        (Patchify(224, 4, 4, 64), 112, 28, 25),  # the reference script's default stride scale
+        (Patchify(224, 16, 6, 56), 56, 9, 361),
+        (Patchify(224, 4, 6, 112), 112, 18, 49),  # native size: not resized
+        (Patchify(64, 4, 1, 32), 32, 32, 4),
+        (Patchify(518, 4, 6, 70), 259, 43, 49),
+        (Patchify(16, 4, 100, 8), 8, 1, 81),  # the stride is at least a pixel
+    ],
+)
+def test_patchify_equals_windows_cut_one_by_one(
+    photos: list[Pixels], recipe: Patchify, window: int, stride: int, count: int
+) -> None:
+    """Windows are cut row by row and resized as torchvision resizes a float tensor, not clamped."""
+    assert (recipe.window, recipe.stride, count_views(recipe)) == (window, stride, count)
+    drawn = recipe.draw(photos[2], Stream(0, "unused"))
+    (views,) = render_all(recipe, drawn)
+    assert views.shape == (count, 3, recipe.view_size, recipe.view_size)
+    expected = windows_one_by_one(drawn[0], window, stride, recipe.view_size)
+    assert float((views - expected).abs().max()) < 1e-6
+
+
+def test_patchify_squashes_the_image_as_torchvision_does(photos: list[Pixels]) -> None:
+    """The image is first resized to the square by Pillow, bicubic, without keeping its aspect."""
+    for photo in [*photos, noise(1, 1), noise(1, 50)]:
+        (square,) = PAPER_WINDOWS.draw(photo, Stream(0, "unused"))
+        resized = tv.resize(PILImage.fromarray(photo), [224, 224], InterpolationMode.BICUBIC)
+        assert square.dtype == np.uint8
+        assert np.array_equal(square, np.asarray(resized).transpose(2, 0, 1))
+
+
+def test_patchify_leaves_the_last_four_pixels_uncovered() -> None:
+    """The paper's 49 windows of 112 pixels, 18 apart, end at 220, in row-major order."""
+    columns = np.broadcast_to(np.arange(224, dtype=np.uint8), (3, 224, 224)).copy()
+    native = Patchify(224, 4, 6, 112)
+    (views,) = render_all(native, (columns,))
+    seen = (views * 255).round()
+    assert float(seen.max()) == 219
+    assert [float(view.min()) for view in seen] == [18.0 * (i % 7) for i in range(49)]
+    (views,) = render_all(native, (columns.transpose(0, 2, 1).copy(),))
+    seen = (views * 255).round()
+    assert [float(view.min()) for view in seen] == [18.0 * (i // 7) for i in range(49)]
+
+
+def test_patchify_overshoots_rather_than_clamps() -> None:
+    """Bicubic resizing of a hard edge leaves [0, 1] a little, as in the reference code."""
+    edge = np.zeros((3, 224, 224), dtype=np.uint8)
+    edge[:, :, 100:] = 255
+    (views,) = render_all(PAPER_WINDOWS, (edge,))
+    assert float(views.min()) < -0.01
+    assert float(views.max()) > 1.01
+
+
+def test_patchify_uses_no_random_numbers() -> None:
+    """The stream is left where it was."""
+    stream = Stream(0, "windows")
+    PAPER_WINDOWS.draw(noise(30, 40), stream)
+    assert np.array_equal(stream.words(4), Stream(0, "windows").words(4))
+
+
+def test_simclrs_views_are_the_papers() -> None:
+    """49 windows at the model's size; at native size each keeps its own pixels."""
+    assert SimCLR().views(224, 16, "model") == PAPER_WINDOWS
+    assert SimCLR().views(224, 16, "native") == Patchify(224, 4, 6, 112)
+    assert SimCLR(base_patches=16).views(224, 14, "native") == Patchify(224, 16, 6, 56)
+
+
+@pytest.mark.parametrize(
+    ("view_size", "model_size", "patch_size", "extent", "side"),
+    [
+        ("model", 224, 16, 0.5, 224),
+        ("model", 518, 14, 0.25, 518),
+        ("native", 224, 16, 0.5, 112),
+        ("native", 224, 14, 0.5, 112),
+        ("native", 224, 16, 1.0, 224),
+        ("native", 518, 14, 0.5, 252),  # 18.5 patches: ties go to the even number
+        ("native", 384, 16, 0.25**0.5, 192),
+        ("native", 32, 16, 0.1, 16),  # never less than one patch
+        (96, 224, 16, 0.5, 96),
+        (100, 224, 16, 0.5, 96),
+        (1, 224, 14, 1.0, 14),
+        (448, 224, 14, 0.5, 448),
+    ],
+)
+def test_view_sides_are_multiples_of_the_patch(
+    view_size: str | int, model_size: int, patch_size: int, extent: float, side: int
+) -> None:
+    """ "model" is the model's side, "native" the view's share of it, a number itself, rounded."""
+    found = side_for(view_size, model_size, patch_size, extent)
+    assert found % patch_size == 0
+    assert found == side
+
+
+@given(
+    counts=st.lists(st.integers(0, 60), min_size=1, max_size=4),
+    views_at_once=st.integers(1, 70),
+)
+def test_chunks_cover_all_views_once_and_in_order(counts: list[int], views_at_once: int) -> None:
+    """Each group's views come once, in order, never more at a time than asked for."""
+    recipe = RandomCrops(tuple(CropFamily(count, 16, (0.1, 1.0)) for count in counts))
+    chunks = list(in_chunks(recipe, views_at_once))
+    covered = [(group, view) for group, views in chunks for view in range(*views.indices(10**6))]
+    assert covered == [(group, view) for group, n in enumerate(counts) for view in range(n)]
+    assert all(0 < views.stop - views.start <= views_at_once for _, views in chunks)
+    assert count_views(recipe) == sum(counts)
+
+
+@pytest.mark.parametrize("views_at_once", [1, 5, 48, 49, 100])
+def test_views_rendered_in_chunks_are_the_views_rendered_at_once(views_at_once: int) -> None:
+    """How many views are made at a time changes nothing."""
+    recipes: list[ViewRecipe] = [
+        Patchify(64, 4, 6, 48),
+        RandomCrops((CropFamily(2, 32, (0.25, 1.0)), CropFamily(10, 32, (0.05, 0.25)))),
+    ]
+    for recipe in recipes:
+        drawn = [recipe.draw(noise(50, 70, seed), Stream(seed, "views")) for seed in range(2)]
+        batch = tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*drawn, strict=True))
+        pieces = [recipe.render(batch, *chunk) for chunk in in_chunks(recipe, views_at_once)]
+        whole = [
+            recipe.render(batch, group, slice(0, views.count))
+            for group, views in enumerate(recipe.groups)
+        ]
+        assert torch.equal(torch.cat(pieces, dim=1), torch.cat(whole, dim=1))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"crop_pct": 0.9, "interpolation": "bicubic", "crop_mode": "center"},
+        {"crop_pct": 0.875, "interpolation": "bilinear", "crop_mode": "center"},
+        {"crop_pct": 1.0, "interpolation": "bicubic", "crop_mode": "squash"},
+        {"crop_pct": 0.95, "interpolation": "bicubic", "crop_mode": "border"},
+    ],
+    ids=lambda config: f"{config['crop_mode']}-{config['crop_pct']}",
+)
+@pytest.mark.parametrize("side", [224, 98])
+def test_the_inference_view_is_timms_evaluation_transform(
+    photos: list[Pixels], config: dict[str, Any], side: int
+) -> None:
+    """The view's pixels are those that timm's own transform normalises, for every crop mode."""
+    statistics = {"mean": (0.48, 0.457, 0.408), "std": (0.268, 0.261, 0.275)}
+    config = {"input_size": (3, side, side), **statistics, **config}
+    view = InferenceView(config)
+    theirs = create_transform(**config, is_training=False)
+    for photo in [*photos[:4], noise(1, 1), noise(5, 300), noise(300, 5), noise(20, 30)]:
+        pixels = view.draw(photo)
+        assert pixels.dtype == np.uint8
+        assert pixels.shape == (3, side, side)
+        normalised: Tensor = theirs(PILImage.fromarray(photo))
+        mean, std = (torch.tensor(value).view(3, 1, 1) for value in statistics.values())
+        ours = (torch.from_numpy(pixels).float() / 255 - mean) / std
+        assert float((ours - normalised).abs().max()) < 1e-6

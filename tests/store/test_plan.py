@@ -1,0 +1,293 @@
+"""Plans: exactly what is missing is computed, once, and no unit is shared."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from list_source import numbered
+
+from fungistore.extraction.loader import Work
+from fungistore.extraction.plan import (
+    LARGEST_UNIT,
+    PATCH_CHUNK_BYTES,
+    UNIT_SECONDS,
+    Rate,
+    Task,
+    batches_of,
+    choose_unit_rows,
+    free_bytes,
+    plan_tasks,
+)
+from fungistore.extraction.resolve import ArraySpec
+from fungistore.store import SampleTable, Store, UnitArray
+
+SHARED_TMP_PATH = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+SPECS = [
+    ArraySpec("embeddings", "embeddings", (2,), "float16"),
+    ArraySpec("gradients/kl", "kl", (3,), "float16"),
+    ArraySpec("norms/kl", "kl", (), "float32"),
+    ArraySpec("patches", "patches", (2, 2, 2), "float16"),
+]
+History = dict[str, dict[int, int]]  # array: unit: rows committed
+
+
+def publish_history(
+    root: Path, history: History, rows: int, unit_rows: int
+) -> dict[str, UnitArray]:
+    """Return arrays with these rows of these units committed; a row count of 0 is a bare chunk."""
+    arrays = {}
+    for spec in SPECS:
+        if spec.name not in history:
+            continue
+        array = UnitArray.create(
+            root,
+            f"vit/{spec.name}",
+            shape=(rows, *spec.row_shape),
+            dtype=spec.dtype,
+            unit_rows=unit_rows,
+            codec="none",
+            fingerprint="f",
+        )
+        for unit, count in history[spec.name].items():
+            start = unit * unit_rows
+            block = np.ones((min(count or unit_rows, rows - start), *spec.row_shape), spec.dtype)
+            if count:
+                array.publish(unit, block, ids="", failed=0)
+            else:  # as after a kill before the record
+                array.array[start : start + len(block)] = block
+        arrays[spec.name] = array
+    return arrays
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[int, int, int, History, list[ArraySpec]]:
+    """Draw rows then and now, rows of a unit, what was committed, and which arrays are wanted."""
+    unit_rows = draw(st.sampled_from([1, 2, 4, 8]))
+    rows = draw(st.integers(1, 3 * unit_rows + 1))
+    wanted = draw(st.sets(st.sampled_from(["embeddings", "kl", "patches"]), min_size=1))
+    history: History = {}
+    for spec in SPECS:
+        if draw(st.booleans()):
+            units = draw(st.sets(st.integers(0, (rows - 1) // unit_rows)))
+            history[spec.name] = {
+                unit: draw(st.integers(0, min(unit_rows, rows - unit * unit_rows)))
+                for unit in units
+            }
+    asked = draw(st.integers(0, 4 * unit_rows))  # a longer source, or a shorter --limit
+    return rows, asked, unit_rows, history, [spec for spec in SPECS if spec.feature in wanted]
+
+
+ONE_ARRAY_OF_TWO: tuple[int, int, int, History, list[ArraySpec]] = (
+    8,
+    12,
+    4,
+    {"gradients/kl": {0: 4, 1: 4}, "norms/kl": {0: 4, 1: 2}, "embeddings": {1: 2}},
+    SPECS,
+)
+
+
+@settings(SHARED_TMP_PATH)
+@given(situation=situations())
+@example(situation=ONE_ARRAY_OF_TWO)
+def test_exactly_what_is_missing_is_planned(
+    tmp_path: Path, situation: tuple[int, int, int, History, list[ArraySpec]]
+) -> None:
+    """Against brute force: a (row, feature) that some array lacks is in one task, no other is."""
+    rows, asked, unit_rows, history, specs = situation
+    root = Path(tempfile.mkdtemp(dir=tmp_path))
+    arrays = publish_history(root, history, rows, unit_rows)
+    for array in arrays.values():
+        array.grow(asked)
+    tasks = plan_tasks(specs, arrays, asked, unit_rows)
+
+    def is_done(row: int, spec: ArraySpec) -> bool:
+        committed = history.get(spec.name, {}).get(row // unit_rows, 0)
+        return row % unit_rows < committed
+
+    missing = {
+        (row, spec.feature) for row in range(asked) for spec in specs if not is_done(row, spec)
+    }
+    planned = Counter(
+        (row, feature)
+        for task in tasks
+        for row in range(task.start, task.stop)
+        for feature in task.features
+    )
+    assert set(planned) == missing
+    assert set(planned.values()) <= {1}
+    for task in tasks:
+        assert task.start < task.stop <= asked
+        assert task.start // unit_rows == (task.stop - 1) // unit_rows == task.unit
+        assert task.features
+        assert task.stop == min((task.unit + 1) * unit_rows, asked)  # to the end of its unit
+    assert tasks == sorted(tasks, key=lambda task: (task.unit, task.start))
+    spans = [(task.start, task.stop) for task in tasks]
+    assert len(spans) == len(set(spans)), "features that lack the same rows share a task"
+
+
+def test_a_new_feature_set_is_planned_unit_by_unit() -> None:
+    """Nothing there: one task a unit with all features, the last one shorter."""
+    features = frozenset(["embeddings", "kl", "patches"])
+    assert plan_tasks(SPECS, {}, 10, 4) == [
+        Task(0, 0, 4, features),
+        Task(1, 4, 8, features),
+        Task(2, 8, 10, features),
+    ]
+    assert plan_tasks(SPECS, {}, 0, 4) == []
+
+
+def test_features_at_different_rows_of_a_unit_are_planned_apart(tmp_path: Path) -> None:
+    """Where one feature has more rows of a unit than another, each gets what it lacks."""
+    history: History = {"embeddings": {0: 3}, "patches": {0: 1}}
+    arrays = publish_history(tmp_path, history, 4, 4)
+    specs = [spec for spec in SPECS if spec.feature != "kl"]
+    assert plan_tasks(specs, arrays, 4, 4) == [
+        Task(0, 1, 4, frozenset(["patches"])),
+        Task(0, 3, 4, frozenset(["embeddings"])),
+    ]
+
+
+@pytest.mark.parametrize("behind", ["gradients/kl", "norms/kl"])
+@pytest.mark.parametrize("has", [None, 0, 2], ids=["no array", "no record", "half a unit"])
+def test_a_feature_of_two_arrays_is_done_where_both_are(
+    tmp_path: Path, behind: str, has: int | None
+) -> None:
+    """A gradient whose norm is missing, or the other way round, is computed again."""
+    history: History = {"gradients/kl": {0: 4, 1: 4}, "norms/kl": {0: 4, 1: 4}}
+    if has is None:
+        del history[behind]
+    else:
+        history[behind][1] = has
+    arrays = publish_history(tmp_path, history, 8, 4)
+    kl = frozenset(["kl"])
+    first = [] if has is not None else [Task(0, 0, 4, kl)]
+    assert plan_tasks(SPECS[1:3], arrays, 8, 4) == [*first, Task(1, 4 + (has or 0), 8, kl)]
+    assert plan_tasks(SPECS[2:0:-1], arrays, 8, 4) == [*first, Task(1, 4 + (has or 0), 8, kl)]
+
+
+def test_a_finished_feature_set_needs_nothing(tmp_path: Path) -> None:
+    """All units committed: no task; a shorter limit needs none either, a longer source its tail."""
+    history: History = {spec.name: {0: 4, 1: 3} for spec in SPECS}
+    arrays = publish_history(tmp_path, history, 7, 4)
+    assert plan_tasks(SPECS, arrays, 7, 4) == []
+    assert plan_tasks(SPECS, arrays, 5, 4) == []
+    features = frozenset(["embeddings", "kl", "patches"])
+    assert plan_tasks(SPECS, arrays, 9, 4) == [Task(1, 7, 8, features), Task(2, 8, 9, features)]
+
+
+# --- batches
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleTable:
+    """A table of 40 samples in two parts."""
+    store = Store.open_or_create(tmp_path_factory.mktemp("samples"))
+    store.add_source(numbered(13))
+    store.add_source(numbered(40))
+    return store.samples
+
+
+@given(
+    rows=st.integers(0, 40),
+    unit_rows=st.sampled_from([1, 2, 4, 8, 16]),
+    batch_size=st.integers(1, 20),
+    skipped=st.sets(st.integers(0, 40)),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_batch_never_straddles_a_unit(
+    samples: SampleTable, rows: int, unit_rows: int, batch_size: int, skipped: set[int]
+) -> None:
+    """Batches are full but for each task's last one, which alone is marked; no row is lost."""
+    planned = plan_tasks(SPECS, {}, rows, unit_rows)
+    tasks = [task for number, task in enumerate(planned) if number not in skipped]
+    batches: dict[int, list[Work]] = {}
+    order = []
+    for work in batches_of(tasks, samples, batch_size):
+        batches.setdefault(work.unit, []).append(work)
+        order.append(work.unit)
+    assert order == sorted(order)
+    assert list(batches) == [task.unit for task in tasks]
+    for task in tasks:
+        works = batches[task.unit]
+        covered = [row["row"] for work in works for row in work.rows]
+        assert covered == list(range(task.start, task.stop))
+        assert [len(work.rows) for work in works[:-1]] == [batch_size] * (len(works) - 1)
+        assert 1 <= len(works[-1].rows) <= batch_size
+        assert [work.last for work in works] == [False] * (len(works) - 1) + [True]
+        assert {work.features for work in works} == {task.features}
+        assert all(row["id"] == f"{row['row']:08d}.jpg" for work in works for row in work.rows)
+
+
+def test_two_tasks_of_a_unit_end_separately(samples: SampleTable) -> None:
+    """Each task of a unit has its own last batch, so each is committed by itself."""
+    patches, embeddings = frozenset(["patches"]), frozenset(["embeddings"])
+    tasks = [Task(1, 5, 8, patches), Task(1, 7, 8, embeddings)]
+    seen = [
+        ([row["row"] for row in work.rows], work.features, work.last)
+        for work in batches_of(tasks, samples, 2)
+    ]
+    assert seen == [([5, 6], patches, False), ([7], patches, True), ([7], embeddings, True)]
+
+
+# --- the size of a unit
+
+
+@given(
+    rate=st.floats(1e-6, 1e9),
+    side=st.integers(1, 64),
+    width=st.integers(1, 4096),
+    with_patches=st.booleans(),
+)
+@example(rate=1e9, side=16, width=384, with_patches=False)
+@example(rate=1e-6, side=64, width=4096, with_patches=True)
+@example(rate=math.inf, side=1, width=1, with_patches=False)
+def test_unit_rows_are_the_largest_power_of_two_within_the_limits(
+    rate: float, side: int, width: int, with_patches: bool
+) -> None:
+    """A minute of work, 65,536 rows, 100 MB of patches: as many rows as all three allow, or one."""
+    patches = ArraySpec("patches", "patches", (side, side, width), "float16")
+    specs = [*SPECS[:3], patches] if with_patches else SPECS[:3]
+    rows = choose_unit_rows(Rate(low=0.0, high=rate), specs)
+
+    def fits(count: int) -> bool:
+        return (
+            count <= LARGEST_UNIT
+            and count <= rate * UNIT_SECONDS
+            and (not with_patches or count * patches.row_bytes <= PATCH_CHUNK_BYTES)
+        )
+
+    assert rows >= 1
+    assert rows & (rows - 1) == 0
+    assert fits(rows) or rows == 1
+    assert not fits(2 * rows)
+
+
+@pytest.mark.parametrize(
+    ("rate", "features", "expected"),
+    [
+        (10.0, ["embeddings"], 512),
+        (1.0, ["embeddings", "patches"], 32),
+        (1e6, ["embeddings"], 65_536),
+        (1e6, ["patches"], 128),  # 16 x 16 x 768 in float16: 256 images are 100.7 MB
+        (0.01, ["embeddings", "kl"], 1),
+    ],
+)
+def test_unit_rows_of_usual_extractions(rate: float, features: list[str], expected: int) -> None:
+    """Slow models get short units, fast vectors long ones, patch tensors what fits in 100 MB."""
+    large = ArraySpec("patches", "patches", (16, 16, 768), "float16")
+    specs = [spec for spec in [*SPECS[:3], large] if spec.feature in features]
+    assert choose_unit_rows(Rate(low=rate / 2, high=rate), specs) == expected
+
+
+def test_free_space_of_a_place_that_is_not_there_yet(tmp_path: Path) -> None:
+    """The disk of the nearest existing parent is asked."""
+    assert free_bytes(tmp_path / "not" / "yet" / "s.fungi") > 0

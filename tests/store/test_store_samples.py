@@ -1,0 +1,493 @@
+"""The sample table: a row, once given to an id, is that id's row for ever."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from list_source import ListSource, numbered
+
+from fungistore.errors import UsageError
+from fungistore.sources import Sample
+from fungistore.store import Comparison, Store
+from fungistore.store import samples as samples_module
+from fungistore.store.durable import partial_path
+from fungistore.store.samples import ROWS_PER_GROUP
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SHARED_TMP_PATH = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+AWKWARD_IDS = [
+    "",
+    " ",
+    "a\nb.jpg",
+    "a\r\n.jpg",
+    "tab\t.jpg",
+    "nul\0.jpg",
+    "\"quoted\", 'twice'.jpg",
+    "back\\slash.jpg",
+    "comma,semicolon;.jpg",
+    "café.jpg",  # e with an accent
+    "cafe\u0301.jpg",  # e and an accent: another id
+    "日本語/写真.jpg",
+    "\U0001f344.jpg",
+    "\u202eright-to-left.jpg",
+    "../up.jpg",
+]
+
+ids = st.one_of(st.text(max_size=12), st.sampled_from(AWKWARD_IDS))
+values = st.builds(
+    Sample,
+    id=ids,
+    uri=st.text(max_size=8),
+    label=st.sampled_from([None, "cat", "dog", "2", "10", "étoile", "", "a\nb"]),
+    split=st.sampled_from([None, "train", "val", "test", "hold out"]),
+    bytes=st.none() | st.integers(0, 2**63 - 1),
+    mtime=st.none() | st.floats(-1e9, 4e9),
+)
+
+
+def as_row(row: int, sample: Sample, labels: Sequence[str], root: str) -> dict[str, Any]:
+    """Return what the table should say of a sample."""
+    micro = None if sample.mtime is None else round(sample.mtime * 1_000_000)
+    return {
+        "row": row,
+        "id": sample.id,
+        "uri": sample.uri,
+        "label": None if sample.label is None else labels.index(sample.label),
+        "split": sample.split,
+        "bytes": sample.bytes,
+        "mtime": None if micro is None else EPOCH + timedelta(microseconds=micro),
+        "root": root,
+    }
+
+
+def ids_of(store: Store) -> list[str]:
+    return [row["id"] for row in store.samples.rows(0, len(store.samples))]
+
+
+def new_store(root: Path) -> Store:
+    return Store.open_or_create(root / "s.fungi")
+
+
+# --- any history of sources
+
+# What a run gives: new samples, which known ones are listed again, how they are shuffled.
+sources = st.tuples(
+    st.lists(values, max_size=11), st.sets(st.integers(0, 30)), st.randoms(use_true_random=False)
+)
+ranges = st.tuples(st.integers(-3, 40), st.integers(-1, 20)).map(lambda r: (r[0], r[0] + r[1]))
+
+
+@settings(SHARED_TMP_PATH, max_examples=60)
+@given(history=st.lists(sources, min_size=1, max_size=4), asked=st.lists(ranges, max_size=12))
+def test_any_history_of_sources_matches_a_plain_list(
+    tmp_path: Path, history: list[tuple[list[Sample], set[int], Any]], asked: list[tuple[int, int]]
+) -> None:
+    """Known ids keep their rows, new ones follow, none is there twice, any range is the list's."""
+    model: list[Sample] = []
+    labels: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples_module, "ROWS_PER_GROUP", 4)  # a few samples fill several groups
+        store = Store.open_or_create(Path(tempfile.mkdtemp(dir=tmp_path)))
+        for fresh, again, order in history:
+            known = {sample.id: sample for sample in model}
+            listed = {model[i].id: model[i] for i in again if i < len(model)}
+            listed |= {sample.id: sample for sample in fresh}  # some of them known, but changed
+            shuffled = list(listed.values())
+            order.shuffle(shuffled)
+            source = ListSource("/i", shuffled)
+            old = [sample for sample in shuffled if sample.id in known]
+            changed = sum(_stamp(sample) != _stamp(known[sample.id]) for sample in old)
+            expected = Comparison(len(shuffled) - len(old), len(old), changed)
+            assert store.add_source(source) == expected
+            labels += [name for name in source.label_names() if name not in labels]
+            model += [sample for sample in shuffled if sample.id not in known]
+            for table in (store.samples, Store.open(store.root).samples):
+                assert len(table) == len(model)
+                for start, stop in [(0, len(model)), *asked]:
+                    assert table.rows(start, stop) == [
+                        as_row(row, sample, labels, "/i")
+                        for row, sample in enumerate(model)
+                        if start <= row < stop
+                    ]
+            assert list(Store.open(store.root).manifest.labels) == labels
+
+
+def _stamp(sample: Sample) -> tuple[int | None, int | None]:
+    return sample.bytes, None if sample.mtime is None else round(sample.mtime * 1_000_000)
+
+
+def test_rows_across_real_parts_and_row_groups(tmp_path: Path) -> None:
+    """Ranges are right at every border of row groups and parts of full size."""
+    store = new_store(tmp_path)
+    first = ROWS_PER_GROUP + 100
+    total = first + ROWS_PER_GROUP + 5
+    assert store.add_source(numbered(first)) == Comparison(first, 0, 0)
+    assert store.add_source(numbered(total)) == Comparison(total - first, first, 0)
+    borders = [0, ROWS_PER_GROUP, first, first + ROWS_PER_GROUP, total]
+    expected = numbered(total).samples
+    labels = store.manifest.labels
+    for border in borders:
+        start, stop = max(0, border - 2), min(total, border + 2)
+        rows = store.samples.rows(start, stop)
+        assert rows == [as_row(n, expected[n], labels, "/images") for n in range(start, stop)]
+    rows = store.samples.rows(ROWS_PER_GROUP - 1, first + ROWS_PER_GROUP + 1)
+    assert [row["row"] for row in rows] == list(
+        range(ROWS_PER_GROUP - 1, first + ROWS_PER_GROUP + 1)
+    )
+    assert store.samples.rows(total, total + 10) == []
+
+
+@pytest.mark.parametrize("count", [1, ROWS_PER_GROUP - 1, ROWS_PER_GROUP, ROWS_PER_GROUP + 1])
+def test_sources_at_the_size_of_a_row_group(tmp_path: Path, count: int) -> None:
+    """No sample is lost where a row group is just full."""
+    store = new_store(tmp_path)
+    assert store.add_source(numbered(count)).added == len(store.samples) == count
+    assert store.samples.rows(count - 1, count)[0]["id"] == f"{count - 1:08d}.jpg"
+    assert store.add_source(numbered(count)) == Comparison(0, count, 0)
+
+
+# --- growing
+
+
+def test_new_samples_follow_whatever_order_the_source_has(tmp_path: Path) -> None:
+    """A sample that sorts before the known ones still gets the next row."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(5, start=10))
+    store.add_source(numbered(20))
+    expected = [*range(10, 15), *range(10), *range(15, 20)]
+    assert ids_of(store) == [f"{n:08d}.jpg" for n in expected]
+
+
+def test_a_source_that_lost_samples_loses_no_rows(tmp_path: Path) -> None:
+    """Rows of images that are gone stay: features may have been made of them."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(10))
+    assert store.add_source(numbered(3)) == Comparison(0, 3, 0)
+    assert store.add_source(ListSource("/images", [])) == Comparison(0, 0, 0)
+    assert len(store.samples) == 10
+
+
+def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
+    """The same source again leaves every file as it was."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(10))
+    before = contents(store.root)
+    assert store.add_source(numbered(10)) == Comparison(0, 10, 0)
+    assert contents(store.root) == before
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
+def test_changed_size_or_time_is_counted_and_the_row_kept(tmp_path: Path) -> None:
+    """A known image with another size or time is reported; the table keeps what it had."""
+    store = new_store(tmp_path)
+    store.add_source(
+        ListSource("/i", [Sample(name, name, bytes=5, mtime=100.0) for name in "abcde"])
+    )
+    before = store.samples.rows(0, 5)
+    again = [
+        Sample("a", "a", bytes=5, mtime=100.0),
+        Sample("b", "b", bytes=6, mtime=100.0),
+        Sample("c", "c", bytes=5, mtime=100.000001),
+        Sample("d", "d", bytes=None, mtime=None),
+        Sample("e", "elsewhere", "cat", "train", bytes=5, mtime=100.0000001),  # below a microsecond
+    ]
+    assert store.add_source(ListSource("/i", again)) == Comparison(added=0, known=5, changed=3)
+    assert store.samples.rows(0, 5) == before
+
+
+# --- duplicates
+
+
+@pytest.mark.parametrize("count", [3, ROWS_PER_GROUP + 10], ids=["one group", "two groups"])
+def test_duplicates_are_refused_by_name(tmp_path: Path, count: int) -> None:
+    """An id that occurs twice stops the run, is named, and leaves nothing behind."""
+    store = new_store(tmp_path)
+    before = contents(store.root)
+    source = numbered(count)
+    twice = [source.samples[-1], source.samples[0]]
+    with pytest.raises(UsageError, match="2 sample ids occur more than once") as caught:
+        store.add_source(ListSource("/i", [*source.samples, *twice]))
+    assert caught.value.exit_code == 2
+    assert all(repr(sample.id) in str(caught.value) for sample in twice)
+    assert repr(source.samples[1].id) not in str(caught.value)
+    assert contents(store.root) == before
+    assert len(Store.open(store.root).samples) == 0
+    assert store.add_source(source).added == count
+
+
+def test_duplicates_beside_known_samples_leave_the_store_as_it_was(tmp_path: Path) -> None:
+    """A refused source changes nothing of a store that has samples, labels included."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(5))
+    before = contents(store.root)
+    twice = [Sample("new", "new", "zebra")] * 2
+    with pytest.raises(UsageError, match="'new'"):
+        store.add_source(ListSource("/i", [*numbered(5).samples, *twice]))
+    assert contents(store.root) == before
+    assert Store.open(store.root).manifest == store.manifest
+
+
+@pytest.mark.xfail(strict=True, reason="only samples that are new to the table are looked at")
+def test_duplicates_of_a_known_sample_are_refused_too(tmp_path: Path) -> None:
+    """A manifest that repeats a known id, for another image even, is as wrong as a new one."""
+    store = new_store(tmp_path)
+    store.add_source(ListSource("/i", [Sample("a", "a.jpg")]))
+    with pytest.raises(UsageError, match="'a'"):
+        store.add_source(ListSource("/i", [Sample("a", "a.jpg"), Sample("a", "other.jpg")]))
+
+
+def test_many_duplicates_are_counted_and_a_few_named(tmp_path: Path) -> None:
+    """The message stays short however many ids are repeated, and says how many there are."""
+    samples = numbered(50).samples
+    with pytest.raises(UsageError, match="50 sample ids") as caught:
+        new_store(tmp_path).add_source(ListSource("/i", samples + samples))
+    assert "00000000.jpg" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_source_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    """An error while the source is listed, such as a folder without permission, adds no part."""
+
+    class Failing(ListSource):
+        def __iter__(self) -> Any:
+            yield from self.samples
+            raise OSError("the network is gone")
+
+    store = new_store(tmp_path)
+    before = contents(store.root)
+    with pytest.raises(OSError, match="network"):
+        store.add_source(Failing("/i", numbered(ROWS_PER_GROUP + 5).samples))
+    assert contents(store.root) == before
+    assert len(store.samples) == 0
+
+
+# --- labels
+
+
+def test_labels_are_frozen_at_first_sight(tmp_path: Path) -> None:
+    """Known labels keep their integers; later ones follow, sorted among themselves."""
+
+    def labelled(*names: str) -> ListSource:
+        return ListSource("/i", [Sample(name, name, name) for name in names])
+
+    store = new_store(tmp_path)
+    store.add_source(labelled("dog", "cat"))
+    assert list(store.manifest.labels) == ["cat", "dog"]
+    store.add_source(labelled("zebra", "dog", "ant", "cat"))
+    assert list(store.manifest.labels) == ["cat", "dog", "ant", "zebra"]
+    store.add_source(labelled("bee"))
+    again = Store.open(store.root)
+    assert list(again.manifest.labels) == ["cat", "dog", "ant", "zebra", "bee"]
+    rows = again.samples.rows(0, len(again.samples))
+    assert all(again.manifest.labels[row["label"]] == row["id"] for row in rows)
+
+
+def test_a_sample_without_label_has_none(tmp_path: Path) -> None:
+    """No label is null, not an integer, and the empty word is a label of its own."""
+    store = new_store(tmp_path)
+    store.add_source(ListSource("/i", [Sample("a", "a"), Sample("b", "b", ""), Sample("c", "c")]))
+    assert [row["label"] for row in store.samples.rows(0, 3)] == [None, 0, None]
+    assert store.manifest.labels == ("",)
+
+
+def test_classes_without_images_keep_their_integer(tmp_path: Path) -> None:
+    """A class that the source names is counted even before it has an image."""
+
+    class WithEmptyClass(ListSource):
+        def label_names(self) -> list[str]:
+            return ["ant", *super().label_names()]
+
+    store = new_store(tmp_path)
+    store.add_source(WithEmptyClass("/i", [Sample("b", "b", "bee")]))
+    assert store.manifest.labels == ("ant", "bee")
+    assert store.samples.rows(0, 1)[0]["label"] == 1
+
+
+# --- roots
+
+
+def test_a_moved_source_is_read_from_where_it_is_now(tmp_path: Path) -> None:
+    """Where the old root is gone, known rows get the new one; no row moves."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    store = new_store(tmp_path)
+    store.add_source(numbered(4, root=str(old)))
+    old.rename(new)
+    assert store.add_source(numbered(6, root=str(new))) == Comparison(2, 4, 0)
+    assert {row["root"] for row in Store.open(store.root).samples.rows(0, 6)} == {str(new)}
+    assert ids_of(store) == [f"{n:08d}.jpg" for n in range(6)]
+
+
+def test_a_root_that_still_exists_is_kept(tmp_path: Path) -> None:
+    """A second copy of the images does not take over the rows of the first."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    store = new_store(tmp_path)
+    store.add_source(numbered(4, root=str(old)))
+    store.add_source(numbered(6, root=str(new)))
+    roots = [row["root"] for row in Store.open(store.root).samples.rows(0, 6)]
+    assert roots == [str(old)] * 4 + [str(new)] * 2
+
+
+def test_another_source_takes_over_no_root(tmp_path: Path) -> None:
+    """A source without a known sample leaves the others' roots alone, even if they are gone."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(2, root="/gone"))
+    store.add_source(numbered(2, start=2, root=str(tmp_path)))
+    assert [row["root"] for row in store.samples.rows(0, 4)] == ["/gone"] * 2 + [str(tmp_path)] * 2
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a source with one known sample takes over every part whose root is gone"
+)
+def test_a_source_takes_over_only_roots_of_its_own_samples(tmp_path: Path) -> None:
+    """Images of an unplugged disk are not looked for in a source that never had them."""
+    here = tmp_path / "here"
+    here.mkdir()
+    store = new_store(tmp_path)
+    store.add_source(numbered(2, root="/unplugged"))
+    store.add_source(numbered(2, start=2, root=str(here)))
+    store.add_source(numbered(3, start=2, root=str(here)))
+    assert [row["root"] for row in store.samples.rows(0, 2)] == ["/unplugged"] * 2
+
+
+# --- what an id may be
+
+
+def test_awkward_ids_round_trip(tmp_path: Path) -> None:
+    """Unicode, 100,000 characters, new lines, quotes, NUL: an id is any text, compared exactly."""
+    texts = [*AWKWARD_IDS, "long/" + "x" * 100_000 + ".jpg"]
+    samples = [Sample(text, text, label=text, split=text) for text in texts]
+    store = new_store(tmp_path)
+    store.add_source(ListSource("/i", samples))
+    store = Store.open(store.root)
+    rows = store.samples.rows(0, len(samples))
+    assert [row["id"] for row in rows] == texts
+    assert [row["uri"] for row in rows] == texts
+    assert [row["split"] for row in rows] == texts
+    assert [store.manifest.labels[row["label"]] for row in rows] == texts
+    assert store.add_source(ListSource("/i", samples)) == Comparison(0, len(samples), 0)
+    for number, text in enumerate(texts):
+        assert store.samples.rows_of_split(text).tolist() == [number]
+
+
+@settings(SHARED_TMP_PATH)
+@given(samples=st.lists(values, max_size=8))
+def test_any_sample_round_trips_or_is_a_named_duplicate(
+    tmp_path: Path, samples: list[Sample]
+) -> None:
+    """Whatever a source yields is stored as it is, or refused because of a repeated id."""
+    store = Store.open_or_create(Path(tempfile.mkdtemp(dir=tmp_path)))
+    source = ListSource("/i", samples)
+    repeated = {s.id for s in samples if sum(other.id == s.id for other in samples) > 1}
+    if repeated:
+        with pytest.raises(UsageError) as caught:
+            store.add_source(source)
+        assert any(repr(sample_id) in str(caught.value) for sample_id in repeated)
+        return
+    store.add_source(source)
+    names = source.label_names()
+    expected = [as_row(row, sample, names, "/i") for row, sample in enumerate(samples)]
+    assert store.samples.rows(0, len(samples)) == expected
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="rows() makes datetimes: a time after the year 9999 stops it with ValueError",
+)
+def test_a_file_from_the_far_future_is_readable(tmp_path: Path) -> None:
+    """A nonsensical modification time, as some file systems hold, does not stop a run."""
+    store = new_store(tmp_path)
+    store.add_source(ListSource("/i", [Sample("a", "a", bytes=1, mtime=3e11)]))
+    assert store.samples.rows(0, 1)[0]["id"] == "a"
+
+
+# --- splits
+
+
+def test_rows_of_a_split(tmp_path: Path) -> None:
+    """The rows of a split come in order, across parts; a split that nobody has means all rows."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(10))
+    store.add_source(numbered(17))
+    test = [n for n in range(17) if n % 5 == 0]
+    assert store.samples.rows_of_split("test").tolist() == test
+    assert store.samples.rows_of_split("train").tolist() == [n for n in range(17) if n % 5]
+    assert store.samples.rows_of_split("val").tolist() == list(range(17))
+
+
+def test_rows_of_a_split_where_no_sample_has_one(tmp_path: Path) -> None:
+    """Without splits every row is of any split; without samples there are no rows."""
+    store = new_store(tmp_path)
+    assert store.samples.rows_of_split("train").tolist() == []
+    store.add_source(ListSource("/i", [Sample("a", "a"), Sample("b", "b")]))
+    assert store.samples.rows_of_split("train").tolist() == [0, 1]
+    store.add_source(ListSource("/i", [Sample("c", "c", split="train")]))
+    assert store.samples.rows_of_split("train").tolist() == [2]
+    assert store.samples.rows_of_split("train").dtype == np.int64
+
+
+# --- other readers
+
+
+def test_other_tools_read_the_parts_as_one_table(tmp_path: Path) -> None:
+    """The directory is a Parquet data set: Arrow reads all parts with the documented columns."""
+    store = new_store(tmp_path)
+    for count in (3, 7, 8):
+        store.add_source(numbered(count))
+    directory = store.root / "samples.parquet"
+    table = pq.read_table(directory)
+    assert table.column_names == ["row", "id", "uri", "label", "split", "bytes", "mtime"]
+    assert table["row"].to_pylist() == list(range(8))
+    assert table["mtime"].type == pa.timestamp("us", tz="UTC")
+    rows = [{k: v for k, v in row.items() if k != "root"} for row in store.samples.rows(0, 8)]
+    assert table.to_pylist() == rows
+    found = ds.dataset(directory).to_table(filter=ds.field("split") == "test", columns=["id"])
+    assert found["id"].to_pylist() == ["00000000.jpg", "00000005.jpg"]
+
+
+def test_a_part_that_was_never_committed_does_not_count(tmp_path: Path) -> None:
+    """A kill between a part and store.json leaves the old table; a later run writes it anew."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(5))
+    before = (store.root / "store.json").read_bytes()
+    store.add_source(numbered(9))
+    (store.root / "store.json").write_bytes(before)  # the kill came before this was replaced
+    again = Store.open(store.root)
+    assert len(again.samples) == 5
+    assert again.add_source(numbered(7)) == Comparison(2, 5, 0)
+    assert ids_of(again) == [f"{n:08d}.jpg" for n in range(7)]
+    assert len(pq.read_table(store.root / "samples.parquet")) == 7
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=pa.ArrowInvalid,
+    reason='an orphan .partial in samples.parquet/ has no leading "." or "_": Arrow reads it',
+)
+def test_an_interrupted_part_does_not_hide_the_table(tmp_path: Path) -> None:
+    """What a kill leaves in the directory does not keep other tools from reading the rest."""
+    store = new_store(tmp_path)
+    store.add_source(numbered(5))
+    orphan = partial_path(store.root / "samples.parquet" / "part-00001.parquet")
+    orphan.write_bytes(b"PAR1 half")
+    assert len(pq.read_table(store.root / "samples.parquet")) == 5
