@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 from list_source import numbered
 
 from fungistore.extraction.loader import Work
-from fungistore.extraction.plan import (
+from fungistore.extraction.measure import (
     LARGEST_UNIT,
     PATCH_CHUNK_BYTES,
     UNIT_SECONDS,
     Rate,
-    Task,
-    batches_of,
     choose_unit_rows,
     free_bytes,
-    plan_tasks,
 )
+from fungistore.extraction.plan import Task, batches_of, count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec
 from fungistore.store import SampleTable, Store, UnitArray
 
@@ -182,6 +180,19 @@ def test_a_finished_feature_set_needs_nothing(tmp_path: Path) -> None:
     assert plan_tasks(SPECS, arrays, 5, 4) == []
     features = frozenset(["embeddings", "kl", "patches"])
     assert plan_tasks(SPECS, arrays, 9, 4) == [Task(1, 7, 8, features), Task(2, 8, 9, features)]
+
+
+def test_what_a_plan_costs(tmp_path: Path) -> None:
+    """Images are counted once a task, bytes once a row of each array that the task writes."""
+    arrays = publish_history(tmp_path, {"embeddings": {0: 3}}, 4, 4)
+    tasks = plan_tasks(SPECS, arrays, 4, 4)
+    assert tasks == [
+        Task(0, 0, 4, frozenset(["kl", "patches"])),
+        Task(0, 3, 4, frozenset(["embeddings"])),
+    ]
+    assert count_images(tasks) == 4 + 1
+    assert count_bytes(tasks, SPECS) == 4 * (3 * 2 + 4) + 4 * 2 * 2 * 2 * 2 + 1 * 2 * 2
+    assert count_images([]) == count_bytes([], SPECS) == 0
 
 
 # --- batches

@@ -90,7 +90,7 @@ sources = st.tuples(
 ranges = st.tuples(st.integers(-3, 40), st.integers(-1, 20)).map(lambda r: (r[0], r[0] + r[1]))
 
 
-@settings(SHARED_TMP_PATH, max_examples=60)
+@settings(SHARED_TMP_PATH, max_examples=30)
 @given(history=st.lists(sources, min_size=1, max_size=4), asked=st.lists(ranges, max_size=12))
 def test_any_history_of_sources_matches_a_plain_list(
     tmp_path: Path, history: list[tuple[list[Sample], set[int], Any]], asked: list[tuple[int, int]]
