@@ -47,5 +47,5 @@ def models(
     for card in cards:
         result(
             f"{card.name.ljust(width)}  {card.parameters / 1e6:>8.1f} M  {card.image_size:>5}  "
-            f"{card.patch_size:>5}  {card.embedding_dim:>9}  {card.target_layer}"
+            f"{card.patch_size:>5}  {card.embedding_dim:>9}  {card.target_layer or '-'}"
         )

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 Config = dict[str, Any]
+ABSENT = "(absent)"  # stands for a field that one of two configurations lacks
 
 
-def canonical_json(config: Mapping[str, Any]) -> str:
+def canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no white space, so that equal values give equal text.
+
+    Whole floats are written as integers: 15 and 15.0 are the same setting.
 
     Raises:
         ValueError: a number is NaN or infinite.
     """
-    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(_whole(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
@@ -45,9 +48,31 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
     return flat
 
 
-def differences(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the dotted fields that both configurations have with different values."""
-    old, new = flatten(stored), flatten(asked)
-    return {
-        key: (old[key], new[key]) for key in sorted(old.keys() & new.keys()) if old[key] != new[key]
-    }
+def differences(
+    stored: Mapping[str, Any], asked: Mapping[str, Any], *, common: bool, prefix: str = ""
+) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted fields in which two configurations differ, with both values.
+
+    Args:
+        stored: the one.
+        asked: the other.
+        common: pass over fields that only one of them has; else these show as `ABSENT`.
+        prefix: dotted name of the tables being compared.
+    """
+    names = stored.keys() & asked.keys() if common else stored.keys() | asked.keys()
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in sorted(names):
+        old, new = stored.get(name, ABSENT), asked.get(name, ABSENT)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found |= differences(old, new, common=common, prefix=f"{prefix}{name}.")
+        elif canonical_json(old) != canonical_json(new):
+            found[f"{prefix}{name}"] = (old, new)
+    return found
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

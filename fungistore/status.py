@@ -118,10 +118,7 @@ def _feature_set(store: Store, name: str) -> FeatureSetStatus:
                 name=array_name,
                 shape=tuple(array.array.shape),
                 dtype=str(array.array.dtype),
-                units_done=sum(
-                    c.rows == min(array.unit_rows, array.rows - c.unit * array.unit_rows)
-                    for c in commits
-                ),
+                units_done=sum(c.rows == array.rows_of(c.unit) for c in commits),
                 units_total=array.units,
                 rows_done=sum(commit.rows for commit in commits),
                 bytes=sum(commit.bytes for commit in commits),

@@ -12,12 +12,14 @@ import timm
 import torch
 from jaxtyping import Float
 from timm.data import resolve_data_config
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from fungistore.backbones.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError
 
 NEAR_NAMES = 5
+JOINT_SPACE = ("clip", "pe_core")  # families trained on images and texts together
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,16 @@ def load_backbone(
             expected="a name of a timm vision transformer",
             hint=f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names",
         )
+    with torch.device("meta"):  # refuse before anything is downloaded
+        sketch = _create(name, image_size, several_sizes, pretrained=False)
+    patch_size = _patch_size(sketch, name)
     if image_size is not None:
-        _check_image_size(name, image_size)
+        _check_image_size(image_size, patch_size)
     model = _create(name, image_size, several_sizes, pretrained=weights is None)
     if weights is not None:
         load_weights(model, weights)
     model.eval().requires_grad_(False)
     config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
-    patch_size = _patch_size(model, name)
     return Backbone(
         name=architecture,
         model=model,
@@ -128,11 +132,22 @@ def load_backbone(
 def keeps_head(name: str) -> bool:
     """Whether the model's last linear layer projects into CLIP's joint space, so belongs to it.
 
-    timm stores that projection in the classifier's place. Fine-tuned tags have a true classifier.
+    timm stores that projection in the classifier's place. Fine-tuned weights have a true
+    classifier there; a name without a tag stands for timm's default weights.
     """
     architecture, _, tag = name.partition(".")
+    default = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    tag = tag or (default.tag if default is not None else "") or ""
     fine_tuned = any(word in tag for word in ("in1k", "in12k", "in22k"))
-    return "clip" in architecture and not fine_tuned
+    return any(word in architecture for word in JOINT_SPACE) and not fine_tuned
+
+
+def default_target(model: Any) -> str | None:
+    """Return the last block's attention output projection: the last linear layer of that name."""
+    last = len(model.blocks) - 1
+    names = [key for key, m in model.blocks[last].named_modules() if isinstance(m, nn.Linear)]
+    attention = [name for name in names if "attn" in name and name.endswith("proj")]
+    return f"blocks.{last}.{attention[-1]}" if attention else None
 
 
 def embedding_dim(model: Any) -> int:
@@ -175,7 +190,7 @@ def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: 
             found=f"{type(error).__name__}: {error}",
             hint="check the tag with `fungi models`, or give a file with --weights",
         ) from error
-    if not hasattr(model, "blocks") or not hasattr(model, "forward_head"):
+    if not is_plain(model):
         raise UsageError(
             "the model is not a plain vision transformer",
             where=f"--model {name}",
@@ -185,17 +200,21 @@ def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: 
     return model
 
 
+def is_plain(model: Any) -> bool:
+    """Whether a model has what this program asks of a vision transformer."""
+    needed = ("blocks", "embed_dim", "forward_features", "forward_head", "num_features")
+    patch_embed = getattr(model, "patch_embed", None)
+    return all(hasattr(model, n) for n in needed) and hasattr(patch_embed, "patch_size")
+
+
 def _patch_size(model: Any, name: str) -> int:
-    height, width = model.patch_embed.patch_size
+    height, width = to_2tuple(model.patch_embed.patch_size)
     if height != width:
         raise UsageError("patches must be square", where=f"--model {name}", found=(height, width))
     return int(height)
 
 
-def _check_image_size(name: str, image_size: int) -> None:
-    """Compare with the patch size before the weights are fetched."""
-    with torch.device("meta"):
-        patch = _patch_size(_create(name, None, several_sizes=False, pretrained=False), name)
+def _check_image_size(image_size: int, patch: int) -> None:
     if image_size < patch or image_size % patch:
         below = max(patch, image_size // patch * patch)
         raise UsageError(
@@ -207,7 +226,7 @@ def _check_image_size(name: str, image_size: int) -> None:
 
 
 def _check_target(model: Any, target_layer: str | None) -> str:
-    name = target_layer or f"blocks.{len(model.blocks) - 1}.attn.proj"
+    name = target_layer or default_target(model) or ""
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     if name not in linear:
         near = difflib.get_close_matches(name, linear, NEAR_NAMES, cutoff=0.0)

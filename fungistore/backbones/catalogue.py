@@ -9,8 +9,9 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import to_2tuple
 
-from fungistore.backbones.backbone import embedding_dim, keeps_head
+from fungistore.backbones.backbone import default_target, embedding_dim, keeps_head
 
 FAMILIES = ("vision_transformer", "deit", "eva", "beit")
 
@@ -24,7 +25,7 @@ class BackboneCard:
     image_size: int
     patch_size: int
     embedding_dim: int
-    target_layer: str
+    target_layer: str | None
 
 
 def find_backbones(pattern: str) -> list[str]:
@@ -50,7 +51,7 @@ def describe_backbones(names: list[str]) -> Iterator[BackboneCard]:
             name=name,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             image_size=model.pretrained_cfg["input_size"][-1],
-            patch_size=model.patch_embed.patch_size[0],
+            patch_size=to_2tuple(model.patch_embed.patch_size)[0],
             embedding_dim=embedding_dim(model),
-            target_layer=f"blocks.{len(model.blocks) - 1}.attn.proj",
+            target_layer=default_target(model),
         )

@@ -39,7 +39,9 @@ def settle(path: Path, options: ExtractOptions, *, restart: bool) -> Resolved:
     frozen = frozen_choices(store, options.name) if store else {}
     resolved = resolve(options, frozen)
     if store and frozen:
-        store.refuse_mismatch(options.name, array_configs(resolved))
+        configs = array_configs(resolved)
+        asked = {spec.name: configs[spec.feature] for spec in resolved.arrays}
+        store.refuse_mismatch(options.name, asked)
     return resolved
 
 

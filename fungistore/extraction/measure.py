@@ -20,7 +20,7 @@ from fungistore.sources import Source, open_source
 from fungistore.store import SampleTable, Store
 
 UNIT_SECONDS = 60  # a kill loses about this much work at most
-PATCH_CHUNK_BYTES = 100_000_000
+PATCH_CHUNK_BYTES = 100 << 20
 LARGEST_UNIT = 1 << 16
 PROBES = 2
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Views = Iterable[Float[Tensor, "b v 3 s s"]]
+Views = Iterable[Float[Tensor, "b _ 3 _ _"]]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.objectives.objective import Heads, project
+from fungistore.objectives.objective import Heads, project, require
 from fungistore.views import CropFamily, RandomCrops, side_for
 
 
@@ -46,6 +46,19 @@ class DINO:
 
     name: ClassVar[str] = "dino"
 
+    def __post_init__(self) -> None:
+        """Refuse unusable parameters with UsageError."""
+        for name in ("student_temperature", "teacher_temperature"):
+            value = getattr(self, name)
+            require(value > 0, f"dino.{name}", "more than 0", value)
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            expected = "[LEAST, GREATEST], above 0 and up to 1"
+            require(0 < low <= high <= 1, f"dino.{name}", expected, [low, high])
+        require(self.head_dim > 0, "dino.head_dim", "1 or more", self.head_dim)
+        require(self.global_crops > 0, "dino.global_crops", "1 or more", self.global_crops)
+        require(self.local_crops >= 0, "dino.local_crops", "0 or more", self.local_crops)
+
     def views(self, image_size: int, patch_size: int, view_size: str | int) -> RandomCrops:
         """Global crops first. At "native" size a crop gets the pixels of its largest area."""
 
@@ -53,19 +66,17 @@ class DINO:
             side = side_for(view_size, image_size, patch_size, extent=scale[1] ** 0.5)
             return CropFamily(count, side, scale)
 
-        return RandomCrops(
-            (
-                family(self.global_crops, self.global_scale),
-                family(self.local_crops, self.local_scale),
-            )
-        )
+        families = [family(self.global_crops, self.global_scale)]
+        if self.local_crops:
+            families.append(family(self.local_crops, self.local_scale))
+        return RandomCrops(tuple(families))
 
     def head_widths(self) -> dict[str, int]:
         """Two independent heads."""
         return {"student": self.head_dim, "teacher": self.head_dim}
 
     def losses(
-        self, embeddings: Float[Tensor, "b v e"], heads: Heads, negatives: None = None
+        self, embeddings: Float[Tensor, "b v e"], heads: Heads, negatives: Tensor | None = None
     ) -> Float[Tensor, " b"]:
         """Return the sum of the cross-entropies of all pairs (teacher view, student view)."""
         student = project(embeddings, heads["student"], normalize=self.normalize)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.objectives.objective import Heads, project
+from fungistore.objectives.objective import Heads, project, require
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class KL:
     name: ClassVar[str] = "kl"
     normalization: ClassVar[str] = "model"
 
+    def __post_init__(self) -> None:
+        """Refuse unusable parameters with UsageError."""
+        require(self.temperature > 0, "kl.temperature", "more than 0", self.temperature)
+        require(self.head_dim > 0, "kl.head_dim", "1 or more", self.head_dim)
+
     def views(self, image_size: int, patch_size: int, view_size: str | int) -> None:
         """None: the loss is taken on the view that the embedding is made from."""
 
@@ -41,7 +46,7 @@ class KL:
         return {"projection": self.head_dim}
 
     def losses(
-        self, embeddings: Float[Tensor, "b 1 e"], heads: Heads, negatives: None = None
+        self, embeddings: Float[Tensor, "b 1 e"], heads: Heads, negatives: Tensor | None = None
     ) -> Float[Tensor, " b"]:
         """Return the divergence divided by the head's width, as PyTorch's "mean" reduction does."""
         latents = project(embeddings[:, 0], heads["projection"], normalize=self.normalize)

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fungistore.errors import UsageError
 from fungistore.views import ViewRecipe
 
 Heads = Mapping[str, nn.Linear]
@@ -53,6 +54,20 @@ class ContrastiveObjective(Objective, Protocol):
 
     def latents(self, embeddings: Float[Tensor, "b v e"], heads: Heads) -> Float[Tensor, "b v d"]:
         """Return what `losses` takes as its negatives, for some images' views."""
+
+
+def require(condition: bool, setting: str, expected: str, found: object) -> None:
+    """Refuse a parameter that would make a loss meaningless.
+
+    Raises:
+        UsageError: naming the setting, what it takes and what it got.
+    """
+    if not condition:
+        raise UsageError(
+            "a parameter of an objective cannot be used",
+            where=f"--set {setting}={found}",
+            expected=expected,
+        )
 
 
 def project(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isqrt
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fungistore.objectives.objective import Heads, project
+from fungistore.objectives.objective import Heads, project, require
 from fungistore.views import Patchify, side_for
 
 
@@ -39,6 +40,16 @@ class SimCLR:
     normalization: Literal["model", "imagenet"] = "model"
 
     name: ClassVar[str] = "simclr"
+
+    def __post_init__(self) -> None:
+        """Refuse unusable parameters with UsageError."""
+        tiles = self.base_patches
+        is_square = tiles >= 4 and isqrt(tiles) ** 2 == tiles
+        require(is_square, "simclr.base_patches", "a square number: 4, 9, 16, ...", tiles)
+        require(self.temperature > 0, "simclr.temperature", "more than 0", self.temperature)
+        require(self.head_dim > 0, "simclr.head_dim", "1 or more", self.head_dim)
+        require(self.stride_scale > 0, "simclr.stride_scale", "1 or more", self.stride_scale)
+        require(self.negatives >= 0, "simclr.negatives", "0 or more", self.negatives)
 
     @property
     def negative_images(self) -> int:

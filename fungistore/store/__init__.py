@@ -1,7 +1,9 @@
 """The staged feature store on disk."""
 
+from fungistore.store.failures import Failure
+from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.samples import Comparison, SampleTable
-from fungistore.store.store import SCHEMA_VERSION, Failure, Store
+from fungistore.store.store import Store
 from fungistore.store.units import Codec, Commit, UnitArray
 
 __all__ = [

@@ -12,8 +12,8 @@ PARTIAL = ".partial"  # zarr's own suffix for files being written, so one sweep 
 
 
 def partial_path(path: Path) -> Path:
-    """Return a unique name beside `path` that a crash leaves recognisable."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
+    """Return a unique name beside `path`: hidden from readers, recognisable after a crash."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}{PARTIAL}")
 
 
 def sync(path: Path) -> None:

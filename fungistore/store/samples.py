@@ -7,9 +7,11 @@ a part leaves the others untouched. Which parts count is said by `store.json`, i
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.errors import UsageError
-from fungistore.sources import Sample
+from fungistore.errors import StoreError, UsageError
+from fungistore.sources import Sample, locate
 from fungistore.store.durable import publish
 
 SCHEMA = pa.schema(
@@ -36,6 +38,7 @@ SCHEMA = pa.schema(
 )
 ROWS_PER_GROUP = 16_384
 MICROSECONDS = 1_000_000
+CALENDAR = (-62_135_596_800, 253_402_300_799)  # the years 1 to 9999, in seconds from the epoch
 DUPLICATES_SHOWN = 3
 
 
@@ -80,7 +83,7 @@ class SampleTable:
             low, high = max(start, first) - first, min(stop, first + part.rows) - first
             if low < high:
                 groups = range(low // ROWS_PER_GROUP, (high - 1) // ROWS_PER_GROUP + 1)
-                with pq.ParquetFile(self.directory / part.file) as file:
+                with self._open(part) as file:
                     table = file.read_row_groups(list(groups))
                 table = table.slice(low - groups[0] * ROWS_PER_GROUP, high - low)
                 found += [row | {"root": part.root} for row in table.to_pylist()]
@@ -90,7 +93,7 @@ class SampleTable:
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
         """Yield the table's columns batch by batch, in row order."""
         for part in self.parts:
-            with pq.ParquetFile(self.directory / part.file) as file:
+            with self._open(part) as file:
                 yield from file.iter_batches(ROWS_PER_GROUP, columns=list(columns))
 
     def rows_of_split(self, split: str) -> NDArray[np.int64]:
@@ -116,6 +119,7 @@ class SampleTable:
         fresh = census.new_samples(samples)
         first = list(islice(fresh, ROWS_PER_GROUP))
         if not first:
+            census.refuse_duplicates(None)
             return None, census.comparison()
         path = self.directory / f"part-{len(self.parts):05d}.parquet"
 
@@ -131,6 +135,26 @@ class SampleTable:
         publish(path, write)
         comparison = census.comparison()
         return Part(path.name, comparison.added, root), comparison
+
+    def moved(self, part: Part, root: str) -> Part:
+        """Return the part with another root, if its own is gone and its first sample is there."""
+        if os.path.isdir(part.root) or not part.rows:
+            return part
+        with self._open(part) as file:
+            uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()
+        is_there = os.path.exists(locate(root, uri).path)
+        return replace(part, root=root) if is_there else part
+
+    @contextmanager
+    def _open(self, part: Part) -> Iterator[pq.ParquetFile]:
+        path = self.directory / part.file
+        try:
+            with pq.ParquetFile(path) as file:
+                yield file
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StoreError(
+                "a part of the sample table is missing or damaged", where=path, found=error
+            ) from error
 
     def _keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         keys, stamps = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
@@ -155,7 +179,9 @@ class Census:
         order = np.argsort(keys)
         self._keys, self._stamps = keys[order], stamps[order]
         self._added: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
-        self._known = self._changed = 0
+        self._seen = np.zeros(len(keys), np.uint32)
+        self._repeated: set[str] = set()
+        self._changed = 0
 
     def new_samples(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """Yield the samples that are not known, counting those that are."""
@@ -164,33 +190,34 @@ class Census:
             keys, stamps = _hash_samples(batch)
             known = np.isin(keys, self._keys)
             at = np.searchsorted(self._keys, keys[known])
-            self._known += len(at)
+            np.add.at(self._seen, at, 1)
+            self._repeated |= {batch[i].id for i in np.flatnonzero(known)[self._seen[at] > 1]}
             self._changed += int((self._stamps[at] != stamps[known]).sum())
             self._added.append(keys[~known])
             yield from (sample for sample, old in zip(batch, known, strict=True) if not old)
 
     def comparison(self) -> Comparison:
         """Return the counts so far."""
-        return Comparison(sum(map(len, self._added)), self._known, self._changed)
+        return Comparison(sum(map(len, self._added)), int(self._seen.sum()), self._changed)
 
-    def refuse_duplicates(self, part: Path) -> None:
-        """Raise UsageError if two new samples, now written to `part`, have the same id."""
+    def refuse_duplicates(self, part: Path | None) -> None:
+        """Raise UsageError if two samples have the same id; new ones are written to `part`."""
         values, counts = np.unique(np.concatenate(self._added), return_counts=True)
         suspects = set(values[counts > 1].tolist())
-        if not suspects:
-            return
-        seen: Counter[str] = Counter()
-        with pq.ParquetFile(part) as file:
-            for batch in file.iter_batches(ROWS_PER_GROUP, columns=["id"]):
-                seen.update(
-                    i for i in batch["id"].to_pylist() if _hash(i, None, None)[0] in suspects
-                )
-        duplicates = sorted(sample_id for sample_id, count in seen.items() if count > 1)
-        if duplicates:  # else hashes met by chance: once in 4,000 tables of 100 million samples
+        duplicates = set(self._repeated)
+        if part is not None and suspects:
+            seen: Counter[str] = Counter()
+            with pq.ParquetFile(part) as file:
+                for batch in file.iter_batches(ROWS_PER_GROUP, columns=["id"]):
+                    ids = batch["id"].to_pylist()
+                    seen.update(i for i in ids if _hash(i, None, None)[0] in suspects)
+            # hashes alone may meet by chance: once in 4,000 tables of 100 million samples
+            duplicates |= {sample_id for sample_id, count in seen.items() if count > 1}
+        if duplicates:
             raise UsageError(
                 f"{len(duplicates)} sample ids occur more than once",
                 expected="every sample has its own id",
-                found=", ".join(map(repr, duplicates[:DUPLICATES_SHOWN])),
+                found=", ".join(map(repr, sorted(duplicates)[:DUPLICATES_SHOWN])),
                 hint="give the manifest an `id` column with unique values, or remove repeated rows",
             )
 
@@ -203,16 +230,14 @@ def _table(samples: list[Sample], row: int, labels: Mapping[str, int]) -> pa.Tab
         "label": [None if s.label is None else labels[s.label] for s in samples],
         "split": [sample.split for sample in samples],
         "bytes": [sample.bytes for sample in samples],
-        "mtime": [None if s.mtime is None else _microseconds(s.mtime) for s in samples],
+        "mtime": [_microseconds(sample.mtime) for sample in samples],
     }
     return pa.table(columns, schema=SCHEMA)
 
 
 def _hash_samples(samples: list[Sample]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Return a 64-bit key of each id, and a stamp of each id with its size and time."""
-    both = [
-        _hash(s.id, s.bytes, None if s.mtime is None else _microseconds(s.mtime)) for s in samples
-    ]
+    both = [_hash(s.id, s.bytes, _microseconds(s.mtime)) for s in samples]
     return (
         np.array([key for key, _ in both], np.uint64),
         np.array([stamp for _, stamp in both], np.uint64),
@@ -226,5 +251,8 @@ def _hash(sample_id: str, size: int | None, microseconds: int | None) -> tuple[i
     return key, int.from_bytes(state.digest(), "little")
 
 
-def _microseconds(seconds: float) -> int:
+def _microseconds(seconds: float | None) -> int | None:
+    """Return a time for the table, None for one beyond the calendar (broken disks have such)."""
+    if seconds is None or not CALENDAR[0] < seconds < CALENDAR[1]:
+        return None
     return round(seconds * MICROSECONDS)

@@ -7,68 +7,28 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, differences, fingerprint
 from fungistore.sources import Source
-from fungistore.store.durable import orphans, publish, publish_bytes
-from fungistore.store.samples import Comparison, Part, SampleTable
-from fungistore.store.units import COMMITS, FEATURES, UnitArray
+from fungistore.store.durable import PARTIAL, orphans, publish, publish_bytes
+from fungistore.store.failures import Failure, append_failures, compact_failures, read_failures
+from fungistore.store.manifest import SCHEMA_VERSION, Manifest, parse_manifest
+from fungistore.store.samples import Comparison, SampleTable
+from fungistore.store.units import COMMITS, FEATURES, METADATA, UnitArray
 
-SCHEMA_VERSION = (1, 0)  # (major, minor): a reader opens its own major and any minor
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
 SETUPS = "setups"
 FAILURES = "failures.jsonl"
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An input that could not be read, as one line of `failures.jsonl`."""
-
-    row: int
-    uri: str
-    error: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The contents of `store.json`.
-
-    Attributes:
-        schema: (major, minor) of the layout.
-        id: random name of the store, given once.
-        labels: class names; a sample's label is an index into them.
-        parts: files of the sample table, in row order.
-    """
-
-    schema: tuple[int, int]
-    id: str
-    labels: tuple[str, ...]
-    parts: tuple[Part, ...]
-
-    def to_json(self) -> bytes:
-        """Return the file's bytes; the count of samples is there for human readers."""
-        document = asdict(self) | {"samples": sum(part.rows for part in self.parts)}
-        return json.dumps(document, indent=1).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Manifest:
-        """Parse the file's bytes; raises KeyError, TypeError or ValueError where they are off."""
-        document = json.loads(data)
-        major, minor = document["schema"]
-        parts = tuple(Part(p["file"], int(p["rows"]), p["root"]) for p in document["parts"])
-        return cls((int(major), int(minor)), document["id"], tuple(document["labels"]), parts)
 
 
 class Store:
@@ -104,23 +64,7 @@ class Store:
                 expected=f"a directory with a {MANIFEST}",
                 hint=f"make one with: fungi extract SOURCE {root} --model NAME",
             )
-        try:
-            manifest = Manifest.from_json(path.read_bytes())
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreError(
-                "the store's manifest is damaged",
-                where=path,
-                found=f"{type(error).__name__}: {error}",
-            ) from error
-        if manifest.schema[0] != SCHEMA_VERSION[0]:
-            raise StoreError(
-                "the store was made by another major version",
-                where=path,
-                expected=f"schema {SCHEMA_VERSION[0]}.x",
-                found=".".join(map(str, manifest.schema)),
-                hint="install the version of fungistore that made it",
-            )
-        return cls(root, manifest)
+        return cls(root, parse_manifest(path.read_bytes(), path))
 
     @classmethod
     def open_or_create(cls, root: Path) -> Store:
@@ -132,7 +76,7 @@ class Store:
         """
         if cls.exists(root):
             return cls.open(root)
-        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        if root.exists() and (not root.is_dir() or any(map(_counts, root.iterdir()))):
             raise UsageError(
                 "the store's place is taken by something else",
                 where=root,
@@ -164,27 +108,20 @@ class Store:
         labels = {name: number for number, name in enumerate(names)}
         part, comparison = self.samples.append(source, source.root, labels)
         parts = list(old.parts) + ([part] if part else [])
-        if comparison.known:  # a source that moved is read from where it is now
-            parts = [
-                Part(p.file, p.rows, p.root if os.path.isdir(p.root) else source.root)
-                for p in parts
-            ]
-        self._commit(Manifest(old.schema, old.id, tuple(names), tuple(parts)))
+        if comparison.known:
+            parts = [self.samples.moved(part, source.root) for part in parts]
+        self._commit(replace(old, labels=tuple(names), parts=tuple(parts)))
         return comparison
 
     def arrays(self, feature_set: str) -> dict[str, UnitArray]:
         """Return the arrays of a feature set by their name in it, such as "gradients/kl"."""
-        group = self._group(feature_set)
-        if group is None:
-            return {}
-        members = group.members(max_depth=None)
-        names = sorted(name for name, member in members if isinstance(member, zarr.Array))
+        names = _array_names(self.root / FEATURES / feature_set)
         return {name: UnitArray(self.root, f"{feature_set}/{name}") for name in names}
 
     def feature_sets(self) -> list[str]:
         """Return the names of the feature sets."""
-        group = self._group("")
-        return sorted(group.group_keys()) if group is not None else []
+        names = _array_names(self.root / FEATURES)
+        return list(dict.fromkeys(name.split("/", 1)[0] for name in names))
 
     def copy_samples(self, root: Path) -> Store:
         """Return a store at `root`, an empty directory, with this one's samples and no features."""
@@ -200,7 +137,8 @@ class Store:
     def remove_arrays(self, arrays: Iterable[UnitArray]) -> None:
         """Delete arrays, records first: a kill half-way leaves nothing that looks done."""
         for array in arrays:
-            shutil.rmtree(self.root / COMMITS / array.name, ignore_errors=True)
+            if (self.root / COMMITS / array.name).exists():
+                shutil.rmtree(self.root / COMMITS / array.name)
             shutil.rmtree(self.root / FEATURES / array.name)
 
     def setup(self, key: str) -> Config:
@@ -263,19 +201,21 @@ class Store:
     def refuse_mismatch(self, feature_set: str, asked: Mapping[str, Config]) -> None:
         """Compare configurations with those of a feature set's arrays, field by field.
 
+        Fields that arrays share must agree over the whole set, so that its features belong
+        together; an array that is there already must agree in every field.
+
         Args:
             feature_set: name of the feature set.
-            asked: configuration of each array that is about to be written.
+            asked: configuration of each array that is about to be written, by the array's name.
 
         Raises:
-            MismatchError: a field that both have differs; nothing was changed.
+            MismatchError: a field differs; nothing was changed.
         """
-        stored: Config = {}
-        for array in self.arrays(feature_set).values():
-            stored = _merge(stored, self.setup(array.fingerprint))
         fields: dict[str, tuple[Any, Any]] = {}
-        for config in asked.values():
-            fields |= differences(stored, config)
+        for name, array in self.arrays(feature_set).items():
+            stored = self.setup(array.fingerprint)
+            for other, config in asked.items():
+                fields |= differences(stored, config, common=name != other)
         if fields:
             lines = [
                 f"{name}: stored {old!r}, asked {new!r}" for name, (old, new) in fields.items()
@@ -291,50 +231,25 @@ class Store:
 
     def failures(self) -> list[Failure]:
         """Return the failed inputs by row; the last line about a row counts."""
-        try:
-            lines = (self.root / FAILURES).read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        found: dict[int, Failure] = {}
-        for line in lines:
-            try:
-                failure = Failure(**json.loads(line))
-            except (
-                ValueError,
-                TypeError,
-            ):  # a line cut short by a kill: its unit was not committed
-                continue
-            found[failure.row] = failure
-        return [found[row] for row in sorted(found)]
+        return read_failures(self.root / FAILURES)
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Append failed inputs and flush them to the disk, before their unit is committed."""
-        lines = [json.dumps(asdict(failure)) + "\n" for failure in failures]
-        if lines:
-            with (self.root / FAILURES).open("a", encoding="utf-8") as file:
-                file.write("".join(lines))
-                file.flush()
-                os.fsync(file.fileno())
+        append_failures(self.root / FAILURES, failures)
 
     def compact_failures(self) -> None:
         """Rewrite the failures sorted, without the repeats that interrupted units leave."""
-        if (self.root / FAILURES).exists():
-            lines = [json.dumps(asdict(failure)) + "\n" for failure in self.failures()]
-            publish_bytes(self.root / FAILURES, "".join(lines).encode())
+        compact_failures(self.root / FAILURES)
 
     def sweep(self) -> int:
         """Remove what interrupted writes left behind; returns how many files or folders."""
         found = list(orphans(self.root))
         for path in found:
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
         return len(found)
-
-    def _group(self, name: str) -> zarr.Group | None:
-        path = self.root / FEATURES / name
-        return zarr.open_group(path, mode="r") if (path / "zarr.json").is_file() else None
 
     def _commit(self, manifest: Manifest) -> None:
         if manifest != self.manifest:
@@ -343,9 +258,26 @@ class Store:
             self.__dict__.pop("samples", None)
 
 
-def _merge(first: Config, second: Mapping[str, Any]) -> Config:
-    merged = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
+def _counts(path: Path) -> bool:
+    """Whether a file makes its directory something else than a store that a kill left unmade."""
+    return not path.name.endswith(PARTIAL)
+
+
+def _array_names(directory: Path) -> list[str]:
+    """Return the arrays below a zarr group, sorted, by their path in it.
+
+    Reads the metadata files alone: what a kill leaves beside them is passed over in silence.
+    """
+    names = []
+    for folder, below, files in os.walk(directory):
+        if METADATA not in files:
+            continue
+        path = Path(folder, METADATA)
+        try:
+            is_array = json.loads(path.read_bytes())["node_type"] == "array"
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError("zarr metadata are damaged", where=path, found=error) from error
+        if is_array:
+            names.append(Path(folder).relative_to(directory).as_posix())
+            below.clear()  # its chunks
+    return sorted(names)

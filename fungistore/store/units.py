@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import numpy as np
 import zarr
 from numcodecs import BitRound
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fungistore.store.durable import publish_bytes, sync
@@ -25,6 +26,8 @@ from fungistore.store.durable import publish_bytes, sync
 Codec = Literal["none", "zstd", "bitround"]
 BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
 FEATURES = "features.zarr"
+METADATA = "zarr.json"
+RECORD_NAME = re.compile(r"\d{8,}")
 COMMITS = "commits"
 
 
@@ -66,9 +69,9 @@ class UnitArray:
 
     def __init__(self, root: Path, name: str) -> None:
         self.name = name
-        self.array: zarr.Array[Any] = zarr.open_array(root / FEATURES / name, mode="r+")
         self._directory = root / FEATURES / name
         self._records = root / COMMITS / name
+        self.array = self._open()
 
     @classmethod
     def create(
@@ -83,18 +86,26 @@ class UnitArray:
         fingerprint: str,
     ) -> UnitArray:
         """Create an array of `shape` (rows first); unwritten rows read as NaN."""
-        group = zarr.open_group(root / FEATURES, mode="a")
-        group.create_array(
-            name,
+        parents = [root / FEATURES / parent for parent in reversed(PurePath(name).parents)]
+        for parent in parents:  # one by one: an array must never be there before its groups
+            zarr.open_group(parent, mode="a")
+            _sync_metadata(parent)
+        zarr.create_array(
+            root / FEATURES / name,
             shape=shape,
             chunks=(unit_rows, *shape[1:]),
             dtype=dtype,
             fill_value=float("nan"),
             compressors=_compressors(codec),
             attributes={"fingerprint": fingerprint, "codec": codec},
-            config={"write_empty_chunks": True},
         )
+        _sync_metadata(root / FEATURES / name)
         return cls(root, name)
+
+    def _open(self) -> zarr.Array[Any]:
+        # a unit of unreadable images is all NaN, the fill value, and must be written all the same
+        array = zarr.open_array(self._directory, mode="r+")
+        return array.with_config({"write_empty_chunks": True})
 
     @property
     def fingerprint(self) -> str:
@@ -117,28 +128,55 @@ class UnitArray:
         return -(-self.rows // self.unit_rows)
 
     def grow(self, rows: int) -> None:
-        """Lengthen the array to `rows`; never shortens it."""
+        """Lengthen the array to `rows`, durably; never shortens it."""
         if rows > self.rows:
-            self.array.resize((rows, *self.array.shape[1:]))
+            path = self._directory / METADATA
+            document = json.loads(path.read_bytes())
+            document["shape"][0] = rows
+            publish_bytes(path, json.dumps(document, indent=2).encode())
+            self.array = self._open()
+
+    def rows_of(self, unit: int) -> int:
+        """Return how many rows a unit has: fewer than `unit_rows` at the array's end."""
+        return min(self.unit_rows, self.rows - unit * self.unit_rows)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop)."""
         return np.asarray(self.array[start:stop])
 
     def publish(self, unit: int, block: NDArray[Any], ids: str, failed: int) -> Commit:
-        """Write the whole of a unit and commit it; `ids` is the digest of its rows' sample ids."""
-        start = unit * self.unit_rows
+        """Write the first rows of a unit, or all of them, and commit them.
+
+        Args:
+            unit: index of the unit.
+            block: its rows, from the unit's first row on; what is left of the unit becomes NaN.
+            ids: digest of the rows' sample ids.
+            failed: how many of the rows stand for inputs that could not be read.
+
+        Raises:
+            ValueError: the block is not of the array's row shape, empty, or longer than the unit.
+        """
+        expected = self.array.shape[1:]
+        if unit < 0 or block.shape[1:] != expected or not 0 < len(block) <= self.rows_of(unit):
+            raise ValueError(
+                f"{self.name}: unit {unit} takes 1 to {self.rows_of(unit)} rows of {expected}, "
+                f"not {block.shape}"
+            )
         if self.array.attrs["codec"] == "bitround":
             block = round_bits(block)
-        self.array[start : start + len(block)] = block
+        start, rows = unit * self.unit_rows, len(block)
+        whole = np.full((self.rows_of(unit), *expected), np.nan, self.array.dtype)
+        whole[:rows] = block  # a whole chunk, so that zarr never merges with what is there
+        self.array[start : start + len(whole)] = whole
         chunk = self.chunk_path(unit)
         sync(chunk)
-        sync(chunk.parent)
-        stored = self.read(start, start + len(block))
+        for folder in chunk.relative_to(self._directory).parents:
+            sync(self._directory / folder)
+        stored = self.read(start, start + rows)
         flat = stored.reshape(len(stored), -1)
         commit = Commit(
             unit=unit,
-            rows=len(block),
+            rows=rows,
             bytes=chunk.stat().st_size,
             checksum=checksum(stored),
             fingerprint=self.fingerprint,
@@ -155,7 +193,8 @@ class UnitArray:
         """Return the records whose chunk is there with the recorded size, by unit."""
         if not self._records.is_dir():
             return {}
-        units = sorted(int(path.stem) for path in self._records.glob("*.json"))
+        stems = sorted(path.stem for path in self._records.glob("*.json"))
+        units = [int(stem) for stem in stems if RECORD_NAME.fullmatch(stem)]
         found = {unit: self.commit(unit) for unit in units}
         return {unit: commit for unit, commit in found.items() if commit is not None}
 
@@ -166,12 +205,12 @@ class UnitArray:
         commit that completes a partly filled unit, are the rows read and hashed.
         """
         try:
-            record: Mapping[str, Any] = json.loads(self._record_path(unit).read_bytes())
-            commit = Commit(**record)
+            commit = parse_commit(self._record_path(unit).read_bytes())
             size = self.chunk_path(unit).stat().st_size
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             return None
-        if commit.fingerprint != self.fingerprint or size == 0:
+        is_sound = commit.unit == unit and 0 < commit.rows <= self.rows_of(unit)
+        if not is_sound or commit.fingerprint != self.fingerprint or size == 0:
             return None
         return commit if size == commit.bytes or self.holds(commit) else None
 
@@ -192,6 +231,15 @@ class UnitArray:
         return self._records / f"{unit:08d}.json"
 
 
+def parse_commit(data: bytes) -> Commit:
+    """Parse a record, passing over fields of newer minor versions.
+
+    Raises:
+        ValueError: it is damaged, or lacks a field.
+    """
+    return TypeAdapter(Commit).validate_json(data, strict=True)
+
+
 def checksum(rows: NDArray[Any]) -> str:
     """Return a digest of the values of some rows."""
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
@@ -202,8 +250,14 @@ def round_bits(block: NDArray[Any]) -> NDArray[Any]:
 
     Rounding here, and not in a zarr filter, leaves files that every zarr implementation reads.
     """
-    rounded = BitRound(keepbits=BITROUND_KEPT_BITS).encode(block)
-    return np.asarray(rounded).view(block.dtype).reshape(block.shape)
+    encoded = BitRound(keepbits=BITROUND_KEPT_BITS).encode(block)
+    rounded = np.asarray(encoded).view(block.dtype).reshape(block.shape)
+    return np.where(np.isnan(block), block, rounded)  # some NaN would round up into numbers
+
+
+def _sync_metadata(directory: Path) -> None:
+    sync(directory / METADATA)
+    sync(directory)
 
 
 def _compressors(codec: Codec) -> list[Any]:

@@ -282,9 +282,15 @@ def test_the_store_opens_with_plain_zarr(images: Path, tmp_path: Path, quick: li
 def test_a_decompression_bomb_is_skipped(tmp_path: Path, quick: list[object]) -> None:
     """An image whose header declares 10^10 pixels is refused from its header and listed."""
     write_images(tmp_path / "data", 2)
-    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    (tmp_path / "data" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    bomb = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+    (tmp_path / "data" / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bomb)
     done = fungi("extract", tmp_path / "data", tmp_path / "s.fungi", *quick)
     assert done.exit_code == 3
     assert "pixels" in (tmp_path / "s.fungi" / "failures.jsonl").read_text()

@@ -134,11 +134,6 @@ def test_a_broken_weights_file_is_a_usage_error(tmp_path: Path, name: str, conte
     )
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AttributeError,
-    reason="_unwrap calls .get on whatever torch.load returned, so the user sees AttributeError",
-)
 @pytest.mark.parametrize("value", [torch.zeros(3), [torch.zeros(3)]], ids=["tensor", "list"])
 def test_a_torch_file_without_a_state_dict_is_a_usage_error(tmp_path: Path, value: object) -> None:
     """A file that holds a tensor or a list, and no names, is refused as one that does not fit."""
@@ -279,12 +274,6 @@ def test_a_model_that_is_no_vision_transformer_is_refused(name: str, tmp_path: P
     usage_error(lambda: load_backbone(name, weights=tmp_path / "x"), "not a plain vision transform")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=(AttributeError, TypeError),
-    reason="_create asks for blocks and forward_head only; then _patch_size reads attributes that"
-    " these have not got, and the user sees an AttributeError or TypeError",
-)
 @pytest.mark.parametrize(
     "name",
     ["mixer_b16_224", "hiera_tiny_224", "xcit_nano_12_p16_224", "naflexvit_base_patch16_gap"],
@@ -296,11 +285,6 @@ def test_a_model_that_only_resembles_a_vision_transformer_is_refused(
     usage_error(lambda: load_backbone(name, image_size=224))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the parallel-block families (18x2, xp, pwee, dpwee) have no blocks.N.attn.proj, but the"
-    " catalogue shows it as their target layer, and load_backbone needs --target-layer for them",
-)
 @pytest.mark.parametrize("name", ["vit_small_patch16_18x2_224", "vit_pwee_patch16_reg1_gap_256"])
 def test_the_catalogues_target_layer_exists(name: str) -> None:
     """The target layer on a card is a linear layer of that model."""
@@ -344,11 +328,6 @@ def test_no_clip_weights_in_timm_have_their_head_misjudged() -> None:
     assert wrong == {}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="keeps_head looks at the tag in the name alone: without one, timm picks its default tag,"
-    " which for these is laion2b_ft_in12k_in1k, so the embedding would be 1000 class logits",
-)
 def test_a_clip_name_without_a_tag_is_judged_by_timms_default_tag() -> None:
     """A bare name means the weights that timm takes for it, and their head is judged by them."""
     bare = [name for name in find_backbones("*clip*") if "." not in name]

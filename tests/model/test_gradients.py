@@ -210,11 +210,6 @@ def test_simclr_agrees_with_autograd_on_the_class_token_path() -> None:
     check(small("test_vit"), ClassTokenPath, SimCLR(), views=5)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Views says that all chunks have the same v and s (`b v 3 s s`), so beartype refuses a"
-    " list of unequal chunks as soon as it looks at two of them; an iterator is not looked at",
-)
 def test_chunks_of_unequal_size_may_come_in_a_list() -> None:
     """The last chunk of a group is shorter, a native crop smaller, and a list of them is fine."""
     path = ClassTokenPath(small("test_vit"), torch.float32)

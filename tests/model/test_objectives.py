@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fungistore.errors import UsageError
 from fungistore.objectives import DINO, KL, OBJECTIVES, ContrastiveObjective, SimCLR
 
 EMBEDDING_DIM = 16
@@ -111,14 +114,26 @@ def test_simclr_works_without_negatives() -> None:
     assert embeddings.grad.norm() > 0
 
 
-@pytest.mark.xfail(
-    strict=True, reason="0 / 0: the loss of a single window is NaN, and no option refuses it"
+@pytest.mark.parametrize(
+    ("objective", "parameters"),
+    [
+        (KL, {"temperature": 0.0}),
+        (DINO, {"teacher_temperature": -1.0}),
+        (DINO, {"global_crops": 0}),
+        (DINO, {"local_scale": (0.3, 0.2)}),
+        (DINO, {"global_scale": (0.0, 1.0)}),
+        (SimCLR, {"base_patches": 1}),  # a single window would have no positive
+        (SimCLR, {"base_patches": 5}),
+        (SimCLR, {"stride_scale": 0}),
+    ],
 )
-def test_a_single_window_has_a_loss() -> None:
-    """SimCLR with base_patches=1, which the options accept, has one window and a finite loss."""
-    objective = SimCLR(base_patches=1)
-    assert objective.views(64, 16, "model").groups[0].count == 1
-    assert objective.info_nce(torch.ones(2, 1, 8), torch.ones(3, 8)).isfinite().all()
+def test_meaningless_parameters_are_refused(
+    objective: type[KL] | type[DINO] | type[SimCLR], parameters: dict[str, Any]
+) -> None:
+    """A parameter without a sensible loss is named, with what it takes."""
+    (name,) = parameters
+    with pytest.raises(UsageError, match=f"{objective.name}.{name}"):
+        objective(**parameters)
 
 
 @given(

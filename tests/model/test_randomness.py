@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fungistore.fingerprint import (
+    ABSENT,
     Config,
     canonical_json,
     differences,
@@ -216,10 +217,14 @@ def test_differences_name_the_dotted_field_and_both_values() -> None:
     """Only fields that both sides have, with other values, are differences; in sorted order."""
     stored = {"z": 1, "compute": {"dtype": "float32", "batch": 8}, "old": 1, "kl": {"t": 15.0}}
     asked = {"z": 2, "compute": {"dtype": "bfloat16", "batch": 8}, "new": 1, "kl": {"t": 15.0}}
-    found = differences(stored, asked)
+    found = differences(stored, asked, common=True)
     assert found == {"compute.dtype": ("float32", "bfloat16"), "z": (1, 2)}
     assert list(found) == ["compute.dtype", "z"]
-    assert differences(stored, stored) == {}
+    assert differences(stored, stored, common=False) == {}
+    assert differences(stored, asked, common=False) == found | {
+        "new": (ABSENT, 1),
+        "old": (1, ABSENT),
+    }
 
 
 def test_digests_of_ids_are_not_fooled_by_concatenation() -> None:

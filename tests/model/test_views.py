@@ -222,9 +222,6 @@ def test_dinos_views_are_the_papers() -> None:
     assert kl.views(224, 16, "model") is None
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="np.stack of no crops: a family of none cannot be drawn"
-)
 def test_dino_can_do_without_local_crops() -> None:
     """With local_crops=0, which the options accept, only the global crops are drawn."""
     recipe = DINO(local_crops=0).views(32, 16, "model")

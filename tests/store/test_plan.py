@@ -288,12 +288,12 @@ def test_unit_rows_are_the_largest_power_of_two_within_the_limits(
         (10.0, ["embeddings"], 512),
         (1.0, ["embeddings", "patches"], 32),
         (1e6, ["embeddings"], 65_536),
-        (1e6, ["patches"], 128),  # 16 x 16 x 768 in float16: 256 images are 100.7 MB
+        (1e6, ["patches"], 256),  # 16 x 16 x 768 in float16: 100.7 MB
         (0.01, ["embeddings", "kl"], 1),
     ],
 )
 def test_unit_rows_of_usual_extractions(rate: float, features: list[str], expected: int) -> None:
-    """Slow models get short units, fast vectors long ones, patch tensors what fits in 100 MB."""
+    """Slow models get short units, fast vectors long ones, patch tensors what fits in 100 MiB."""
     large = ArraySpec("patches", "patches", (16, 16, 768), "float16")
     specs = [spec for spec in [*SPECS[:3], large] if spec.feature in features]
     assert choose_unit_rows(Rate(low=rate / 2, high=rate), specs) == expected

@@ -67,8 +67,8 @@ def record_path(root: Path, array: UnitArray, unit: int) -> Path:
     return root / "commits" / array.name / f"{unit:08d}.json"
 
 
-def rewrite_record(root: Path, array: UnitArray, unit: int, **changes: Any) -> None:
-    path = record_path(root, array, unit)
+def rewrite_record(root: Path, array: UnitArray, number: int, **changes: Any) -> None:
+    path = record_path(root, array, number)
     path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
 
 
@@ -127,10 +127,6 @@ def test_publishing_leaves_the_callers_block_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(block, normal(8))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="BitRound's carry turns a NaN of all-one mantissa (CUDA's own NaN) into -0.0",
-)
 @pytest.mark.parametrize(("bits", "dtype"), [(0x7FFF, "float16"), (0x7FFFFFFF, "float32")])
 def test_bitround_keeps_every_nan(tmp_path: Path, bits: int, dtype: str) -> None:
     """A NaN stays one and is counted, whatever its payload: CUDA's has all mantissa bits set."""
@@ -194,11 +190,6 @@ def test_a_unit_of_zeros_is_written(tmp_path: Path, codec: Codec) -> None:
     assert (array.read(0, 8) == 0).all()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=FileNotFoundError,
-    reason="write_empty_chunks is lost when the array is reopened, so the chunk is never written",
-)
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_unit_of_nans_is_written(tmp_path: Path, codec: Codec) -> None:
     """A unit whose images all failed equals the fill value, and is committed all the same."""
@@ -259,15 +250,11 @@ def test_data_reaches_the_disk_before_its_record(
     shown = events.index(("rename", record))
     before = [path for kind, path in events[:shown] if kind == "fsync"]
     assert before.index(chunk) < before.index(chunk.parent)
-    assert before[-1].name.startswith(f"{record.name}.")
+    assert before[-1].name.startswith(f".{record.name}.")
     assert before[-1].name.endswith(".partial")
     assert ("fsync", record.parent) in events[shown:]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="publish flushes c/<unit>/ but not c/, which names it (rows of one dimension or more)",
-)
 def test_new_folder_of_a_chunk_is_flushed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,10 +265,6 @@ def test_new_folder_of_a_chunk_is_flushed_too(
     assert ("fsync", array.chunk_path(1).parent.parent) in events
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="zarr never flushes zarr.json: a power cut after grow() can empty the array's metadata",
-)
 @pytest.mark.parametrize(
     "change",
     [
@@ -298,7 +281,7 @@ def test_metadata_reach_the_disk(
     events = watch_disk(tmp_path, monkeypatch)
     change(tmp_path)
     flushed = [path.name for kind, path in events if kind == "fsync"]
-    assert any(name.startswith("zarr.json") for name in flushed)
+    assert any("zarr.json" in name for name in flushed)
 
 
 def watch_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path]]:
@@ -396,7 +379,6 @@ def test_a_record_cut_anywhere_is_not_committed(tmp_path: Path, cut: int) -> Non
     assert array.commit(0) is not None
 
 
-@pytest.mark.xfail(strict=True, reason="a record's values are taken on trust")
 @pytest.mark.parametrize(
     "changes",
     [{"unit": 1}, {"rows": 9}, {"rows": -1}, {"rows": "8", "bytes": 1}, {"rows": 8.5, "bytes": 1}],
@@ -412,9 +394,6 @@ def test_a_record_that_cannot_be_right_is_not_committed(
     assert array.commit(0) is None
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="commits() takes every *.json's name for a number"
-)
 def test_a_stray_file_among_the_records_is_ignored(tmp_path: Path) -> None:
     """A file that is no record, such as a note or an editor's copy, does not stop a run."""
     array = make_array(tmp_path)
@@ -423,10 +402,6 @@ def test_a_stray_file_among_the_records_is_ignored(tmp_path: Path) -> None:
     assert sorted(array.commits()) == [0]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Commit(**record) refuses unknown fields: a newer minor's units all look undone",
-)
 def test_a_record_of_a_newer_minor_version_is_committed(tmp_path: Path) -> None:
     """A reader opens any minor version, so a field that it does not know undoes nothing."""
     array = make_array(tmp_path)
@@ -604,11 +579,6 @@ def test_a_whole_unit_is_published_over_a_damaged_chunk(
     assert all(again.holds(commit) for commit in again.commits().values())
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="a block shorter than the array's part of its unit is merged with the damaged chunk",
-)
 @pytest.mark.parametrize("damage", [b"", b"short"], ids=["empty", "torn"])
 def test_a_shorter_unit_is_published_over_a_damaged_chunk(tmp_path: Path, damage: bytes) -> None:
     """A run with --limit, shorter than the array, also gets past what a power cut left."""
@@ -620,7 +590,6 @@ def test_a_shorter_unit_is_published_over_a_damaged_chunk(tmp_path: Path, damage
     assert array.commits() == {0: commit}
 
 
-@pytest.mark.xfail(strict=True, reason="publish does not look at the block's shape")
 @pytest.mark.parametrize(
     ("unit", "shape"),
     [(0, (12, 3)), (2, (8, 3)), (3, (8, 3)), (0, (8, 1)), (0, (0, 3)), (-1, (8, 3))],

@@ -1,0 +1,64 @@
+"""`failures.jsonl`: inputs that could not be read, one JSON line each, appended as they happen."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from fungistore.store.durable import publish_bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An input that could not be read, as one line of the file."""
+
+    row: int
+    uri: str
+    error: str
+    message: str
+
+
+def read_failures(path: Path) -> list[Failure]:
+    """Return the failed inputs by row; the last line about a row counts."""
+    return [failure for failure, _ in _lines(path)]
+
+
+def append_failures(path: Path, failures: Iterable[Failure]) -> None:
+    """Append failed inputs and flush them to the disk, before their unit is committed."""
+    lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in failures)
+    if lines:
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END) and _last_byte(path) != b"\n":
+                file.write(b"\n")  # a kill or a full disk cut the last line short
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def compact_failures(path: Path) -> None:
+    """Rewrite the file sorted, without the repeats that interrupted units leave."""
+    if path.exists():
+        publish_bytes(path, b"".join(line + b"\n" for _, line in _lines(path)))
+
+
+def _lines(path: Path) -> list[tuple[Failure, bytes]]:
+    """Return failures by row with their lines, whose fields may be more than this version knows."""
+    found: dict[int, tuple[Failure, bytes]] = {}
+    names = [field.name for field in fields(Failure)]
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            document = json.loads(line)
+            failure = Failure(**{name: document[name] for name in names})
+        except (ValueError, TypeError, KeyError):  # a line cut short: its unit was not committed
+            continue
+        found[failure.row] = (failure, line)
+    return [found[row] for row in sorted(found)]
+
+
+def _last_byte(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1)

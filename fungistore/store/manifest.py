@@ -1,0 +1,78 @@
+"""`store.json`: the version of a store's layout, its class names, the parts of its sample table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+
+from fungistore.errors import StoreError
+from fungistore.store.samples import Part
+
+SCHEMA_VERSION = (1, 0)  # (major, minor): a reader opens its own major and any minor
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of `store.json`.
+
+    Attributes:
+        schema: (major, minor) of the layout.
+        id: random name of the store, given once.
+        labels: class names; a sample's label is an index into them.
+        parts: files of the sample table, in row order.
+        unknown: fields of a newer minor version, handed on as they are.
+    """
+
+    schema: tuple[int, int]
+    id: str
+    labels: tuple[str, ...]
+    parts: tuple[Part, ...]
+    unknown: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return the file's bytes; the count of samples is there for human readers."""
+        document = asdict(self)
+        unknown = document.pop("unknown")
+        count = sum(part.rows for part in self.parts)
+        return json.dumps(unknown | document | {"samples": count}, indent=1).encode()
+
+
+def parse_manifest(data: bytes, where: object) -> Manifest:
+    """Parse the bytes of a `store.json`.
+
+    Raises:
+        StoreError: it is damaged, or of another major version.
+    """
+    try:
+        document = from_json(data)
+        version = TypeAdapter(tuple[int, int]).validate_python(document["schema"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise _damaged(where, error) from error
+    if version[0] != SCHEMA_VERSION[0]:
+        raise StoreError(
+            "the store was made by another major version",
+            where=where,
+            expected=f"schema {SCHEMA_VERSION[0]}.x",
+            found=".".join(map(str, version)),
+            hint="install the version of fungistore that made it",
+        )
+    known = ("schema", "id", "labels", "parts", "samples")
+    unknown = {key: value for key, value in document.items() if key not in known}
+    document = {key: value for key, value in document.items() if key in known}
+    try:
+        text = json.dumps(document | {"unknown": unknown})
+        manifest = TypeAdapter(Manifest).validate_json(text, strict=True)
+        if any(part.rows < 0 for part in manifest.parts):
+            raise ValueError("a part with fewer than no rows")
+        return manifest
+    except ValueError as error:  # pydantic's ValidationError is one
+        raise _damaged(where, error) from error
+
+
+def _damaged(where: object, error: Exception) -> StoreError:
+    found = f"{type(error).__name__}: {str(error).splitlines()[0]}" if str(error) else error
+    return StoreError("the store's manifest is damaged", where=where, found=found)
