@@ -9,16 +9,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from jaxtyping import install_import_hook
-from PIL import Image
+
+from tiny_world import TINY, write_images
 
 install_import_hook(
     ["fungistore.gradients", "fungistore.objectives", "fungistore.views"], "beartype.beartype"
 )
-
-TINY = "test_vit"  # timm's own test model: 64 wide, 6 blocks, 160 pixels, class token
 
 
 @pytest.fixture(scope="session")
@@ -36,17 +34,6 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_file(model.state_dict(), path)
     return path
-
-
-def write_images(folder: Path, count: int, seed: int = 0) -> None:
-    """Write `count` smooth colourful JPEGs of varying shape."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    for number in range(count):
-        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-        size = (90 + 5 * (number % 7), 80 + 3 * (number % 5))
-        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-        image.save(folder / f"{number:03d}.jpg", quality=90)
 
 
 @pytest.fixture

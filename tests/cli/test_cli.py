@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from conftest import TINY, write_images
 from fungi_cli.console import duration, printable, size
 from fungi_cli.main import app
 from typer.main import get_command
 from typer.testing import CliRunner, Result
+
+from tiny_world import TINY, write_images
 
 README = Path(__file__).parents[2] / "README.md"
 runner = CliRunner()

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import TINY, write_images
+
+from tiny_world import TINY, write_images
 
 ALLOWED_GROWTH = 40_000_000  # bytes: noise of allocators; 4,000 images as pixels alone are 120 MB
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from conftest import TINY, write_images
 from numpy.typing import NDArray
+
+from tiny_world import TINY, write_images
 
 KILLS = 20
 

@@ -13,7 +13,6 @@ import pytest
 import timm
 import torch
 import zarr
-from conftest import TINY, write_images
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
@@ -23,6 +22,7 @@ from fungistore.errors import FungiError, ImageError, MismatchError, StoppedErro
 from fungistore.extraction import ExtractOptions, estimate, extract
 from fungistore.objectives import DINO, SimCLR
 from fungistore.store import Store
+from tiny_world import TINY, write_images
 
 ALL = ("embeddings", "kl", "dino", "simclr", "patches")
 

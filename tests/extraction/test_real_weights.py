@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ IMAGES_PER_CLASS = 3
 @pytest.fixture(scope="module")
 def textile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of textile images and the weights; skipped where no package index answers."""
-    sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
     import demo_assets
 
     try:

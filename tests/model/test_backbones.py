@@ -276,7 +276,7 @@ def test_a_model_that_is_no_vision_transformer_is_refused(name: str, tmp_path: P
 
 @pytest.mark.parametrize(
     "name",
-    ["mixer_b16_224", "hiera_tiny_224", "xcit_nano_12_p16_224", "naflexvit_base_patch16_gap"],
+    ["mixer_b16_224", "hiera_tiny_224", "naflexvit_base_patch16_gap"],
 )
 def test_a_model_that_only_resembles_a_vision_transformer_is_refused(
     name: str,

@@ -1,0 +1,21 @@
+"""A model and images small enough that a test takes a moment, and real all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TINY = "test_vit"  # timm's own test model: 64 wide, 6 blocks, 160 pixels, class token
+
+
+def write_images(folder: Path, count: int, seed: int = 0) -> None:
+    """Write `count` smooth colourful JPEGs of varying shape."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        size = (90 + 5 * (number % 7), 80 + 3 * (number % 5))
+        image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / f"{number:03d}.jpg", quality=90)
