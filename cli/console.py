@@ -80,7 +80,7 @@ def _fail(error: FungiError, *, as_json: bool) -> NoReturn:
     code = error.exit_code
     if isinstance(error, StoppedError) and _received == signal.SIGINT:
         code = INTERRUPTED
-    note(f"{'stopped' if isinstance(error, StoppedError) else 'error'}: {error}")
+    note(str(error) if isinstance(error, StoppedError) else f"error: {error}")
     if as_json:
         details = {"where": error.where, "expected": error.expected, "found": error.found}
         details = {key: None if value is None else str(value) for key, value in details.items()}

@@ -1,7 +1,7 @@
 """The main job, on real images with real pretrained weights: `make demo`.
 
 Fetches a DINOv2 ViT-S/14 and textile images (see demo_assets.py), extracts embeddings, gradient
-features and patch tensors of a subset, stops itself half-way, continues, and shows the store.
+features and patch tensors of a subset, stops itself half-way, continues, shows the store, and classifies by nearest neighbours.
 About three minutes on two cores. Every command is printed, so that it can be typed.
 """
 
@@ -46,6 +46,8 @@ def main() -> None:
     run(extract)
     say("\nWhat is in the store:")
     run(["fungi", "status", str(STORE)])
+    say("\nWhat the gradients add to nearest neighbours (examples/knn.py):")
+    run([sys.executable, str(Path(__file__).with_name("knn.py")), str(STORE)])
     say(f"\nDone in {time.monotonic() - began:.0f} s. The arrays are plain zarr:")
     say(f"  zarr.open_group('{STORE}/features.zarr')['{MODEL}/gradients/dino']")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -44,14 +45,20 @@ def find_backbones(pattern: str) -> list[str]:
 def describe_backbones(names: list[str]) -> Iterator[BackboneCard]:
     """Yield a card for each name; models are built on the meta device, so nothing is downloaded."""
     for name in names:
-        options: dict[str, Any] = {} if keeps_head(name) else {"num_classes": 0}
-        with torch.device("meta"):
-            model: Any = timm.create_model(name, pretrained=False, **options)
+        weights = timm.get_pretrained_cfg(name)
+        classes = weights.num_classes if keeps_head(name) else 0
+        model = _sketch(name.partition(".")[0], classes)
         yield BackboneCard(
             name=name,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            image_size=model.pretrained_cfg["input_size"][-1],
+            image_size=weights.input_size[-1],
             patch_size=to_2tuple(model.patch_embed.patch_size)[0],
             embedding_dim=embedding_dim(model),
             target_layer=default_target(model),
         )
+
+
+@lru_cache(maxsize=1)  # names come sorted, so the weights of one architecture are neighbours
+def _sketch(architecture: str, classes: int) -> Any:
+    with torch.device("meta"):
+        return timm.create_model(architecture, pretrained=False, num_classes=classes)

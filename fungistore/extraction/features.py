@@ -70,7 +70,6 @@ class FeatureMaker:
         self._seed = seed
         self._device = device
         self._base = InferenceView(backbone.data_config)
-        self._sides = (backbone.image_size, backbone.image_size)
         own = (backbone.data_config["mean"], backbone.data_config["std"])
         reference = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self._statistics = {
