@@ -1,8 +1,9 @@
 """The main job, on real images with real pretrained weights: `make demo`.
 
 Fetches a DINOv2 ViT-S/14 and textile images (see demo_assets.py), extracts embeddings, gradient
-features and patch tensors of a subset, stops itself half-way, continues, shows the store, and classifies by nearest neighbours.
-About three minutes on two cores. Every command is printed, so that it can be typed.
+features and patch tensors of a subset, stops itself half-way, continues, shows the store, and
+classifies by nearest neighbours. About three minutes on two cores. Every command is printed, so
+that it can be typed.
 """
 
 from __future__ import annotations
