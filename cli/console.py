@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -50,9 +52,9 @@ def result_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, indent=1), flush=True)
 
 
-def next_step(command: str) -> None:
+def next_step(*command: str) -> None:
     """Name the command that usually follows."""
-    note(f"next: {command}")
+    note(f"next: {shlex.join(command)}")
 
 
 def explains_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -60,23 +62,33 @@ def explains_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        as_json = bool(kwargs.get("as_json"))
         try:
             return command(*args, **kwargs)
         except FungiError as error:
-            if os.environ.get(DEBUG):
-                raise
-            _fail(error, as_json=bool(kwargs.get("as_json")))
+            _fail(error, as_json=as_json)
         except KeyboardInterrupt:
             note("interrupted; committed work is kept, the same command continues it")
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:  # the reader of a shell pipeline has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
+        except typer.Exit:
+            raise
+        except MemoryError as error:  # CUDA's out-of-memory error is a RuntimeError, below
+            hint = "a smaller --batch-size, or --projection-dim"
+            _fail(FungiError("out of memory", found=str(error) or None, hint=hint), as_json=as_json)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+            hint = "fungi --debug ... shows where; if it is out of memory, a smaller --batch-size"
+            _fail(FungiError("unexpected error", found=found, hint=hint), as_json=as_json)
 
     return run
 
 
 def _fail(error: FungiError, *, as_json: bool) -> NoReturn:
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
     code = error.exit_code
     if isinstance(error, StoppedError) and _received == signal.SIGINT:
         code = INTERRUPTED
@@ -104,7 +116,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         _received = number
-        note("stopping after the current batch; once more to stop at once")
+        note("stopping at the next safe point; once more to stop at once")
 
     kinds = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(kind, handle) for kind in kinds]

@@ -108,15 +108,13 @@ def extract(
     Exit codes: 0 done, 1 failed, 2 usage, 3 done but some inputs were skipped, 4 other settings
     than the feature set was made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
     """
-    from fungistore.extraction import ExtractOptions, estimate
-    from fungistore.extraction import extract as run
-    from fungistore.extraction.options import read_config, with_settings
-
     flags: dict[str, Any] = {
         "model": model,
         "weights": None if weights is None else str(weights.absolute()),
         "image_size": image_size,
-        "features": None if features is None else tuple(features.split(",")),
+        "features": None
+        if features is None
+        else tuple(part.strip() for part in features.split(",")),
         "feature_set": feature_set,
         "device": device,
         "dtype": dtype,
@@ -137,19 +135,23 @@ def extract(
     settings = list(setting or [])
     if negatives is not None:
         settings.append(f"simclr.negatives={negatives}")
-    settled = read_config(config) if config is not None else {}
-    settled = {key.replace("-", "_"): value for key, value in settled.items()}
-    settled |= {key: value for key, value in flags.items() if value is not None}
-    options = ExtractOptions.from_config(with_settings(settled, settings))
+    with stop_on_signals() as stop:  # from the start: importing and loading take seconds
+        from fungistore.extraction import ExtractOptions, estimate
+        from fungistore.extraction import extract as run
+        from fungistore.extraction.options import read_config, with_settings
 
-    if dry_run:
-        planned = estimate(source, store, options)
-        result_json(planned.to_json()) if as_json else _show_estimate(planned)
-        return
-    with stop_on_signals() as stop:
-        done = run(source, store, options, restart=restart, reporter=ConsoleReporter(), stop=stop)
+        settled = read_config(config) if config is not None else {}
+        settled = {key.replace("-", "_"): value for key, value in settled.items()}
+        settled |= {key: value for key, value in flags.items() if value is not None}
+        options = ExtractOptions.from_config(with_settings(settled, settings))
+        if dry_run:
+            planned = estimate(source, store, options, restart=restart, stop=stop)
+            result_json(planned.to_json()) if as_json else _show_estimate(planned)
+            return
+        reporter = ConsoleReporter()
+        done = run(source, store, options, restart=restart, reporter=reporter, stop=stop)
     result_json(done.to_json()) if as_json else _show_result(done)
-    next_step(f"fungi status {store}")
+    next_step("fungi", "status", str(store))
     if done.failed:
         raise typer.Exit(SKIPPED_INPUTS)
 

@@ -9,7 +9,7 @@ import typer
 
 from fungistore.errors import UsageError
 
-from .console import ConsoleReporter, explains_errors, result, result_json
+from .console import explains_errors, result, result_json
 
 
 @explains_errors
@@ -31,20 +31,13 @@ def models(
     names = find_backbones(pattern)
     if not names:
         raise UsageError("no model matches", where=pattern, hint="fungi models '*vit*'")
-    reporter = ConsoleReporter()
-    reporter.begin("models", len(names))
-    cards = []
-    for card in describe_backbones(names):
-        cards.append(card)
-        reporter.advance(1)
-    reporter.end()
     if as_json:
-        result_json({"models": [asdict(card) for card in cards]})
+        result_json({"models": [asdict(card) for card in describe_backbones(names)]})
         return
-    width = max(len(card.name) for card in cards)
+    width = max(map(len, names))
     header = ("model".ljust(width), "parameters", "image", "patch", "embedding", "target layer")
     result("{}  {:>10}  {:>5}  {:>5}  {:>9}  {}".format(*header))
-    for card in cards:
+    for card in describe_backbones(names):
         result(
             f"{card.name.ljust(width)}  {card.parameters / 1e6:>8.1f} M  {card.image_size:>5}  "
             f"{card.patch_size:>5}  {card.embedding_dim:>9}  {card.target_layer or '-'}"

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from fungistore.fingerprint import Config
-from fungistore.store import SCHEMA_VERSION, Store
+from fungistore.store import Store
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def status(path: str | Path) -> StoreStatus:
     return StoreStatus(
         store=str(store.root),
         id=store.manifest.id,
-        schema=".".join(map(str, SCHEMA_VERSION)),
+        schema=".".join(map(str, store.manifest.schema)),
         samples=len(store.samples),
         labels=store.manifest.labels,
         splits=dict(sorted(splits.items())),

@@ -37,8 +37,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         UsageError: the file is missing, unreadable, pickles more than tensors, or does not match.
     """
-    state = _unwrap(_read(path))
-    state = checkpoint_filter_fn(state, model)
+    try:
+        state = checkpoint_filter_fn(_unwrap(_read(path)), model)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UsageError(
+            "the weights file has tensors of unexpected names or shapes",
+            where=f"--weights {path}",
+            expected=f"the weights of a {type(model).__name__}",
+            found=f"{type(error).__name__}: {error}",
+        ) from error
     expected = model.state_dict()
     state = {key: value for key, value in state.items() if key in expected or key not in CLASSIFIER}
     missing = sorted(expected.keys() - state.keys())
@@ -73,7 +80,11 @@ def weights_hash(model: nn.Module) -> str:
 
 def _read(path: Path) -> Mapping[str, object]:
     if not path.is_file():
-        raise UsageError("no such weights file", where=f"--weights {path}")
+        raise UsageError(
+            "no such weights file",
+            where=f"--weights {path}",
+            expected="a .safetensors file, or a torch file of tensors alone",
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -97,7 +108,7 @@ def _unwrap(state: Mapping[str, object]) -> dict[str, Tensor]:
         inner = state.get(wrapper)
         if isinstance(inner, Mapping):
             return _unwrap(inner)
-    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
     for prefix in PREFIXES:
         if tensors and all(key.startswith(prefix) for key in tensors):
             return _unwrap({key.removeprefix(prefix): value for key, value in tensors.items()})

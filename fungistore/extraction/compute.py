@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import ImageError
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.loader import LoadedBatch, load_batches
+from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.plan import Task, batches_of
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
@@ -18,6 +19,15 @@ from fungistore.report import Reporter, stop_if_asked
 from fungistore.store import Failure, Store, UnitArray
 
 Rows = dict[str, NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One computed batch of the unit under way."""
+
+    work: Work
+    failures: list[Failure]
+    rows: Rows
 
 
 def compute_units(
@@ -36,11 +46,12 @@ def compute_units(
         ImageError: an image cannot be read, under `on_error="fail"`.
     """
     dtypes = {spec.name: spec.dtype for spec in resolved.arrays}
-    parts: list[tuple[LoadedBatch, Rows]] = []
+    parts: list[Part] = []
     pending: Future[None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
         works = batches_of(tasks, store.samples, resolved.batch_size)
-        for batch in load_batches(works, maker.draw, resolved.workers):
+        name = resolved.options.name
+        for batch in load_batches(works, maker.draw, resolved.workers, name):
             stop_if_asked(stop)
             if batch.failures and resolved.options.on_error == "fail":
                 raise _as_error(batch.failures[0])
@@ -50,7 +61,7 @@ def compute_units(
                 stored = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
             for rows in stored.values():
                 rows[failed] = np.nan
-            parts.append((batch, stored))
+            parts.append(Part(batch.work, batch.failures, stored))  # without the pixels
             reporter.advance(len(batch.work.rows))
             if batch.work.last:
                 if pending is not None:
@@ -64,21 +75,21 @@ def compute_units(
 def _commit_unit(
     store: Store,
     arrays: Mapping[str, UnitArray],
-    parts: list[tuple[LoadedBatch, Rows]],
+    parts: list[Part],
     reporter: Reporter,
 ) -> None:
     """Publish a unit's rows in every array that lacks them, after its failures are on disk."""
-    work = parts[0][0].work
-    failures = [failure for batch, _ in parts for failure in batch.failures]
+    work = parts[0].work
+    failures = [failure for part in parts for failure in part.failures]
     store.add_failures(failures)
-    first, last = work.rows[0]["row"], parts[-1][0].work.rows[-1]["row"]
-    for name in parts[0][1]:
+    first, last = work.rows[0]["row"], parts[-1].work.rows[-1]["row"]
+    for name in parts[0].rows:
         array = arrays[name]
         start = work.unit * array.unit_rows
         before = array.commit(work.unit)
         if before is not None and start + before.rows > last:
             continue  # committed before a kill that hit the feature's other array
-        block = np.concatenate([rows[name] for _, rows in parts])
+        block = np.concatenate([part.rows[name] for part in parts])
         if before is not None:  # complete a partly filled unit
             block = np.concatenate([array.read(start, first), block])
         ids = digest_ids(row["id"] for row in store.samples.rows(start, last + 1))

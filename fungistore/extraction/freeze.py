@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.options import ExtractOptions
@@ -25,6 +25,7 @@ from fungistore.report import Reporter, stop_if_asked
 from fungistore.store import SCHEMA_VERSION, Store
 
 TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+LARGEST_CHUNK_BYTES = 1 << 30
 Tensors = dict[str, NDArray[Any]]
 
 
@@ -38,11 +39,26 @@ def settle(path: Path, options: ExtractOptions, *, restart: bool) -> Resolved:
     store = Store.open(path) if Store.exists(path) and not restart else None
     frozen = frozen_choices(store, options.name) if store else {}
     resolved = resolve(options, frozen)
+    _refuse_huge_chunks(resolved)
     if store and frozen:
         configs = array_configs(resolved)
         asked = {spec.name: configs[spec.feature] for spec in resolved.arrays}
         store.refuse_mismatch(options.name, asked)
     return resolved
+
+
+def _refuse_huge_chunks(resolved: Resolved) -> None:
+    """A unit of a vector-only feature set can be too long for patch tensors that come later."""
+    for spec in resolved.arrays:
+        chunk = (resolved.unit_rows or 0) * spec.row_bytes
+        if chunk > LARGEST_CHUNK_BYTES:
+            raise UsageError(
+                f"a chunk of {spec.feature} would have {chunk / 1e9:.1f} GB",
+                where=f"feature set {resolved.options.name!r} of {resolved.unit_rows} rows a unit",
+                expected=f"at most {LARGEST_CHUNK_BYTES / 1e9:.1f} GB",
+                hint=f"keep {spec.feature} in a set of their own with --feature-set, "
+                "or give a smaller --unit-rows",
+            )
 
 
 def frozen_choices(store: Store, feature_set: str) -> Config:
@@ -69,7 +85,7 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             "transform": {key: _plain(backbone.data_config[key]) for key in TRANSFORM_FIELDS},
         },
         "compute": {
-            "dtype": str(resolved.dtype).removeprefix("torch."),
+            "dtype": resolved.dtype_name,
             "batch_size": resolved.batch_size,
         },
         "layout": {"unit_rows": resolved.unit_rows, "codec": resolved.codec},
@@ -83,7 +99,6 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             "columns": resolved.projection.columns,
             "first_block": resolved.projection.digest(),
         },
-        "view_size": options.view_size,
     }
     configs: dict[str, Config] = {}
     for feature in options.features:
@@ -92,8 +107,10 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             continue
         configs[feature] = shared | {"vectors": {"dtype": options.storage_dtype}}
         if feature != "embeddings":
-            parameters = _plain(asdict(getattr(options, feature)))
-            configs[feature] |= {"gradient": gradient, feature: parameters}
+            objective: Any = resolved.objective(feature)
+            configs[feature] |= {"gradient": gradient, feature: _plain(asdict(objective))}
+            if objective.views(backbone.image_size, backbone.patch_size, options.view_size):
+                configs[feature]["views"] = {"size": options.view_size}
     return configs
 
 
@@ -124,7 +141,7 @@ def freeze(
             tensors["negatives"] = encode_negatives(
                 resolved, store, feature, tensors, reporter, stop
             )
-        document = {"options": resolved.options.to_config()}
+        document = {"options": resolved.to_options().to_config()}
         store.freeze_setup(config, {"tensors": tensors} if tensors else {}, document)
     frozen = {f: store.setup_tensors(fingerprint(configs[f]), "tensors") for f in gradients}
     return make_features(resolved, frozen)
@@ -220,7 +237,7 @@ def encode_negatives(
             yield Work(0, rows, frozenset([feature]), last=False)
 
     def latents() -> Iterator[NDArray[np.float32]]:
-        for batch in load_batches(works(), maker.draw, resolved.workers):
+        for batch in load_batches(works(), maker.draw, resolved.workers, resolved.options.name):
             stop_if_asked(stop)
             failed = {failure.row for failure in batch.failures}
             encoded = maker.latents(batch.drawn, feature)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fungistore.errors import UsageError
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
 from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec, Resolved
 from fungistore.fingerprint import fingerprint
+from fungistore.report import stop_if_asked
 from fungistore.sources import Source, open_source
 from fungistore.store import SampleTable, Store
 
@@ -68,7 +70,14 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(source: str | Source, store: str | Path, options: ExtractOptions) -> Estimate:
+def estimate(
+    source: str | Source,
+    store: str | Path,
+    options: ExtractOptions,
+    *,
+    restart: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Estimate:
     """Return what `extract` would do, from two timed batches; writes nothing into the store.
 
     Raises:
@@ -76,18 +85,20 @@ def estimate(source: str | Source, store: str | Path, options: ExtractOptions) -
     """
     path = Path(store)
     opened = open_source(source) if isinstance(source, str) else source
-    resolved = settle(path, options, restart=False)
+    resolved = settle(path, options, restart=restart)
     with TemporaryDirectory() as directory:  # the samples that the store would have
         real = Store.open(path) if Store.exists(path) else None
         copy = Path(directory)
         scratch = real.copy_samples(copy) if real else Store.open_or_create(copy)
         scratch.add_source(opened)
+        refuse_empty(scratch, opened)
         samples = scratch.samples
-        rate = measure_rate(resolved, samples)
+        rate = measure_rate(resolved, samples, stop)
     unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
     configs = array_configs(replace(resolved, unit_rows=unit_rows))
     rows = min(len(samples), options.limit or len(samples))
-    tasks = plan_tasks(resolved.arrays, real.arrays(options.name) if real else {}, rows, unit_rows)
+    done = real.arrays(options.name) if real and not restart else {}
+    tasks = plan_tasks(resolved.arrays, done, rows, unit_rows)
     maker = throwaway_features(resolved)
     forwards = maker.forwards(frozenset(options.features))
     negatives = sum(
@@ -111,15 +122,28 @@ def estimate(source: str | Source, store: str | Path, options: ExtractOptions) -
     )
 
 
-def with_unit_rows(resolved: Resolved, samples: SampleTable) -> Resolved:
+def refuse_empty(store: Store, source: Source) -> None:
+    """Raise UsageError if neither the store nor its source has an image."""
+    if len(store.samples) == 0:
+        raise UsageError(
+            "no images found",
+            where=source.root,
+            expected="at least one image",
+            hint="see `fungi extract --help` for what a SOURCE can be",
+        )
+
+
+def with_unit_rows(resolved: Resolved, samples: SampleTable, stop: Callable[[], bool]) -> Resolved:
     """Return settings whose unit is decided, by measuring where neither user nor store has."""
     if resolved.unit_rows is not None:
         return resolved
-    rate = measure_rate(resolved, samples)
+    rate = measure_rate(resolved, samples, stop)
     return replace(resolved, unit_rows=choose_unit_rows(rate, resolved.arrays))
 
 
-def measure_rate(resolved: Resolved, samples: SampleTable) -> Rate:
+def measure_rate(
+    resolved: Resolved, samples: SampleTable, stop: Callable[[], bool] = lambda: False
+) -> Rate:
     """Time two small batches of the store's first images, after one image of warm-up.
 
     A batch has about `batch_size` forwards, so the measurement costs about as much as two batches
@@ -138,7 +162,8 @@ def measure_rate(resolved: Resolved, samples: SampleTable) -> Rate:
 
     rates = []
     began = time.perf_counter()
-    for batch in load_batches(works(), maker.draw, resolved.workers):
+    for batch in load_batches(works(), maker.draw, resolved.workers, resolved.options.name):
+        stop_if_asked(stop)
         maker.compute(batch.drawn, features)
         now = time.perf_counter()
         rates.append(len(batch.work.rows) / (now - began))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,10 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.gradients.projection import Kind
-from fungistore.objectives import DINO, KL, OBJECTIVES, SimCLR
+from fungistore.objectives import OBJECTIVES
 from fungistore.store import Codec
 
 FEATURES = ("embeddings", *OBJECTIVES, "patches")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -46,7 +48,7 @@ class ExtractOptions:
         unit_rows: rows of a unit, a power of two.
         limit: extract only the first rows of the sample table.
         on_error: "skip" lists an unreadable image and goes on; "fail" stops at it.
-        kl, dino, simclr: the objectives' own parameters.
+        objectives: the objectives' own parameters, by name; those left out have their defaults.
     """
 
     model: str
@@ -69,19 +71,23 @@ class ExtractOptions:
     unit_rows: int | None = None
     limit: int | None = None
     on_error: Literal["skip", "fail"] = "skip"
-    kl: KL = field(default_factory=KL)
-    dino: DINO = field(default_factory=DINO)
-    simclr: SimCLR = field(default_factory=SimCLR)
+    objectives: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse values that no extraction could use.
+        """Fill in the objectives, and refuse values that no extraction could use.
 
         Raises:
             UsageError: naming the option, what it takes and what it got.
         """
+        given = dict(self.objectives)
+        complete = {name: given.pop(name, None) or kind() for name, kind in OBJECTIVES.items()}
+        if given:
+            _refuse("objectives", ", ".join(given), f"some of {', '.join(OBJECTIVES)}")
+        object.__setattr__(self, "objectives", complete)
+        object.__setattr__(self, "features", tuple(dict.fromkeys(self.features)))
         unknown = [feature for feature in self.features if feature not in FEATURES]
         if unknown or not self.features:
-            _refuse("features", ",".join(self.features), f"some of {', '.join(FEATURES)}")
+            _refuse("features", ", ".join(unknown), f"some of {', '.join(FEATURES)}")
         for name in ("image_size", "projection_dim", "batch_size", "workers", "unit_rows", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -90,11 +96,11 @@ class ExtractOptions:
             _refuse("pool", self.pool, "a number of 1 or more")
         if self.unit_rows is not None and self.unit_rows & (self.unit_rows - 1):
             _refuse("unit_rows", self.unit_rows, "a power of two")
-        if isinstance(self.view_size, str) and self.view_size not in ("model", "native"):
+        is_word = isinstance(self.view_size, str)
+        if self.view_size not in ("model", "native") if is_word else int(self.view_size) < 1:
             _refuse("view_size", self.view_size, "model, native, or a side in pixels")
-        name = self.name
-        if not name or name in (".", "..") or "/" in name or "\\" in name or name.startswith("__"):
-            _refuse("feature_set", name, "a plain name without slashes")
+        if not PLAIN_NAME.fullmatch(self.name) or self.name.endswith((".json", ".partial")):
+            _refuse("feature_set", self.name, "letters, digits and . _ + -, up to 128 of them")
 
     @property
     def name(self) -> str:
@@ -104,6 +110,7 @@ class ExtractOptions:
     def to_config(self) -> Config:
         """Return a JSON-ready dictionary that `from_config` turns back into the same options."""
         config: Config = json.loads(json.dumps(asdict(self)))
+        config |= config.pop("objectives")
         return {key: value for key, value in config.items() if value is not None}
 
     @classmethod
@@ -114,16 +121,19 @@ class ExtractOptions:
             UsageError: an unknown key, a value of the wrong type, or no model.
         """
         values: dict[str, Any] = {}
+        objectives: dict[str, Any] = {}
         for key, value in config.items():
             name = key.replace("-", "_")
-            if name in OBJECTIVES and isinstance(value, Mapping):
-                values[name] = _build(OBJECTIVES[name], value, f"[{name}] ")
-            else:
+            if name not in OBJECTIVES:
                 values[name] = value
+            elif isinstance(value, Mapping):
+                objectives[name] = _build(OBJECTIVES[name], value, f"[{name}] ")
+            else:
+                raise UsageError("an objective's settings are a table", where=name, found=value)
         if "model" not in values:
             raise UsageError("no model given", expected="--model NAME, or `model` in --config")
         options: ExtractOptions = _build(cls, values, "")
-        return options
+        return replace(options, objectives=objectives)
 
 
 def read_config(path: Path) -> Config:
@@ -135,6 +145,8 @@ def read_config(path: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
         config: Config = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        if not isinstance(config, dict):
+            raise ValueError("a list or a value instead of named settings")
     except (OSError, ValueError) as error:
         raise UsageError(
             "the configuration cannot be read",
@@ -162,7 +174,10 @@ def with_settings(config: Config, settings: list[str]) -> Config:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
-        merged[table] = dict(merged.get(table, {})) | {name: value}
+        before = merged.get(table, {})
+        if not isinstance(before, Mapping):
+            raise UsageError("an objective's settings are a table", where=table, found=before)
+        merged[table] = dict(before) | {name: value}
     return merged
 
 

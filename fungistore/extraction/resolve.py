@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,8 +72,27 @@ class Resolved:
 
     def objective(self, feature: str) -> Objective:
         """Return the objective of a gradient feature."""
-        objective: Objective = getattr(self.options, feature)
+        objective: Objective = self.options.objectives[feature]
         return objective
+
+    @property
+    def dtype_name(self) -> Any:
+        """Name of the trunk's precision, as `--dtype` takes it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    def to_options(self) -> ExtractOptions:
+        """Return options that name every decision, so that another machine repeats them."""
+        return replace(
+            self.options,
+            dtype=self.dtype_name,
+            batch_size=self.batch_size,
+            codec=self.codec,
+            unit_rows=self.unit_rows,
+            projection_dim=self.projection.dim,
+            target_layer=self.backbone.target_layer,
+            limit=None,
+            workers=None,
+        )
 
     @property
     def gradient_features(self) -> list[str]:
@@ -115,6 +135,12 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
             expected=f"a divisor of the grid's {grid} rows",
             hint=f"choose another --image-size, a multiple of {options.pool * backbone.patch_size}",
         )
+    if isinstance(options.view_size, int) and options.view_size % backbone.patch_size:
+        raise UsageError(
+            "views cannot be of this size",
+            where=f"--view-size {options.view_size}",
+            expected=f"model, native, or a multiple of {backbone.patch_size}",
+        )
     device = resolve_device(options.device)
     name = (
         options.dtype
@@ -154,6 +180,8 @@ def resolve_device(name: str) -> torch.device:
             name = "mps"
     try:
         device = torch.device(name)
+        if device.type not in BATCH_TOKENS:
+            raise RuntimeError("a device that fungi does not know")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
@@ -169,7 +197,7 @@ def resolve_device(name: str) -> torch.device:
 def fast_dtype(device: torch.device) -> str:
     """Return bfloat16 where the device multiplies it fast, else float32."""
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
         return "bfloat16"
     return "float32"

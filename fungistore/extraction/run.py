@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import FungiError
 from fungistore.extraction.compute import compute_units
 from fungistore.extraction.freeze import array_configs, freeze, settle
-from fungistore.extraction.measure import free_bytes, with_unit_rows
+from fungistore.extraction.measure import free_bytes, refuse_empty, with_unit_rows
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import Task, count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import Resolved
@@ -92,26 +92,41 @@ def extract(
     with _disk_errors_explained(path):
         opened = open_source(source) if isinstance(source, str) else source
         resolved = settle(path, options, restart=restart)
-        target = _store_with_samples(path, opened, reporter)
-        if restart:
-            _remove_feature_set(target, options.name, reporter)
-        resolved = with_unit_rows(resolved, target.samples)
-        configs = array_configs(resolved)
-        maker = freeze(resolved, target, configs, reporter, stop)
-        rows = min(len(target.samples), options.limit or len(target.samples))
-        arrays = _ready_arrays(target, resolved, configs, rows, reporter)
-        unit_rows = next(iter(arrays.values())).unit_rows
-        tasks = plan_tasks(resolved.arrays, arrays, rows, unit_rows)
-        units, to_go = -(-rows // unit_rows), len({task.unit for task in tasks})
-        images = count_images(tasks)
-        _say_what_is_left(target, resolved, tasks, units, to_go, rows, reporter)
+        target = Store.open_or_create(path)
+        with target.writing():
+            return _extract(target, opened, resolved, reporter, stop, restart=restart)
 
-        began = time.perf_counter()
-        reporter.begin("images", rows, done=rows - images)
-        compute_units(target, maker, resolved, arrays, tasks, reporter, stop)
-        reporter.end()
-        seconds = time.perf_counter() - began
-        target.compact_failures()
+
+def _extract(
+    target: Store,
+    source: Source,
+    resolved: Resolved,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    *,
+    restart: bool,
+) -> ExtractResult:
+    options = resolved.options
+    _add_samples(target, source, reporter)
+    if restart:
+        _remove_feature_set(target, options.name, reporter)
+    resolved = with_unit_rows(resolved, target.samples, stop)
+    configs = array_configs(resolved)
+    maker = freeze(resolved, target, configs, reporter, stop)
+    rows = min(len(target.samples), options.limit or len(target.samples))
+    arrays = _ready_arrays(target, resolved, configs, rows, reporter)
+    unit_rows = next(iter(arrays.values())).unit_rows
+    tasks = plan_tasks(resolved.arrays, arrays, rows, unit_rows)
+    units, to_go = -(-rows // unit_rows), len({task.unit for task in tasks})
+    images = count_images(tasks)
+    _say_what_is_left(target, resolved, tasks, units, to_go, rows, reporter)
+
+    began = time.perf_counter()
+    reporter.begin("images", rows, done=rows - images)
+    compute_units(target, maker, resolved, arrays, tasks, reporter, stop)
+    reporter.end()
+    seconds = time.perf_counter() - began
+    target.compact_failures()
     return ExtractResult(
         store=str(target.root),
         feature_set=options.name,
@@ -121,26 +136,19 @@ def extract(
         units_total=units,
         units_computed=to_go,
         images_computed=images,
-        failed=_count_failed(target, rows),
+        failed=_count_failed(target, options.name, rows),
         images_per_second=images / seconds if images else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in configs.items()},
     )
 
 
-def _store_with_samples(path: Path, source: Source, reporter: Reporter) -> Store:
-    """Open or make the store and add the source's samples; an empty source leaves no new store."""
-    is_new = not Store.exists(path)
-    store = Store.open_or_create(path)
+def _add_samples(store: Store, source: Source, reporter: Reporter) -> None:
+    """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
+    is_new = not len(store.samples)
     try:
         comparison = store.add_source(source)
-        if len(store.samples) == 0:
-            raise UsageError(
-                "no images found",
-                where=source.root,
-                expected="at least one image",
-                hint="see `fungi extract --help` for what a SOURCE can be",
-            )
-    except UsageError:
+        refuse_empty(store, source)
+    except FungiError:
         if is_new:
             store.remove()
         raise
@@ -151,7 +159,6 @@ def _store_with_samples(path: Path, source: Source, reporter: Reporter) -> Store
             f"{comparison.changed} images have another size or time than when they were added; "
             "their rows are kept as they are"
         )
-    return store
 
 
 def _remove_feature_set(store: Store, feature_set: str, reporter: Reporter) -> None:
@@ -160,6 +167,8 @@ def _remove_feature_set(store: Store, feature_set: str, reporter: Reporter) -> N
         rows = sum(commit.rows for commit in array.commits().values())
         reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
     store.remove_arrays(arrays.values())
+    store.remove_unused_setups()
+    store.compact_failures(forget=feature_set)
 
 
 def _ready_arrays(
@@ -206,7 +215,7 @@ def _say_what_is_left(
     if not tasks:
         reporter.notice(f"nothing to do: all {units} units are done")
     elif count_images(tasks) < rows:
-        failed = _count_failed(store, rows)
+        failed = _count_failed(store, resolved.options.name, rows)
         inputs = "input" if failed == 1 else "inputs"
         reporter.notice(
             f"resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, {to_go} to go"
@@ -219,8 +228,8 @@ def _say_what_is_left(
         reporter.notice(f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free")
 
 
-def _count_failed(store: Store, rows: int) -> int:
-    return sum(failure.row < rows for failure in store.failures())
+def _count_failed(store: Store, feature_set: str, rows: int) -> int:
+    return sum(f.row < rows and f.feature_set == feature_set for f in store.failures())
 
 
 @contextmanager
@@ -235,12 +244,10 @@ def _disk_errors_explained(path: Path) -> Iterator[None]:
             errno.EROFS: "make the file system writable",
             errno.EACCES: "get permission to write there",
         }
-        if error.errno not in hints:
-            raise
         raise FungiError(
-            "the store cannot be written",
+            "the store, or a file that it needs, cannot be used",
             where=error.filename or path,
-            found=f"{error.strerror}; {free_bytes(path) / 1e6:.0f} MB free",
-            hint=f"{hints[error.errno]}, then run the same command again: "
+            found=error.strerror or str(error),
+            hint=f"{hints.get(error.errno or 0, 'mend that')}, then run the same command again: "
             "every committed unit is kept",
         ) from error

@@ -58,6 +58,11 @@ class ProjectionSpec:
         return (signs * SPARSE_DENSITY**-0.5).astype(np.float32)
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of an entry as it is generated."""
+        return 1 if self.kind == "binary" else 4
+
+    @property
     def blocks(self) -> int:
         """Number of blocks of columns."""
         return -(-self.columns // BLOCK_COLUMNS)
@@ -88,7 +93,7 @@ class Projection:
         self.spec = spec
         self._dtype = dtype
         self._device = torch.device(device)
-        fits = spec.dim * spec.columns * dtype.itemsize <= cache_bytes
+        fits = spec.dim * spec.columns * self.spec.itemsize <= cache_bytes
         self._kept: dict[int, Tensor] | None = {} if fits else None
 
     def __call__(self, gradients: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
@@ -97,13 +102,13 @@ class Projection:
         features = torch.zeros(len(low), self.spec.dim, device=self._device)
         for index in range(self.spec.blocks):
             columns = low[:, index * BLOCK_COLUMNS : (index + 1) * BLOCK_COLUMNS]
-            features += columns @ self._block(index).T
+            features += columns @ self._block(index).to(self._dtype).T
         return features * self.spec.dim**-0.5
 
     def _block(self, index: int) -> Tensor:
         if self._kept is not None and index in self._kept:
             return self._kept[index]
-        block = torch.from_numpy(self.spec.block(index)).to(self._device).to(self._dtype)
+        block = torch.from_numpy(self.spec.block(index)).to(self._device)
         if self._kept is not None:
             self._kept[index] = block
         return block

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Literal
 
 import torch
@@ -50,7 +51,7 @@ class DINO:
         """Refuse unusable parameters with UsageError."""
         for name in ("student_temperature", "teacher_temperature"):
             value = getattr(self, name)
-            require(value > 0, f"dino.{name}", "more than 0", value)
+            require(0 < value < inf, f"dino.{name}", "a number above 0", value)
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
             expected = "[LEAST, GREATEST], above 0 and up to 1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import log
+from math import inf, log
 from typing import ClassVar, Literal
 
 import torch
@@ -35,7 +35,7 @@ class KL:
 
     def __post_init__(self) -> None:
         """Refuse unusable parameters with UsageError."""
-        require(self.temperature > 0, "kl.temperature", "more than 0", self.temperature)
+        require(0 < self.temperature < inf, "kl.temperature", "a number above 0", self.temperature)
         require(self.head_dim > 0, "kl.head_dim", "1 or more", self.head_dim)
 
     def views(self, image_size: int, patch_size: int, view_size: str | int) -> None:

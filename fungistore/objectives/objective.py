@@ -57,7 +57,7 @@ class ContrastiveObjective(Objective, Protocol):
 
 
 def require(condition: bool, setting: str, expected: str, found: object) -> None:
-    """Refuse a parameter that would make a loss meaningless.
+    """Refuse a parameter that would make a loss meaningless; `condition` is False for NaN.
 
     Raises:
         UsageError: naming the setting, what it takes and what it got.

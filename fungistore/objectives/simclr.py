@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isqrt
+from math import inf, isqrt
 from typing import ClassVar, Literal
 
 import torch
@@ -46,7 +46,8 @@ class SimCLR:
         tiles = self.base_patches
         is_square = tiles >= 4 and isqrt(tiles) ** 2 == tiles
         require(is_square, "simclr.base_patches", "a square number: 4, 9, 16, ...", tiles)
-        require(self.temperature > 0, "simclr.temperature", "more than 0", self.temperature)
+        is_usable = 0 < self.temperature < inf
+        require(is_usable, "simclr.temperature", "a number above 0", self.temperature)
         require(self.head_dim > 0, "simclr.head_dim", "1 or more", self.head_dim)
         require(self.stride_scale > 0, "simclr.stride_scale", "1 or more", self.stride_scale)
         require(self.negatives >= 0, "simclr.negatives", "0 or more", self.negatives)

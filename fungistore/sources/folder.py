@@ -91,10 +91,15 @@ def visible_entries(path: str) -> list[os.DirEntry[str]]:
     return sorted(visible, key=lambda entry: os.fsencode(entry.name))
 
 
+def is_store(path: str) -> bool:
+    """Tell whether a path is a store of this program, which is never part of a source."""
+    return os.path.exists(os.path.join(path, "store.json"))
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Tell whether an entry is a folder or a link to one."""
     try:
-        return entry.is_dir()
+        return entry.is_dir() and not is_store(entry.path)
     except OSError:  # a link to itself
         return False
 

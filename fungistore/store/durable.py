@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"  # zarr's own suffix for files being written, so one sweep finds both
+ORPHAN = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
 
 def partial_path(path: Path) -> Path:
@@ -27,7 +29,7 @@ def sync(path: Path) -> None:
 
 def publish(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file or directory, then make it appear as `path` at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = partial_path(path)
     try:
         write(temporary)
@@ -50,11 +52,19 @@ def publish_bytes(path: Path, data: bytes) -> None:
 
 
 def orphans(root: Path) -> Iterator[Path]:
-    """Yield what interrupted writes left behind below a directory."""
+    """Yield what interrupted writes, ours and zarr's, left behind below a directory."""
     for directory, folders, files in os.walk(root):
         for name in [*folders, *files]:
-            if name.endswith(PARTIAL):
+            if ORPHAN.fullmatch(name):
                 yield Path(directory, name)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and its parents, so that none of them is lost in a power cut."""
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
 
 
 def _write(path: Path, data: bytes) -> None:

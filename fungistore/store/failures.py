@@ -13,16 +13,17 @@ from fungistore.store.durable import publish_bytes
 
 @dataclass(frozen=True)
 class Failure:
-    """An input that could not be read, as one line of the file."""
+    """An input that could not be read while a feature set was made, as one line of the file."""
 
     row: int
     uri: str
     error: str
     message: str
+    feature_set: str = ""
 
 
 def read_failures(path: Path) -> list[Failure]:
-    """Return the failed inputs by row; the last line about a row counts."""
+    """Return the failed inputs by row; the last line about a row of a feature set counts."""
     return [failure for failure, _ in _lines(path)]
 
 
@@ -38,24 +39,32 @@ def append_failures(path: Path, failures: Iterable[Failure]) -> None:
             os.fsync(file.fileno())
 
 
-def compact_failures(path: Path) -> None:
-    """Rewrite the file sorted, without the repeats that interrupted units leave."""
+def compact_failures(path: Path, *, forget: str | None = None) -> None:
+    """Rewrite the file sorted, without the repeats that interrupted units leave.
+
+    `forget` names a feature set whose failures are dropped.
+    """
     if path.exists():
-        publish_bytes(path, b"".join(line + b"\n" for _, line in _lines(path)))
+        kept = [line for failure, line in _lines(path) if failure.feature_set != forget]
+        publish_bytes(path, b"".join(line + b"\n" for line in kept))
 
 
 def _lines(path: Path) -> list[tuple[Failure, bytes]]:
     """Return failures by row with their lines, whose fields may be more than this version knows."""
-    found: dict[int, tuple[Failure, bytes]] = {}
-    names = [field.name for field in fields(Failure)]
+    found: dict[tuple[int, str], tuple[Failure, bytes]] = {}
+    names = {field.name for field in fields(Failure)}
     for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
             document = json.loads(line)
-            failure = Failure(**{name: document[name] for name in names})
-        except (ValueError, TypeError, KeyError):  # a line cut short: its unit was not committed
+            failure = Failure(**{name: document[name] for name in names & document.keys()})
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # a line cut short: its unit was not committed
             continue
-        found[failure.row] = (failure, line)
-    return [found[row] for row in sorted(found)]
+        found[failure.row, failure.feature_set] = (failure, line)
+    return [found[key] for key in sorted(found)]
 
 
 def _last_byte(path: Path) -> bytes:

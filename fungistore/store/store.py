@@ -6,17 +6,19 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from fungistore.errors import MismatchError, StoreError, UsageError
+from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, differences, fingerprint
 from fungistore.sources import Source
 from fungistore.store.durable import PARTIAL, orphans, publish, publish_bytes
@@ -29,6 +31,8 @@ MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
 SETUPS = "setups"
 FAILURES = "failures.jsonl"
+LOCK = ".lock"
+DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
 
 
 class Store:
@@ -98,7 +102,7 @@ class Store:
         Labels get integers in sorted order the first time; later labels follow them.
 
         Raises:
-            UsageError: two samples have the same id.
+            UsageError: two samples have the same id, in the source or in an earlier one.
         """
         old = self.manifest
         names = [
@@ -107,6 +111,15 @@ class Store:
         ]
         labels = {name: number for number, name in enumerate(names)}
         part, comparison = self.samples.append(source, source.root, labels)
+        if comparison.changed and source.root not in {p.root for p in old.parts}:
+            if part:
+                (self.root / SAMPLES / part.file).unlink()
+            raise UsageError(
+                f"{comparison.changed} images of this source have the names of other images",
+                where=source.root,
+                expected=f"the source that the store was made from: {old.parts[0].root}",
+                hint="use another STORE, or a manifest whose `id` column tells them apart",
+            )
         parts = list(old.parts) + ([part] if part else [])
         if comparison.known:
             parts = [self.samples.moved(part, source.root) for part in parts]
@@ -122,6 +135,24 @@ class Store:
         """Return the names of the feature sets."""
         names = _array_names(self.root / FEATURES)
         return list(dict.fromkeys(name.split("/", 1)[0] for name in names))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store for one writer; the system frees it when a writer dies.
+
+        Raises:
+            FungiError: another process is writing.
+        """
+        lock = FileLock(self.root / LOCK, timeout=0)
+        try:
+            with lock:
+                yield
+        except Timeout as error:
+            raise FungiError(
+                "another process is writing into the store",
+                where=self.root,
+                hint="wait for it to end, then run the same command again",
+            ) from error
 
     def copy_samples(self, root: Path) -> Store:
         """Return a store at `root`, an empty directory, with this one's samples and no features."""
@@ -140,6 +171,14 @@ class Store:
             if (self.root / COMMITS / array.name).exists():
                 shutil.rmtree(self.root / COMMITS / array.name)
             shutil.rmtree(self.root / FEATURES / array.name)
+
+    def remove_unused_setups(self) -> None:
+        """Delete the setups that no array refers to."""
+        sets = [self.arrays(feature_set) for feature_set in self.feature_sets()]
+        used = {array.fingerprint for arrays in sets for array in arrays.values()}
+        for setup in (self.root / SETUPS).glob("*"):
+            if setup.name not in used:
+                shutil.rmtree(setup)
 
     def setup(self, key: str) -> Config:
         """Return the resolved configuration that a fingerprint stands for.
@@ -193,7 +232,7 @@ class Store:
                 (directory / f"{name}.json").write_text(text, encoding="utf-8")
             for name, arrays in tensors.items():
                 contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-                save_file(contiguous, directory / f"{name}.safetensors")
+                (directory / f"{name}.safetensors").write_bytes(save(contiguous))
 
         if not self.has_setup(key):
             publish(self.root / SETUPS / key, write)
@@ -216,9 +255,11 @@ class Store:
             stored = self.setup(array.fingerprint)
             for other, config in asked.items():
                 fields |= differences(stored, config, common=name != other)
+        causes = {name: both for name, both in fields.items() if name not in DERIVED}
         if fields:
             lines = [
-                f"{name}: stored {old!r}, asked {new!r}" for name, (old, new) in fields.items()
+                f"{name}: stored {old!r}, asked {new!r}"
+                for name, (old, new) in (causes or fields).items()
             ]
             raise MismatchError(
                 f"feature set {feature_set!r} was made with other settings",
@@ -237,9 +278,9 @@ class Store:
         """Append failed inputs and flush them to the disk, before their unit is committed."""
         append_failures(self.root / FAILURES, failures)
 
-    def compact_failures(self) -> None:
-        """Rewrite the failures sorted, without the repeats that interrupted units leave."""
-        compact_failures(self.root / FAILURES)
+    def compact_failures(self, *, forget: str | None = None) -> None:
+        """Rewrite the failures sorted and without repeats; `forget` drops a feature set's."""
+        compact_failures(self.root / FAILURES, forget=forget)
 
     def sweep(self) -> int:
         """Remove what interrupted writes left behind; returns how many files or folders."""

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from fungistore.store.durable import publish_bytes, sync
+from fungistore.errors import StoreError
+from fungistore.store.durable import make_directory, publish_bytes, sync
 
 Codec = Literal["none", "zstd", "bitround"]
 BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
@@ -59,6 +60,9 @@ class Commit:
     zero_rows: int
 
 
+COMMIT = TypeAdapter(Commit)
+
+
 class UnitArray:
     """A zarr array of a store, and the records of its committed units.
 
@@ -88,8 +92,10 @@ class UnitArray:
         """Create an array of `shape` (rows first); unwritten rows read as NaN."""
         parents = [root / FEATURES / parent for parent in reversed(PurePath(name).parents)]
         for parent in parents:  # one by one: an array must never be there before its groups
+            make_directory(parent)
             zarr.open_group(parent, mode="a")
             _sync_metadata(parent)
+        make_directory(root / FEATURES / name)
         zarr.create_array(
             root / FEATURES / name,
             shape=shape,
@@ -104,7 +110,17 @@ class UnitArray:
 
     def _open(self) -> zarr.Array[Any]:
         # a unit of unreadable images is all NaN, the fill value, and must be written all the same
-        array = zarr.open_array(self._directory, mode="r+")
+        try:
+            array = zarr.open_array(self._directory, mode="r+")
+            if not {"fingerprint", "codec"} <= array.attrs.keys():
+                raise ValueError("an array of another program")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise StoreError(
+                "an array's metadata are damaged",
+                where=self._directory / METADATA,
+                found=error,
+                hint=f"remove {self._directory} and run fungi extract again",
+            ) from error
         return array.with_config({"write_empty_chunks": True})
 
     @property
@@ -237,7 +253,7 @@ def parse_commit(data: bytes) -> Commit:
     Raises:
         ValueError: it is damaged, or lacks a field.
     """
-    return TypeAdapter(Commit).validate_json(data, strict=True)
+    return COMMIT.validate_json(data, strict=True)
 
 
 def checksum(rows: NDArray[Any]) -> str:

@@ -18,6 +18,7 @@ from fungi_cli.main import app
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from fungistore.store import Store
 from tiny_world import TINY, write_images
 
 README = Path(__file__).parents[2] / "README.md"
@@ -137,6 +138,10 @@ def test_other_settings_exit_4(images: Path, tmp_path: Path, quick: list[object]
         (["--config", "missing.toml"], ["--config missing.toml"]),
         (["--pool", "3", "--features", "patches"], ["--pool 3", "divisor"]),
         (["--view-size", "huge"], ["view", "native"]),
+        (["--view-size", "33"], ["--view-size 33", "multiple of 16"]),
+        (["--set", "kl.temperature=inf"], ["kl.temperature", "above 0"]),
+        (["--set", "kl.temperature=nan"], ["kl.temperature", "above 0"]),
+        (["--device", "meta"], ["--device meta", "cpu"]),
     ],
 )
 def test_bad_flags_exit_2_and_say_what_would_do(
@@ -209,7 +214,7 @@ def test_a_configuration_file_is_overridden_by_flags(
     replayed = fungi(
         "extract", images, tmp_path / "again.fungi", "--config", setup / "options.json", "--json"
     )
-    assert json.loads(replayed.stdout)["samples"] == 6
+    assert json.loads(replayed.stdout)["samples"] == 24  # the settings, not the run's length
 
 
 def test_status_shows_what_is_there_and_what_is_missing(
@@ -302,3 +307,87 @@ def test_units_of_time_and_size() -> None:
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
     assert [size(b) for b in (5, 5000, 5_000_000)] == ["5 B", "5.0 kB", "5.0 MB"]
     assert printable("a\x1bb\udcffc") == "a\\x1bb\\udcffc"
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "zarr.json", "x.partial", "", ".", "n" * 200])
+def test_unusable_feature_set_names_exit_2(
+    images: Path, tmp_path: Path, quick: list[object], name: str
+) -> None:
+    """A feature set is a folder's name: what could leave the store or be swept is refused."""
+    refused = fungi("extract", images, tmp_path / "s.fungi", *quick, "--feature-set", name)
+    assert refused.exit_code == 2
+    assert "--feature-set" in refused.stderr
+    assert not (tmp_path / "s.fungi").exists()
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fungi --debug adds a traceback to the message; the code stays the documented one."""
+    monkeypatch.delenv("FUNGI_DEBUG", raising=False)
+    shown = fungi("--debug", "status", tmp_path)
+    monkeypatch.delenv("FUNGI_DEBUG", raising=False)
+    assert shown.exit_code == 2
+    assert "Traceback" in shown.stderr
+    assert "not a fungi store" in shown.stderr
+    assert "Traceback" not in fungi("status", tmp_path).stderr
+
+
+def test_a_store_inside_its_source_is_not_a_class(tmp_path: Path, quick: list[object]) -> None:
+    """`fungi extract . pets.fungi`, twice: the store is no folder of the source."""
+    for split in ("train", "test"):
+        write_images(tmp_path / "data" / split / "cat", 2)
+    store = tmp_path / "data" / "pets.fungi"
+    for _ in range(2):
+        assert fungi("extract", tmp_path / "data", store, *quick).exit_code == 0
+    document = json.loads(fungi("status", store, "--json").stdout)
+    assert document["labels"] == ["cat"]
+    assert document["splits"] == {"test": 2, "train": 2}
+
+
+def test_another_source_with_the_same_names_is_refused(tmp_path: Path, quick: list[object]) -> None:
+    """Two folders that both have cat/000.jpg are not one source: exit 2, nothing is added."""
+    write_images(tmp_path / "a" / "cat", 2, seed=1)
+    write_images(tmp_path / "b" / "cat", 5, seed=2)
+    assert fungi("extract", tmp_path / "a", tmp_path / "s.fungi", *quick).exit_code == 0
+    refused = fungi("extract", tmp_path / "b", tmp_path / "s.fungi", *quick)
+    assert refused.exit_code == 2
+    assert "names of other images" in refused.stderr
+    assert json.loads(fungi("status", tmp_path / "s.fungi", "--json").stdout)["samples"] == 2
+    assert fungi("extract", tmp_path / "a", tmp_path / "s.fungi", *quick).exit_code == 0
+
+
+def test_a_second_writer_is_turned_away(images: Path, tmp_path: Path, quick: list[object]) -> None:
+    """While one process writes, another one is told so and changes nothing."""
+    fungi("extract", images, tmp_path / "s.fungi", *quick)
+    with Store.open(tmp_path / "s.fungi").writing():
+        refused = fungi("extract", images, tmp_path / "s.fungi", *quick, "--features", "patches")
+        assert fungi("status", tmp_path / "s.fungi").exit_code == 0
+    assert refused.exit_code == 1
+    assert "another process is writing" in refused.stderr
+    again = fungi("extract", images, tmp_path / "s.fungi", *quick, "--features", "patches")
+    assert again.exit_code == 0
+
+
+def test_a_restart_forgets_failures_and_setups(
+    images: Path, tmp_path: Path, quick: list[object]
+) -> None:
+    """After --restart on mended images nothing of the old run is left: exit 0, one setup each."""
+    whole = (images / "cat" / "000.jpg").read_bytes()
+    (images / "cat" / "000.jpg").write_text("text")
+    assert fungi("extract", images, tmp_path / "s.fungi", *quick).exit_code == 3
+    (images / "cat" / "000.jpg").write_bytes(whole)
+    beside = fungi("extract", images, tmp_path / "s.fungi", *quick, "--feature-set", "other")
+    assert beside.exit_code == 0
+    restarted = fungi("extract", images, tmp_path / "s.fungi", *quick, "--restart", "--seed", 5)
+    assert restarted.exit_code == 0, restarted.stderr
+    setups = list((tmp_path / "s.fungi" / "setups").iterdir())
+    assert len(setups) == 3  # embeddings do not depend on the seed: both sets share theirs
+
+
+def test_a_dry_run_of_nothing_exits_2(tmp_path: Path, quick: list[object]) -> None:
+    """--dry-run refuses an empty folder as the run itself would."""
+    (tmp_path / "empty").mkdir()
+    refused = fungi("extract", tmp_path / "empty", tmp_path / "s.fungi", *quick, "--dry-run")
+    assert refused.exit_code == 2
+    assert "no images found" in refused.stderr

@@ -24,6 +24,7 @@ from fungistore.objectives import DINO, SimCLR
 from fungistore.store import Store
 from tiny_world import TINY, write_images
 
+SMALL = {"dino": DINO(local_crops=2, head_dim=32), "simclr": SimCLR(stride_scale=2, negatives=3)}
 ALL = ("embeddings", "kl", "dino", "simclr", "patches")
 
 
@@ -39,8 +40,7 @@ def options(tiny_weights: Path) -> ExtractOptions:
         batch_size=4,
         unit_rows=8,
         storage_dtype="float32",
-        dino=DINO(local_crops=2, head_dim=32),
-        simclr=SimCLR(stride_scale=2, negatives=3),
+        objectives=SMALL,
     )
 
 
@@ -267,12 +267,12 @@ def test_on_error_fail_stops_at_the_first_bad_image(
     [
         ({"seed": 1}, "gradient.seed"),
         ({"image_size": 96}, "backbone.image_size"),
-        ({"dino": DINO(local_crops=3, head_dim=32)}, "dino.local_crops"),
+        ({"objectives": SMALL | {"dino": DINO(head_dim=32)}}, "dino.local_crops"),
         ({"unit_rows": 16}, "layout.unit_rows"),
         ({"projection": "gaussian"}, "gradient.projection.kind"),
         ({"pool": 2}, "patches.pool"),
         ({"batch_size": 2}, "compute.batch_size"),
-        ({"view_size": "native"}, "gradient.view_size"),
+        ({"view_size": "native"}, "views.size"),
     ],
 )
 def test_changed_settings_are_refused_field_by_field(
@@ -354,7 +354,8 @@ def test_the_saved_options_replay_a_run(
     extract(str(images), tmp_path / "s.fungi", options)
     saved = next(iter((tmp_path / "s.fungi").glob("setups/*/options.json")))
     again = ExtractOptions.from_config(json.loads(saved.read_text()))
-    assert again == options
+    assert again.objectives == options.objectives
+    assert (again.batch_size, again.unit_rows, again.codec) == (4, 8, "none")
     extract(str(images), tmp_path / "again.fungi", again)
     assert_same(tmp_path / "s.fungi", tmp_path / "again.fungi")
 

@@ -555,6 +555,9 @@ def test_compacting_sorts_and_removes_repeats(tmp_path: Path) -> None:
 # --- sweeping and removing
 
 
+HEX = "0f" * 16  # what uuid4().hex looks like
+
+
 def test_sweeping_removes_orphans_only(tmp_path: Path) -> None:
     """Temporary files and folders go, wherever they are; every other file stays byte for byte."""
     store = new_store(tmp_path)
@@ -563,17 +566,18 @@ def test_sweeping_removes_orphans_only(tmp_path: Path) -> None:
     store.add_failures([note(1)])
     (store.root / "notes.partial.txt").write_text("mine")
     (store.root / "partial").mkdir()
+    (store.root / "features.zarr" / "my.partial").mkdir()
     before = {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
     folders = {p for p in store.root.rglob("*") if p.is_dir()}
     chunk = array.chunk_path(0)
     for orphan in (
-        store.root / "store.json.0f.partial",
-        store.root / "samples.parquet" / "part-00001.parquet.0f.partial",
-        chunk.with_name(f"{chunk.name}.0f.partial"),
-        store.root / "commits" / "vit" / "embeddings" / "00000001.json.0f.partial",
+        store.root / f"store.json.{HEX}.partial",
+        store.root / "samples.parquet" / f"part-00001.parquet.{HEX}.partial",
+        chunk.with_name(f"{chunk.name}.{HEX}.partial"),
+        store.root / "commits" / "vit" / "embeddings" / f"00000001.json.{HEX}.partial",
     ):
         orphan.write_bytes(b"half")
-    setup = store.root / "setups" / "0f.0f.partial"
+    setup = store.root / "setups" / f"0f.{HEX}.partial"
     setup.mkdir()
     (setup / "config.json").write_text("{}")
     assert store.sweep() == 5
@@ -586,18 +590,18 @@ def test_a_link_to_elsewhere_is_swept_as_a_link(tmp_path: Path) -> None:
     """Sweeping does not follow links out of the store."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "precious.partial").write_text("mine")
+    (elsewhere / f"precious.{HEX}.partial").write_text("mine")
     store = new_store(tmp_path)
     (store.root / "link").symlink_to(elsewhere)
     store.sweep()
-    assert (elsewhere / "precious.partial").read_text() == "mine"
+    assert (elsewhere / f"precious.{HEX}.partial").read_text() == "mine"
 
 
 def test_a_link_named_partial_does_not_stop_the_sweep(tmp_path: Path) -> None:
     """A link that is named like an orphan is removed, and its target is not."""
     (tmp_path / "elsewhere").mkdir()
     store = new_store(tmp_path)
-    (store.root / "link.partial").symlink_to(tmp_path / "elsewhere")
+    (store.root / f"link.{HEX}.partial").symlink_to(tmp_path / "elsewhere")
     assert store.sweep() == 1
     assert (tmp_path / "elsewhere").is_dir()
 
