@@ -18,7 +18,6 @@ from fungistore.gradients.projection import Kind
 from fungistore.objectives import OBJECTIVES
 from fungistore.store import Codec
 
-FEATURES = ("embeddings", *OBJECTIVES, "patches")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -85,9 +84,10 @@ class ExtractOptions:
             _refuse("objectives", ", ".join(given), f"some of {', '.join(OBJECTIVES)}")
         object.__setattr__(self, "objectives", complete)
         object.__setattr__(self, "features", tuple(dict.fromkeys(self.features)))
-        unknown = [feature for feature in self.features if feature not in FEATURES]
+        known = ("embeddings", *OBJECTIVES, "patches")
+        unknown = [feature for feature in self.features if feature not in known]
         if unknown or not self.features:
-            _refuse("features", ", ".join(unknown), f"some of {', '.join(FEATURES)}")
+            _refuse("features", ", ".join(unknown), f"some of {', '.join(known)}")
         for name in ("image_size", "projection_dim", "batch_size", "workers", "unit_rows", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,8 +1,9 @@
 """What an objective is: parameters, views, heads and one loss a sample.
 
-A new objective is one file with one frozen dataclass like the others here, and one line in
-`fungistore.objectives.OBJECTIVES`. Its fields are its parameters: they are reachable from the
-command line (`--set NAME.FIELD=VALUE`), from a configuration file, and part of the fingerprint.
+A new objective is one file with one frozen dataclass like the others here, named in
+`fungistore.objectives.OBJECTIVES`; nothing else changes. Its fields are its parameters: they are
+reachable from the command line (`--set NAME.FIELD=VALUE`), from a configuration file, and part of
+the fingerprint.
 """
 
 from __future__ import annotations
