@@ -74,7 +74,7 @@ def fetch_wheel(name: str, version: str, sha256: str) -> Path:
             hint = f"find out why this fails: {' '.join(command)}"
             raise FungiError(what, where=f"{name}=={version}", found=found, hint=hint)
         (wheel,) = scratch.glob("*.whl")
-        _checked(wheel, sha256, hint="see which index and find-links 'pip config list' names")
+        _checked(wheel, sha256, hint="see 'pip config list' for where packages come from")
         wheels.mkdir(exist_ok=True)
         return wheel.replace(wheels / wheel.name)
 

@@ -41,9 +41,7 @@ def settle(path: Path, options: ExtractOptions, *, restart: bool) -> Resolved:
     resolved = resolve(options, frozen)
     _refuse_huge_chunks(resolved)
     if store and frozen:
-        configs = array_configs(resolved)
-        asked = {spec.name: configs[spec.feature] for spec in resolved.arrays}
-        store.refuse_mismatch(options.name, asked)
+        store.refuse_mismatch(options.name, by_array(resolved, array_configs(resolved)))
     return resolved
 
 
@@ -112,6 +110,11 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             if objective.views(backbone.image_size, backbone.patch_size, options.view_size):
                 configs[feature]["views"] = {"size": options.view_size}
     return configs
+
+
+def by_array(resolved: Resolved, configs: Mapping[str, Config]) -> dict[str, Config]:
+    """Return the configuration of each array from those of the features."""
+    return {spec.name: configs[spec.feature] for spec in resolved.arrays}
 
 
 def freeze(

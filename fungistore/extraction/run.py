@@ -12,7 +12,7 @@ from typing import Any
 
 from fungistore.errors import FungiError
 from fungistore.extraction.compute import compute_units
-from fungistore.extraction.freeze import array_configs, freeze, settle
+from fungistore.extraction.freeze import array_configs, by_array, freeze, settle
 from fungistore.extraction.measure import free_bytes, refuse_empty, with_unit_rows
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import Task, count_bytes, count_images, plan_tasks
@@ -92,8 +92,8 @@ def extract(
     with _disk_errors_explained(path):
         opened = open_source(source) if isinstance(source, str) else source
         resolved = settle(path, options, restart=restart)
-        target = Store.open_or_create(path)
-        with target.writing():
+        with Store.open_or_create(path).writing():
+            target = Store.open(path)  # as the last writer left it
             return _extract(target, opened, resolved, reporter, stop, restart=restart)
 
 
@@ -112,6 +112,7 @@ def _extract(
         _remove_feature_set(target, options.name, reporter)
     resolved = with_unit_rows(resolved, target.samples, stop)
     configs = array_configs(resolved)
+    target.refuse_mismatch(options.name, by_array(resolved, configs))
     maker = freeze(resolved, target, configs, reporter, stop)
     rows = min(len(target.samples), options.limit or len(target.samples))
     arrays = _ready_arrays(target, resolved, configs, rows, reporter)
