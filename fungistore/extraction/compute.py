@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ Rows = dict[str, NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
-class Part:
+class ComputedBatch:
     """One computed batch of the unit under way."""
 
     work: Work
@@ -46,12 +46,11 @@ def compute_units(
         ImageError: an image cannot be read, under `on_error="fail"`.
     """
     dtypes = {spec.name: spec.dtype for spec in resolved.arrays}
-    parts: list[Part] = []
+    parts: list[ComputedBatch] = []
     pending: Future[None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
         works = batches_of(tasks, store.samples, resolved.batch_size)
-        name = resolved.options.name
-        for batch in load_batches(works, maker.draw, resolved.workers, name):
+        for batch in load_batches(works, maker.draw, resolved.workers):
             stop_if_asked(stop)
             if batch.failures and resolved.options.on_error == "fail":
                 raise _as_error(batch.failures[0])
@@ -61,7 +60,8 @@ def compute_units(
                 stored = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
             for rows in stored.values():
                 rows[failed] = np.nan
-            parts.append(Part(batch.work, batch.failures, stored))  # without the pixels
+            noted = [replace(f, feature_set=resolved.options.name) for f in batch.failures]
+            parts.append(ComputedBatch(batch.work, noted, stored))  # without the pixels
             reporter.advance(len(batch.work.rows))
             if batch.work.last:
                 if pending is not None:
@@ -75,7 +75,7 @@ def compute_units(
 def _commit_unit(
     store: Store,
     arrays: Mapping[str, UnitArray],
-    parts: list[Part],
+    parts: list[ComputedBatch],
     reporter: Reporter,
 ) -> None:
     """Publish a unit's rows in every array that lacks them, after its failures are on disk."""

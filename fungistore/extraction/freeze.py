@@ -240,7 +240,7 @@ def encode_negatives(
             yield Work(0, rows, frozenset([feature]), last=False)
 
     def latents() -> Iterator[NDArray[np.float32]]:
-        for batch in load_batches(works(), maker.draw, resolved.workers, resolved.options.name):
+        for batch in load_batches(works(), maker.draw, resolved.workers):
             stop_if_asked(stop)
             failed = {failure.row for failure in batch.failures}
             encoded = maker.latents(batch.drawn, feature)

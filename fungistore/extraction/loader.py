@@ -47,12 +47,8 @@ class LoadedBatch:
 Draw = Callable[[Image, str, frozenset[str]], Drawn]
 
 
-def load_batches(
-    works: Iterable[Work], draw: Draw, workers: int, feature_set: str
-) -> Iterator[LoadedBatch]:
+def load_batches(works: Iterable[Work], draw: Draw, workers: int) -> Iterator[LoadedBatch]:
     """Yield batches in the order of `works`, read ahead by `workers` threads.
-
-    `feature_set` is what failures are noted for.
 
     Threads serve: Pillow decodes and resizes outside Python's lock, and nothing is copied. What a
     sample becomes depends on its own bytes and id alone, so the number of threads changes nothing.
@@ -62,7 +58,7 @@ def load_batches(
         try:
             return draw(read_image(row["root"], row["uri"]), row["id"], features), None
         except ImageError as error:
-            failure = Failure(row["row"], row["uri"], type(error).__name__, error.what, feature_set)
+            failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
             return draw(BLANK, row["id"], features), failure
 
     ahead: deque[tuple[Work, list[Future[tuple[Drawn, Failure | None]]]]] = deque()

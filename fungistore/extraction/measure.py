@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fungistore.errors import UsageError
+from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
 from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.options import ExtractOptions
@@ -93,13 +94,13 @@ def estimate(
         scratch.add_source(opened)
         refuse_empty(scratch, opened)
         samples = scratch.samples
-        rate = measure_rate(resolved, samples, stop)
+        maker = throwaway_features(resolved)
+        rate = measure_rate(resolved, samples, maker, stop)
     unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
     configs = array_configs(replace(resolved, unit_rows=unit_rows))
-    rows = min(len(samples), options.limit or len(samples))
+    rows = options.rows_of(len(samples))
     done = real.arrays(options.name) if real and not restart else {}
     tasks = plan_tasks(resolved.arrays, done, rows, unit_rows)
-    maker = throwaway_features(resolved)
     forwards = maker.forwards(frozenset(options.features))
     negatives = sum(
         count * maker.forwards(frozenset([feature])) / forwards
@@ -137,12 +138,12 @@ def with_unit_rows(resolved: Resolved, samples: SampleTable, stop: Callable[[], 
     """Return settings whose unit is decided, by measuring where neither user nor store has."""
     if resolved.unit_rows is not None:
         return resolved
-    rate = measure_rate(resolved, samples, stop)
+    rate = measure_rate(resolved, samples, throwaway_features(resolved), stop)
     return replace(resolved, unit_rows=choose_unit_rows(rate, resolved.arrays))
 
 
 def measure_rate(
-    resolved: Resolved, samples: SampleTable, stop: Callable[[], bool] = lambda: False
+    resolved: Resolved, samples: SampleTable, maker: FeatureMaker, stop: Callable[[], bool]
 ) -> Rate:
     """Time two small batches of the store's first images, after one image of warm-up.
 
@@ -150,19 +151,19 @@ def measure_rate(
     of embeddings, whatever the objectives.
     """
     features = frozenset(resolved.options.features)
-    maker = throwaway_features(resolved)
     count = max(1, resolved.batch_size // maker.forwards(features))
     total = min(len(samples), 1 + PROBES * count)
 
     def works() -> Iterator[Work]:
         starts = [0, *range(1, max(2, total), count)]
-        for start, stop in zip(starts, [*starts[1:], total], strict=True):
-            rows = samples.rows(min(start, total - 1), max(stop, min(start, total - 1) + 1))
+        for start, end in zip(starts, [*starts[1:], total], strict=True):
+            first = min(start, total - 1)  # a single image is timed twice
+            rows = samples.rows(first, max(end, first + 1))
             yield Work(0, rows, features, last=False)
 
     rates = []
     began = time.perf_counter()
-    for batch in load_batches(works(), maker.draw, resolved.workers, resolved.options.name):
+    for batch in load_batches(works(), maker.draw, resolved.workers):
         stop_if_asked(stop)
         maker.compute(batch.drawn, features)
         now = time.perf_counter()

@@ -107,6 +107,10 @@ class ExtractOptions:
         """Name of the feature set."""
         return self.model if self.feature_set is None else self.feature_set
 
+    def rows_of(self, samples: int) -> int:
+        """Return how many of a store's samples are extracted."""
+        return min(samples, self.limit or samples)
+
     def to_config(self) -> Config:
         """Return a JSON-ready dictionary that `from_config` turns back into the same options."""
         config: Config = json.loads(json.dumps(asdict(self)))

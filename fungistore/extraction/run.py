@@ -114,7 +114,7 @@ def _extract(
     configs = array_configs(resolved)
     target.refuse_mismatch(options.name, by_array(resolved, configs))
     maker = freeze(resolved, target, configs, reporter, stop)
-    rows = min(len(target.samples), options.limit or len(target.samples))
+    rows = options.rows_of(len(target.samples))
     arrays = _ready_arrays(target, resolved, configs, rows, reporter)
     unit_rows = next(iter(arrays.values())).unit_rows
     tasks = plan_tasks(resolved.arrays, arrays, rows, unit_rows)

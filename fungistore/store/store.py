@@ -105,10 +105,7 @@ class Store:
             UsageError: two samples have the same id, in the source or in an earlier one.
         """
         old = self.manifest
-        names = [
-            *old.labels,
-            *(name for name in source.label_names() if name not in set(old.labels)),
-        ]
+        names = list(dict.fromkeys([*old.labels, *source.label_names()]))
         labels = {name: number for number, name in enumerate(names)}
         part, comparison = self.samples.append(source, source.root, labels)
         if comparison.changed and source.root not in {p.root for p in old.parts}:
