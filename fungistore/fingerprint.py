@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 Config = dict[str, Any]
 ABSENT = "(absent)"  # stands for a field that one of two configurations lacks
 
@@ -35,6 +38,11 @@ def digest_ids(ids: Iterable[str]) -> str:
         state.update(len(encoded).to_bytes(8, "little"))
         state.update(encoded)
     return state.hexdigest()
+
+
+def digest_rows(rows: NDArray[np.int64]) -> str:
+    """Return a digest of row numbers."""
+    return hashlib.blake2b(rows.astype("<i8").tobytes(), digest_size=16).hexdigest()
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:
@@ -68,6 +76,12 @@ def differences(
         elif canonical_json(old) != canonical_json(new):
             found[f"{prefix}{name}"] = (old, new)
     return found
+
+
+def describe(fields: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return a line for each field in which what is stored differs from what is asked for."""
+    lines = (f"{name}: stored {old!r}, asked {new!r}" for name, (old, new) in fields.items())
+    return "\n    ".join(lines)
 
 
 def _whole(value: Any) -> Any:

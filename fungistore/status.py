@@ -42,7 +42,7 @@ class ArrayStatus:
 
 @dataclass(frozen=True)
 class FeatureSetStatus:
-    """One backbone's features: its arrays, and the configuration of its first one's setup."""
+    """One backbone's features: its arrays, and the backbone that they come from."""
 
     name: str
     arrays: tuple[ArrayStatus, ...]
@@ -126,5 +126,5 @@ def _feature_set(store: Store, name: str) -> FeatureSetStatus:
                 fingerprint=array.fingerprint,
             )
         )
-        backbone = store.setup(array.fingerprint).get("backbone", {})
+        backbone = backbone or store.setup(array.fingerprint).get("backbone", {})
     return FeatureSetStatus(name, tuple(arrays), backbone)

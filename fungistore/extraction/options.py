@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,10 +14,10 @@ from pydantic import TypeAdapter, ValidationError
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.gradients.projection import Kind
+from fungistore.names import NAME_RULE, is_plain_name
 from fungistore.objectives import OBJECTIVES
 from fungistore.store import Codec
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -99,8 +98,8 @@ class ExtractOptions:
         is_word = isinstance(self.view_size, str)
         if self.view_size not in ("model", "native") if is_word else int(self.view_size) < 1:
             _refuse("view_size", self.view_size, "model, native, or a side in pixels")
-        if not PLAIN_NAME.fullmatch(self.name) or self.name.endswith((".json", ".partial")):
-            _refuse("feature_set", self.name, "letters, digits and . _ + -, up to 128 of them")
+        if not is_plain_name(self.name):
+            _refuse("feature_set", self.name, NAME_RULE)
 
     @property
     def name(self) -> str:

@@ -96,14 +96,27 @@ class SampleTable:
             with self._open(part) as file:
                 yield from file.iter_batches(ROWS_PER_GROUP, columns=list(columns))
 
+    def labels(self) -> NDArray[np.int32]:
+        """Return every row's label, -1 where it is not known."""
+        parts = [batch["label"].fill_null(-1).to_numpy() for batch in self.batches("label")]
+        return np.concatenate([np.zeros(0, np.int32), *parts])
+
+    def splits(self) -> dict[str, NDArray[np.int64]]:
+        """Return the row numbers of each split; rows without one are in none."""
+        rows: dict[str, list[NDArray[np.int64]]] = {}
+        first = 0
+        for batch in self.batches("split"):
+            column = batch["split"].dictionary_encode()
+            codes = column.indices.fill_null(-1).to_numpy()
+            for code, name in enumerate(column.dictionary.to_pylist()):
+                rows.setdefault(name, []).append(first + np.flatnonzero(codes == code))
+            first += len(batch)
+        joined = {name: np.concatenate(parts) for name, parts in sorted(rows.items())}
+        return {name: numbers for name, numbers in joined.items() if len(numbers)}
+
     def rows_of_split(self, split: str) -> NDArray[np.int64]:
         """Return the row numbers of a split, or of all samples where none has that split."""
-        masks = [
-            np.asarray(batch["split"].cast(pa.string()).to_numpy(zero_copy_only=False) == split)
-            for batch in self.batches("split")
-        ]
-        rows = np.flatnonzero(np.concatenate(masks)) if masks else np.zeros(0, np.int64)
-        return rows if len(rows) else np.arange(len(self))
+        return self.splits().get(split, np.arange(len(self)))
 
     def append(
         self, samples: Iterable[Sample], root: str, labels: Mapping[str, int]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
-from fungistore.fingerprint import Config, differences, fingerprint
+from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.sources import Source
 from fungistore.store.durable import PARTIAL, orphans, publish, publish_bytes
 from fungistore.store.failures import Failure, append_failures, compact_failures, read_failures
@@ -254,15 +254,11 @@ class Store:
                 fields |= differences(stored, config, common=name != other)
         causes = {name: both for name, both in fields.items() if name not in DERIVED}
         if fields:
-            lines = [
-                f"{name}: stored {old!r}, asked {new!r}"
-                for name, (old, new) in (causes or fields).items()
-            ]
             raise MismatchError(
                 f"feature set {feature_set!r} was made with other settings",
                 where=self.root,
                 expected="the same settings, or another feature set",
-                found="\n    ".join(lines),
+                found=describe(causes or fields),
                 hint="repeat the stored settings, or keep both with --feature-set OTHER, "
                 "or start it anew with --restart",
             )

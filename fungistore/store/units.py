@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import zarr
@@ -129,6 +129,11 @@ class UnitArray:
         return str(self.array.attrs["fingerprint"])
 
     @property
+    def codec(self) -> Codec:
+        """How its chunks are stored."""
+        return cast(Codec, self.array.attrs["codec"])
+
+    @property
     def rows(self) -> int:
         """Number of rows, written or not."""
         return int(self.array.shape[0])
@@ -178,7 +183,7 @@ class UnitArray:
                 f"{self.name}: unit {unit} takes 1 to {self.rows_of(unit)} rows of {expected}, "
                 f"not {block.shape}"
             )
-        if self.array.attrs["codec"] == "bitround":
+        if self.codec == "bitround":
             block = round_bits(block)
         start, rows = unit * self.unit_rows, len(block)
         whole = np.full((self.rows_of(unit), *expected), np.nan, self.array.dtype)

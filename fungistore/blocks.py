@@ -1,0 +1,275 @@
+"""Feature blocks of a store side by side: what PCA, indexes, search and evaluation read.
+
+Each block of embeddings or gradients is L2-normalised, then blocks are concatenated in the order
+embeddings, kl, dino, simclr (FUNGI, section 3.4); a PCA is read as it is. Rows come unit by unit,
+so memory is bounded whatever the store's size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.errors import StoreError, UsageError
+from fungistore.store import Commit, Store, UnitArray
+
+BLOCK_ORDER = ("embeddings", "kl", "dino", "simclr")
+STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units are smaller
+GRADIENTS, PCA = "gradients/", "pca/"
+
+Rows = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Which rows of a feature matrix can be used, and why others cannot.
+
+    Attributes:
+        usable: mask over the sample table; True where every block has finite values.
+        missing: rows that some block does not have yet.
+        unreadable: rows with a NaN or an infinity in some block, unreadable inputs among them.
+    """
+
+    usable: NDArray[np.bool_]
+    missing: int
+    unreadable: int
+
+
+class FeatureMatrix:
+    """Blocks of one feature set, read as one float32 matrix; use `open_features`.
+
+    Args:
+        store: the store.
+        feature_set: name of the feature set.
+        features: names of the blocks in their order, such as ("embeddings", "kl"), or ("pca/x",).
+        arrays: the array of each block.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        feature_set: str,
+        features: tuple[str, ...],
+        arrays: tuple[UnitArray, ...],
+    ) -> None:
+        self.store = store
+        self.feature_set = feature_set
+        self.features = features
+        self._arrays = arrays
+
+    @property
+    def name(self) -> str:
+        """The features in one word, such as "embeddings+kl"."""
+        return "+".join(self.features)
+
+    @property
+    def dim(self) -> int:
+        """Width of a row."""
+        return sum(int(array.array.shape[1]) for array in self._arrays)
+
+    @property
+    def rows(self) -> int:
+        """Rows that all blocks have room for."""
+        return min(array.rows for array in self._arrays)
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows of a unit, the same in all blocks."""
+        return self._arrays[0].unit_rows
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of each block's array, by the array's name in the store."""
+        return {array.name: array.fingerprint for array in self._arrays}
+
+    def subset(self, features: Sequence[str]) -> FeatureMatrix:
+        """Return the matrix of some of the blocks."""
+        chosen = [i for i, name in enumerate(self.features) if name in features]
+        return FeatureMatrix(
+            self.store,
+            self.feature_set,
+            tuple(self.features[i] for i in chosen),
+            tuple(self._arrays[i] for i in chosen),
+        )
+
+    def read(self, start: int, stop: int) -> Vectors:
+        """Return rows [start, stop) as [stop - start, dim]; a row that cannot be used is all NaN.
+
+        Raises:
+            StoreError: a chunk is damaged.
+        """
+        vectors = np.empty((stop - start, self.dim), np.float32)
+        column = 0
+        with np.errstate(invalid="ignore"):  # an infinity turns into NaN
+            for name, array in zip(self.features, self._arrays, strict=True):
+                block = vectors[:, column : column + int(array.array.shape[1])]
+                block[:] = _read(array, start, stop)
+                if not name.startswith(PCA):
+                    normalize(block)
+                column += block.shape[1]
+            vectors[~np.isfinite(vectors.sum(axis=1))] = np.nan
+        return vectors
+
+    def stream(self, rows: Rows | None = None) -> Iterator[tuple[Rows, Vectors]]:
+        """Yield (row numbers [n], vectors [n, dim]) of the usable rows, in order, unit by unit.
+
+        Args:
+            rows: ascending row numbers to choose from; default: all. Units without one of them
+                are not read.
+        """
+        units = max(1, STREAM_BYTES // (4 * self.dim * self.unit_rows))
+        step = units * self.unit_rows
+        for start in range(0, self.rows, step):
+            stop = min(start + step, self.rows)
+            wanted = np.arange(start, stop)
+            if rows is not None:
+                wanted = rows[np.searchsorted(rows, start) : np.searchsorted(rows, stop)]
+                if not len(wanted):
+                    continue
+            vectors = self.read(start, stop)
+            if len(wanted) < stop - start:
+                vectors = vectors[wanted - start]
+            usable = ~np.isnan(vectors[:, 0])
+            if usable.all():
+                yield wanted, vectors
+            elif usable.any():
+                yield wanted[usable], vectors[usable]
+
+    def load(self, rows: Rows | None = None) -> tuple[Rows, Vectors]:
+        """Return the usable rows at once: their numbers [n] and vectors [n, dim]."""
+        parts = list(self.stream(rows))
+        if not parts:
+            return np.zeros(0, np.int64), np.zeros((0, self.dim), np.float32)
+        numbers, vectors = zip(*parts, strict=True)
+        return np.concatenate(numbers), np.concatenate(vectors)
+
+    def committed(self, unit: int) -> Commit | None:
+        """Return the record of the block that has the fewest rows of a unit, None without any."""
+        commits = [array.commit(unit) for array in self._arrays]
+        present = [commit for commit in commits if commit is not None]
+        complete = len(present) == len(commits)
+        return min(present, key=lambda commit: commit.rows) if complete else None
+
+    def coverage(self) -> Coverage:
+        """Tell which rows can be used; reads only units whose records count unusable rows."""
+        samples = len(self.store.samples)
+        present, usable = np.ones(samples, bool), np.ones(samples, bool)
+        for array in self._arrays:
+            mine, finite = np.zeros(samples, bool), np.zeros(samples, bool)
+            for unit, commit in array.commits().items():
+                start = unit * array.unit_rows
+                stop = start + commit.rows
+                mine[start:stop] = finite[start:stop] = True
+                if commit.nan_rows or commit.inf_rows:
+                    finite[start:stop] = np.isfinite(_read(array, start, stop)).all(axis=1)
+            present &= mine
+            usable &= finite
+        return Coverage(usable, int((~present).sum()), int((present & ~usable).sum()))
+
+
+def open_features(
+    store: Store,
+    features: Sequence[str] | None = None,
+    *,
+    pca: str | None = None,
+    feature_set: str | None = None,
+) -> FeatureMatrix:
+    """Choose blocks, or a PCA, of a feature set.
+
+    Args:
+        store: the store.
+        features: of "embeddings", "kl", "dino", "simclr"; default: all that are there.
+        pca: name of a PCA, instead of blocks.
+        feature_set: name of the feature set; may be left out where there is one.
+
+    Raises:
+        UsageError: a name is unknown; the error lists what exists.
+    """
+    chosen = choose_feature_set(store, feature_set)
+    arrays = store.arrays(chosen)
+    blocks = blocks_of(arrays)
+    if pca is not None:
+        if features:
+            raise UsageError(
+                "features and a PCA were both asked for",
+                found=f"--features {','.join(features)} --pca {pca}",
+                hint="a PCA has its own features: leave out --features",
+            )
+        names = [name.removeprefix(PCA) for name in arrays if name.startswith(PCA)]
+        if pca not in names:
+            raise UsageError(
+                f"there is no PCA {pca!r}",
+                where=f"feature set {chosen!r} of {store.root}",
+                expected=", ".join(names) or "none was fitted yet",
+                hint=f"make one with: fungi pca {store.root} --name {pca}",
+            )
+        return FeatureMatrix(store, chosen, (PCA + pca,), (arrays[PCA + pca],))
+    unknown = [name for name in features or () if name not in blocks]
+    if unknown or not blocks:
+        raise UsageError(
+            f"no such feature: {', '.join(unknown)}" if unknown else "there are no vector features",
+            where=f"feature set {chosen!r} of {store.root}",
+            expected=", ".join(blocks) or "some of embeddings, kl, dino, simclr",
+            hint="fungi extract with --features adds what is missing",
+        )
+    names = [name for name in blocks if not features or name in features]
+    return FeatureMatrix(store, chosen, tuple(names), tuple(blocks[name] for name in names))
+
+
+def choose_feature_set(store: Store, name: str | None) -> str:
+    """Return the feature set that was named, or the only one that there is.
+
+    Raises:
+        UsageError: there is none, no such one, or a choice between several.
+    """
+    names = store.feature_sets()
+    if name in names:
+        return name
+    if name is None and len(names) == 1:
+        return names[0]
+    raise UsageError(
+        f"there is no feature set {name!r}"
+        if name
+        else "there is more than one feature set"
+        if names
+        else "the store has no features yet",
+        where=store.root,
+        expected=", ".join(names) or None,
+        hint="name one with --feature-set" if names else "make some with fungi extract",
+    )
+
+
+def blocks_of(arrays: Mapping[str, UnitArray]) -> dict[str, UnitArray]:
+    """Return the vector features of a feature set by name, in the order of concatenation."""
+    blocks = {
+        name.removeprefix(GRADIENTS): array
+        for name, array in arrays.items()
+        if name == "embeddings" or name.startswith(GRADIENTS)
+    }
+    known = [name for name in BLOCK_ORDER if name in blocks]
+    return {name: blocks[name] for name in [*known, *sorted(blocks.keys() - set(known))]}
+
+
+def nested(features: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the nested combinations: the first block, the first two, and so on."""
+    return [tuple(features[:count]) for count in range(1, len(features) + 1)]
+
+
+def normalize(block: NDArray[np.float32]) -> None:
+    """Divide rows [n, d] by their Euclidean norm, in place; rows of zeros stay as they are."""
+    norms = np.sqrt(np.einsum("nd,nd->n", block, block))
+    norms[norms == 0] = 1
+    block /= norms[:, None]
+
+
+def _read(array: UnitArray, start: int, stop: int) -> NDArray[np.floating]:
+    try:
+        return array.read(start, stop)
+    except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
+        raise StoreError(
+            "a chunk is damaged", where=f"{array.name}, rows {start} to {stop}", found=error
+        ) from error

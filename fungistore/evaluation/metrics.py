@@ -1,0 +1,72 @@
+"""Metrics of a classification, from ranked predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+from sklearn.metrics import cohen_kappa_score, recall_score, roc_auc_score
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier said of each test row.
+
+    Attributes:
+        ranked: [n, r] int32 labels, the most likely first; -1 where fewer were found likely.
+        positive: [n] float64, of two classes, how likely the second is; None for more classes.
+    """
+
+    ranked: NDArray[np.int32]
+    positive: NDArray[np.float64] | None = None
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The predicted labels [n]."""
+        return self.ranked[:, 0]
+
+
+def classification_metrics(
+    truth: NDArray[np.int32], predictions: Predictions, classes: int, *, kappa: bool = False
+) -> dict[str, float]:
+    """Return fractions: accuracy, top-5 where it says something, and metrics per class.
+
+    `mean_per_class_accuracy` is the mean over the classes that occur in the truth (the paper's for
+    Flowers102, FGVC and Pets) and equals scikit-learn's balanced accuracy. `roc_auc` is there for
+    two classes, `quadratic_kappa` where asked: it makes sense of ordered classes only.
+
+    Args:
+        truth: [n] labels.
+        predictions: for the same n rows.
+        classes: number of classes.
+        kappa: also compute the quadratically weighted kappa.
+    """
+    predicted = predictions.labels
+    present = np.unique(truth)
+    recall = float(recall_score(truth, predicted, labels=present, average="macro"))
+    metrics = {"accuracy": float((predicted == truth).mean())}
+    if classes > 5:
+        hits = (predictions.ranked[:, :5] == truth[:, None]).any(axis=1)
+        metrics["top5_accuracy"] = float(hits.mean())
+    metrics["mean_per_class_accuracy"] = metrics["balanced_accuracy"] = recall
+    if predictions.positive is not None and len(present) == 2:
+        metrics["roc_auc"] = float(roc_auc_score(truth, predictions.positive))
+    if kappa:
+        every = np.arange(classes)
+        value = cohen_kappa_score(truth, predicted, labels=every, weights="quadratic")
+        metrics["quadratic_kappa"] = float(value)
+    return metrics
+
+
+def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
+    """Return the percentile bootstrap's 95 % interval of an accuracy over `count` rows.
+
+    Resampling hits and misses gives a binomial count, so its percentiles need no random numbers.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    low, high = binom.ppf([tail, 1 - tail], count, accuracy) / count
+    return float(low), float(high)

@@ -1,0 +1,80 @@
+"""A PCA inside an evaluation: fitted on its training rows and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations as subsets
+from typing import Literal
+
+from fungistore.blocks import FeatureMatrix, Rows, Vectors, nested
+from fungistore.errors import UsageError
+from fungistore.fingerprint import Config
+from fungistore.pca import Pca, fit
+from fungistore.report import Reporter
+
+Combinations = Literal["one", "nested", "all"]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What vectors go through before they are classified.
+
+    Attributes:
+        pca: None leaves them as they are.
+        dim: their width afterwards.
+        protocol: what was done, and if nothing although it was asked for, why.
+    """
+
+    pca: Pca | None
+    dim: int
+    protocol: Config
+
+    def __call__(self, vectors: Vectors) -> Vectors:
+        """Return rows [n, D] as rows [n, dim]."""
+        return self.pca.transform(vectors) if self.pca else vectors
+
+
+def fit_reduction(
+    matrix: FeatureMatrix, train: Rows, dim: int | None, reporter: Reporter
+) -> Reduction:
+    """Fit a PCA to `dim` components on training rows, where that can be done.
+
+    The paper's rule: only where there are more training rows and more columns than components.
+
+    Args:
+        matrix: the features.
+        train: the rows to fit on.
+        dim: components; None for no PCA.
+        reporter: is told where there is none although it was asked for.
+    """
+    if dim is None:
+        return Reduction(None, matrix.dim, {})
+    if dim >= min(len(train), matrix.dim):
+        reason = f"{len(train)} training rows of {matrix.dim} numbers"
+        reporter.notice(f"{matrix.name}: no PCA to {dim} of {reason}; evaluated without one")
+        return Reduction(None, matrix.dim, {"pca": None, "pca_skipped": reason})
+    pca = fit(matrix.features, (vectors for _, vectors in matrix.stream(train)), dim)
+    return Reduction(pca, dim, {"pca": dim})
+
+
+def combine(features: tuple[str, ...], how: Combinations) -> list[tuple[str, ...]]:
+    """Return combinations of blocks, smaller ones first: one of all, nested ones, or every one."""
+    if how == "one":
+        return [features]
+    if how == "nested":
+        return nested(features)
+    counts = range(1, len(features) + 1)
+    return [subset for count in counts for subset in subsets(features, count)]
+
+
+def refuse_reduced_pca(pca: str | None, dims: Sequence[int | None], how: Combinations) -> None:
+    """Raise UsageError where a stored PCA is to be combined, or reduced once more."""
+    if pca is not None and (tuple(dims) != (None,) or how != "one"):
+        raise UsageError(
+            "a stored PCA is one fixed combination",
+            found="--pca with --pca-dim or --combinations",
+            hint="leave out --pca: --pca-dim fits one for every combination",
+        )
+    if any(dim is not None and dim < 1 for dim in dims):
+        raise UsageError("not a width of a PCA", where="--pca-dim", expected="1 or more, or none")

@@ -1,0 +1,102 @@
+"""What an evaluation says: scores with the protocol and the fingerprints that they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fungistore.errors import UsageError
+from fungistore.fingerprint import Config, fingerprint
+from fungistore.report import Reporter
+from fungistore.store import Store
+from fungistore.store.durable import publish_bytes
+
+EVALS = "evals"
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of one combination of features.
+
+    Attributes:
+        features: the blocks, or the name of a PCA.
+        dim: width of the vectors that were evaluated.
+        n_train: rows fitted on, or searched; the database of a retrieval.
+        n_test: rows tested on; the queries of a retrieval.
+        metrics: numbers by name; fractions, not per cent.
+        spread: for some metrics, [low, high] of a 95 % confidence interval.
+        protocol: what this combination has of its own, such as a PCA that was skipped, and why.
+        fingerprints: of the arrays it was made from, by array name.
+    """
+
+    features: tuple[str, ...]
+    dim: int
+    n_train: int
+    n_test: int
+    metrics: Mapping[str, float]
+    spread: Mapping[str, tuple[float, float]]
+    protocol: Config
+    fingerprints: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of one kind over some combinations.
+
+    Attributes:
+        kind: "knn", "linear", "cluster", "retrieval" or "compare".
+        store: the store's directory.
+        feature_set: name of the feature set.
+        protocol: everything that decides the scores, resolved.
+        excluded: rows left out, by reason.
+        scores: one for each combination, in the order asked for.
+    """
+
+    kind: str
+    store: str
+    feature_set: str
+    protocol: Config
+    excluded: Mapping[str, int]
+    scores: tuple[Score, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; the last score's fields are also at the top level."""
+        document = asdict(self)
+        last = document["scores"][-1] if self.scores else {}
+        del document["store"]
+        return {
+            "store": self.store,
+            **{key: value for key, value in last.items() if key not in document},
+            **document,
+        }
+
+    def save(self, store: Store, reporter: Reporter) -> Path | None:
+        """Write the result under evals/; the same evaluation again replaces it.
+
+        Returns:
+            The file, or None where the store cannot be written to, which is said.
+        """
+        document = self.to_json()
+        sources = [score.fingerprints for score in self.scores]
+        key = fingerprint({"protocol": self.protocol, "sources": sources})
+        path = store.root / EVALS / f"{self.kind}-{self.feature_set}-{key[:16]}.json"
+        try:
+            publish_bytes(path, json.dumps(document, indent=1, sort_keys=True).encode())
+        except OSError as error:
+            reporter.notice(f"the result was not saved: {path}: {error.strerror}")
+            return None
+        return path
+
+
+def refuse_too_few(what: str, found: int, least: int, hint: str) -> None:
+    """Raise UsageError where fewer rows, or classes, are there than an evaluation needs."""
+    if found < least:
+        raise UsageError(what, expected=f"at least {least}", found=found, hint=hint)
+
+
+def class_names(store: Store, labels: Sequence[int]) -> list[str]:
+    """Return the names of some classes."""
+    return [store.manifest.labels[label] for label in labels]

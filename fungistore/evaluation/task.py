@@ -1,0 +1,137 @@
+"""A classification task on a store: labelled rows with usable features, and their split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.blocks import FeatureMatrix, Rows, Vectors, open_features
+from fungistore.errors import UsageError
+from fungistore.pca import refuse_leak
+from fungistore.splits import Split, choose_split
+from fungistore.store import Store
+
+RESIDENT_BYTES = 1_000_000_000  # of vectors that are kept in memory rather than read again
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to classify.
+
+    Attributes:
+        matrix: the features asked for.
+        labels: of the whole sample table, -1 where unknown.
+        split: labelled rows, usable in every block, so that combinations compare like with like.
+        excluded: rows of the split that were left out, by reason.
+    """
+
+    matrix: FeatureMatrix
+    labels: NDArray[np.int32]
+    split: Split
+    excluded: dict[str, int]
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+        return self.matrix.store
+
+    @property
+    def classes(self) -> int:
+        """Number of label names of the store."""
+        return len(self.store.manifest.labels)
+
+
+def open_task(
+    store: str | Path,
+    features: Sequence[str] | None = None,
+    *,
+    pca: str | None = None,
+    feature_set: str | None = None,
+    holdout: float | None = None,
+    seed: int = 0,
+) -> Task:
+    """Open a store for classification.
+
+    Args:
+        store: the store's directory.
+        features: blocks; default: all vector features.
+        pca: a stored PCA, instead of blocks.
+        feature_set: may be left out where there is one.
+        holdout: part of each class to test on, where the store has no test split.
+        seed: of the holdout.
+
+    Raises:
+        UsageError: features cannot be found, labels are missing, one side of the split is empty,
+            or all training rows are of one class.
+        MismatchError: the PCA was fitted on test rows.
+    """
+    opened = Store.open(Path(store))
+    matrix = open_features(opened, features, pca=pca, feature_set=feature_set)
+    labels = opened.samples.labels()
+    split = choose_split(opened, holdout=holdout, seed=seed)
+    rows = np.concatenate([split.train, split.validation, split.test])
+    coverage = matrix.coverage()
+    is_labelled, is_usable = labels >= 0, coverage.usable
+    if not is_labelled[rows].any():
+        raise UsageError(
+            "the samples have no labels",
+            where=opened.root,
+            expected="class folders, or a manifest with a column `label`",
+            hint="fungi extract from such a source gives labels",
+        )
+    excluded = {
+        "rows without a label": int((~is_labelled[rows]).sum()),
+        "rows without usable features": int((is_labelled & ~is_usable)[rows].sum()),
+    }
+    kept = split.keep(is_labelled & is_usable)
+    for name in ("train", "test"):
+        if not len(getattr(kept, name)):
+            raise UsageError(
+                f"there are no {name} rows",
+                where=opened.root,
+                found=f"{len(getattr(split, name))} rows, none with a label and usable features",
+                hint="fungi status shows what is missing; fungi extract completes it",
+            )
+    present = np.unique(labels[kept.train])
+    if len(present) < 2:
+        raise UsageError(
+            "all training rows are of one class",
+            where=opened.root,
+            expected="two classes or more",
+            found=opened.manifest.labels[present[0]],
+        )
+    refuse_leak(matrix, kept.test)
+    return Task(matrix, labels, kept, excluded)
+
+
+class TaskRows:
+    """Rows of a feature matrix as blocks of (row numbers, vectors) that can be iterated again.
+
+    They are read once and kept where they are small enough, else from the store each time.
+
+    Args:
+        matrix: the features.
+        rows: ascending numbers of usable rows.
+        transform: is applied to each block of vectors, such as a PCA.
+    """
+
+    def __init__(
+        self, matrix: FeatureMatrix, rows: Rows, transform: Callable[[Vectors], Vectors]
+    ) -> None:
+        self._matrix, self._rows, self._transform = matrix, rows, transform
+        self._kept: list[tuple[Rows, Vectors]] | None = None
+        if 4 * matrix.dim * len(rows) <= RESIDENT_BYTES:
+            blocks = list(self._read())
+            numbers, vectors = zip(*blocks, strict=True)
+            self._kept = [(np.concatenate(numbers), np.concatenate(vectors))]
+
+    def __iter__(self) -> Iterator[tuple[Rows, Vectors]]:
+        return iter(self._kept) if self._kept is not None else self._read()
+
+    def _read(self) -> Iterator[tuple[Rows, Vectors]]:
+        for numbers, vectors in self._matrix.stream(self._rows):
+            yield numbers, self._transform(vectors)

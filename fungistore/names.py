@@ -1,0 +1,21 @@
+"""The names that a user may give to feature sets, PCAs, indexes and heads: also folder names."""
+
+from __future__ import annotations
+
+import re
+
+from fungistore.errors import UsageError
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+NAME_RULE = "letters, digits and . _ + -, up to 128 of them"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name can be a folder on every system, and no file of the store's own."""
+    return bool(PLAIN_NAME.fullmatch(name)) and not name.endswith((".json", ".partial"))
+
+
+def refuse_odd_name(name: str, flag: str) -> None:
+    """Raise UsageError if `name`, given by `flag`, is no plain name."""
+    if not is_plain_name(name):
+        raise UsageError("not a usable name", where=flag, expected=NAME_RULE, found=name)

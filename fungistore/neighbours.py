@@ -1,0 +1,254 @@
+"""Exact nearest neighbours at the speed of a float32 matrix product.
+
+A float32 product finds candidates; its rounding error is bounded, so where the k-th and the next
+candidate are further apart than that bound the set of neighbours is proven. The pairs of the
+others are measured again in float64. The result is that of float64 arithmetic throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fungistore.blocks import Rows, Vectors
+
+GROUP = 64  # scores of which only the largest is looked at first
+SPARE = 12  # candidates kept beyond k, so that near ties can be settled
+TILE_SCORES = 1 << 24  # scores computed at a time: 64 MB
+QUERY_BYTES = 256_000_000  # queries held at a time; more of them read the database again
+PAIRS_AT_ONCE = 1 << 14  # measured again in float64
+ROUNDING = 2.0**-24  # of one float32 operation
+
+Database = Iterable[tuple[Rows, Vectors]]  # (row numbers, vectors); can be iterated again
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The k nearest rows of each query, by (Euclidean distance, row number).
+
+    Attributes:
+        rows: [q, k] int64, row numbers.
+        distances: [q, k] float64.
+    """
+
+    rows: NDArray[np.int64]
+    distances: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The best scores x.y - |y|^2 / 2 of each query, falling.
+
+    Attributes:
+        scores: [q, c] float32.
+        positions: [q, c], places of the rows in the database's order.
+        rows: [q, c], row numbers.
+        bound: [q, 1], what rounding may have changed a score by: that of a product of d terms and
+            a sum with the half norm (Higham, Accuracy and Stability, section 3.1).
+        are_all: whether the database has no other rows.
+    """
+
+    scores: NDArray[np.float32]
+    positions: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    bound: NDArray[np.float32]
+    are_all: bool
+
+
+def nearest(
+    queries: Vectors, database: Database, k: int, device: torch.device | None = None
+) -> Neighbours:
+    """Return the exact k nearest neighbours of each query by Euclidean distance.
+
+    Among rows at the same distance the smaller row number comes first. Cosine neighbours are
+    those of normalised vectors.
+
+    Args:
+        queries: [q, d] float32, finite.
+        database: blocks of (row numbers, vectors [n, d]), finite; read two or three times.
+        k: neighbours of each query.
+        device: where the products run; default: the CPU.
+
+    Raises:
+        ValueError: the database has fewer than k rows.
+    """
+    parts = [
+        _settle(
+            part, found, found.scores >= found.scores[:, k - 1 : k] - 2 * found.bound, database, k
+        )
+        for part, found in _searched(queries, database, k, device)
+    ]
+    rows, squared = zip(*parts, strict=True)
+    return Neighbours(np.concatenate(rows), np.sqrt(np.concatenate(squared)))
+
+
+def nearest_rows(
+    queries: Vectors, database: Database, k: int, device: torch.device | None = None
+) -> NDArray[np.int64]:
+    """Return the row numbers [q, k] of `nearest`, in any order: all that a vote needs, and faster.
+
+    Raises:
+        ValueError: the database has fewer than k rows.
+    """
+    parts = []
+    for part, found in _searched(queries, database, k, device):
+        rows = found.rows[:, :k].copy()
+        if found.scores.shape[1] > k:
+            gap = found.scores[:, k - 1] - found.scores[:, k]
+            close = np.flatnonzero(gap <= 2 * found.bound[:, 0])
+            few = _Candidates(
+                found.scores[close],
+                found.positions[close],
+                found.rows[close],
+                found.bound[close],
+                found.are_all,
+            )
+            low = few.scores[:, k - 1 : k] - 2 * few.bound
+            high = few.scores[:, k : k + 1] + 2 * few.bound
+            band = (few.scores >= low) & (few.scores <= high)
+            rows[close] = _settle(part[close], few, band, database, k)[0]
+        parts.append(rows)
+    return np.concatenate(parts)
+
+
+def _searched(
+    queries: Vectors, database: Database, k: int, device: torch.device | None
+) -> Iterator[tuple[Vectors, _Candidates]]:
+    """Yield queries, as many as may be held at a time, and their candidates."""
+    count = max(1, QUERY_BYTES // (4 * queries.shape[1]))
+    for start in range(0, len(queries), count):
+        part = queries[start : start + count]
+        found = _candidates(part, database, k + SPARE, device or torch.device("cpu"))
+        if found.scores.shape[1] < k:
+            raise ValueError(f"{found.scores.shape[1]} rows have no {k} nearest neighbours")
+        yield part, found
+
+
+def _settle(
+    queries: Vectors,
+    found: _Candidates,
+    band: NDArray[np.bool_],
+    database: Database,
+    k: int,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Measure the candidates in a band in float64, and return the k best rows and their squares.
+
+    Candidates above the band are taken, with a square of minus infinity, those below it are not.
+    A band that reaches the last candidate may go on among the other rows: these queries are
+    compared with the whole database.
+    """
+    above = np.cumsum(band, axis=1) == 0
+    squared = np.where(above, -np.inf, np.inf)
+    query, rank = np.nonzero(band)
+    squared[query, rank] = _measure(queries, database, query, found.positions[query, rank])
+    order = np.lexsort((found.rows, squared), axis=-1)[:, :k]
+    rows = np.take_along_axis(found.rows, order, 1)
+    squared = np.take_along_axis(squared, order, 1)
+    if not found.are_all and (open_ended := band[:, -1]).any():
+        rows[open_ended], squared[open_ended] = _exhaustive(queries[open_ended], database, k)
+    return rows, squared
+
+
+def _candidates(
+    queries: Vectors, database: Database, count: int, device: torch.device
+) -> _Candidates:
+    x = torch.from_numpy(queries).to(device)
+    best = torch.zeros((len(x), 0), device=device)
+    places = torch.zeros((len(x), 0), dtype=torch.int64, device=device)
+    numbers: list[Rows] = [np.zeros(0, np.int64)]
+    largest, first = 0.0, 0
+    tile = torch.empty(TILE_SCORES, device=device)
+    for rows, vectors in database:
+        y = torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
+        half = (y * y).sum(dim=1) / 2
+        largest = max(largest, float(half.max()))
+        step = max(1, TILE_SCORES // len(y))
+        found, where = [], []
+        for start in range(0, len(x), step):
+            part = x[start : start + step]
+            scores = tile if len(part) * len(y) <= TILE_SCORES else tile.new_empty(len(y))
+            scores = torch.mm(part, y.T, out=scores[: len(part) * len(y)].view(len(part), len(y)))
+            values, columns = _top(scores.sub_(half), min(count, len(y)))
+            found.append(values)
+            where.append(columns)
+        best = torch.cat([best, torch.cat(found)], dim=1)
+        places = torch.cat([places, torch.cat(where) + first], dim=1)
+        best, order = best.topk(min(count, best.shape[1]), dim=1)
+        places = places.gather(1, order)
+        numbers.append(rows)
+        first += len(y)
+    terms = (x.shape[1] + 4) * ROUNDING
+    bound = terms * ((2 * largest) ** 0.5 * x.norm(dim=1, keepdim=True) + largest)
+    positions = places.cpu().numpy()
+    return _Candidates(
+        scores=best.cpu().numpy(),
+        positions=positions,
+        rows=np.concatenate(numbers)[positions],
+        bound=bound.cpu().numpy(),
+        are_all=best.shape[1] == first,
+    )
+
+
+def _top(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the largest scores [q, count] of each row and their columns, like `topk` but faster.
+
+    The best scores lie in the groups of columns with the best maxima, so most scores are read
+    once and compared with nothing but their group.
+    """
+    groups = scores.shape[1] // GROUP
+    if groups < 4 * count:
+        values, columns = scores.topk(count, dim=1)
+        return values, columns
+    whole = groups * GROUP
+    grouped = scores[:, :whole].unflatten(1, (groups, GROUP))
+    chosen = grouped.amax(dim=2).topk(count, dim=1).indices
+    members = grouped.gather(1, chosen[:, :, None].expand(-1, -1, GROUP)).flatten(1)
+    values, order = members.topk(count, dim=1)
+    columns = chosen.gather(1, order // GROUP) * GROUP + order % GROUP
+    if whole == scores.shape[1]:
+        return values, columns
+    rest = torch.arange(whole, scores.shape[1], device=scores.device).expand(len(scores), -1)
+    values, order = torch.cat([values, scores[:, whole:]], dim=1).topk(count, dim=1)
+    return values, torch.cat([columns, rest], dim=1).gather(1, order)
+
+
+def _measure(
+    queries: Vectors, database: Database, query: NDArray[np.int64], position: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the squared distances [p], in float64, of pairs of a query and a database position."""
+    squared = np.empty(len(query))
+    order = np.argsort(position, kind="stable")
+    ordered = position[order]
+    first = 0
+    for numbers, vectors in database:
+        low, high = np.searchsorted(ordered, [first, first + len(numbers)])
+        for start in range(low, high, PAIRS_AT_ONCE):
+            pairs = order[start : min(start + PAIRS_AT_ONCE, high)]
+            ours = queries[query[pairs]].astype(np.float64)
+            ours -= vectors[position[pairs] - first]
+            squared[pairs] = np.einsum("pd,pd->p", ours, ours)
+        first += len(numbers)
+    return squared
+
+
+def _exhaustive(
+    queries: Vectors, database: Database, k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return rows and squared distances by float64 alone: for crowds of near ties."""
+    best = np.zeros((len(queries), 0))
+    rows = np.zeros((len(queries), 0), np.int64)
+    for numbers, vectors in database:
+        squared = np.empty((len(queries), len(numbers)))
+        for index, query in enumerate(queries):
+            difference = query.astype(np.float64) - vectors
+            squared[index] = np.einsum("nd,nd->n", difference, difference)
+        best = np.concatenate([best, squared], axis=1)
+        rows = np.concatenate([rows, np.broadcast_to(numbers, squared.shape)], axis=1)
+        order = np.lexsort((rows, best), axis=-1)[:, :k]
+        best, rows = np.take_along_axis(best, order, 1), np.take_along_axis(rows, order, 1)
+    return rows, best

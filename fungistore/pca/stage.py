@@ -1,0 +1,388 @@
+"""`fungi pca`: a PCA of feature blocks, fitted once, and its coordinates as a feature array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.blocks import PCA, FeatureMatrix, blocks_of, open_features
+from fungistore.errors import MismatchError, UsageError
+from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
+from fungistore.names import refuse_odd_name
+from fungistore.pca.components import Pca, fit, largest_dim
+from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.splits import choose_split
+from fungistore.store import SCHEMA_VERSION, Store, UnitArray
+
+DEFAULT_DIM = 512  # FUNGI, table 20
+TENSORS = "pca"
+Rows = NDArray[np.int64]
+StorageDtype = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True)
+class PcaOptions:
+    """Settings of `fungi pca`.
+
+    Attributes:
+        features: blocks to put side by side; default: all vector features.
+        dim: components; default: 512, or as many as the data determine if that is fewer.
+        fit_split: fit on the rows of this split; "all" is every row.
+        holdout: fit on what is left when this part of each class is held out; the evaluations
+            with the same holdout and seed test on the rest.
+        seed: of the holdout.
+        name: the PCA's name; default: its features and dim.
+        feature_set: may be left out where there is one.
+        storage_dtype: of the coordinates.
+    """
+
+    features: tuple[str, ...] | None = None
+    dim: int | None = None
+    fit_split: str = "train"
+    holdout: float | None = None
+    seed: int = 0
+    name: str | None = None
+    feature_set: str | None = None
+    storage_dtype: StorageDtype = "float16"
+
+
+@dataclass(frozen=True)
+class PcaResult:
+    """What `fungi pca` did.
+
+    Attributes:
+        store: the store's directory.
+        feature_set: name of the feature set.
+        name: name of the PCA.
+        features: its blocks.
+        input_dim: width of the blocks together.
+        dim: number of components.
+        fit: which rows it was fitted on, and how many.
+        explained_variance: the part of the variance that the components explain.
+        rows: rows with coordinates.
+        unreadable: of them, rows that are NaN because their input is.
+        units_computed: units written by this run.
+        units_total: units that the rows make.
+        fingerprint: of the PCA.
+        fingerprints: of the arrays it was made from.
+    """
+
+    store: str
+    feature_set: str
+    name: str
+    features: tuple[str, ...]
+    input_dim: int
+    dim: int
+    fit: Config
+    explained_variance: float
+    rows: int
+    unreadable: int
+    units_computed: int
+    units_total: int
+    fingerprint: str
+    fingerprints: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        document = asdict(self)
+        computed, total = document.pop("units_computed"), document.pop("units_total")
+        return document | {"units": {"done": total, "total": total, "computed": computed}}
+
+
+def fit_pca(
+    store: str | Path,
+    options: PcaOptions,
+    *,
+    restart: bool = False,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> PcaResult:
+    """Fit a PCA and write its coordinates as the feature `pca/NAME`, continuing where it stopped.
+
+    Blocks are L2-normalised and concatenated first (FUNGI, section 3.4); nothing is normalised
+    afterwards. A second run transforms only what is new: what was fitted is never fitted again.
+
+    Args:
+        store: the store's directory.
+        options: what to fit, and on what.
+        restart: first delete the PCA of this name.
+        reporter: is told what happens; default: nobody.
+        stop: asked between units.
+
+    Raises:
+        UsageError: features, split or dim cannot be had.
+        MismatchError: a PCA of this name was made with other settings.
+        StoppedError: `stop` asked for it; committed units are kept.
+    """
+    reporter = reporter or Silent()
+    with Store.open(Path(store)).writing():
+        target = Store.open(Path(store))
+        matrix = open_features(target, options.features, feature_set=options.feature_set)
+        return _fit_pca(target, matrix, options, reporter, stop, restart=restart)
+
+
+def _fit_pca(
+    store: Store,
+    matrix: FeatureMatrix,
+    options: PcaOptions,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    *,
+    restart: bool,
+) -> PcaResult:
+    rows, origin = _fit_rows(store, matrix, options, reporter)
+    dim = _settle_dim(matrix, len(rows), options.dim, reporter)
+    name = options.name or f"{matrix.name}-{dim}"
+    refuse_odd_name(name, "--name")
+    existing = store.arrays(matrix.feature_set).get(PCA + name)
+    if restart and existing:
+        reporter.notice(f"--restart: deleting {existing.name}")
+        store.remove_arrays([existing])
+        store.remove_unused_setups()
+        existing = None
+    store.sweep()
+    config = _config(matrix, options, dim, origin, rows)
+    if existing:
+        config = _settled(store, existing, config, len(rows), reporter)
+    key = fingerprint(config)
+    if not store.has_setup(key):
+        reporter.notice(f"fitting {dim} components of {matrix.name} on {len(rows)} rows")
+        reporter.begin("rows read", len(rows))
+        pca = fit(matrix.features, _counted(matrix, rows, reporter, stop), dim)
+        reporter.end()
+        store.freeze_setup(config, {TENSORS: _tensors(pca, rows, len(store.samples))}, {})
+    pca = _load(store, key)
+    array = existing or UnitArray.create(
+        store.root,
+        f"{matrix.feature_set}/{PCA}{name}",
+        shape=(matrix.rows, dim),
+        dtype=options.storage_dtype,
+        unit_rows=matrix.unit_rows,
+        codec=config["pca"]["codec"],
+        fingerprint=key,
+    )
+    array.grow(matrix.rows)
+    computed = _transform(matrix, pca, array, reporter, stop)
+    commits = array.commits().values()
+    return PcaResult(
+        store=str(store.root),
+        feature_set=matrix.feature_set,
+        name=name,
+        features=matrix.features,
+        input_dim=matrix.dim,
+        dim=dim,
+        fit=config["pca"]["fit"],
+        explained_variance=float(pca.explained_variance_ratio.sum()),
+        rows=sum(commit.rows for commit in commits),
+        unreadable=sum(max(commit.nan_rows, commit.inf_rows) for commit in commits),
+        units_computed=computed,
+        units_total=array.units,
+        fingerprint=key,
+        fingerprints=matrix.fingerprints,
+    )
+
+
+def load_pca(store: Store, feature_set: str, name: str) -> Pca:
+    """Return a fitted PCA of a store.
+
+    Raises:
+        UsageError: there is none of that name.
+        StoreError: it is damaged.
+    """
+    matrix = open_features(store, pca=name, feature_set=feature_set)
+    (key,) = matrix.fingerprints.values()
+    return _load(store, key)
+
+
+def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
+    """Refuse to test a PCA on rows that it was fitted on.
+
+    Args:
+        matrix: any features; only a PCA can leak.
+        test: the rows to be tested on.
+
+    Raises:
+        MismatchError: the PCA has seen some of them.
+    """
+    if not matrix.features[0].startswith(PCA):
+        return
+    (key,) = matrix.fingerprints.values()
+    bits = matrix.store.setup_tensors(key, TENSORS)["fit_rows"]
+    fitted = np.unpackbits(bits).astype(bool)
+    seen = int(fitted[test[test < len(fitted)]].sum())
+    if seen:
+        origin = matrix.store.setup(key)["pca"]["fit"]
+        described = ", ".join(f"{name} {origin[name]}" for name in origin if name != "digest")
+        raise MismatchError(
+            f"the PCA was fitted on {seen} of the {len(test)} test rows",
+            where=matrix.name,
+            expected="a PCA that has not seen the test rows",
+            found=f"fitted on: {described}",
+            hint="fit another with fungi pca, with the --holdout and --seed of the evaluation, "
+            "or on the train split",
+        )
+
+
+def _fit_rows(
+    store: Store, matrix: FeatureMatrix, options: PcaOptions, reporter: Reporter
+) -> tuple[Rows, Config]:
+    """Return the usable rows to fit on, and where they come from."""
+    coverage = matrix.coverage()
+    splits = store.samples.splits()
+    if options.holdout is not None:
+        split = choose_split(store, holdout=options.holdout, seed=options.seed)
+        rows, origin = split.train, split.description
+    elif options.fit_split in splits:
+        rows, origin = splits[options.fit_split], {"from": options.fit_split}
+    elif options.fit_split in ("all", "train"):
+        rows, origin = np.arange(len(store.samples)), {"from": "all"}
+        if options.fit_split == "train":
+            reporter.notice(
+                'no split "train": fitting on all rows; to evaluate on a part of them, '
+                "fit with --holdout"
+            )
+    else:
+        raise UsageError(
+            f"there is no split {options.fit_split!r}",
+            where=store.root,
+            expected=", ".join(["all", *splits]),
+            hint="--fit-split names one of them",
+        )
+    usable = rows[coverage.usable[rows]]
+    if len(usable) < len(rows):
+        reporter.notice(f"{len(rows) - len(usable)} rows to fit on are missing or NaN: left out")
+    return usable, origin
+
+
+def _settle_dim(matrix: FeatureMatrix, rows: int, asked: int | None, reporter: Reporter) -> int:
+    most = largest_dim(rows, matrix.dim)
+    dim = asked if asked is not None else min(DEFAULT_DIM, most)
+    if not 0 < dim <= most:
+        raise UsageError(
+            f"a PCA of {dim} components cannot be fitted",
+            where=f"{matrix.name} of feature set {matrix.feature_set!r}",
+            expected=f"--dim from 1 to {most}" if most else "at least two usable rows",
+            found=f"{rows} usable rows of {matrix.dim} numbers",
+            hint="give a smaller --dim, more --features, or more rows to fit on",
+        )
+    if asked is None and dim < DEFAULT_DIM:
+        reporter.notice(
+            f"{rows} rows of {matrix.dim} numbers determine {most} components: "
+            f"--dim {dim} instead of {DEFAULT_DIM}"
+        )
+    return dim
+
+
+def _config(
+    matrix: FeatureMatrix, options: PcaOptions, dim: int, origin: Config, rows: Rows
+) -> Config:
+    inputs = blocks_of(matrix.store.arrays(matrix.feature_set))
+    return {
+        "schema": SCHEMA_VERSION[0],
+        "pca": {
+            "features": list(matrix.features),
+            "inputs": matrix.fingerprints,
+            "dim": dim,
+            "fit": origin | {"rows": len(rows), "digest": digest_rows(rows)},
+            "dtype": options.storage_dtype,
+            "unit_rows": matrix.unit_rows,
+            "codec": inputs[matrix.features[0]].codec,
+        },
+    }
+
+
+def _settled(
+    store: Store, existing: UnitArray, asked: Config, rows: int, reporter: Reporter
+) -> Config:
+    """Return the stored configuration, if what is asked for differs in the grown rows alone."""
+    stored = store.setup(existing.fingerprint)
+    fields = differences(stored, asked, common=False)
+    grown = fields.pop("pca.fit.digest", None)
+    fields.pop("pca.fit.rows", None)
+    if fields:
+        raise MismatchError(
+            "a PCA of this name was made with other settings",
+            where=existing.name,
+            expected="the same settings, or another name",
+            found=describe(fields),
+            hint="another --name keeps both, --restart starts anew",
+        )
+    if grown:
+        before = stored["pca"]["fit"]["rows"]
+        reporter.notice(
+            f"the PCA was fitted on {before} rows, there are {rows} now: it is kept as it is; "
+            "--restart fits it anew"
+        )
+    return stored
+
+
+def _counted(
+    matrix: FeatureMatrix, rows: Rows, reporter: Reporter, stop: Callable[[], bool]
+) -> Iterator[NDArray[np.float32]]:
+    for numbers, vectors in matrix.stream(rows):
+        stop_if_asked(stop)
+        yield vectors
+        reporter.advance(len(numbers))
+
+
+def _transform(
+    matrix: FeatureMatrix,
+    pca: Pca,
+    array: UnitArray,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> int:
+    """Write the coordinates of every unit that lacks rows; returns how many units."""
+    done = {unit: commit.rows for unit, commit in array.commits().items()}
+    ready = {unit: c for unit in range(array.units) if (c := matrix.committed(unit))}
+    to_do = [unit for unit, commit in ready.items() if done.get(unit, 0) < commit.rows]
+    if to_do and done:
+        reporter.notice(f"resuming: {len(ready) - len(to_do)}/{len(ready)} units done")
+    elif not to_do:
+        reporter.notice(f"nothing to do: all {len(ready)} units are done")
+    reporter.begin("units", len(ready), done=len(ready) - len(to_do))
+    for unit in to_do:
+        stop_if_asked(stop)
+        commit, start = ready[unit], unit * array.unit_rows
+        coordinates = pca.transform(matrix.read(start, start + commit.rows))
+        with np.errstate(over="ignore"):
+            stored = coordinates.astype(array.array.dtype)
+        written = array.publish(unit, stored, commit.ids, commit.failed)
+        if written.inf_rows:
+            reporter.notice(
+                f"unit {unit} has {written.inf_rows} rows with infinities; "
+                "try --storage-dtype float32"
+            )
+        reporter.advance(1)
+    reporter.end()
+    return len(to_do)
+
+
+def _tensors(pca: Pca, rows: Rows, samples: int) -> dict[str, NDArray[Any]]:
+    fitted = np.zeros(samples, bool)
+    fitted[rows] = True
+    return {
+        "mean": pca.mean,
+        "components": pca.components,
+        "explained_variance": pca.explained_variance,
+        "total_variance": np.array(pca.total_variance),
+        "n_samples": np.array(pca.n_samples),
+        "fit_rows": np.packbits(fitted),
+    }
+
+
+def _load(store: Store, key: str) -> Pca:
+    tensors = store.setup_tensors(key, TENSORS)
+    return Pca(
+        features=tuple(store.setup(key)["pca"]["features"]),
+        mean=tensors["mean"],
+        components=tensors["components"],
+        explained_variance=tensors["explained_variance"],
+        total_variance=tensors["total_variance"].item(),
+        n_samples=tensors["n_samples"].item(),
+    )

@@ -1,0 +1,107 @@
+"""Which rows are for training, validation and test: from the store, or a stratified holdout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.errors import UsageError
+from fungistore.fingerprint import Config
+from fungistore.randomness import Stream
+from fungistore.store import Store
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint, ascending row numbers.
+
+    Attributes:
+        train: rows to fit on.
+        validation: rows to choose parameters on; may be empty.
+        test: rows to report on.
+        description: where they come from, as part of a protocol.
+    """
+
+    train: Rows
+    validation: Rows
+    test: Rows
+    description: Config
+
+    def keep(self, mask: NDArray[np.bool_]) -> Split:
+        """Return the split without the rows that a mask over the sample table excludes."""
+        names = ("train", "validation", "test")
+        return replace(self, **{name: (rows := getattr(self, name))[mask[rows]] for name in names})
+
+
+def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
+    """Return the store's own split, or hold out a part of its train split.
+
+    Without `holdout`, test rows are those of the split "test", or of "val" where there is no
+    "test". With it, they are a stratified part of "train" (of all rows where the store has no
+    splits), and no row of another split is used.
+
+    Args:
+        store: the store.
+        holdout: the part of each class to hold out, between 0 and 1.
+        seed: of the choice of held-out rows.
+
+    Raises:
+        UsageError: the store has no test rows and nothing was held out, or nothing to train on.
+    """
+    splits = store.samples.splits()
+    empty = np.zeros(0, np.int64)
+    if holdout is not None:
+        pool = splits.get("train", np.arange(len(store.samples)))
+        train, test = stratified_holdout(pool, store.samples.labels(), holdout, seed)
+        origin = "train" if "train" in splits else "all"
+        description: Config = {"from": origin, "holdout": holdout, "seed": seed}
+        return Split(train, empty, test, description)
+    test_name = next((name for name in ("test", "val") if name in splits), None)
+    if test_name is None or "train" not in splits:
+        raise UsageError(
+            "the store has no train and test splits",
+            where=store.root,
+            expected='rows of the splits "train", and "test" or "val"',
+            found=", ".join(f"{name} {len(rows)}" for name, rows in splits.items()) or "no splits",
+            hint="--holdout 0.2 holds out a fifth of each class",
+        )
+    validation = splits.get("val", empty) if test_name == "test" else empty
+    description = {"from": "store", "train": "train", "test": test_name}
+    return Split(splits["train"], validation, splits[test_name], description)
+
+
+def stratified_holdout(
+    rows: Rows, labels: NDArray[np.int32], part: float, seed: int, purpose: str = "holdout"
+) -> tuple[Rows, Rows]:
+    """Divide rows into those kept and those held out, the same part of every class.
+
+    A class of two rows or more has at least one on each side; a class of one is kept. Rows without
+    a label are a class of their own. The choice depends on (seed, purpose) and the rows alone.
+
+    Args:
+        rows: ascending row numbers to divide.
+        labels: labels of the whole sample table, -1 where there is none.
+        part: between 0 and 1.
+        seed: of the choice.
+        purpose: names the stream of random numbers, so that two choices are independent.
+
+    Raises:
+        UsageError: `part` is not between 0 and 1.
+    """
+    if not 0 < part < 1:
+        raise UsageError("a holdout cannot be made", where="--holdout", expected="between 0 and 1")
+    if not len(rows):
+        return rows, rows
+    keys = Stream(seed, purpose).uniform(int(rows[-1]) + 1)[rows]
+    classes = labels[rows]
+    order = np.lexsort((keys, classes))
+    _, starts, counts = np.unique(classes[order], return_index=True, return_counts=True)
+    held = np.clip(np.rint(part * counts).astype(np.int64), counts > 1, counts - 1)
+    rank = np.arange(len(rows)) - np.repeat(starts, counts)
+    is_held = np.zeros(len(rows), bool)
+    is_held[order] = rank < np.repeat(held, counts)
+    return rows[~is_held], rows[is_held]

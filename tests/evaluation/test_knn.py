@@ -1,0 +1,273 @@
+"""Nearest-neighbour evaluation predicts what scikit-learn predicts, and keeps test rows apart."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from fungi_cli.main import app
+from scipy.stats import bootstrap
+from sklearn.decomposition import PCA
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.neighbors import KNeighborsClassifier
+from typer.testing import CliRunner
+
+from feature_world import Notices, clustered, make_store
+from fungistore.blocks import open_features
+from fungistore.errors import MismatchError, UsageError
+from fungistore.evaluation import KnnOptions, evaluate_knn, task
+from fungistore.evaluation.knn import choose_shots, vote
+from fungistore.evaluation.metrics import accuracy_interval
+from fungistore.pca import PcaOptions, fit_pca
+from fungistore.randomness import Stream
+from fungistore.splits import choose_split
+from fungistore.store import Store
+
+ROWS = 400
+
+
+@pytest.fixture
+def store(tmp_path):
+    return store_of(tmp_path / "s.fungi", classes=7)
+
+
+def store_of(root, classes, noise=3.0, **changes):
+    vectors, labels = clustered(ROWS, classes, 10, noise=noise)
+    other, _ = clustered(ROWS, classes, 10, seed=1, noise=noise)
+    splits = ["test" if row % 5 == 0 else "train" for row in range(ROWS)]
+    return make_store(
+        root,
+        {"embeddings": vectors, "gradients/kl": other} | changes,
+        labels,
+        splits,
+        unit_rows=128,
+    )
+
+
+def data(store, features=None):
+    """Return train and test vectors and labels by the store's split."""
+    _, vectors = open_features(store, features).load()
+    labels = store.samples.labels()
+    split = choose_split(store, holdout=None, seed=0)
+    return vectors[split.train], labels[split.train], vectors[split.test], labels[split.test]
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_the_accuracy_is_that_of_scikit_learns_classifier(store, k):
+    train, known, test, truth = data(store)
+    oracle = KNeighborsClassifier(k).fit(train, known)
+    (score,) = evaluate_knn(store.root, KnnOptions(k=k)).scores
+    assert score.metrics["accuracy"] == oracle.score(test, truth)
+    assert (score.n_train, score.n_test, score.dim) == (320, 80, 20)
+
+
+def test_a_majority_goes_to_the_smallest_label_on_ties():
+    labels = np.array([[3, 1, 3, 1], [2, 2, 5, 4], [9, 8, 7, 6]], np.int32)
+    ranked = vote(labels).ranked
+    assert ranked[:, 0].tolist() == [1, 2, 6]
+    assert ranked.tolist() == [[1, 3, -1, -1], [2, 4, 5, -1], [6, 7, 8, 9]]
+
+
+def test_votes_equal_a_count_of_each_class():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 30, (500, 20)).astype(np.int32)
+    weights = random.random((500, 20))
+    for given in (None, weights):
+        tally = np.zeros((500, 30))
+        every = np.ones_like(weights) if given is None else given
+        np.add.at(tally, (np.arange(500)[:, None], labels), every)
+        best = np.argsort(-tally, axis=1, kind="stable")[:, :5]
+        ranked = vote(labels, given).ranked
+        present = np.take_along_axis(tally, best, 1) > 0
+        assert np.array_equal(ranked[present], best[present])
+        assert (ranked[~present] == -1).all()
+
+
+def test_the_weighted_vote_is_dinos(store):
+    train, known, test, truth = data(store)
+    train, test = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (train, test))
+    cosines = test @ train.T
+    nearest = np.argsort(-cosines, axis=1)[:, :20]
+    tally = np.zeros((len(test), 7))
+    weights = np.exp(np.take_along_axis(cosines, nearest, 1) / 0.07)
+    np.add.at(tally, (np.arange(len(test))[:, None], known[nearest]), weights)
+    (score,) = evaluate_knn(store.root, KnnOptions(vote="weighted")).scores
+    assert score.metrics["accuracy"] == (tally.argmax(axis=1) == truth).mean()
+    top5 = np.argsort(-tally, axis=1)[:, :5]
+    assert score.metrics["top5_accuracy"] == (top5 == truth[:, None]).any(axis=1).mean()
+
+
+def test_a_pca_is_fitted_on_the_training_rows_of_each_combination(store):
+    options = KnnOptions(combinations="all", pca_dims=(None, 6), k=5)
+    scores = evaluate_knn(store.root, options).scores
+    assert [(score.features, score.dim) for score in scores] == [
+        (("embeddings",), 10),
+        (("embeddings",), 6),
+        (("kl",), 10),
+        (("kl",), 6),
+        (("embeddings", "kl"), 20),
+        (("embeddings", "kl"), 6),
+    ]
+    for score in scores:
+        train, known, test, truth = data(store, score.features)
+        if score.dim == 6:
+            pca = PCA(6, svd_solver="full").fit(train)
+            train, test = pca.transform(train), pca.transform(test)
+        assert score.metrics["accuracy"] == KNeighborsClassifier(5).fit(train, known).score(
+            test, truth
+        )
+
+
+def test_a_pca_that_cannot_be_fitted_is_skipped_aloud(store):
+    said = []
+    options = KnnOptions(combinations="nested", pca_dims=(15,))
+    scores = evaluate_knn(store.root, options, reporter=Notices(said)).scores
+    assert [score.dim for score in scores] == [10, 15]
+    assert scores[0].protocol["pca"] is None
+    assert "320 training rows of 10 numbers" in scores[0].protocol["pca_skipped"]
+    assert any("no PCA to 15" in text for text in said)
+
+
+def test_memory_limits_change_nothing(store, monkeypatch):
+    expected = evaluate_knn(store.root, KnnOptions(k=5)).scores
+    monkeypatch.setattr(task, "RESIDENT_BYTES", 100)
+    assert evaluate_knn(store.root, KnnOptions(k=5)).scores == expected
+
+
+def test_two_classes_have_a_roc_auc_and_ordered_ones_a_kappa(tmp_path):
+    store = store_of(tmp_path / "two", classes=2, noise=6.0)
+    (score,) = evaluate_knn(store.root, KnnOptions(kappa=True)).scores
+    train, known, test, truth = data(store)
+    oracle = KNeighborsClassifier(20).fit(train, known)
+    predicted = oracle.predict(test)
+    assert score.metrics["roc_auc"] == pytest.approx(
+        roc_auc_score(truth, oracle.predict_proba(test)[:, 1])
+    )
+    assert score.metrics["quadratic_kappa"] == pytest.approx(
+        cohen_kappa_score(truth, predicted, weights="quadratic")
+    )
+    assert "top5_accuracy" not in score.metrics
+
+
+def test_shots_are_so_many_of_each_class_and_differ_by_seed():
+    labels = np.array([2, 0, 2, 1, 0, 1, 2, 0] * 10, np.int32)
+    rows = np.arange(80)
+    first = choose_shots(rows, labels, 2, "first", Stream(0, "shots"))
+    assert first.tolist() == [0, 1, 2, 3, 4, 5]
+    one = choose_shots(rows, labels, 5, "random", Stream(0, "shots", "0"))
+    assert np.bincount(labels[one]).tolist() == [5, 5, 5]
+    assert not np.array_equal(one, choose_shots(rows, labels, 5, "random", Stream(0, "shots", "1")))
+
+
+def test_few_shots_are_averaged_over_seeds(store):
+    options = KnnOptions(shots=5, seeds=3, k=5)
+    (score,) = evaluate_knn(store.root, options).scores
+    assert score.n_train == 35
+    train, known, test, truth = data(store)
+    split = choose_split(store, holdout=None, seed=0)
+    labels = store.samples.labels()
+    accuracies = []
+    for seed in range(3):
+        rows = choose_shots(split.train, labels, 5, "random", Stream(0, "shots", str(seed)))
+        at = np.searchsorted(split.train, rows)
+        accuracies.append(KNeighborsClassifier(5).fit(train[at], known[at]).score(test, truth))
+    assert score.metrics["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert score.metrics["accuracy_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+def test_the_interval_is_the_bootstraps():
+    hits = np.array([1.0] * 70 + [0.0] * 30)
+    sampled = bootstrap((hits,), np.mean, n_resamples=20_000, method="percentile", rng=0)
+    low, high = accuracy_interval(0.7, 100)
+    assert low == pytest.approx(sampled.confidence_interval.low, abs=0.011)
+    assert high == pytest.approx(sampled.confidence_interval.high, abs=0.011)
+
+
+def test_combinations_are_compared_on_the_same_rows_and_the_others_are_counted(tmp_path):
+    other, _ = clustered(ROWS, 7, 10, seed=1)
+    other[[0, 1, 9]] = np.nan
+    store = store_of(tmp_path / "s", classes=7, **{"gradients/kl": other})
+    done = evaluate_knn(store.root, KnnOptions(combinations="nested"))
+    assert done.excluded["rows without usable features"] == 3
+    assert [(score.n_train, score.n_test) for score in done.scores] == [(318, 79), (318, 79)]
+
+
+def test_a_pca_that_saw_test_rows_is_refused(store):
+    fit_pca(store.root, PcaOptions(dim=4, name="all", fit_split="all"))
+    fit_pca(store.root, PcaOptions(dim=4, name="train"))
+    with pytest.raises(MismatchError, match="fitted on 80 of the 80 test rows"):
+        evaluate_knn(store.root, KnnOptions(pca="all"))
+    assert evaluate_knn(store.root, KnnOptions(pca="train")).scores[0].dim == 4
+
+
+def test_spoiled_test_rows_change_no_other_prediction(tmp_path):
+    """Test rows reach neither the neighbours nor the PCA of other test rows."""
+    vectors, labels = clustered(ROWS, 4, 10, noise=2.0)
+    splits = ["test" if row % 5 == 0 else "train" for row in range(ROWS)]
+    truth = []
+    for name in ("a", "b"):
+        store = make_store(tmp_path / name, {"embeddings": vectors}, labels, splits)
+        options = KnnOptions(pca_dims=(None, 4), k=5)
+        truth.append([s.metrics["accuracy"] for s in evaluate_knn(store.root, options).scores])
+        vectors = vectors.copy()
+        vectors[[0, 20]] *= -50
+    changed = [round(abs(one - two) * 80) for one, two in zip(*truth, strict=True)]
+    assert max(changed) <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (KnnOptions(k=321), "320 training rows have no 321"),
+        (KnnOptions(k=0), "do not go together"),
+        (KnnOptions(seeds=3), "do not go together"),
+        (KnnOptions(shots=5, seeds=2, shot_rule="first"), "do not go together"),
+        (KnnOptions(shots=2), "14 training rows have no 20"),
+        (KnnOptions(features=("dino",)), "no such feature"),
+        (KnnOptions(pca="p", combinations="all"), "one fixed combination"),
+        (KnnOptions(pca_dims=(0,)), "not a width"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(store, options, what):
+    with pytest.raises(UsageError, match=what):
+        evaluate_knn(store.root, options)
+
+
+def test_one_class_and_no_labels_are_refused(tmp_path):
+    vectors = clustered(40, 2, 4)[0]
+    one = make_store(tmp_path / "one", {"embeddings": vectors}, ["a"] * 40)
+    with pytest.raises(UsageError, match="of one class"):
+        evaluate_knn(one.root, KnnOptions(holdout=0.5))
+    none = make_store(tmp_path / "none", {"embeddings": vectors}, [None] * 40)
+    with pytest.raises(UsageError, match="no labels"):
+        evaluate_knn(none.root, KnnOptions(holdout=0.5))
+
+
+def test_the_command_prints_and_saves_json_with_fingerprints(store):
+    run = CliRunner().invoke(app, ["eval", "knn", str(store.root), "--json"])
+    assert run.exit_code == 0, run.stderr
+    document = json.loads(run.stdout)
+    assert document["metrics"]["accuracy"] == document["scores"][0]["metrics"]["accuracy"]
+    arrays = Store.open(store.root).arrays("set").values()
+    assert document["fingerprints"] == {array.name: array.fingerprint for array in arrays}
+    with open(document.pop("saved"), encoding="utf-8") as file:
+        assert json.load(file) == document
+    again = CliRunner().invoke(app, ["eval", "knn", str(store.root), "--json"])
+    assert again.stdout == run.stdout
+    assert len(list((store.root / "evals").iterdir())) == 1
+
+
+def test_the_command_prints_a_table(store):
+    arguments = ["--combinations", "nested", "--pca-dim", "none,4", "--k", "3"]
+    run = CliRunner().invoke(app, ["eval", "knn", str(store.root), *arguments])
+    assert run.exit_code == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 5
+    assert run.stdout.splitlines()[0].split()[:4] == ["features", "dim", "train", "test"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--vote", "odd"], ["--combinations", "some"], ["--pca-dim", "x"], ["--k", "999"]]
+)
+def test_bad_flags_exit_2(store, arguments):
+    assert CliRunner().invoke(app, ["eval", "knn", str(store.root), *arguments]).exit_code == 2

@@ -1,0 +1,92 @@
+"""Nearest neighbours are those of float64 arithmetic, ties to the smaller row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from fungistore import neighbours
+from fungistore.neighbours import nearest, nearest_rows
+
+
+def brute(queries, vectors, k):
+    """Squares of differences in float64, sorted by (distance, row)."""
+    difference = queries[:, None].astype(np.float64) - vectors[None]
+    squared = (difference**2).sum(axis=2)
+    rows = np.broadcast_to(np.arange(len(vectors)), squared.shape)
+    order = np.lexsort((rows, squared), axis=-1)[:, :k]
+    return order, np.sqrt(np.take_along_axis(squared, order, 1))
+
+
+def blocks(vectors, size):
+    return [
+        (np.arange(start, min(start + size, len(vectors))), vectors[start : start + size])
+        for start in range(0, len(vectors), size)
+    ]
+
+
+def gaussian(count, dim, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [10_000, 3000, 77])
+def test_neighbours_equal_brute_force_whatever_the_blocks(size):
+    vectors, queries = gaussian(9000, 16), gaussian(50, 16, seed=1)
+    rows, distances = brute(queries, vectors, 20)
+    found = nearest(queries, blocks(vectors, size), 20)
+    assert np.array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-12)
+    unordered = nearest_rows(queries, blocks(vectors, size), 20)
+    assert np.array_equal(np.sort(unordered, axis=1), np.sort(rows, axis=1))
+
+
+def test_neighbours_equal_scikit_learn():
+    vectors, queries = gaussian(5000, 64), gaussian(200, 64, seed=1)
+    oracle = NearestNeighbors(n_neighbors=20, algorithm="brute").fit(vectors)
+    assert np.array_equal(
+        nearest(queries, blocks(vectors, 1000), 20).rows,
+        oracle.kneighbors(queries, return_distance=False),
+    )
+
+
+def test_near_ties_beyond_float32_are_told_apart():
+    """Far from the origin float32 scores lose all digits that matter; the result does not."""
+    vectors = (gaussian(4000, 8) * 1e-3 + 50).astype(np.float32)
+    queries = vectors[:64]
+    rows, _ = brute(queries, vectors, 5)
+    assert np.array_equal(nearest(queries, blocks(vectors, 1500), 5).rows, rows)
+    unordered = nearest_rows(queries, blocks(vectors, 1500), 5)
+    assert np.array_equal(np.sort(unordered, axis=1), np.sort(rows, axis=1))
+
+
+def test_among_duplicates_the_smaller_rows_win():
+    vectors = np.repeat(gaussian(3, 12), 100, axis=0)
+    found = nearest(vectors[[0, 250]], blocks(vectors, 64), 20)
+    assert found.rows.tolist() == [list(range(20)), list(range(200, 220))]
+    assert not found.distances.any()
+    assert np.sort(nearest_rows(vectors[[250]], blocks(vectors, 64), 20)).tolist() == [
+        list(range(200, 220))
+    ]
+
+
+def test_row_numbers_are_those_of_the_blocks():
+    vectors = gaussian(40, 4)
+    database = [(np.arange(40) * 10 + 5, vectors)]
+    assert nearest(vectors[:3], database, 1).rows[:, 0].tolist() == [5, 15, 25]
+
+
+def test_k_may_be_the_whole_database_but_no_more():
+    vectors = gaussian(8, 4)
+    assert np.sort(nearest_rows(vectors, blocks(vectors, 3), 8)).tolist() == [list(range(8))] * 8
+    with pytest.raises(ValueError, match="no 9 nearest"):
+        nearest(vectors, blocks(vectors, 3), 9)
+
+
+def test_more_queries_than_are_held_at_a_time(monkeypatch):
+    vectors, queries = gaussian(300, 8), gaussian(100, 8, seed=1)
+    expected = nearest(queries, blocks(vectors, 300), 5)
+    monkeypatch.setattr(neighbours, "QUERY_BYTES", 4 * 8 * 7)
+    monkeypatch.setattr(neighbours, "TILE_SCORES", 1000)
+    found = nearest(queries, blocks(vectors, 300), 5)
+    assert np.array_equal(found.rows, expected.rows)

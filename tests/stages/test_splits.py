@@ -1,0 +1,76 @@
+"""Splits come from the store, or a stratified holdout that depends on the seed alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_world import make_store
+from fungistore.errors import UsageError
+from fungistore.splits import choose_split, stratified_holdout
+
+
+def test_the_stores_own_splits_are_used(tmp_path):
+    splits = ["train", "test", "val", None] * 5
+    split = choose_split(make_store(tmp_path / "s", {}, ["a"] * 20, splits), holdout=None, seed=0)
+    assert split.train.tolist() == list(range(0, 20, 4))
+    assert split.test.tolist() == list(range(1, 20, 4))
+    assert split.validation.tolist() == list(range(2, 20, 4))
+
+
+def test_without_a_test_split_val_is_tested(tmp_path):
+    store = make_store(tmp_path / "s", {}, ["a"] * 4, ["train", "val"] * 2)
+    split = choose_split(store, holdout=None, seed=0)
+    assert split.test.tolist() == [1, 3]
+    assert not len(split.validation)
+    assert split.description["test"] == "val"
+
+
+def test_no_split_and_no_holdout_says_what_to_try(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        choose_split(make_store(tmp_path / "s", {}, ["a"] * 4), holdout=None, seed=0)
+    assert "--holdout" in caught.value.hint
+
+
+def test_a_holdout_never_touches_the_other_splits(tmp_path):
+    store = make_store(tmp_path / "s", {}, ["a", "b"] * 20, ["train"] * 20 + ["test"] * 20)
+    split = choose_split(store, holdout=0.3, seed=1)
+    assert np.concatenate([split.train, split.test]).max() < 20
+    assert len(split.test) == 6
+
+
+@given(
+    labels=st.lists(st.integers(-1, 4), min_size=1, max_size=80),
+    part=st.floats(0.01, 0.99),
+    seed=st.integers(0, 5),
+)
+def test_a_holdout_is_stratified_disjoint_and_complete(labels, part, seed):
+    labels = np.array(labels, np.int32)
+    rows = np.arange(len(labels))
+    kept, held = stratified_holdout(rows, labels, part, seed)
+    assert sorted([*kept, *held]) == rows.tolist()
+    assert (np.diff(kept) > 0).all()
+    assert (np.diff(held) > 0).all()
+    for label in np.unique(labels):
+        count = (labels == label).sum()
+        wanted = np.clip(round(part * count), count > 1, count - 1)
+        assert (labels[held] == label).sum() == wanted
+    again = stratified_holdout(rows, labels, part, seed)
+    assert np.array_equal(again[1], held)
+
+
+def test_another_seed_or_purpose_holds_out_other_rows():
+    rows, labels = np.arange(200), np.zeros(200, np.int32)
+    held = [
+        set(stratified_holdout(rows, labels, 0.5, *choice)[1].tolist())
+        for choice in [(0,), (1,), (0, "validation")]
+    ]
+    assert len({frozenset(h) for h in held}) == 3
+
+
+@pytest.mark.parametrize("part", [0.0, 1.0, -1.0, 2.0])
+def test_a_holdout_of_nothing_or_everything_is_refused(part):
+    with pytest.raises(UsageError):
+        stratified_holdout(np.arange(4), np.zeros(4, np.int32), part, 0)
