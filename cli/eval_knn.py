@@ -17,6 +17,7 @@ from .evaluation import (
     Pca,
     PcaDims,
     Seed,
+    Seeds,
     StorePath,
     one_of,
     pca_dims,
@@ -43,11 +44,11 @@ def knn(
     shot_rule: Annotated[
         str, typer.Option(help="random, or first in the table's order (the paper's).")
     ] = "random",
-    seeds: Annotated[int, typer.Option(help="Random choices of shots to average over.")] = 1,
     combinations: Combinations = "one",
     pca_dim: PcaDims = None,
     holdout: Holdout = None,
     seed: Seed = 0,
+    seeds: Seeds = 1,
     kappa: Kappa = False,
     as_json: Json = False,
 ) -> None:
@@ -79,11 +80,11 @@ def knn(
         temperature=temperature,
         shots=shots,
         shot_rule=cast("ShotRule", one_of("--shot-rule", shot_rule, get_args(ShotRule))),
-        seeds=seeds,
         combinations=cast("Kinds", one_of("--combinations", combinations, get_args(Kinds))),
         pca_dims=pca_dims(pca_dim),
         holdout=holdout,
         seed=seed,
+        seeds=seeds,
         kappa=kappa,
     )
     reporter = ConsoleReporter()

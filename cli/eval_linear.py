@@ -17,6 +17,7 @@ from .evaluation import (
     Pca,
     PcaDims,
     Seed,
+    Seeds,
     StorePath,
     numbers,
     one_of,
@@ -41,6 +42,7 @@ def linear(
     max_iter: Annotated[int, typer.Option(help="Of the solver.")] = 300,
     holdout: Holdout = None,
     seed: Seed = 0,
+    seeds: Seeds = 1,
     kappa: Kappa = False,
     as_json: Json = False,
 ) -> None:
@@ -72,6 +74,7 @@ def linear(
         max_iter=max_iter,
         holdout=holdout,
         seed=seed,
+        seeds=seeds,
         kappa=kappa,
     )
     reporter = ConsoleReporter()

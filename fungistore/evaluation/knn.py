@@ -13,20 +13,15 @@ from numpy.typing import NDArray
 
 from fungistore.blocks import FeatureMatrix, Rows, Vectors, normalize
 from fungistore.errors import UsageError
-from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
-from fungistore.evaluation.reduction import (
-    Combinations,
-    Reduction,
-    combine,
-    fit_reduction,
-    refuse_reduced_pca,
-)
-from fungistore.evaluation.result import Evaluation, Score
-from fungistore.evaluation.task import Task, TaskRows, open_task
+from fungistore.evaluation.metrics import Predictions
+from fungistore.evaluation.reduction import Reduction, fit_reduction
+from fungistore.evaluation.result import Evaluation
+from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
+from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
 from fungistore.neighbours import Database, nearest, nearest_rows
 from fungistore.randomness import Stream
-from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.report import Reporter, Silent
 
 NEIGHBOURS = 20  # FUNGI, section 4
 TEMPERATURE = 0.07  # of the weighted vote (DINO, section 4.1 and its code)
@@ -36,43 +31,37 @@ ShotRule = Literal["random", "first"]
 
 
 @dataclass(frozen=True)
-class KnnOptions:
-    """Settings of `fungi eval knn`.
+class KnnOptions(TableOptions):
+    """Settings of `fungi eval knn`, beside those of `TableOptions`.
 
     Attributes:
-        features: blocks; default: all vector features.
-        pca: a stored PCA, instead of blocks.
-        feature_set: may be left out where there is one.
         k: neighbours.
         vote: "majority" of Euclidean neighbours, ties to the smallest label, or "weighted":
             cosine neighbours, each with weight exp(cosine / temperature).
         temperature: of the weighted vote.
         shots: training rows of each class; default: all.
         shot_rule: "random", or "first" in the order of the table (the paper's).
-        seeds: how many random choices of shots to average over.
-        combinations: "one": all blocks together; "nested": the first, the first two, and so on;
-            "all": every choice of blocks.
-        pca_dims: fit a PCA to this many components on the training rows of each combination and
-            choice of shots; None is without one. Several give a score each.
-        holdout: part of each class to test on, where the store has no test split.
-        seed: of the holdout and of the shots.
-        kappa: also the quadratic kappa, for ordered classes.
     """
 
-    features: tuple[str, ...] | None = None
-    pca: str | None = None
-    feature_set: str | None = None
     k: int = NEIGHBOURS
     vote: Vote = "majority"
     temperature: float = TEMPERATURE
     shots: int | None = None
     shot_rule: ShotRule = "random"
-    seeds: int = 1
-    combinations: Combinations = "one"
-    pca_dims: tuple[int | None, ...] = (None,)
-    holdout: float | None = None
-    seed: int = 0
-    kappa: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        super().__post_init__()
+        shots = 1 if self.shots is None else self.shots
+        if min(self.k, shots) < 1 or self.temperature <= 0:
+            raise UsageError("--k, --shots and --temperature have to be positive")
+        is_random = self.holdout is not None or (self.shots and self.shot_rule == "random")
+        if self.seeds > 1 and not is_random:
+            raise UsageError(
+                "every seed would give the same",
+                found="--seeds without --holdout or random --shots",
+                hint="leave out --seeds",
+            )
 
 
 def evaluate_knn(
@@ -85,47 +74,31 @@ def evaluate_knn(
     """Classify the test rows by their nearest training rows.
 
     The majority vote gives scikit-learn's `KNeighborsClassifier` predictions. Memory is bounded:
-    training rows beyond 1 GB are read again for every 256 MB of test rows.
+    rows beyond 1 GB are read from the store again and again.
 
     Args:
         store: the store's directory.
         options: what to evaluate, and how.
         reporter: is told what happens; default: nobody.
-        stop: asked between combinations.
+        stop: asked between runs.
 
     Raises:
         UsageError: features, labels or splits are missing, or training rows are fewer than k.
         MismatchError: a stored PCA was fitted on test rows.
     """
-    reporter = reporter or Silent()
-    _refuse_contradictions(options)
-    refuse_reduced_pca(options.pca, options.pca_dims, options.combinations)
-    task = open_task(
-        store,
-        options.features,
-        pca=options.pca,
-        feature_set=options.feature_set,
-        holdout=options.holdout,
-        seed=options.seed,
-    )
-    scores = []
-    chosen = combine(task.matrix.features, options.combinations)
-    reporter.begin("combinations", len(chosen) * len(options.pca_dims))
-    for features in chosen:
-        for dim in options.pca_dims:
-            stop_if_asked(stop)
-            scores.append(_score(task, task.matrix.subset(features), dim, options, reporter))
-            reporter.advance(1)
-    reporter.end()
-    protocol = {"split": task.split.description} | _protocol(options)
-    return Evaluation(
-        kind="knn",
-        store=str(task.store.root),
-        feature_set=task.matrix.feature_set,
-        protocol=protocol,
-        excluded=task.excluded,
-        scores=tuple(scores),
-    )
+    told = reporter or Silent()
+
+    def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
+        train = task.split.train
+        if options.shots is not None:
+            stream = Stream(seed, "shots")
+            train = choose_shots(train, task.labels, options.shots, options.shot_rule, stream)
+        _refuse_few(len(train), options.k)
+        reduction = fit_reduction(matrix, train, dim, told)
+        predictions = _predictions(task, matrix, train, reduction, options)
+        return Outcome(predictions, len(train), reduction.dim, reduction.protocol)
+
+    return evaluate_table(store, "knn", options, _protocol(options), classify, told, stop)
 
 
 def vote(
@@ -193,41 +166,6 @@ def predict(
     return vote(labels[found.rows], np.exp(cosines / options.temperature), classes)
 
 
-def _score(
-    task: Task, matrix: FeatureMatrix, dim: int | None, options: KnnOptions, reporter: Reporter
-) -> Score:
-    """Evaluate one combination, once or for every choice of shots."""
-    runs = []
-    train = task.split.train
-    for seed in range(options.seeds):
-        if options.shots is not None:
-            stream = Stream(options.seed, "shots", str(seed))
-            train = choose_shots(
-                task.split.train, task.labels, options.shots, options.shot_rule, stream
-            )
-        _refuse_few(len(train), options.k)
-        reduction = fit_reduction(matrix, train, dim, reporter)
-        predictions = _predictions(task, matrix, train, reduction, options)
-        truth = task.labels[task.split.test]
-        runs.append(classification_metrics(truth, predictions, task.classes, kappa=options.kappa))
-    metrics = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-    tested = len(task.split.test)
-    spread = {"accuracy": accuracy_interval(metrics["accuracy"], tested)}
-    if options.seeds > 1:
-        spread = {}
-        metrics["accuracy_deviation"] = float(np.std([run["accuracy"] for run in runs], ddof=1))
-    return Score(
-        features=matrix.features,
-        dim=reduction.dim,
-        n_train=len(train),
-        n_test=tested,
-        metrics=metrics,
-        spread=spread,
-        protocol=reduction.protocol,
-        fingerprints=matrix.fingerprints,
-    )
-
-
 def _predictions(
     task: Task, matrix: FeatureMatrix, train: Rows, reduction: Reduction, options: KnnOptions
 ) -> Predictions:
@@ -244,22 +182,7 @@ def _predictions(
         predict(database, task.labels, queries, options, task.classes)
         for _, queries in TaskRows(matrix, task.split.test, transform)
     ]
-    positive = [part.positive for part in parts if part.positive is not None]
-    return Predictions(
-        np.concatenate([part.ranked for part in parts]),
-        np.concatenate(positive) if positive else None,
-    )
-
-
-def _refuse_contradictions(options: KnnOptions) -> None:
-    """Refuse settings that cannot be meant."""
-    found = None
-    if options.seeds > 1 and (options.shots is None or options.shot_rule == "first"):
-        found = "--seeds without random --shots: every seed would give the same"
-    elif min(options.k, options.seeds, options.shots or 1) < 1 or options.temperature <= 0:
-        found = "k, seeds, shots and temperature have to be positive"
-    if found:
-        raise UsageError("these settings do not go together", found=found)
+    return Predictions.joined(parts)
 
 
 def _refuse_few(train: int, k: int) -> None:
@@ -273,7 +196,7 @@ def _refuse_few(train: int, k: int) -> None:
 
 
 def _protocol(options: KnnOptions) -> Config:
-    """Return what decides the scores, without what the split or each score says."""
+    """Return what decides the scores, beside what a table says."""
     protocol: Config = {"k": options.k, "vote": options.vote}
     if options.vote == "weighted":
         protocol |= {"metric": "cosine", "temperature": options.temperature}
@@ -281,7 +204,4 @@ def _protocol(options: KnnOptions) -> Config:
         protocol["metric"] = "euclidean"
     if options.shots is not None:
         protocol |= {"shots": options.shots, "shot_rule": options.shot_rule}
-        protocol |= {"seeds": options.seeds, "seed": options.seed}
-    protocol["blocks"] = "stored PCA" if options.pca else "L2-normalised, concatenated"
-    protocol["pca_dims"] = list(options.pca_dims)
     return protocol

@@ -14,16 +14,13 @@ from sklearn.linear_model import LogisticRegression
 
 from fungistore.blocks import FeatureMatrix, Rows
 from fungistore.errors import UsageError
-from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
-from fungistore.evaluation.reduction import (
-    Combinations,
-    combine,
-    fit_reduction,
-    refuse_reduced_pca,
-)
-from fungistore.evaluation.result import Evaluation, Score
-from fungistore.evaluation.task import Task, TaskRows, open_task
-from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.evaluation.metrics import Predictions
+from fungistore.evaluation.reduction import Reduction, fit_reduction
+from fungistore.evaluation.result import Evaluation
+from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
+from fungistore.evaluation.task import Task, TaskRows
+from fungistore.fingerprint import Config
+from fungistore.report import Reporter, Silent
 from fungistore.splits import stratified_holdout
 
 STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference code
@@ -34,32 +31,22 @@ RANKED = 5
 
 
 @dataclass(frozen=True)
-class LinearOptions:
-    """Settings of `fungi eval linear`.
+class LinearOptions(TableOptions):
+    """Settings of `fungi eval linear`, beside those of `TableOptions`.
 
     Attributes:
-        features: blocks; default: all vector features.
-        pca: a stored PCA, instead of blocks.
-        feature_set: may be left out where there is one.
-        combinations: "one", "nested" or "all", as for the nearest neighbours.
-        pca_dims: PCAs to fit on the training rows of each combination; None is without one.
         strengths: regularisation strengths to choose from.
         max_iter: of the solver.
-        holdout: part of each class to test on, where the store has no test split.
-        seed: of the holdout and of the validation rows.
-        kappa: also the quadratic kappa, for ordered classes.
     """
 
-    features: tuple[str, ...] | None = None
-    pca: str | None = None
-    feature_set: str | None = None
-    combinations: Combinations = "one"
-    pca_dims: tuple[int | None, ...] = (None,)
     strengths: tuple[float, ...] = STRENGTHS
     max_iter: int = ITERATIONS
-    holdout: float | None = None
-    seed: int = 0
-    kappa: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        super().__post_init__()
+        if min(self.strengths, default=0) <= 0 or self.max_iter < 1:
+            raise UsageError("--strengths and --max-iter have to be positive")
 
 
 def evaluate_linear(
@@ -80,58 +67,67 @@ def evaluate_linear(
         store: the store's directory.
         options: what to evaluate, and how.
         reporter: is told what happens; default: nobody.
-        stop: asked between combinations.
+        stop: asked between runs.
 
     Raises:
         UsageError: features, labels or splits are missing.
         MismatchError: a stored PCA was fitted on test rows.
     """
-    reporter = reporter or Silent()
-    refuse_reduced_pca(options.pca, options.pca_dims, options.combinations)
-    if not options.strengths or min(options.strengths) <= 0 or options.max_iter < 1:
-        raise UsageError("strengths and iterations have to be positive", where="--strengths")
-    task = open_task(
-        store,
-        options.features,
-        pca=options.pca,
-        feature_set=options.feature_set,
-        holdout=options.holdout,
-        seed=options.seed,
-    )
+    told = reporter or Silent()
+
+    def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
+        reduction = fit_reduction(matrix, task.split.train, dim, told)
+        probe, protocol = choose_probe(task, matrix, reduction, seed, options)
+        if not protocol["converged"]:
+            told.notice(f"{matrix.name}: not converged after {options.max_iter} iterations")
+        parts = [ranked(probe, rows) for _, rows in TaskRows(matrix, task.split.test, reduction)]
+        predictions = Predictions.joined(parts)
+        own = reduction.protocol | protocol
+        return Outcome(predictions, len(task.split.train), reduction.dim, own)
+
+    protocol: Config = {
+        "validation": f'the split "val", or {VALIDATION_PART} of train',
+        "final_fit": "all training rows",
+        "model": "multinomial logistic regression, L2, no intercept",
+        "solver": f"scikit-learn lbfgs, tolerance {TOLERANCE}, float64",
+        "max_iter": options.max_iter,
+        "strengths": list(options.strengths),
+    }
+    return evaluate_table(store, "linear", options, protocol, classify, told, stop)
+
+
+def choose_probe(
+    task: Task, matrix: FeatureMatrix, reduction: Reduction, seed: int, options: LinearOptions
+) -> tuple[LogisticRegression, Config]:
+    """Choose the strength on validation rows and fit the probe on all training rows.
+
+    Returns:
+        The probe, and what was decided: validation rows and accuracies, strength, convergence.
+    """
     fitted, validation = task.split.train, task.split.validation
-    if carved := not len(validation):
+    if not len(validation):
         fitted, validation = stratified_holdout(
-            task.split.train, task.labels, VALIDATION_PART, options.seed, "validation"
+            fitted, task.labels, VALIDATION_PART, seed, "validation"
         )
-    scores = []
-    chosen = combine(task.matrix.features, options.combinations)
-    reporter.begin("combinations", len(chosen) * len(options.pca_dims))
-    for features in chosen:
-        for dim in options.pca_dims:
-            stop_if_asked(stop)
-            matrix = task.matrix.subset(features)
-            scores.append(_score(task, matrix, fitted, validation, dim, options, reporter))
-            reporter.advance(1)
-    reporter.end()
-    origin = f"{VALIDATION_PART} of train, seed {options.seed}" if carved else "val"
-    return Evaluation(
-        kind="linear",
-        store=str(task.store.root),
-        feature_set=task.matrix.feature_set,
-        protocol={
-            "split": task.split.description,
-            "validation": {"from": origin, "rows": len(validation)},
-            "final_fit": "all training rows",
-            "model": "multinomial logistic regression, L2, no intercept",
-            "solver": f"scikit-learn lbfgs, tolerance {TOLERANCE}, float64",
-            "max_iter": options.max_iter,
-            "strengths": list(options.strengths),
-            "blocks": "stored PCA" if options.pca else "L2-normalised, concatenated",
-            "pca_dims": list(options.pca_dims),
-        },
-        excluded=task.excluded,
-        scores=tuple(scores),
-    )
+
+    def load(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        numbers, vectors = matrix.load(rows)
+        return reduction(vectors).astype(np.float64), task.labels[numbers]
+
+    known, unknown = load(fitted), load(validation)
+    accuracies = [
+        float(fit_probe(*known, strength, options.max_iter)[0].score(*unknown))
+        for strength in options.strengths
+    ]
+    best = options.strengths[int(np.argmax(accuracies))]
+    del known, unknown
+    probe, converged = fit_probe(*load(task.split.train), best, options.max_iter)
+    return probe, {
+        "validation_rows": len(validation),
+        "validation_accuracies": accuracies,
+        "strength": best,
+        "converged": converged,
+    }
 
 
 def fit_probe(
@@ -151,51 +147,7 @@ def fit_probe(
     return probe, not any(issubclass(w.category, ConvergenceWarning) for w in caught)
 
 
-def _score(
-    task: Task,
-    matrix: FeatureMatrix,
-    fitted: Rows,
-    validation: Rows,
-    dim: int | None,
-    options: LinearOptions,
-    reporter: Reporter,
-) -> Score:
-    reduction = fit_reduction(matrix, task.split.train, dim, reporter)
-
-    def load(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
-        numbers, vectors = matrix.load(rows)
-        return reduction(vectors).astype(np.float64), task.labels[numbers]
-
-    accuracies = []
-    for strength in options.strengths:
-        probe, _ = fit_probe(*load(fitted), strength, options.max_iter)
-        accuracies.append(float(probe.score(*load(validation))))
-    best = options.strengths[int(np.argmax(accuracies))]
-    probe, converged = fit_probe(*load(task.split.train), best, options.max_iter)
-    if not converged:
-        reporter.notice(f"{matrix.name}: not converged after {options.max_iter} iterations")
-    parts = [_ranked(probe, block) for _, block in TaskRows(matrix, task.split.test, reduction)]
-    positive = [part.positive for part in parts if part.positive is not None]
-    predictions = Predictions(
-        np.concatenate([part.ranked for part in parts]),
-        np.concatenate(positive) if positive else None,
-    )
-    truth = task.labels[task.split.test]
-    metrics = classification_metrics(truth, predictions, task.classes, kappa=options.kappa)
-    return Score(
-        features=matrix.features,
-        dim=reduction.dim,
-        n_train=len(task.split.train),
-        n_test=len(truth),
-        metrics=metrics,
-        spread={"accuracy": accuracy_interval(metrics["accuracy"], len(truth))},
-        protocol=reduction.protocol
-        | {"strength": best, "validation_accuracies": accuracies, "converged": converged},
-        fingerprints=matrix.fingerprints,
-    )
-
-
-def _ranked(probe: LogisticRegression, vectors: NDArray[np.float32]) -> Predictions:
+def ranked(probe: LogisticRegression, vectors: NDArray[np.float32]) -> Predictions:
     """Return the classes of each row by falling probability, ties to the smallest label."""
     probability = probe.predict_proba(vectors.astype(np.float64))
     order = np.argsort(-probability, axis=1, kind="stable")[:, :RANKED]

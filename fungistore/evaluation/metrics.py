@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,15 @@ class Predictions:
     def labels(self) -> NDArray[np.int32]:
         """The predicted labels [n]."""
         return self.ranked[:, 0]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """Return the predictions of consecutive rows as one."""
+        positive = [part.positive for part in parts if part.positive is not None]
+        return cls(
+            np.concatenate([part.ranked for part in parts]),
+            np.concatenate(positive) if positive else None,
+        )
 
 
 def classification_metrics(

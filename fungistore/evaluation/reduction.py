@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations as subsets
 from typing import Literal
 
 from fungistore.blocks import FeatureMatrix, Rows, Vectors, nested
-from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.pca import Pca, fit
 from fungistore.report import Reporter
@@ -66,15 +64,3 @@ def combine(features: tuple[str, ...], how: Combinations) -> list[tuple[str, ...
         return nested(features)
     counts = range(1, len(features) + 1)
     return [subset for count in counts for subset in subsets(features, count)]
-
-
-def refuse_reduced_pca(pca: str | None, dims: Sequence[int | None], how: Combinations) -> None:
-    """Raise UsageError where a stored PCA is to be combined, or reduced once more."""
-    if pca is not None and (tuple(dims) != (None,) or how != "one"):
-        raise UsageError(
-            "a stored PCA is one fixed combination",
-            found="--pca with --pca-dim or --combinations",
-            hint="leave out --pca: --pca-dim fits one for every combination",
-        )
-    if any(dim is not None and dim < 1 for dim in dims):
-        raise UsageError("not a width of a PCA", where="--pca-dim", expected="1 or more, or none")

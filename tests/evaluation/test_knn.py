@@ -169,7 +169,7 @@ def test_few_shots_are_averaged_over_seeds(store):
     labels = store.samples.labels()
     accuracies = []
     for seed in range(3):
-        rows = choose_shots(split.train, labels, 5, "random", Stream(0, "shots", str(seed)))
+        rows = choose_shots(split.train, labels, 5, "random", Stream(seed, "shots"))
         at = np.searchsorted(split.train, rows)
         accuracies.append(KNeighborsClassifier(5).fit(train[at], known[at]).score(test, truth))
     assert score.metrics["accuracy"] == pytest.approx(np.mean(accuracies))
@@ -220,18 +220,44 @@ def test_spoiled_test_rows_change_no_other_prediction(tmp_path):
     ("options", "what"),
     [
         (KnnOptions(k=321), "320 training rows have no 321"),
-        (KnnOptions(k=0), "do not go together"),
-        (KnnOptions(seeds=3), "do not go together"),
-        (KnnOptions(shots=5, seeds=2, shot_rule="first"), "do not go together"),
         (KnnOptions(shots=2), "14 training rows have no 20"),
         (KnnOptions(features=("dino",)), "no such feature"),
-        (KnnOptions(pca="p", combinations="all"), "one fixed combination"),
-        (KnnOptions(pca_dims=(0,)), "not a width"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(store, options, what):
     with pytest.raises(UsageError, match=what):
         evaluate_knn(store.root, options)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"k": 0},
+        {"shots": 0},
+        {"seeds": 3},
+        {"seeds": 0},
+        {"shots": 5, "seeds": 2, "shot_rule": "first"},
+        {"pca": "p", "combinations": "all"},
+        {"pca": "p", "pca_dims": (None, 4)},
+        {"pca_dims": (0,)},
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_read(settings):
+    with pytest.raises(UsageError):
+        KnnOptions(**settings)
+
+
+def test_a_holdout_is_repeated_over_seeds(store):
+    options = KnnOptions(holdout=0.3, seeds=3, seed=4, k=5)
+    (score,) = evaluate_knn(store.root, options).scores
+    single = [
+        evaluate_knn(store.root, KnnOptions(holdout=0.3, seed=seed, k=5)).scores[0]
+        for seed in (4, 5, 6)
+    ]
+    accuracies = [one.metrics["accuracy"] for one in single]
+    assert score.metrics["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert score.metrics["accuracy_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert "accuracy" in single[0].spread
 
 
 def test_one_class_and_no_labels_are_refused(tmp_path):

@@ -90,9 +90,9 @@ def test_the_strength_with_the_best_validation_accuracy_is_fitted_on_all_of_trai
 
 def test_a_validation_split_of_the_store_is_used(tmp_path):
     splits = [["train", "train", "val", "test", "train"][row % 5] for row in range(ROWS)]
-    done = evaluate_linear(store_of(tmp_path / "s", splits=splits).root, LinearOptions())
-    assert done.protocol["validation"] == {"from": "val", "rows": 60}
-    assert (done.scores[0].n_train, done.scores[0].n_test) == (180, 60)
+    (score,) = evaluate_linear(store_of(tmp_path / "s", splits=splits).root, LinearOptions()).scores
+    assert score.protocol["validation_rows"] == 60
+    assert (score.n_train, score.n_test) == (180, 60)
 
 
 def test_two_classes_have_a_roc_auc(tmp_path):
@@ -118,9 +118,9 @@ def test_combinations_and_pca(tmp_path):
     assert [score.dim for score in scores] == [10, 6, 20, 6]
 
 
-def test_strengths_have_to_be_positive(tmp_path):
+def test_strengths_have_to_be_positive():
     with pytest.raises(UsageError, match="positive"):
-        evaluate_linear(store_of(tmp_path / "s").root, LinearOptions(strengths=(0.0,)))
+        LinearOptions(strengths=(0.0,))
 
 
 def test_the_command(tmp_path):

@@ -1,0 +1,177 @@
+"""A table of scores: combinations of features, with and without PCA, over one or more seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fungistore.blocks import FeatureMatrix
+from fungistore.errors import UsageError
+from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
+from fungistore.evaluation.reduction import Combinations, combine
+from fungistore.evaluation.result import Evaluation, Score
+from fungistore.evaluation.task import Task, open_task
+from fungistore.fingerprint import Config
+from fungistore.report import Reporter, stop_if_asked
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """What a table is of; the settings that all classifiers share.
+
+    Attributes:
+        features: blocks; default: all vector features.
+        pca: a stored PCA, instead of blocks.
+        feature_set: may be left out where there is one.
+        combinations: "one": all blocks together; "nested": the first, the first two, and so on;
+            "all": every choice of blocks.
+        pca_dims: fit a PCA to this many components on the training rows of each combination and
+            seed; None is without one. Several give a score each.
+        holdout: part of each class to test on, where the store has no test split.
+        seed: of every choice: the holdout, shots, validation rows.
+        seeds: how many seeds to average over, from `seed` on.
+        kappa: also the quadratic kappa, for ordered classes.
+    """
+
+    features: tuple[str, ...] | None = None
+    pca: str | None = None
+    feature_set: str | None = None
+    combinations: Combinations = "one"
+    pca_dims: tuple[int | None, ...] = (None,)
+    holdout: float | None = None
+    seed: int = 0
+    seeds: int = 1
+    kappa: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        dims = [dim for dim in self.pca_dims if dim is not None]
+        if self.seeds < 1 or min(dims, default=1) < 1:
+            raise UsageError("--seeds and --pca-dim have to be 1 or more")
+        if self.pca is None:
+            return
+        if dims or self.combinations != "one":
+            raise UsageError(
+                "a stored PCA is one fixed combination",
+                found="--pca with --pca-dim or --combinations",
+                hint="leave out --pca: --pca-dim fits one for every combination",
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a classifier made of one combination and one seed.
+
+    Attributes:
+        predictions: of the test rows.
+        n_train: rows that it was fitted on.
+        dim: width of its vectors.
+        protocol: what it decided on the way.
+    """
+
+    predictions: Predictions
+    n_train: int
+    dim: int
+    protocol: Config
+
+
+# gets the task of a seed, the features, the width of the PCA, and the seed
+Classifier = Callable[[Task, FeatureMatrix, int | None, int], Outcome]
+
+
+def evaluate_table(
+    store: str | Path,
+    kind: str,
+    options: TableOptions,
+    protocol: Config,
+    classify: Classifier,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> Evaluation:
+    """Run a classifier for every combination and seed, and score it.
+
+    Args:
+        store: the store's directory.
+        kind: name of the evaluation.
+        options: which combinations, seeds and rows.
+        protocol: what else decides the scores.
+        classify: the classifier.
+        reporter: is told what happens.
+        stop: asked between runs.
+    """
+    seeds = range(options.seed, options.seed + options.seeds)
+    differing = seeds if options.holdout is not None else seeds[:1]
+    tasks = [
+        open_task(
+            store,
+            options.features,
+            pca=options.pca,
+            feature_set=options.feature_set,
+            holdout=options.holdout,
+            seed=seed,
+        )
+        for seed in differing
+    ]
+    task = tasks[0]
+    cells = [
+        (task.matrix.subset(features), dim)
+        for features in combine(task.matrix.features, options.combinations)
+        for dim in options.pca_dims
+    ]
+    scores = []
+    reporter.begin("runs", len(cells) * len(seeds))
+    for matrix, dim in cells:
+        runs = []
+        for number, seed in enumerate(seeds):
+            stop_if_asked(stop)
+            mine = tasks[number % len(tasks)]
+            runs.append((mine, classify(mine, matrix, dim, seed)))
+            reporter.advance(1)
+        scores.append(_score(matrix, runs, kappa=options.kappa))
+    reporter.end()
+    return Evaluation(
+        kind=kind,
+        store=str(task.store.root),
+        feature_set=task.matrix.feature_set,
+        protocol={
+            "split": task.split.description,
+            "seeds": list(seeds),
+            "blocks": "stored PCA" if options.pca else "L2-normalised, concatenated",
+            "pca_dims": list(options.pca_dims),
+        }
+        | protocol,
+        excluded=task.excluded,
+        scores=tuple(scores),
+    )
+
+
+def _score(matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], *, kappa: bool) -> Score:
+    """Average the metrics of the seeds."""
+    measured = [
+        classification_metrics(
+            task.labels[task.split.test], outcome.predictions, task.classes, kappa=kappa
+        )
+        for task, outcome in runs
+    ]
+    names = [name for name in measured[0] if all(name in metrics for metrics in measured)]
+    metrics = {name: float(np.mean([m[name] for m in measured])) for name in names}
+    (task, last), protocols = runs[-1], [outcome.protocol for _, outcome in runs]
+    spread = {}
+    if len(runs) == 1:
+        tested = len(task.split.test)
+        spread["accuracy"] = accuracy_interval(metrics["accuracy"], tested)
+    else:
+        metrics["accuracy_deviation"] = float(np.std([m["accuracy"] for m in measured], ddof=1))
+    return Score(
+        features=matrix.features,
+        dim=last.dim,
+        n_train=last.n_train,
+        n_test=len(task.split.test),
+        metrics=metrics,
+        spread=spread,
+        protocol=last.protocol if len(runs) == 1 else {"runs": protocols},
+        fingerprints=matrix.fingerprints,
+    )
