@@ -69,7 +69,6 @@ def knn(
     from fungistore.evaluation import KnnOptions, evaluate_knn
     from fungistore.evaluation.knn import ShotRule, Vote
     from fungistore.evaluation.reduction import Combinations as Kinds
-    from fungistore.store import Store
 
     options = KnnOptions(
         features=words(features),
@@ -90,4 +89,4 @@ def knn(
     reporter = ConsoleReporter()
     with stop_on_signals() as stop:
         done = evaluate_knn(store, options, reporter=reporter, stop=stop)
-    show(done, done.save(Store.open(store), reporter), as_json=as_json)
+    show(done, done.save(reporter), as_json=as_json)

@@ -62,7 +62,6 @@ def linear(
     from fungistore.evaluation import LinearOptions, evaluate_linear
     from fungistore.evaluation.linear import STRENGTHS
     from fungistore.evaluation.reduction import Combinations as Kinds
-    from fungistore.store import Store
 
     options = LinearOptions(
         features=words(features),
@@ -80,4 +79,4 @@ def linear(
     reporter = ConsoleReporter()
     with stop_on_signals() as stop:
         done = evaluate_linear(store, options, reporter=reporter, stop=stop)
-    show(done, done.save(Store.open(store), reporter), as_json=as_json)
+    show(done, done.save(reporter), as_json=as_json)

@@ -39,6 +39,7 @@ PcaDims = Annotated[
     typer.Option("--pca-dim", help="Fit a PCA on the training rows: 512, or none,512 for both."),
 ]
 Kappa = Annotated[bool, typer.Option("--kappa", help="Quadratic kappa, for ordered classes.")]
+Seeds = Annotated[int, typer.Option("--seeds", help="Average over so many seeds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 

@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from . import extract, models, status
+from . import (
+    eval_cluster,
+    eval_compare,
+    eval_knn,
+    eval_linear,
+    eval_retrieval,
+    export,
+    extract,
+    import_features,
+    models,
+    pca,
+    status,
+)
 from .console import DEBUG
 
 app = typer.Typer(
@@ -29,8 +41,19 @@ def _common(
 
 
 app.command("extract")(extract.extract)
+app.command("pca")(pca.pca)
+app.command("export")(export.export)
+app.command("import")(import_features.import_features)
 app.command("status")(status.status)
 app.command("models")(models.models)
+
+evaluation = typer.Typer(help="Evaluate features: one command a table.", no_args_is_help=True)
+evaluation.command("knn")(eval_knn.knn)
+evaluation.command("linear")(eval_linear.linear)
+evaluation.command("cluster")(eval_cluster.cluster)
+evaluation.command("retrieval")(eval_retrieval.retrieval)
+evaluation.command("compare")(eval_compare.compare)
+app.add_typer(evaluation, name="eval")
 
 
 def main() -> None:

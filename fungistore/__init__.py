@@ -13,32 +13,130 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fungistore.blocks import FeatureMatrix, open_features
     from fungistore.errors import FungiError
+    from fungistore.evaluation import (
+        ClusterOptions,
+        CompareOptions,
+        Comparison,
+        Evaluation,
+        KnnOptions,
+        LinearOptions,
+        RetrievalOptions,
+        Score,
+        compare_features,
+        evaluate_cluster,
+        evaluate_knn,
+        evaluate_linear,
+        evaluate_retrieval,
+    )
+    from fungistore.exchange import (
+        ExportOptions,
+        ExportResult,
+        ImportOptions,
+        ImportResult,
+        export_features,
+        import_features,
+    )
     from fungistore.extraction import Estimate, ExtractOptions, ExtractResult, estimate, extract
+    from fungistore.pca import Pca, PcaOptions, PcaResult, fit_pca, load_pca
     from fungistore.sources import Sample, Source, open_source
     from fungistore.status import StoreStatus, status
     from fungistore.store import Store
 
 _HOMES = {
+    "fungistore.blocks": (
+        "FeatureMatrix",
+        "open_features",
+    ),
     "fungistore.errors": ("FungiError",),
-    "fungistore.extraction": ("Estimate", "ExtractOptions", "ExtractResult", "estimate", "extract"),
-    "fungistore.sources": ("Sample", "Source", "open_source"),
-    "fungistore.status": ("StoreStatus", "status"),
+    "fungistore.evaluation": (
+        "ClusterOptions",
+        "CompareOptions",
+        "Comparison",
+        "Evaluation",
+        "KnnOptions",
+        "LinearOptions",
+        "RetrievalOptions",
+        "Score",
+        "compare_features",
+        "evaluate_cluster",
+        "evaluate_knn",
+        "evaluate_linear",
+        "evaluate_retrieval",
+    ),
+    "fungistore.exchange": (
+        "ExportOptions",
+        "ExportResult",
+        "ImportOptions",
+        "ImportResult",
+        "export_features",
+        "import_features",
+    ),
+    "fungistore.extraction": (
+        "Estimate",
+        "ExtractOptions",
+        "ExtractResult",
+        "estimate",
+        "extract",
+    ),
+    "fungistore.pca": (
+        "Pca",
+        "PcaOptions",
+        "PcaResult",
+        "fit_pca",
+        "load_pca",
+    ),
+    "fungistore.sources": (
+        "Sample",
+        "Source",
+        "open_source",
+    ),
+    "fungistore.status": (
+        "StoreStatus",
+        "status",
+    ),
     "fungistore.store": ("Store",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "ClusterOptions",
+    "CompareOptions",
+    "Comparison",
     "Estimate",
+    "Evaluation",
+    "ExportOptions",
+    "ExportResult",
     "ExtractOptions",
     "ExtractResult",
+    "FeatureMatrix",
     "FungiError",
+    "ImportOptions",
+    "ImportResult",
+    "KnnOptions",
+    "LinearOptions",
+    "Pca",
+    "PcaOptions",
+    "PcaResult",
+    "RetrievalOptions",
     "Sample",
+    "Score",
     "Source",
     "Store",
     "StoreStatus",
+    "compare_features",
     "estimate",
+    "evaluate_cluster",
+    "evaluate_knn",
+    "evaluate_linear",
+    "evaluate_retrieval",
+    "export_features",
     "extract",
+    "fit_pca",
+    "import_features",
+    "load_pca",
+    "open_features",
     "open_source",
     "status",
 ]

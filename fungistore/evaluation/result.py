@@ -73,7 +73,7 @@ class Evaluation:
             **document,
         }
 
-    def save(self, store: Store, reporter: Reporter) -> Path | None:
+    def save(self, reporter: Reporter) -> Path | None:
         """Write the result under evals/; the same evaluation again replaces it.
 
         Returns:
@@ -82,7 +82,7 @@ class Evaluation:
         document = self.to_json()
         sources = [score.fingerprints for score in self.scores]
         key = fingerprint({"protocol": self.protocol, "sources": sources})
-        path = store.root / EVALS / f"{self.kind}-{self.feature_set}-{key[:16]}.json"
+        path = Path(self.store) / EVALS / f"{self.kind}-{self.feature_set}-{key[:16]}.json"
         try:
             publish_bytes(path, json.dumps(document, indent=1, sort_keys=True).encode())
         except OSError as error:

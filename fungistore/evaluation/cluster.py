@@ -1,0 +1,220 @@
+"""Clusters against classes: k-means with one cluster a class, matched one to one.
+
+FUNGI, table 14. The paper names faiss k-means, Hungarian matching and the "mean overlap", and
+leaves open the rows, the seed, the iterations and the restarts: here they are part of the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+
+from fungistore.blocks import FeatureMatrix, Rows, open_features
+from fungistore.errors import UsageError
+from fungistore.evaluation.reduction import Combinations, combine
+from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
+from fungistore.fingerprint import Config
+from fungistore.randomness import Stream
+from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.store import Store
+
+POINTS_PER_CLUSTER = 256  # more do not move the centroids of faiss's k-means; its own default too
+FIT_BYTES = 2_000_000_000  # of float32 rows that k-means is fitted on at once
+LEAST_FIT_ROWS = 4  # a cluster, where FIT_BYTES is too little for POINTS_PER_CLUSTER
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """Settings of `fungi eval cluster`.
+
+    Attributes:
+        features: blocks; default: all vector features.
+        pca: a stored PCA, instead of blocks.
+        feature_set: may be left out where there is one.
+        combinations: as in `combine`; "nested" as in table 14.
+        split: cluster the rows of this split alone.
+        niter: iterations of each run of k-means; faiss's default, as the paper states none.
+        nredo: runs from other starts, of which the tightest counts; the paper states none.
+        seed: of the starts, and of the rows fitted on where there are too many for memory.
+    """
+
+    features: tuple[str, ...] | None = None
+    pca: str | None = None
+    feature_set: str | None = None
+    combinations: Combinations = "nested"
+    split: str | None = None
+    niter: int = 25
+    nredo: int = 5
+    seed: int = 0
+
+
+def evaluate_cluster(
+    store: str | Path,
+    options: ClusterOptions,
+    *,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Cluster the labelled rows, one cluster a class, and compare the clusters with the classes.
+
+    Metrics, all fractions: `matched_accuracy` and `mean_overlap` as in `Agreement`, `nmi` and
+    `ari`. Memory: the rows that k-means is fitted on, at most 256 a class and 2 GB, whatever the
+    store's size; all rows are then assigned block by block.
+
+    Args:
+        store: the store's directory.
+        options: what to cluster, and how.
+        reporter: is told what happens; default: nobody.
+        stop: asked between combinations.
+
+    Raises:
+        UsageError: a name is unknown, or fewer than two classes have usable rows.
+        StoreError: the store is damaged.
+    """
+    reporter = reporter or Silent()
+    _refuse_unusable(options)
+    opened = Store.open(Path(store))
+    matrix = open_features(
+        opened, options.features, pca=options.pca, feature_set=options.feature_set
+    )
+    labels = opened.samples.labels()
+    pool = _rows_of(opened, options.split)
+    is_labelled, is_usable = labels >= 0, matrix.coverage().usable
+    rows = pool[(is_labelled & is_usable)[pool]]
+    classes, truth = np.unique(labels[rows], return_inverse=True)
+    refuse_too_few(
+        "clusters are compared with classes, and there are too few",
+        len(classes),
+        2,
+        "label the images (class folders, or a `label` column of the manifest)",
+    )
+    scores = []
+    chosen = combine(matrix.features, options.combinations)
+    reporter.begin("combinations", len(chosen))
+    for features in chosen:
+        stop_if_asked(stop)
+        scores.append(_score(matrix.subset(features), rows, truth, len(classes), options))
+        reporter.advance(1)
+    reporter.end()
+    protocol: Config = {
+        "rows": options.split or "all",
+        "clusters": len(classes),
+        "kmeans": {"niter": options.niter, "nredo": options.nredo, "spherical": False},
+        "points_per_cluster": POINTS_PER_CLUSTER,
+        "matching": "hungarian",
+        "seed": options.seed,
+        "blocks": "stored PCA" if options.pca else "L2-normalised, concatenated",
+    }
+    excluded = {
+        "rows without a label": int((~is_labelled)[pool].sum()),
+        "rows without usable features": int((is_labelled & ~is_usable)[pool].sum()),
+    }
+    return Evaluation(
+        "cluster", str(opened.root), matrix.feature_set, protocol, excluded, tuple(scores)
+    )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well clusters, matched one to one with classes, agree with them.
+
+    The matching is the one that puts the most rows into their class's cluster.
+
+    Attributes:
+        matched_accuracy: part of all rows that are in the cluster of their class.
+        mean_overlap: mean over the classes of the part of a class's rows that are in its cluster.
+            With classes of one size it equals the accuracy.
+    """
+
+    matched_accuracy: float
+    mean_overlap: float
+
+
+def match_clusters(truth: NDArray[np.int64], clusters: NDArray[np.int64]) -> Agreement:
+    """Match clusters with classes by the Hungarian method, on the table of common rows.
+
+    Args:
+        truth: class of each row, [n].
+        clusters: cluster of each row, [n].
+    """
+    common = contingency_matrix(truth, clusters)  # [classes, clusters], only those that occur
+    matched_classes, matched_clusters = linear_sum_assignment(common, maximize=True)
+    overlap = common[matched_classes, matched_clusters]
+    sizes = common.sum(axis=1)
+    parts = np.zeros(len(common))  # a class without a cluster, which has run empty, has none
+    parts[matched_classes] = overlap / sizes[matched_classes]
+    return Agreement(float(overlap.sum() / sizes.sum()), float(parts.mean()))
+
+
+def _score(
+    matrix: FeatureMatrix,
+    rows: Rows,
+    truth: NDArray[np.int64],
+    clusters: int,
+    options: ClusterOptions,
+) -> Score:
+    fitted = _rows_to_fit(rows, clusters, matrix.dim, options.seed)
+    model = faiss.Kmeans(
+        matrix.dim,
+        clusters,
+        niter=options.niter,
+        nredo=options.nredo,
+        seed=options.seed,
+        min_points_per_centroid=1,  # faiss would warn on stderr
+        max_points_per_centroid=len(fitted),  # they are chosen above
+    )
+    model.train(matrix.load(fitted)[1])
+    nearest = [model.index.search(vectors, 1)[1][:, 0] for _, vectors in matrix.stream(rows)]
+    assigned = np.concatenate(nearest)
+    agreement = match_clusters(truth, assigned)
+    return Score(
+        features=matrix.features,
+        dim=matrix.dim,
+        n_train=len(fitted),
+        n_test=len(rows),
+        metrics={
+            "matched_accuracy": agreement.matched_accuracy,
+            "mean_overlap": agreement.mean_overlap,
+            "nmi": float(normalized_mutual_info_score(truth, assigned)),
+            "ari": float(adjusted_rand_score(truth, assigned)),
+        },
+        spread={},
+        protocol={"empty_clusters": clusters - len(np.unique(assigned))},
+        fingerprints=matrix.fingerprints,
+    )
+
+
+def _rows_to_fit(rows: Rows, clusters: int, dim: int, seed: int) -> Rows:
+    in_memory = max(LEAST_FIT_ROWS * clusters, FIT_BYTES // (4 * dim))
+    count = min(len(rows), POINTS_PER_CLUSTER * clusters, in_memory)
+    if count == len(rows):
+        return rows
+    return np.sort(rows[Stream(seed, "cluster", "fit").choice(len(rows), count)])
+
+
+def _rows_of(store: Store, split: str | None) -> Rows:
+    splits = store.samples.splits()
+    if split is None:
+        return np.arange(len(store.samples))
+    if split not in splits:
+        raise UsageError(
+            f"there is no split {split!r}",
+            where=store.root,
+            expected=", ".join(splits) or "no --split: the store has no splits",
+            hint="leave out --split to cluster all rows",
+        )
+    return splits[split]
+
+
+def _refuse_unusable(options: ClusterOptions) -> None:
+    for flag, value in (("--niter", options.niter), ("--nredo", options.nredo)):
+        if value < 1:
+            raise UsageError("k-means cannot run", where=flag, expected="1 or more", found=value)

@@ -1,0 +1,266 @@
+"""Two questions to the blocks of a feature set: how alike are they, and which classes gain?
+
+FUNGI, figures 2 and 3: the linear CKA (Kornblith et al., 2019) of every two blocks, and the
+difference in each class's k-nearest-neighbour accuracy between two combinations of blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from fungistore.blocks import FeatureMatrix, Rows, Vectors
+from fungistore.errors import FungiError, UsageError
+from fungistore.evaluation.knn import NEIGHBOURS, KnnOptions, predict
+from fungistore.evaluation.metrics import (
+    Predictions,
+    accuracy_interval,
+    classification_metrics,
+)
+from fungistore.evaluation.result import Evaluation, Score, class_names, refuse_too_few
+from fungistore.evaluation.task import Task, TaskRows, open_task
+from fungistore.fingerprint import Config
+from fungistore.report import Reporter, Silent, stop_if_asked
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The linear CKA of every two blocks.
+
+    Attributes:
+        features: the blocks.
+        matrix: one row and one column for each block, of numbers from 0 to 1.
+        n: rows that it was computed from.
+    """
+
+    features: tuple[str, ...]
+    matrix: tuple[tuple[float, ...], ...]
+    n: int
+
+
+@dataclass(frozen=True)
+class ClassDifference:
+    """One class under both combinations.
+
+    Attributes:
+        name: of the class.
+        n_test: its test rows.
+        accuracy_a, accuracy_b: part of them that each combination gets right.
+        difference: B's accuracy less A's.
+    """
+
+    name: str
+    n_test: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+
+
+@dataclass(frozen=True)
+class Comparison(Evaluation):
+    """An evaluation with two scores, of combinations A and B, and what tells them apart.
+
+    Attributes:
+        cka: of the blocks of which the combinations are made, and all others asked for.
+        classes: classes with test rows; those that gain the most from B come first.
+    """
+
+    cka: Similarity
+    classes: tuple[ClassDifference, ...]
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """Settings of `fungi eval compare`.
+
+    Attributes:
+        features: blocks to compare; default: all vector features.
+        feature_set: may be left out where there is one.
+        a: combination A, of these blocks; default: the first block.
+        b: combination B; default: all of them.
+        k: neighbours that vote.
+        holdout: part of each class to test on, where the store has no test split.
+        seed: of the holdout.
+    """
+
+    features: tuple[str, ...] | None = None
+    feature_set: str | None = None
+    a: tuple[str, ...] | None = None
+    b: tuple[str, ...] | None = None
+    k: int = NEIGHBOURS
+    holdout: float | None = None
+    seed: int = 0
+
+
+def compare_features(
+    store: str | Path,
+    options: CompareOptions,
+    *,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Comparison:
+    """Compare blocks by their CKA, and two combinations of them class by class.
+
+    The CKA is of all rows with usable features, labelled or not, after the blocks' rows are
+    L2-normalised. Accuracies are those of `fungi eval knn`: k Euclidean neighbours, which vote.
+    Only rows that all blocks have count.
+
+    Args:
+        store: the store's directory.
+        options: what to compare, and how.
+        reporter: is told what happens; default: nobody.
+        stop: asked between the CKA and the combinations.
+
+    Raises:
+        UsageError: a name is unknown, there is no test split, or there are too few labelled rows.
+        FungiError: all rows of a block are the same.
+        StoreError: the store is damaged.
+    """
+    reporter = reporter or Silent()
+    task = open_task(
+        store,
+        options.features,
+        feature_set=options.feature_set,
+        holdout=options.holdout,
+        seed=options.seed,
+    )
+    matrix = task.matrix
+    combinations = {
+        "A": _choose(matrix, options.a or matrix.features[:1], "--a"),
+        "B": _choose(matrix, options.b or matrix.features, "--b"),
+    }
+    refuse_too_few("there are no neighbours to ask", options.k, 1, "--k 20 is the paper's")
+    train_rows = len(task.split.train)
+    refuse_too_few(
+        "there are fewer train rows than neighbours", train_rows, options.k, "a lower --k"
+    )
+    reporter.begin("comparing", 3)
+    cka = linear_cka(matrix, np.flatnonzero(matrix.coverage().usable))
+    reporter.advance(1)
+    predictions = {}
+    for name, combination in combinations.items():
+        stop_if_asked(stop)
+        predictions[name] = _predict(task, combination, options.k)
+        reporter.advance(1)
+    reporter.end()
+    protocol: Config = {
+        "a": list(combinations["A"].features),
+        "b": list(combinations["B"].features),
+        "k": options.k,
+        "vote": "majority",
+        "metric": "euclidean",
+        "split": task.split.description,
+        "cka": {"kind": "linear", "rows": "all", "fingerprints": matrix.fingerprints},
+    }
+    return Comparison(
+        kind="compare",
+        store=str(task.store.root),
+        feature_set=matrix.feature_set,
+        protocol=protocol,
+        excluded=task.excluded,
+        scores=tuple(
+            _score(name, task, combinations[name], predictions[name]) for name in combinations
+        ),
+        cka=cka,
+        classes=_differences(task, predictions["A"], predictions["B"]),
+    )
+
+
+def linear_cka(matrix: FeatureMatrix, rows: Rows) -> Similarity:
+    """Return the linear CKA of every two blocks of a matrix, in one pass over the rows.
+
+    In feature space, with centred columns: |Y'X|^2 / (|X'X| |Y'Y|) in Frobenius norms. The sums
+    are float64 and take 8 bytes x the square of the matrix's width, whatever the number of rows.
+
+    Args:
+        matrix: the blocks.
+        rows: ascending numbers of the rows to compute it from.
+
+    Raises:
+        UsageError: there are fewer than two rows.
+        FungiError: all rows of a block are the same.
+    """
+    total, products, count = np.zeros(matrix.dim), np.zeros((matrix.dim, matrix.dim)), 0
+    for numbers, vectors in matrix.stream(rows):
+        exact = vectors.astype(np.float64)
+        total += exact.sum(axis=0)
+        products += exact.T @ exact
+        count += len(numbers)
+    refuse_too_few("CKA needs rows to compare", count, 2, "fungi extract makes features")
+    products -= np.outer(total, total) / count
+    widths = [matrix.subset([name]).dim for name in matrix.features]
+    edges = np.concatenate([[0], np.cumsum(widths)])
+    spans = [slice(start, stop) for start, stop in pairwise(edges.tolist())]
+    norms = np.array([[np.linalg.norm(products[one, other]) for other in spans] for one in spans])
+    own = norms.diagonal()
+    for name, norm in zip(matrix.features, own, strict=True):
+        if norm <= count * np.finfo(np.float64).eps:  # what rounding leaves of equal unit rows
+            raise FungiError(
+                "all rows of a block are the same, so it is like or unlike nothing",
+                where=name,
+                hint="leave it out with --features",
+            )
+    similarity = norms**2 / np.outer(own, own)
+    return Similarity(matrix.features, tuple(map(tuple, similarity.tolist())), count)
+
+
+def _choose(matrix: FeatureMatrix, names: Sequence[str], flag: str) -> FeatureMatrix:
+    unknown = [name for name in names if name not in matrix.features]
+    if unknown:
+        raise UsageError(
+            f"no such feature: {', '.join(unknown)}",
+            where=flag,
+            expected=f"some of {', '.join(matrix.features)}",
+            hint="the blocks must be among --features",
+        )
+    return matrix.subset(names)
+
+
+def _predict(task: Task, matrix: FeatureMatrix, k: int) -> Predictions:
+    options = KnnOptions(k=k, vote="majority")
+    database = TaskRows(matrix, task.split.train, _as_they_are)
+    blocks = TaskRows(matrix, task.split.test, _as_they_are)
+    parts = [
+        predict(database, task.labels, queries, options, task.classes) for _, queries in blocks
+    ]
+    return Predictions(np.concatenate([part.ranked for part in parts]))
+
+
+def _as_they_are(vectors: Vectors) -> Vectors:
+    return vectors
+
+
+def _score(name: str, task: Task, matrix: FeatureMatrix, predictions: Predictions) -> Score:
+    truth = task.labels[task.split.test]
+    metrics = classification_metrics(truth, predictions, task.classes)
+    return Score(
+        features=matrix.features,
+        dim=matrix.dim,
+        n_train=len(task.split.train),
+        n_test=len(truth),
+        metrics=metrics,
+        spread={"accuracy": accuracy_interval(metrics["accuracy"], len(truth))},
+        protocol={"combination": name},
+        fingerprints=matrix.fingerprints,
+    )
+
+
+def _differences(task: Task, a: Predictions, b: Predictions) -> tuple[ClassDifference, ...]:
+    truth = task.labels[task.split.test]
+    present, numbers, counts = np.unique(truth, return_inverse=True, return_counts=True)
+    of_a, of_b = (
+        np.bincount(numbers, predictions.labels == truth, len(present)) / counts
+        for predictions in (a, b)
+    )
+    names = class_names(task.store, present.tolist())
+    found = [
+        ClassDifference(name, count, before, after, after - before)
+        for name, count, before, after in zip(
+            names, counts.tolist(), of_a.tolist(), of_b.tolist(), strict=True
+        )
+    ]
+    return tuple(sorted(found, key=lambda one: (-one.difference, one.name)))

@@ -1,0 +1,346 @@
+"""`fungi export`: features of a store, with ids and labels, in one file of another format."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from fungistore.blocks import FeatureMatrix, open_features
+from fungistore.errors import FungiError, StoreError, UsageError
+from fungistore.exchange.formats import (
+    SAMPLE_SCHEMA,
+    VECTORS,
+    Block,
+    Format,
+    Layout,
+    Matrix,
+    disk_errors_explained,
+    format_of,
+    rows_at_once,
+)
+from fungistore.exchange.hdf5 import write_hdf5
+from fungistore.exchange.npy import sidecar_of, write_npy
+from fungistore.exchange.parquet import write_parquet
+from fungistore.fingerprint import Config
+from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.store import Store, UnitArray
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export, and how.
+
+    Attributes:
+        features: of "embeddings", "kl", "dino", "simclr"; default: all that are there.
+        pca: name of a PCA, instead of features.
+        feature_set: may be left out where the store has one.
+        split: only rows of this split; default: all.
+        format: default: what the file's suffix says.
+        dtype: of the vectors in the file.
+        raw: the stored values, instead of blocks divided by their norm.
+        separate: a matrix a block, named after it, instead of one of all blocks side by side.
+        keep_unusable: rows with NaN, infinities or no features at all stay, as NaN.
+    """
+
+    features: tuple[str, ...] | None = None
+    pca: str | None = None
+    feature_set: str | None = None
+    split: str | None = None
+    format: Format | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    raw: bool = False
+    separate: bool = False
+    keep_unusable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "float16"):
+            raise UsageError(
+                "no such type", where="--dtype", expected="float32 or float16", found=self.dtype
+            )
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export wrote.
+
+    Attributes:
+        store: the store's directory.
+        feature_set: name of the feature set.
+        features: the blocks, or the PCA.
+        files: what was written: the file, and for .npy the table beside it.
+        format: of the file.
+        rows: rows of the file.
+        widths: width of each matrix by its name in the file.
+        dtype: of the vectors.
+        unusable: rows that were left out, or kept as NaN, since a block has no finite values.
+        fingerprints: of the arrays, by their name in the store.
+    """
+
+    store: str
+    feature_set: str
+    features: tuple[str, ...]
+    files: tuple[str, ...]
+    format: Format
+    rows: int
+    widths: Mapping[str, int]
+    dtype: str
+    unusable: int
+    fingerprints: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+
+@dataclass
+class _Count:
+    """Rows that went into the file, and rows that could not be used."""
+
+    rows: int = field(default=0)
+    unusable: int = field(default=0)
+
+
+def export_features(
+    store: str | Path,
+    file: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> ExportResult:
+    """Write features of a store into a .npy, Parquet or HDF5 file, in bounded memory.
+
+    The file appears whole or not at all. Rows are in the order of the sample table.
+
+    Args:
+        store: the store's directory.
+        file: what to write; for .npy, a table of the rows is written beside it.
+        options: what to export; default: all features, normalised, float32.
+        overwrite: replace a file that is there.
+        reporter: is told what happens; default: nobody.
+        stop: asked between blocks of rows; True ends the export, and nothing is written.
+
+    Raises:
+        UsageError: the features, the split or the file cannot be used.
+        StoreError: the store is damaged.
+        StoppedError: `stop` asked for it.
+        FungiError: a full disk.
+    """
+    options, path, reporter = options or ExportOptions(), Path(file), reporter or Silent()
+    kind = format_of(path, options.format)
+    files = (path, sidecar_of(path)) if kind == "npy" else (path,)
+    _refuse_existing(files, overwrite=overwrite)
+    opened = Store.open(Path(store))
+    matrix = open_features(
+        opened, options.features, pca=options.pca, feature_set=options.feature_set
+    )
+    matrices = {VECTORS: matrix}
+    if options.separate:
+        matrices = {name: matrix.subset([name]) for name in matrix.features}
+    selected = _selected(opened, options.split)
+    usable = matrix.coverage().usable
+    layout = Layout(
+        widths={name: part.dim for name, part in matrices.items()},
+        dtype=options.dtype,
+        label_names=opened.manifest.labels,
+        provenance=_provenance(matrix, options),
+    )
+    if not (selected & usable).any() and not options.keep_unusable:
+        raise UsageError(
+            "no row has all of these features",
+            where=opened.root,
+            found=f"{int(selected.sum())} rows, none of them usable",
+            hint="fungi extract adds what is missing; --keep-unusable exports rows of NaN",
+        )
+    chosen = selected if options.keep_unusable else selected & usable
+    _refuse_full_disk(path, int(chosen.sum()), layout)
+    count = _Count()
+    blocks = _blocks(opened, matrices, selected, usable, options, count, reporter, stop)
+    writers: dict[Format, Callable[[Path, Layout, Iterable[Block]], None]] = {
+        "npy": write_npy,
+        "parquet": write_parquet,
+        "hdf5": write_hdf5,
+    }
+    with disk_errors_explained(path, "nothing was written"):
+        writers[kind](path, layout, blocks)
+    if count.unusable:
+        fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps them)"
+        reporter.notice(f"{count.unusable} rows have no usable features and were {fate}")
+    return ExportResult(
+        store=str(opened.root),
+        feature_set=matrix.feature_set,
+        features=matrix.features,
+        files=tuple(map(str, files)),
+        format=kind,
+        rows=count.rows,
+        widths=layout.widths,
+        dtype=options.dtype,
+        unusable=count.unusable,
+        fingerprints=matrix.fingerprints,
+    )
+
+
+def _refuse_existing(files: tuple[Path, ...], *, overwrite: bool) -> None:
+    for path in files:
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise UsageError(
+                "there is something of that name already",
+                where=path,
+                expected="a new file",
+                found="a directory" if path.is_dir() else "a file",
+                hint="choose another name" if path.is_dir() else "--force replaces it",
+            )
+
+
+def _refuse_full_disk(path: Path, rows: int, layout: Layout) -> None:
+    """Say at once what would fail late; HDF5 also breaks noisily where a disk fills up."""
+    needed = rows * sum(layout.widths.values()) * np.dtype(layout.dtype).itemsize
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FungiError(
+            "there is not enough room for the file",
+            where=path,
+            expected=f"{needed / 1e9:.3f} GB",
+            found=f"{free / 1e9:.3f} GB free",
+            hint="make room, or halve the file with --dtype float16",
+        )
+
+
+def _selected(store: Store, split: str | None) -> Mask:
+    """Return a mask over the sample table of the rows to export."""
+    if split is None:
+        return np.ones(len(store.samples), bool)
+    splits = store.samples.splits()
+    if split not in splits:
+        raise UsageError(
+            f"there is no split {split!r}",
+            where=store.root,
+            expected=", ".join(splits) or "no --split: the store has no splits",
+        )
+    mask = np.zeros(len(store.samples), bool)
+    mask[splits[split]] = True
+    return mask
+
+
+def _provenance(matrix: FeatureMatrix, options: ExportOptions) -> Config:
+    return {
+        "version": version("fungistore"),
+        "store": matrix.store.manifest.id,
+        "feature_set": matrix.feature_set,
+        "features": list(matrix.features),
+        "separate": options.separate,
+        "normalized": not options.raw,
+        "split": options.split,
+        "fingerprints": matrix.fingerprints,
+    }
+
+
+def _blocks(
+    store: Store,
+    matrices: Mapping[str, FeatureMatrix],
+    selected: Mask,
+    usable: Mask,
+    options: ExportOptions,
+    count: _Count,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> Iterator[Block]:
+    """Yield the rows to write, some whole units at a time."""
+    any_matrix = next(iter(matrices.values()))
+    row_bytes = 4 * sum(matrix.dim for matrix in matrices.values())
+    unit_rows = any_matrix.unit_rows
+    step = max(1, rows_at_once(row_bytes) // unit_rows) * unit_rows
+    reporter.begin("rows", len(selected))
+    for start, samples in _windows(store, step):
+        stop_if_asked(stop)
+        window = slice(start, start + len(samples))
+        wanted, finite = selected[window], usable[window]
+        if wanted.any() and (options.keep_unusable or (wanted & finite).any()):
+            vectors = {
+                name: _read(matrix, start, start + len(samples), raw=options.raw)
+                for name, matrix in matrices.items()
+            }
+            for block in vectors.values():  # a block of an uncommitted unit proves nothing
+                block[~finite] = np.nan
+                finite &= ~np.isnan(block[:, 0])
+            keep = wanted if options.keep_unusable else wanted & finite
+            yield Block(
+                samples.filter(pa.array(keep)),
+                {name: _cast(block[keep], options.dtype) for name, block in vectors.items()},
+            )
+            count.rows += int(keep.sum())
+        count.unusable += int((wanted & ~finite).sum())
+        reporter.advance(len(samples))
+    reporter.end()
+
+
+def _windows(store: Store, step: int) -> Iterator[tuple[int, pa.Table]]:
+    """Yield (first row, samples as in SAMPLE_SCHEMA) of `step` rows at a time."""
+    names = pa.array(store.manifest.labels, pa.string())
+    waiting: list[pa.Table] = []
+    first = row = 0
+    for batch in store.samples.batches("id", "label", "split"):
+        columns = {
+            "row": pa.array(np.arange(row, row + len(batch))),
+            "id": batch["id"],
+            "label": batch["label"],
+            "label_name": names.take(batch["label"]),
+            "split": batch["split"].cast(pa.string()),
+        }
+        waiting.append(pa.table(columns, schema=SAMPLE_SCHEMA))
+        row += len(batch)
+        while row - first >= step:
+            joined = pa.concat_tables(waiting)
+            yield first, joined.slice(0, step)
+            waiting, first = [joined.slice(step)], first + step
+    if row > first:
+        yield first, pa.concat_tables(waiting)
+
+
+def _read(matrix: FeatureMatrix, start: int, stop: int, *, raw: bool) -> Matrix:
+    """Return rows as float32 [stop - start, dim], NaN after the matrix's end."""
+    vectors = np.full((stop - start, matrix.dim), np.nan, np.float32)
+    end = min(stop, matrix.rows)
+    if end <= start:
+        return vectors
+    if not raw:
+        vectors[: end - start] = matrix.read(start, end)
+        return vectors
+    column = 0
+    for name in matrix.fingerprints:
+        array = UnitArray(matrix.store.root, name)
+        try:
+            block = array.read(start, end)
+        except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
+            raise StoreError(
+                "a chunk is damaged", where=f"{name}, rows {start} to {end}", found=error
+            ) from error
+        vectors[: end - start, column : column + block.shape[1]] = block
+        column += block.shape[1]
+    return vectors
+
+
+def _cast(vectors: Matrix, dtype: str) -> Matrix:
+    with np.errstate(over="ignore"):
+        cast = vectors.astype(dtype)
+    lost = int((np.isinf(cast) & np.isfinite(vectors)).any(axis=1).sum())
+    if lost:
+        raise UsageError(
+            f"at least {lost} rows have values that are too large for {dtype}",
+            where=f"--dtype {dtype}",
+            expected=f"at most {np.finfo(dtype).max}",
+            hint="--dtype float32, or leave out --raw",
+        )
+    return cast

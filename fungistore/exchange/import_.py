@@ -1,0 +1,333 @@
+"""`fungi import`: vectors that already exist become a feature set, unit by unit, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.blocks import BLOCK_ORDER, GRADIENTS
+from fungistore.errors import FungiError, UsageError
+from fungistore.exchange.formats import (
+    VECTORS,
+    VectorFile,
+    disk_errors_explained,
+    format_of,
+)
+from fungistore.exchange.gather import Concatenated, count_too_large, gathering
+from fungistore.exchange.hdf5 import Hdf5File
+from fungistore.exchange.import_options import ImportOptions, ImportResult
+from fungistore.exchange.match import FileIds, read_ids, refuse_unknown
+from fungistore.exchange.npy import NpyFile
+from fungistore.exchange.parquet import ParquetVectors
+from fungistore.exchange.samples import ImportedSamples, name_rows
+from fungistore.exchange.table import ColumnNames
+from fungistore.fingerprint import Config, digest_ids, fingerprint
+from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.store import SCHEMA_VERSION, Codec, Store, UnitArray
+
+FEATURE_SET = "imported"
+UNIT_BYTES = 1 << 24  # 16 MiB a unit: 100 million rows of 384 are 9,000 files, a kill costs little
+LARGEST_UNIT = 1 << 16
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is decided before the store is touched."""
+
+    vectors: Concatenated
+    samples: ImportedSamples
+    ids: FileIds
+    feature_set: str
+    feature: str
+    dtype: str
+    source: Config  # what the vectors are made from, for the fingerprint
+
+    @property
+    def array(self) -> str:
+        """The array's name in the feature set."""
+        return VECTORS if self.feature == VECTORS else GRADIENTS + self.feature
+
+
+def import_features(
+    files: str | Path | Sequence[str | Path],
+    store: str | Path,
+    options: ImportOptions | None = None,
+    *,
+    restart: bool = False,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> ImportResult:
+    """Write vectors from files into a store, continuing where it stopped.
+
+    A new store gets the files' rows as its samples. In one that has samples, rows are matched by
+    id, in any order; samples without a row stay without features.
+
+    Args:
+        files: .npy, Parquet or HDF5; the rows of several follow each other.
+        store: the store's directory; made where nothing is.
+        options: what to import, and as what.
+        restart: first delete the array of that name.
+        reporter: is told what happens; default: nobody.
+        stop: asked between units; True ends the run with StoppedError, keeping whole units.
+
+    Raises:
+        UsageError: a file, its ids or the options cannot be used; nothing was written.
+        MismatchError: the array was made from other files or with other settings.
+        StoreError: the store is damaged.
+        StoppedError: `stop` asked for it.
+        FungiError: a full disk.
+    """
+    options, path, reporter = options or ImportOptions(), Path(store), reporter or Silent()
+    paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
+    consequence = "every committed unit is kept"
+    with disk_errors_explained(path, consequence), ExitStack() as opened:
+        plan = _plan(paths, options, opened, reporter)
+        if restart or not _is_begun(plan, path):
+            _refuse_too_large(plan, stop)
+        with Store.open_or_create(path).writing():
+            target = Store.open(path)  # as the last writer left it
+            if not len(target.samples):
+                _add_samples(target, plan.samples)
+            return _import(target, plan, options, reporter, stop, restart=restart)
+
+
+def _plan(
+    paths: list[Path], options: ImportOptions, opened: ExitStack, reporter: Reporter
+) -> _Plan:
+    if not paths:
+        raise UsageError("no file was named", expected="at least one FILE before STORE")
+    names = ColumnNames(options.ids, options.labels, options.splits)
+    # a table of its own takes the columns that were named; the files then only have vectors
+    own_names = names if options.table is None else ColumnNames()
+    files: list[VectorFile] = []
+    for path in paths:
+        files.append(opened.enter_context(closing(open_vectors(path, options, own_names))))
+    vectors = Concatenated(files)
+    samples = name_rows(files, options.table, names)
+    for remark in samples.remarks():
+        reporter.notice(remark)
+    ids = read_ids(samples.ids, options.table or paths[0])
+    key = files[0].key
+    exported = files[0].provenance.get("feature_set")
+    source: Config = {
+        "content": vectors.content(),
+        "key": key,
+        "dtype": vectors.dtype.name,
+        "shape": [vectors.rows, vectors.dim],
+        "ids": ids.digest,
+    }
+    return _Plan(
+        vectors=vectors,
+        samples=samples,
+        ids=ids,
+        feature_set=options.feature_set or exported or FEATURE_SET,
+        feature=options.feature or (key if key in BLOCK_ORDER else VECTORS),
+        dtype=options.storage_dtype or ("float16" if vectors.dtype.itemsize == 2 else "float32"),
+        source=source,
+    )
+
+
+def open_vectors(path: Path, options: ImportOptions, names: ColumnNames) -> VectorFile:
+    """Open a file of any format; `names` are the columns that say what its rows are.
+
+    Raises:
+        UsageError: it has no such vectors.
+    """
+    kind = format_of(path, options.format)
+    if kind == "hdf5":
+        return Hdf5File(path, options.key, names)
+    if kind == "parquet":
+        return ParquetVectors(path, options.key, names)
+    if options.key is not None:
+        raise UsageError(
+            "a .npy file holds one matrix, which has no name",
+            where="--key",
+            found=options.key,
+            hint="leave out --key",
+        )
+    return NpyFile(path, names)
+
+
+def _is_begun(plan: _Plan, path: Path) -> bool:
+    return Store.exists(path) and plan.array in Store.open(path).arrays(plan.feature_set)
+
+
+def _refuse_too_large(plan: _Plan, stop: Callable[[], bool]) -> None:
+    """Refuse values that the storage type has no room for, before the first unit is written."""
+    if np.dtype(plan.dtype).itemsize >= plan.vectors.dtype.itemsize:
+        return
+    count = count_too_large(plan.vectors, plan.dtype, stop)
+    if count:
+        raise UsageError(
+            f"{count} rows have values that are too large for {plan.dtype}",
+            where="--storage-dtype",
+            expected=f"at most {np.finfo(plan.dtype).max}",
+            hint="--storage-dtype float32"
+            if plan.dtype == "float16"
+            else "scale the vectors down: their length does not matter to the other commands",
+        )
+
+
+def _add_samples(store: Store, samples: ImportedSamples) -> None:
+    """Add the files' samples; where that fails, no new store is left behind."""
+    try:
+        store.add_source(samples)
+    except FungiError:
+        store.remove()
+        raise
+
+
+def _import(
+    store: Store,
+    plan: _Plan,
+    options: ImportOptions,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    *,
+    restart: bool,
+) -> ImportResult:
+    wanted = plan.ids.rows_of(store.samples)
+    matched = int((wanted >= 0).sum())
+    unknown = plan.vectors.rows - matched
+    if unknown:
+        known = np.zeros(plan.vectors.rows, bool)
+        known[wanted[wanted >= 0]] = True
+        if options.unknown == "refuse" or not matched:
+            refuse_unknown(plan.samples.ids(), known, matched, store.root)
+        reporter.notice(f"{unknown} rows have ids that the store does not know: skipped")
+    if restart and plan.array in store.arrays(plan.feature_set):
+        _remove(store, plan, reporter)
+    array = _ready_array(store, plan, options, reporter)
+    last = _last_rows(wanted, array.unit_rows)
+    computed = _write(store, plan, array, wanted, last, reporter, stop)
+    commits = array.commits().values()
+    nan_rows = sum(commit.nan_rows - commit.failed for commit in commits)
+    inf_rows = sum(commit.inf_rows for commit in commits)
+    if matched < len(wanted):
+        missing = len(wanted) - matched
+        reporter.notice(f"{missing} of {len(wanted)} samples have no row, and stay without")
+    for count, what in ((nan_rows, "NaN"), (inf_rows, "infinities")):
+        if count:
+            reporter.notice(f"{count} rows have {what}: kept, and left out by later commands")
+    return ImportResult(
+        store=str(store.root),
+        feature_set=plan.feature_set,
+        feature=plan.feature,
+        rows=plan.vectors.rows,
+        dim=plan.vectors.dim,
+        storage_dtype=plan.dtype,
+        samples=len(wanted),
+        matched=matched,
+        unknown=unknown,
+        nan_rows=nan_rows,
+        inf_rows=inf_rows,
+        units_done=len(commits),
+        units_computed=computed,
+        fingerprint=array.fingerprint,
+    )
+
+
+def _remove(store: Store, plan: _Plan, reporter: Reporter) -> None:
+    array = store.arrays(plan.feature_set)[plan.array]
+    rows = sum(commit.rows for commit in array.commits().values())
+    reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
+    store.remove_arrays([array])
+    store.remove_unused_setups()
+
+
+def _ready_array(
+    store: Store, plan: _Plan, options: ImportOptions, reporter: Reporter
+) -> UnitArray:
+    """Return the array to write, made or lengthened as needed.
+
+    Raises:
+        MismatchError: it was made from something else, or the feature set has other units.
+    """
+    removed = store.sweep()
+    if removed:
+        reporter.notice(f"removed {removed} unfinished files of an interrupted run")
+    existing = store.arrays(plan.feature_set)
+    unit_rows, codec = options.unit_rows or _unit_rows(plan), "none"
+    if existing:  # features of one set have the same units
+        neighbour = next(iter(existing.values()))
+        unit_rows = options.unit_rows or neighbour.unit_rows
+        codec = store.setup(neighbour.fingerprint).get("layout", {}).get("codec", codec)
+    config: Config = {
+        "schema": SCHEMA_VERSION[0],
+        "layout": {"unit_rows": unit_rows, "codec": codec},
+        "vectors": {"dtype": plan.dtype},
+        "import": {plan.feature: plan.source},
+    }
+    store.refuse_mismatch(plan.feature_set, {plan.array: config})
+    array = existing.get(plan.array)
+    if array is None:
+        store.freeze_setup(config, {}, {})
+        chunks: Codec = "none" if codec == "none" else "zstd"  # bitround is for patch tensors
+        array = UnitArray.create(
+            store.root,
+            f"{plan.feature_set}/{plan.array}",
+            shape=(len(store.samples), plan.vectors.dim),
+            dtype=plan.dtype,
+            unit_rows=unit_rows,
+            codec=chunks,
+            fingerprint=fingerprint(config),
+        )
+    array.grow(len(store.samples))
+    return array
+
+
+def _unit_rows(plan: _Plan) -> int:
+    """Return the largest power of two whose rows are at most `UNIT_BYTES`, and not all padding."""
+    rows = UNIT_BYTES // (plan.vectors.dim * np.dtype(plan.dtype).itemsize)
+    enough = 1 << (plan.vectors.rows - 1).bit_length()
+    return min(LARGEST_UNIT, enough, 1 << max(0, rows.bit_length() - 1))
+
+
+def _last_rows(wanted: NDArray[np.int64], unit_rows: int) -> list[int]:
+    """Return how many rows of each unit there are up to its last one with a vector."""
+    counts = []
+    for start in range(0, len(wanted), unit_rows):
+        present = np.flatnonzero(wanted[start : start + unit_rows] >= 0)
+        counts.append(int(present[-1]) + 1 if len(present) else 0)
+    return counts
+
+
+def _write(
+    store: Store,
+    plan: _Plan,
+    array: UnitArray,
+    wanted: NDArray[np.int64],
+    last: list[int],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> int:
+    """Write and commit the units that lack rows; returns how many."""
+    done = {unit: commit.rows for unit, commit in array.commits().items()}
+    units = [unit for unit, rows in enumerate(last) if rows]
+    to_do = [unit for unit in units if done.get(unit, 0) < last[unit]]
+    if not to_do:
+        reporter.notice(f"nothing to do: all {len(units)} units are done")
+        return 0
+    if done:
+        reporter.notice(
+            f"resuming: {len(units) - len(to_do)}/{len(units)} units done, {len(to_do)} to go"
+        )
+    reporter.begin("units", len(units), done=len(units) - len(to_do))
+    with gathering(plan.vectors, wanted, array.unit_rows, store.root, reporter, stop) as gather:
+        for unit in to_do:
+            stop_if_asked(stop)
+            start = unit * array.unit_rows
+            rows = wanted[start : start + last[unit]]
+            with np.errstate(over="ignore"):
+                block = gather(rows).astype(plan.dtype)
+            names = store.samples.rows(start, start + len(rows))
+            ids = digest_ids(sample["id"] for sample in names)
+            array.publish(unit, block, ids, failed=int((rows < 0).sum()))
+            reporter.advance(1)
+    reporter.end()
+    return len(to_do)
