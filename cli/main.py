@@ -16,8 +16,10 @@ from . import (
     export,
     extract,
     import_features,
+    index,
     models,
     pca,
+    search,
     status,
 )
 from .console import DEBUG
@@ -42,6 +44,8 @@ def _common(
 
 app.command("extract")(extract.extract)
 app.command("pca")(pca.pca)
+app.command("index")(index.index)
+app.command("search")(search.search)
 app.command("export")(export.export)
 app.command("import")(import_features.import_features)
 app.command("status")(status.status)

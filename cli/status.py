@@ -10,7 +10,7 @@ import typer
 from .console import explains_errors, printable, result_json, size
 
 if TYPE_CHECKING:
-    from fungistore.status import FeatureSetStatus, StoreStatus
+    from fungistore.store_status import FeatureSetStatus, StoreStatus
 
 FINGERPRINT_SHOWN = 12
 LABELS_SHOWN = 8
@@ -39,7 +39,7 @@ def status(
       fungi status pets.fungi
       fungi status pets.fungi --json | jq '.feature_sets[].arrays[] | {name, rows_done}'
     """
-    from fungistore.status import status as read
+    from fungistore.store_status import status as read
 
     found = read(store)
     result_json(found.to_json()) if as_json else _show(found)

@@ -1,9 +1,9 @@
 """The main job, on real images with real pretrained weights: `make demo`.
 
 Fetches a DINOv2 ViT-S/14 and textile images (see demo_assets.py), extracts embeddings, gradient
-features and patch tensors of a subset, stops itself half-way, continues, shows the store, and
-classifies by nearest neighbours. About three minutes on two cores. Every command is printed, so
-that it can be typed.
+features and patch tensors of a subset, stops itself half-way, continues, shows the store, compares
+features by nearest neighbours and by a linear probe, and searches for images like one of them.
+About three minutes on two cores. Every command is printed, so that it can be typed.
 """
 
 from __future__ import annotations
@@ -47,8 +47,15 @@ def main() -> None:
     run(extract)
     say("\nWhat is in the store:")
     run(["fungi", "status", str(STORE)])
-    say("\nWhat the gradients add to nearest neighbours (examples/knn.py):")
-    run([sys.executable, str(Path(__file__).with_name("knn.py")), str(STORE)])
+    table = ["--combinations", "nested", "--holdout", "0.3", "--seeds", "5"]
+    say("\nWhat the gradients add to nearest neighbours, and to a linear probe:")
+    run(["fungi", "eval", "knn", str(STORE), *table])
+    run(["fungi", "eval", "linear", str(STORE), *table])
+    say("\nWhat is most like an image? An index, a search, and a page to look at:")
+    query = sorted(images.glob("*/*"))[0]
+    run(["fungi", "index", str(STORE), "--features", "embeddings,kl,dino", "--name", "fungi"])
+    page = PLACE / "search.html"
+    run(["fungi", "search", str(STORE), str(query), "--index", "fungi", "--html", str(page)])
     say(f"\nDone in {time.monotonic() - began:.0f} s. The arrays are plain zarr:")
     say(f"  zarr.open_group('{STORE}/features.zarr')['{MODEL}/gradients/dino']")
 

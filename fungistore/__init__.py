@@ -39,9 +39,11 @@ if TYPE_CHECKING:
         import_features,
     )
     from fungistore.extraction import Estimate, ExtractOptions, ExtractResult, estimate, extract
+    from fungistore.indexing import IndexOptions, IndexResult, build_index, open_index
     from fungistore.pca import Pca, PcaOptions, PcaResult, fit_pca, load_pca
+    from fungistore.searching import SearchResult, search, write_page
     from fungistore.sources import Sample, Source, open_source
-    from fungistore.status import StoreStatus, status
+    from fungistore.store_status import StoreStatus, status
     from fungistore.store import Store
 
 _HOMES = {
@@ -80,6 +82,7 @@ _HOMES = {
         "estimate",
         "extract",
     ),
+    "fungistore.indexing": ("IndexOptions", "IndexResult", "build_index", "open_index"),
     "fungistore.pca": (
         "Pca",
         "PcaOptions",
@@ -87,12 +90,13 @@ _HOMES = {
         "fit_pca",
         "load_pca",
     ),
+    "fungistore.searching": ("SearchResult", "search", "write_page"),
     "fungistore.sources": (
         "Sample",
         "Source",
         "open_source",
     ),
-    "fungistore.status": (
+    "fungistore.store_status": (
         "StoreStatus",
         "status",
     ),
@@ -114,6 +118,8 @@ __all__ = [
     "FungiError",
     "ImportOptions",
     "ImportResult",
+    "IndexOptions",
+    "IndexResult",
     "KnnOptions",
     "LinearOptions",
     "Pca",
@@ -122,9 +128,11 @@ __all__ = [
     "RetrievalOptions",
     "Sample",
     "Score",
+    "SearchResult",
     "Source",
     "Store",
     "StoreStatus",
+    "build_index",
     "compare_features",
     "estimate",
     "evaluate_cluster",
@@ -137,8 +145,11 @@ __all__ = [
     "import_features",
     "load_pca",
     "open_features",
+    "open_index",
     "open_source",
+    "search",
     "status",
+    "write_page",
 ]
 
 

@@ -165,7 +165,8 @@ class FeatureMatrix:
                 stop = start + commit.rows
                 mine[start:stop] = finite[start:stop] = True
                 if commit.nan_rows or commit.inf_rows:
-                    finite[start:stop] = np.isfinite(_read(array, start, stop)).all(axis=1)
+                    rows = _read(array, start, stop).reshape(commit.rows, -1)
+                    finite[start:stop] = np.isfinite(rows).all(axis=1)
             present &= mine
             usable &= finite
         return Coverage(usable, int((~present).sum()), int((present & ~usable).sum()))

@@ -71,6 +71,24 @@ def open_task(
     """
     opened = Store.open(Path(store))
     matrix = open_features(opened, features, pca=pca, feature_set=feature_set)
+    task = task_of(matrix, holdout=holdout, seed=seed)
+    refuse_leak(matrix, task.split.test)
+    return task
+
+
+def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
+    """Return the task of classifying the rows of any features, as `open_task` does.
+
+    Args:
+        matrix: the features.
+        holdout: part of each class to test on, where the store has no test split.
+        seed: of the holdout.
+
+    Raises:
+        UsageError: labels are missing, one side of the split is empty, or all training rows are
+            of one class.
+    """
+    opened = matrix.store
     labels = opened.samples.labels()
     split = choose_split(opened, holdout=holdout, seed=seed)
     rows = np.concatenate([split.train, split.validation, split.test])
@@ -104,7 +122,6 @@ def open_task(
             expected="two classes or more",
             found=opened.manifest.labels[present[0]],
         )
-    refuse_leak(matrix, kept.test)
     return Task(matrix, labels, kept, excluded)
 
 

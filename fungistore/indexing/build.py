@@ -1,0 +1,420 @@
+"""`fungi index`: features in, a faiss index out; the stage from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungistore.blocks import FeatureMatrix, Rows, Vectors, open_features
+from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
+from fungistore.fingerprint import describe
+from fungistore.indexing.choose import (
+    Choice,
+    available_memory,
+    choose_factory,
+    training_rows,
+)
+from fungistore.indexing.options import (
+    AUTO,
+    DEFAULT_METRIC,
+    DEFAULT_SEED,
+    DEFAULT_TARGET_RECALL,
+    IndexOptions,
+    default_name,
+)
+from fungistore.indexing.record import (
+    SCHEMA,
+    IndexRecord,
+    Recall,
+    StoredFile,
+    checked_file,
+    crc32,
+    index_directory,
+    read_record,
+    read_vectors,
+    remove_index,
+    remove_strays,
+    restart_hint,
+    write_record,
+)
+from fungistore.indexing.reference import (
+    RECALL_K,
+    RECALL_QUERIES,
+    Reference,
+    settle_effort,
+)
+from fungistore.indexing.rows import committed_rows, content_digest, usable_blocks
+from fungistore.indexing.vectors import VectorIndex
+from fungistore.randomness import Stream
+from fungistore.report import Reporter, Silent
+from fungistore.store import Store
+from fungistore.store.durable import publish
+
+CHECKPOINT_SECONDS = 120.0
+# Writing the whole index again and again must not take over: at most a tenth of the time.
+CHECKPOINT_SHARE = 10
+# A kind chosen, and centroids trained, for so many times fewer rows may no longer suit.
+OUTGROWN = 4
+EXACT = Recall(RECALL_K, 1.0, 0)
+
+
+@dataclass(frozen=True)
+class IndexResult:
+    """What `build_index` did.
+
+    Attributes:
+        store: the store's directory.
+        index: the record of the index as it is now.
+        added: vectors added by this run.
+        missing: rows of the sample table whose features are not extracted yet.
+        seconds: that it took.
+    """
+
+    store: str
+    index: IndexRecord
+    added: int
+    missing: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; the record's fields are at the top level."""
+        document = asdict(self.index) | {"store": self.store, "store_id": self.index.store}
+        rest = {"added": self.added, "missing": self.missing, "seconds": self.seconds}
+        return document | {"index": self.index.name} | rest
+
+
+def build_index(
+    store: str | Path,
+    options: IndexOptions | None = None,
+    *,
+    restart: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> IndexResult:
+    """Build an index over a store's features, continue one, or add the rows that are new.
+
+    Args:
+        store: the store's directory.
+        options: what to build; default: all vector features of the only feature set, by cosine.
+        restart: first delete the index of that name.
+        checkpoint_seconds: the index is written at least this often, unless that would take more
+            than a tenth of the time.
+        reporter: is told what happens; default: nobody.
+        stop: asked between blocks; True writes what is done and raises StoppedError.
+
+    Raises:
+        UsageError: an unknown feature, PCA or factory, too few vectors to train, or none at all.
+        MismatchError: the index was made with other settings, or of other features.
+        StoreError: the store or the index is damaged.
+        StoppedError: `stop` asked for it.
+        FungiError: a full disk, or another writer.
+    """
+    path, began = Path(store), time.perf_counter()
+    Store.open(path)  # refuses what is none before a lock is made in it
+    with _disk_errors_explained(path), Store.open(path).writing():
+        opened = Store.open(path)  # as the last writer left it
+        builder = _Builder.start(
+            opened, options or IndexOptions(), reporter or Silent(), restart=restart
+        )
+        before = builder.record.vectors
+        builder.run(checkpoint_seconds, stop)
+        return IndexResult(
+            store=str(path),
+            index=builder.record,
+            added=builder.record.vectors - before,
+            missing=len(opened.samples) - builder.available,
+            seconds=time.perf_counter() - began,
+        )
+
+
+class _Builder:
+    """An index under construction: the record on disk, and what goes beyond it in memory."""
+
+    def __init__(
+        self,
+        directory: Path,
+        record: IndexRecord,
+        matrix: FeatureMatrix,
+        available: int,
+        reporter: Reporter,
+    ) -> None:
+        self.record = record
+        self.available = available
+        self._directory = directory
+        self._matrix = matrix
+        self._reporter = reporter
+        self._vectors: VectorIndex
+        self._reference: Reference | None = None
+
+    @classmethod
+    def start(
+        cls, store: Store, options: IndexOptions, reporter: Reporter, *, restart: bool
+    ) -> _Builder:
+        """Find or begin the index that is asked for, and say what there is to do."""
+        directory, stored, matrix = _find(store, options, restart=restart)
+        available = committed_rows(matrix)
+        if stored is not None:
+            _refuse_changed(store, stored, content_digest(matrix, stored.rows_done))
+            remove_strays(directory, stored)
+            builder = cls(directory, stored, matrix, available, reporter)
+            builder._read()
+            target = options.target_recall
+            if target not in (None, stored.target_recall):
+                builder.record = replace(stored, target_recall=target, recall=None)
+            builder._say_what_is_left(stored.recall is None)
+            return builder
+        record = _new_record(store, options, matrix, directory.name, available)
+        builder = cls(directory, record, matrix, available, reporter)
+        builder._vectors = VectorIndex.make(record.factory, record.dim, record.metric)
+        if restart and directory.exists():  # only now that the new one is known to be possible
+            reporter.notice(f"--restart: deleting {directory.relative_to(store.root)}")
+            remove_index(directory)
+        reporter.notice(
+            f"new index {record.name}: {available} rows of {matrix.name} ({record.dim} values), "
+            f"{record.metric}, {record.factory}: {record.reason}"
+        )
+        return builder
+
+    def run(self, checkpoint_seconds: float, stop: Callable[[], bool]) -> None:
+        """Train where that is needed, add what is missing, and measure the recall."""
+        if not self.record.files:
+            self._begin(stop)
+        if self.record.rows_done < self.available:
+            self._add(checkpoint_seconds, stop)
+        if self.record.recall is None:
+            effort: dict[str, int] = {}
+            recall: Recall | None = EXACT
+            if self._reference is not None:
+                effort, recall = settle_effort(
+                    self._vectors, self._reference, self.record.target_recall
+                )
+            self.record = replace(self.record, effort=effort, recall=recall)
+            write_record(self._directory, self.record)
+
+    def _read(self) -> None:
+        self._vectors = read_vectors(self._directory, self.record)
+        if "reference" in self.record.files:
+            path = checked_file(self._directory, self.record, "reference")
+            self._reference = Reference.read(path)
+
+    def _say_what_is_left(self, is_unfinished: bool) -> None:
+        record, to_go = self.record, self.available - self.record.rows_done
+        if not to_go:
+            again = "" if record.recall else "; measuring its recall"
+            self._reporter.notice(f"nothing to add: all {self.available} rows are done{again}")
+        elif is_unfinished:
+            self._reporter.notice(
+                f"resuming {record.name}: {record.rows_done}/{self.available} rows done, "
+                f"{to_go} to go"
+            )
+        else:
+            self._reporter.notice(f"adding {to_go} new rows to the {record.rows_done} that are in")
+        if self.available > OUTGROWN * record.chosen_for:
+            self._reporter.notice(
+                f"{record.factory} was chosen for {record.chosen_for} rows; "
+                "--restart chooses and trains anew"
+            )
+
+    def _begin(self, stop: Callable[[], bool]) -> None:
+        """Choose the queries of the recall, train on other rows, and keep both."""
+        record, matrix = self.record, self._matrix
+        trained = 0
+        if not self._vectors.is_exact:
+            count = min(RECALL_QUERIES, max(1, self.available // 4))
+            sample = (
+                training_rows(self.available, record.dim) if self._vectors.needs_training else 0
+            )
+            sample = min(sample, self.available - count)
+            stream = Stream(record.seed, "index", "sample")
+            chosen = stream.choice(self.available, count + sample)
+            queries, sampled = np.sort(chosen[:count]), np.sort(chosen[count:])
+            self._reference = Reference.of(*matrix.load(queries))
+            if self._vectors.needs_training:
+                vectors = self._load_sample(sampled, stop)
+                self._reporter.notice(f"training {record.factory} on {len(vectors)} vectors")
+                self._vectors.train(vectors)
+                trained = len(vectors)
+        self.record = replace(record, trained_on=trained)
+        if trained:
+            self._checkpoint(0, 0, "")
+
+    def _load_sample(self, rows: Rows, stop: Callable[[], bool]) -> Vectors:
+        """Return the usable rows of the sample, filled into one array: never two copies of it."""
+        vectors = np.empty((len(rows), self.record.dim), np.float32)
+        count = 0
+        self._reporter.begin("training sample", len(rows))
+        for numbers, block in self._matrix.stream(rows):
+            self._stop_if_asked(stop)
+            vectors[count : count + len(numbers)] = block
+            count += len(numbers)
+            self._reporter.advance(len(numbers))
+        self._reporter.end()
+        return vectors[:count]
+
+    def _add(self, checkpoint_seconds: float, stop: Callable[[], bool]) -> None:
+        first = done = self.record.rows_done
+        excluded, saved, pause = self.record.excluded, time.monotonic(), checkpoint_seconds
+        self._reporter.begin("rows", self.available, done=first)
+        for end, rows, vectors in usable_blocks(self._matrix, first, self.available):
+            if stop() or time.monotonic() - saved > pause:
+                writing = time.monotonic()
+                if done > self.record.rows_done:
+                    self._checkpoint(done, excluded, content_digest(self._matrix, done))
+                self._stop_if_asked(stop)
+                saved = time.monotonic()
+                pause = max(checkpoint_seconds, CHECKPOINT_SHARE * (saved - writing))
+            if self._reference is not None:
+                self._reference.update(vectors, rows, self.record.metric)
+            self._vectors.add(vectors, rows)
+            excluded += end - done - len(rows)
+            self._reporter.advance(end - done)
+            done = end
+        self._reporter.end()
+        self._checkpoint(done, excluded, content_digest(self._matrix, done))
+
+    def _checkpoint(self, rows_done: int, excluded: int, content: str) -> None:
+        """Write the index as it is in memory, so that a kill from now on costs nothing before."""
+        name = f"vectors-{rows_done}.faiss"
+        checksums: list[int] = []
+        publish(self._directory / name, lambda path: checksums.append(self._vectors.write(path)))
+        size = (self._directory / name).stat().st_size
+        files = {"vectors": StoredFile(name, size, checksums[0])}
+        if self._reference is not None:
+            path = self._directory / f"reference-{rows_done}.safetensors"
+            publish(path, self._reference.write)
+            files["reference"] = StoredFile(path.name, path.stat().st_size, crc32(path))
+        self.record = replace(
+            self.record,
+            rows_done=rows_done,
+            vectors=self._vectors.count,
+            excluded=excluded,
+            content=content,
+            effort={},
+            recall=None,
+            files=files,
+        )
+        write_record(self._directory, self.record)
+
+    def _stop_if_asked(self, stop: Callable[[], bool]) -> None:
+        if stop():
+            self._reporter.end()
+            raise StoppedError(
+                "stopped on request",
+                where=f"index {self.record.name!r}",
+                found=f"{self.record.rows_done}/{self.available} rows done",
+                hint="run the same command again to continue",
+            )
+
+
+def _find(
+    store: Store, options: IndexOptions, *, restart: bool
+) -> tuple[Path, IndexRecord | None, FeatureMatrix]:
+    """Return the index's directory, its record where there is one, and the features it is of."""
+    matrix = open_features(
+        store, options.features, pca=options.pca, feature_set=options.feature_set
+    )
+    name = options.name or default_name(matrix.features, options.metric or DEFAULT_METRIC)
+    directory = index_directory(store, matrix.feature_set, name)
+    record = None if restart else read_record(directory)
+    if record is not None:
+        is_named = options.features is not None or options.pca is not None
+        _refuse_other(store, record, options, matrix.features if is_named else None)
+        matrix = record.matrix(store)  # the features that it has, whatever has joined them since
+    return directory, record, matrix
+
+
+def _new_record(
+    store: Store, options: IndexOptions, matrix: FeatureMatrix, name: str, available: int
+) -> IndexRecord:
+    usable = int(matrix.coverage().usable[:available].sum())
+    if not usable:
+        raise UsageError(
+            "there is no vector to index",
+            where=f"{matrix.name} of feature set {matrix.feature_set!r}",
+            expected="at least one row with usable features",
+            found=f"{available} rows, none of them usable" if available else "no rows",
+            hint="fungi extract makes features; fungi status shows what is there",
+        )
+    choice = Choice(options.factory or AUTO, "asked for")
+    if choice.factory == AUTO:
+        choice = choose_factory(usable, matrix.dim, options.memory_bytes or available_memory())
+    return IndexRecord(
+        schema=SCHEMA,
+        store=store.manifest.id,
+        feature_set=matrix.feature_set,
+        name=name,
+        features=matrix.features,
+        dim=matrix.dim,
+        metric=options.metric or DEFAULT_METRIC,
+        factory=choice.factory,
+        reason=choice.reason,
+        seed=DEFAULT_SEED if options.seed is None else options.seed,
+        target_recall=options.target_recall or DEFAULT_TARGET_RECALL,
+        chosen_for=available,
+        trained_on=0,
+        rows_done=0,
+        vectors=0,
+        excluded=0,
+        fingerprints=matrix.fingerprints,
+        content="",
+        effort={},
+        recall=None,
+        files={},
+    )
+
+
+def _refuse_other(
+    store: Store, record: IndexRecord, options: IndexOptions, features: tuple[str, ...] | None
+) -> None:
+    """Raise MismatchError where the index is not what is asked for; None and "auto" ask nothing."""
+    asked: dict[str, Any] = {
+        "features": features,
+        "metric": options.metric,
+        "factory": None if options.factory == AUTO else options.factory,
+        "seed": options.seed,
+    }
+    changed = {
+        name: (getattr(record, name), value)
+        for name, value in asked.items()
+        if value is not None and value != getattr(record, name)
+    }
+    if changed:
+        raise MismatchError(
+            f"index {record.name!r} was made with other settings",
+            where=store.root,
+            expected="the same settings, or another index",
+            found=describe(changed),
+            hint=restart_hint(store, record),
+        )
+
+
+def _refuse_changed(store: Store, record: IndexRecord, content: str) -> None:
+    if record.rows_done and content != record.content:
+        raise MismatchError(
+            f"rows that index {record.name!r} has were extracted anew since",
+            where=store.root,
+            expected=f"content {record.content} of rows 0 to {record.rows_done}",
+            found=f"content {content}",
+            hint=restart_hint(store, record),
+        )
+
+
+@contextmanager
+def _disk_errors_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FungiError(
+            "the store cannot be written to",
+            where=error.filename or path,
+            found=error.strerror or str(error),
+            hint="make room, or make it writable, then run the same command again: "
+            "what was written is kept",
+        ) from error

@@ -1,0 +1,160 @@
+"""The answers of a search as one HTML page that needs nothing else: no script, no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from fungistore.errors import ImageError, UsageError
+from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
+from fungistore.sources import read_image
+from fungistore.store.durable import publish_bytes
+
+THUMBNAIL = 320  # pixels of the longer side: sharp at 160 CSS pixels on a dense screen
+JPEG_QUALITY = 80
+STYLE = """
+:root { color-scheme: light dark; --page: #f6f7f8; --card: #fff; --text: #1b1f24; --faint: #5d6672;
+  --line: #dfe3e8; --well: #eceff2; --mark: #0b6e4f; --mark-text: #fff; --warn: #9a3412; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #14171a; --card: #1e2328; --text: #e8ebee; --faint: #9aa4b0; --line: #30373e;
+    --well: #262c32; --mark: #3fb68b; --mark-text: #0c1a15; --warn: #fdba74; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text);
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 56px; }
+h1 { font-size: 22px; margin: 0 0 4px; overflow-wrap: anywhere; }
+.about { color: var(--faint); margin: 0 0 24px; overflow-wrap: anywhere; }
+.answer { display: grid; grid-template-columns: 220px 1fr; gap: 20px; align-items: start;
+  background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px;
+  margin: 0 0 20px; }
+.query .frame { border: 2px solid var(--mark); }
+h2 { font-size: 15px; margin: 10px 0 0; overflow-wrap: anywhere; }
+ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); }
+li { min-width: 0; }
+.frame { aspect-ratio: 1; background: var(--well); border-radius: 8px; overflow: hidden;
+  display: grid; place-items: center; color: var(--faint); font-size: 13px; text-align: center; }
+.frame img { width: 100%; height: 100%; object-fit: contain; display: block; }
+.facts { display: flex; justify-content: space-between; gap: 8px; margin-top: 6px;
+  font-variant-numeric: tabular-nums; }
+.rank { color: var(--faint); }
+.label { display: inline-block; max-width: 100%; border: 1px solid var(--line); margin-top: 4px;
+  border-radius: 999px; padding: 0 9px; font-size: 13px; overflow: hidden; white-space: nowrap;
+  text-overflow: ellipsis; vertical-align: bottom; }
+.label.same { background: var(--mark); border-color: var(--mark); color: var(--mark-text); }
+.name { color: var(--faint); font-size: 12.5px; overflow-wrap: anywhere; margin-top: 2px; }
+.failed { border-left: 4px solid var(--warn); background: var(--card); border-radius: 8px;
+  padding: 12px 16px; margin: 0 0 20px; }
+.failed h2 { margin: 0 0 4px; color: var(--warn); }
+.failed p { margin: 2px 0; overflow-wrap: anywhere; }
+@media (max-width: 680px) {
+  main { padding: 18px 12px 40px; }
+  .answer { grid-template-columns: 1fr; padding: 14px; }
+  .query { display: grid; grid-template-columns: 112px 1fr; gap: 12px; align-items: center; }
+  h2 { margin: 0; }
+  ol { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 12px; } }
+"""
+
+
+def write_page(path: Path, result: SearchResult) -> None:
+    """Write the page to a file, whole or not at all.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    try:
+        publish_bytes(path, render_page(result).encode("utf-8", "replace"))
+    except OSError as error:
+        raise UsageError(
+            "the page cannot be written", where=f"--html {path}", found=error.strerror
+        ) from error
+
+
+def render_page(result: SearchResult) -> str:
+    """Return the page, thumbnails included as data URIs; images that are gone get a placeholder."""
+    thumbnails: dict[tuple[str, str], str] = {}
+
+    def picture(root: str, uri: str, text: str) -> str:
+        if (root, uri) not in thumbnails:
+            thumbnails[root, uri] = _thumbnail(root, uri)
+        source = thumbnails[root, uri]
+        if not source:
+            return '<div class="frame">image cannot be read</div>'
+        alt = escape(text, quote=True)
+        return f'<div class="frame"><img loading="lazy" src="{source}" alt="{alt}"></div>'
+
+    def neighbour(one: Neighbour, label: str | None) -> str:
+        sample = one.sample
+        return (
+            f"<li>{picture(sample.root, sample.uri, sample.id)}"
+            f'<div class="facts"><span class="rank">{one.rank}</span>'
+            f"<span>{one.distance:.4f}</span></div>{_label(sample.label, label)}"
+            f'<div class="name">{escape(sample.id)}</div></li>'
+        )
+
+    def answer(one: Answer) -> str:
+        label = one.sample.label if one.sample else None
+        listed = "".join(neighbour(other, label) for other in one.neighbours)
+        return (
+            f'<section class="answer"><div class="query">{picture(one.root, one.uri, one.query)}'
+            f"<div><h2>{escape(one.query)}</h2>{_label(label, None)}"
+            f'<div class="name">{_origin(one)}</div></div></div><ol>{listed}</ol></section>'
+        )
+
+    title = f"Nearest images in {result.store}"
+    failed = _failed(result.failed) if result.failed else ""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
+        f'<h1>{escape(title)}</h1><p class="about">{escape(_about(result))}</p>{failed}'
+        f"{''.join(answer(one) for one in result.answers)}</main></body></html>\n"
+    )
+
+
+def _about(result: SearchResult) -> str:
+    recall = "" if result.recall is None else f", recall@10 {100 * result.recall:.1f} %"
+    recall = ", exact" if result.is_exact else recall
+    distance = "1 - cosine" if result.metric == "cosine" else "Euclidean distance"
+    return (
+        f"{' + '.join(result.features)} of {result.feature_set}; index {result.index} "
+        f"({result.factory}, {result.vectors} vectors{recall}); numbers are {distance}"
+    )
+
+
+def _origin(answer: Answer) -> str:
+    if answer.kind == "sample":
+        return "a sample of the store"
+    if answer.sample:
+        return f"the file of sample {escape(answer.sample.id)}"
+    return "an image file"
+
+
+def _label(label: str | None, of_query: str | None) -> str:
+    if label is None:
+        return ""
+    kind = "label same" if label == of_query else "label"
+    title = ' title="same label as the query"' if label == of_query else ""
+    return f'<span class="{kind}"{title}>{escape(label)}</span>'
+
+
+def _failed(failures: tuple[QueryFailure, ...]) -> str:
+    lines = "".join(f"<p><b>{escape(one.query)}</b>: {escape(one.message)}</p>" for one in failures)
+    count = "1 query was" if len(failures) == 1 else f"{len(failures)} queries were"
+    return f'<section class="failed"><h2>{count} not answered</h2>{lines}</section>'
+
+
+def _thumbnail(root: str, uri: str) -> str:
+    """Return a JPEG data URI, "" for an image that cannot be read any more."""
+    try:
+        image = Image.fromarray(read_image(root, uri))
+    except ImageError:
+        return ""
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,112 @@
+"""What a search says: neighbours by query, and the queries that could not be answered."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Found:
+    """A sample of the store.
+
+    Attributes:
+        row: its row in the sample table.
+        id: its id.
+        label: name of its class, or None.
+        split: its split, or None.
+        root: directory that `uri` is relative to.
+        uri: where its image is.
+    """
+
+    row: int
+    id: str
+    label: str | None
+    split: str | None
+    root: str
+    uri: str
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """One result: a sample, its rank from 1 on, and its distance from the query."""
+
+    rank: int
+    distance: float
+    sample: Found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The neighbours of one query, nearest first.
+
+    Attributes:
+        query: as it was given.
+        kind: "sample" for a sample id, whose own row is left out; "image" for a file.
+        sample: the sample that the query, or its file, is; None for a file that is none.
+        root: directory that `uri` is relative to.
+        uri: where the query's image is.
+        neighbours: at most k; fewer where the index found no more.
+    """
+
+    query: str
+    kind: str
+    sample: Found | None
+    root: str
+    uri: str
+    neighbours: tuple[Neighbour, ...]
+
+
+@dataclass(frozen=True)
+class QueryFailure:
+    """A query that could not be answered, and why."""
+
+    query: str
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The answers to a batch of queries.
+
+    Attributes:
+        store: the store's directory.
+        feature_set: name of the feature set.
+        index: name of the index.
+        factory: its faiss factory string.
+        features: what it was built from.
+        metric: "cosine" (distances are 1 - cosine) or "euclidean".
+        vectors: vectors that were searched.
+        excluded: rows that are not among them, their features being unusable.
+        recall: recall@10 of the index, None where it was not measured.
+        is_exact: whether every vector was compared.
+        k: neighbours asked for.
+        answers: in the order of the queries.
+        failed: queries without an answer.
+    """
+
+    store: str
+    feature_set: str
+    index: str
+    factory: str
+    features: tuple[str, ...]
+    metric: str
+    vectors: int
+    excluded: int
+    recall: float | None
+    is_exact: bool
+    k: int
+    answers: tuple[Answer, ...]
+    failed: tuple[QueryFailure, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; a neighbour's sample is spread into its own fields."""
+        document = asdict(self)
+        for answer in document["answers"]:
+            answer["neighbours"] = [
+                {key: value for key, value in neighbour.items() if key != "sample"}
+                | neighbour["sample"]
+                for neighbour in answer["neighbours"]
+            ]
+        return document

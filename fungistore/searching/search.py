@@ -1,0 +1,216 @@
+"""`fungi search`: queries in, nearest samples out; the stage from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fungistore.blocks import Vectors
+from fungistore.errors import FungiError, UsageError
+from fungistore.indexing import OpenIndex, open_index
+from fungistore.report import Reporter, Silent
+from fungistore.searching.queries import FileQuery, Query, SampleQuery, identify
+from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
+from fungistore.store import Store
+from fungistore.store.samples import ROWS_PER_GROUP
+
+DEFAULT_K = 10
+
+
+def search(
+    store: str | Path,
+    queries: Sequence[str],
+    *,
+    index: str | None = None,
+    feature_set: str | None = None,
+    k: int = DEFAULT_K,
+    weights: str | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> SearchResult:
+    """Find the k nearest samples of each query.
+
+    A query that is a sample id is looked up in the store, and is not among its own neighbours;
+    an image file goes through the extraction that the store's features came from. A query that
+    cannot be answered is listed, and the others are answered.
+
+    Args:
+        store: the store's directory.
+        queries: sample ids and paths of images.
+        index: name of the index; may be left out where there is one.
+        feature_set: of the index; may be left out where the name tells.
+        k: neighbours of each query.
+        weights: a weights file, where the one that was used has moved.
+        device: where the model runs, if there are image files.
+        reporter: is told what happens; default: nobody.
+        stop: asked between batches of images.
+
+    Raises:
+        UsageError: no such index, no queries, or none of them is a file or a sample id.
+        MismatchError: the store, the weights, or the PCA is not what the index was made from.
+        StoreError: the store or the index is damaged.
+        ImageError: the only image cannot be read.
+        StoppedError: `stop` asked for it.
+    """
+    if k < 1:
+        raise UsageError("cannot search for so few", where="--k", expected="1 or more", found=k)
+    if not queries:
+        raise UsageError(
+            "there are no queries", expected="paths of images, or sample ids", hint="- reads stdin"
+        )
+    reporter = reporter or Silent()
+    opened = open_index(Store.open(Path(store)), index, feature_set=feature_set)
+    _say_what_is_not_searched(opened, k, reporter)
+    found = identify(opened.store, queries)
+    usable: list[tuple[Query, Vectors]] = []
+    errors: dict[int, FungiError] = {
+        place: one for place, one in enumerate(found) if isinstance(one, FungiError)
+    }
+    known = [(place, one) for place, one in enumerate(found) if not isinstance(one, FungiError)]
+    vectors = _stored(opened, known) | _computed(opened, known, weights, device, reporter, stop)
+    for place, query in known:
+        vector = vectors[place]
+        if isinstance(vector, FungiError):
+            errors[place] = vector
+        else:
+            usable.append((query, vector))
+    failed = [(queries[place], errors[place]) for place in sorted(errors)]
+    if not usable:
+        raise failed[0][1]
+    answers = _answers(opened, usable, k)
+    if any(len(answer.neighbours) < min(k, opened.record.vectors - 1) for answer in answers):
+        reporter.notice(
+            f"fewer than {k} neighbours for some queries: {opened.record.factory} looks at a part "
+            "of the vectors; a higher --target-recall of fungi index looks at more"
+        )
+    record = opened.record
+    return SearchResult(
+        store=str(store),
+        feature_set=record.feature_set,
+        index=record.name,
+        factory=record.factory,
+        features=record.features,
+        metric=record.metric,
+        vectors=record.vectors,
+        excluded=record.excluded,
+        recall=record.recall.value if record.recall else None,
+        is_exact=opened.vectors.is_exact,
+        k=k,
+        answers=answers,
+        failed=tuple(
+            QueryFailure(text, type(error).__name__, _message(error)) for text, error in failed
+        ),
+    )
+
+
+def _message(error: FungiError) -> str:
+    return f"{error.what}; {error.hint}" if error.hint else error.what
+
+
+def _say_what_is_not_searched(opened: OpenIndex, k: int, reporter: Reporter) -> None:
+    record, samples = opened.record, len(opened.store.samples)
+    if record.vectors < k:
+        reporter.notice(f"the index has {record.vectors} vectors, fewer than the {k} asked for")
+    if record.excluded:
+        reporter.notice(f"{record.excluded} rows without usable features are not in the index")
+    if record.rows_done < samples:
+        reporter.notice(
+            f"the index has rows 0 to {record.rows_done} of {samples}; fungi index "
+            f"{opened.store.root} --feature-set {record.feature_set} --name {record.name} "
+            "adds what is extracted"
+        )
+
+
+def _stored(
+    opened: OpenIndex, known: Iterable[tuple[int, Query]]
+) -> dict[int, Vectors | FungiError]:
+    """Return the stored vector of each query that is a sample, by the query's place."""
+    samples = [(place, query) for place, query in known if isinstance(query, SampleQuery)]
+    rows = np.unique(np.array([query.row for _, query in samples], np.int64))
+    within = rows[rows < opened.matrix.rows]
+    by_row: dict[int, Vectors] = {}
+    for numbers, vectors in opened.matrix.stream(within) if len(within) else ():
+        by_row |= dict(zip(numbers.tolist(), vectors, strict=True))
+    return {
+        place: by_row[query.row]
+        if query.row in by_row
+        else FungiError(
+            "a sample has no usable features",
+            where=query.text,
+            found="its input could not be read, or was not extracted yet",
+            hint="fungi status counts such rows; fungi extract continues",
+        )
+        for place, query in samples
+    }
+
+
+def _computed(
+    opened: OpenIndex,
+    known: Iterable[tuple[int, Query]],
+    weights: str | None,
+    device: str,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> dict[int, Vectors | FungiError]:
+    """Return the vector of each query that is a file, by the query's place."""
+    files = [(place, query) for place, query in known if isinstance(query, FileQuery)]
+    if not files:
+        return {}
+    from fungistore.searching.features import query_model  # torch and timm, for images alone
+
+    model = query_model(
+        opened.store, opened.matrix, opened.record.pca, weights=weights, device=device
+    )
+    vectors = model.vectors([query for _, query in files], reporter, stop)
+    return dict(zip((place for place, _ in files), vectors, strict=True))
+
+
+def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> tuple[Answer, ...]:
+    queries = [query for query, _ in usable]
+    stacked = np.stack([vector for _, vector in usable])
+    wanted = min(k + 1, opened.record.vectors)  # one more: a sample's own row is left out
+    distances, rows = opened.vectors.search(stacked, wanted)
+    own = [query.row for query in queries if query.row is not None]
+    samples = _samples(opened.store, np.unique([*rows[rows >= 0].tolist(), *own]).astype(np.int64))
+    answers = []
+    for query, far, numbers in zip(queries, distances.tolist(), rows.tolist(), strict=True):
+        is_sample = isinstance(query, SampleQuery)
+        kept = [
+            (distance, row)
+            for distance, row in zip(far, numbers, strict=True)
+            if row >= 0 and not (is_sample and row == query.row)
+        ][:k]
+        neighbours = tuple(
+            Neighbour(rank, distance, samples[row])
+            for rank, (distance, row) in enumerate(kept, start=1)
+        )
+        sample = None if query.row is None else samples[query.row]
+        if isinstance(query, FileQuery):
+            place = (query.root, query.uri)
+        else:
+            assert sample is not None  # a sample query has a row
+            place = (sample.root, sample.uri)
+        kind = "sample" if is_sample else "image"
+        answers.append(Answer(query.text, kind, sample, *place, neighbours))
+    return tuple(answers)
+
+
+def _samples(store: Store, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[int, Found]:
+    """Return the samples of ascending rows, reading each group of the table once."""
+    found: dict[int, Found] = {}
+    for group in np.split(rows, np.flatnonzero(np.diff(rows // ROWS_PER_GROUP)) + 1):
+        if not len(group):
+            continue
+        first = int(group[0])
+        table = store.samples.rows(first, int(group[-1]) + 1)
+        for row in group.tolist():
+            sample = table[row - first]
+            label = sample["label"]
+            name = None if label is None else store.manifest.labels[label]
+            found[row] = Found(
+                row, sample["id"], name, sample["split"], sample["root"], sample["uri"]
+            )
+    return found
