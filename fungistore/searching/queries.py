@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fungistore.errors import FungiError, ImageError, UsageError
-from fungistore.sources import path_to_uri
+from fungistore.sources import ImageFile, path_to_uri
 from fungistore.store import Store
 
 NEAR_IDS_SEARCHED = 10_000  # looking for a misspelt id must not take a table of millions
@@ -29,22 +29,9 @@ class SampleQuery:
 
 
 @dataclass(frozen=True)
-class FileQuery:
-    """A query that is an image file.
+class FileQuery(ImageFile):
+    """A query that is an image file; `row` is that of the sample whose file it is, or None."""
 
-    Attributes:
-        text: the query as it was given.
-        root: directory that `uri` is relative to.
-        uri: where the image is.
-        views: what its random views are keyed by: the id of the sample whose file it is, so that
-            they are the stored ones, else a digest of its content.
-        row: of that sample, or None.
-    """
-
-    text: str
-    root: str
-    uri: str
-    views: str
     row: int | None
 
 
@@ -65,6 +52,18 @@ def identify(store: Store, texts: Sequence[str]) -> list[Query | FungiError]:
         else _file_query(text, paths[text], known)
         if text in paths
         else _unknown(store, text)
+        for text in texts
+    ]
+
+
+def identify_files(store: Store, texts: Sequence[str]) -> list[FileQuery | FungiError]:
+    """Tell for each path which image file it is, or what is wrong with it."""
+    paths = {text: os.path.abspath(text) for text in texts if _is_file(text)}
+    known = _samples_of_paths(store, list(paths.values()))
+    return [
+        _file_query(text, paths[text], known)
+        if text in paths
+        else UsageError("there is no such file", where=text, hint="paths of image files")
         for text in texts
     ]
 
@@ -114,7 +113,7 @@ def _spellings(path: str, root: str) -> set[str]:
     return uris
 
 
-def _file_query(text: str, path: str, known: dict[str, tuple[int, str]]) -> Query | FungiError:
+def _file_query(text: str, path: str, known: dict[str, tuple[int, str]]) -> FileQuery | FungiError:
     row, views = known.get(path, (None, None))
     if views is None:
         try:

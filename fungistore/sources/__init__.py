@@ -16,13 +16,14 @@ from fungistore.sources.image import MAX_PIXELS, read_image
 from fungistore.sources.labels import sort_label_names
 from fungistore.sources.location import locate, path_to_uri
 from fungistore.sources.manifest import ManifestSource
-from fungistore.sources.sample import Sample, Source
+from fungistore.sources.sample import ImageFile, Sample, Source
 from fungistore.sources.shards import expand_braces, find_shards, is_shard_name
 from fungistore.sources.stdin import PathListSource
 from fungistore.sources.webdataset import TarSource
 
 __all__ = [
     "MAX_PIXELS",
+    "ImageFile",
     "Sample",
     "Source",
     "locate",

@@ -28,6 +28,24 @@ class Sample:
     mtime: float | None = None
 
 
+@dataclass(frozen=True)
+class ImageFile:
+    """An image that a user names on the way, and that no source need have.
+
+    Attributes:
+        text: how it was named.
+        root: directory that `uri` is relative to.
+        uri: where the image is.
+        views: what its random views are keyed by: the id of the sample whose file it is, so that
+            they are the stored ones, else a digest of its content.
+    """
+
+    text: str
+    root: str
+    uri: str
+    views: str
+
+
 class Source(Protocol):
     """A collection of images in a fixed order; iterating streams it in bounded memory."""
 

@@ -1,0 +1,171 @@
+"""The extraction that made a store's features, once more, for images that are not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.errors import FungiError, ImageError, MismatchError, UsageError
+from fungistore.extraction.features import FeatureMaker
+from fungistore.extraction.freeze import array_configs, frozen_choices, make_features
+from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.options import ExtractOptions, read_config
+from fungistore.extraction.resolve import Resolved, resolve
+from fungistore.fingerprint import describe, differences
+from fungistore.report import Reporter, stop_if_asked
+from fungistore.sources import ImageFile
+from fungistore.store import Store, UnitArray
+
+SETTINGS = "setups/{}/options.json"
+
+
+@dataclass(frozen=True)
+class Replay:
+    """Everything that turns an image into the features that a store would have of it.
+
+    Attributes:
+        maker: computes the features, with the frozen heads, negatives and projection.
+        resolved: the settings that the store's features were made with.
+        arrays: the array of each feature, whose type its values are rounded to.
+    """
+
+    maker: FeatureMaker
+    resolved: Resolved
+    arrays: Mapping[str, UnitArray]
+
+    def features(
+        self, images: Sequence[ImageFile], reporter: Reporter, stop: Callable[[], bool]
+    ) -> Iterator[dict[str, NDArray[np.float32]] | FungiError]:
+        """Yield the features of each image by name, or why it has none.
+
+        Raises:
+            StoppedError: `stop` asked for it.
+        """
+        features = frozenset(self.arrays)
+        size = self.resolved.batch_size
+
+        def works() -> Iterator[Work]:
+            for start in range(0, len(images), size):
+                rows = [
+                    {"row": start + i, "id": image.views, "root": image.root, "uri": image.uri}
+                    for i, image in enumerate(images[start : start + size])
+                ]
+                yield Work(0, rows, features, last=False)
+
+        reporter.begin("images", len(images))
+        for batch in load_batches(works(), self.maker.draw, self.resolved.workers):
+            stop_if_asked(stop)
+            failed = {failure.row: failure.message for failure in batch.failures}
+            computed = self.maker.compute(batch.drawn, features)
+            stored = {
+                name: rounded(computed[_name_in_set(array)], array)
+                for name, array in self.arrays.items()
+            }
+            for place, row in enumerate(batch.work.rows):
+                text = images[row["row"]].text
+                found = {name: rows[place] for name, rows in stored.items()}
+                reporter.advance(1)
+                if row["row"] in failed:
+                    yield ImageError(failed[row["row"]], where=text)
+                elif not all(np.isfinite(values).all() for values in found.values()):
+                    yield FungiError("the features of an image are not finite", where=text)
+                else:
+                    yield found
+        reporter.end()
+
+
+def replay_extraction(
+    store: Store,
+    feature_set: str,
+    arrays: Mapping[str, UnitArray],
+    *,
+    weights: str | None,
+    device: str,
+) -> Replay:
+    """Rebuild, from what was frozen, what made some features.
+
+    Args:
+        store: the store.
+        feature_set: of the arrays.
+        arrays: by the name of their feature, such as "kl" or "patches".
+        weights: a weights file, where the one that was used has moved.
+        device: "auto", or where to run the model.
+
+    Raises:
+        UsageError: the weights, or the device, are not there, or the features were imported.
+        MismatchError: the weights, or what else decides the features, are not the same any more.
+        StoreError: a frozen setup is missing or damaged.
+    """
+    options = _options(store, arrays, weights, device)
+    resolved = resolve(options, frozen_choices(store, feature_set))
+    _refuse_mismatch(store, resolved, arrays)
+    gradients = resolved.gradient_features
+    tensors = {name: store.setup_tensors(arrays[name].fingerprint, "tensors") for name in gradients}
+    return Replay(make_features(resolved, tensors), resolved, arrays)
+
+
+def rounded(values: NDArray[np.float32], array: UnitArray) -> NDArray[np.float32]:
+    """Return values as they read back from an array: float16 loses digits, or overflows."""
+    with np.errstate(over="ignore"):
+        return values.astype(array.array.dtype).astype(np.float32)
+
+
+def _options(
+    store: Store, arrays: Mapping[str, UnitArray], weights: str | None, device: str
+) -> ExtractOptions:
+    """Join the options that each feature was frozen with.
+
+    Features that were extracted one by one have options of their own. Those of a feature with
+    views say most, then those of a gradient; embeddings alone depend on no seed and no view.
+    """
+    options: dict[str, ExtractOptions] = {}
+    for feature, array in arrays.items():
+        path = store.root / SETTINGS.format(array.fingerprint)
+        if not path.is_file():
+            raise UsageError(
+                "the model that made the features is not known, so new images cannot get them",
+                where=f"{feature} of {array.name}",
+                expected=f"{SETTINGS.format(array.fingerprint)}, as fungi extract writes it",
+                found="no such file: features that were imported have none",
+                hint="samples of the store need no model",
+            )
+        options[feature] = ExtractOptions.from_config(read_config(path))
+    setups = {feature: store.setup(array.fingerprint) for feature, array in arrays.items()}
+    most = max(arrays, key=lambda f: ("views" in setups[f], "gradient" in setups[f]))
+    objectives = {
+        name: options[name if name in options else most].objectives[name]
+        for name in options[most].objectives
+    }
+    return replace(
+        options[most],
+        features=tuple(arrays),
+        feature_set=None,
+        objectives=objectives,
+        weights=weights or options[most].weights,
+        device=device,
+    )
+
+
+def _refuse_mismatch(store: Store, resolved: Resolved, arrays: Mapping[str, UnitArray]) -> None:
+    """Compare what would be computed now with what the store's features were made with."""
+    fields: dict[str, tuple[Any, Any]] = {}
+    for feature, config in array_configs(resolved).items():
+        stored = store.setup(arrays[feature].fingerprint)
+        fields |= differences(stored, config, common=True)
+    if fields:
+        source = resolved.options.weights or f"timm's {resolved.options.model}"
+        raise MismatchError(
+            "images would not get the features that the store has",
+            where=store.root,
+            expected="the model and settings that the features were extracted with",
+            found=f"{describe(fields)}\n    with the weights of {source}",
+            hint="--weights FILE names the weights that were used",
+        )
+
+
+def _name_in_set(array: UnitArray) -> str:
+    return array.name.split("/", 1)[1]
