@@ -1,8 +1,8 @@
-"""What the `fungi eval` commands share: their options and the table of scores."""
+"""What commands that read a store share: their options, words, and the table of scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +46,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 def words(text: str | None) -> tuple[str, ...] | None:
     """Return the words of a comma-separated list."""
     return tuple(word.strip() for word in text.split(",") if word.strip()) if text else None
+
+
+def lines(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments, with the lines of standard input in the place of "-"."""
+    import os
+    import sys
+
+    for argument in arguments:
+        if argument != "-":
+            yield argument
+            continue
+        for line in sys.stdin.buffer:
+            if text := os.fsdecode(line.rstrip(b"\r\n")):
+                yield text
 
 
 def one_of(flag: str, value: str, choices: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from . import (
     eval_compare,
     eval_knn,
     eval_linear,
+    eval_loff,
     eval_retrieval,
     export,
     extract,
@@ -19,8 +20,10 @@ from . import (
     index,
     models,
     pca,
+    predict,
     search,
     status,
+    train_loff,
 )
 from .console import DEBUG
 
@@ -46,6 +49,8 @@ app.command("extract")(extract.extract)
 app.command("pca")(pca.pca)
 app.command("index")(index.index)
 app.command("search")(search.search)
+app.command("train-loff")(train_loff.train_loff)
+app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("import")(import_features.import_features)
 app.command("status")(status.status)
@@ -54,6 +59,7 @@ app.command("models")(models.models)
 evaluation = typer.Typer(help="Evaluate features: one command a table.", no_args_is_help=True)
 evaluation.command("knn")(eval_knn.knn)
 evaluation.command("linear")(eval_linear.linear)
+evaluation.command("loff")(eval_loff.loff)
 evaluation.command("cluster")(eval_cluster.cluster)
 evaluation.command("retrieval")(eval_retrieval.retrieval)
 evaluation.command("compare")(eval_compare.compare)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,7 @@ from .console import (
     result_json,
     stop_on_signals,
 )
-from .evaluation import TABLE_WIDTH, FeatureSet, Json, StorePath
+from .evaluation import TABLE_WIDTH, FeatureSet, Json, StorePath, lines
 
 if TYPE_CHECKING:
     from fungistore.searching import SearchResult
@@ -64,7 +63,7 @@ def search(
 
         done = run(
             store,
-            list(_lines(queries)),
+            list(lines(queries)),
             index=index,
             feature_set=feature_set,
             k=k,
@@ -83,20 +82,6 @@ def search(
         note(f"not answered: {failure.query}: {failure.message}")
     if done.failed:
         raise typer.Exit(SKIPPED_INPUTS)
-
-
-def _lines(queries: list[str]) -> Iterator[str]:
-    """Yield the queries, with the lines of standard input in the place of "-"."""
-    import os
-    import sys
-
-    for query in queries:
-        if query != "-":
-            yield query
-            continue
-        for line in sys.stdin.buffer:
-            if text := os.fsdecode(line.rstrip(b"\r\n")):
-                yield text
 
 
 def _show(done: SearchResult) -> None:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from fungistore.pca import Pca, PcaOptions, PcaResult, fit_pca, load_pca
     from fungistore.searching import SearchResult, search, write_page
     from fungistore.sources import Sample, Source, open_source
-    from fungistore.store_status import StoreStatus, status
     from fungistore.store import Store
+    from fungistore.store_status import StoreStatus, status
 
 _HOMES = {
     "fungistore.blocks": (

@@ -59,9 +59,17 @@ def save_plot(comparison: Comparison, path: Path) -> None:
         UsageError: as in `check_plot`, or the file cannot be written.
     """
     check_plot(path)
-    kind = path.suffix.lstrip(".").lower()
+    save_figure(draw(comparison), path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG, by the file's name.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     stream = io.BytesIO()
-    draw(comparison).savefig(stream, format=kind, dpi=DPI)
+    figure.savefig(stream, format=path.suffix.lstrip(".").lower(), dpi=DPI)
     try:
         publish_bytes(path, stream.getvalue())
     except OSError as error:
@@ -125,7 +133,7 @@ def _draw_classes(axes: Axes, classes: Sequence[ClassDifference | None], room: i
             fontsize=size,
         )
     axes.axvline(0, color="black", linewidth=0.8)
-    names = ["..." if one is None else _short(one.name) for one in classes]
+    names = ["..." if one is None else short_name(one.name) for one in classes]
     axes.set_yticks(range(len(classes)), names, fontsize=size)
     axes.set_ylim(room - 0.4, -0.6)  # the best on top
     axes.tick_params(axis="y", length=0)
@@ -150,6 +158,7 @@ def _shown(classes: Sequence[ClassDifference]) -> list[ClassDifference | None]:
     return [*classes[:half], None, *classes[-half:]]
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """Return a class's name as it fits an axis."""
     text = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 3] + "..."
     return text.replace("$", r"\$")  # matplotlib would read mathematics between two of them

@@ -75,7 +75,7 @@ def test_the_same_seed_gives_the_same_result_and_one_file(tmp_path: Path) -> Non
     other = evaluate_cluster(tmp_path / "s", ClusterOptions(nredo=1, seed=1))
     assert runs[0] == runs[1]
     assert runs[0].scores[0].metrics != other.scores[0].metrics
-    paths = {run.save(store, _Quiet()) for run in runs}
+    paths = {run.save(_Quiet()) for run in runs}
     (path,) = paths
     assert path is not None
     document = json.loads(path.read_text())

@@ -109,7 +109,7 @@ def test_the_saved_json_says_what_it_was_made_from(tmp_path: Path) -> None:
     """Both scores, the CKA, the classes, and the fingerprint of every block in it."""
     store, arrays, _ = make_world(tmp_path)
     found = compare_features(tmp_path / "s", CompareOptions(b=("kl",)))
-    path = found.save(store, Silent())
+    path = found.save(Silent())
     assert path is not None
     assert path.parent.name == "evals"
     document = json.loads(path.read_text())

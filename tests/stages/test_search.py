@@ -232,7 +232,7 @@ def test_features_without_a_model_are_searched_by_id_alone(tmp_path: Path) -> No
     make_store(tmp_path / "s", {"embeddings": vectors}, labels)
     build_index(tmp_path / "s")
     write_images(tmp_path / "new", 1)
-    with pytest.raises(UsageError, match="search by sample id"):
+    with pytest.raises(UsageError, match="samples of the store need no model"):
         search(tmp_path / "s", [str(tmp_path / "new/000.jpg")])
 
 

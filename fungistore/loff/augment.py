@@ -1,0 +1,269 @@
+"""Tensor augmentation: what is drawn for a batch, and how it is applied on the training device.
+
+Drawing is done on the CPU from named, counter-based streams, keyed by (seed, epoch, step): a
+resumed run draws what an uninterrupted one would, with nothing stored but these three numbers,
+and no other random stream is touched. Each kind of augmentation has its own stream, so turning
+one on changes no other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy.special import betaincinv
+from torch import Tensor
+
+from fungistore.fingerprint import Config
+from fungistore.loff.operations import FLIPS, OPERATIONS, Matrices, operation_matrices
+from fungistore.loff.resample import Interpolation, Padding, resample
+from fungistore.loff.settings import read_spec, require, write_spec
+from fungistore.randomness import Stream
+
+TRIVIAL = "trivial"
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training tensors are varied. Meant for tokens standardised channel by channel.
+
+    The order is: spatial operations, channel brightness, noise, mixing of samples.
+
+    Attributes:
+        kind: "trivial" draws one spatial operation and strength for each sample, as TrivialAugment
+            does; a comma list such as "hflip,rotate" applies all of them in that order, each at a
+            random strength (a flip half of the time); "none" applies none.
+        strength: part of each operation's range that strengths are drawn from, uniformly.
+        interpolation: "bilinear" or "nearest".
+        padding: "zeros" (the mean, once standardised), "border" or "reflection".
+        noise: standard deviation of Gaussian noise, in the unit of the tokens.
+        brightness: each channel is shifted by up to this part of its own range in the sample, and
+            clipped to that range (channel brightness of FroFA, CVPR 2024).
+        mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
+        cutmix: alpha of CutMix's; with mixup on too, each sample gets one or the other.
+    """
+
+    kind: str = TRIVIAL
+    strength: float = 1.0
+    interpolation: Interpolation = "bilinear"
+    padding: Padding = "zeros"
+    noise: float = 0.1
+    brightness: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse unusable settings with UsageError."""
+        known = f"{NONE}, {TRIVIAL}, or a comma list of {', '.join(OPERATIONS)}"
+        is_known = self.kind in (NONE, TRIVIAL) or set(self.operations) <= set(OPERATIONS)
+        require(is_known, "augment.kind", known, self.kind)
+        require(0 < self.strength <= 1, "augment.strength", "above 0, up to 1", self.strength)
+        for name, options in (
+            ("interpolation", ("bilinear", "nearest")),
+            ("padding", ("zeros", "border", "reflection")),
+        ):
+            value = getattr(self, name)
+            require(value in options, f"augment.{name}", " or ".join(options), value)
+        for name in ("noise", "brightness", "mixup", "cutmix"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"augment.{name}", "0 or more", value)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The spatial operations: those to choose from, or those to apply."""
+        if self.kind == NONE:
+            return ()
+        return OPERATIONS if self.kind == TRIVIAL else tuple(self.kind.split(","))
+
+    def to_config(self) -> Config:
+        """Return a JSON-ready dictionary."""
+        return write_spec(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Augmentation:
+        """Read what `to_config` wrote.
+
+        Raises:
+            UsageError: an unknown field or an unusable value.
+        """
+        return read_spec(cls, config, "augment")
+
+
+@dataclass(frozen=True, eq=False)
+class Draw:
+    """Everything random about the augmentation of one batch of b samples, on the CPU.
+
+    Attributes:
+        augmentation: what it was drawn for.
+        matrices: where each output cell is read from (see `operations`); None: nothing moves.
+        moves: whether a sample's matrix is another than the identity.
+        shifts: of each channel, as part of its range; None: no brightness.
+        partners: the sample that each is mixed with; None: no mixing.
+        keeps: how much of its own a sample keeps, cell by cell.
+        noise_seed: of the noise, which is made on the training device.
+    """
+
+    augmentation: Augmentation
+    matrices: Float[Tensor, "b 2 3"] | None
+    moves: Bool[Tensor, " b"] | None
+    shifts: Float[Tensor, "b d"] | None
+    partners: Int[Tensor, " b"] | None
+    keeps: Float[Tensor, "b h w"] | None
+    noise_seed: int
+
+
+def draw(
+    augmentation: Augmentation,
+    shape: tuple[int, int, int, int],
+    *,
+    seed: int,
+    epoch: int,
+    step: int,
+) -> Draw:
+    """Draw the augmentation of one batch.
+
+    A sample's numbers depend on its place in the batch and not on the batch's size, except for
+    the partner that it is mixed with.
+
+    Args:
+        augmentation: what to draw for.
+        shape: (b, h, w, d) of the batch.
+        seed: the run's seed.
+        epoch: counted from anywhere.
+        step: of the epoch.
+    """
+    count, height, width, channels = shape
+    grid = (height, width)
+
+    def stream(purpose: str) -> Stream:
+        return Stream(seed, "augment", str(epoch), str(step), purpose)
+
+    matrices = moves = shifts = partners = keeps = None
+    if augmentation.operations:
+        drawn = draw_matrices(augmentation, count, grid, stream("spatial"))
+        matrices = torch.from_numpy(drawn[:, :2].astype(np.float32))
+        moves = torch.from_numpy((drawn != np.eye(3)).any(axis=(1, 2)))
+    if augmentation.brightness:
+        parts = 2 * stream("brightness").uniform(count, channels) - 1
+        shifts = torch.from_numpy((augmentation.brightness * parts).astype(np.float32))
+    if augmentation.mixup or augmentation.cutmix:
+        partners = torch.from_numpy(stream("partners").choice(count, count))
+        drawn = draw_keeps(augmentation, count, grid, stream("mixing"))
+        keeps = torch.from_numpy(drawn.astype(np.float32))
+    noise_seed = int(stream("noise").words(1)[0] >> np.uint64(1))  # torch takes 63 bits
+    return Draw(augmentation, matrices, moves, shifts, partners, keeps, noise_seed)
+
+
+def draw_matrices(
+    augmentation: Augmentation, count: int, grid: tuple[int, int], random: Stream
+) -> Matrices:
+    """Draw a matrix for each sample; operations of a list are composed in their order."""
+    names = augmentation.operations
+    one_of_them = augmentation.kind == TRIVIAL
+    rounds = 1 if one_of_them else len(names)
+    numbers = random.uniform(count, rounds, 4)  # which, how strong, and the place of a crop
+    strengths = augmentation.strength * (2 * numbers[..., 1] - 1)
+    composed = np.tile(np.eye(3), (count, 1, 1))
+    for turn in range(rounds):
+        which = (numbers[:, turn, 0] * len(names)).astype(int) if one_of_them else turn
+        for index, name in enumerate(names):
+            chosen = np.broadcast_to(which == index, count)
+            if not one_of_them and name in FLIPS:
+                chosen = chosen & (strengths[:, turn] > 0)
+            composed[chosen] @= operation_matrices(
+                name, strengths[chosen, turn], numbers[chosen, turn, 2:], grid
+            )
+    return composed
+
+
+def draw_keeps(
+    augmentation: Augmentation, count: int, grid: tuple[int, int], random: Stream
+) -> Float[np.ndarray, "{count} h w"]:
+    """Draw how much of its own content each cell of each sample keeps, between 0 and 1.
+
+    Mixup (Zhang et al., ICLR 2018) keeps lambda ~ Beta(alpha, alpha) of every cell. CutMix (Yun et
+    al., ICCV 2019) keeps all of a cell, or nothing inside a box of sqrt(1 - lambda) times the
+    sides, rounded to cells, around a uniform centre and clipped to the grid.
+    """
+    which, quantile, *centre = random.uniform(count, 4).T
+    if augmentation.mixup and augmentation.cutmix:
+        cuts = which < 0.5
+    else:
+        cuts = np.full(count, bool(augmentation.cutmix))
+    alpha = np.where(cuts, augmentation.cutmix, augmentation.mixup)
+    share = betaincinv(alpha, alpha, quantile)
+    inside = []
+    for size, middle in zip(grid, centre, strict=True):
+        side = np.rint(size * np.sqrt(1 - share))
+        start = np.rint(size * middle - side / 2)
+        cells = np.arange(size)
+        inside.append((cells >= start[:, None]) & (cells < (start + side)[:, None]))
+    boxes = inside[0][:, :, None] & inside[1][:, None, :]
+    return np.where(cuts[:, None, None], ~boxes, share[:, None, None])
+
+
+def augment(
+    tokens: Float[Tensor, "b h w d"], targets: Float[Tensor, "b c"], drawn: Draw
+) -> tuple[Float[Tensor, "b h w d"], Float[Tensor, "b c"]]:
+    """Apply what was drawn for a batch, on the device that the batch is on.
+
+    Tokens of samples that nothing moves keep every bit through the spatial operations. The tokens
+    given are not changed. On one kind of device, and version of torch, the result is the same
+    every time; noise differs between CPU and GPU, all else agrees within rounding.
+
+    Args:
+        tokens: feature maps, 16 or 32 bit; the result has their type.
+        targets: one-hot, or any probabilities of the classes.
+        drawn: of `draw` for this shape.
+
+    Returns:
+        The augmented tokens, and the targets as mixed as the tokens are.
+    """
+    settings, device = drawn.augmentation, tokens.device
+    if drawn.matrices is not None and drawn.moves is not None:
+        given = tokens
+        tokens = resample(
+            given,
+            _to(drawn.matrices, device),
+            interpolation=settings.interpolation,
+            padding=settings.padding,
+        )
+        still = _to(torch.nonzero(~drawn.moves)[:, 0], device)
+        tokens[still] = given[still]  # weights of 0 would spread infinities and lose signs of zero
+    if drawn.shifts is not None:
+        tokens = shift_channels(tokens, _to(drawn.shifts, device))
+    if settings.noise:
+        generator = torch.Generator(device).manual_seed(drawn.noise_seed)
+        noise = torch.empty_like(tokens).normal_(generator=generator)
+        tokens = torch.add(tokens, noise, alpha=settings.noise)
+    if drawn.partners is not None and drawn.keeps is not None:
+        partners, keeps = _to(drawn.partners, device), _to(drawn.keeps, device)
+        tokens = torch.lerp(tokens[partners], tokens, keeps[..., None].to(tokens.dtype))
+        share = keeps.mean(dim=(1, 2))[:, None].to(targets.dtype)
+        targets = torch.lerp(targets[partners], targets, share)
+    return tokens, targets
+
+
+def shift_channels(
+    tokens: Float[Tensor, "b h w d"], shifts: Float[Tensor, "b d"]
+) -> Float[Tensor, "b h w d"]:
+    """Shift each channel by a part of its range over the grid, and clip it to that range.
+
+    The same as scaling to [0, 1], adding, clipping and scaling back (FroFA, section 3).
+    """
+    low, high = tokens.amin(dim=(1, 2), keepdim=True), tokens.amax(dim=(1, 2), keepdim=True)
+    shift = shifts[:, None, None].to(tokens.dtype) * (high - low)
+    return (tokens + shift).clamp(low, high)
+
+
+def _to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor from the CPU without making the CPU wait for a GPU's earlier work."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

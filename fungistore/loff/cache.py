@@ -1,0 +1,109 @@
+"""Where the rows of a training run are kept: on the GPU, in memory, or on disk alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fungistore.errors import UsageError
+from fungistore.report import Reporter
+
+Cache = Literal["gpu", "ram", "none"]
+CacheChoice = Literal["auto", "gpu", "ram", "none"]
+AUTO_SHARE = 0.5  # of what is free; the rest is for the head, its activations, and others
+ASKED_SHARE = 0.9  # of what is free, where the user asked for it
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def choose_cache(
+    choice: CacheChoice, needed: int, device: torch.device, reporter: Reporter
+) -> Cache:
+    """Decide where `needed` bytes of rows are kept, and say why.
+
+    Args:
+        choice: what the user asked for; "auto" takes the fastest place with room.
+        needed: bytes of all rows.
+        device: that batches are wanted on.
+        reporter: is told what "auto" decided.
+
+    Raises:
+        UsageError: the place that was asked for is too small, or not there.
+    """
+    if choice == "none":
+        return "none"
+    places: dict[Cache, int | None] = {"gpu": free_on_device(device), "ram": free_memory()}
+    if choice != "auto":
+        free = places[choice]
+        if choice == "gpu" and free is None:
+            raise UsageError(
+                "there is no GPU to keep the rows on",
+                where="--cache gpu",
+                found=f"device {device}",
+                hint="use --cache ram, or --device cuda where there is one",
+            )
+        if free is not None and needed > ASKED_SHARE * free:
+            raise UsageError(
+                "the rows do not fit",
+                where=f"--cache {choice}",
+                expected=f"at most {_size(ASKED_SHARE * free)}",
+                found=_size(needed),
+                hint="use --cache none, which reads batches from disk",
+            )
+        return choice
+    for place, free in places.items():
+        if free is not None and needed <= AUTO_SHARE * free:
+            where = "on the GPU" if place == "gpu" else "in memory"
+            reporter.notice(f"{_size(needed)} of features kept {where} ({_size(free)} free)")
+            return place
+    reporter.notice(
+        f"{_size(needed)} of features read from disk batch by batch: "
+        f"{_size(free)} of memory are free, and half of that may be taken"
+        if free is not None
+        else f"{_size(needed)} of features read from disk: unknown how much memory is free"
+    )
+    return "none"
+
+
+def free_on_device(device: torch.device) -> int | None:
+    """Return the free bytes of a CUDA device, None for others."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+
+
+def free_memory() -> int | None:
+    """Return the bytes that can be had without swapping, None where the system does not tell.
+
+    The page cache counts as free. A cgroup's limit (a container's, a cluster job's) counts too.
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        return None
+    return min([free, *_cgroup_rooms()])
+
+
+def _cgroup_rooms() -> list[int]:
+    try:
+        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
+    except OSError:
+        return []
+    folder, rooms = CGROUP / own, []
+    while folder != CGROUP.parent:  # each level's limit holds
+        try:
+            limit = int((folder / "memory.max").read_text())
+            used = int((folder / "memory.current").read_text())
+            counts = dict(
+                line.split() for line in (folder / "memory.stat").read_text().splitlines()
+            )
+            rooms.append(limit - used + int(counts["inactive_file"]) + int(counts["active_file"]))
+        except (OSError, ValueError, KeyError):
+            pass  # no limit ("max"), or no such file at the root
+        folder = folder.parent
+    return rooms
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

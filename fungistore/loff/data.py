@@ -1,0 +1,162 @@
+"""What a head is trained and tested on: rows of one array, their labels, and their split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fungistore.blocks import FeatureMatrix, choose_feature_set
+from fungistore.errors import UsageError
+from fungistore.evaluation.task import task_of
+from fungistore.fingerprint import Config, digest_rows
+from fungistore.loff.loader import PatchLoader
+from fungistore.splits import Split, stratified_holdout
+from fungistore.store import Store, UnitArray
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """Labelled rows of an array, divided for training.
+
+    Attributes:
+        feature_set: name of the feature set.
+        array: of patch tensors [N, h, w, d], or of embeddings [N, d].
+        pool: cells of a feature map are averaged over pool x pool.
+        labels: of the whole sample table, -1 where unknown.
+        names: of the classes.
+        split: usable, labelled rows; all three parts have some.
+        excluded: rows of the split that were left out, by reason.
+    """
+
+    feature_set: str
+    array: UnitArray
+    pool: int
+    labels: NDArray[np.int32]
+    names: tuple[str, ...]
+    split: Split
+    excluded: dict[str, int]
+
+    @property
+    def width(self) -> int:
+        """Channels of a cell, or of an embedding."""
+        return int(self.array.array.shape[-1])
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Cells of a feature map after pooling; None for embeddings."""
+        shape = self.array.array.shape
+        return (shape[1] // self.pool, shape[2] // self.pool) if len(shape) == 4 else None
+
+    def digest(self) -> Config:
+        """Return what identifies the rows and labels that are trained and validated on."""
+        parts = {"train": self.split.train, "validation": self.split.validation}
+        return {
+            name: {
+                "rows": len(rows),
+                "digest": digest_rows(np.concatenate([rows, self.labels[rows]])),
+            }
+            for name, rows in parts.items()
+        }
+
+
+def open_head_data(
+    store: Store,
+    feature: str,
+    *,
+    feature_set: str | None,
+    pool: int,
+    holdout: float | None,
+    validation: float,
+    seed: int,
+) -> HeadData:
+    """Choose the rows of a feature to train a head on.
+
+    Args:
+        store: the store.
+        feature: "patches" or "embeddings".
+        feature_set: may be left out where there is one.
+        pool: cells to average over; for patches only.
+        holdout: part of each class to test on, where the store has no test split.
+        validation: part of each training class, where the store has no validation split.
+        seed: of both.
+
+    Raises:
+        UsageError: the feature or labels are missing, the grid cannot be pooled, or a class that
+            is tested has no training rows.
+    """
+    chosen = choose_feature_set(store, feature_set)
+    array = store.arrays(chosen).get(feature)
+    if array is None:
+        raise UsageError(
+            f"there are no {feature} to train on",
+            where=f"feature set {chosen!r} of {store.root}",
+            found=", ".join(store.arrays(chosen)),
+            hint=f"fungi extract with --features {feature} makes them",
+        )
+    _refuse_unpoolable(array, feature, pool)
+    task = task_of(FeatureMatrix(store, chosen, (feature,), (array,)), holdout=holdout, seed=seed)
+    split, labels = task.split, task.labels
+    if not len(split.validation):
+        train, held = stratified_holdout(split.train, labels, validation, seed, "validation")
+        origin = {"validation": validation, "validation_seed": seed}
+        split = Split(train, held, split.test, split.description | origin)
+    names = store.manifest.labels
+    _refuse_unseen_classes(split, labels, names)
+    return HeadData(chosen, array, pool, labels, names, split, task.excluded)
+
+
+def pooled(values: Float[Tensor, "b h w d"], pool: int) -> Float[Tensor, "b h2 w2 d"]:
+    """Average feature maps over pool x pool cells (LOFF-TA's "+ Pool"), in float32."""
+    if pool == 1:
+        return values
+    channels_first = values.permute(0, 3, 1, 2).float()
+    return nn.functional.avg_pool2d(channels_first, pool).permute(0, 2, 3, 1)
+
+
+def moments(loader: PatchLoader, pool: int) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Return mean and standard deviation of each channel, over all cells of a loader's rows."""
+    width = int(loader.array.array.shape[-1])
+    count = 0
+    sums = torch.zeros(2, width, dtype=torch.float64, device=loader.device)
+    for values in _cells(loader, pool):
+        count += len(values)
+        sums += torch.stack([values.sum(dim=0), values.square().sum(dim=0)])
+    mean, square = sums / count
+    variance = (square - mean**2).clamp_min(0)
+    return mean.float().cpu(), variance.sqrt().float().cpu()
+
+
+def _cells(loader: PatchLoader, pool: int) -> Iterator[Float[Tensor, "n d"]]:
+    for batch in loader.epoch(0):
+        values = pooled(batch.values, pool) if batch.values.ndim == 4 else batch.values
+        yield values.flatten(0, -2).double()
+
+
+def _refuse_unpoolable(array: UnitArray, feature: str, pool: int) -> None:
+    shape = array.array.shape[1:-1]
+    if pool > 1 and (len(shape) != 2 or any(side % pool for side in shape)):
+        grid = " x ".join(map(str, shape)) or "no grid"
+        raise UsageError(
+            f"{feature} cannot be pooled over {pool} x {pool} cells",
+            where="--pool",
+            expected="a divisor of the grid's sides",
+            found=f"{grid} cells",
+        )
+
+
+def _refuse_unseen_classes(split: Split, labels: NDArray[np.int32], names: tuple[str, ...]) -> None:
+    known = np.unique(labels[split.train])
+    others = np.concatenate([split.validation, split.test])
+    unseen = np.setdiff1d(labels[others], known)
+    if len(unseen):
+        raise UsageError(
+            f"{len(unseen)} classes have no training rows",
+            found=", ".join(names[label] for label in unseen[:5]),
+            hint="give each class training images with usable features, or leave the class out",
+        )

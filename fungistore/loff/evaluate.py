@@ -1,0 +1,143 @@
+"""`fungi eval loff`: heads on the test rows that they have not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
+
+from fungistore.errors import UsageError
+from fungistore.evaluation.metrics import accuracy_interval, classification_metrics
+from fungistore.evaluation.result import Evaluation, Score
+from fungistore.extraction.resolve import resolve_device
+from fungistore.loff.loader import PatchLoader
+from fungistore.loff.order import Sequential
+from fungistore.loff.scoring import probabilities, ranked
+from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
+from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.store import Store
+
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class LoffEvaluation(Evaluation):
+    """Scores of heads, and where the last group of them errs.
+
+    Attributes:
+        classes: names of the classes.
+        confusion: test rows by true class (first) and predicted class, summed over the heads of
+            the last score.
+    """
+
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+def evaluate_loff(
+    store: str | Path,
+    heads: Sequence[str] = (),
+    *,
+    feature_set: str | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> LoffEvaluation:
+    """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
+
+    Metrics: accuracy, mean recall (`mean_per_class_accuracy`), ROC-AUC of two classes, quadratic
+    kappa. Test rows are those that the head's own split has left out, never augmented.
+
+    Args:
+        store: the store's directory.
+        heads: names, or patterns such as "ta-*", each a score; default: the only head.
+        feature_set: may be left out where there is one.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        reporter: is told what happens; default: nobody.
+        stop: asked between heads.
+
+    Raises:
+        UsageError: there is no such head.
+        MismatchError: features or rows are not those of its training any more.
+    """
+    reporter = reporter or Silent()
+    opened = Store.open(Path(store))
+    place = resolve_device(device)
+    groups = [find_heads(opened, pattern, feature_set) for pattern in heads or (None,)]
+    scores, protocol, excluded = [], [], {}
+    confusion = np.zeros((0, 0), np.int64)
+    classes: tuple[str, ...] = ()
+    reporter.begin("heads", sum(len(names) for _, names in groups))
+    for chosen, names in groups:
+        measured, tested = [], []
+        confusion = np.zeros((0, 0), np.int64)
+        for name in names:
+            stop_if_asked(stop)
+            stored = open_head(opened, chosen, name)
+            data = head_rows(opened, stored)
+            truth = data.labels[data.split.test]
+            loader = PatchLoader(
+                stored.array, Sequential(data.split.test), BATCH_ROWS, device=place, cache="none"
+            )
+            stored.head.to(place)
+            said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
+            predictions = ranked(said)
+            metrics = classification_metrics(truth, predictions, said.shape[1], kappa=True)
+            table = _confusion(truth, predictions.labels, said.shape[1])
+            confusion = table if not len(confusion) else confusion + table
+            classes, excluded = data.names, data.excluded
+            measured.append(metrics)
+            tested.append((stored, len(data.split.train), len(truth)))
+            reporter.advance(1)
+        scores.append(_score(tested, measured))
+        protocol.append({one.name: one.fingerprint for one, _, _ in tested})
+    reporter.end()
+    return LoffEvaluation(
+        kind="loff",
+        store=str(opened.root),
+        feature_set=groups[0][0],
+        protocol={"heads": protocol, "augmentation": "none at test time"},
+        excluded=excluded,
+        scores=tuple(scores),
+        classes=classes,
+        confusion=tuple(map(tuple, confusion.tolist())),
+    )
+
+
+def _score(tested: list[tuple[StoredHead, int, int]], measured: list[dict[str, float]]) -> Score:
+    """Average the metrics of heads that differ in their seed."""
+    stored, n_train, n_test = tested[-1]
+    if len({one.head.spec for one, _, _ in tested}) > 1:
+        raise UsageError(
+            "heads of different kinds cannot be averaged",
+            found=", ".join(one.name for one, _, _ in tested),
+            hint="give --head once for each kind",
+        )
+    names = [name for name in measured[0] if all(name in metrics for metrics in measured)]
+    metrics = {name: float(np.mean([m[name] for m in measured])) for name in names}
+    spread = {}
+    if len(measured) == 1:
+        spread["accuracy"] = accuracy_interval(metrics["accuracy"], n_test)
+    else:
+        metrics["accuracy_deviation"] = float(np.std([m["accuracy"] for m in measured], ddof=1))
+    return Score(
+        features=(stored.head.spec.reads,),
+        dim=stored.head.spec.in_dim,
+        n_train=n_train,
+        n_test=n_test,
+        metrics=metrics,
+        spread=spread,
+        protocol={"heads": ", ".join(one.name for one, _, _ in tested)},
+        fingerprints={stored.array.name: stored.array.fingerprint},
+    )
+
+
+def _confusion(
+    truth: NDArray[np.int32], predicted: NDArray[np.int32], classes: int
+) -> NDArray[np.int64]:
+    table: NDArray[np.int64] = confusion_matrix(truth, predicted, labels=np.arange(classes))
+    return table

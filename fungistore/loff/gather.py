@@ -1,0 +1,397 @@
+"""Reads chosen rows of a store's array into a buffer, from wherever they are.
+
+Uncompressed chunks are plain arrays in files and are memory-mapped. While rows come from a disk,
+those of a batch are announced to the system before they are copied (MADV_WILLNEED): they are read
+together then, where a bare map waits for each 128 kB in turn. For rows in the page cache it would
+only cost a tenth of the time. `preadv` was measured too: about as good from disk, but slower from
+the page cache on a machine with other work.
+
+A map of a file that is too short crashes the process, so sizes are checked before mapping. Stores
+replace chunks whole and never shorten one, so a mapped chunk stays as it was.
+
+Mapped rows are not checked against the chunk's CRC-32C, which covers the whole chunk: that would
+read hundreds of rows for one. `fungi verify` checks values.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import resource
+import sys
+import threading
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from zarr.codecs import BytesCodec, Crc32cCodec, Endian
+
+from fungistore.errors import StoreError
+from fungistore.loff.order import Rows
+from fungistore.store import UnitArray
+
+CRC_BYTES = 4  # what Crc32cCodec puts behind a chunk
+COLD_PARTS = 256  # of batches whose rows are announced after one that had to wait for a disk
+JOBS = 8  # that run at the same time, at most: more than the loader has in flight
+MOST_MAPS = 4096  # Linux allows a process 65,530
+THREAD_NAME = "fungi-gather"
+VERIFY_HINT = "fungi verify STORE --repair drops what is damaged; fungi extract makes it again"
+
+Job = Callable[[], Any]
+Values = NDArray[Any]
+
+
+class RowReader(Protocol):
+    """Fills a buffer with rows."""
+
+    def jobs(self, rows: Rows, out: Values) -> Iterable[Job]:
+        """Return jobs that together fill out[i] with row rows[i], in any order, in any thread."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A mapped chunk: its rows [unit_rows, ...], and the map that they lie in."""
+
+    rows: Tensor
+    map: mmap.mmap
+
+    def announce(self, start: int, count: int, row_bytes: int) -> None:
+        """Have the system read some rows, without waiting for them."""
+        first = start * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        self.map.madvise(mmap.MADV_WILLNEED, first, (start + count) * row_bytes - first)
+
+
+class MappedChunks:
+    """Rows of an array whose chunks are plain arrays in files; see `is_plain`.
+
+    Args:
+        array: the array.
+        parts: jobs that a batch is split into.
+        maps: chunks that stay mapped; default: see `default_maps`. As many again can be in use.
+    """
+
+    def __init__(self, array: UnitArray, parts: int, maps: int | None = None) -> None:
+        self._array = array
+        self._parts = parts
+        self._maps = default_maps() if maps is None else maps
+        self._shape = (array.unit_rows, *array.array.shape[1:])
+        self._dtype = np.dtype(array.array.dtype)
+        self._row_bytes = row_bytes(array)
+        checksums = CRC_BYTES * len(array.array.compressors)
+        self._chunk_bytes = array.unit_rows * self._row_bytes + checksums
+        self._cold_parts = COLD_PARTS
+        self._lock = threading.Lock()
+        self._mapped: OrderedDict[int, Chunk] = OrderedDict()  # latest used last
+
+    def jobs(self, rows: Rows, out: Values) -> Iterator[Job]:
+        """Yield jobs that copy a stretch of the batch each."""
+        for part in np.array_split(np.arange(len(rows)), min(self._parts, len(rows))):
+            here = slice(part[0], part[-1] + 1)
+            yield partial(self._fill, rows[here], torch.from_numpy(out[here]))
+
+    def _fill(self, rows: Rows, out: Tensor) -> None:
+        stretches = list(runs(rows, self._array.unit_rows))
+        together = max(1, self._maps // JOBS)  # so that all jobs hold no more chunks than are kept
+        for part in range(0, len(stretches), together):
+            chosen = stretches[part : part + together]
+            first, last = chosen[0][0], sum(chosen[-1])
+            self._copy(rows[first:last], [count for _, count in chosen], out[first:last])
+
+    def _copy(self, rows: Rows, counts: list[int], out: Tensor) -> None:
+        faults = _disk_faults()
+        is_cold = self._cold_parts > 0  # threads race for the count, which is no more than a hint
+        found: list[Tensor] = []
+        index = 0
+        for count in counts:
+            unit, start = divmod(int(rows[index]), self._array.unit_rows)
+            chunk = self._chunk(unit)
+            if is_cold:
+                chunk.announce(start, count, self._row_bytes)
+            found.append(chunk.rows[start : start + count])
+            index += count
+        torch.cat(found, out=out)  # one call: a loop would fight for Python's lock at each row
+        if _disk_faults() > faults:
+            self._cold_parts = COLD_PARTS
+        elif is_cold:
+            self._cold_parts -= 1
+
+    def _chunk(self, unit: int) -> Chunk:
+        with self._lock:
+            chunk = self._mapped.get(unit)
+            if chunk is None:
+                chunk = self._mapped[unit] = self._map(unit)
+                if len(self._mapped) > self._maps:
+                    self._mapped.popitem(last=False)  # unmapped once no thread copies from it
+            else:
+                self._mapped.move_to_end(unit)
+            return chunk
+
+    def _map(self, unit: int) -> Chunk:
+        path = self._array.chunk_path(unit)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != self._chunk_bytes:
+                    raise StoreError(
+                        "a chunk does not have the size of its rows",
+                        where=path,
+                        expected=f"{self._chunk_bytes} bytes",
+                        found=f"{size} bytes",
+                        hint=VERIFY_HINT,
+                    )
+                # a private map: even a stray write into it would never reach the file
+                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+        except OSError as error:
+            raise StoreError(
+                "a chunk cannot be read", where=path, found=error, hint=VERIFY_HINT
+            ) from error
+        values = np.frombuffer(mapped, self._dtype, math.prod(self._shape))
+        return Chunk(torch.from_numpy(values.reshape(self._shape)), mapped)
+
+
+class DecodedUnits:
+    """Rows of an array whose chunks have to be decoded whole; each is decoded once.
+
+    Decoded units are kept until the last of their rows was copied. The next ones are decoded while
+    the current ones are used, one for each that is used up, so at most two windows are in memory.
+
+    Args:
+        array: the array.
+        upcoming: all rows that will be asked for, in that order.
+        window: units that the order mixes with each other.
+    """
+
+    def __init__(self, array: UnitArray, upcoming: Rows, window: int) -> None:
+        self._array = array
+        self._lock = threading.Lock()
+        self._blocks: dict[int, Future[Values]] = {}
+        units, first, counts = np.unique(
+            upcoming // array.unit_rows, return_index=True, return_counts=True
+        )
+        turn = np.argsort(first)
+        self._left = dict(zip(units.tolist(), counts.tolist(), strict=True))
+        self._sequence: list[int] = units[turn].tolist()
+        self._used_up = np.cumsum(counts[turn])  # rows served when a unit is through, on average
+        self._window = window
+        self._served = 0
+        self._next = window
+
+    def jobs(self, rows: Rows, out: Values) -> Iterator[Job]:
+        """Yield one job for each unit of the batch, then jobs that decode ahead."""
+        units = rows // self._array.unit_rows
+        for unit in dict.fromkeys(units.tolist()):
+            yield partial(self._copy, unit, rows, np.flatnonzero(units == unit), out)
+        self._served += len(rows)
+        while (
+            self._next < len(self._sequence)
+            and self._used_up[self._next - self._window] <= self._served
+        ):
+            yield partial(self._prepare, self._sequence[self._next])
+            self._next += 1
+
+    def _copy(self, unit: int, rows: Rows, places: Rows, out: Values) -> None:
+        with self._lock:
+            block, is_first = self._claim(unit)
+        values = self._settle(unit, block, is_first)
+        out[places] = values[rows[places] - unit * self._array.unit_rows]
+        with self._lock:
+            self._left[unit] -= len(places)
+            if not self._left[unit]:
+                del self._blocks[unit]
+
+    def _prepare(self, unit: int) -> None:
+        with self._lock:
+            if not self._left[unit]:
+                return  # all of its rows were copied before this job had its turn
+            block, is_first = self._claim(unit)
+        if is_first:
+            self._settle(unit, block, is_first)
+
+    def _claim(self, unit: int) -> tuple[Future[Values], bool]:
+        is_first = unit not in self._blocks
+        if is_first:
+            self._blocks[unit] = Future()
+        return self._blocks[unit], is_first
+
+    def _settle(self, unit: int, block: Future[Values], is_first: bool) -> Values:
+        if is_first:
+            try:
+                block.set_result(self._decode(unit))
+            except BaseException as error:
+                block.set_exception(error)
+        return block.result()
+
+    def _decode(self, unit: int) -> Values:
+        start = unit * self._array.unit_rows
+        stop = start + self._array.rows_of(unit)
+        try:
+            if not self._array.chunk_path(unit).stat().st_size:  # zarr would say that it is NaN
+                raise ValueError("the chunk is empty")
+            return self._array.read(start, stop)
+        except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
+            raise StoreError(
+                "a chunk is damaged",
+                where=f"{self._array.name}, rows {start} to {stop}",
+                found=error,
+                hint=VERIFY_HINT,
+            ) from error
+
+
+class RowsInMemory:
+    """Rows that were loaded before.
+
+    Args:
+        rows: ascending row numbers [n].
+        values: of the rows [n, ...].
+        parts: jobs that a batch is split into.
+    """
+
+    def __init__(self, rows: Rows, values: Values, parts: int) -> None:
+        self.rows = rows
+        self._values = values
+        self._parts = parts
+
+    def jobs(self, rows: Rows, out: Values) -> Iterator[Job]:
+        """Yield jobs that copy a stretch of the batch each."""
+        places = np.searchsorted(self.rows, rows)
+        for part in np.array_split(np.arange(len(rows)), min(self._parts, len(rows))):
+            here = slice(part[0], part[-1] + 1)
+            # "clip" writes straight into `out`; the rows were checked when they were drawn
+            yield partial(np.take, self._values, places[here], 0, out[here], "clip")
+
+
+class BatchBuffers:
+    """Buffers [count, ...] that are used again once nobody refers to what they held.
+
+    New memory is faulted in page by page, which costs as much as copying a batch does. A buffer
+    comes back when the tensor that `take` returned, and every view of it, are gone.
+
+    Args:
+        shape: of a full batch.
+        dtype: of its values.
+        spare: buffers to keep at most.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], spare: int) -> None:
+        self._shape = shape
+        self._dtype = dtype
+        self._spare: deque[Values] = deque(maxlen=spare)
+
+    def take(self, count: int) -> Tensor:
+        """Return a buffer for `count` rows, with values of no meaning in it."""
+        try:
+            whole = self._spare.pop()
+        except IndexError:
+            whole = np.empty(self._shape, self._dtype)
+        part = whole[:count]
+        weakref.finalize(part, self._spare.append, whole).atexit = False
+        return torch.from_numpy(part)  # holds `part` as long as anything holds its storage
+
+
+def gather(
+    reader: RowReader,
+    batches: Iterable[Rows],
+    take: Callable[[int], Tensor],
+    threads: int,
+    ahead: int,
+) -> Iterator[tuple[Rows, Tensor]]:
+    """Yield (rows, values) of each batch in turn, while threads read the next ones.
+
+    Args:
+        reader: where the rows come from.
+        batches: rows of each batch.
+        take: returns a buffer for a number of rows.
+        threads: threads that read; none is left when the iterator ends, fails or is closed.
+        ahead: batches that are read before they are asked for.
+
+    Raises:
+        StoreError: rows cannot be read.
+    """
+    queue: deque[tuple[Rows, Tensor, list[Future[Any]]]] = deque()
+    stream = iter(batches)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
+    try:
+        while True:
+            while len(queue) <= ahead and (rows := next(stream, None)) is not None:
+                values = take(len(rows))
+                jobs = reader.jobs(rows, values.numpy())
+                queue.append((rows, values, [pool.submit(job) for job in jobs]))
+                del values
+            if not queue:
+                return
+            rows, values, futures = queue.popleft()
+            for future in futures:
+                future.result()
+            yield rows, values
+            del values  # so that a batch which the caller has dropped makes room for the next
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def is_plain(array: UnitArray) -> bool:
+    """Whether a chunk is a plain C-order array in this machine's byte order, and checksums."""
+    zarr_array = array.array
+    serializer = zarr_array.serializer
+    if zarr_array.shards or zarr_array.filters or not isinstance(serializer, BytesCodec):
+        return False
+    is_native = zarr_array.dtype.itemsize == 1 or serializer.endian == Endian(sys.byteorder)
+    return is_native and all(isinstance(c, Crc32cCodec) for c in zarr_array.compressors)
+
+
+def row_bytes(array: UnitArray) -> int:
+    """Return the bytes of one decoded row."""
+    return int(np.prod(array.array.shape[1:], dtype=np.int64)) * array.array.dtype.itemsize
+
+
+def require_committed(array: UnitArray, rows: Rows) -> None:
+    """Check that rows are there: their unit is committed, and has them.
+
+    Raises:
+        StoreError: some are not.
+    """
+    units, unit = np.unique(rows // array.unit_rows, return_inverse=True)
+    commits = [array.commit(int(number)) for number in units]
+    ends = [int(c.unit) * array.unit_rows + c.rows if c else -1 for c in commits]
+    absent = (rows < 0) | (rows >= np.array(ends, np.int64)[unit]) if len(rows) else rows
+    if absent.any():
+        first = int(rows[absent].min())
+        raise StoreError(
+            f"{int(absent.sum())} of {len(rows)} rows are not committed",
+            where=f"{array.name}, first of them row {first} in unit {first // array.unit_rows}",
+            expected="rows of finished units",
+            hint="run the fungi extract command of this store again: it continues",
+        )
+
+
+def runs(rows: Rows, unit_rows: int) -> Iterator[tuple[int, int]]:
+    """Yield (index, count) of the stretches of consecutive row numbers, of one unit each.
+
+    Args:
+        rows: row numbers [n].
+        unit_rows: rows of a unit; a stretch ends with its unit.
+    """
+    breaks = (np.diff(rows) != 1) | (rows[1:] % unit_rows == 0)
+    edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(rows)]
+    for start, stop in pairwise(edges):
+        yield start, stop - start
+
+
+def _disk_faults() -> int:
+    who = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the first is Linux's
+    return resource.getrusage(who).ru_majflt
+
+
+def default_maps() -> int:
+    """Return how many chunks may be mapped: each map holds a file descriptor (Python < 3.13)."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_MAPS if soft == resource.RLIM_INFINITY else max(1, min(MOST_MAPS, soft // 4))

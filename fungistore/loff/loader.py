@@ -1,0 +1,203 @@
+"""Batches of a store's rows for training: in exact order, read ahead by threads.
+
+Patch tensors (LOFF-TA, step 2) are read where they lie: single rows of uncompressed chunks, which
+are memory-mapped, and whole units of compressed ones. Where all rows fit, they are loaded once into
+memory or onto the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fungistore.loff.cache import CacheChoice, choose_cache
+from fungistore.loff.gather import (
+    BatchBuffers,
+    DecodedUnits,
+    MappedChunks,
+    RowReader,
+    RowsInMemory,
+    gather,
+    is_plain,
+    require_committed,
+    row_bytes,
+)
+from fungistore.loff.order import Order, Rows
+from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.store import UnitArray
+
+Remainder = Literal["keep", "drop"]
+BATCHES_AHEAD = 1  # while one is used; more only push each other out of the CPU's cache
+PARTS = 2  # of a batch, each read by one thread
+WINDOW_BYTES = 1 << 30  # of decoded units of compressed arrays
+LOAD_BYTES = 32_000_000  # that are loaded at once into memory or onto a GPU
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of an epoch.
+
+    Attributes:
+        rows: row numbers [b], int64.
+        values: of the rows [b, ...] in the array's dtype, on the loader's device. They are the
+            caller's: nothing writes into them later.
+    """
+
+    rows: Rows
+    values: Tensor
+
+
+class PatchLoader:
+    """Batches of patch tensors [b, h, w, d], or of any other array of a store.
+
+    The batches of an epoch depend on the order, the epoch's number, the batch size, and, for
+    compressed arrays, `window_bytes`; not on threads, device, or cache. So (epoch, step) is the
+    state to keep: `epoch(n, start_step=s)` goes on after s batches, exactly.
+
+    Args:
+        array: the array; it is only read.
+        order: which rows, and how they are drawn. Rows that must not be seen (failed inputs are
+            NaN) are the caller's to leave out.
+        batch_size: rows of a batch.
+        remainder: whether an epoch's last, shorter batch is kept or dropped.
+        device: that batches are wanted on. For CUDA they are read into pinned memory and copied in
+            the current stream, without waiting for it.
+        cache: where to keep the rows; "auto" takes the GPU, then memory, if they take at most half
+            of what is free there, else reads every batch from disk.
+        threads: that read; default: see `default_threads`.
+        window_bytes: of decoded units that a compressed array may have in memory. Half of them are
+            mixed with each other by shuffling, and at least one unit.
+        reporter: is told of the choice of cache, and of loading.
+        stop: is asked during loading.
+
+    Raises:
+        StoreError: a row's unit is not committed, or a chunk is damaged.
+        StoppedError: `stop` said so while rows were loaded.
+        UsageError: the cache that was asked for has no room.
+        ValueError: the batch size or number of threads is not positive.
+    """
+
+    def __init__(
+        self,
+        array: UnitArray,
+        order: Order,
+        batch_size: int,
+        *,
+        remainder: Remainder = "keep",
+        device: torch.device | None = None,
+        cache: CacheChoice = "auto",
+        threads: int | None = None,
+        window_bytes: int = WINDOW_BYTES,
+        reporter: Reporter | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        reporter = reporter or Silent()
+        self.threads = default_threads() if threads is None else threads
+        if batch_size < 1 or self.threads < 1:
+            raise ValueError(f"batches of {batch_size} rows by {self.threads} threads")
+        self.array = array
+        self.order = order
+        self.batch_size = batch_size
+        self.remainder = remainder
+        self.device = device or torch.device("cpu")
+        self.window = max(1, window_bytes // max(1, 2 * array.unit_rows * row_bytes(array)))
+        self._shape = tuple(int(size) for size in array.array.shape[1:])
+        dtype = np.dtype(array.array.dtype)
+        self._dtype = torch.from_numpy(np.empty(0, dtype)).dtype
+        self._buffers = BatchBuffers((batch_size, *self._shape), dtype, BATCHES_AHEAD + 2)
+        wanted = np.unique(order.rows)
+        require_committed(array, wanted)
+        self.cache = choose_cache(cache, len(wanted) * row_bytes(array), self.device, reporter)
+        self._mapped = MappedChunks(array, PARTS) if is_plain(array) else None
+        self._memory: RowsInMemory | None = None
+        self._loaded: tuple[Rows, Tensor] | None = None
+        if self.cache == "ram":
+            whole = self._load(wanted, torch.device("cpu"), reporter, stop)
+            self._memory = RowsInMemory(wanted, whole.numpy(), PARTS)
+        elif self.cache == "gpu":
+            self._loaded = wanted, self._load(wanted, self.device, reporter, stop)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        full, rest = divmod(len(self.order.rows), self.batch_size)
+        return full + bool(rest and self.remainder == "keep")
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from `start_step` on.
+
+        Raises:
+            StoreError: a chunk is damaged, or has changed its size.
+            ValueError: there is no such step.
+        """
+        if not 0 <= start_step <= self.steps:
+            raise ValueError(f"step {start_step} of an epoch of {self.steps}")
+        drawn = self._draw(epoch)[start_step * self.batch_size : self.steps * self.batch_size]
+        batches = np.split(drawn, range(self.batch_size, len(drawn), self.batch_size))
+        if not len(drawn):
+            return
+        if self._loaded is not None:
+            yield from self._select(batches, *self._loaded)
+            return
+        reader = self._memory or self._reader(drawn)
+        for rows, values in gather(reader, batches, self._take, self.threads, BATCHES_AHEAD):
+            yield Batch(rows, values.to(self.device, non_blocking=self.device.type == "cuda"))
+            del values  # a buffer is used again once nobody holds it
+
+    def _draw(self, epoch: int) -> Rows:
+        if self._mapped:
+            return self.order.draw(epoch)
+        # in windows even if the rows are cached, so that another cache gives the same batches
+        return self.order.draw_in_windows(epoch, self.array.unit_rows, self.window)
+
+    def _reader(self, upcoming: Rows) -> RowReader:
+        return self._mapped or DecodedUnits(self.array, upcoming, self.window)
+
+    def _take(self, count: int) -> Tensor:
+        if self.device.type == "cuda":  # torch reuses pinned memory, once copies from it are done
+            return torch.empty((count, *self._shape), dtype=self._dtype, pin_memory=True)
+        return self._buffers.take(count)
+
+    def _select(self, batches: list[Rows], known: Rows, values: Tensor) -> Iterator[Batch]:
+        for rows in batches:
+            places = torch.from_numpy(np.searchsorted(known, rows)).to(self.device)
+            yield Batch(rows, values.index_select(0, places))
+
+    def _load(
+        self, rows: Rows, device: torch.device, reporter: Reporter, stop: Callable[[], bool]
+    ) -> Tensor:
+        whole = torch.empty((len(rows), *self._shape), dtype=self._dtype, device=device)
+        step = max(1, LOAD_BYTES // max(1, row_bytes(self.array)))
+        blocks = np.split(rows, range(step, len(rows), step)) if len(rows) else []
+        taken = filled = 0
+
+        def take(count: int) -> Tensor:
+            nonlocal taken
+            if device.type != "cpu":
+                return self._take(count)
+            taken += count
+            return whole[taken - count : taken]  # read in place
+
+        reporter.begin("loading features", len(rows))
+        try:
+            reader = self._reader(rows)
+            for part, values in gather(reader, blocks, take, self.threads, BATCHES_AHEAD):
+                stop_if_asked(stop)
+                if device.type != "cpu":
+                    whole[filled : filled + len(part)].copy_(values)
+                filled += len(part)
+                reporter.advance(len(part))
+        finally:
+            reporter.end()
+        return whole
+
+
+def default_threads() -> int:
+    """Return a number of threads that keeps a disk busy: they mostly wait for it."""
+    return max(4, min(16, os.cpu_count() or 1))

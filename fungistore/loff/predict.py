@@ -1,0 +1,212 @@
+"""`fungi predict`: labels of new images, or of rows of the store, by a trained head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fungistore.errors import FungiError, UsageError
+from fungistore.extraction.replay import replay_extraction
+from fungistore.extraction.resolve import resolve_device
+from fungistore.loff.data import pooled
+from fungistore.loff.loader import PatchLoader
+from fungistore.loff.order import Sequential
+from fungistore.loff.scoring import probabilities
+from fungistore.loff.stored import StoredHead, find_heads, open_head
+from fungistore.report import Reporter, Silent
+from fungistore.searching.queries import FileQuery, identify_files
+from fungistore.store import Store
+
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head says of one image.
+
+    Attributes:
+        input: the image's path, or the sample's id.
+        row: of the sample, None for a file.
+        label: name of the most likely class.
+        probabilities: of all classes, by name.
+    """
+
+    input: str
+    row: int | None
+    label: str
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """Predictions of one head.
+
+    Attributes:
+        store: the store's directory.
+        head: its name.
+        predictions: of the inputs that could be read, in their order.
+        failed: for each other input, what went wrong.
+        fingerprint: of the head.
+    """
+
+    store: str
+    head: str
+    predictions: tuple[Prediction, ...]
+    failed: dict[str, str]
+    fingerprint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+
+def predict_images(
+    store: str | Path,
+    images: Sequence[str],
+    *,
+    head: str | None = None,
+    feature_set: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> PredictResult:
+    """Classify image files: the store's own extraction, then the head.
+
+    Args:
+        store: the store's directory.
+        images: paths of image files.
+        head: its name; may be left out where there is one.
+        feature_set: may be left out where there is one.
+        weights: the backbone's weights, where the file has moved.
+        device: "auto", "cpu", "cuda", "cuda:1".
+        reporter: is told what happens; default: nobody.
+        stop: asked between batches.
+
+    Raises:
+        UsageError: there is no such head, no image, or the backbone's weights are gone.
+        MismatchError: the weights, or the features of the store, are others.
+    """
+    opened, stored = _open(store, head, feature_set)
+    found = identify_files(opened, images)
+    files = [one for one in found if isinstance(one, FileQuery)]
+    failed = {
+        text: str(one.what)
+        for text, one in zip(images, found, strict=True)
+        if isinstance(one, FungiError)
+    }
+    predictions = []
+    if files:
+        replay = replay_extraction(
+            opened,
+            stored.feature_set,
+            {stored.head.spec.reads: stored.array},
+            weights=weights,
+            device=device,
+        )
+        features = replay.features(files, reporter or Silent(), stop)
+        stored.head.to(resolve_device(device))
+        for file, values in zip(files, features, strict=True):
+            if isinstance(values, FungiError):
+                failed[file.text] = values.what
+                continue
+            said = _classify(stored, values[stored.head.spec.reads])
+            predictions.append(_prediction(stored, file.text, None, said))
+    return _result(store, stored, predictions, failed)
+
+
+def predict_rows(
+    store: str | Path,
+    rows: Sequence[int],
+    *,
+    head: str | None = None,
+    feature_set: str | None = None,
+    device: str = "auto",
+) -> PredictResult:
+    """Classify rows of the store, without its backbone.
+
+    Args:
+        store: the store's directory.
+        rows: row numbers.
+        head: its name; may be left out where there is one.
+        feature_set: may be left out where there is one.
+        device: "auto", "cpu", "cuda", "cuda:1".
+
+    Raises:
+        UsageError: there is no such head, or no such row.
+        StoreError: a row is not there yet, or damaged.
+    """
+    opened, stored = _open(store, head, feature_set)
+    wanted = np.unique(np.array(rows, np.int64))
+    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= stored.array.rows:
+        raise UsageError(
+            "no such row",
+            where="--rows",
+            expected=f"numbers from 0 to {stored.array.rows - 1}",
+            found=", ".join(map(str, rows[:5])) or "none",
+        )
+    place = resolve_device(device)
+    loader = PatchLoader(stored.array, Sequential(wanted), BATCH_ROWS, device=place, cache="none")
+    stored.head.to(place)
+    said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
+    failed, predictions = {}, []
+    for row, sample_id, chances in zip(wanted.tolist(), _ids(opened, wanted), said, strict=True):
+        if np.isnan(chances).any():
+            failed[sample_id] = "the sample has no usable features"
+        else:
+            predictions.append(_prediction(stored, sample_id, row, chances))
+    return _result(store, stored, predictions, failed)
+
+
+def _open(store: str | Path, head: str | None, feature_set: str | None) -> tuple[Store, StoredHead]:
+    opened = Store.open(Path(store))
+    chosen, names = find_heads(opened, head, feature_set)
+    if len(names) > 1:
+        raise UsageError("which head?", where="--head", expected="one", found=", ".join(names))
+    return opened, open_head(opened, chosen, names[0])
+
+
+@torch.no_grad()
+def _classify(stored: StoredHead, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probabilities [classes] of one image's features, as scored rows are computed."""
+    device = next(stored.head.parameters()).device
+    kept = torch.from_numpy(values.astype(stored.array.array.dtype))[None].to(device)
+    kept = pooled(kept, stored.pool) if stored.pool > 1 else kept
+    with torch.autocast(device.type, torch.bfloat16, stored.dtype == torch.bfloat16):
+        logits = stored.head(kept)
+    chances: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
+    return chances
+
+
+def _prediction(
+    stored: StoredHead, text: str, row: int | None, chances: NDArray[np.float32]
+) -> Prediction:
+    names = stored.classes
+    by_name = dict(zip(names, chances.tolist(), strict=True))
+    return Prediction(text, row, names[int(chances.argmax())], by_name)
+
+
+def _result(
+    store: str | Path,
+    stored: StoredHead,
+    predictions: list[Prediction],
+    failed: dict[str, str],
+) -> PredictResult:
+    return PredictResult(str(store), stored.name, tuple(predictions), failed, stored.fingerprint)
+
+
+def _ids(store: Store, rows: NDArray[np.int64]) -> Iterator[str]:
+    """Yield the sample ids of ascending rows."""
+    first, place = 0, 0
+    for batch in store.samples.batches("id"):
+        stop = first + len(batch)
+        while place < len(rows) and rows[place] < stop:
+            yield batch["id"][int(rows[place]) - first].as_py()
+            place += 1
+        first = stop

@@ -1,0 +1,63 @@
+"""What a head says of rows, and how right it is; never with augmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fungistore.evaluation.metrics import Predictions, classification_metrics
+from fungistore.loff.data import pooled
+from fungistore.loff.heads import Head
+from fungistore.loff.loader import PatchLoader
+
+RANKED = 5
+
+
+@torch.no_grad()
+def probabilities(
+    head: Head, loader: PatchLoader, *, pool: int, dtype: torch.dtype
+) -> NDArray[np.float32]:
+    """Return the probabilities [n, classes] of a loader's rows, in its order.
+
+    Args:
+        head: on the loader's device; is put into evaluation mode.
+        loader: of rows in sequence.
+        pool: cells to average over.
+        dtype: of matrix products.
+    """
+    head.eval()
+    parts = []
+    for batch in loader.epoch(0):
+        values = batch.values if pool == 1 else pooled(batch.values, pool)
+        with torch.autocast(loader.device.type, torch.bfloat16, dtype == torch.bfloat16):
+            logits = head(values)
+        parts.append(logits.float().softmax(dim=1).cpu())
+    return torch.cat(parts).numpy()
+
+
+def score_head(
+    head: Head,
+    loader: PatchLoader,
+    truth: NDArray[np.int32],
+    *,
+    pool: int,
+    dtype: torch.dtype,
+) -> dict[str, float]:
+    """Return `classification_metrics`, quadratic kappa included, of a loader's rows.
+
+    Args:
+        head: the head.
+        loader: of rows in sequence.
+        truth: their labels [n].
+        pool: cells to average over.
+        dtype: of matrix products.
+    """
+    said = probabilities(head, loader, pool=pool, dtype=dtype)
+    return classification_metrics(truth, ranked(said), said.shape[1], kappa=True)
+
+
+def ranked(said: NDArray[np.float32]) -> Predictions:
+    """Return the classes by falling probability [n, classes], ties to the smallest label."""
+    order = np.argsort(-said, axis=1, kind="stable")[:, :RANKED].astype(np.int32)
+    return Predictions(order, said[:, 1].astype(np.float64) if said.shape[1] == 2 else None)

@@ -1,0 +1,141 @@
+"""A trained head, opened again: its weights, and the rows it was trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+
+from fungistore.blocks import choose_feature_set
+from fungistore.errors import MismatchError, UsageError
+from fungistore.fingerprint import Config, describe, differences, fingerprint
+from fungistore.loff.checkpoint import RunDirectory, below, head_names
+from fungistore.loff.data import HeadData, open_head_data
+from fungistore.loff.heads import Head, HeadSpec, build_head
+from fungistore.store import Store, UnitArray
+
+
+@dataclass(frozen=True)
+class StoredHead:
+    """A head with the weights of its best epoch.
+
+    Attributes:
+        name: of the head.
+        feature_set: that it was trained on.
+        head: with its weights, on the CPU.
+        config: what it was trained with.
+        array: that it reads.
+    """
+
+    name: str
+    feature_set: str
+    head: Head
+    config: Config
+    array: UnitArray
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.config["classes"])
+
+    @property
+    def pool(self) -> int:
+        """Cells of a feature map are averaged over pool x pool."""
+        return int(self.config["options"]["pool"])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of matrix products."""
+        dtype: torch.dtype = getattr(torch, self.config["dtype"])
+        return dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the configuration."""
+        return fingerprint(self.config)
+
+
+def find_heads(store: Store, pattern: str | None, feature_set: str | None) -> tuple[str, list[str]]:
+    """Return a feature set and the names of its heads that a pattern such as "ta-*" matches.
+
+    Args:
+        store: the store.
+        pattern: of names, in the shell's manner; may be left out where there is one head.
+        feature_set: may be left out where there is one.
+
+    Raises:
+        UsageError: no head matches, or a choice is needed; the error lists what exists.
+    """
+    chosen = choose_feature_set(store, feature_set)
+    names = head_names(store, chosen)
+    matching = [name for name in names if pattern is None or fnmatchcase(name, pattern)]
+    if not matching or (pattern is None and len(matching) > 1):
+        raise UsageError(
+            f"there is no head {pattern!r}" if pattern else "which head?",
+            where=f"feature set {chosen!r} of {store.root}",
+            expected=", ".join(names) or "none was trained yet",
+            hint="name one with --head" if names else f"fungi train-loff {store.root} trains one",
+        )
+    return chosen, matching
+
+
+def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
+    """Open a trained head.
+
+    Raises:
+        UsageError: it is not trained yet.
+        MismatchError: the features were made anew since.
+        StoreError: it is damaged.
+    """
+    run = RunDirectory(store, feature_set, name)
+    config, progress = run.config(), run.progress()
+    if config is None or progress.best_epoch is None:
+        raise UsageError(
+            f"the head {name!r} is not trained yet",
+            where=run.path,
+            hint="run the same fungi train-loff again: it continues",
+        )
+    spec = HeadSpec.from_config(config["head"] | {"init": "random"})
+    array = store.arrays(feature_set).get(spec.reads)
+    now = {} if array is None else {array.name: array.fingerprint}
+    fields = differences(config["inputs"], now, common=False)
+    if array is None or fields:
+        raise MismatchError(
+            "the head was trained on other features",
+            where=run.path,
+            expected="the features of its training",
+            found=describe(fields),
+            hint="train it again: fungi train-loff with --restart",
+        )
+    head = build_head(spec, seed=0)
+    head.load_state_dict(below(run.tensors(progress), "best."))
+    return StoredHead(name, feature_set, head.eval(), config, array)
+
+
+def head_rows(store: Store, stored: StoredHead) -> HeadData:
+    """Return the rows of a head's split again.
+
+    Raises:
+        MismatchError: the rows or their labels are not those of its training any more.
+    """
+    options = stored.config["options"]
+    data = open_head_data(
+        store,
+        stored.head.spec.reads,
+        feature_set=stored.feature_set,
+        pool=stored.pool,
+        holdout=options["holdout"],
+        validation=options["validation"],
+        seed=options["seed"],
+    )
+    fields = differences(stored.config["rows"], data.digest(), common=False)
+    if fields:
+        raise MismatchError(
+            "the head was trained on other rows, so which ones may test it is not known",
+            where=stored.name,
+            expected="the rows of its training",
+            found=describe(fields),
+            hint="train it again: fungi train-loff with --restart; fungi predict needs no rows",
+        )
+    return data
