@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench bench-million clean
 
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
 	$(RUN) examples/demo.py
@@ -20,8 +20,15 @@ lint: $(READY)          ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fungistore cli
 
-bench: $(READY)         ## extraction against the bare forward, in one run
+bench: $(READY)         ## each against its floor, in one run: extraction, neighbours, LOFF-TA
 	$(RUN) benchmarks/extract.py
+	$(RUN) benchmarks/knn.py
+	$(RUN) benchmarks/loff_loader.py
+	$(RUN) benchmarks/loff_augment.py
+	$(RUN) benchmarks/loff_feed.py
+
+bench-million: $(READY) ## PCA, indexes and neighbours of a million rows: time and memory
+	$(RUN) benchmarks/million.py
 
 clean:
 	rm -rf $(VENV) demo

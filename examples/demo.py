@@ -2,8 +2,9 @@
 
 Fetches a DINOv2 ViT-S/14 and textile images (see demo_assets.py), extracts embeddings, gradient
 features and patch tensors of a subset, stops itself half-way, continues, shows the store, compares
-features by nearest neighbours and by a linear probe, and searches for images like one of them.
-About three minutes on two cores. Every command is printed, so that it can be typed.
+features by nearest neighbours and by a linear probe, searches for images like one of them, and
+trains a small classifier on the patch tensors. About three minutes on two cores. Every command is
+printed, so that it can be typed.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def main() -> None:
     run(["fungi", "index", str(STORE), "--features", "embeddings,kl,dino", "--name", "fungi"])
     page = PLACE / "search.html"
     run(["fungi", "search", str(STORE), str(query), "--index", "fungi", "--html", str(page)])
+    say("\nA small classifier trained on the cached patch tensors (LOFF-TA), and tested:")
+    train = ["--head", "vit-xs", "--epochs", "12", "--batch-size", "16", "--holdout", "0.3"]
+    run(["fungi", "train-loff", str(STORE), *train])
+    run(["fungi", "eval", "loff", str(STORE)])
+    run(["fungi", "predict", str(STORE), str(query)])
     say(f"\nDone in {time.monotonic() - began:.0f} s. The arrays are plain zarr:")
     say(f"  zarr.open_group('{STORE}/features.zarr')['{MODEL}/gradients/dino']")
 
