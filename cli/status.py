@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .console import explains_errors, printable, result_json, size
+from fungistore.errors import UsageError
+
+from .console import explains_errors, printable, result, result_json, size
 
 if TYPE_CHECKING:
     from fungistore.store_status import FeatureSetStatus, StoreStatus
@@ -29,7 +31,10 @@ COLUMNS: dict[str, Literal["left", "right"]] = {
 
 @explains_errors
 def status(
-    store: Annotated[Path, typer.Argument(help="The store's directory.")],
+    store: Annotated[Path | None, typer.Argument(help="The store's directory.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print what every file of a store is; no STORE needed.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what is in a store, what is missing, its size, and where each array came from.
@@ -38,7 +43,23 @@ def status(
     Examples:
       fungi status pets.fungi
       fungi status pets.fungi --json | jq '.feature_sets[].arrays[] | {name, rows_done}'
+      fungi status --schema
     """
+    if schema:
+        from fungistore.store.schema import schema as describe
+
+        described = describe()
+        if as_json:
+            result_json(described.to_json())
+        else:
+            result(described.to_markdown().rstrip("\n"))
+        return
+    if store is None:
+        raise UsageError(
+            "no store was named",
+            expected="fungi status STORE",
+            hint="fungi status --schema describes the files of any store",
+        )
     from fungistore.store_status import status as read
 
     found = read(store)

@@ -20,7 +20,7 @@ LINK_BYTES = 4
 # faiss warns of k-means with fewer points a centroid than this.
 POINTS_PER_LIST = 39
 # k-means and product quantisers are trained on a sample of at most so many bytes of float32.
-TRAIN_BYTES = 1 << 30
+TRAIN_BYTES = 1 << 29
 # A product quantiser has 256 centroids a part and wants 39 points for each of them.
 LEAST_TRAINING = 256 * POINTS_PER_LIST
 PART_DIMS = 8  # dimensions that one byte of a product quantiser stands for

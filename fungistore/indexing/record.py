@@ -22,6 +22,7 @@ from fungistore.indexing.options import Metric
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.store import Store
 from fungistore.store.durable import publish_bytes, sync
+from fungistore.store.seal import sealed
 
 INDEXES = "indexes"
 RECORD = "index.json"
@@ -219,7 +220,8 @@ def read_record(directory: Path) -> IndexRecord | None:
 
 def write_record(directory: Path, record: IndexRecord) -> None:
     """Make a state of the index the one that counts, then remove files of earlier ones."""
-    publish_bytes(directory / RECORD, json.dumps(asdict(record), indent=1).encode())
+    document = sealed(asdict(record))
+    publish_bytes(directory / RECORD, json.dumps(document, indent=1).encode())
     remove_strays(directory, record)
 
 

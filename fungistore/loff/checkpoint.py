@@ -26,10 +26,12 @@ from torch import Tensor
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
 from fungistore.store import Store
-from fungistore.store.durable import publish_bytes
+from fungistore.store.durable import file_digest, publish_bytes
+from fungistore.store.seal import sealed
 
 HEADS = "heads"
 CONFIG, STATE, LOG = "config.json", "state.json", "log.jsonl"
+CHECKSUMS = "checksums"  # in the state: of the configuration and the tensors, for `fungi verify`
 Tensors = dict[str, Tensor]
 
 
@@ -129,7 +131,9 @@ class RunDirectory:
         saved = replace(progress, file=name)
         log = "".join(json.dumps(line) + "\n" for line in saved.history)
         publish_bytes(self.path / LOG, log.encode())
-        publish_bytes(self.path / STATE, json.dumps(asdict(saved), indent=1).encode())
+        checksums = {file: file_digest(self.path / file) for file in (CONFIG, name)}
+        state = sealed(asdict(saved) | {CHECKSUMS: checksums})
+        publish_bytes(self.path / STATE, json.dumps(state, indent=1).encode())
         for path in self.path.glob("state-*.safetensors"):
             if path.name != name:
                 path.unlink()

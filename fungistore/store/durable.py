@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -49,6 +50,12 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
 def publish_bytes(path: Path, data: bytes) -> None:
     """Write a small file durably and atomically, replacing what was there."""
     publish(path, lambda temporary: _write(temporary, data))
+
+
+def file_digest(path: Path) -> str:
+    """Return 32 hexadecimal digits that identify a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def orphans(root: Path) -> Iterator[Path]:

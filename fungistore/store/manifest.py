@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -11,8 +14,12 @@ from pydantic_core import from_json
 
 from fungistore.errors import StoreError
 from fungistore.store.samples import Part
+from fungistore.store.seal import CHECKSUM, sealed
 
-SCHEMA_VERSION = (1, 0)  # (major, minor): a reader opens its own major and any minor
+# (major, minor): a reader opens its own major and any minor; `layout.py` describes them. 1.1 added
+# pca/ arrays, indexes/, heads/ and evals/, all of which a reader of 1.0 passes over.
+SCHEMA_VERSION = (1, 1)
+LOGGER = "fungistore"
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,15 @@ class Manifest:
     unknown: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """Return the file's bytes; the count of samples is there for human readers."""
+        """Return the file's bytes; the count of samples is there for human readers.
+
+        The checksum is for `fungi verify` alone: a store whose file was edited still opens.
+        """
         document = asdict(self)
         unknown = document.pop("unknown")
         count = sum(part.rows for part in self.parts)
-        return json.dumps(unknown | document | {"samples": count}, indent=1).encode()
+        document = sealed(unknown | document | {"samples": count})
+        return json.dumps(document, indent=1).encode()
 
 
 def parse_manifest(data: bytes, where: object) -> Manifest:
@@ -53,14 +64,17 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
     except (ValueError, TypeError, KeyError) as error:
         raise _damaged(where, error) from error
     if version[0] != SCHEMA_VERSION[0]:
+        is_newer = version[0] > SCHEMA_VERSION[0]
         raise StoreError(
-            "the store was made by another major version",
+            f"the store was made by {'a newer' if is_newer else 'another'} major version",
             where=where,
             expected=f"schema {SCHEMA_VERSION[0]}.x",
             found=".".join(map(str, version)),
-            hint="install the version of fungistore that made it",
+            hint="pip install --upgrade fungistore; this version leaves the store alone"
+            if is_newer
+            else "install the version of fungistore that made it",
         )
-    known = ("schema", "id", "labels", "parts", "samples")
+    known = ("schema", "id", "labels", "parts", "samples", CHECKSUM)
     unknown = {key: value for key, value in document.items() if key not in known}
     document = {key: value for key, value in document.items() if key in known}
     try:
@@ -71,6 +85,24 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
         return manifest
     except ValueError as error:  # pydantic's ValidationError is one
         raise _damaged(where, error) from error
+
+
+def newer_minor(schema: tuple[int, int]) -> str | None:
+    """Return a sentence about a schema of a newer minor version, None for one that is all known."""
+    if schema <= SCHEMA_VERSION:
+        return None
+    newer, own = (".".join(map(str, version)) for version in (schema, SCHEMA_VERSION))
+    return (
+        f"the store is of schema {newer}, newer than this version's {own}: what it does not know "
+        "is passed over, and kept"
+    )
+
+
+@cache  # once a store and process, however often a command opens it
+def say_newer_minor(root: Path, schema: tuple[int, int]) -> None:
+    """Log a warning that a store is of a newer minor version, if it is."""
+    if said := newer_minor(schema):
+        logging.getLogger(LOGGER).warning(said)
 
 
 def _damaged(where: object, error: Exception) -> StoreError:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import StoreError, UsageError
 from fungistore.sources import Sample, locate
-from fungistore.store.durable import publish
+from fungistore.store.durable import file_digest, publish
 
 SCHEMA = pa.schema(
     [
@@ -44,11 +44,19 @@ DUPLICATES_SHOWN = 3
 
 @dataclass(frozen=True)
 class Part:
-    """One file of the table: its name, its rows, and the root that its relative uris start from."""
+    """One file of the table.
+
+    Attributes:
+        file: its name.
+        rows: how many it has.
+        root: what its relative uris start from.
+        checksum: digest of the file's bytes; None where an earlier version wrote it.
+    """
 
     file: str
     rows: int
     root: str
+    checksum: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +155,7 @@ class SampleTable:
 
         publish(path, write)
         comparison = census.comparison()
-        return Part(path.name, comparison.added, root), comparison
+        return Part(path.name, comparison.added, root, file_digest(path)), comparison
 
     def moved(self, part: Part, root: str) -> Part:
         """Return the part with another root, if its own is gone and its first sample is there."""

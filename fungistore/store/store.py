@@ -21,15 +21,21 @@ from safetensors.numpy import load_file, save
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.sources import Source
-from fungistore.store.durable import PARTIAL, orphans, publish, publish_bytes
+from fungistore.store.durable import PARTIAL, file_digest, orphans, publish, publish_bytes
 from fungistore.store.failures import Failure, append_failures, compact_failures, read_failures
-from fungistore.store.manifest import SCHEMA_VERSION, Manifest, parse_manifest
+from fungistore.store.manifest import (
+    SCHEMA_VERSION,
+    Manifest,
+    parse_manifest,
+    say_newer_minor,
+)
 from fungistore.store.samples import Comparison, SampleTable
 from fungistore.store.units import COMMITS, FEATURES, METADATA, UnitArray
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
 SETUPS = "setups"
+CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 FAILURES = "failures.jsonl"
 LOCK = ".lock"
 DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
@@ -58,7 +64,7 @@ class Store:
 
         Raises:
             UsageError: there is none.
-            StoreError: its manifest is damaged, or of a newer major schema.
+            StoreError: its manifest is damaged, or of another major schema.
         """
         path = root / MANIFEST
         if not cls.exists(root):
@@ -68,7 +74,9 @@ class Store:
                 expected=f"a directory with a {MANIFEST}",
                 hint=f"make one with: fungi extract SOURCE {root} --model NAME",
             )
-        return cls(root, parse_manifest(path.read_bytes(), path))
+        manifest = parse_manifest(path.read_bytes(), path)
+        say_newer_minor(root, manifest.schema)
+        return cls(root, manifest)
 
     @classmethod
     def open_or_create(cls, root: Path) -> Store:
@@ -137,19 +145,33 @@ class Store:
     def writing(self) -> Iterator[None]:
         """Hold the store for one writer; the system frees it when a writer dies.
 
+        A store of an older minor schema is of this version's from then on.
+
         Raises:
-            FungiError: another process is writing.
+            FungiError: another process is writing, or this user may not.
         """
         lock = FileLock(self.root / LOCK, timeout=0)
         try:
-            with lock:
-                yield
+            lock.acquire()
         except Timeout as error:
             raise FungiError(
                 "another process is writing into the store",
                 where=self.root,
                 hint="wait for it to end, then run the same command again",
             ) from error
+        except OSError as error:
+            raise FungiError(
+                "the store cannot be written to",
+                where=self.root,
+                found=error.strerror or error,
+                hint="status, search, eval and export only read; to write, make a copy with cp -r, "
+                "or be given write access",
+            ) from error
+        try:
+            self._raise_minor()
+            yield
+        finally:
+            lock.release()
 
     def copy_samples(self, root: Path) -> Store:
         """Return a store at `root`, an empty directory, with this one's samples and no features."""
@@ -186,7 +208,9 @@ class Store:
         path = self.root / SETUPS / key / "config.json"
         try:
             config: Config = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            if not isinstance(config, dict):
+                raise ValueError("a list or a value instead of named settings")
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError("a setup is missing or damaged", where=path, found=error) from error
         return config
 
@@ -230,6 +254,8 @@ class Store:
             for name, arrays in tensors.items():
                 contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
                 (directory / f"{name}.safetensors").write_bytes(save(contiguous))
+            checksums = {path.name: file_digest(path) for path in sorted(directory.iterdir())}
+            (directory / CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
 
         if not self.has_setup(key):
             publish(self.root / SETUPS / key, write)
@@ -285,6 +311,12 @@ class Store:
                 path.unlink(missing_ok=True)
         return len(found)
 
+    def _raise_minor(self) -> None:
+        path = self.root / MANIFEST
+        stored = parse_manifest(path.read_bytes(), path)  # as the last writer left it
+        if stored.schema < SCHEMA_VERSION:
+            self._commit(replace(stored, schema=SCHEMA_VERSION))
+
     def _commit(self, manifest: Manifest) -> None:
         if manifest != self.manifest:
             publish_bytes(self.root / MANIFEST, manifest.to_json())
@@ -309,7 +341,7 @@ def _array_names(directory: Path) -> list[str]:
         path = Path(folder, METADATA)
         try:
             is_array = json.loads(path.read_bytes())["node_type"] == "array"
-        except (ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError("zarr metadata are damaged", where=path, found=error) from error
         if is_array:
             names.append(Path(folder).relative_to(directory).as_posix())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
@@ -109,9 +110,9 @@ class UnitArray:
         return cls(root, name)
 
     def _open(self) -> zarr.Array[Any]:
-        # a unit of unreadable images is all NaN, the fill value, and must be written all the same
+        mode: Literal["r", "r+"] = "r+" if os.access(self._directory, os.W_OK) else "r"
         try:
-            array = zarr.open_array(self._directory, mode="r+")
+            array = zarr.open_array(self._directory, mode=mode)
             if not {"fingerprint", "codec"} <= array.attrs.keys():
                 raise ValueError("an array of another program")
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -121,6 +122,7 @@ class UnitArray:
                 found=error,
                 hint=f"remove {self._directory} and run fungi extract again",
             ) from error
+        # a unit of unreadable images is all NaN, the fill value, and must be written all the same
         return array.with_config({"write_empty_chunks": True})
 
     @property
