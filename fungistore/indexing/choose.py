@@ -19,8 +19,9 @@ ID_BYTES = 8
 LINK_BYTES = 4
 # faiss warns of k-means with fewer points a centroid than this.
 POINTS_PER_LIST = 39
-# k-means and product quantisers are trained on a sample of at most so many bytes of float32.
-TRAIN_BYTES = 1 << 29
+# k-means and product quantisers are trained on a sample of so many bytes of float32, at least and at
+# most, and between them on a hundredth; faiss copies it once or twice.
+TRAIN_BYTES = (1 << 29, 1 << 30)
 # A product quantiser has 256 centroids a part and wants 39 points for each of them.
 LEAST_TRAINING = 256 * POINTS_PER_LIST
 PART_DIMS = 8  # dimensions that one byte of a product quantiser stands for
@@ -79,8 +80,10 @@ def list_count(count: int, dim: int) -> int:
 
 
 def training_rows(count: int, dim: int) -> int:
-    """Return how many vectors to train on, at most `TRAIN_BYTES` of them."""
-    return min(count, max(LEAST_TRAINING, TRAIN_BYTES // (4 * dim)))
+    """Return how many vectors to train on: `TRAIN_BYTES` of them, or all."""
+    least, most = TRAIN_BYTES
+    taken = min(most, max(least, 4 * dim * count // 100))
+    return min(count, max(LEAST_TRAINING, taken // (4 * dim)))
 
 
 def part_count(dim: int) -> int:
