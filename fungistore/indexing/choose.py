@@ -19,8 +19,8 @@ ID_BYTES = 8
 LINK_BYTES = 4
 # faiss warns of k-means with fewer points a centroid than this.
 POINTS_PER_LIST = 39
-# k-means and product quantisers are trained on a sample of so many bytes of float32, at least and at
-# most, and between them on a hundredth; faiss copies it once or twice.
+# k-means and product quantisers are trained on a hundredth of the float32 vectors, but on so many
+# bytes at least, and at most; faiss copies them once or twice.
 TRAIN_BYTES = (1 << 29, 1 << 30)
 # A product quantiser has 256 centroids a part and wants 39 points for each of them.
 LEAST_TRAINING = 256 * POINTS_PER_LIST
