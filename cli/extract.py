@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fungistore.errors import UsageError
 
 from .console import (
     SKIPPED_INPUTS,
@@ -18,6 +21,7 @@ from .console import (
     size,
     stop_on_signals,
 )
+from .extract_workers import EventReporter, choose_worker, run_workers
 
 if TYPE_CHECKING:
     from fungistore.extraction import Estimate, ExtractResult
@@ -88,6 +92,23 @@ def extract(
     ] = None,
     dry_run: Annotated[bool, _option("Measure and tell; write nothing.", "--dry-run")] = False,
     restart: Annotated[bool, _option("Delete the feature set first.", "--restart")] = False,
+    update: Annotated[
+        bool, _option("Make the rows of changed files anew; try failed inputs again.", "--update")
+    ] = False,
+    retry_failed: Annotated[bool, _option("Try failed inputs again.", "--retry-failed")] = False,
+    worker_id: Annotated[
+        int | None, _option("This process's number, from 0, of several on one store.")
+    ] = None,
+    num_workers: Annotated[
+        int | None, _option("How many processes divide the units.  [default: from the scheduler]")
+    ] = None,
+    gpus: Annotated[
+        str | None, _option("Run one worker on each of these CUDA devices, such as 0,1,2,3.")
+    ] = None,
+    processes: Annotated[
+        int | None, _option("Run so many workers on this machine's --device.")
+    ] = None,
+    events: Annotated[bool, typer.Option("--events", hidden=True)] = False,
     as_json: Annotated[bool, _option("Print one JSON object on stdout.", "--json")] = False,
 ) -> None:
     """Write features of images into a store; run it again to continue, or to add images.
@@ -103,6 +124,8 @@ def extract(
           --image-size 448 --pool 2
       find . -name '*.jpg' | fungi extract - pets.fungi --model deit_tiny_patch16_224 --dry-run
       fungi extract images/ pets.fungi --config settings.toml --set kl.temperature=1
+      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --gpus 0,1,2,3
+      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --update
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 done but some inputs were skipped, 4 other settings
@@ -139,6 +162,7 @@ def extract(
         from fungistore.extraction import ExtractOptions, estimate
         from fungistore.extraction import extract as run
         from fungistore.extraction.options import read_config, with_settings
+        from fungistore.store import Slice
 
         settled = read_config(config) if config is not None else {}
         settled = {key.replace("-", "_"): value for key, value in settled.items()}
@@ -149,11 +173,76 @@ def extract(
             result_json(planned.to_json()) if as_json else _show_estimate(planned)
             return
         reporter = ConsoleReporter()
-        done = run(source, store, options, restart=restart, reporter=reporter, stop=stop)
+        devices = _devices(source, gpus, processes, options.device, is_restart=restart)
+        if devices:
+            flags_on = [
+                name for name, on in (("--update", update), ("--retry-failed", retry_failed)) if on
+            ]
+            document, code = run_workers(
+                [source, str(store), *flags_on], options.to_config(), devices, stop, reporter
+            )
+            result_json(document) if as_json else _show_workers(document, store)
+            if not code or code == SKIPPED_INPUTS:
+                next_step("fungi", "status", str(store))
+            raise typer.Exit(code)
+        index, count = choose_worker(worker_id, num_workers, os.environ)
+        done = run(
+            source,
+            store,
+            options,
+            restart=restart,
+            update=update,
+            retry_failed=retry_failed,
+            part=Slice(index, count),
+            reporter=EventReporter() if events else reporter,
+            stop=stop,
+        )
     result_json(done.to_json()) if as_json else _show_result(done)
-    next_step("fungi", "status", str(store))
+    if not events:
+        next_step("fungi", "status", str(store))
     if done.failed:
         raise typer.Exit(SKIPPED_INPUTS)
+
+
+def _devices(
+    source: str, gpus: str | None, processes: int | None, device: str, *, is_restart: bool
+) -> list[str]:
+    """Return the device of each worker to start, none where this process does the work itself."""
+    if gpus is None and processes is None:
+        return []
+    where = "--gpus" if gpus is not None else "--processes"
+    names = [] if gpus is None else [name.strip() for name in gpus.split(",")]
+    if gpus is not None and processes is not None:
+        raise UsageError("give --gpus or --processes, not both", where=where)
+    if gpus is not None and not all(map(str.isdecimal, names)):
+        raise UsageError("not a list of devices", where=where, expected="0,1,2", found=gpus)
+    if processes is not None and processes < 1:
+        raise UsageError("no workers", where=where, expected="1 or more", found=processes)
+    if source == "-":
+        raise UsageError(
+            "several workers cannot read one standard input",
+            where=where,
+            hint="write the list into a manifest: a .csv file with a column `path`",
+        )
+    if is_restart:
+        raise UsageError(
+            "workers cannot start a feature set anew together",
+            where="--restart",
+            hint=f"first without {where}, with --restart --limit 1; then without --restart",
+        )
+    return [f"cuda:{name}" for name in names] or [device] * (processes or 0)
+
+
+def _show_workers(document: dict[str, Any], store: Path) -> None:
+    if "units" not in document:
+        return  # none came to an end; each has said why
+    units = document["units"]
+    result(
+        f"{store}: {document['samples']} images, {', '.join(document['features'])} in "
+        f"{document['feature_set']}; {units['done']}/{units['total']} units, "
+        f"{document['failed']} failed inputs, {document['images_per_second']:.1f} images/s "
+        f"by {len(document['workers'])} workers"
+    )
 
 
 def _show_estimate(planned: Estimate) -> None:
@@ -173,4 +262,5 @@ def _show_result(done: ExtractResult) -> None:
     result(
         f"{done.store}: {done.samples} images, {', '.join(done.features)} in {done.feature_set}; "
         f"{done.units_done}/{done.units_total} units, {done.failed} failed inputs{rate}"
+        + (f"; {done.worker} had {done.worker_units} of the units" if done.worker.count > 1 else "")
     )

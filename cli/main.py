@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import (
+    doctor,
     eval_cluster,
     eval_compare,
     eval_knn,
@@ -24,6 +25,7 @@ from . import (
     search,
     status,
     train_loff,
+    verify,
 )
 from .console import DEBUG
 
@@ -54,6 +56,8 @@ app.command("predict")(predict.predict)
 app.command("export")(export.export)
 app.command("import")(import_features.import_features)
 app.command("status")(status.status)
+app.command("verify")(verify.verify)
+app.command("doctor")(doctor.doctor)
 app.command("models")(models.models)
 
 evaluation = typer.Typer(help="Evaluate features: one command a table.", no_args_is_help=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fungistore.blocks import FeatureMatrix, open_features
+    from fungistore.doctor import Check, Examination, Floor, examine, measure_floor
     from fungistore.errors import FungiError
     from fungistore.evaluation import (
         ClusterOptions,
@@ -43,14 +44,16 @@ if TYPE_CHECKING:
     from fungistore.pca import Pca, PcaOptions, PcaResult, fit_pca, load_pca
     from fungistore.searching import SearchResult, search, write_page
     from fungistore.sources import Sample, Source, open_source
-    from fungistore.store import Store
+    from fungistore.store import WHOLE, Slice, Store
     from fungistore.store_status import StoreStatus, status
+    from fungistore.verification import Finding, Repair, Verification, repair_store, verify_store
 
 _HOMES = {
     "fungistore.blocks": (
         "FeatureMatrix",
         "open_features",
     ),
+    "fungistore.doctor": ("Check", "Examination", "Floor", "examine", "measure_floor"),
     "fungistore.errors": ("FungiError",),
     "fungistore.evaluation": (
         "ClusterOptions",
@@ -100,21 +103,33 @@ _HOMES = {
         "StoreStatus",
         "status",
     ),
-    "fungistore.store": ("Store",),
+    "fungistore.store": ("WHOLE", "Slice", "Store"),
+    "fungistore.verification": (
+        "Finding",
+        "Repair",
+        "Verification",
+        "repair_store",
+        "verify_store",
+    ),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "WHOLE",
+    "Check",
     "ClusterOptions",
     "CompareOptions",
     "Comparison",
     "Estimate",
     "Evaluation",
+    "Examination",
     "ExportOptions",
     "ExportResult",
     "ExtractOptions",
     "ExtractResult",
     "FeatureMatrix",
+    "Finding",
+    "Floor",
     "FungiError",
     "ImportOptions",
     "ImportResult",
@@ -125,13 +140,16 @@ __all__ = [
     "Pca",
     "PcaOptions",
     "PcaResult",
+    "Repair",
     "RetrievalOptions",
     "Sample",
     "Score",
     "SearchResult",
+    "Slice",
     "Source",
     "Store",
     "StoreStatus",
+    "Verification",
     "build_index",
     "compare_features",
     "estimate",
@@ -139,16 +157,20 @@ __all__ = [
     "evaluate_knn",
     "evaluate_linear",
     "evaluate_retrieval",
+    "examine",
     "export_features",
     "extract",
     "fit_pca",
     "import_features",
     "load_pca",
+    "measure_floor",
     "open_features",
     "open_index",
     "open_source",
+    "repair_store",
     "search",
     "status",
+    "verify_store",
     "write_page",
 ]
 

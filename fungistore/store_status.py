@@ -62,7 +62,7 @@ class StoreStatus:
         splits: samples of each split; "" counts those without one.
         roots: directories that relative uris start from.
         failed: inputs that could not be read.
-        failures: how many of each error message.
+        failures: how many of each error, by its class and message.
         feature_sets: what was extracted.
     """
 
@@ -103,7 +103,7 @@ def status(path: str | Path) -> StoreStatus:
         splits=dict(sorted(splits.items())),
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=len(failures),
-        failures=dict(Counter(failure.message for failure in failures).most_common()),
+        failures=dict(Counter(f"{f.error}: {f.message}" for f in failures).most_common()),
         feature_sets=tuple(_feature_set(store, name) for name in store.feature_sets()),
     )
 

@@ -28,7 +28,7 @@ from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.store import SCHEMA_VERSION, Codec, Store, UnitArray
+from fungistore.store import SCHEMA_VERSION, Codec, Patience, Store, UnitArray
 
 FEATURE_SET = "imported"
 UNIT_BYTES = 1 << 24  # 16 MiB a unit: 100 million rows of 384 are 9,000 files, a kill costs little
@@ -89,8 +89,9 @@ def import_features(
         plan = _plan(paths, options, opened, reporter)
         if restart or not _is_begun(plan, path):
             _refuse_too_large(plan, stop)
-        with Store.open_or_create(path).writing():
-            target = Store.open(path)  # as the last writer left it
+        thing, patience = f"features/{plan.feature_set}/{plan.array}", Patience(reporter, stop)
+        made = Store.open_or_create(path)
+        with made.writing("samples", patience=patience) as listed, listed.writing(thing) as target:
             if not len(target.samples):
                 _add_samples(target, plan.samples)
             return _import(target, plan, options, reporter, stop, restart=restart)

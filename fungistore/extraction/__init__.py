@@ -2,6 +2,7 @@
 
 from fungistore.extraction.measure import Estimate, estimate
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.run import ExtractResult, extract
+from fungistore.extraction.result import ExtractResult
+from fungistore.extraction.run import extract
 
 __all__ = ["Estimate", "ExtractOptions", "ExtractResult", "estimate", "extract"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from fungistore.extraction.plan import Task, batches_of
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
 from fungistore.report import Reporter, stop_if_asked
-from fungistore.store import Failure, Store, UnitArray
+from fungistore.store import Commit, Failure, Store, UnitArray
 
 Rows = dict[str, NDArray[np.floating]]
 
@@ -30,7 +30,7 @@ class ComputedBatch:
     rows: Rows
 
 
-def compute_units(
+def compute_tasks(
     store: Store,
     maker: FeatureMaker,
     resolved: Resolved,
@@ -39,7 +39,32 @@ def compute_units(
     reporter: Reporter,
     stop: Callable[[], bool],
 ) -> None:
+    """Compute and commit what is missing; raises what `compute_units` does."""
+
+    def commit(parts: list[ComputedBatch]) -> None:
+        _commit_unit(store, arrays, parts, reporter)
+
+    works = batches_of(tasks, store.samples, resolved.batch_size)
+    compute_units(works, maker, resolved, commit, reporter, stop)
+
+
+def compute_units(
+    works: Iterable[Work],
+    maker: FeatureMaker,
+    resolved: Resolved,
+    commit: Callable[[list[ComputedBatch]], None],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> None:
     """Compute batch after batch; a thread commits a unit while the next one is computed.
+
+    Args:
+        works: the batches; `last` marks those that complete a unit.
+        maker: makes the features.
+        resolved: the settings.
+        commit: publishes a unit's batches.
+        reporter: is told how it gets on.
+        stop: asked between batches.
 
     Raises:
         StoppedError: `stop` asked for it; the unit under way is dropped.
@@ -49,13 +74,13 @@ def compute_units(
     parts: list[ComputedBatch] = []
     pending: Future[None] | None = None
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
-        works = batches_of(tasks, store.samples, resolved.batch_size)
         for batch in load_batches(works, maker.draw, resolved.workers):
             stop_if_asked(stop)
             if batch.failures and resolved.options.on_error == "fail":
                 raise _as_error(batch.failures[0])
             computed = maker.compute(batch.drawn, batch.work.features)
-            failed = [failure.row - batch.work.rows[0]["row"] for failure in batch.failures]
+            unreadable = {failure.row for failure in batch.failures}
+            failed = [i for i, row in enumerate(batch.work.rows) if row["row"] in unreadable]
             with np.errstate(over="ignore"):  # infinities are counted at the commit
                 stored = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
             for rows in stored.values():
@@ -66,7 +91,7 @@ def compute_units(
             if batch.work.last:
                 if pending is not None:
                     pending.result()
-                pending = writer.submit(_commit_unit, store, arrays, parts, reporter)
+                pending = writer.submit(commit, parts)
                 parts = []
         if pending is not None:
             pending.result()
@@ -94,13 +119,17 @@ def _commit_unit(
             block = np.concatenate([array.read(start, first), block])
         ids = digest_ids(row["id"] for row in store.samples.rows(start, last + 1))
         earlier = before.failed if before is not None else 0
-        commit = array.publish(work.unit, block, ids, earlier + len(failures))
-        if commit.inf_rows or commit.nan_rows > commit.failed:
-            reporter.notice(
-                f"{name}: unit {work.unit} has {commit.inf_rows} rows with infinities and "
-                f"{commit.nan_rows - commit.failed} with NaN; "
-                "try --storage-dtype float32 or --dtype float32"
-            )
+        tell_unusable(array.publish(work.unit, block, ids, earlier + len(failures)), name, reporter)
+
+
+def tell_unusable(commit: Commit, name: str, reporter: Reporter) -> None:
+    """Say that a unit has values that are not finite though its images could be read."""
+    if commit.inf_rows or commit.nan_rows > commit.failed:
+        reporter.notice(
+            f"{name}: unit {commit.unit} has {commit.inf_rows} rows with infinities and "
+            f"{commit.nan_rows - commit.failed} with NaN; "
+            "try --storage-dtype float32 or --dtype float32"
+        )
 
 
 def _as_error(failure: Failure) -> ImageError:

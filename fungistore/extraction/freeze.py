@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.options import ExtractOptions
@@ -65,6 +65,24 @@ def frozen_choices(store: Store, feature_set: str) -> Config:
     for array in store.arrays(feature_set).values():
         choices |= flatten(store.setup(array.fingerprint))
     return choices
+
+
+def as_frozen(resolved: Resolved, store: Store) -> Resolved:
+    """Return settings with the decisions that another worker froze since they were settled.
+
+    Raises:
+        MismatchError: a field that is not left open differs from the feature set's.
+    """
+    frozen = frozen_choices(store, resolved.options.name)
+    if not frozen:
+        return resolved
+    if resolved.unit_rows is None:
+        resolved = replace(resolved, unit_rows=frozen.get("layout.unit_rows"))
+    try:
+        store.refuse_mismatch(resolved.options.name, by_array(resolved, array_configs(resolved)))
+    except MismatchError:  # decided otherwise on a machine of another kind, unless it is refused
+        return settle(store.root, resolved.options, restart=False)
+    return resolved
 
 
 def array_configs(resolved: Resolved) -> dict[str, Config]:

@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from fungistore.errors import FungiError
-from fungistore.extraction.compute import compute_units
-from fungistore.extraction.freeze import array_configs, by_array, freeze, settle
+from fungistore.blocks import PCA
+from fungistore.errors import FungiError, UsageError
+from fungistore.extraction.compute import compute_tasks
+from fungistore.extraction.features import FeatureMaker
+from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
 from fungistore.extraction.measure import free_bytes, refuse_empty, with_unit_rows
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import Task, count_bytes, count_images, plan_tasks
+from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
+from fungistore.extraction.result import ExtractResult
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.report import Reporter, Silent
 from fungistore.sources import Source, open_source
-from fungistore.store import Store, UnitArray
-
-
-@dataclass(frozen=True)
-class ExtractResult:
-    """What an extraction did.
-
-    Attributes:
-        store: the store's directory.
-        feature_set: name of the feature set.
-        features: what was extracted.
-        samples: rows of the feature set.
-        units_done: units committed in all.
-        units_total: units that the rows make.
-        units_computed: units committed by this run.
-        images_computed: images computed by this run.
-        failed: inputs that could not be read.
-        images_per_second: of this run, loading and writing included; 0 where nothing was to do.
-        fingerprints: of the setup of each feature.
-    """
-
-    store: str
-    feature_set: str
-    features: tuple[str, ...]
-    samples: int
-    units_done: int
-    units_total: int
-    units_computed: int
-    images_computed: int
-    failed: int
-    images_per_second: float
-    fingerprints: Mapping[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary."""
-        document = asdict(self)
-        computed = document.pop("units_computed")
-        done, total = document.pop("units_done"), document.pop("units_total")
-        return document | {"units": {"done": done, "total": total, "computed": computed}}
+from fungistore.store import WHOLE, Failure, Patience, Slice, Store, UnitArray
+from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.failures import CHANGED_FILE
 
 
 def extract(
@@ -67,16 +33,25 @@ def extract(
     options: ExtractOptions,
     *,
     restart: bool = False,
+    update: bool = False,
+    retry_failed: bool = False,
+    part: Slice = WHOLE,
     reporter: Reporter | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> ExtractResult:
     """Write the features of a source's images into a store, continuing where it stopped.
+
+    Several processes may do so at once, each with its own slice of the units: whoever comes first
+    freezes what all of them use, the others wait for that moment.
 
     Args:
         source: a folder, manifest or tar shards, as `open_source` takes them, or a Source.
         store: the store's directory; made where nothing is.
         options: what to extract, and how.
         restart: first delete everything that the feature set has.
+        update: make the rows of files that have changed anew, and try failed inputs again.
+        retry_failed: try failed inputs again.
+        part: this process's slice of the units.
         reporter: is told what happens; default: nobody.
         stop: asked between batches; True ends the run with StoppedError, keeping whole units.
 
@@ -85,69 +60,195 @@ def extract(
         MismatchError: the feature set was made with other settings; nothing was overwritten.
         StoreError: the store is damaged.
         StoppedError: `stop` asked for it.
-        FungiError: a full disk, or an unreadable image under `on_error="fail"`.
+        FungiError: a full disk, an unreadable image under `on_error="fail"`, or another process
+            that writes the same.
     """
     path = Path(store)
     reporter = reporter or Silent()
-    with _disk_errors_explained(path):
+    _refuse_restart_of_one(part, restart=restart)
+    with disk_errors_explained(path), ExitStack() as held:
         opened = open_source(source) if isinstance(source, str) else source
         resolved = settle(path, options, restart=restart)
-        with Store.open_or_create(path).writing():
-            target = Store.open(path)  # as the last writer left it
-            return _extract(target, opened, resolved, reporter, stop, restart=restart)
+        made, patience = Store.open_or_create(path), Patience(reporter, stop)
+        with made.writing("samples", patience=patience) as target:
+            _add_samples(target, opened, reporter, update=update)
+        with made.writing(f"prepare/{options.name}", patience=patience) as preparing:
+            if restart:
+                with preparing.writing(f"features/{options.name}") as whole:
+                    _remove_feature_set(whole, options.name, reporter)
+            things = _things(preparing, resolved)
+            target = held.enter_context(preparing.writing(*things, part=part))
+            job = _prepare(target, resolved, part, reporter, stop, is_redo=update or retry_failed)
+        return _work(job, reporter, stop)
 
 
-def _extract(
+@dataclass(frozen=True)
+class _Job:
+    """Everything that is settled before the first unit."""
+
+    store: Store
+    resolved: Resolved
+    configs: Mapping[str, Config]
+    maker: FeatureMaker
+    arrays: Mapping[str, UnitArray]
+    derived: Sequence[UnitArray]
+    rows: int
+    part: Slice
+    redo: Sequence[Failure]
+
+    @property
+    def unit_rows(self) -> int:
+        return next(iter(self.arrays.values())).unit_rows
+
+    @property
+    def units(self) -> int:
+        return -(-self.rows // self.unit_rows)
+
+    def own_units(self) -> list[int]:
+        return [unit for unit in range(self.units) if unit in self.part]
+
+    def own_rows(self) -> int:
+        size = self.unit_rows
+        return sum(min(size, self.rows - unit * size) for unit in self.own_units())
+
+    def missing(self) -> list[Task]:
+        arrays = dict(self.arrays)
+        return plan_tasks(self.resolved.arrays, arrays, self.rows, self.unit_rows)
+
+
+def _refuse_restart_of_one(part: Slice, *, restart: bool) -> None:
+    if restart and part != WHOLE:
+        raise UsageError(
+            "one worker of several cannot start the feature set anew",
+            where="--restart",
+            found=str(part),
+            hint="first let one process do it: the same command with --restart --limit 1 and "
+            "without workers; then start the workers without --restart",
+        )
+
+
+def _things(store: Store, resolved: Resolved) -> list[str]:
+    """Return what is locked: the arrays, and those derived from them, whose units may go."""
+    name = resolved.options.name
+    derived = [array.name for array in _derived(store, name)]
+    return sorted(
+        f"features/{array}" for array in [f"{name}/{s.name}" for s in resolved.arrays] + derived
+    )
+
+
+def _derived(store: Store, feature_set: str) -> list[UnitArray]:
+    arrays = store.arrays(feature_set)
+    return [array for name, array in arrays.items() if name.startswith(PCA)]
+
+
+def _prepare(
     target: Store,
-    source: Source,
     resolved: Resolved,
+    part: Slice,
     reporter: Reporter,
     stop: Callable[[], bool],
     *,
-    restart: bool,
-) -> ExtractResult:
+    is_redo: bool,
+) -> _Job:
     options = resolved.options
-    _add_samples(target, source, reporter)
-    if restart:
-        _remove_feature_set(target, options.name, reporter)
-    resolved = with_unit_rows(resolved, target.samples, stop)
+    if is_redo:
+        _refuse_partial_redo(target, resolved)
+    resolved = with_unit_rows(as_frozen(resolved, target), target.samples, stop)
     configs = array_configs(resolved)
     target.refuse_mismatch(options.name, by_array(resolved, configs))
     maker = freeze(resolved, target, configs, reporter, stop)
     rows = options.rows_of(len(target.samples))
     arrays = _ready_arrays(target, resolved, configs, rows, reporter)
     unit_rows = next(iter(arrays.values())).unit_rows
-    tasks = plan_tasks(resolved.arrays, arrays, rows, unit_rows)
-    units, to_go = -(-rows // unit_rows), len({task.unit for task in tasks})
-    images = count_images(tasks)
-    _say_what_is_left(target, resolved, tasks, units, to_go, rows, reporter)
-
-    began = time.perf_counter()
-    reporter.begin("images", rows, done=rows - images)
-    compute_units(target, maker, resolved, arrays, tasks, reporter, stop)
-    reporter.end()
-    seconds = time.perf_counter() - began
-    target.compact_failures()
-    return ExtractResult(
-        store=str(target.root),
-        feature_set=options.name,
-        features=options.features,
-        samples=rows,
-        units_done=units,
-        units_total=units,
-        units_computed=to_go,
-        images_computed=images,
-        failed=_count_failed(target, options.name, rows),
-        images_per_second=images / seconds if images else 0.0,
-        fingerprints={feature: fingerprint(config) for feature, config in configs.items()},
+    listed = [f for f in target.failures() if f.feature_set == options.name and f.row < rows]
+    changed = sum(failure.error == CHANGED_FILE for failure in listed)
+    if changed and not is_redo:
+        reporter.notice(f"{changed} rows are of files that have changed: --update makes them anew")
+    return _Job(
+        store=target,
+        resolved=resolved,
+        configs=configs,
+        maker=maker,
+        arrays=arrays,
+        derived=_derived(target, options.name),
+        rows=rows,
+        part=part,
+        redo=[f for f in listed if f.row // unit_rows in part] if is_redo else [],
     )
 
 
-def _add_samples(store: Store, source: Source, reporter: Reporter) -> None:
+def _refuse_partial_redo(store: Store, resolved: Resolved) -> None:
+    """A row is listed once for all features of a set, so all of them are made anew together."""
+    made = {name for name in store.arrays(resolved.options.name) if not name.startswith(PCA)}
+    left_out = made - {spec.name for spec in resolved.arrays}
+    if left_out:
+        features = [*resolved.options.features, *sorted(n.split("/")[-1] for n in left_out)]
+        raise UsageError(
+            "rows are made anew for all features of a feature set together",
+            where=f"feature set {resolved.options.name!r}",
+            expected=", ".join(dict.fromkeys(features)),
+            found=", ".join(resolved.options.features),
+            hint=f"--features {','.join(dict.fromkeys(features))}",
+        )
+
+
+def _work(job: _Job, reporter: Reporter, stop: Callable[[], bool]) -> ExtractResult:
+    store, resolved, options = job.store, job.resolved, job.resolved.options
+    tasks = [task for task in job.missing() if task.unit in job.part]
+    images = count_images(tasks)
+    _say_what_is_left(job, tasks, reporter)
+
+    began = time.perf_counter()
+    reporter.begin("images", job.own_rows(), done=job.own_rows() - images)
+    compute_tasks(store, job.maker, resolved, job.arrays, tasks, reporter, stop)
+    reporter.end()
+    seconds = time.perf_counter() - began
+    redone = Redone(0, 0)
+    if job.redo:
+        redone = redo_rows(
+            job.redo, store, job.maker, resolved, job.arrays, job.derived, reporter, stop
+        )
+        _tell_redone(store, redone, job.derived, reporter)
+    store.compact_failures()
+    units_done = job.units
+    if job.part != WHOLE:
+        store.sweep()  # what others left, if this is the last of them
+        units_done -= len({task.unit for task in job.missing()})
+    return ExtractResult(
+        store=str(store.root),
+        feature_set=options.name,
+        features=options.features,
+        samples=job.rows,
+        units_done=units_done,
+        units_total=job.units,
+        units_computed=len({task.unit for task in tasks}),
+        images_computed=images,
+        failed=_count_failed(store, options.name, job.rows),
+        images_per_second=images / seconds if images else 0.0,
+        fingerprints={feature: fingerprint(config) for feature, config in job.configs.items()},
+        redone=redone.mended,
+        worker=job.part,
+        worker_units=len(job.own_units()),
+    )
+
+
+def _tell_redone(
+    store: Store, redone: Redone, derived: Sequence[UnitArray], reporter: Reporter
+) -> None:
+    reporter.notice(f"{redone.mended} rows made anew, {redone.failing} cannot be read")
+    if redone.mended and derived:
+        names = ", ".join(array.name for array in derived)
+        reporter.notice(f"{names}: the units of these rows are dropped; fungi pca makes them again")
+    older = [name for name in ("indexes", "heads") if (store.root / name).is_dir()]
+    if redone.mended and older:
+        reporter.notice(f"{' and '.join(older)} made before are older than these rows")
+
+
+def _add_samples(store: Store, source: Source, reporter: Reporter, *, update: bool) -> None:
     """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
     is_new = not len(store.samples)
     try:
-        comparison = store.add_source(source)
+        comparison = store.add_source(source, update=update)
         refuse_empty(store, source)
     except FungiError:
         if is_new:
@@ -156,9 +257,21 @@ def _add_samples(store: Store, source: Source, reporter: Reporter) -> None:
     if comparison.known and comparison.added:
         reporter.notice(f"{comparison.added} new images after {comparison.known} known ones")
     if comparison.changed:
+        consequence = (
+            "their rows are made anew"
+            if update
+            else "their rows are kept as they are; --update makes them anew"
+        )
         reporter.notice(
             f"{comparison.changed} images have another size or time than when they were added; "
-            "their rows are kept as they are"
+            f"{consequence}"
+        )
+    if comparison.removed:
+        names = ", ".join(comparison.first_removed)
+        names += ", ..." if comparison.removed > len(comparison.first_removed) else ""
+        reporter.notice(
+            f"{comparison.removed} images are not in the source any more ({names}); "
+            "their rows are kept"
         )
 
 
@@ -204,51 +317,26 @@ def _ready_arrays(
     return ready
 
 
-def _say_what_is_left(
-    store: Store,
-    resolved: Resolved,
-    tasks: list[Task],
-    units: int,
-    to_go: int,
-    rows: int,
-    reporter: Reporter,
-) -> None:
+def _say_what_is_left(job: _Job, tasks: list[Task], reporter: Reporter) -> None:
+    store, options = job.store, job.resolved.options
+    units, to_go = len(job.own_units()), len({task.unit for task in tasks})
+    who = "" if job.part == WHOLE else f"{job.part}: "
     if not tasks:
-        reporter.notice(f"nothing to do: all {units} units are done")
-    elif count_images(tasks) < rows:
-        failed = _count_failed(store, resolved.options.name, rows)
+        reporter.notice(f"{who}nothing to do: all {units} units are done")
+    elif count_images(tasks) < job.own_rows():
+        failed = _count_failed(store, options.name, job.rows)
         inputs = "input" if failed == 1 else "inputs"
         reporter.notice(
-            f"resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, {to_go} to go"
+            f"{who}resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, "
+            f"{to_go} to go"
         )
     else:
-        features = ", ".join(resolved.options.features)
-        reporter.notice(f"extracting {features} of {rows} images in {units} units")
-    needed, free = count_bytes(tasks, resolved.arrays), free_bytes(store.root)
+        features = ", ".join(options.features)
+        reporter.notice(f"{who}extracting {features} of {job.own_rows()} images in {units} units")
+    needed, free = count_bytes(tasks, job.resolved.arrays), free_bytes(store.root)
     if needed > free:
         reporter.notice(f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free")
 
 
 def _count_failed(store: Store, feature_set: str, rows: int) -> int:
     return sum(f.row < rows and f.feature_set == feature_set for f in store.failures())
-
-
-@contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        hints = {
-            errno.ENOSPC: "make room",
-            errno.EDQUOT: "make room in your quota",
-            errno.EROFS: "make the file system writable",
-            errno.EACCES: "get permission to write there",
-        }
-        raise FungiError(
-            "the store, or a file that it needs, cannot be used",
-            where=error.filename or path,
-            found=error.strerror or str(error),
-            hint=f"{hints.get(error.errno or 0, 'mend that')}, then run the same command again: "
-            "every committed unit is kept",
-        ) from error

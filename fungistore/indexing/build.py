@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fungistore.blocks import FeatureMatrix, Rows, Vectors, open_features
-from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
+from fungistore.errors import MismatchError, StoppedError, UsageError
 from fungistore.fingerprint import describe
 from fungistore.indexing.choose import (
     Choice,
@@ -54,6 +53,7 @@ from fungistore.indexing.vectors import VectorIndex
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, Silent
 from fungistore.store import Store
+from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.durable import publish
 
 CHECKPOINT_SECONDS = 120.0
@@ -117,12 +117,11 @@ def build_index(
         FungiError: a full disk, or another writer.
     """
     path, began = Path(store), time.perf_counter()
-    Store.open(path)  # refuses what is none before a lock is made in it
-    with _disk_errors_explained(path), Store.open(path).writing():
-        opened = Store.open(path)  # as the last writer left it
-        builder = _Builder.start(
-            opened, options or IndexOptions(), reporter or Silent(), restart=restart
-        )
+    store_now, asked = Store.open(path), options or IndexOptions()
+    directory, _, _ = _find(store_now, asked, restart=restart)
+    thing = directory.relative_to(path).as_posix()
+    with disk_errors_explained(path), store_now.writing(thing) as opened:
+        builder = _Builder.start(opened, asked, reporter or Silent(), restart=restart)
         before = builder.record.vectors
         builder.run(checkpoint_seconds, stop)
         return IndexResult(
@@ -404,17 +403,3 @@ def _refuse_changed(store: Store, record: IndexRecord, content: str) -> None:
             found=f"content {content}",
             hint=restart_hint(store, record),
         )
-
-
-@contextmanager
-def _disk_errors_explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FungiError(
-            "the store cannot be written to",
-            where=error.filename or path,
-            found=error.strerror or str(error),
-            hint="make room, or make it writable, then run the same command again: "
-            "what was written is kept",
-        ) from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+
+from fungistore.memory import free_memory
 
 # Exact search reads every value: 100 million float32 are 0.4 GB, some 50 ms a query on one core.
 FLAT_VALUES = 100_000_000
@@ -28,8 +29,6 @@ PART_DIMS = 8  # dimensions that one byte of a product quantiser stands for
 MOST_PARTS = 128
 # A rotation (OPQ) of d x d is learnt with a singular value decomposition a round: d^3.
 OPQ_DIM = 2048
-CGROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,5 @@ def part_count(dim: int) -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes that this process can still take, its control group's limit included."""
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if MEMINFO.exists():
-        fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        if "MemAvailable" in fields:
-            available = 1024 * int(fields["MemAvailable"].split()[0])
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        available = min(available, max(0, int(text) - int(used.read_text())))
-    return available
+    """Return the bytes that this process can still take; all there are where that is unknown."""
+    return free_memory() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -208,8 +208,11 @@ def read_record(directory: Path) -> IndexRecord | None:
         schema = json.loads(data)["schema"]
         if schema != SCHEMA:
             raise ValueError(f"schema {schema}; this version reads {SCHEMA}")
-        return RECORDS.validate_json(data)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = RECORDS.validate_json(data)
+        if not record.features:
+            raise ValueError("no features")
+        return record
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(
             "the record of an index is missing or damaged",
             where=path,
@@ -265,15 +268,22 @@ def checked_file(directory: Path, record: IndexRecord, kind: str) -> Path:
     Raises:
         StoreError: it is missing or damaged.
     """
+    if kind not in record.files:
+        raise StoreError(
+            "the record of an index names no file",
+            where=directory / RECORD,
+            expected=kind,
+            hint="the same fungi index command with --restart builds it anew",
+        )
     stored = record.files[kind]
     path = directory / stored.name
     try:
         found = crc32(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise StoreError(
             "a file of an index cannot be read",
             where=path,
-            found=error.strerror,
+            found=error.strerror if isinstance(error, OSError) else error,
             hint="the same fungi index command with --restart builds it anew",
         ) from error
     if found != stored.crc32:

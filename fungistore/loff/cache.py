@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from fungistore.errors import UsageError
+from fungistore.memory import free_memory
 from fungistore.report import Reporter
 
 Cache = Literal["gpu", "ram", "none"]
 CacheChoice = Literal["auto", "gpu", "ram", "none"]
 AUTO_SHARE = 0.5  # of what is free; the rest is for the head, its activations, and others
 ASKED_SHARE = 0.9  # of what is free, where the user asked for it
-MEMINFO = Path("/proc/meminfo")
-CGROUP = Path("/sys/fs/cgroup")
 
 
 def choose_cache(
@@ -70,39 +68,6 @@ def choose_cache(
 def free_on_device(device: torch.device) -> int | None:
     """Return the free bytes of a CUDA device, None for others."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
-
-
-def free_memory() -> int | None:
-    """Return the bytes that can be had without swapping, None where the system does not tell.
-
-    The page cache counts as free. A cgroup's limit (a container's, a cluster job's) counts too.
-    """
-    try:
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
-        free = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        return None
-    return min([free, *_cgroup_rooms()])
-
-
-def _cgroup_rooms() -> list[int]:
-    try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-    except OSError:
-        return []
-    folder, rooms = CGROUP / own, []
-    while folder != CGROUP.parent:  # each level's limit holds
-        try:
-            limit = int((folder / "memory.max").read_text())
-            used = int((folder / "memory.current").read_text())
-            counts = dict(
-                line.split() for line in (folder / "memory.stat").read_text().splitlines()
-            )
-            rooms.append(limit - used + int(counts["inactive_file"]) + int(counts["active_file"]))
-        except (OSError, ValueError, KeyError):
-            pass  # no limit ("max"), or no such file at the root
-        folder = folder.parent
-    return rooms
 
 
 def _size(count: float) -> str:

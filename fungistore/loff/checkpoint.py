@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fungistore.errors import StoreError
-from fungistore.fingerprint import Config
+from fungistore.fingerprint import Config, canonical_json
 from fungistore.store import Store
 from fungistore.store.durable import file_digest, publish_bytes
 from fungistore.store.seal import sealed
@@ -32,6 +32,7 @@ from fungistore.store.seal import sealed
 HEADS = "heads"
 CONFIG, STATE, LOG = "config.json", "state.json", "log.jsonl"
 CHECKSUMS = "checksums"  # in the state: of the configuration and the tensors, for `fungi verify`
+TABLES = ("options", "head", "inputs", "rows")  # of a configuration
 Tensors = dict[str, Tensor]
 
 
@@ -84,7 +85,11 @@ class RunDirectory:
             return None
         try:
             config: Config = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            canonical_json(config)  # refuses numbers that are none
+            for table in TABLES:
+                if not isinstance(config[table], dict):
+                    raise ValueError(f"{table} is no table")
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError("a head is damaged", where=path, found=error) from error
         return config
 
@@ -116,9 +121,10 @@ class RunDirectory:
         Raises:
             StoreError: they are missing or damaged.
         """
-        assert progress.file is not None
-        path = self.path / progress.file
+        path = self.path / (progress.file or STATE)
         try:
+            if progress.file is None:
+                raise ValueError("the state names no file")
             return load_file(path)
         except Exception as error:  # safetensors raises its own type and OSError alike
             raise StoreError("a head's weights are damaged", where=path, found=error) from error

@@ -72,7 +72,8 @@ def evaluate_loff(
     confusion = np.zeros((0, 0), np.int64)
     classes: tuple[str, ...] = ()
     reporter.begin("heads", sum(len(names) for _, names in groups))
-    for chosen, names in groups:
+    for pattern, (chosen, names) in zip(heads or (None,), groups, strict=True):
+        title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
         measured, tested = [], []
         confusion = np.zeros((0, 0), np.int64)
         for name in names:
@@ -93,7 +94,7 @@ def evaluate_loff(
             measured.append(metrics)
             tested.append((stored, len(data.split.train), len(truth)))
             reporter.advance(1)
-        scores.append(_score(tested, measured))
+        scores.append(_score(tested, measured, title))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
     reporter.end()
     return LoffEvaluation(
@@ -108,7 +109,9 @@ def evaluate_loff(
     )
 
 
-def _score(tested: list[tuple[StoredHead, int, int]], measured: list[dict[str, float]]) -> Score:
+def _score(
+    tested: list[tuple[StoredHead, int, int]], measured: list[dict[str, float]], title: str
+) -> Score:
     """Average the metrics of heads that differ in their seed."""
     stored, n_train, n_test = tested[-1]
     if len({one.head.spec for one, _, _ in tested}) > 1:
@@ -131,7 +134,7 @@ def _score(tested: list[tuple[StoredHead, int, int]], measured: list[dict[str, f
         n_test=n_test,
         metrics=metrics,
         spread=spread,
-        protocol={"heads": ", ".join(one.name for one, _, _ in tested)},
+        protocol={"heads": title},
         fingerprints={stored.array.name: stored.array.fingerprint},
     )
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from fungistore.blocks import choose_feature_set
-from fungistore.errors import MismatchError, UsageError
+from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.checkpoint import RunDirectory, below, head_names
 from fungistore.loff.data import HeadData, open_head_data
@@ -108,8 +108,13 @@ def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
             found=describe(fields),
             hint="train it again: fungi train-loff with --restart",
         )
-    head = build_head(spec, seed=0)
-    head.load_state_dict(below(run.tensors(progress), "best."))
+    tensors = below(run.tensors(progress), "best.")
+    try:
+        head = build_head(spec, seed=0)
+        head.load_state_dict(tensors)
+    except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        found = str(error).partition("\n")[0]
+        raise StoreError("a head is damaged", where=run.path, found=found) from error
     return StoredHead(name, feature_set, head.eval(), config, array)
 
 

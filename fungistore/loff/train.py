@@ -21,6 +21,7 @@ from fungistore.loff.trainer import Trainer
 from fungistore.names import refuse_odd_name
 from fungistore.report import Reporter, Silent
 from fungistore.store import SCHEMA_VERSION, Store
+from fungistore.store.disk_errors import disk_errors_explained
 
 OUTSIDE = ("name", "feature_set", "device", "cache", "checkpoint_minutes")  # change no weights
 
@@ -96,7 +97,7 @@ def train_loff(
     if kind == LINEAR:
         options = replace(options, augment=Augmentation(kind=NONE, noise=0.0))
     data = open_head_data(
-        store,
+        opened,
         "embeddings" if kind == LINEAR else "patches",
         feature_set=options.feature_set,
         pool=options.pool,
@@ -106,7 +107,7 @@ def train_loff(
     )
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
-    run = RunDirectory(store, data.feature_set, name)
+    run = RunDirectory(opened, data.feature_set, name)
     spec = HeadSpec(
         kind=kind,
         in_dim=data.width,
@@ -117,22 +118,24 @@ def train_loff(
         drop_path=options.drop_path,
         dropout=options.dropout,
     )
-    if restart:
-        reporter.notice(f"--restart: deleting head {name!r}")
-        run.remove()
-    config = _settle(run, data, options, spec, device)
-    key = fingerprint(config)
-    progress = run.progress()
-    speed = 0.0
-    if progress.done:
-        reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")
-    else:
-        trainer = Trainer(data, options, spec, config["dtype"], device, run, reporter, stop)
-        speed = trainer.run(progress)
+    thing = f"heads/{data.feature_set}/{name}"
+    with disk_errors_explained(opened.root), opened.writing(thing):
+        if restart:
+            reporter.notice(f"--restart: deleting head {name!r}")
+            run.remove()
+        config = _settle(run, data, options, spec, device)
+        key = fingerprint(config)
         progress = run.progress()
+        speed = 0.0
+        if progress.done:
+            reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")
+        else:
+            trainer = Trainer(data, options, spec, config["dtype"], device, run, reporter, stop)
+            speed = trainer.run(progress)
+            progress = run.progress()
     assert progress.best_epoch is not None  # an epoch has ended
     return TrainResult(
-        store=str(store.root),
+        store=str(opened.root),
         feature_set=data.feature_set,
         name=name,
         head=spec.to_config(),

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.blocks import PCA, FeatureMatrix, blocks_of, open_features
-from fungistore.errors import MismatchError, UsageError
+from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.splits import choose_split
 from fungistore.store import SCHEMA_VERSION, Store, UnitArray
+from fungistore.store.disk_errors import disk_errors_explained
 
 DEFAULT_DIM = 512  # FUNGI, table 20
 TENSORS = "pca"
@@ -120,25 +121,30 @@ def fit_pca(
         StoppedError: `stop` asked for it; committed units are kept.
     """
     reporter = reporter or Silent()
-    with Store.open(Path(store)).writing():
-        target = Store.open(Path(store))
-        matrix = open_features(target, options.features, feature_set=options.feature_set)
-        return _fit_pca(target, matrix, options, reporter, stop, restart=restart)
+    opened = Store.open(Path(store))
+    matrix = open_features(opened, options.features, feature_set=options.feature_set)
+    rows, origin = _fit_rows(opened, matrix, options, reporter)
+    dim = _settle_dim(matrix, len(rows), options.dim, reporter)
+    name = options.name or f"{matrix.name}-{dim}"
+    refuse_odd_name(name, "--name")
+    config = _config(matrix, options, dim, origin, rows)
+    thing = f"features/{matrix.feature_set}/{PCA}{name}"
+    with disk_errors_explained(opened.root), opened.writing(thing) as target:
+        return _fit_pca(target, matrix, name, config, rows, reporter, stop, restart=restart)
 
 
 def _fit_pca(
     store: Store,
     matrix: FeatureMatrix,
-    options: PcaOptions,
+    name: str,
+    config: Config,
+    rows: Rows,
     reporter: Reporter,
     stop: Callable[[], bool],
     *,
     restart: bool,
 ) -> PcaResult:
-    rows, origin = _fit_rows(store, matrix, options, reporter)
-    dim = _settle_dim(matrix, len(rows), options.dim, reporter)
-    name = options.name or f"{matrix.name}-{dim}"
-    refuse_odd_name(name, "--name")
+    dim: int = config["pca"]["dim"]
     existing = store.arrays(matrix.feature_set).get(PCA + name)
     if restart and existing:
         reporter.notice(f"--restart: deleting {existing.name}")
@@ -146,7 +152,6 @@ def _fit_pca(
         store.remove_unused_setups()
         existing = None
     store.sweep()
-    config = _config(matrix, options, dim, origin, rows)
     if existing:
         config = _settled(store, existing, config, len(rows), reporter)
     key = fingerprint(config)
@@ -161,7 +166,7 @@ def _fit_pca(
         store.root,
         f"{matrix.feature_set}/{PCA}{name}",
         shape=(matrix.rows, dim),
-        dtype=options.storage_dtype,
+        dtype=config["pca"]["dtype"],
         unit_rows=matrix.unit_rows,
         codec=config["pca"]["codec"],
         fingerprint=key,
@@ -377,12 +382,16 @@ def _tensors(pca: Pca, rows: Rows, samples: int) -> dict[str, NDArray[Any]]:
 
 
 def _load(store: Store, key: str) -> Pca:
-    tensors = store.setup_tensors(key, TENSORS)
-    return Pca(
-        features=tuple(store.setup(key)["pca"]["features"]),
-        mean=tensors["mean"],
-        components=tensors["components"],
-        explained_variance=tensors["explained_variance"],
-        total_variance=tensors["total_variance"].item(),
-        n_samples=tensors["n_samples"].item(),
-    )
+    tensors, config = store.setup_tensors(key, TENSORS), store.setup(key)
+    try:
+        return Pca(
+            features=tuple(config["pca"]["features"]),
+            mean=tensors["mean"],
+            components=tensors["components"],
+            explained_variance=tensors["explained_variance"],
+            total_variance=tensors["total_variance"].item(),
+            n_samples=tensors["n_samples"].item(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise StoreError("a fitted PCA is damaged", where=key, found=found) from error

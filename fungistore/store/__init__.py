@@ -1,6 +1,7 @@
 """The staged feature store on disk."""
 
 from fungistore.store.failures import Failure
+from fungistore.store.locks import WHOLE, Patience, Slice
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.samples import Comparison, SampleTable
 from fungistore.store.store import Store
@@ -8,11 +9,14 @@ from fungistore.store.units import Codec, Commit, UnitArray
 
 __all__ = [
     "SCHEMA_VERSION",
+    "WHOLE",
     "Codec",
     "Commit",
     "Comparison",
     "Failure",
+    "Patience",
     "SampleTable",
+    "Slice",
     "Store",
     "UnitArray",
 ]

@@ -1,14 +1,20 @@
-"""`failures.jsonl`: inputs that could not be read, one JSON line each, appended as they happen."""
+"""`failures.jsonl`: inputs that could not be read, one JSON line each, appended as they happen.
+
+Rows whose file has changed since they were made are listed too, until they are made anew.
+Nothing here locks: `Store` lets one process at a time at the file.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from fungistore.store.durable import publish_bytes
+
+CHANGED_FILE = "ChangedFile"  # the `error` of a row that is of an older file than there is now
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,23 @@ def append_failures(path: Path, failures: Iterable[Failure]) -> None:
             os.fsync(file.fileno())
 
 
-def compact_failures(path: Path, *, forget: str | None = None) -> None:
+def compact_failures(
+    path: Path, *, forget: str | None = None, mended: Collection[Failure] = ()
+) -> None:
     """Rewrite the file sorted, without the repeats that interrupted units leave.
 
-    `forget` names a feature set whose failures are dropped.
+    Args:
+        path: the file.
+        forget: a feature set whose failures are dropped.
+        mended: failures that are dropped, whatever their error was.
     """
     if path.exists():
-        kept = [line for failure, line in _lines(path) if failure.feature_set != forget]
+        dropped = {(failure.row, failure.feature_set) for failure in mended}
+        kept = [
+            line
+            for failure, line in _lines(path)
+            if failure.feature_set != forget and (failure.row, failure.feature_set) not in dropped
+        ]
         publish_bytes(path, b"".join(line + b"\n" for line in kept))
 
 
@@ -57,11 +73,9 @@ def _lines(path: Path) -> list[tuple[Failure, bytes]]:
         try:
             document = json.loads(line)
             failure = Failure(**{name: document[name] for name in names & document.keys()})
-        except (
-            ValueError,
-            TypeError,
-            AttributeError,
-        ):  # a line cut short: its unit was not committed
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            continue  # a line cut short: its unit was not committed
+        if type(failure.row) is not int or type(failure.feature_set) is not str:
             continue
         found[failure.row, failure.feature_set] = (failure, line)
     return [found[key] for key in sorted(found)]

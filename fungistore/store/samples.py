@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ ROWS_PER_GROUP = 16_384
 MICROSECONDS = 1_000_000
 CALENDAR = (-62_135_596_800, 253_402_300_799)  # the years 1 to 9999, in seconds from the epoch
 DUPLICATES_SHOWN = 3
+REMOVED_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A source against the table: images new, known, and known but of another size or time."""
+    """A source against the table.
+
+    Attributes:
+        added: images that are new.
+        known: images that the table has.
+        changed: of those, images of another size or time.
+        removed: images that the table has from this source, and that the source lacks now.
+        first_removed: the ids of some of them.
+        changed_samples: by row, what the source says of the changed ones; only where it was asked.
+    """
 
     added: int
     known: int
     changed: int
+    removed: int = 0
+    first_removed: tuple[str, ...] = ()
+    changed_samples: Mapping[int, Sample] = field(default_factory=dict)
 
 
 class SampleTable:
@@ -127,21 +140,27 @@ class SampleTable:
         return self.splits().get(split, np.arange(len(self)))
 
     def append(
-        self, samples: Iterable[Sample], root: str, labels: Mapping[str, int]
+        self,
+        samples: Iterable[Sample],
+        root: str,
+        labels: Mapping[str, int],
+        *,
+        keep_changed: bool = False,
     ) -> tuple[Part | None, Comparison]:
         """Write the samples that the table lacks as a new part, which the caller then commits.
 
-        Streams: memory is 16 bytes a sample, whatever the source.
+        Streams: memory is 16 bytes a sample, whatever the source. `keep_changed` collects the
+        samples that have changed, for `refresh`.
 
         Raises:
             UsageError: two samples have the same id.
         """
-        census = Census(*self._keys())
+        census = Census(*self._keys(), keep_changed=keep_changed)
         fresh = census.new_samples(samples)
         first = list(islice(fresh, ROWS_PER_GROUP))
         if not first:
             census.refuse_duplicates(None)
-            return None, census.comparison()
+            return None, self._with_removed(census, root)
         path = self.directory / f"part-{len(self.parts):05d}.parquet"
 
         def write(temporary: Path) -> None:
@@ -154,8 +173,36 @@ class SampleTable:
             census.refuse_duplicates(temporary)
 
         publish(path, write)
-        comparison = census.comparison()
+        comparison = self._with_removed(census, root)
         return Part(path.name, comparison.added, root, file_digest(path)), comparison
+
+    def refresh(self, part: Part, changed: Mapping[int, Sample]) -> Part:
+        """Replace a part by one with the places, sizes and times that some rows have now.
+
+        Args:
+            part: one of this table's, which the manifest must vouch for without a checksum
+                meanwhile: a kill may leave the old file or the new one.
+            changed: samples by row of the table.
+        """
+        path = self.directory / part.file
+
+        def write(temporary: Path) -> None:
+            with (
+                self._open(part) as file,
+                pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+            ):
+                for batch in file.iter_batches(ROWS_PER_GROUP):
+                    columns = {name: batch[name].to_pylist() for name in SCHEMA.names[:-1]}
+                    columns["mtime"] = batch["mtime"].cast(pa.int64()).to_pylist()
+                    for place, row in enumerate(columns["row"]):
+                        if sample := changed.get(row):
+                            columns["uri"][place] = sample.uri
+                            columns["bytes"][place] = sample.bytes
+                            columns["mtime"][place] = _microseconds(sample.mtime)
+                    writer.write_table(pa.table(columns, schema=SCHEMA))
+
+        publish(path, write)
+        return replace(part, checksum=file_digest(path))
 
     def moved(self, part: Part, root: str) -> Part:
         """Return the part with another root, if its own is gone and its first sample is there."""
@@ -165,6 +212,21 @@ class SampleTable:
             uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()
         is_there = os.path.exists(locate(root, uri).path)
         return replace(part, root=root) if is_there else part
+
+    def _with_removed(self, census: Census, root: str) -> Comparison:
+        """Return a comparison that also knows what this table has of a source that lacks it now."""
+        unseen = census.unseen_rows()
+        first, found = 0, [np.zeros(0, np.int64)]
+        for part in self.parts:
+            own = unseen[
+                np.searchsorted(unseen, first) : np.searchsorted(unseen, first + part.rows)
+            ]
+            if len(own) and self.moved(part, root).root == root:
+                found.append(own)
+            first += part.rows
+        removed = np.concatenate(found)
+        names = [self.rows(row, row + 1)[0]["id"] for row in removed[:REMOVED_SHOWN].tolist()]
+        return replace(census.comparison(), removed=len(removed), first_removed=tuple(names))
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[pq.ParquetFile]:
@@ -194,10 +256,15 @@ class Census:
     Args:
         keys: hashes of the known ids.
         stamps: hashes of the known ids with their sizes and times, in the same order.
+        keep_changed: collect the samples of another size or time.
     """
 
-    def __init__(self, keys: NDArray[np.uint64], stamps: NDArray[np.uint64]) -> None:
-        order = np.argsort(keys)
+    def __init__(
+        self, keys: NDArray[np.uint64], stamps: NDArray[np.uint64], *, keep_changed: bool
+    ) -> None:
+        self._order = order = np.argsort(keys)
+        self._keep_changed = keep_changed
+        self._changed_samples: dict[int, Sample] = {}
         self._keys, self._stamps = keys[order], stamps[order]
         self._added: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
         self._seen = np.zeros(len(keys), np.uint32)
@@ -213,13 +280,29 @@ class Census:
             at = np.searchsorted(self._keys, keys[known])
             np.add.at(self._seen, at, 1)
             self._repeated |= {batch[i].id for i in np.flatnonzero(known)[self._seen[at] > 1]}
-            self._changed += int((self._stamps[at] != stamps[known]).sum())
+            changed = self._stamps[at] != stamps[known]
+            self._changed += int(changed.sum())
+            if self._keep_changed:
+                rows = self._order[at[changed]].tolist()
+                places = np.flatnonzero(known)[changed]
+                self._changed_samples |= {
+                    row: batch[place] for row, place in zip(rows, places, strict=True)
+                }
             self._added.append(keys[~known])
             yield from (sample for sample, old in zip(batch, known, strict=True) if not old)
 
     def comparison(self) -> Comparison:
         """Return the counts so far."""
-        return Comparison(sum(map(len, self._added)), int(self._seen.sum()), self._changed)
+        return Comparison(
+            sum(map(len, self._added)),
+            int(self._seen.sum()),
+            self._changed,
+            changed_samples=self._changed_samples,
+        )
+
+    def unseen_rows(self) -> NDArray[np.int64]:
+        """Return the rows, ascending, of the known samples that did not come by."""
+        return np.sort(self._order[self._seen == 0])
 
     def refuse_duplicates(self, part: Path | None) -> None:
         """Raise UsageError if two samples have the same id; new ones are written to `part`."""

@@ -6,30 +6,44 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
-from fungistore.fingerprint import Config, describe, differences, fingerprint
-from fungistore.sources import Source
-from fungistore.store.durable import PARTIAL, file_digest, orphans, publish, publish_bytes
-from fungistore.store.failures import Failure, append_failures, compact_failures, read_failures
+from fungistore.fingerprint import Config, canonical_json, describe, differences, fingerprint
+from fungistore.sources import Sample, Source
+from fungistore.store.disk_errors import NOT_WRITABLE
+from fungistore.store.durable import (
+    PARTIAL,
+    file_digest,
+    make_directory,
+    orphans,
+    publish,
+    publish_bytes,
+)
+from fungistore.store.failures import (
+    CHANGED_FILE,
+    Failure,
+    append_failures,
+    compact_failures,
+    read_failures,
+)
+from fungistore.store.locks import LOCKS, WHOLE, Patience, Slice, StoreLocks
 from fungistore.store.manifest import (
     SCHEMA_VERSION,
     Manifest,
     parse_manifest,
     say_newer_minor,
 )
-from fungistore.store.samples import Comparison, SampleTable
+from fungistore.store.samples import Comparison, Part, SampleTable
 from fungistore.store.units import COMMITS, FEATURES, METADATA, UnitArray
 
 MANIFEST = "store.json"
@@ -37,7 +51,6 @@ SAMPLES = "samples.parquet"
 SETUPS = "setups"
 CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 FAILURES = "failures.jsonl"
-LOCK = ".lock"
 DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
 
 
@@ -52,6 +65,8 @@ class Store:
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.root = root
         self.manifest = manifest
+        self._locks = StoreLocks(root)
+        self._held: frozenset[str] = frozenset()
 
     @staticmethod
     def exists(root: Path) -> bool:
@@ -96,18 +111,26 @@ class Store:
                 hint="choose another STORE, conventionally NAME.fungi",
             )
         manifest = Manifest(SCHEMA_VERSION, uuid.uuid4().hex, (), ())
-        publish_bytes(root / MANIFEST, manifest.to_json())
-        return cls(root, manifest)
+        make_directory(root)
+        with StoreLocks(root).short():  # of two that make it at once, one finds it made
+            if not cls.exists(root):
+                publish_bytes(root / MANIFEST, manifest.to_json())
+        return cls.open(root)
 
     @cached_property
     def samples(self) -> SampleTable:
         """The sample table."""
         return SampleTable(self.root / SAMPLES, list(self.manifest.parts))
 
-    def add_source(self, source: Source) -> Comparison:
+    def add_source(self, source: Source, *, update: bool = False) -> Comparison:
         """Append the samples of a source that the store lacks; known samples keep their rows.
 
         Labels get integers in sorted order the first time; later labels follow them.
+
+        Args:
+            source: images in their order.
+            update: of known images that have changed, take over the new size and time, and list
+                their rows as to be made anew in every feature set that has them.
 
         Raises:
             UsageError: two samples have the same id, in the source or in an earlier one.
@@ -115,7 +138,7 @@ class Store:
         old = self.manifest
         names = list(dict.fromkeys([*old.labels, *source.label_names()]))
         labels = {name: number for number, name in enumerate(names)}
-        part, comparison = self.samples.append(source, source.root, labels)
+        part, comparison = self.samples.append(source, source.root, labels, keep_changed=update)
         if comparison.changed and source.root not in {p.root for p in old.parts}:
             if part:
                 (self.root / SAMPLES / part.file).unlink()
@@ -128,8 +151,36 @@ class Store:
         parts = list(old.parts) + ([part] if part else [])
         if comparison.known:
             parts = [self.samples.moved(part, source.root) for part in parts]
-        self._commit(replace(old, labels=tuple(names), parts=tuple(parts)))
+        self._commit(tuple(names), tuple(parts))
+        if comparison.changed_samples:
+            self._note_changed(comparison.changed_samples)
+            self._refresh_samples(comparison.changed_samples)
         return comparison
+
+    def _note_changed(self, changed: Mapping[int, Sample]) -> None:
+        """List changed rows that were made, before the table forgets that they have changed."""
+        message = "the file has changed since its features were made"
+        for feature_set in self.feature_sets():
+            done = [(array, array.commits()) for array in self.arrays(feature_set).values()]
+            self.add_failures(
+                Failure(row, sample.uri, CHANGED_FILE, message, feature_set)
+                for row, sample in sorted(changed.items())
+                if any(row // array.unit_rows in commits for array, commits in done)
+            )
+
+    def _refresh_samples(self, changed: Mapping[int, Sample]) -> None:
+        first = 0
+        for number, part in enumerate(self.manifest.parts):
+            if any(first <= row < first + part.rows for row in changed):
+                # without a checksum while the file may be the old one or the new one
+                self._replace_part(number, replace(part, checksum=None))
+                self._replace_part(number, self.samples.refresh(part, changed))
+            first += part.rows
+
+    def _replace_part(self, number: int, part: Part) -> None:
+        parts = list(self.manifest.parts)
+        parts[number] = part
+        self._commit(parts=tuple(parts))
 
     def arrays(self, feature_set: str) -> dict[str, UnitArray]:
         """Return the arrays of a feature set by their name in it, such as "gradients/kl"."""
@@ -142,36 +193,40 @@ class Store:
         return list(dict.fromkeys(name.split("/", 1)[0] for name in names))
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the store for one writer; the system frees it when a writer dies.
+    def writing(
+        self, *things: str, part: Slice = WHOLE, patience: Patience | None = None
+    ) -> Iterator[Store]:
+        """Hold what is going to be written, and yield the store as the last writer left it.
 
-        A store of an older minor schema is of this version's from then on.
+        Several processes write at once as long as they write different things, or different
+        slices of one. The system frees what a writer held when it dies. A store of an older minor
+        schema is of this version's from then on.
+
+        Args:
+            things: paths of names, such as "features/vit/embeddings"; default: the whole store.
+            part: the slice of their units that is going to be written.
+            patience: wait for another writer of the same thing; default: refuse.
 
         Raises:
-            FungiError: another process is writing, or this user may not.
+            FungiError: another process is writing one of them, or this user may not.
         """
-        lock = FileLock(self.root / LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise FungiError(
-                "another process is writing into the store",
-                where=self.root,
-                hint="wait for it to end, then run the same command again",
-            ) from error
-        except OSError as error:
-            raise FungiError(
-                "the store cannot be written to",
-                where=self.root,
-                found=error.strerror or error,
-                hint="status, search, eval and export only read; to write, make a copy with cp -r, "
-                "or be given write access",
-            ) from error
-        try:
+        with ExitStack() as held:
+            try:
+                tokens = held.enter_context(self._locks.hold(things or ("",), part, patience))
+            except OSError as error:
+                if error.errno not in NOT_WRITABLE:
+                    raise
+                raise FungiError(
+                    "the store cannot be written to",
+                    where=self.root,
+                    found=error.strerror or error,
+                    hint="status, search, eval and export only read; to write, make a copy with "
+                    "cp -r, or be given write access",
+                ) from error
             self._raise_minor()
-            yield
-        finally:
-            lock.release()
+            store = Store.open(self.root)
+            store._held = self._held | tokens
+            yield store
 
     def copy_samples(self, root: Path) -> Store:
         """Return a store at `root`, an empty directory, with this one's samples and no features."""
@@ -192,12 +247,15 @@ class Store:
             shutil.rmtree(self.root / FEATURES / array.name)
 
     def remove_unused_setups(self) -> None:
-        """Delete the setups that no array refers to."""
-        sets = [self.arrays(feature_set) for feature_set in self.feature_sets()]
-        used = {array.fingerprint for arrays in sets for array in arrays.values()}
-        for setup in (self.root / SETUPS).glob("*"):
-            if setup.name not in used:
-                shutil.rmtree(setup)
+        """Delete the setups that no array refers to, unless another writer may be about to."""
+        with self._locks.short():
+            if self._locks.others(self._held):
+                return
+            sets = [self.arrays(feature_set) for feature_set in self.feature_sets()]
+            used = {array.fingerprint for arrays in sets for array in arrays.values()}
+            for setup in (self.root / SETUPS).glob("*"):
+                if setup.name not in used:
+                    shutil.rmtree(setup)
 
     def setup(self, key: str) -> Config:
         """Return the resolved configuration that a fingerprint stands for.
@@ -210,6 +268,7 @@ class Store:
             config: Config = json.loads(path.read_bytes())
             if not isinstance(config, dict):
                 raise ValueError("a list or a value instead of named settings")
+            canonical_json(config)  # refuses numbers that are none
         except (OSError, ValueError, RecursionError) as error:
             raise StoreError("a setup is missing or damaged", where=path, found=error) from error
         return config
@@ -257,8 +316,13 @@ class Store:
             checksums = {path.name: file_digest(path) for path in sorted(directory.iterdir())}
             (directory / CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
 
-        if not self.has_setup(key):
+        if self.has_setup(key):
+            return
+        try:
             publish(self.root / SETUPS / key, write)
+        except OSError:
+            if not self.has_setup(key):  # by another process in the meantime, for another set
+                raise
 
     def refuse_mismatch(self, feature_set: str, asked: Mapping[str, Config]) -> None:
         """Compare configurations with those of a feature set's arrays, field by field.
@@ -295,38 +359,69 @@ class Store:
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Append failed inputs and flush them to the disk, before their unit is committed."""
-        append_failures(self.root / FAILURES, failures)
+        noted = list(failures)
+        if noted:
+            with self._locks.short():  # nobody replaces the file meanwhile
+                append_failures(self.root / FAILURES, noted)
 
-    def compact_failures(self, *, forget: str | None = None) -> None:
-        """Rewrite the failures sorted and without repeats; `forget` drops a feature set's."""
-        compact_failures(self.root / FAILURES, forget=forget)
+    def compact_failures(
+        self, *, forget: str | None = None, mended: Collection[Failure] = ()
+    ) -> None:
+        """Rewrite the failures sorted and without repeats.
+
+        Args:
+            forget: drop those of this feature set.
+            mended: drop these.
+        """
+        if (self.root / FAILURES).exists():
+            with self._locks.short():
+                compact_failures(self.root / FAILURES, forget=forget, mended=mended)
 
     def sweep(self) -> int:
-        """Remove what interrupted writes left behind; returns how many files or folders."""
-        found = list(orphans(self.root))
-        for path in found:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        return len(found)
+        """Remove what interrupted writes left behind; returns how many files or folders.
+
+        Does nothing while another process writes into the store: its files look the same.
+        """
+        with self._locks.short():
+            if self._locks.others(self._held):
+                return 0
+            found = list(orphans(self.root))
+            for path in found:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            return len(found)
 
     def _raise_minor(self) -> None:
-        path = self.root / MANIFEST
-        stored = parse_manifest(path.read_bytes(), path)  # as the last writer left it
-        if stored.schema < SCHEMA_VERSION:
-            self._commit(replace(stored, schema=SCHEMA_VERSION))
+        if self._stored().schema < SCHEMA_VERSION:
+            self._commit()
 
-    def _commit(self, manifest: Manifest) -> None:
-        if manifest != self.manifest:
-            publish_bytes(self.root / MANIFEST, manifest.to_json())
-            self.manifest = manifest
-            self.__dict__.pop("samples", None)
+    def _commit(
+        self, labels: tuple[str, ...] | None = None, parts: tuple[Part, ...] | None = None
+    ) -> None:
+        """Change the manifest as it is on the disk now, which another writer may have changed."""
+        with self._locks.short():
+            stored = self._stored()
+            manifest = replace(
+                stored,
+                schema=max(stored.schema, SCHEMA_VERSION),
+                labels=stored.labels if labels is None else labels,
+                parts=stored.parts if parts is None else parts,
+            )
+            if manifest != stored:
+                publish_bytes(self.root / MANIFEST, manifest.to_json())
+        self.manifest = manifest
+        self.__dict__.pop("samples", None)
+
+    def _stored(self) -> Manifest:
+        path = self.root / MANIFEST
+        return parse_manifest(path.read_bytes(), path)
 
 
 def _counts(path: Path) -> bool:
     """Whether a file makes its directory something else than a store that a kill left unmade."""
-    return not path.name.endswith(PARTIAL)
+    return not path.name.endswith(PARTIAL) and path.name != LOCKS
 
 
 def _array_names(directory: Path) -> list[str]:

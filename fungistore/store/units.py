@@ -115,7 +115,7 @@ class UnitArray:
             array = zarr.open_array(self._directory, mode=mode)
             if not {"fingerprint", "codec"} <= array.attrs.keys():
                 raise ValueError("an array of another program")
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # zarr raises many types on metadata that it cannot use
             raise StoreError(
                 "an array's metadata are damaged",
                 where=self._directory / METADATA,
@@ -211,6 +211,13 @@ class UnitArray:
         )
         publish_bytes(self._record_path(unit), json.dumps(asdict(commit), sort_keys=True).encode())
         return commit
+
+    def forget(self, unit: int) -> None:
+        """Remove a unit's record, durably: it counts as not written, and is written anew."""
+        path = self._record_path(unit)
+        if path.exists():
+            path.unlink()
+            sync(path.parent)
 
     def commits(self) -> dict[int, Commit]:
         """Return the records whose chunk is there with the recorded size, by unit."""

@@ -69,11 +69,11 @@ def names(rows: int = ROWS) -> list[str]:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Return a store's files; its random id and the lock apart."""
-    found = {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*") if f.is_file()}
-    found.pop(".lock", None)
+    """Return a store's files; locks, the store's random id and its checksum apart."""
+    files = [f.relative_to(root) for f in root.rglob("*") if f.is_file()]
+    found = {str(f): (root / f).read_bytes() for f in files if f.parts[0] != ".locks"}
     document = json.loads(found.pop("store.json"))
-    document.pop("id")
+    del document["id"], document["checksum"]
     return found | {"store.json": json.dumps(document).encode()}
 
 

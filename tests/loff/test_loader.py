@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import StoppedError, StoreError, UsageError
 from fungistore.loff import loader as loader_module
-from fungistore.loff.cache import CacheChoice, choose_cache, free_memory
+from fungistore.loff.cache import CacheChoice, choose_cache
 from fungistore.loff.gather import (
     THREAD_NAME,
     BatchBuffers,
@@ -29,6 +29,7 @@ from fungistore.loff.gather import (
 )
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.order import Sequential, Shuffled, Weighted
+from fungistore.memory import free_memory
 from fungistore.report import Silent
 from fungistore.store import Codec, UnitArray
 

@@ -35,7 +35,7 @@ def files(store):
     return {
         path.relative_to(store.root): path.read_bytes()
         for path in store.root.rglob("*")
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and ".locks" not in path.parts
     }
 
 

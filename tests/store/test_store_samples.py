@@ -110,7 +110,10 @@ def test_any_history_of_sources_matches_a_plain_list(
             source = ListSource("/i", shuffled)
             old = [sample for sample in shuffled if sample.id in known]
             changed = sum(_stamp(sample) != _stamp(known[sample.id]) for sample in old)
-            expected = Comparison(len(shuffled) - len(old), len(old), changed)
+            kept = {sample.id for sample in old}
+            removed = [sample.id for sample in model if sample.id not in kept]
+            counts = (len(shuffled) - len(old), len(old), changed, len(removed))
+            expected = Comparison(*counts, first_removed=tuple(removed[:3]))
             assert store.add_source(source) == expected
             labels += [name for name in source.label_names() if name not in labels]
             model += [sample for sample in shuffled if sample.id not in known]
@@ -172,11 +175,13 @@ def test_new_samples_follow_whatever_order_the_source_has(tmp_path: Path) -> Non
 
 
 def test_a_source_that_lost_samples_loses_no_rows(tmp_path: Path) -> None:
-    """Rows of images that are gone stay: features may have been made of them."""
+    """Rows of images that are gone stay, features may be of them; their first ids are told."""
     store = new_store(tmp_path)
     store.add_source(numbered(10))
-    assert store.add_source(numbered(3)) == Comparison(0, 3, 0)
-    assert store.add_source(ListSource("/images", [])) == Comparison(0, 0, 0)
+    gone = ("00000003.jpg", "00000004.jpg", "00000005.jpg")
+    assert store.add_source(numbered(3)) == Comparison(0, 3, 0, 7, gone)
+    assert store.add_source(ListSource("/images", [])).removed == 10
+    assert store.add_source(ListSource("/other", [])) == Comparison(0, 0, 0)
     assert len(store.samples) == 10
 
 

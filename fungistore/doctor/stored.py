@@ -1,0 +1,80 @@
+"""A store: whether it opens, who writes, how much of it is done, whether its images are there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fungistore.doctor.check import Check, failed, passed, warned
+from fungistore.errors import StoreError
+from fungistore.store import Store
+from fungistore.store.locks import Claim, StoreLocks
+from fungistore.store.manifest import newer_minor
+from fungistore.store_status import FeatureSetStatus, StoreStatus, status
+
+
+def check_store(root: Path) -> Iterator[Check]:
+    """Check a store; reads its records and no feature.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        store = Store.open(root)
+        yield judge_schema(store.manifest.schema)
+        yield judge_writers(StoreLocks(root).writers())
+        found = status(root)
+    except StoreError as error:
+        fix = error.hint or "fungi verify STORE --repair drops what is damaged"
+        where = f" ({error.where})" if error.where else ""
+        details = f"; found {error.found}" if error.found else ""
+        yield failed("store", f"{error.what}{where}{details}", fix)
+        return
+    yield judge_sources(found)
+    for feature_set in found.feature_sets:
+        yield judge_feature_set(found, feature_set)
+    if not found.feature_sets:
+        yield warned("features", "none yet", f"fungi extract SOURCE {root} --model NAME")
+
+
+def judge_schema(schema: tuple[int, int]) -> Check:
+    """Judge the version of a store that could be opened."""
+    newer = newer_minor(schema)
+    if newer:
+        return warned("schema", newer, "pip install --upgrade fungistore")
+    return passed("schema", ".".join(map(str, schema)))
+
+
+def judge_writers(writers: Sequence[Claim]) -> Check:
+    """Tell who is writing; nobody is hindered by being asked."""
+    if not writers:
+        return passed("writers", "nobody is writing")
+    found = "; ".join(f"{claim.thing or 'the whole store'}: {claim}" for claim in writers)
+    return warned("writers", found, "wait for them to write the same; reading works meanwhile")
+
+
+def judge_sources(found: StoreStatus) -> Check:
+    """Judge whether the images that a store was made from are still where they were."""
+    gone = [root for root in found.roots if not os.path.exists(root)]
+    if gone:
+        return warned(
+            "images",
+            f"{', '.join(gone)}: not there",
+            "features can be used; to add some, mount it, or run fungi extract with the new place",
+        )
+    return passed("images", f"{found.samples} samples from {', '.join(found.roots) or 'nowhere'}")
+
+
+def judge_feature_set(found: StoreStatus, feature_set: FeatureSetStatus) -> Check:
+    """Judge how much of a feature set is done."""
+    name = f"features {feature_set.name}"
+    rows = [array.rows_done for array in feature_set.arrays]
+    total = found.samples * len(rows)
+    share = sum(rows) / total if total else 1.0
+    bad = max((array.unusable_rows for array in feature_set.arrays), default=0)
+    said = f"{share:.1%} of {len(rows)} arrays of {found.samples} rows"
+    said += f", {bad} unusable rows" if bad else ""
+    if sum(rows) < total:
+        return warned(name, said, "the same fungi extract (or pca, import) continues where it is")
+    return passed(name, said)

@@ -1,0 +1,117 @@
+"""Rows made once more in units that are done: of changed files, and of inputs that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.extraction.compute import ComputedBatch, compute_units, tell_unusable
+from fungistore.extraction.features import FeatureMaker
+from fungistore.extraction.loader import Work
+from fungistore.extraction.resolve import Resolved
+from fungistore.report import Reporter
+from fungistore.store import Failure, Store, UnitArray
+
+
+@dataclass(frozen=True)
+class Redone:
+    """What became of rows that were made once more: how many work now, how many do not."""
+
+    mended: int
+    failing: int
+
+
+def redo_rows(
+    listed: Sequence[Failure],
+    store: Store,
+    maker: FeatureMaker,
+    resolved: Resolved,
+    arrays: Mapping[str, UnitArray],
+    derived: Sequence[UnitArray],
+    reporter: Reporter,
+    stop: Callable[[], bool],
+) -> Redone:
+    """Make listed rows anew, put them into their units, and take them off the list.
+
+    The rows of a unit are batches of their own, so they may differ from a fresh extraction's in
+    the last digits, as with another batch size. A unit's record goes before its chunk is
+    replaced: after a kill in between, the unit counts as missing, and extraction makes it.
+
+    Args:
+        listed: failures of one feature set by row, whose units are done in all arrays.
+        store: the store, held for writing.
+        maker: makes the features.
+        resolved: the settings.
+        arrays: the feature set's arrays by name in it.
+        derived: arrays made from them, whose units are forgotten where a row changes.
+        reporter: is told how it gets on.
+        stop: asked between batches.
+
+    Raises:
+        StoppedError: `stop` asked for it; the units that are done are taken off the list.
+    """
+    unit_rows = next(iter(arrays.values())).unit_rows
+    features = frozenset(resolved.options.features)
+    mended: list[Failure] = []
+    by_row = {failure.row: failure for failure in listed}
+
+    def works() -> Iterator[Work]:
+        for unit, group in groupby(listed, key=lambda failure: failure.row // unit_rows):
+            rows = [store.samples.rows(f.row, f.row + 1)[0] for f in group]
+            for start in range(0, len(rows), resolved.batch_size):
+                batch = rows[start : start + resolved.batch_size]
+                yield Work(unit, batch, features, last=start + len(batch) == len(rows))
+
+    def commit(parts: list[ComputedBatch]) -> None:
+        _merge(store, arrays, derived, parts, reporter)
+        failing = {failure.row for part in parts for failure in part.failures}
+        rows = {row["row"] for part in parts for row in part.work.rows}
+        mended.extend(by_row[row] for row in rows - failing)
+
+    reporter.begin("rows to make anew", len(listed))
+    try:
+        compute_units(works(), maker, resolved, commit, reporter, stop)
+    finally:
+        reporter.end()
+        if mended:
+            store.compact_failures(mended=mended)
+    return Redone(len(mended), len(listed) - len(mended))
+
+
+def _merge(
+    store: Store,
+    arrays: Mapping[str, UnitArray],
+    derived: Sequence[UnitArray],
+    parts: list[ComputedBatch],
+    reporter: Reporter,
+) -> None:
+    """Replace some rows of a committed unit in every array."""
+    unit = parts[0].work.unit
+    failures = [failure for part in parts for failure in part.failures]
+    store.add_failures(failures)
+    for array in derived:
+        array.forget(unit)
+    for name in parts[0].rows:
+        array = arrays[name]
+        before = array.commit(unit)
+        if before is None:
+            continue  # removed by another hand since: extraction makes it
+        start = unit * array.unit_rows
+        places = [row["row"] - start for part in parts for row in part.work.rows]
+        block = array.read(start, start + before.rows)
+        new = np.concatenate([part.rows[name] for part in parts]).astype(block.dtype)
+        if np.array_equal(block[places], new, equal_nan=True):
+            continue  # still unreadable
+        failed = before.failed - min(before.failed, _count_blank(block[places])) + len(failures)
+        block[places] = new
+        array.forget(unit)
+        tell_unusable(array.publish(unit, block, before.ids, failed), name, reporter)
+
+
+def _count_blank(rows: NDArray[np.floating]) -> int:
+    """Return how many rows are NaN throughout, as those of unreadable inputs are."""
+    return int(np.isnan(rows.reshape(len(rows), -1)).all(axis=1).sum())

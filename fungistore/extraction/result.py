@@ -1,0 +1,56 @@
+"""What an extraction did, for the caller and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fungistore.store import WHOLE, Slice
+
+
+@dataclass(frozen=True)
+class ExtractResult:
+    """What an extraction did.
+
+    Attributes:
+        store: the store's directory.
+        feature_set: name of the feature set.
+        features: what was extracted.
+        samples: rows of the feature set.
+        units_done: units committed in all.
+        units_total: units that the rows make.
+        units_computed: units committed by this run.
+        images_computed: images computed by this run.
+        failed: inputs that could not be read.
+        images_per_second: of this run, loading and writing included; 0 where nothing was to do.
+        fingerprints: of the setup of each feature.
+        redone: rows of changed or failed inputs that were made anew by this run.
+        worker: the slice of the units that was this run's; `units_done` counts those of all.
+        worker_units: how many units that are.
+    """
+
+    store: str
+    feature_set: str
+    features: tuple[str, ...]
+    samples: int
+    units_done: int
+    units_total: int
+    units_computed: int
+    images_computed: int
+    failed: int
+    images_per_second: float
+    fingerprints: Mapping[str, str]
+    redone: int = 0
+    worker: Slice = WHOLE
+    worker_units: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        document = asdict(self)
+        computed = document.pop("units_computed")
+        done, total = document.pop("units_done"), document.pop("units_total")
+        units = {"done": done, "total": total, "computed": computed}
+        own = {"id": self.worker.index, "of": self.worker.count}
+        worker = own | {"units": document.pop("worker_units")}
+        return document | {"units": units, "worker": worker}

@@ -1,0 +1,396 @@
+"""Every kind of file in a store and every field in it, as data; `schema.py` makes the document.
+
+Tests compare these lists with the dataclasses that are written, and with the files of real stores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a JSON file, a column, an attribute, or a tensor."""
+
+    name: str
+    type: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class StoredKind:
+    """A kind of file.
+
+    Attributes:
+        path: below the store; <words> stand for names.
+        written_by: the command.
+        meaning: what the file is.
+        fields: what is in it.
+        note: what holds for all fields.
+    """
+
+    path: str
+    written_by: str
+    meaning: str
+    fields: tuple[Field, ...] = ()
+    note: str = ""
+
+
+VERSIONS = (
+    ("1.0", "samples, feature arrays, setups, commits, failures"),
+    ("1.1", "`pca/` arrays, `indexes/`, `heads/`, `evals/`, checksums of JSON files and setups"),
+)
+
+SEAL = Field("checksum", "text", "digest of the other fields, for `fungi verify` (since 1.1)")
+
+MANIFEST = StoredKind(
+    "store.json",
+    "all that write",
+    "what the directory is; it names the parts of the sample table that count",
+    (
+        Field("schema", "[integer, integer]", "major and minor version of this page"),
+        Field("id", "text", "random name of the store, given once"),
+        Field("labels", "list of text", "class names; a sample's label is an index into them"),
+        Field("parts", "list", "files of the sample table in row order"),
+        Field("parts[].file", "text", "its name in `samples.parquet/`"),
+        Field("parts[].rows", "integer", "its rows"),
+        Field("parts[].root", "text", "where its relative uris start"),
+        Field("parts[].checksum", "text, null", "digest of the file; null in parts of schema 1.0"),
+        Field("samples", "integer", "rows in all, for human readers"),
+        SEAL,
+    ),
+    note="Replaced as a whole by a rename. Top-level fields of newer minor versions are handed on.",
+)
+
+SAMPLES = StoredKind(
+    "samples.parquet/<part>.parquet",
+    "extract, import",
+    "one row a sample, in an order that never changes; parts are only added",
+    (
+        Field("row", "int64", "number of the row in all arrays"),
+        Field("id", "string", "path relative to the source, or the manifest's id; unique"),
+        Field("uri", "string", "where the image is: a path, or a member of a tar file"),
+        Field("label", "int32, null", "index into the class names"),
+        Field("split", "dictionary of string, null", "train, val, test, or any other name"),
+        Field("bytes", "int64, null", "size of the file when it was listed"),
+        Field("mtime", "timestamp[us, UTC], null", "its time when it was listed"),
+    ),
+    note="Row groups of 16,384 rows. A file that `store.json` does not name does not count.",
+)
+
+GROUP = StoredKind(
+    "features.zarr/zarr.json", "extract, import", "a zarr v3 group of all feature sets"
+)
+
+ARRAY = StoredKind(
+    "features.zarr/<array>/zarr.json",
+    "extract, import, pca",
+    "a zarr v3 group or array: `<feature set>/<array>`",
+    (
+        Field("embeddings", "float16 or float32 [N, E]", "the model's pooled output"),
+        Field("gradients/<objective>", "float16 or float32 [N, D]", "unit vectors: kl, dino, .."),
+        Field("norms/<objective>", "float32 [N]", "the norms that these vectors had"),
+        Field("patches", "float16 [N, h, w, D]", "patch tokens after the final norm"),
+        Field("pca/<name>", "float16 or float32 [N, dim]", "coordinates of a PCA"),
+        Field("attributes.fingerprint", "text", "the setup that the array belongs to"),
+        Field("attributes.codec", "text", "none, zstd or bitround"),
+    ),
+    note="Arrays are chunked along the rows alone, a power of two of them: a unit. The fill value "
+    "is NaN: rows that are not written, and inputs that could not be read.",
+)
+
+CHUNK = StoredKind(
+    "features.zarr/<array>/c/<chunk>",
+    "extract, import, pca",
+    "the rows of one unit, then four bytes of CRC-32C; with codec none a plain C-order array",
+)
+
+COMMIT = StoredKind(
+    "commits/<array>/<unit>.json",
+    "extract, import, pca",
+    "vouches for one chunk; without it the chunk counts for nothing",
+    (
+        Field("unit", "integer", "index of the unit, in the name too (eight digits or more)"),
+        Field("rows", "integer", "rows that were written; the last unit may be partly filled"),
+        Field("bytes", "integer", "size of the chunk's file"),
+        Field("checksum", "text", "BLAKE2b-128 of the rows as they read back"),
+        Field("fingerprint", "text", "of the setup that the rows were made with"),
+        Field("ids", "text", "digest of the rows' sample ids in their order"),
+        Field("failed", "integer", "rows whose input could not be read"),
+        Field("nan_rows", "integer", "rows with a NaN"),
+        Field("inf_rows", "integer", "rows with an infinity"),
+        Field("zero_rows", "integer", "rows of zeros"),
+    ),
+)
+
+SETUP = StoredKind(
+    "setups/<fingerprint>/config.json",
+    "extract, import, pca",
+    "everything that decides an array's values; the fingerprint is a hash of it",
+    (
+        Field("schema", "integer", "the major version"),
+        Field("backbone", "table", "model, hash of the weights, image size, pooling, transform"),
+        Field("compute", "table", "precision up to the target layer, batch size"),
+        Field("layout", "table", "rows of a unit, codec"),
+        Field("vectors", "table", "type of the stored vectors"),
+        Field("gradient", "table", "target layer, seed, projection"),
+        Field("views", "table", "size of the views"),
+        Field("patches", "table", "pooling of the patch tensors"),
+        Field("kl, dino, simclr", "table", "the objective's parameters"),
+        Field("pca", "table", "blocks, fingerprints of their arrays, rows fitted on, width"),
+        Field("import", "table", "digests of the vectors and ids that were imported"),
+    ),
+    note="A setup has the tables that its array depends on and no others. Frozen before the "
+    "first unit is written. Canonical JSON, BLAKE2b-128.",
+)
+
+OPTIONS = StoredKind(
+    "setups/<fingerprint>/options.json",
+    "extract",
+    "the options with every automatic decision; `fungi extract --config` takes it",
+)
+
+CHECKSUMS = StoredKind(
+    "setups/<fingerprint>/checksums.json",
+    "extract, import, pca",
+    "digests of the setup's other files by name, for `fungi verify` (since 1.1)",
+)
+
+TENSORS = StoredKind(
+    "setups/<fingerprint>/tensors.safetensors",
+    "extract",
+    "what an objective drew at random",
+    (
+        Field("<head>.weight", "float32 [out, E]", "a projection head"),
+        Field("<head>.bias", "float32 [out]", "its bias"),
+        Field("negatives", "float32 [images x views, d]", "SimCLR's negatives, not normalised"),
+    ),
+)
+
+PCA = StoredKind(
+    "setups/<fingerprint>/pca.safetensors",
+    "pca",
+    "a fitted PCA",
+    (
+        Field("mean", "float64 [d]", "of the rows that it was fitted on"),
+        Field("components", "float64 [dim, d]", "orthonormal rows, scikit-learn's signs"),
+        Field("explained_variance", "float64 [dim]", "of each component"),
+        Field("total_variance", "float64", "of all d numbers"),
+        Field("n_samples", "int64", "rows that it was fitted on"),
+        Field("fit_rows", "uint8", "these rows, one bit a row of the sample table"),
+    ),
+)
+
+FAILURES = StoredKind(
+    "failures.jsonl",
+    "extract",
+    "one line an input that could not be read; the last line about a row counts",
+    (
+        Field("row", "integer", "row of the sample"),
+        Field("uri", "text", "where the image is"),
+        Field("error", "text", "class of the error"),
+        Field("message", "text", "what it said"),
+        Field("feature_set", "text", "what was being made"),
+    ),
+)
+
+INDEX = StoredKind(
+    "indexes/<feature set>/<name>/index.json",
+    "index",
+    "what an index is, and the files that count",
+    (
+        Field("schema", "integer", "version of this file: 1"),
+        Field("store", "text", "id of the store"),
+        Field("feature_set", "text", "its name"),
+        Field("name", "text", "of the index"),
+        Field("features", "list of text", "the blocks, or one `pca/<name>`"),
+        Field("dim", "integer", "width of a vector"),
+        Field("metric", "text", "cosine or euclidean"),
+        Field("factory", "text", "faiss factory string"),
+        Field("reason", "text", "why it was chosen"),
+        Field("seed", "integer", "of the training sample and the recall's queries"),
+        Field("target_recall", "number", "recall up to which a search's effort was raised"),
+        Field("chosen_for", "integer", "rows when the kind was chosen"),
+        Field("trained_on", "integer", "vectors of the training sample"),
+        Field("rows_done", "integer", "rows of the sample table that were added or excluded"),
+        Field("vectors", "integer", "vectors in the index"),
+        Field("excluded", "integer", "rows without usable features"),
+        Field("fingerprints", "table", "of the arrays it was made from"),
+        Field("content", "text", "digest of the checksums of the units that it holds"),
+        Field("effort", "table", "search parameter, such as nprobe"),
+        Field("recall", "table, null", "k, value and queries of the measured recall"),
+        Field("files", "table", "`vectors`, and `reference` unless search is exact"),
+        Field("files.*.name", "text", "beside this file"),
+        Field("files.*.bytes", "integer", "its size"),
+        Field("files.*.crc32", "integer", "its CRC-32"),
+        SEAL,
+    ),
+)
+
+VECTORS = StoredKind(
+    "indexes/<feature set>/<name>/vectors-<rows>.faiss",
+    "index",
+    "a faiss index; ids are row numbers",
+)
+
+REFERENCE = StoredKind(
+    "indexes/<feature set>/<name>/reference-<rows>.safetensors",
+    "index",
+    "held-out queries and their exact neighbours, for the recall",
+    (
+        Field("rows", "int64 [q]", "row numbers of the queries"),
+        Field("vectors", "float32 [q, d]", "the queries"),
+        Field("neighbours", "int64 [q, 10]", "rows of their nearest; -1 where there is none"),
+        Field("distances", "float32 [q, 10]", "of these"),
+    ),
+)
+
+HEAD = StoredKind(
+    "heads/<feature set>/<name>/config.json",
+    "train-loff",
+    "everything that decides a head's weights, frozen before the first step",
+    (
+        Field("schema", "integer", "the major version"),
+        Field("options", "table", "the settings of the training"),
+        Field("head", "table", "the architecture"),
+        Field("dtype", "text", "of matrix products"),
+        Field("classes", "list of text", "class names in the order of the outputs"),
+        Field("split", "table", "where train, validation and test rows come from"),
+        Field("rows", "table", "digests of these rows and their labels"),
+        Field("inputs", "table", "fingerprint of the array that it reads"),
+    ),
+)
+
+STATE = StoredKind(
+    "heads/<feature set>/<name>/state.json",
+    "train-loff",
+    "how far a run is",
+    (
+        Field("epoch", "integer", "the epoch under way, from 0"),
+        Field("step", "integer", "its steps that were done"),
+        Field("loss_sum", "number", "of these steps, each weighed by its rows"),
+        Field("best_epoch", "integer, null", "with the best validation metric so far"),
+        Field("done", "true or false", "whether the run has ended"),
+        Field("history", "list", "what each finished epoch gave"),
+        Field("file", "text", "the safetensors file of this moment"),
+        Field("checksums", "table", "digests of `config.json` and of that file (since 1.1)"),
+        SEAL,
+    ),
+)
+
+WEIGHTS = StoredKind(
+    "heads/<feature set>/<name>/state-<epoch>-<step>.safetensors",
+    "train-loff",
+    "tensors named `model.*`, `optimiser.*` and, from the best epoch, `best.*`",
+)
+
+LOG = StoredKind(
+    "heads/<feature set>/<name>/log.jsonl", "train-loff", "one line an epoch: losses and metrics"
+)
+
+EVENTS = StoredKind(
+    "heads/<feature set>/<name>/tensorboard/<events>",
+    "train-loff",
+    "scalars for TensorBoard, where it is installed",
+)
+
+EVALUATION = StoredKind(
+    "evals/<kind>-<feature set>-<protocol>.json",
+    "eval",
+    "one evaluation; the same one again replaces it",
+    (
+        Field("kind", "text", "knn, linear, cluster, retrieval, compare or loff"),
+        Field("store", "text", "the store's directory at that time"),
+        Field("feature_set", "text", "its name"),
+        Field("protocol", "table", "everything that decides the scores"),
+        Field("excluded", "table", "rows left out, by reason"),
+        Field("scores", "list", "one for each combination of features"),
+        Field("scores[].features", "list of text", "the blocks"),
+        Field("scores[].dim", "integer", "width of the vectors"),
+        Field("scores[].n_train", "integer", "rows fitted on, or searched"),
+        Field("scores[].n_test", "integer", "rows tested on"),
+        Field("scores[].metrics", "table", "fractions, not per cent"),
+        Field("scores[].spread", "table", "[low, high] of 95 % intervals"),
+        Field("scores[].protocol", "table", "what this combination has of its own"),
+        Field("scores[].fingerprints", "table", "of the arrays it was made from"),
+    ),
+    note="The fields of the last score are at the top level too. A kind may add its own: loff has "
+    "`classes` and `confusion`.",
+)
+
+LOCK = StoredKind(
+    ".locks/<name>.lock",
+    "all that write",
+    "held, as a system lock, by a writer; `short.lock` for moments (schema 1.0: one `.lock`)",
+)
+
+CLAIM = StoredKind(
+    ".locks/<name>.json",
+    "all that write",
+    "who holds the lock beside it; means nothing where nobody does",
+    (
+        Field("thing", "text", 'what is being written, such as `features/vit/embeddings`; "": all'),
+        Field("index", "integer", "number of the worker, where several share the units"),
+        Field("count", "integer", "how many workers do; 1: one has them all"),
+        Field("token", "text", "random name of this acquisition"),
+        Field("pid", "integer", "the owner's process"),
+        Field("host", "text", "its host"),
+        Field("since", "text", "when it was taken, with the time zone"),
+        Field("command", "text", "what the owner runs"),
+    ),
+)
+
+PARTIAL = StoredKind(
+    "<file>.partial",
+    "all that write",
+    "a file being written, hidden and of a random name; left by a kill, removed by the next writer",
+)
+
+FILES = (
+    MANIFEST,
+    SAMPLES,
+    GROUP,
+    ARRAY,
+    CHUNK,
+    COMMIT,
+    SETUP,
+    OPTIONS,
+    CHECKSUMS,
+    TENSORS,
+    PCA,
+    FAILURES,
+    INDEX,
+    VECTORS,
+    REFERENCE,
+    HEAD,
+    STATE,
+    WEIGHTS,
+    LOG,
+    EVENTS,
+    EVALUATION,
+    LOCK,
+    CLAIM,
+    PARTIAL,
+)
+
+PROTOCOL = (
+    "The setup is frozen: a folder is filled under another name, flushed, and renamed.",
+    "The unit's chunk is written under another name and renamed; file and folders are flushed.",
+    "The chunk is read back and hashed.",
+    "The record is written under another name, flushed, and renamed; its folder is flushed.",
+    "A unit is done when its record is there and the chunk has the recorded size (or, where it "
+    "was completed since, the recorded checksum).",
+)
+
+GUARANTEES = (
+    "A kill or a power cut, at any moment, costs the unit under way and nothing else.",
+    "A committed row never changes, unless --update or --retry-failed ask for it; a longer source "
+    "adds rows.",
+    "Two writers never write the same thing, by locks that the system frees when a writer dies. "
+    "Readers need no lock and no write access: a store on a read-only disk can be read, searched "
+    "and evaluated.",
+    "What was made with other settings is refused, not overwritten: every array, index, head and "
+    "evaluation names the fingerprints of what it was made from.",
+    "Every byte of a feature is covered twice: by the CRC-32C of its chunk, which each read "
+    "checks, and by the checksum of its record.",
+)

@@ -1,0 +1,68 @@
+"""The commands that make again what a repair dropped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import TYPE_CHECKING
+
+from fungistore.blocks import PCA
+from fungistore.errors import StoreError
+from fungistore.fingerprint import Config
+from fungistore.store import Store
+from fungistore.store.store import SETUPS
+
+if TYPE_CHECKING:
+    from fungistore.indexing.record import IndexRecord
+
+
+def command_for_array(store: Store, name: str, fingerprint: str) -> str:
+    """Return the command that computes the missing units of an array."""
+    feature_set, _, feature = name.partition("/")
+    try:
+        config = store.setup(fingerprint)
+    except StoreError:
+        config = {}
+    is_pca = isinstance(config.get("pca"), dict)
+    if is_pca or feature.startswith(PCA):
+        return _pca(store, feature_set, feature.removeprefix(PCA), config)
+    if "import" in config:
+        return _joined("fungi", "import", "FILE", store.root, "--feature-set", feature_set)
+    options = store.root / SETUPS / fingerprint / "options.json"
+    roots = list(dict.fromkeys(part.root for part in store.manifest.parts))
+    source = roots[0] if len(roots) == 1 and os.path.exists(roots[0]) else "SOURCE"
+    command = _joined("fungi", "extract", source, store.root)
+    return f"{command} --config {shlex.quote(str(options))}" if options.is_file() else command
+
+
+def command_for_index(store: Store, feature_set: str, name: str, record: IndexRecord | None) -> str:
+    """Return the command that builds an index anew; without its record, with default settings."""
+    words: list[object] = ["fungi", "index", store.root, "--feature-set", feature_set]
+    words += ["--name", name]
+    if record is not None:
+        chosen = ["--pca", record.pca] if record.pca else ["--features", ",".join(record.features)]
+        words += [*chosen, "--factory", record.factory, "--metric", record.metric]
+        words += ["--seed", record.seed]
+    return _joined(*words)
+
+
+def _pca(store: Store, feature_set: str, name: str, config: Config) -> str:
+    words: list[object] = ["fungi", "pca", store.root, "--feature-set", feature_set]
+    words += ["--name", name]
+    made = config.get("pca")
+    try:
+        assert isinstance(made, dict)
+        fit = made["fit"]
+        words += ["--features", ",".join(made["features"]), "--dim", made["dim"]]
+        words += ["--storage-dtype", made["dtype"]]
+        if "holdout" in fit:
+            words += ["--holdout", fit["holdout"], "--seed", fit["seed"]]
+        else:
+            words += ["--fit-split", fit["from"]]
+    except (AssertionError, KeyError, TypeError):  # a damaged setup, which has its own finding
+        return _joined(*words[:7])
+    return _joined(*words)
+
+
+def _joined(*words: object) -> str:
+    return shlex.join(map(str, words))

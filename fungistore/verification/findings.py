@@ -1,0 +1,201 @@
+"""What a verification says: one finding a problem, and what repairing it would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Severity = Literal["error", "warning"]
+Kind = Literal[
+    "manifest-damaged",
+    "samples-damaged",
+    "part-unreferenced",
+    "group-damaged",
+    "array-damaged",
+    "array-missing",
+    "chunk-missing",
+    "chunk-damaged",
+    "record-damaged",
+    "record-stray",
+    "counts-differ",
+    "fingerprint-differs",
+    "ids-differ",
+    "setup-missing",
+    "setup-damaged",
+    "failures-damaged",
+    "failures-unlisted",
+    "orphan",
+    "pca-stale",
+    "index-damaged",
+    "index-stale",
+    "head-damaged",
+    "head-stale",
+    "eval-damaged",
+    "eval-stale",
+]
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What repairing a finding does.
+
+    Attributes:
+        says: the same in words.
+        remove: files and folders to delete, in this order: records before what they vouch for.
+        write: files to replace, with their new bytes.
+        then: the command that brings back what was removed, if something was.
+    """
+
+    says: str
+    remove: tuple[Path, ...] = ()
+    write: tuple[tuple[Path, bytes], ...] = ()
+    then: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem.
+
+    Attributes:
+        kind: what sort of problem.
+        where: the file, relative to the store.
+        expected: what would have been right.
+        found: what is there.
+        severity: "error" where data are wrong or unusable; "warning" for leftovers and stale
+            results.
+        remedy: what `--repair` does; None where it can do nothing.
+        advice: what a user can do where there is no remedy.
+    """
+
+    kind: Kind
+    where: str
+    expected: str
+    found: str
+    severity: Severity = "error"
+    remedy: Remedy | None = None
+    advice: str | None = None
+
+    @property
+    def repair(self) -> str:
+        """What `--repair` does about it, in words."""
+        if self.remedy is not None:
+            return self.remedy.says
+        return f"cannot be repaired: {self.advice}" if self.advice else "nothing"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {
+            "kind": self.kind,
+            "where": self.where,
+            "expected": self.expected,
+            "found": self.found,
+            "severity": self.severity,
+            "repair": self.repair,
+            "repairable": self.remedy is not None,
+            "then": self.remedy.then if self.remedy else None,
+        }
+
+
+@dataclass(frozen=True)
+class ArrayCounts:
+    """The sound units of one array.
+
+    Attributes:
+        name: of the array in the store.
+        units: committed units that hold what their records say.
+        rows: their rows.
+        bytes: size of their chunks.
+        failed: rows that stand for inputs that could not be read; normal, as are the next three.
+        nan_rows, inf_rows, zero_rows: rows with a NaN, with an infinity, with all values zero.
+    """
+
+    name: str
+    units: int
+    rows: int
+    bytes: int
+    failed: int
+    nan_rows: int
+    inf_rows: int
+    zero_rows: int
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found in a store.
+
+    Attributes:
+        store: its directory.
+        findings: problems, errors first.
+        units: units that were read and hashed, sound or not.
+        bytes: size of their chunks.
+        arrays: what each array has.
+        uncommitted: chunks without a record, which the next run writes anew; a kill leaves them.
+        notes: what could not be checked, and why.
+        is_being_written: whether another process was writing meanwhile.
+        seconds: that it took.
+    """
+
+    store: str
+    findings: tuple[Finding, ...]
+    units: int = 0
+    bytes: int = 0
+    arrays: tuple[ArrayCounts, ...] = ()
+    uncommitted: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    is_being_written: bool = False
+    seconds: float = 0.0
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that make a store one not to be used as it is."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there is no error."""
+        return not self.errors
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return {
+            "store": self.store,
+            "sound": self.is_sound,
+            "units": self.units,
+            "bytes": self.bytes,
+            "findings": [finding.to_json() for finding in self.findings],
+            "arrays": [vars(array) for array in self.arrays],
+            "uncommitted": list(self.uncommitted),
+            "notes": list(self.notes),
+            "being_written": self.is_being_written,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What repairing a store did.
+
+    Attributes:
+        verification: the store as it is now.
+        repaired: findings that were repaired.
+        commands: what brings back the features that were dropped.
+    """
+
+    verification: Verification
+    repaired: tuple[Finding, ...] = field(default=())
+    commands: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary: the verification's, with what was repaired."""
+        return self.verification.to_json() | {
+            "repaired": [finding.to_json() for finding in self.repaired],
+            "commands": list(self.commands),
+        }
+
+
+def errors_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return findings by severity, kind and place."""
+    key = {"error": 0, "warning": 1}
+    return tuple(sorted(findings, key=lambda f: (key[f.severity], f.kind, f.where)))

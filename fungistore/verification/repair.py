@@ -1,0 +1,90 @@
+"""`fungi verify --repair`: drop what is wrong, so that the next run makes exactly that again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from fungistore.errors import FungiError, StoreError
+from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.store import Store
+from fungistore.store.durable import publish_bytes, sync
+from fungistore.verification.findings import Finding, Remedy, Repair, errors_first
+from fungistore.verification.verify import check_store, verify_store
+
+ROUNDS = 3  # metadata that are written anew let their units be checked; these may be bad too
+
+
+def repair_store(
+    path: str | Path,
+    *,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Repair:
+    """Verify a store and repair what can be: nothing that holds what its record says is touched.
+
+    A bad unit loses its record, then its chunk. Unfinished files go. Metadata are written anew
+    where setups and records tell what they were. A damaged index is removed. The sample table,
+    setups, heads and `store.json` cannot be made again from the rest, and are left as they are.
+
+    Args:
+        path: the store's directory.
+        reporter: is told what happens; default: nobody.
+        stop: asked between units, and between repairs.
+
+    Raises:
+        UsageError: there is no store.
+        FungiError: another process is writing, or the store cannot be written to.
+        StoppedError: `stop` asked for it; what was repaired stays so.
+    """
+    reporter = reporter or Silent()
+    root = Path(path)
+    try:
+        Store.open(root)
+    except StoreError:
+        return Repair(verify_store(root, reporter=reporter, stop=stop))
+    repaired: list[Finding] = []
+    with Store.open(root).writing():
+        store = Store.open(root)
+        for _ in range(ROUNDS):
+            found = check_store(store, reporter, stop, is_being_written=False)
+            can_be = [finding for finding in found.findings if finding.remedy is not None]
+            for finding in can_be:
+                stop_if_asked(stop)
+                assert finding.remedy is not None
+                _apply(store.root, finding.remedy)
+            repaired += can_be
+            left = [finding for finding in found.findings if finding.remedy is None]
+            # a rewritten file, or a group that is there again, may show more: look again
+            if not any(finding.remedy and finding.remedy.write for finding in can_be):
+                break
+    dropped = (finding.remedy.then for finding in repaired if finding.remedy)
+    commands = tuple(dict.fromkeys(command for command in dropped if command))
+    return Repair(replace(found, findings=errors_first(left)), errors_first(repaired), commands)
+
+
+def _apply(root: Path, remedy: Remedy) -> None:
+    try:
+        for path in remedy.remove:
+            _remove(path)
+        for path, data in remedy.write:
+            publish_bytes(path, data)
+    except OSError as error:
+        raise FungiError(
+            "the store cannot be repaired",
+            where=error.filename or root,
+            found=error.strerror or str(error),
+            hint="make it writable, then run fungi verify --repair again",
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or folder durably; what is gone already is as it should be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    if path.parent.is_dir():
+        sync(path.parent)

@@ -1,0 +1,71 @@
+"""Leftovers of interrupted runs, the lines of failed inputs."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+
+from pydantic import TypeAdapter
+
+from fungistore.report import stop_if_asked
+from fungistore.store import Failure, Store
+from fungistore.store.durable import orphans
+from fungistore.store.store import FAILURES
+from fungistore.verification.findings import Finding, Remedy
+from fungistore.verification.units import CheckedUnit
+
+FAILURE = TypeAdapter(Failure)
+
+
+def check_orphans(store: Store, stop: Callable[[], bool]) -> Iterator[Finding]:
+    """Find the files that interrupted writes left behind."""
+    for path in orphans(store.root):
+        stop_if_asked(stop)
+        where = path.relative_to(store.root).as_posix()
+        remedy = Remedy("removed", remove=(path,))
+        yield Finding("orphan", where, "no unfinished files", "one", "warning", remedy)
+
+
+def check_failures(store: Store, units: Iterable[CheckedUnit]) -> Iterator[Finding]:
+    """Compare the list of failed inputs with the counts in the records of extracted arrays."""
+    path = store.root / FAILURES
+    good: list[bytes] = []
+    bad: list[int] = []
+    listed: dict[str, set[int]] = {}
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            failure = FAILURE.validate_json(line, strict=True)
+            if not 0 <= failure.row < len(store.samples):
+                raise ValueError("no such row")
+        except ValueError:
+            bad.append(number)
+            continue
+        good.append(line)
+        listed.setdefault(failure.feature_set, set()).add(failure.row)
+    if bad:
+        numbers = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        yield Finding(
+            "failures-damaged",
+            FAILURES,
+            "one JSON object a line, of a row of the sample table",
+            f"other lines: {numbers}",
+            "warning",
+            Remedy("rewritten without them", write=((path, b"".join(x + b"\n" for x in good)),)),
+        )
+    rows = {name: sorted(numbers) for name, numbers in listed.items()}
+    for unit in units:
+        commit = unit.commit
+        if commit is None or not commit.failed:
+            continue
+        mine = rows.get(unit.array.partition("/")[0], [])
+        found = bisect_left(mine, unit.start + commit.rows) - bisect_left(mine, unit.start)
+        if found < commit.failed:
+            yield Finding(
+                "failures-unlisted",
+                FAILURES,
+                f"{commit.failed} failed inputs in unit {unit.unit} of {unit.array}",
+                f"{found} lines",
+                "warning",
+                advice="the rows are NaN in any case; --restart lists them again",
+            )

@@ -1,0 +1,206 @@
+"""`fungi verify`: a whole store against its own records; the stage from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from fungistore.errors import StoreError
+from fungistore.report import Reporter, Silent
+from fungistore.store import Store
+from fungistore.store.locks import StoreLocks
+from fungistore.store.store import MANIFEST
+from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
+from fungistore.verification.commands import command_for_array
+from fungistore.verification.findings import ArrayCounts, Finding, Verification, errors_first
+from fungistore.verification.layout import StoredArray, read_layout
+from fungistore.verification.samples import (
+    LOST,
+    CheckedSamples,
+    check_manifest,
+    check_samples,
+    digests_of_ranges,
+    unreferenced_parts,
+)
+from fungistore.verification.setups import check_setups
+from fungistore.verification.strays import check_failures, check_orphans
+from fungistore.verification.units import (
+    CheckedUnit,
+    check_units,
+    drop_unit,
+    uncommitted_chunks,
+)
+
+COUNTED = tuple(field.name for field in fields(ArrayCounts))[1:]  # all but the array's name
+
+
+def verify_store(
+    path: str | Path,
+    *,
+    reporter: Reporter | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Verification:
+    """Read and hash everything that a store holds, and list what is wrong. Nothing is changed.
+
+    Every committed unit against its record (checksum, size, counts of NaN, infinite and zero
+    rows, ids, setup), zarr's metadata, the sample table, the setups, and each later artefact
+    against what it was made from. While another process writes, its unfinished files are no
+    findings.
+
+    Args:
+        path: the store's directory.
+        reporter: is told what happens; default: nobody.
+        stop: asked between units.
+
+    Raises:
+        UsageError: there is no store.
+        StoppedError: `stop` asked for it.
+    """
+    root, reporter = Path(path), reporter or Silent()
+    try:
+        store = Store.open(root)
+    except StoreError as error:
+        return Verification(str(path), (_unopenable(error),))
+    writers = StoreLocks(root).writers()
+    for claim in writers:
+        reporter.notice(f"reading while the store is being written: {claim}")
+    return check_store(store, reporter, stop, is_being_written=bool(writers))
+
+
+def check_store(
+    store: Store, reporter: Reporter, stop: Callable[[], bool], *, is_being_written: bool
+) -> Verification:
+    """Do what `verify_store` does to an open store.
+
+    Args:
+        store: the store.
+        reporter: is told what happens.
+        stop: asked between units.
+        is_being_written: whether another process is at work: leftovers may be its own.
+
+    Raises:
+        StoppedError: `stop` asked for it.
+    """
+    began = time.perf_counter()
+    samples = check_samples(store, stop)
+    layout = read_layout(store, len(store.samples) if samples.is_sound else None)
+    findings = [*check_manifest(store), *samples.findings, *layout.findings]
+    setups, notes = check_setups(store, layout.arrays, stop)
+    findings += setups
+    tally = _Tally(store, layout.arrays)
+    for unit in check_units(store, layout.arrays, reporter, stop):
+        tally.add(unit)
+    findings += tally.findings
+    bad = frozenset(tally.bad)
+    if samples.is_sound:
+        findings += _wrong_ids(store, layout.arrays, tally, samples, stop)
+    else:
+        notes.append("the sample table is damaged: the ids of the units were not compared")
+    findings += check_failures(store, tally.failed)
+    findings += check_pcas(store, layout)
+    findings += check_indexes(store, layout, bad, stop)
+    findings += check_heads(store, layout, stop)
+    findings += check_evals(store, layout)
+    leftovers = [*check_orphans(store, stop), *unreferenced_parts(store)]
+    if is_being_written:
+        notes.append("another process was writing: leftovers, which may be its own, are not listed")
+        findings = [finding for finding in findings if finding.kind != "orphan"]
+    elif not any(finding.kind == "manifest-damaged" for finding in findings):
+        findings += leftovers
+    return Verification(
+        store=str(store.root),
+        findings=errors_first(findings),
+        units=tally.units,
+        bytes=tally.bytes,
+        arrays=tally.counts(),
+        uncommitted=tuple(uncommitted_chunks(store, layout.arrays)),
+        notes=tuple(notes),
+        is_being_written=is_being_written,
+        seconds=time.perf_counter() - began,
+    )
+
+
+class _Tally:
+    """What the units came to; keeps a few numbers of each sound one."""
+
+    def __init__(self, store: Store, arrays: tuple[StoredArray, ...]) -> None:
+        self._arrays = {stored.array.name: stored for stored in arrays}
+        self._extracted = {
+            stored.array.name for stored in arrays if _is_extracted(store, stored.array.fingerprint)
+        }
+        self._counts: dict[str, tuple[int, ...]] = {
+            name: (0,) * len(COUNTED) for name in self._arrays
+        }
+        self.units = self.bytes = 0
+        self.findings: list[Finding] = []
+        self.bad: set[str] = set()
+        self.failed: list[CheckedUnit] = []
+        self.ids: list[tuple[str, int, int, int, str]] = []  # array, unit, start, stop, digest
+
+    def add(self, checked: CheckedUnit) -> None:
+        self.units += 1
+        self.bytes += checked.bytes
+        self.findings += checked.findings
+        commit = checked.commit
+        if checked.findings:
+            self.bad.add(checked.array)
+        elif commit is not None:
+            numbers = asdict(commit) | {"units": 1, "bytes": checked.bytes}
+            before = self._counts[checked.array]
+            self._counts[checked.array] = tuple(
+                count + numbers[name] for name, count in zip(COUNTED, before, strict=True)
+            )
+            stop = checked.start + commit.rows
+            self.ids.append((checked.array, checked.unit, checked.start, stop, commit.ids))
+            if commit.failed and checked.array in self._extracted:
+                self.failed.append(checked)
+
+    def counts(self) -> tuple[ArrayCounts, ...]:
+        return tuple(ArrayCounts(name, *numbers) for name, numbers in self._counts.items())
+
+
+def _wrong_ids(
+    store: Store,
+    arrays: tuple[StoredArray, ...],
+    tally: _Tally,
+    samples: CheckedSamples,
+    stop: Callable[[], bool],
+) -> Iterator[Finding]:
+    """Compare the ids that units were made of with those of the sample table."""
+    by_name = {stored.array.name: stored for stored in arrays}
+    ranges = {(start, end) for _, _, start, end, _ in tally.ids}
+    digests = digests_of_ranges(store, ranges, stop)
+    for name, unit, start, end, ids in tally.ids:
+        right = digests.get((start, end))
+        if ids == right:
+            continue
+        stored = by_name[name]
+        record = stored.records[unit]
+        then = command_for_array(store, name, stored.array.fingerprint)
+        remedy = drop_unit(stored.array, unit, record, then)
+        yield Finding(
+            "ids-differ",
+            record.relative_to(store.root).as_posix(),
+            f"ids of rows {start} to {end}, of digest {right}"
+            if right
+            else f"rows of the sample table, which has {len(store.samples)}",
+            ids,
+            remedy=remedy if samples.has_checksums and right else None,
+            advice="the sample table of an earlier version has no checksum, so it may be "
+            "the table that is damaged; --restart makes the features anew",
+        )
+
+
+def _is_extracted(store: Store, key: str) -> bool:
+    try:
+        return "backbone" in store.setup(key)
+    except StoreError:
+        return False
+
+
+def _unopenable(error: StoreError) -> Finding:
+    found = f"{error.what}: {error.found}" if error.found else error.what
+    expected = str(error.expected or "a manifest that can be read")
+    return Finding("manifest-damaged", MANIFEST, expected, found, advice=error.hint or LOST)
