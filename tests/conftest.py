@@ -5,6 +5,7 @@ The model side runs under jaxtyping and beartype here, so a wrong shape or dtype
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,13 @@ from tiny_world import TINY, write_images
 install_import_hook(
     ["fungistore.gradients", "fungistore.objectives", "fungistore.views"], "beartype.beartype"
 )
+
+
+@pytest.fixture(autouse=True)
+def no_debug_left() -> Iterator[None]:
+    """`fungi --debug` sets a variable of its process, which here is that of all tests."""
+    yield
+    os.environ.pop("FUNGI_DEBUG", None)
 
 
 @pytest.fixture(scope="session")
