@@ -3,7 +3,7 @@
 Fetches a DINOv2 ViT-S/14 and textile images (see demo_assets.py), extracts embeddings, gradient
 features and patch tensors of a subset, stops itself half-way, continues, shows the store, compares
 features by nearest neighbours and by a linear probe, searches for images like one of them, and
-trains a small classifier on the patch tensors. About three minutes on two cores. Every command is
+trains a small classifier on the patch tensors. About five minutes on two cores. Every command is
 printed, so that it can be typed.
 """
 
