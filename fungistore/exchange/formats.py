@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.fingerprint import Config
+from fungistore.store.disk_errors import HINTS
 
 Format = Literal["npy", "parquet", "hdf5"]
 SUFFIXES: Mapping[str, Format] = MappingProxyType(
@@ -189,16 +190,10 @@ def disk_errors_explained(path: Path, consequence: str) -> Iterator[None]:
             number = errno.ENOSPC
         if isinstance(error, RuntimeError) and number is None:
             raise
-        hints = {
-            errno.ENOSPC: "make room",
-            errno.EDQUOT: "make room in your quota",
-            errno.EROFS: "make the file system writable",
-            errno.EACCES: "get permission to write there",
-        }
         raise FungiError(
             "a file cannot be read or written",
             where=getattr(error, "filename", None) or path,
             found=getattr(error, "strerror", None) or str(error),
-            hint=f"{hints.get(number or 0, 'mend that')}, then run the same command again: "
+            hint=f"{HINTS.get(number or 0, 'mend that')}, then run the same command again: "
             f"{consequence}",
         ) from error
