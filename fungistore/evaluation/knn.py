@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fungistore.blocks import FeatureMatrix, Rows, Vectors, normalize
 from fungistore.errors import UsageError
-from fungistore.evaluation.metrics import Predictions
+from fungistore.evaluation.metrics import RANKED, Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
@@ -25,7 +25,6 @@ from fungistore.report import Reporter, Silent
 
 NEIGHBOURS = 20  # FUNGI, section 4
 TEMPERATURE = 0.07  # of the weighted vote (DINO, section 4.1 and its code)
-RANKED = 5
 Vote = Literal["majority", "weighted"]
 ShotRule = Literal["random", "first"]
 

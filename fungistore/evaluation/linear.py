@@ -27,7 +27,6 @@ STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference co
 VALIDATION_PART = 0.2  # the same
 ITERATIONS = 300  # the same
 TOLERANCE = 1e-5  # of the gradient: the loss is then within 0.1 % of its minimum (measured)
-RANKED = 5
 
 
 @dataclass(frozen=True)
@@ -150,8 +149,4 @@ def fit_probe(
 def ranked(probe: LogisticRegression, vectors: NDArray[np.float32]) -> Predictions:
     """Return the classes of each row by falling probability, ties to the smallest label."""
     probability = probe.predict_proba(vectors.astype(np.float64))
-    order = np.argsort(-probability, axis=1, kind="stable")[:, :RANKED]
-    is_binary = len(probe.classes_) == 2
-    return Predictions(
-        probe.classes_[order].astype(np.int32), probability[:, 1] if is_binary else None
-    )
+    return Predictions.of_probabilities(probability, probe.classes_)

@@ -11,6 +11,7 @@ from scipy.stats import binom
 from sklearn.metrics import cohen_kappa_score, recall_score, roc_auc_score
 
 CONFIDENCE = 0.95
+RANKED = 5  # labels that are kept of each row: top-5 accuracy needs no more
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,17 @@ class Predictions:
     def labels(self) -> NDArray[np.int32]:
         """The predicted labels [n]."""
         return self.ranked[:, 0]
+
+    @classmethod
+    def of_probabilities(
+        cls, chances: NDArray[np.floating], labels: NDArray[np.integer]
+    ) -> Predictions:
+        """Rank the labels of probabilities [n, c], one column a label; ties to the first column."""
+        order = np.argsort(-chances, axis=1, kind="stable")[:, :RANKED]
+        is_binary = len(labels) == 2
+        return cls(
+            labels[order].astype(np.int32), chances[:, 1].astype(np.float64) if is_binary else None
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
@@ -59,8 +71,8 @@ def classification_metrics(
     present = np.unique(truth)
     recall = float(recall_score(truth, predicted, labels=present, average="macro"))
     metrics = {"accuracy": float((predicted == truth).mean())}
-    if classes > 5:
-        hits = (predictions.ranked[:, :5] == truth[:, None]).any(axis=1)
+    if classes > RANKED:
+        hits = (predictions.ranked[:, :RANKED] == truth[:, None]).any(axis=1)
         metrics["top5_accuracy"] = float(hits.mean())
     metrics["mean_per_class_accuracy"] = metrics["balanced_accuracy"] = recall
     if predictions.positive is not None and len(present) == 2:

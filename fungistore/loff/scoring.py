@@ -11,8 +11,6 @@ from fungistore.loff.data import pooled
 from fungistore.loff.heads import Head
 from fungistore.loff.loader import PatchLoader
 
-RANKED = 5
-
 
 @torch.no_grad()
 def probabilities(
@@ -59,5 +57,4 @@ def score_head(
 
 def ranked(said: NDArray[np.float32]) -> Predictions:
     """Return the classes by falling probability [n, classes], ties to the smallest label."""
-    order = np.argsort(-said, axis=1, kind="stable")[:, :RANKED].astype(np.int32)
-    return Predictions(order, said[:, 1].astype(np.float64) if said.shape[1] == 2 else None)
+    return Predictions.of_probabilities(said, np.arange(said.shape[1]))
