@@ -26,7 +26,7 @@ from torch import Tensor
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, canonical_json
 from fungistore.store import Store
-from fungistore.store.durable import file_digest, publish_bytes
+from fungistore.store.durable import file_digest, orphans, publish_bytes, sync
 from fungistore.store.seal import sealed
 
 HEADS = "heads"
@@ -94,8 +94,11 @@ class RunDirectory:
         return config
 
     def remove(self) -> None:
-        """Delete the head, if there is one."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete the head, if there is one; the state first, or a kill left it to another run."""
+        if self.path.is_dir():
+            (self.path / STATE).unlink(missing_ok=True)
+            sync(self.path)
+            shutil.rmtree(self.path)
 
     def begin(self, config: Config) -> None:
         """Freeze the configuration."""
@@ -140,10 +143,15 @@ class RunDirectory:
         checksums = {file: file_digest(self.path / file) for file in (CONFIG, name)}
         state = sealed(asdict(saved) | {CHECKSUMS: checksums})
         publish_bytes(self.path / STATE, json.dumps(state, indent=1).encode())
-        for path in self.path.glob("state-*.safetensors"):
-            if path.name != name:
-                path.unlink()
+        self.remove_strays(saved)
         return saved
+
+    def remove_strays(self, progress: Progress) -> None:
+        """Remove weights that a state does not name, and what interrupted writes left behind."""
+        states = self.path.glob("state-*.safetensors")
+        unnamed = [path for path in states if path.name != progress.file]
+        for path in [*unnamed, *orphans(self.path)]:
+            path.unlink()
 
 
 def head_names(store: Store, feature_set: str) -> list[str]:

@@ -126,6 +126,7 @@ def train_loff(
         config = _settle(run, data, options, spec, device)
         key = fingerprint(config)
         progress = run.progress()
+        run.remove_strays(progress)
         speed = 0.0
         if progress.done:
             reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")

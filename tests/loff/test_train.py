@@ -279,3 +279,25 @@ def test_a_grown_store_is_other_rows(tmp_path, store):
     store_of(store.root, more, patterns()[1] * 2)
     with pytest.raises(MismatchError, match="other settings"):
         train_loff(Store.open(store.root).root, options(epochs=1))
+
+
+def test_what_killed_runs_left_goes_with_the_next_one(store):
+    """Weights that no state names, and files half written; a run with nothing to do is enough."""
+    train_loff(store.root, options())
+    path = RunDirectory(store, "set", "h").path
+    before = sorted(path.iterdir())
+    (path / "state-0001-000002.safetensors").write_bytes(b"of a kill before they were forgotten")
+    (path / f".state-0002-000001.safetensors.{'0' * 32}.partial").write_bytes(b"half")
+    train_loff(store.root, options())
+    assert sorted(path.iterdir()) == before
+
+
+def test_a_restart_killed_half_way_is_not_taken_for_a_run(store, monkeypatch):
+    """The state goes first: whatever of a deleted head is left, the next run begins anew."""
+    train_loff(store.root, options(seed=1))
+    with monkeypatch.context() as monkey:
+        monkey.setattr("shutil.rmtree", lambda path: (path / "config.json").unlink())
+        RunDirectory(store, "set", "h").remove()
+    said = []
+    train_loff(store.root, options(), reporter=Notices(said))
+    assert not [text for text in said if "resuming" in text or "nothing to do" in text]
