@@ -26,7 +26,9 @@ def save_confusion(classes: Sequence[str], table: Sequence[Sequence[int]], path:
         path: the file.
 
     Raises:
-        UsageError: the format is another, matplotlib is missing, or the file cannot be written.
+        UsageError: the format is another, matplotlib is missing, or the file cannot be written
+            there.
+        FungiError: the disk is full.
     """
     check_plot(path)
     save_figure(draw_confusion(classes, table), path)

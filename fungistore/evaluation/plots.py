@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fungistore.errors import UsageError
+from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def save_plot(comparison: Comparison, path: Path) -> None:
     """Write both panels of a comparison as PNG or SVG, by the file's name.
 
     Raises:
-        UsageError: as in `check_plot`, or the file cannot be written.
+        UsageError: as in `check_plot`, or the file cannot be written there.
+        FungiError: the disk is full.
     """
     check_plot(path)
     save_figure(draw(comparison), path)
@@ -66,14 +68,15 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or SVG, by the file's name.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written there.
+        FungiError: the disk is full.
     """
     stream = io.BytesIO()
     figure.savefig(stream, format=path.suffix.lstrip(".").lower(), dpi=DPI)
     try:
         publish_bytes(path, stream.getvalue())
     except OSError as error:
-        raise UsageError("the plot cannot be written", where=path, found=error.strerror) from error
+        raise unwritable("the plot cannot be written", path, error) from error
 
 
 def draw(comparison: Comparison) -> Figure:

@@ -12,7 +12,7 @@ from typing import Self
 
 import faiss
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fungistore.blocks import Rows, Vectors, normalize
 from fungistore.errors import StoreError
@@ -64,9 +64,14 @@ class Reference:
             raise StoreError("a file of an index is damaged", where=path, found=error) from error
 
     def write(self, path: Path) -> None:
-        """Write all four arrays."""
+        """Write all four arrays.
+
+        Raises:
+            OSError: the file cannot be written, as on a full disk.
+        """
         names = ("rows", "vectors", "neighbours", "distances")
-        save_file({name: np.ascontiguousarray(getattr(self, name)) for name in names}, path)
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in names}
+        path.write_bytes(save(arrays))  # safetensors' own files raise no OSError
 
     def update(self, vectors: Vectors, rows: Rows, metric: Metric) -> None:
         """Merge the neighbours among some more vectors [n, d], which are left as they are."""

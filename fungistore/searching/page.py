@@ -9,9 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from fungistore.errors import ImageError, UsageError
+from fungistore.errors import ImageError
 from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
 from fungistore.sources import read_image
+from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 
 THUMBNAIL = 320  # pixels of the longer side: sharp at 160 CSS pixels on a dense screen
@@ -64,14 +65,13 @@ def write_page(path: Path, result: SearchResult) -> None:
     """Write the page to a file, whole or not at all.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written there.
+        FungiError: the disk is full.
     """
     try:
         publish_bytes(path, render_page(result).encode("utf-8", "replace"))
     except OSError as error:
-        raise UsageError(
-            "the page cannot be written", where=f"--html {path}", found=error.strerror
-        ) from error
+        raise unwritable("the page cannot be written", f"--html {path}", error) from error
 
 
 def render_page(result: SearchResult) -> str:

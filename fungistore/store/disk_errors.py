@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, UsageError
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 HINTS = {
     errno.ENOSPC: "make room",
@@ -31,3 +32,15 @@ def disk_errors_explained(path: Path) -> Iterator[None]:
             hint=f"{HINTS.get(error.errno or 0, 'mend that')}, then run the same command again: "
             "what was committed is kept",
         ) from error
+
+
+def unwritable(what: str, where: object, error: OSError) -> FungiError:
+    """Return the error for a file that the user named: its place is bad usage, a full disk not."""
+    kind = FungiError if error.errno in FULL else UsageError
+    todo = HINTS.get(error.errno or 0)
+    return kind(
+        what,
+        where=where,
+        found=error.strerror or str(error),
+        hint=f"{todo}, then run the same command again" if todo else None,
+    )
