@@ -53,27 +53,27 @@ def pca(
       fungi pca pets.fungi --holdout 0.2 --seed 0 --name half
       fungi eval knn pets.fungi --pca half --holdout 0.2 --seed 0
     """
-    from typing import cast, get_args
+    with stop_on_signals() as stop:  # the imports take a while
+        from typing import cast, get_args
 
-    from fungistore.errors import UsageError
-    from fungistore.pca import PcaOptions, StorageDtype, fit_pca
+        from fungistore.errors import UsageError
+        from fungistore.pca import PcaOptions, StorageDtype, fit_pca
 
-    if storage_dtype not in get_args(StorageDtype):
-        expected = " or ".join(get_args(StorageDtype))
-        raise UsageError(
-            "no such type", where="--storage-dtype", expected=expected, found=storage_dtype
+        if storage_dtype not in get_args(StorageDtype):
+            expected = " or ".join(get_args(StorageDtype))
+            raise UsageError(
+                "no such type", where="--storage-dtype", expected=expected, found=storage_dtype
+            )
+        options = PcaOptions(
+            features=words(features),
+            dim=dim,
+            fit_split=fit_split,
+            holdout=holdout,
+            seed=seed,
+            name=name,
+            feature_set=feature_set,
+            storage_dtype=cast("StorageDtype", storage_dtype),
         )
-    options = PcaOptions(
-        features=words(features),
-        dim=dim,
-        fit_split=fit_split,
-        holdout=holdout,
-        seed=seed,
-        name=name,
-        feature_set=feature_set,
-        storage_dtype=cast("StorageDtype", storage_dtype),
-    )
-    with stop_on_signals() as stop:
         done = fit_pca(store, options, restart=restart, reporter=ConsoleReporter(), stop=stop)
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "index", str(store), "--pca", done.name)

@@ -89,49 +89,49 @@ def train_loff(
       fungi train-loff pets.fungi --augment none --noise 0 --name plain --holdout 0.2 --seed 1
       fungi train-loff pets.fungi --head deit-s --augment hflip,rotate --brightness 0.1 --epochs 90
     """
-    from fungistore.loff import Augmentation, TrainOptions
-    from fungistore.loff import train_loff as train
+    with stop_on_signals() as stop:  # the imports take seconds
+        from fungistore.loff import Augmentation, TrainOptions
+        from fungistore.loff import train_loff as train
 
-    if noise is None:
-        noise = 0.0 if augment == "none" else 0.1
-    # the library checks every value, so that its messages and ours are the same
-    options = TrainOptions(
-        head=head,
-        name=name,
-        feature_set=feature_set,
-        augment=Augmentation(
-            kind=augment,
-            strength=strength,
-            interpolation=cast("Any", interpolation),
-            padding=cast("Any", padding),
-            noise=noise,
-            brightness=brightness,
-            mixup=mixup,
-            cutmix=cutmix,
-        ),
-        pool=pool,
-        init=init,
-        standardise=standardise,
-        drop_path=drop_path,
-        dropout=dropout,
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        warmup=warmup,
-        label_smoothing=label_smoothing,
-        balanced=balanced,
-        patience=patience,
-        metric=cast("Any", metric),
-        validation=validation,
-        holdout=holdout,
-        seed=seed,
-        dtype=cast("Any", dtype),
-        device=device,
-        cache=cast("Any", cache),
-        checkpoint_minutes=checkpoint_minutes,
-    )
-    with stop_on_signals() as stop:
+        if noise is None:
+            noise = 0.0 if augment == "none" else 0.1
+        # the library checks every value, so that its messages and ours are the same
+        options = TrainOptions(
+            head=head,
+            name=name,
+            feature_set=feature_set,
+            augment=Augmentation(
+                kind=augment,
+                strength=strength,
+                interpolation=cast("Any", interpolation),
+                padding=cast("Any", padding),
+                noise=noise,
+                brightness=brightness,
+                mixup=mixup,
+                cutmix=cutmix,
+            ),
+            pool=pool,
+            init=init,
+            standardise=standardise,
+            drop_path=drop_path,
+            dropout=dropout,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            weight_decay=weight_decay,
+            warmup=warmup,
+            label_smoothing=label_smoothing,
+            balanced=balanced,
+            patience=patience,
+            metric=cast("Any", metric),
+            validation=validation,
+            holdout=holdout,
+            seed=seed,
+            dtype=cast("Any", dtype),
+            device=device,
+            cache=cast("Any", cache),
+            checkpoint_minutes=checkpoint_minutes,
+        )
         done = train(store, options, restart=restart, reporter=ConsoleReporter(), stop=stop)
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "eval", "loff", str(store), "--head", done.name)
