@@ -67,7 +67,12 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "stage", ["pca", "index", pytest.param("train-loff", marks=pytest.mark.slow)]
+    "stage",
+    [
+        pytest.param("pca", marks=pytest.mark.slow),
+        "index",
+        pytest.param("train-loff", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_stops_a_stage_that_then_continues(
     features: Path, tmp_path: Path, stage: str
@@ -112,6 +117,7 @@ def test_a_second_signal_stops_at_once(features: Path, tmp_path: Path) -> None:
     assert_sound(store)
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_imports_stops_cleanly(features: Path, tmp_path: Path) -> None:
     """Loading torch takes seconds, and a job's end may fall into them."""
     store = tmp_path / "s.fungi"
