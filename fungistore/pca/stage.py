@@ -149,11 +149,12 @@ def _fit_pca(
     if restart and existing:
         reporter.notice(f"--restart: deleting {existing.name}")
         store.remove_arrays([existing])
-        store.remove_unused_setups()
         existing = None
     store.sweep()
     if existing:
         config = _settled(store, existing, config, len(rows), reporter)
+    else:
+        store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
     key = fingerprint(config)
     if not store.has_setup(key):
         reporter.notice(f"fitting {dim} components of {matrix.name} on {len(rows)} rows")
