@@ -15,6 +15,11 @@ def is_plain_name(name: str) -> bool:
     return bool(PLAIN_NAME.fullmatch(name)) and not name.endswith((".json", ".partial"))
 
 
+def is_file_name(name: object) -> bool:
+    """Whether a name that a store's file gives is that of a file beside it, and leads nowhere."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
+
+
 def refuse_odd_name(name: str, flag: str) -> None:
     """Raise UsageError if `name`, given by `flag`, is no plain name."""
     if not is_plain_name(name):

@@ -104,6 +104,8 @@ class Hdf5File:
             self._sets = _data_sets(self._file, h5py.Dataset)
             self.key = _choose(path, self._sets, key)
             self._vectors = self._sets[self.key]
+            for name, data in self._sets.items():
+                _refuse_other_files(path, name, data)
             refuse_matrix(f"{path}, data set {self.key}", self._vectors.shape, self._vectors.dtype)
             self.dtype = self._vectors.dtype
             self.rows, self.dim = self._vectors.shape
@@ -196,6 +198,18 @@ def _data_sets(file: Any, kind: type) -> dict[str, Any]:
 
     file.visititems(visit)
     return found
+
+
+def _refuse_other_files(path: Path, name: str, data: Any) -> None:
+    """Refuse a data set whose values are in other files: any file of this machine's, that is."""
+    if data.is_virtual or data.external:
+        raise UsageError(
+            "a data set takes its values from other files",
+            where=f"{path}, data set {name}",
+            expected="data sets that are in the file itself",
+            found="a virtual data set" if data.is_virtual else "external storage",
+            hint="copy it into one file: h5repack, or h5py's create_dataset(name, data=old[:])",
+        )
 
 
 def _choose(path: Path, sets: dict[str, Any], key: str | None) -> str:

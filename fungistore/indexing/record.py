@@ -20,6 +20,7 @@ from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, differences
 from fungistore.indexing.options import Metric
 from fungistore.indexing.vectors import VectorIndex
+from fungistore.names import is_file_name
 from fungistore.store import Store
 from fungistore.store.durable import publish_bytes, sync
 from fungistore.store.seal import sealed
@@ -211,6 +212,9 @@ def read_record(directory: Path) -> IndexRecord | None:
         record = RECORDS.validate_json(data)
         if not record.features:
             raise ValueError("no features")
+        for file in record.files.values():
+            if not is_file_name(file.name):
+                raise ValueError(f"a file at {file.name!r}, which is not beside the record")
         return record
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(

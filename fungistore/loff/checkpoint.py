@@ -25,6 +25,7 @@ from torch import Tensor
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, canonical_json
+from fungistore.names import is_file_name
 from fungistore.store import Store
 from fungistore.store.durable import file_digest, orphans, publish_bytes, sync
 from fungistore.store.seal import sealed
@@ -114,7 +115,10 @@ class RunDirectory:
         if not path.is_file():
             return Progress()
         try:
-            return PROGRESS.validate_json(path.read_bytes())
+            progress = PROGRESS.validate_json(path.read_bytes())
+            if progress.file is not None and not is_file_name(progress.file):
+                raise ValueError(f"weights at {progress.file!r}, which is not beside the state")
+            return progress
         except (OSError, ValueError) as error:
             raise StoreError("a head's state is damaged", where=path, found=error) from error
 

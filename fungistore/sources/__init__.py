@@ -14,7 +14,7 @@ from fungistore.errors import UsageError
 from fungistore.sources.folder import FolderSource
 from fungistore.sources.image import MAX_PIXELS, read_image
 from fungistore.sources.labels import sort_label_names
-from fungistore.sources.location import locate, path_to_uri
+from fungistore.sources.location import absolute_uri, locate, path_to_uri, uri_to_path
 from fungistore.sources.manifest import ManifestSource
 from fungistore.sources.sample import ImageFile, Sample, Source
 from fungistore.sources.shards import expand_braces, find_shards, is_shard_name
@@ -26,11 +26,13 @@ __all__ = [
     "ImageFile",
     "Sample",
     "Source",
+    "absolute_uri",
     "locate",
     "open_source",
     "path_to_uri",
     "read_image",
     "sort_label_names",
+    "uri_to_path",
 ]
 
 _KINDS = (

@@ -54,8 +54,19 @@ def member_to_uri(shard: str, offset: int, size: int, extension: str) -> str:
 def locate(root: str, uri: str) -> Location:
     """Undo `path_to_uri` and `member_to_uri`, resolving relative paths against root."""
     member = _MEMBER.fullmatch(uri)
-    path = member[1] if member else uri
-    if path.startswith(_BYTES):
-        path = os.fsdecode(unquote_to_bytes(path.removeprefix(_BYTES)))
-    path = str(Path(root, path))
+    path = str(Path(root, uri_to_path(member[1] if member else uri)))
     return Location(path, int(member[2]), int(member[3])) if member else Location(path)
+
+
+def uri_to_path(uri: str) -> str:
+    """Undo `path_to_uri`."""
+    if uri.startswith(_BYTES):
+        return os.fsdecode(unquote_to_bytes(uri.removeprefix(_BYTES)))
+    return uri
+
+
+def absolute_uri(root: str, uri: str) -> str:
+    """Spell a uri of a source with this root so that it means the same under any other root."""
+    member = _MEMBER.fullmatch(uri)
+    path = path_to_uri(locate(root, uri).path)
+    return path + uri.removeprefix(member[1]) if member else path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from fungistore.errors import StoreError
+from fungistore.names import is_file_name
+from fungistore.sources import path_to_uri, uri_to_path
 from fungistore.store.samples import Part
 from fungistore.store.seal import CHECKSUM, sealed
 
@@ -45,7 +47,8 @@ class Manifest:
 
         The checksum is for `fungi verify` alone: a store whose file was edited still opens.
         """
-        document = asdict(self)
+        parts = tuple(replace(part, root=path_to_uri(part.root)) for part in self.parts)
+        document = asdict(replace(self, parts=parts))
         unknown = document.pop("unknown")
         count = sum(part.rows for part in self.parts)
         document = sealed(unknown | document | {"samples": count})
@@ -80,9 +83,13 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
     try:
         text = json.dumps(document | {"unknown": unknown})
         manifest = TypeAdapter(Manifest).validate_json(text, strict=True)
-        if any(part.rows < 0 for part in manifest.parts):
-            raise ValueError("a part with fewer than no rows")
-        return manifest
+        for part in manifest.parts:
+            if part.rows < 0:
+                raise ValueError("a part with fewer than no rows")
+            if not is_file_name(part.file):
+                raise ValueError(f"a part at {part.file!r}, which is no file of the sample table")
+        parts = (replace(part, root=uri_to_path(part.root)) for part in manifest.parts)
+        return replace(manifest, parts=tuple(parts))
     except ValueError as error:  # pydantic's ValidationError is one
         raise _damaged(where, error) from error
 

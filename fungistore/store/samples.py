@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.errors import StoreError, UsageError
-from fungistore.sources import Sample, locate
+from fungistore.sources import Sample, absolute_uri, locate
 from fungistore.store.durable import file_digest, publish
 
 SCHEMA = pa.schema(
@@ -176,13 +176,40 @@ class SampleTable:
         comparison = self._with_removed(census, root)
         return Part(path.name, comparison.added, root, file_digest(path)), comparison
 
-    def refresh(self, part: Part, changed: Mapping[int, Sample]) -> Part:
+    def other_images(self, changed: Mapping[int, Sample], root: str) -> list[str]:
+        """Return the ids of changed rows whose own file, below another root, is still there.
+
+        Then the sample of this root is no newer version of it, but another image of that name.
+        """
+        found: list[str] = []
+        first = 0
+        for part in self.parts:
+            rows = [row for row in changed if first <= row < first + part.rows]
+            if rows and part.root != root:
+                for row in self._chosen(part, [row - first for row in rows]):
+                    mine = locate(root, changed[row["row"]].uri).path
+                    own = locate(part.root, row["uri"]).path
+                    if own != mine and os.path.exists(own):
+                        found.append(row["id"])
+            first += part.rows
+        return found
+
+    def _chosen(self, part: Part, places: list[int]) -> Iterator[dict[str, Any]]:
+        first = 0
+        with self._open(part) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=["row", "id", "uri"]):
+                here = [p - first for p in places if first <= p < first + len(batch)]
+                yield from batch.take(pa.array(here, pa.int64())).to_pylist()
+                first += len(batch)
+
+    def refresh(self, part: Part, changed: Mapping[int, Sample], root: str) -> Part:
         """Replace a part by one with the places, sizes and times that some rows have now.
 
         Args:
             part: one of this table's, which the manifest must vouch for without a checksum
                 meanwhile: a kill may leave the old file or the new one.
             changed: samples by row of the table.
+            root: what the samples' relative uris start from, which may not be the part's root.
         """
         path = self.directory / part.file
 
@@ -196,7 +223,9 @@ class SampleTable:
                     columns["mtime"] = batch["mtime"].cast(pa.int64()).to_pylist()
                     for place, row in enumerate(columns["row"]):
                         if sample := changed.get(row):
-                            columns["uri"][place] = sample.uri
+                            is_own = root == part.root
+                            uri = sample.uri if is_own else absolute_uri(root, sample.uri)
+                            columns["uri"][place] = uri
                             columns["bytes"][place] = sample.bytes
                             columns["mtime"][place] = _microseconds(sample.mtime)
                     writer.write_table(pa.table(columns, schema=SCHEMA))

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, canonical_json, describe, differences, fingerprint
+from fungistore.names import is_file_name
 from fungistore.sources import Sample, Source
 from fungistore.store.disk_errors import NOT_WRITABLE
 from fungistore.store.durable import (
@@ -51,6 +52,7 @@ SAMPLES = "samples.parquet"
 SETUPS = "setups"
 CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 FAILURES = "failures.jsonl"
+OTHERS_SHOWN = 3
 DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
 
 
@@ -82,6 +84,7 @@ class Store:
             StoreError: its manifest is damaged, or of another major schema.
         """
         path = root / MANIFEST
+        _refuse_odd_path(root)
         if not cls.exists(root):
             raise UsageError(
                 "not a fungi store",
@@ -103,6 +106,7 @@ class Store:
         """
         if cls.exists(root):
             return cls.open(root)
+        _refuse_odd_path(root)
         if root.exists() and (not root.is_dir() or any(map(_counts, root.iterdir()))):
             raise UsageError(
                 "the store's place is taken by something else",
@@ -139,13 +143,19 @@ class Store:
         names = list(dict.fromkeys([*old.labels, *source.label_names()]))
         labels = {name: number for number, name in enumerate(names)}
         part, comparison = self.samples.append(source, source.root, labels, keep_changed=update)
-        if comparison.changed and source.root not in {p.root for p in old.parts}:
+        others: list[str] = []
+        is_known = source.root in {p.root for p in old.parts}
+        if is_known:
+            others = self.samples.other_images(comparison.changed_samples, source.root)
+        if others or (comparison.changed and not is_known):
             if part:
                 (self.root / SAMPLES / part.file).unlink()
             raise UsageError(
-                f"{comparison.changed} images of this source have the names of other images",
+                f"{len(others) or comparison.changed} images of this source have the names of "
+                "other images",
                 where=source.root,
                 expected=f"the source that the store was made from: {old.parts[0].root}",
+                found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
                 hint="use another STORE, or a manifest whose `id` column tells them apart",
             )
         parts = list(old.parts) + ([part] if part else [])
@@ -154,7 +164,7 @@ class Store:
         self._commit(tuple(names), tuple(parts))
         if comparison.changed_samples:
             self._note_changed(comparison.changed_samples)
-            self._refresh_samples(comparison.changed_samples)
+            self._refresh_samples(comparison.changed_samples, source.root)
         return comparison
 
     def _note_changed(self, changed: Mapping[int, Sample]) -> None:
@@ -168,13 +178,13 @@ class Store:
                 if any(row // array.unit_rows in commits for array, commits in done)
             )
 
-    def _refresh_samples(self, changed: Mapping[int, Sample]) -> None:
+    def _refresh_samples(self, changed: Mapping[int, Sample], root: str) -> None:
         first = 0
         for number, part in enumerate(self.manifest.parts):
             if any(first <= row < first + part.rows for row in changed):
                 # without a checksum while the file may be the old one or the new one
                 self._replace_part(number, replace(part, checksum=None))
-                self._replace_part(number, self.samples.refresh(part, changed))
+                self._replace_part(number, self.samples.refresh(part, changed, root))
             first += part.rows
 
     def _replace_part(self, number: int, part: Part) -> None:
@@ -265,6 +275,7 @@ class Store:
         """
         path = self.root / SETUPS / key / "config.json"
         try:
+            _refuse_foreign(key)
             config: Config = json.loads(path.read_bytes())
             if not isinstance(config, dict):
                 raise ValueError("a list or a value instead of named settings")
@@ -281,6 +292,7 @@ class Store:
         """
         path = self.root / SETUPS / key / f"{name}.safetensors"
         try:
+            _refuse_foreign(key)
             tensors: dict[str, NDArray[Any]] = load_file(path)
         except Exception as error:  # safetensors raises its own type and OSError alike
             raise StoreError("a setup is missing or damaged", where=path, found=error) from error
@@ -417,6 +429,24 @@ class Store:
     def _stored(self) -> Manifest:
         path = self.root / MANIFEST
         return parse_manifest(path.read_bytes(), path)
+
+
+def _refuse_foreign(key: str) -> None:
+    """Raise ValueError for a fingerprint that would lead out of the setups' folder."""
+    if not is_file_name(key):
+        raise ValueError(f"{key!r} is no fingerprint")
+
+
+def _refuse_odd_path(root: Path) -> None:
+    try:
+        str(root).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the store's path has bytes that are not UTF-8, which Parquet and others refuse",
+            where=root,
+            expected="a STORE whose path is UTF-8; images may have any names",
+            hint="rename the folder, or go into it and give a path from there",
+        ) from error
 
 
 def _counts(path: Path) -> bool:

@@ -112,7 +112,7 @@ class UnitArray:
     def _open(self) -> zarr.Array[Any]:
         mode: Literal["r", "r+"] = "r+" if os.access(self._directory, os.W_OK) else "r"
         try:
-            array = zarr.open_array(self._directory, mode=mode)
+            array = zarr.open_array(self._directory, mode=mode, zarr_format=3)
             if not {"fingerprint", "codec"} <= array.attrs.keys():
                 raise ValueError("an array of another program")
         except Exception as error:  # zarr raises many types on metadata that it cannot use

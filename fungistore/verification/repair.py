@@ -66,6 +66,8 @@ def repair_store(
 
 
 def _apply(root: Path, remedy: Remedy) -> None:
+    for path in (*remedy.remove, *(path for path, _ in remedy.write)):
+        _refuse_outside(root, path)
     try:
         for path in remedy.remove:
             _remove(path)
@@ -78,6 +80,21 @@ def _apply(root: Path, remedy: Remedy) -> None:
             found=error.strerror or str(error),
             hint="make it writable, then run fungi verify --repair again",
         ) from error
+
+
+def _refuse_outside(root: Path, path: Path) -> None:
+    """Raise FungiError where links lead from the store to a file elsewhere, which is not its own.
+
+    A link itself can be removed.
+    """
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise FungiError(
+            "the store cannot be repaired: a link leads out of it",
+            where=path,
+            expected=f"files below {root.resolve()}",
+            found=path.parent.resolve(),
+            hint="look at what is there; put the folder in the place of the link, and repair again",
+        )
 
 
 def _remove(path: Path) -> None:

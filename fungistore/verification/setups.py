@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import fingerprint
+from fungistore.names import is_file_name
 from fungistore.report import stop_if_asked
 from fungistore.store import Store
 from fungistore.store.durable import PARTIAL, file_digest
@@ -79,7 +80,7 @@ def _checksums(setup: Path) -> tuple[dict[str, str] | None, str | None]:
     except (OSError, ValueError, RecursionError) as error:
         return {}, f"{CHECKSUMS}: {error}"
     is_plain = isinstance(document, dict) and all(isinstance(v, str) for v in document.values())
-    is_plain = is_plain and all(Path(name).name == name for name in document)
+    is_plain = is_plain and all(map(is_file_name, document))
     return (document, None) if is_plain else ({}, f"{CHECKSUMS} is no list of checksums")
 
 
