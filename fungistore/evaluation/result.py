@@ -13,6 +13,7 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.report import Reporter
 from fungistore.store import Store
 from fungistore.store.durable import publish_bytes
+from fungistore.store.seal import sealed
 
 EVALS = "evals"
 
@@ -79,7 +80,7 @@ class Evaluation:
         Returns:
             The file, or None where the store cannot be written to, which is said.
         """
-        document = self.to_json()
+        document = sealed(self.to_json())
         sources = [score.fingerprints for score in self.scores]
         key = fingerprint({"protocol": self.protocol, "sources": sources})
         path = Path(self.store) / EVALS / f"{self.kind}-{self.feature_set}-{key[:16]}.json"

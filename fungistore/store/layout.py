@@ -313,6 +313,7 @@ EVALUATION = StoredKind(
         Field("scores[].spread", "table", "[low, high] of 95 % intervals"),
         Field("scores[].protocol", "table", "what this combination has of its own"),
         Field("scores[].fingerprints", "table", "of the arrays it was made from"),
+        SEAL,
     ),
     note="The fields of the last score are at the top level too. A kind may add its own: loff has "
     "`classes` and `confusion`.",

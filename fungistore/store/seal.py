@@ -23,4 +23,5 @@ def seal_is_broken(document: Mapping[str, object]) -> bool:
 
 def _digest(document: Mapping[str, object]) -> str:
     fields = {key: value for key, value in document.items() if key != CHECKSUM}
-    return hashlib.blake2b(json.dumps(fields, sort_keys=True).encode(), digest_size=16).hexdigest()
+    as_read = json.loads(json.dumps(fields))  # where tuples are lists, and all keys are text
+    return hashlib.blake2b(json.dumps(as_read, sort_keys=True).encode(), digest_size=16).hexdigest()

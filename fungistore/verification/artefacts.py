@@ -11,6 +11,7 @@ from fungistore.blocks import FeatureMatrix
 from fungistore.errors import FungiError, StoreError
 from fungistore.evaluation.result import EVALS
 from fungistore.fingerprint import Config, fingerprint
+from fungistore.names import is_file_name
 from fungistore.report import stop_if_asked
 from fungistore.store import Store
 from fungistore.store.durable import PARTIAL, file_digest
@@ -202,8 +203,6 @@ def _wrong_index_file(folder: Path, record: IndexRecord) -> str | None:
     from fungistore.indexing.record import checked_file
 
     for kind, stored in record.files.items():
-        if Path(stored.name).name != stored.name:
-            return f"a file of the odd name {stored.name!r}"
         try:
             size = checked_file(folder, record, kind).stat().st_size
         except (StoreError, ValueError) as error:
@@ -288,6 +287,8 @@ def _wrong_head(run: Any, config: Config | None) -> str | None:
         return f"{STATE} has edited fields"
     checksums = document.get(CHECKSUMS)
     for name, right in checksums.items() if isinstance(checksums, dict) else ():
+        if not is_file_name(name):
+            return f"{STATE} has the checksum of a file at {name!r}"
         try:
             found = file_digest(run.path / name)
         except (OSError, ValueError) as error:
@@ -310,6 +311,8 @@ def _read_eval(path: Path) -> tuple[str, list[object]]:
         return f"{type(error).__name__}: {_line(error)}", []
     if not path.stem.endswith(f"-{key[:KEY_DIGITS]}"):
         return f"protocol and fingerprints of the key {key[:KEY_DIGITS]}", []
+    if seal_is_broken(document):
+        return "edited fields: its scores need not be those that were measured", []
     return "", sources
 
 

@@ -131,8 +131,8 @@ class Verification:
         units: units that were read and hashed, sound or not.
         bytes: size of their chunks.
         arrays: what each array has.
-        uncommitted: chunks without a record, which the next run writes anew; a kill leaves them.
-        notes: what could not be checked, and why.
+        uncommitted: chunks without a record, each a finding too, unless somebody was writing.
+        notes: what could not be checked, and why; units that are not made yet, and by what.
         is_being_written: whether another process was writing meanwhile.
         seconds: that it took.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Condition
-from typing import Any
+from typing import IO, Any
 
 import google_crc32c
 import numpy as np
@@ -25,8 +27,9 @@ from fungistore.verification.layout import CHUNKS, StoredArray
 
 THREADS = 16  # of which some wait for the disk
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
-COPIES = 3  # of a chunk in memory at once: the file, what it decodes to, and the rows
-COUNTED_BYTES = 16_000_000  # of rows counted at once
+COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
+PIECE_BYTES = 1 << 18  # of rows at once: hashed and counted while they are in the core's cache
+UNIT_NAME = re.compile("[0-9]{1,18}")  # of a chunk's file or folder
 CRC_BYTES = 4  # of the CRC-32C at the end of a chunk
 QUEUED = 4  # units waiting for each thread
 
@@ -88,7 +91,7 @@ def check_units(
     budget = Budget(MEMORY_BYTES)
     work = [(stored, unit) for stored in arrays for unit in stored.records]
     then = {s.array.name: command_for_array(store, s.array.name, _key(s)) for s in arrays}
-    threads = min(THREADS, max(4, os.cpu_count() or 1))
+    threads = thread_count()
     waiting: deque[Future[CheckedUnit]] = deque()
     reporter.begin("units", len(work))
     with ThreadPoolExecutor(threads, thread_name_prefix="fungi-verify") as pool:
@@ -110,18 +113,49 @@ def check_units(
             reporter.end()
 
 
-def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> list[str]:
-    """Return the chunks that no record vouches for, relative to the store."""
+def thread_count() -> int:
+    """Return how many threads check units."""
+    return min(THREADS, max(4, os.cpu_count() or 1))
+
+
+def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> list[Finding]:
+    """Return the chunks that no record vouches for, as a kill or a lost record leaves them."""
     found = []
     for stored in arrays:
+        remedy = "removed: nothing tells whether it is whole, and the next run writes it anew"
+        then = command_for_array(store, stored.array.name, stored.array.fingerprint)
         folder = stored.array.chunk_path(0)
         while folder.name != CHUNKS:
             folder = folder.parent
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         for name in names:
-            if not (name.isdecimal() and int(name) in stored.records) and name.isdecimal():
-                found.append((folder / name).relative_to(store.root).as_posix())
+            if not UNIT_NAME.fullmatch(name) or int(name) in stored.records:
+                continue
+            path = folder / name
+            if stored.array.chunk_path(int(name)).exists():  # a repair leaves an empty folder
+                found.append(
+                    Finding(
+                        "orphan",
+                        path.relative_to(store.root).as_posix(),
+                        "chunks with a record",
+                        "a chunk without one",
+                        "warning",
+                        Remedy(remedy, remove=(path,), then=then),
+                    )
+                )
     return found
+
+
+def missing_units(store: Store, arrays: tuple[StoredArray, ...]) -> list[str]:
+    """Say how many units of each array are not there yet; imports may leave units out for good."""
+    said = []
+    for stored in arrays:
+        array = stored.array
+        missing = array.units - len(stored.records)
+        command = command_for_array(store, array.name, array.fingerprint)
+        if missing > 0 and not command.startswith("fungi import"):
+            said.append(f"{array.name}: {missing} of {array.units} units are not made: {command}")
+    return said
 
 
 def drop_unit(array: UnitArray, unit: int, record: Path, then: str) -> Remedy:
@@ -164,19 +198,20 @@ def _check(root: Path, stored: StoredArray, unit: int, budget: Budget, then: str
     except OSError:
         expected = f"a chunk of {commit.bytes} bytes"
         return done(0, commit, wrong("chunk-missing", chunk, expected, "no file"))
-    row_bytes = array.array.dtype.itemsize * int(np.prod(array.array.shape[1:], dtype=np.int64))
-    with budget.taking(COPIES * array.unit_rows * row_bytes):
-        try:
-            rows = _read(array, chunk, start, commit.rows)
-        except Exception as error:  # each codec has its own way to refuse damaged bytes
-            expected = f"{commit.bytes} bytes that can be decoded"
-            found = f"{size} bytes: {_line(error)}"
-            return done(size, commit, wrong("chunk-damaged", chunk, expected, found))
-        found = checksum(rows)
-        if size == 0 or found != commit.checksum:
-            expected = f"rows of checksum {commit.checksum}"
-            return done(size, commit, wrong("chunk-damaged", chunk, expected, found))
-        counts = count_rows(rows)
+    try:
+        if array.codec == "none":
+            found, counts = _read_plain(array, chunk, commit.rows)
+        else:
+            with budget.taking(COPIES * array.unit_rows * _row_bytes(array)):
+                rows = array.read(start, start + commit.rows)
+                found, counts = checksum(rows), count_rows(rows)
+    except Exception as error:  # each codec has its own way to refuse damaged bytes
+        expected = f"{commit.bytes} bytes that can be decoded"
+        found = f"{size} bytes: {_line(error)}"
+        return done(size, commit, wrong("chunk-damaged", chunk, expected, found))
+    if size == 0 or found != commit.checksum:
+        expected = f"rows of checksum {commit.checksum}"
+        return done(size, commit, wrong("chunk-damaged", chunk, expected, found))
     findings = []
     if commit.fingerprint != array.fingerprint:
         expected = f"the array's setup, {array.fingerprint}"
@@ -193,17 +228,49 @@ def _check(root: Path, stored: StoredArray, unit: int, budget: Budget, then: str
     return done(size, commit, *findings)
 
 
-def _read(array: UnitArray, chunk: Path, start: int, rows: int) -> NDArray[Any]:
-    """Return the first rows of a unit; of a plain chunk without zarr's copies, and as zarr does."""
-    if array.codec != "none":
-        return array.read(start, start + rows)
-    shape = (array.unit_rows, *array.array.shape[1:])
-    data = np.fromfile(chunk, np.uint8)
-    values, stored = data[:-CRC_BYTES], data[-CRC_BYTES:].tobytes()
-    whole = values.view(array.array.dtype).reshape(shape)  # refuses any other size
-    if google_crc32c.value(values).to_bytes(CRC_BYTES, "little") != stored:
-        raise ValueError("its CRC-32C differs")
-    return whole[:rows]
+def _read_plain(array: UnitArray, chunk: Path, rows: int) -> tuple[str, tuple[int, int, int]]:
+    """Return the checksum and `count_rows` of a plain chunk's first rows, read piece by piece.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has another size, or another CRC-32C than it ends with.
+    """
+    row_bytes = _row_bytes(array)
+    step = max(1, PIECE_BYTES // row_bytes)
+    buffer = np.empty(min(step, array.unit_rows) * row_bytes, np.uint8)
+    state = hashlib.blake2b(digest_size=16)
+    crc, counts = 0, np.zeros(3, np.int64)
+    with chunk.open("rb", buffering=0) as file:
+        for first in range(0, array.unit_rows, step):
+            piece = buffer[: min(step, array.unit_rows - first) * row_bytes]
+            _fill(file, piece)
+            crc = google_crc32c.extend(crc, piece)
+            if first < rows:
+                committed = piece[: (rows - first) * row_bytes]
+                state.update(committed.data)
+                counts += count_rows(committed.view(array.array.dtype).reshape(-1, *_row(array)))
+        if file.read(CRC_BYTES + 1) != crc.to_bytes(CRC_BYTES, "little"):
+            raise ValueError("its CRC-32C differs")
+    nan, inf, zero = counts.tolist()
+    return state.hexdigest(), (nan, inf, zero)
+
+
+def _fill(file: IO[bytes], piece: NDArray[np.uint8]) -> None:
+    """Read exactly as many bytes as fit: a read may end early, as at a signal."""
+    view, done = piece.data, 0
+    while done < len(view):
+        count = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not count:
+            raise ValueError("it ends too early")
+        done += count
+
+
+def _row(array: UnitArray) -> tuple[int, ...]:
+    return tuple(array.array.shape[1:])
+
+
+def _row_bytes(array: UnitArray) -> int:
+    return array.array.dtype.itemsize * int(np.prod(_row(array), dtype=np.int64))
 
 
 def count_rows(rows: NDArray[Any]) -> tuple[int, int, int]:
@@ -218,7 +285,7 @@ def count_rows(rows: NDArray[Any]) -> tuple[int, int, int]:
     kind = np.dtype(f"u{flat.itemsize}")
     infinity = np.array(np.inf, flat.dtype).view(kind)
     magnitude = np.array(np.iinfo(kind).max >> 1, kind)
-    step = max(1, COUNTED_BYTES // max(1, flat.itemsize * flat.shape[1]))
+    step = max(1, PIECE_BYTES // max(1, flat.itemsize * flat.shape[1]))
     nan = inf = zero = 0
     for start in range(0, len(flat), step):
         bits = flat[start : start + step].view(kind) & magnitude

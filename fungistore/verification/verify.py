@@ -30,6 +30,7 @@ from fungistore.verification.units import (
     CheckedUnit,
     check_units,
     drop_unit,
+    missing_units,
     uncommitted_chunks,
 )
 
@@ -103,7 +104,9 @@ def check_store(
     findings += check_indexes(store, layout, bad, stop)
     findings += check_heads(store, layout, stop)
     findings += check_evals(store, layout)
-    leftovers = [*check_orphans(store, stop), *unreferenced_parts(store)]
+    uncommitted = uncommitted_chunks(store, layout.arrays)
+    notes += missing_units(store, layout.arrays)
+    leftovers = [*check_orphans(store, stop), *unreferenced_parts(store), *uncommitted]
     if is_being_written:
         notes.append("another process was writing: leftovers, which may be its own, are not listed")
         findings = [finding for finding in findings if finding.kind != "orphan"]
@@ -115,7 +118,7 @@ def check_store(
         units=tally.units,
         bytes=tally.bytes,
         arrays=tally.counts(),
-        uncommitted=tuple(uncommitted_chunks(store, layout.arrays)),
+        uncommitted=tuple(finding.where for finding in uncommitted),
         notes=tuple(notes),
         is_being_written=is_being_written,
         seconds=time.perf_counter() - began,

@@ -23,6 +23,7 @@ from fungistore.pca import PcaOptions, fit_pca
 from fungistore.randomness import Stream
 from fungistore.splits import choose_split
 from fungistore.store import Store
+from fungistore.store.seal import sealed
 
 ROWS = 400
 
@@ -278,7 +279,7 @@ def test_the_command_prints_and_saves_json_with_fingerprints(store):
     arrays = Store.open(store.root).arrays("set").values()
     assert document["fingerprints"] == {array.name: array.fingerprint for array in arrays}
     with open(document.pop("saved"), encoding="utf-8") as file:
-        assert json.load(file) == document
+        assert json.load(file) == sealed(document)
     again = CliRunner().invoke(app, ["eval", "knn", str(store.root), "--json"])
     assert again.stdout == run.stdout
     assert len(list((store.root / "evals").iterdir())) == 1

@@ -133,7 +133,7 @@ def test_every_field_is_described(full: Path) -> None:
     assert described("index.json") == index
     assert described("state.json") == names(Progress) | {"checksum", "checksums"}
     scores = {f"scores[].{name}" for name in names(Score)}
-    assert described("<protocol>.json") == names(Evaluation) | scores
+    assert described("<protocol>.json") == names(Evaluation) | scores | {"checksum"}
     head = json.loads((full / "heads/set/h/config.json").read_bytes())
     assert described("heads/<feature set>/<name>/config.json") == head.keys()
     (key,) = open_features(Store.open(full), pca="four").fingerprints.values()

@@ -269,12 +269,35 @@ def test_leftovers_are_warnings_and_go(root):
     assert verify_store(root).findings == ()
 
 
-def test_a_chunk_without_a_record_is_only_listed(root):
-    """A kill between chunk and record leaves a chunk that the next run writes anew."""
+def test_a_unit_that_lost_its_record_is_named(root):
+    """Its chunk is an orphan, as a kill leaves one; a note says what is missing, and what makes it.
+
+    What later stages made from the unit may be stale, which is theirs to say."""
+    right = contents(root)
+    data = (root / "commits/set/gradients/kl/00000002.json").read_bytes()
     (root / "commits/set/gradients/kl/00000002.json").unlink()
     found = verify_store(root)
     assert found.uncommitted == ("features.zarr/set/gradients/kl/c/2",)
     assert found.is_sound
+    orphans = [finding.where for finding in found.findings if finding.kind == "orphan"]
+    assert orphans == ["features.zarr/set/gradients/kl/c/2"]
+    (note,) = found.notes
+    assert note.startswith("set/gradients/kl: 1 of 4 units are not made: fungi extract")
+    done = repair_store(root)
+    assert not (root / "features.zarr/set/gradients/kl/c/2").exists()
+    assert any("fungi extract" in command for command in done.commands)
+    (root / "commits/set/gradients/kl/00000002.json").write_bytes(data)
+    assert "chunk-missing" in kinds(verify_store(root))
+    assert not are_equal(contents(root), right)
+
+
+def test_chunks_being_written_are_no_orphans(root):
+    """While another process writes, a chunk may be there before its record."""
+    (root / "commits/set/gradients/kl/00000002.json").unlink()
+    with Store.open(root).writing():
+        found = verify_store(root)
+    assert "orphan" not in kinds(found)
+    assert found.uncommitted == ("features.zarr/set/gradients/kl/c/2",)
 
 
 def test_unreadable_lines_of_failed_inputs_go(root):
@@ -365,6 +388,20 @@ def test_a_damaged_head_is_named_and_kept(root, file):
     assert kinds(done.verification) == ["head-damaged"]
     assert "fungi train-loff" in done.verification.findings[0].repair
     assert path.read_bytes() == data
+
+
+def test_edited_scores_of_an_evaluation_are_found(root):
+    """A saved evaluation has a checksum; one of an earlier version, without it, is as good."""
+    (path,) = (root / "evals").iterdir()
+    document = json.loads(path.read_bytes())
+    document["scores"][0]["metrics"]["accuracy"] = 1.0
+    path.write_text(json.dumps(document))
+    finding = only(verify_store(root))
+    assert (finding.kind, finding.severity) == ("eval-damaged", "error")
+    assert "edited" in finding.found
+    del document["checksum"]
+    path.write_text(json.dumps(document))
+    assert verify_store(root).findings == ()
 
 
 def test_a_damaged_evaluation_is_found(root):
