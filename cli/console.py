@@ -17,23 +17,32 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from fungistore.errors import FungiError, StoppedError
+from fungistore.errors import FungiError, MismatchError, StoppedError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 PLAIN_LINE_SECONDS = 30
+LONGEST_SHOWN = 8192  # characters of one line; no path is longer
+TABLE_WIDTH = 110  # narrower terminals wrap lines rather than cut cells
 SKIPPED_INPUTS = 3
 INTERRUPTED = 130
 DEBUG = "FUNGI_DEBUG"
 
 
 def printable(text: str) -> str:
-    """Return text that cannot steer a terminal: control characters and odd bytes are escaped."""
-    safe = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    """Return one line that cannot steer a terminal: all that is not printable is escaped.
+
+    Line breaks and marks that turn the direction of writing are, and so are odd bytes. A text
+    that would fill screens is cut; --json has it whole.
+    """
+    if len(text) > LONGEST_SHOWN:
+        text = f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     return safe.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -43,8 +52,17 @@ def note(text: str) -> None:
 
 
 def result(text: str) -> None:
-    """Print a result on stdout."""
+    """Print a line of a result on stdout."""
     print(printable(text), flush=True)
+
+
+def table_console() -> Console:
+    """Return a console for tables on stdout, which takes no cell for markup or an emoji's name."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = max(console.width, TABLE_WIDTH)
+    return console
 
 
 def result_json(document: dict[str, Any]) -> None:
@@ -92,13 +110,36 @@ def _fail(error: FungiError, *, as_json: bool) -> NoReturn:
     code = error.exit_code
     if isinstance(error, StoppedError) and _received == signal.SIGINT:
         code = INTERRUPTED
-    note(str(error) if isinstance(error, StoppedError) else f"error: {error}")
+    first, *lines = _explain(error)
+    for line in (first if isinstance(error, StoppedError) else f"error: {first}", *lines):
+        note(line)
     if as_json:
         details = {"where": error.where, "expected": error.expected, "found": error.found}
         details = {key: None if value is None else str(value) for key, value in details.items()}
         document = {"what": error.what, **details, "try": error.hint}
         result_json({"error": document, "exit_code": code})
     raise typer.Exit(code)
+
+
+def _explain(error: FungiError) -> Iterator[str]:
+    """Yield the lines of an error; line breaks count where this program made them."""
+    yield error.what
+    if error.where is not None:
+        yield f"  where: {error.where}"
+    if error.expected is not None:
+        yield f"  expected: {error.expected}"
+    if error.found is not None:
+        found = str(error.found)
+        if isinstance(error, MismatchError):  # a line for each field, with its values quoted
+            first, *lines = found.split("\n")
+        elif isinstance(error.found, Exception):  # of a library, over several lines
+            first, lines = "; ".join(filter(None, map(str.strip, found.splitlines()))), []
+        else:
+            first, lines = found, []
+        yield f"  found: {first}"
+        yield from (f"    {line.strip()}" for line in lines)
+    if error.hint is not None:
+        yield f"  try: {error.hint}"
 
 
 _received: int | None = None  # the signal that asked this process to stop, for its exit code
@@ -140,7 +181,9 @@ class ConsoleReporter:
     def notice(self, text: str) -> None:
         """Print a line."""
         if self._bar is not None:
-            self._bar.console.print(printable(text), markup=False, highlight=False)
+            self._bar.console.print(
+                printable(text), markup=False, highlight=False, emoji=False, soft_wrap=True
+            )
         else:
             note(text)
 

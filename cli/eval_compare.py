@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import ConsoleReporter, explains_errors, note, printable, stop_on_signals
+from .console import (
+    ConsoleReporter,
+    explains_errors,
+    note,
+    printable,
+    stop_on_signals,
+    table_console,
+)
 from .evaluation import (
-    TABLE_WIDTH,
     Features,
     FeatureSet,
     Holdout,
@@ -127,9 +133,6 @@ def _cells(one: ClassDifference) -> tuple[str, ...]:
 
 
 def _print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, TABLE_WIDTH)
+    console = table_console()
     console.print(table)
     console.print()

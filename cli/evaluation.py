@@ -10,12 +10,10 @@ import typer
 
 from fungistore.errors import UsageError
 
-from .console import note, printable, result_json
+from .console import note, printable, result_json, table_console
 
 if TYPE_CHECKING:
     from fungistore.evaluation import Evaluation, Score
-
-TABLE_WIDTH = 110  # narrower terminals wrap lines rather than cut cells
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="The store's directory.")]
 Features = Annotated[
@@ -115,7 +113,6 @@ def show(
     if as_json:
         result_json(evaluation.to_json() | {"saved": str(saved) if saved else None})
         return
-    from rich.console import Console
     from rich.table import Table
 
     names = list(dict.fromkeys(name for score in evaluation.scores for name in score.metrics))
@@ -135,9 +132,7 @@ def show(
             str(score.n_test),
             *(_cell(score, name) for name in names),
         )
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, TABLE_WIDTH)
-    console.print(table)
+    table_console().print(table)
     for reason, count in evaluation.excluded.items():
         if count:
             note(f"excluded: {count} {reason}")

@@ -15,8 +15,9 @@ from .console import (
     printable,
     result_json,
     stop_on_signals,
+    table_console,
 )
-from .evaluation import TABLE_WIDTH, FeatureSet, Json, StorePath, lines
+from .evaluation import FeatureSet, Json, StorePath, lines
 
 if TYPE_CHECKING:
     from fungistore.loff import PredictResult
@@ -97,7 +98,6 @@ def _numbers(text: str) -> list[int]:
 
 
 def _show(done: PredictResult) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -109,6 +109,4 @@ def _show(done: PredictResult) -> None:
         table.add_row(
             printable(one.input), printable(one.label), f"{ranked[0][1]:.3f}", printable(others)
         )
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, TABLE_WIDTH)
-    console.print(table)
+    table_console().print(table)

@@ -15,8 +15,9 @@ from .console import (
     printable,
     result_json,
     stop_on_signals,
+    table_console,
 )
-from .evaluation import TABLE_WIDTH, FeatureSet, Json, StorePath, lines
+from .evaluation import FeatureSet, Json, StorePath, lines
 
 if TYPE_CHECKING:
     from fungistore.searching import SearchResult
@@ -85,15 +86,15 @@ def search(
 
 
 def _show(done: SearchResult) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, TABLE_WIDTH)
+    console = table_console()
     for number, answer in enumerate(done.answers):
         label = answer.sample.label if answer.sample else None
         title = answer.query if label is None else f"{answer.query} ({label})"
-        console.print(printable(title if number == 0 else f"\n{title}"), soft_wrap=True)
+        if number:
+            console.print()
+        console.print(printable(title), soft_wrap=True)
         table = Table(box=None, pad_edge=False)
         table.add_column("rank", justify="right")
         table.add_column("1 - cosine" if done.metric == "cosine" else "distance", justify="right")

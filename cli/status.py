@@ -9,14 +9,13 @@ import typer
 
 from fungistore.errors import UsageError
 
-from .console import explains_errors, printable, result, result_json, size
+from .console import explains_errors, printable, result, result_json, size, table_console
 
 if TYPE_CHECKING:
     from fungistore.store_status import FeatureSetStatus, StoreStatus
 
 FINGERPRINT_SHOWN = 12
 LABELS_SHOWN = 8
-TABLE_WIDTH = 110  # narrower terminals wrap lines rather than cut cells
 COLUMNS: dict[str, Literal["left", "right"]] = {
     "array": "left",
     "rows": "right",
@@ -52,7 +51,8 @@ def status(
         if as_json:
             result_json(described.to_json())
         else:
-            result(described.to_markdown().rstrip("\n"))
+            for line in described.to_markdown().rstrip("\n").split("\n"):
+                result(line)
         return
     if store is None:
         raise UsageError(
@@ -67,11 +67,9 @@ def status(
 
 
 def _show(found: StoreStatus) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, TABLE_WIDTH)
+    console = table_console()
     labels = ", ".join(found.labels[:LABELS_SHOWN])
     labels += ", ..." if len(found.labels) > LABELS_SHOWN else ""
     splits = ", ".join(f"{name or 'none'} {count}" for name, count in found.splits.items())
@@ -83,22 +81,23 @@ def _show(found: StoreStatus) -> None:
         f"failed   {found.failed}",
     ]
     lines += [f"         {count} x {message}" for message, count in found.failures.items()]
-    console.print(printable("\n".join(lines)), soft_wrap=True)
+    console.print("\n".join(map(printable, lines)), soft_wrap=True)
     for feature_set in found.feature_sets:
-        console.print(printable(f"\n{feature_set.name}: {_describe(feature_set)}"), soft_wrap=True)
+        console.print()
+        console.print(printable(f"{feature_set.name}: {_describe(feature_set)}"), soft_wrap=True)
         table = Table(box=None, pad_edge=False)
         for name, justify in COLUMNS.items():
             table.add_column(name, justify=justify, no_wrap=True)
         for array in feature_set.arrays:
             table.add_row(
-                array.name,
+                printable(array.name),
                 f"{array.rows_done}/{found.samples}",
                 f"{array.units_done}/{array.units_total}",
                 " x ".join(map(str, array.shape[1:])) or "1",
                 array.dtype,
                 size(array.bytes),
                 str(array.unusable_rows),
-                array.fingerprint[:FINGERPRINT_SHOWN],
+                printable(array.fingerprint[:FINGERPRINT_SHOWN]),
             )
         console.print(table)
     if not found.feature_sets:

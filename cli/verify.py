@@ -18,6 +18,7 @@ from .console import (
     result_json,
     size,
     stop_on_signals,
+    table_console,
 )
 from .evaluation import Json, StorePath
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from fungistore.verification import Finding, Verification
 
 DAMAGED = 5  # the exit code of StoreError
-TABLE_WIDTH = 110  # narrower terminals wrap lines rather than cut cells
 
 
 @explains_errors
@@ -100,15 +100,12 @@ def _show(found: Verification) -> None:
 
 
 def _table(findings: Sequence[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    console.width = max(console.width, TABLE_WIDTH)
     table = Table(box=None, pad_edge=False)
     for name in ("severity", "kind", "where", "expected", "found", "--repair"):
         table.add_column(name, overflow="fold")
     for finding in findings:
         cells = (finding.where, finding.expected, finding.found, finding.repair)
         table.add_row(finding.severity, finding.kind, *map(printable, cells))
-    console.print(table)
+    table_console().print(table)
