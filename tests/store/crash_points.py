@@ -131,7 +131,7 @@ def kill_before_step(number: int, folder: str) -> None:
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count
-        if event not in STEPS or not str(arguments[0]).startswith(folder):
+        if event not in STEPS or not _path(event, arguments).startswith(folder):
             return
         if event == "open" and not arguments[2] & WRITING:
             return
@@ -140,6 +140,14 @@ def kill_before_step(number: int, folder: str) -> None:
         count += 1
 
     sys.addaudithook(watch)
+
+
+def _path(event: str, arguments: tuple[Any, ...]) -> str:
+    """Return what a step is about; `shutil.rmtree` removes files by a name in an open folder."""
+    path = str(arguments[0])
+    if event in ("os.remove", "os.rmdir") and arguments[1] != -1:
+        return os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), path)
+    return path
 
 
 def in_child(work: Callable[[], None]) -> int:
