@@ -22,7 +22,7 @@ from fungistore.report import Silent
 from fungistore.store import Store
 from fungistore.verification import repair_store, verify_store
 from fungistore.verification.samples import digests_of_ranges
-from fungistore.verification.units import Budget, count_rows
+from fungistore.verification.units import PIECE_BYTES, Budget, count_rows
 
 ROWS, UNIT_ROWS = 60, 16
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -545,3 +545,29 @@ def test_tensorstore_reads_the_same_numbers(tmp_path, codec):
     assert read.tobytes() == array.read(0, 20).tobytes()
     if codec != "bitround":
         assert read.tobytes() == values.tobytes()
+
+
+def test_a_chunk_of_many_pieces_is_checked_to_its_last_byte(tmp_path):
+    """Chunks are read piece by piece: a sound one passes, NaN in any piece are counted, and a
+    changed byte is found in the first and last row, beyond the rows, and in the CRC-32C."""
+    rows, width = 900, 256  # of 1024: the last piece has a part that no row fills
+    vectors, labels = clustered(rows, 3, width)
+    vectors[[0, 450, 899]] = np.nan
+    vectors[600] = 0
+    root = make_store(tmp_path / "s", {"embeddings": vectors}, labels, unit_rows=1024).root
+    (chunk,) = (path for path in root.glob("features.zarr/set/embeddings/c/*/*"))
+    assert chunk.stat().st_size > 3 * PIECE_BYTES
+    found = verify_store(root)
+    assert found.findings == ()
+    (counts,) = found.arrays
+    assert (counts.nan_rows, counts.zero_rows) == (3, 1)
+    data = chunk.read_bytes()
+    row = 4 * width
+    for at in (5, 899 * row + 2, 1000 * row, 1024 * row + 1):
+        changed = bytearray(data)
+        changed[at] ^= 1
+        chunk.write_bytes(changed)
+        assert kinds(verify_store(root)) == ["chunk-damaged"], at
+    for other in (data + b"\0", data[:-1]):
+        chunk.write_bytes(other)
+        assert kinds(verify_store(root)) == ["chunk-damaged"]
