@@ -1,122 +1,343 @@
-"""Extraction against its floor, paired, in one run: `make bench`.
+"""Extraction against its floor, against `fungivision`, and from files, paired, in one run.
 
-The floor of a feature is the bare forward of the same model, in the same precision and batch, times
-the forwards that the feature needs. Ours is everything `fungi extract` does between decoded images
-and finished rows: views, trunk, tail, gradients, projection. Rounds alternate, so that a machine
-whose speed drifts favours neither; a ratio is the median over rounds.
+- The *floor* is the bare forward of the same model, in the same precision and batch, at the same
+  number and size of views.
+- *Ours* is what `fungi extract` does between drawn images and finished rows. For `fungivision`
+  (PyPI, 0.0.2) both sides start from the same decoded images and make their own views.
+- *From files* is a whole `fungi extract` of JPEG files, its store included, against the same
+  batches already drawn in memory.
 
-    python benchmarks/extract.py --model vit_small_patch14_dinov2 --batch-size 16 --rounds 5
+Rounds alternate, so that a machine whose speed drifts favours nobody; a ratio is the median over
+rounds. Peak memory is that of a process of its own.
+
+    python benchmarks/extract.py --model vit_small_patch14_dinov2 --features kl dino --rounds 3
+    python benchmarks/extract.py --device cuda --compile --batch-size 256
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import save_file
+from sklearn.datasets import load_sample_images
 
+from fungistore import ExtractOptions, extract
 from fungistore.extraction.features import DrawnBatch, FeatureMaker
 from fungistore.extraction.freeze import throwaway_features
-from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.loader import default_workers, stack_padded
 from fungistore.extraction.resolve import Resolved, resolve
+from fungistore.stopwatch import BESIDE, Clock, Stage, wait_for_gpu
 
-FEATURES = (("embeddings",), ("embeddings", "kl"), ("embeddings", "kl", "patches"), ("dino",))
-SIMCLR = (("simclr",),)
+SETS = {
+    "embeddings": ("embeddings",),
+    "kl": ("embeddings", "kl"),
+    "patches": ("embeddings", "patches"),
+    "dino": ("dino",),
+    "simclr": ("simclr",),
+}
+SHAPE = (375, 500)  # a typical photograph of ImageNet
+MIXED: tuple[Stage, ...] = ("views", "trunk", "tail", "projection", "fetch")
 
 
 def main() -> None:
-    """Print a table of ratios; 1.00 is the floor."""
+    """Print a Markdown table of ratios, and one of the shares of time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="vit_small_patch14_dinov2")
+    parser.add_argument("--features", nargs="+", choices=SETS, default=["embeddings", "kl", "dino"])
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=16, help="of one in-memory round")
+    parser.add_argument("--files", type=int, default=0, help="JPEG files to extract; 0: leave out")
+    parser.add_argument("--theirs", type=int, default=0, help="images for fungivision a round")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--simclr", action="store_true", help="49 forwards an image: slow on a CPU")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--view-size", default="model")
+    parser.add_argument("--memory-of", choices=SETS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    print(f"{'features':28} {'forwards':>8} {'floor':>12} {'ours':>12} {'ours / floor':>12}")
     with TemporaryDirectory() as directory:
         weights = Path(directory) / "random.safetensors"
         torch.manual_seed(0)
         save_file(timm.create_model(arguments.model, num_classes=0).state_dict(), weights)
-        for features in FEATURES + (SIMCLR if arguments.simclr else ()):
-            options = ExtractOptions(
-                model=arguments.model,
-                weights=str(weights),
-                image_size=arguments.image_size,
-                features=features,
-                batch_size=arguments.batch_size,
-                device=arguments.device,
-                view_size=arguments.view_size,
-            )
-            print(compare(resolve(options, {}), arguments.rounds))
+        if arguments.memory_of:
+            print(peak_memory(settle(arguments, arguments.memory_of, weights), arguments.images))
+            return
+        show(arguments, weights, Path(directory))
 
 
-def compare(resolved: Resolved, rounds: int) -> str:
-    """Return one line of the table: images per second of the floor and of ours, and their ratio."""
-    options = resolved.options
-    wanted = frozenset(options.features)
-    maker = throwaway_features(resolved)
-    forwards = maker.forwards(wanted)
-    bare = bare_model(resolved)
-    side, count = resolved.backbone.image_size, resolved.batch_size
-    pixels = torch.randn(count, 3, side, side, device=resolved.device).to(resolved.dtype)
-    drawn = draw(maker, wanted, count)
+def show(arguments: argparse.Namespace, weights: Path, scratch: Path) -> None:
+    """Measure and print every set of features."""
+    shares = []
+    for number, name in enumerate(arguments.features):
+        resolved = settle(arguments, name, weights)
+        if number == 0:
+            print(f"{arguments.model}, {machine(resolved)}\n")
+            print("| features | forwards | floor /s | ours /s | of floor | x fungivision |", end="")
+            print(" from files | peak GiB |\n|---|---|---|---|---|---|---|---|")
+        maker = throwaway_features(resolved)
+        images = photographs(arguments.images)
+        found = compare_with_floor(resolved, maker, images, arguments.rounds)
+        theirs, files = "", ""
+        if arguments.theirs and name in ("kl", "dino", "simclr"):
+            theirs = compare_with_fungivision(resolved, maker, name, arguments)
+        if arguments.files:
+            files = compare_with_files(resolved, maker, scratch / name, arguments)
+        forwards = maker.forwards(frozenset(resolved.options.features))
+        print(f"| {name} | {forwards} | {found} | {theirs} | {files} |", end="")
+        print(f" {child_memory(name):.2f} |", flush=True)
+        shares.append((name, time_shares(resolved, maker, images)))
+    print("\n| features | " + " | ".join(MIXED) + " |\n|---|" + "---|" * len(MIXED))
+    for name, share in shares:
+        print(f"| {name} | " + " | ".join(f"{share[stage]:.1%}" for stage in MIXED) + " |")
 
-    @torch.inference_mode()
-    def floor() -> None:
-        for _ in range(forwards):
-            bare(pixels)
+
+def settle(arguments: argparse.Namespace, name: str, weights: Path) -> Resolved:
+    """Return what `fungi extract` would run with these settings."""
+    size = arguments.view_size
+    options = ExtractOptions(
+        model=arguments.model,
+        weights=str(weights),
+        image_size=arguments.image_size,
+        features=SETS[name],
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        dtype=arguments.dtype,
+        compile=arguments.compile,
+        view_size=int(size) if size.isdecimal() else size,
+    )
+    return resolve(options, {})
+
+
+def compare_with_floor(
+    resolved: Resolved, maker: FeatureMaker, images: Sequence[NDArray[np.uint8]], rounds: int
+) -> str:
+    """Return images per second of the floor and of ours, and their ratio, as table cells."""
+    wanted = frozenset(resolved.options.features)
+    batches = in_batches(maker, images, wanted, resolved.batch_size)
+    bare = bare_forwards(resolved, len(images))
 
     def ours() -> None:
-        maker.compute(drawn, wanted)
+        for batch in batches:
+            maker.compute(batch, wanted)
 
-    pairs = []
-    for turn in range(rounds + 1):
-        pair = timed(floor, resolved.device), timed(ours, resolved.device)
-        if turn:  # the first is warm-up
-            pairs.append(pair)
-    slow = statistics.median(count / floor_time for floor_time, _ in pairs)
-    fast = statistics.median(count / our_time for _, our_time in pairs)
-    ratio = statistics.median(floor_time / our_time for floor_time, our_time in pairs)
-    name = ",".join(options.features)
-    return f"{name:28} {forwards:>8} {slow:>8.2f} /s {fast:>9.2f} /s {ratio:>12.2f}"
+    floor_times, our_times = alternate(bare, ours, rounds)
+    ratio = statistics.median(a / b for a, b in zip(floor_times, our_times, strict=True))
+    floor_rate = len(images) / statistics.median(floor_times)
+    our_rate = len(images) / statistics.median(our_times)
+    return f"{floor_rate:.2f} | {our_rate:.2f} | {ratio:.2f}"
 
 
-def bare_model(resolved: Resolved) -> torch.nn.Module:
-    """Return the plain timm model in the run's precision."""
-    side = resolved.backbone.image_size
-    model = timm.create_model(resolved.backbone.name, num_classes=0, img_size=side)
-    return model.eval().requires_grad_(False).to(resolved.device, resolved.dtype)
+def bare_forwards(resolved: Resolved, images: int) -> Callable[[], None]:
+    """Return an action that runs the plain timm model on as many pixels as the features need."""
+    options, backbone = resolved.options, resolved.backbone
+    side, patch = backbone.image_size, backbone.patch_size
+    model: Any = timm.create_model(
+        backbone.name,
+        num_classes=0,
+        img_size=side,
+        dynamic_img_size=options.view_size != "model",
+    )
+    dtype = resolved.dtype if resolved.dtype.is_floating_point else torch.float32
+    model.eval().requires_grad_(False).to(resolved.device, dtype)
+    if options.compile:
+        model = torch.compile(model, dynamic=False)
+    counts = {side: 0}
+    for name in options.features:
+        recipe = name in options.objectives and resolved.objective(name).views(
+            side, patch, options.view_size
+        )
+        if recipe:
+            for group in recipe.groups:
+                counts[group.size] = counts.get(group.size, 0) + group.count * images
+        else:
+            counts[side] = images
+    pixels = {
+        size: torch.randn(resolved.batch_size, 3, size, size, device=resolved.device).to(dtype)
+        for size in counts
+    }
+
+    @torch.inference_mode()
+    def run() -> None:
+        for size, count in counts.items():
+            for start in range(0, count, resolved.batch_size):
+                model(pixels[size][: count - start])
+
+    return run
 
 
-def draw(maker: FeatureMaker, features: frozenset[str], count: int) -> DrawnBatch:
-    """Return a batch of drawn random images of 256 x 320 pixels."""
+def compare_with_fungivision(
+    resolved: Resolved, maker: FeatureMaker, name: str, arguments: argparse.Namespace
+) -> str:
+    """Return how many times faster ours is, both from decoded images, as a table cell."""
+    from fungivision.config import DINOConfig, KLConfig, SimCLRConfig
+    from fungivision.wrapper import FUNGIWrapper
+
+    config = {"kl": KLConfig, "dino": DINOConfig, "simclr": SimCLRConfig}[name]()
+    model = timm.create_model(
+        resolved.backbone.name, num_classes=0, img_size=resolved.backbone.image_size
+    )
+    wrapper = FUNGIWrapper(
+        model.eval(),
+        target_layer=resolved.backbone.target_layer,
+        device=resolved.device,
+        input_dim=resolved.backbone.image_size,
+        use_fp16=resolved.device.type == "cuda",
+        extractor_configs=[config],
+    )
+    if name == "simclr":  # what setup() would encode: 64 images of 49 windows
+        (extractor,) = wrapper.extractors
+        extractor.comparison_batch = torch.randn(64 * 49, 96, device=resolved.device)
+    images = photographs(max(arguments.theirs, resolved.batch_size))
+    few = [Image.fromarray(image) for image in images[: arguments.theirs]]
+    wanted = frozenset(resolved.options.features)
+
+    def theirs() -> None:
+        wrapper(few)
+
+    def ours() -> None:
+        for batch in in_batches(maker, images, wanted, resolved.batch_size):
+            maker.compute(batch, wanted)
+
+    their_times, our_times = alternate(theirs, ours, arguments.rounds)
+    pairs = zip(their_times, our_times, strict=True)
+    ratio = statistics.median((a / len(few)) / (b / len(images)) for a, b in pairs)
+    return f"{ratio:.2f} ({len(few) / statistics.median(their_times):.2f} /s)"
+
+
+def compare_with_files(
+    resolved: Resolved, maker: FeatureMaker, folder: Path, arguments: argparse.Namespace
+) -> str:
+    """Return the rate of a whole extraction from files over that of the same drawn batches."""
+    folder.mkdir()
+    images = photographs(arguments.files)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:05}.jpg", quality=92)
+    wanted = frozenset(resolved.options.features)
+    batches = in_batches(maker, images, wanted, resolved.batch_size)
+    options = replace(resolved.options, unit_rows=64)
+    rates = []
+
+    def ours() -> None:
+        store = folder.with_suffix(".fungi")
+        rates.append(extract(str(folder), store, options, restart=store.exists()))
+
+    def memory() -> None:
+        for batch in batches:
+            maker.compute(batch, wanted)
+
+    times, _ = alternate(memory, ours, arguments.rounds)
+    whole = [result.images_per_second for result in rates[1:]]
+    ratio = statistics.median(
+        rate / (len(images) / seconds) for rate, seconds in zip(whole, times, strict=True)
+    )
+    return f"{ratio:.2f}"
+
+
+def time_shares(
+    resolved: Resolved, maker: FeatureMaker, images: Sequence[NDArray[np.uint8]]
+) -> dict[str, float]:
+    """Return each stage's share of the time between drawn images and rows."""
+    wanted = frozenset(resolved.options.features)
+    clock = Clock(wait_for_gpu)
+    for batch in in_batches(maker, images, wanted, resolved.batch_size):
+        launched = maker.launch(batch, wanted, clock)
+        with clock.stage("fetch"):
+            for rows in launched.values():
+                rows.cpu()
+    seconds = {time.stage: time.seconds for time in clock.times() if time.stage not in BESIDE}
+    return {stage: seconds[stage] / sum(seconds.values()) for stage in MIXED}
+
+
+def in_batches(
+    maker: FeatureMaker, images: Sequence[NDArray[np.uint8]], features: frozenset[str], size: int
+) -> list[DrawnBatch]:
+    """Draw images in threads, as the loader does."""
+    with ThreadPoolExecutor(default_workers()) as pool:
+        drawn = list(
+            pool.map(lambda pair: maker.draw(pair[1], str(pair[0]), features), enumerate(images))
+        )
+    return [
+        {
+            name: tuple(map(stack_padded, zip(*(one[name] for one in part), strict=True)))
+            for name in part[0]
+        }
+        for part in (drawn[start : start + size] for start in range(0, len(drawn), size))
+    ]
+
+
+def photographs(count: int) -> list[NDArray[np.uint8]]:
+    """Return cuts of scikit-learn's two photographs, 375 x 500 pixels, all different."""
     random = np.random.default_rng(0)
-    images = [random.integers(0, 256, (256, 320, 3), dtype=np.uint8) for _ in range(count)]
-    drawn = [maker.draw(image, str(number), features) for number, image in enumerate(images)]
-    stacked: DrawnBatch = {}
-    for name in drawn[0]:
-        arrays = zip(*(one[name] for one in drawn), strict=True)
-        stacked[name] = tuple(torch.from_numpy(np.stack(same)) for same in arrays)
-    return stacked
+    sources = load_sample_images().images
+    cuts = []
+    for number in range(count):
+        source = sources[number % len(sources)]
+        top, left = (int(random.integers(0, source.shape[i] - SHAPE[i] + 1)) for i in range(2))
+        cuts.append(np.ascontiguousarray(source[top : top + SHAPE[0], left : left + SHAPE[1]]))
+    return cuts
 
 
-def timed(action: Callable[[], None], device: torch.device) -> float:
-    """Return the seconds that an action took, to the end of its work on the device."""
-    began = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+def alternate(
+    first: Callable[[], None], second: Callable[[], None], rounds: int
+) -> tuple[list[float], list[float]]:
+    """Return the seconds of both actions, round by round, after one round of warm-up."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(rounds + 1):
+        for action, kept in zip((first, second), times, strict=True):
+            wait_for_gpu()
+            began = time.perf_counter()
+            action()
+            wait_for_gpu()
+            if turn:
+                kept.append(time.perf_counter() - began)
+    return times
+
+
+def peak_memory(resolved: Resolved, count: int) -> float:
+    """Return the most GiB that two batches took: of the GPU, or else of this process."""
+    maker = throwaway_features(resolved)
+    wanted = frozenset(resolved.options.features)
+    for batch in in_batches(maker, photographs(count), wanted, resolved.batch_size):
+        maker.compute(batch, wanted)
+    if resolved.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def child_memory(name: str) -> float:
+    """Run this benchmark again for nothing but one set's memory."""
+    command = [sys.executable, *sys.argv, "--memory-of", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def machine(resolved: Resolved) -> str:
+    """Describe where and how this ran."""
+    place = f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}"
+    if resolved.device.type == "cuda":
+        place = torch.cuda.get_device_name(resolved.device)
+    options = resolved.options
+    how = f"{resolved.dtype_name}, batch {resolved.batch_size}, views at {options.view_size} size"
+    return f"{place}, torch {torch.__version__}, {how}" + (", compiled" * bool(options.compile))
 
 
 if __name__ == "__main__":

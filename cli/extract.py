@@ -25,6 +25,7 @@ from .extract_workers import EventReporter, choose_worker, run_workers
 
 if TYPE_CHECKING:
     from fungistore.extraction import Estimate, ExtractResult
+    from fungistore.stopwatch import Stopwatch
 
 
 def _option(text: str, *names: str) -> Any:
@@ -47,7 +48,10 @@ def extract(
     feature_set: Annotated[str | None, _option("Name in the store.  [default: the model]")] = None,
     device: Annotated[str | None, _option("auto, cpu, cuda, cuda:N or mps.")] = None,
     dtype: Annotated[
-        str | None, _option("auto, float32, bfloat16 or float16, up to the target layer.")
+        str | None, _option("auto, float32, bfloat16, float16 or int8, up to the target layer.")
+    ] = None,
+    compile_trunk: Annotated[
+        bool | None, _option("Compile the model; pays where a run takes long.", "--compile")
     ] = None,
     storage_dtype: Annotated[
         str | None, _option("float16 or float32, for vectors.  [default: float16]")
@@ -70,6 +74,9 @@ def extract(
     projection_dim: Annotated[
         int | None, _option("Width of a gradient feature.  [default: the blocks' width]")
     ] = None,
+    projection_memory: Annotated[
+        float | None, _option("GiB that the projection may occupy.  [default: 4]")
+    ] = None,
     target_layer: Annotated[
         str | None, _option("Linear layer to differentiate.  [default: the last attn.proj]")
     ] = None,
@@ -90,6 +97,7 @@ def extract(
     config: Annotated[
         Path | None, _option("TOML or JSON file of these settings; flags win.")
     ] = None,
+    profile: Annotated[bool, _option("Tell at the end where the time went.", "--profile")] = False,
     dry_run: Annotated[bool, _option("Measure and tell; write nothing.", "--dry-run")] = False,
     restart: Annotated[bool, _option("Delete the feature set first.", "--restart")] = False,
     update: Annotated[
@@ -126,6 +134,7 @@ def extract(
       fungi extract images/ pets.fungi --config settings.toml --set kl.temperature=1
       fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --gpus 0,1,2,3
       fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --update
+      fungi extract images/ try.fungi --model deit_tiny_patch16_224 --limit 256 --profile
 
     \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 done but some inputs were skipped, 4 other settings
@@ -141,6 +150,7 @@ def extract(
         "feature_set": feature_set,
         "device": device,
         "dtype": dtype,
+        "compile": compile_trunk,
         "storage_dtype": storage_dtype,
         "batch_size": batch_size,
         "workers": workers,
@@ -149,6 +159,7 @@ def extract(
         "pool": pool,
         "projection": projection,
         "projection_dim": projection_dim,
+        "projection_memory": projection_memory,
         "target_layer": target_layer,
         "codec": codec,
         "unit_rows": unit_rows,
@@ -162,6 +173,7 @@ def extract(
         from fungistore.extraction import ExtractOptions, estimate
         from fungistore.extraction import extract as run
         from fungistore.extraction.options import read_config, with_settings
+        from fungistore.stopwatch import UNWATCHED, Clock, wait_for_gpu
         from fungistore.store import Slice
 
         settled = read_config(config) if config is not None else {}
@@ -186,6 +198,7 @@ def extract(
                 next_step("fungi", "status", str(store))
             raise typer.Exit(code)
         index, count = choose_worker(worker_id, num_workers, os.environ)
+        clock = Clock(wait_for_gpu) if profile else UNWATCHED
         done = run(
             source,
             store,
@@ -196,12 +209,34 @@ def extract(
             part=Slice(index, count),
             reporter=EventReporter() if events else reporter,
             stop=stop,
+            watch=clock,
         )
-    result_json(done.to_json()) if as_json else _show_result(done)
+    result_json(done.to_json() | _profile(clock)) if as_json else _show_result(done)
+    if not as_json:
+        _show_profile(clock)
     if not events:
         next_step("fungi", "status", str(store))
     if done.failed:
         raise typer.Exit(SKIPPED_INPUTS)
+
+
+def _profile(watch: Stopwatch) -> dict[str, Any]:
+    """Return what `--json` adds under `--profile`."""
+    from fungistore.stopwatch import Clock
+
+    if not isinstance(watch, Clock):
+        return {}
+    return {"profile": {time.stage: round(time.seconds, 4) for time in watch.times()}}
+
+
+def _show_profile(watch: Stopwatch) -> None:
+    from fungistore.stopwatch import MEANINGS, Clock
+
+    if not isinstance(watch, Clock):
+        return
+    for time in sorted(watch.times(), key=lambda time: time.beside):
+        place = "beside" if time.beside else f"{time.share:6.1%}"
+        result(f"{time.stage:<10} {time.seconds:9.2f} s  {place:>6}  {MEANINGS[time.stage]}")
 
 
 def _devices(

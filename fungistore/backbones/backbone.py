@@ -15,6 +15,7 @@ from timm.data import resolve_data_config
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from fungistore.backbones.quantized import quantize_linears
 from fungistore.backbones.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError
 
@@ -157,7 +158,13 @@ def embedding_dim(model: Any) -> int:
 
 
 def lower_precision(model: Any, blocks: int, dtype: torch.dtype) -> None:
-    """Cast what runs before block number `blocks`, in place: embeddings and the earlier blocks."""
+    """Lower what runs before block number `blocks`, in place: embeddings and the earlier blocks.
+
+    int8 replaces the earlier blocks' linear layers and leaves all else as it is.
+    """
+    if dtype == torch.int8:
+        quantize_linears(model.blocks[:blocks])
+        return
     for parameter in model.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
     for name, child in model.named_children():

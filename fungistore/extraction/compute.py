@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fungistore.errors import ImageError
-from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.features import FeatureMaker, to_host
+from fungistore.extraction.loader import LoadedBatch, Work, load_batches
 from fungistore.extraction.plan import Task, batches_of
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
 from fungistore.report import Reporter, stop_if_asked
+from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import Commit, Failure, Store, UnitArray
 
-Rows = dict[str, NDArray[np.floating]]
+Rows = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def compute_tasks(
     tasks: list[Task],
     reporter: Reporter,
     stop: Callable[[], bool],
+    watch: Stopwatch = UNWATCHED,
 ) -> None:
     """Compute and commit what is missing; raises what `compute_units` does."""
 
@@ -45,7 +49,7 @@ def compute_tasks(
         _commit_unit(store, arrays, parts, reporter)
 
     works = batches_of(tasks, store.samples, resolved.batch_size)
-    compute_units(works, maker, resolved, commit, reporter, stop)
+    compute_units(works, maker, resolved, commit, reporter, stop, watch)
 
 
 def compute_units(
@@ -55,8 +59,11 @@ def compute_units(
     commit: Callable[[list[ComputedBatch]], None],
     reporter: Reporter,
     stop: Callable[[], bool],
+    watch: Stopwatch = UNWATCHED,
 ) -> None:
     """Compute batch after batch; a thread commits a unit while the next one is computed.
+
+    A batch is fetched only after the next one was launched, so that a GPU always has work.
 
     Args:
         works: the batches; `last` marks those that complete a unit.
@@ -65,36 +72,68 @@ def compute_units(
         commit: publishes a unit's batches.
         reporter: is told how it gets on.
         stop: asked between batches.
+        watch: measures the stages.
 
     Raises:
         StoppedError: `stop` asked for it; the unit under way is dropped.
         ImageError: an image cannot be read, under `on_error="fail"`.
     """
-    dtypes = {spec.name: spec.dtype for spec in resolved.arrays}
     parts: list[ComputedBatch] = []
     pending: Future[None] | None = None
+
+    def publish(parts: list[ComputedBatch]) -> None:
+        with watch.stage("write"):
+            commit(parts)
+
+    def finish(pending: Future[None] | None) -> None:
+        if pending is not None:
+            with watch.stage("wait"):
+                pending.result()
+
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
-        for batch in load_batches(works, maker.draw, resolved.workers):
-            stop_if_asked(stop)
-            if batch.failures and resolved.options.on_error == "fail":
-                raise _as_error(batch.failures[0])
-            computed = maker.compute(batch.drawn, batch.work.features)
-            unreadable = {failure.row for failure in batch.failures}
-            failed = [i for i, row in enumerate(batch.work.rows) if row["row"] in unreadable]
-            with np.errstate(over="ignore"):  # infinities are counted at the commit
-                stored = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
-            for rows in stored.values():
-                rows[failed] = np.nan
-            noted = [replace(f, feature_set=resolved.options.name) for f in batch.failures]
-            parts.append(ComputedBatch(batch.work, noted, stored))  # without the pixels
+        for batch, launched in _one_behind(works, maker, resolved, stop, watch):
+            with watch.stage("fetch"):
+                parts.append(_computed(batch, to_host(launched), resolved))
             reporter.advance(len(batch.work.rows))
             if batch.work.last:
-                if pending is not None:
-                    pending.result()
-                pending = writer.submit(commit, parts)
+                finish(pending)
+                pending = writer.submit(publish, parts)
                 parts = []
-        if pending is not None:
-            pending.result()
+        finish(pending)
+
+
+def _one_behind(
+    works: Iterable[Work],
+    maker: FeatureMaker,
+    resolved: Resolved,
+    stop: Callable[[], bool],
+    watch: Stopwatch,
+) -> Iterator[tuple[LoadedBatch, dict[str, Tensor]]]:
+    """Yield each batch with its launched features once the next batch was launched too."""
+    before: tuple[LoadedBatch, dict[str, Tensor]] | None = None
+    for batch in load_batches(works, maker, resolved.workers, watch):
+        stop_if_asked(stop)
+        if batch.failures and resolved.options.on_error == "fail":
+            raise _as_error(batch.failures[0])
+        launched = maker.launch(batch.drawn, batch.work.features, watch)
+        if before is not None:
+            yield before
+        before = batch, launched
+    if before is not None:
+        yield before
+
+
+def _computed(batch: LoadedBatch, computed: Rows, resolved: Resolved) -> ComputedBatch:
+    """Return a batch as it is stored: in the arrays' types, unreadable rows NaN, no pixels."""
+    dtypes = {spec.name: spec.dtype for spec in resolved.arrays}
+    unreadable = {failure.row for failure in batch.failures}
+    failed = [i for i, row in enumerate(batch.work.rows) if row["row"] in unreadable]
+    with np.errstate(over="ignore"):  # infinities are counted at the commit
+        stored: Rows = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
+    for rows in stored.values():
+        rows[failed] = np.nan
+    noted = [replace(f, feature_set=resolved.options.name) for f in batch.failures]
+    return ComputedBatch(batch.work, noted, stored)
 
 
 def _commit_unit(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
@@ -16,10 +17,11 @@ from fungistore.backbones import Backbone
 from fungistore.gradients import GradientPath, Projection, Tape, normalized_projection
 from fungistore.objectives import ContrastiveObjective, Objective
 from fungistore.randomness import Stream
+from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.views import Image, InferenceView, ViewRecipe, count_views, in_chunks
 
-Drawn = dict[str, tuple[NDArray[np.uint8], ...]]
-DrawnBatch = dict[str, tuple[UInt8[Tensor, "b ..."], ...]]
+Drawn = dict[str, tuple[NDArray[Any], ...]]
+DrawnBatch = dict[str, tuple[Shaped[Tensor, "b ..."], ...]]
 BASE = "base"  # the view that embeddings, patch tensors and one-view objectives share
 
 
@@ -68,7 +70,7 @@ class FeatureMaker:
         self._pool = pool
         self._batch_size = batch_size
         self._seed = seed
-        self._device = device
+        self.device = device
         self._base = InferenceView(backbone.data_config)
         own = (backbone.data_config["mean"], backbone.data_config["std"])
         reference = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -97,14 +99,21 @@ class FeatureMaker:
         self, drawn: DrawnBatch, features: frozenset[str]
     ) -> dict[str, NDArray[np.float32]]:
         """Return each array's rows of a batch, by the array's name in the feature set."""
+        return to_host(self.launch(drawn, features))
+
+    def launch(
+        self, drawn: DrawnBatch, features: frozenset[str], watch: Stopwatch = UNWATCHED
+    ) -> dict[str, Tensor]:
+        """Return what `compute` does, still on the device; a GPU may yet be working on it."""
         rows: dict[str, list[Tensor]] = {}
         base = frozenset(name for name in features if self._recipe(name) is None)
         if base:
             (pixels,) = self._to_device(drawn[BASE])
-            chunk = self._normalize(pixels[:, None].float() / 255, "model")
-            tape = self._path.record([chunk], patches="patches" in base)
+            with watch.stage("views"):
+                chunk = self._normalize(pixels[:, None].float() / 255, "model")
+            tape = self._path.record([chunk], patches="patches" in base, watch=watch)
             for name in base & self._gradients.keys():
-                self._gradient_rows(name, tape, rows)
+                self._gradient_rows(name, tape, rows, watch)
             if "embeddings" in base:
                 rows["embeddings"] = [tape.embeddings[:, 0].detach()]
             if "patches" in base:
@@ -112,8 +121,8 @@ class FeatureMaker:
                 rows["patches"] = [self._pooled(tape.patches)]
         for name in sorted(features - base):
             for part in self._parts(drawn[name], name):
-                self._gradient_rows(name, self._record(part, name), rows)
-        return {name: torch.cat(parts).cpu().float().numpy() for name, parts in rows.items()}
+                self._gradient_rows(name, self._record(part, name, watch), rows, watch)
+        return {name: torch.cat(parts) for name, parts in rows.items()}
 
     @torch.no_grad()
     def latents(self, drawn: DrawnBatch, name: str) -> NDArray[np.float32]:
@@ -132,8 +141,8 @@ class FeatureMaker:
         return feature.recipe if feature else None
 
     def _parts(
-        self, drawn: tuple[UInt8[Tensor, "b ..."], ...], name: str
-    ) -> Iterator[tuple[UInt8[Tensor, "b ..."], ...]]:
+        self, drawn: tuple[Shaped[Tensor, "b ..."], ...], name: str
+    ) -> Iterator[tuple[Shaped[Tensor, "b ..."], ...]]:
         """Split a batch so that the path can record each part with all of its views."""
         recipe = self._recipe(name)
         assert recipe is not None
@@ -141,22 +150,36 @@ class FeatureMaker:
         for start in range(0, len(drawn[0]), count):
             yield self._to_device(tuple(array[start : start + count] for array in drawn))
 
-    def _record(self, drawn: tuple[UInt8[Tensor, "b ..."], ...], name: str) -> Tape:
+    def _record(
+        self,
+        drawn: tuple[Shaped[Tensor, "b ..."], ...],
+        name: str,
+        watch: Stopwatch = UNWATCHED,
+    ) -> Tape:
         feature = self._gradients[name]
         recipe = feature.recipe
         assert recipe is not None
         at_once = max(1, self._batch_size // len(drawn[0]))
-        statistics = feature.objective.normalization
-        return self._path.record(
-            self._normalize(recipe.render(drawn, group, views), statistics)
-            for group, views in in_chunks(recipe, at_once)
-        )
 
-    def _gradient_rows(self, name: str, tape: Tape, rows: dict[str, list[Tensor]]) -> None:
+        def rendered() -> Iterator[Float[Tensor, "b v 3 s s"]]:
+            for group, views in in_chunks(recipe, at_once):
+                with watch.stage("views"):
+                    pixels = recipe.render(drawn, group, views)
+                    chunk = self._normalize(pixels, feature.objective.normalization)
+                yield chunk
+
+        return self._path.record(rendered(), watch=watch)
+
+    def _gradient_rows(
+        self, name: str, tape: Tape, rows: dict[str, list[Tensor]], watch: Stopwatch
+    ) -> None:
         feature = self._gradients[name]
         assert self._projection is not None
-        losses = feature.objective.losses(tape.embeddings, feature.heads, feature.negatives)
-        unit, norm = normalized_projection(tape.gradients(losses), self._projection)
+        with watch.stage("tail"):
+            losses = feature.objective.losses(tape.embeddings, feature.heads, feature.negatives)
+            gradients = tape.gradients(losses)
+        with watch.stage("projection"):
+            unit, norm = normalized_projection(gradients, self._projection)
         rows.setdefault(f"gradients/{name}", []).append(unit)
         rows.setdefault(f"norms/{name}", []).append(norm)
 
@@ -173,6 +196,11 @@ class FeatureMaker:
         return (pixels - mean) / std
 
     def _to_device(
-        self, arrays: tuple[UInt8[Tensor, "b ..."], ...]
-    ) -> tuple[UInt8[Tensor, "b ..."], ...]:
-        return tuple(array.to(self._device, non_blocking=True) for array in arrays)
+        self, arrays: tuple[Shaped[Tensor, "b ..."], ...]
+    ) -> tuple[Shaped[Tensor, "b ..."], ...]:
+        return tuple(array.to(self.device, non_blocking=True) for array in arrays)
+
+
+def to_host(rows: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
+    """Wait for launched features and return them as NumPy arrays."""
+    return {name: values.cpu().float().numpy() for name, values in rows.items()}

@@ -103,7 +103,8 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
         "compute": {
             "dtype": resolved.dtype_name,
             "batch_size": resolved.batch_size,
-        },
+        }
+        | ({"compiled": True} if resolved.compiled else {}),
         "layout": {"unit_rows": resolved.unit_rows, "codec": resolved.codec},
     }
     gradient = {
@@ -125,8 +126,10 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
         if feature != "embeddings":
             objective: Any = resolved.objective(feature)
             configs[feature] |= {"gradient": gradient, feature: _plain(asdict(objective))}
-            if objective.views(backbone.image_size, backbone.patch_size, options.view_size):
+            recipe = objective.views(backbone.image_size, backbone.patch_size, options.view_size)
+            if recipe:
                 configs[feature]["views"] = {"size": options.view_size}
+                configs[feature][feature]["view_pixels"] = [group.size for group in recipe.groups]
     return configs
 
 
@@ -185,6 +188,7 @@ def make_features(resolved: Resolved, tensors: Mapping[str, Tensors]) -> Feature
     gradients = {}
     for feature, frozen in tensors.items():
         objective = resolved.objective(feature)
+        recipe = objective.views(backbone.image_size, backbone.patch_size, options.view_size)
         heads = {
             name: _linear(frozen[f"{name}.weight"], frozen[f"{name}.bias"], resolved.device)
             for name in objective.head_widths()
@@ -192,12 +196,17 @@ def make_features(resolved: Resolved, tensors: Mapping[str, Tensors]) -> Feature
         negatives = frozen.get("negatives")
         gradients[feature] = GradientFeature(
             objective,
-            objective.views(backbone.image_size, backbone.patch_size, options.view_size),
+            recipe.on(resolved.device) if recipe else None,
             heads,
             None if negatives is None else torch.from_numpy(negatives).to(resolved.device),
         )
-    dtype = torch.float32 if resolved.dtype == torch.float16 else resolved.dtype
-    projection = Projection(resolved.projection, dtype=dtype, device=resolved.device)
+    dtype = torch.bfloat16 if resolved.dtype == torch.bfloat16 else torch.float32
+    projection = Projection(
+        resolved.projection,
+        dtype=dtype,
+        device=resolved.device,
+        cache_bytes=int(options.projection_memory * 2**30),
+    )
     return FeatureMaker(
         backbone,
         resolved.path,
@@ -258,7 +267,7 @@ def encode_negatives(
             yield Work(0, rows, frozenset([feature]), last=False)
 
     def latents() -> Iterator[NDArray[np.float32]]:
-        for batch in load_batches(works(), maker.draw, resolved.workers):
+        for batch in load_batches(works(), maker, resolved.workers):
             stop_if_asked(stop)
             failed = {failure.row for failure in batch.failures}
             encoded = maker.latents(batch.drawn, feature)

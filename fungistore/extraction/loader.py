@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fungistore.errors import ImageError
-from fungistore.extraction.features import Drawn, DrawnBatch
+from fungistore.extraction.features import Drawn, DrawnBatch, FeatureMaker
 from fungistore.sources import read_image
+from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import Failure
 from fungistore.views import Image
 
@@ -43,38 +46,60 @@ class LoadedBatch:
     drawn: DrawnBatch
     failures: list[Failure]
 
+    def pinned(self) -> LoadedBatch:
+        """Return the batch in memory that a GPU copies from while it computes."""
+        drawn = {
+            name: tuple(tensor.pin_memory() for tensor in parts)
+            for name, parts in self.drawn.items()
+        }
+        return LoadedBatch(self.work, drawn, self.failures)
 
-Draw = Callable[[Image, str, frozenset[str]], Drawn]
 
-
-def load_batches(works: Iterable[Work], draw: Draw, workers: int) -> Iterator[LoadedBatch]:
+def load_batches(
+    works: Iterable[Work],
+    maker: FeatureMaker,
+    workers: int,
+    watch: Stopwatch = UNWATCHED,
+) -> Iterator[LoadedBatch]:
     """Yield batches in the order of `works`, read ahead by `workers` threads.
 
     Threads serve: Pillow decodes and resizes outside Python's lock, and nothing is copied. What a
     sample becomes depends on its own bytes and id alone, so the number of threads changes nothing.
+    One more thread puts a batch together, for a GPU in pinned memory.
     """
 
     def load(row: dict[str, Any], features: frozenset[str]) -> tuple[Drawn, Failure | None]:
-        try:
-            return draw(read_image(row["root"], row["uri"]), row["id"], features), None
-        except ImageError as error:
-            failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
-            return draw(BLANK, row["id"], features), failure
+        failure = None
+        with watch.stage("decode"):
+            try:
+                image = read_image(row["root"], row["uri"])
+            except ImageError as error:
+                image = BLANK
+                failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
+        with watch.stage("draw"):
+            return maker.draw(image, row["id"], features), failure
 
-    ahead: deque[tuple[Work, list[Future[tuple[Drawn, Failure | None]]]]] = deque()
+    def stack(work: Work, loads: list[Future[tuple[Drawn, Failure | None]]]) -> LoadedBatch:
+        batch = _stack(work, [load.result() for load in loads])
+        return batch.pinned() if maker.device.type == "cuda" else batch
+
+    ahead: deque[Future[LoadedBatch]] = deque()
     stream = iter(works)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fungi-load")
+    stacker = ThreadPoolExecutor(1, thread_name_prefix="fungi-stack")
     try:
         while True:
             while len(ahead) <= BATCHES_AHEAD and (work := next(stream, None)) is not None:
-                futures = [pool.submit(load, row, work.features) for row in work.rows]
-                ahead.append((work, futures))
+                loads = [pool.submit(load, row, work.features) for row in work.rows]
+                ahead.append(stacker.submit(stack, work, loads))
             if not ahead:
                 return
-            work, futures = ahead.popleft()
-            yield _stack(work, [future.result() for future in futures])
+            with watch.stage("wait"):
+                batch = ahead.popleft().result()
+            yield batch
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        stacker.shutdown(wait=False, cancel_futures=True)
 
 
 def default_workers() -> int:
@@ -82,9 +107,20 @@ def default_workers() -> int:
     return max(1, min(16, (os.cpu_count() or 1) // 2))
 
 
+def stack_padded(arrays: Sequence[NDArray[Any]]) -> Tensor:
+    """Stack arrays; those of different shapes are padded with zeros at the end of each axis."""
+    shape = np.max([array.shape for array in arrays], axis=0)
+    if all(array.shape == tuple(shape) for array in arrays):
+        return torch.from_numpy(np.stack(arrays))
+    stacked = np.zeros((len(arrays), *shape), arrays[0].dtype)
+    for place, array in zip(stacked, arrays, strict=True):
+        place[tuple(map(slice, array.shape))] = array
+    return torch.from_numpy(stacked)
+
+
 def _stack(work: Work, loaded: list[tuple[Drawn, Failure | None]]) -> LoadedBatch:
     drawn: DrawnBatch = {
-        name: tuple(torch.from_numpy(np.stack(arrays)) for arrays in zip(*parts, strict=True))
+        name: tuple(map(stack_padded, zip(*parts, strict=True)))
         for name, parts in ((key, [one[key] for one, _ in loaded]) for key in loaded[0][0])
     }
     return LoadedBatch(work, drawn, [failure for _, failure in loaded if failure])

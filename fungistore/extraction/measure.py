@@ -163,7 +163,7 @@ def measure_rate(
 
     rates = []
     began = time.perf_counter()
-    for batch in load_batches(works(), maker.draw, resolved.workers):
+    for batch in load_batches(works(), maker, resolved.workers):
         stop_if_asked(stop)
         maker.compute(batch.drawn, features)
         now = time.perf_counter()

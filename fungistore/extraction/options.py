@@ -18,7 +18,7 @@ from fungistore.names import NAME_RULE, is_plain_name
 from fungistore.objectives import OBJECTIVES
 from fungistore.store import Codec
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,12 @@ class ExtractOptions:
         pool: patch tensors are averaged over pool x pool cells.
         projection: kind of random projection.
         projection_dim: width of a gradient feature; default: the width of the model's blocks.
+        projection_memory: GiB that the projection may occupy beside the model; a larger one is
+            generated anew for each batch.
         target_layer: linear layer whose gradient is taken; default: the last block's `attn.proj`.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        dtype: precision up to the target layer.
+        dtype: precision up to the target layer; "int8" is for CPUs.
+        compile: compile what runs up to the target layer with torch.compile.
         storage_dtype: precision of stored vectors; patch tensors are always float16.
         batch_size: images, or views, in one forward.
         workers: threads that decode images.
@@ -59,9 +62,11 @@ class ExtractOptions:
     pool: int = 1
     projection: Kind = "binary"
     projection_dim: int | None = None
+    projection_memory: float = 4.0
     target_layer: str | None = None
     device: str = "auto"
     dtype: Dtype = "auto"
+    compile: bool | None = None
     storage_dtype: Literal["float16", "float32"] = "float16"
     batch_size: int | None = None
     workers: int | None = None
@@ -91,6 +96,8 @@ class ExtractOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 _refuse(name, value, "a number of 1 or more")
+        if not self.projection_memory >= 0:
+            _refuse("projection_memory", self.projection_memory, "GiB, 0 or more")
         if self.pool < 1:
             _refuse("pool", self.pool, "a number of 1 or more")
         if self.unit_rows is not None and self.unit_rows & (self.unit_rows - 1):
@@ -150,7 +157,7 @@ def read_config(path: Path) -> Config:
         config: Config = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
         if not isinstance(config, dict):
             raise ValueError("a list or a value instead of named settings")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             "the configuration cannot be read",
             where=f"--config {path}",

@@ -57,7 +57,7 @@ class Replay:
                 yield Work(0, rows, features, last=False)
 
         reporter.begin("images", len(images))
-        for batch in load_batches(works(), self.maker.draw, self.resolved.workers):
+        for batch in load_batches(works(), self.maker, self.resolved.workers):
             stop_if_asked(stop)
             failed = {failure.row: failure.message for failure in batch.failures}
             computed = self.maker.compute(batch.drawn, features)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
+from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fungistore.backbones import Backbone, load_backbone
 from fungistore.errors import UsageError
@@ -20,6 +24,9 @@ from fungistore.store import Codec
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}  # patch tokens that fill the device
 LARGEST_BATCH = 512
+PROBE_SIZE = 768  # rows and columns of the products that are timed: a few milliseconds each
+PROBE_ROUNDS = 7
+WORTHWHILE_GAIN = 1.2
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,7 @@ class Resolved:
     path: GradientPath
     device: torch.device
     dtype: torch.dtype
+    compiled: bool
     batch_size: int
     workers: int
     codec: Codec
@@ -85,6 +93,7 @@ class Resolved:
         return replace(
             self.options,
             dtype=self.dtype_name,
+            compile=self.compiled,
             batch_size=self.batch_size,
             codec=self.codec,
             unit_rows=self.unit_rows,
@@ -149,7 +158,11 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     )
     dtype: torch.dtype = getattr(torch, name)
     backbone.model.to(device)
-    path = gradient_path(backbone, dtype)
+    compiled = options.compile
+    if compiled is None:
+        compiled = bool(frozen.get("compute.compiled"))
+    _refuse_unfit(dtype, device)
+    path = gradient_path(backbone, dtype, compiled=compiled)
     columns = path.gradient_shape[0] * path.gradient_shape[1]
     dim = options.projection_dim or backbone.token_dim
     return Resolved(
@@ -158,6 +171,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         path=path,
         device=device,
         dtype=dtype,
+        compiled=compiled,
         batch_size=options.batch_size
         or frozen.get("compute.batch_size")
         or default_batch_size(device, grid**2),
@@ -195,12 +209,40 @@ def resolve_device(name: str) -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> str:
-    """Return bfloat16 where the device multiplies it fast, else float32."""
+    """Return bfloat16 where the device multiplies it faster than float32, else float32.
+
+    CPUs are timed, once a process: of those that have bfloat16 instructions, some are twice as
+    fast with them and some half as fast.
+    """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bfloat16"
+        return "bfloat16" if _bfloat16_gain() > WORTHWHILE_GAIN else "float32"
     return "float32"
+
+
+@cache
+def _bfloat16_gain() -> float:
+    """Return how many times faster a product of a typical trunk is in bfloat16, of best times."""
+    best = {torch.float32: inf, torch.bfloat16: inf}
+    operands = {dtype: torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=dtype) for dtype in best}
+    for _ in range(PROBE_ROUNDS):
+        for dtype, operand in operands.items():
+            began = time.perf_counter()
+            nn.functional.linear(operand, operand)
+            best[dtype] = min(best[dtype], time.perf_counter() - began)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def _refuse_unfit(dtype: torch.dtype, device: torch.device) -> None:
+    if dtype == torch.int8 and device.type != "cpu":
+        raise UsageError(
+            "int8 is for CPUs",
+            where="--dtype int8",
+            expected="--device cpu",
+            found=str(device),
+            hint="leave out --dtype: a GPU's own choice is fast",
+        )
 
 
 def default_batch_size(device: torch.device, tokens: int) -> int:

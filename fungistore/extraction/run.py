@@ -22,6 +22,7 @@ from fungistore.extraction.result import ExtractResult
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.report import Reporter, Silent
 from fungistore.sources import Source, open_source
+from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import WHOLE, Failure, Patience, Slice, Store, UnitArray
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failures import CHANGED_FILE
@@ -38,6 +39,7 @@ def extract(
     part: Slice = WHOLE,
     reporter: Reporter | None = None,
     stop: Callable[[], bool] = lambda: False,
+    watch: Stopwatch = UNWATCHED,
 ) -> ExtractResult:
     """Write the features of a source's images into a store, continuing where it stopped.
 
@@ -54,6 +56,7 @@ def extract(
         part: this process's slice of the units.
         reporter: is told what happens; default: nobody.
         stop: asked between batches; True ends the run with StoppedError, keeping whole units.
+        watch: a `Clock` to measure the stages with.
 
     Raises:
         UsageError: options, source or model cannot be used; nothing was written.
@@ -79,7 +82,7 @@ def extract(
             things = _things(preparing, resolved)
             target = held.enter_context(preparing.writing(*things, part=part))
             job = _prepare(target, resolved, part, reporter, stop, is_redo=update or retry_failed)
-        return _work(job, reporter, stop)
+        return _work(job, reporter, stop, watch)
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,9 @@ def _refuse_partial_redo(store: Store, resolved: Resolved) -> None:
         )
 
 
-def _work(job: _Job, reporter: Reporter, stop: Callable[[], bool]) -> ExtractResult:
+def _work(
+    job: _Job, reporter: Reporter, stop: Callable[[], bool], watch: Stopwatch
+) -> ExtractResult:
     store, resolved, options = job.store, job.resolved, job.resolved.options
     tasks = [task for task in job.missing() if task.unit in job.part]
     images = count_images(tasks)
@@ -200,7 +205,7 @@ def _work(job: _Job, reporter: Reporter, stop: Callable[[], bool]) -> ExtractRes
 
     began = time.perf_counter()
     reporter.begin("images", job.own_rows(), done=job.own_rows() - images)
-    compute_tasks(store, job.maker, resolved, job.arrays, tasks, reporter, stop)
+    compute_tasks(store, job.maker, resolved, job.arrays, tasks, reporter, stop, watch)
     reporter.end()
     seconds = time.perf_counter() - began
     redone = Redone(0, 0)

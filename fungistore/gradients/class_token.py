@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from fungistore.backbones import Backbone, lower_precision
 from fungistore.gradients.tape import Tape, Views
+from fungistore.stopwatch import UNWATCHED, Stopwatch
 
 
 def takes_class_token_path(backbone: Backbone) -> bool:
@@ -42,16 +43,18 @@ class ClassTokenPath:
     Args:
         backbone: a model for which `takes_class_token_path` holds; its trunk is cast in place.
         dtype: the trunk's precision; what follows the target layer stays in float32.
+        compiled: run the trunk through `torch.compile`, which compiles it for each shape of input.
     """
 
-    def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
+    def __init__(self, backbone: Backbone, dtype: torch.dtype, *, compiled: bool = False) -> None:
         self._model = backbone.model
         self._grid = backbone
         self._block: Any = self._model.blocks[-1]
-        self._dtype = dtype
         lower_precision(self._model, len(self._model.blocks) - 1, dtype)
+        self._dtype = dtype if dtype.is_floating_point else torch.float32
+        self._trunk = torch.compile(self._run_trunk, dynamic=False) if compiled else self._run_trunk
         self._patch_block = self._block
-        if dtype != torch.float32:
+        if self._dtype != torch.float32:
             self._patch_block = copy.deepcopy(self._block).to(dtype)
             attention = self._block.attn
             gate = attention.gate or nn.Identity()
@@ -70,24 +73,25 @@ class ClassTokenPath:
         """All of them: a view leaves only two vectors behind."""
         return batch_size
 
-    def record(self, views: Views, *, patches: bool = False) -> Tape:
+    def record(self, views: Views, *, patches: bool = False, watch: Stopwatch = UNWATCHED) -> Tape:
         """Run the trunk without autograd, chunk by chunk, then the tail on all views at once."""
         attended, residual = [], []
         grid = None
         for chunk in views:
-            with torch.no_grad():
+            with torch.no_grad(), watch.stage("trunk"):
                 tokens = self._trunk(chunk.flatten(0, 1))
                 attended.append(self._attend(tokens).unflatten(0, chunk.shape[:2]))
                 residual.append(tokens[:, 0].float().unflatten(0, chunk.shape[:2]))
                 if patches and grid is None:
                     grid = self._patches(tokens)
-        entered = torch.cat(attended, dim=1)
-        output = self._block.attn.proj(entered).detach().requires_grad_()
-        embeddings = self._tail(torch.cat(residual, dim=1), output)
+        with watch.stage("tail"):
+            entered = torch.cat(attended, dim=1)
+            output = self._block.attn.proj(entered).detach().requires_grad_()
+            embeddings = self._tail(torch.cat(residual, dim=1), output)
         has_bias = self._block.attn.proj.bias is not None
         return Tape(embeddings, (entered,), (output,), has_bias, grid)
 
-    def _trunk(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n t d"]:
+    def _run_trunk(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n t d"]:
         """Run everything before the last block."""
         model = self._model
         tokens = model._pos_embed(model.patch_embed(pixels.to(self._dtype)))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fungistore.backbones import Backbone, lower_precision
 from fungistore.errors import UsageError
 from fungistore.gradients.tape import Tape, Views
+from fungistore.stopwatch import UNWATCHED, Stopwatch
 
 
 class LayerPath:
@@ -31,7 +32,7 @@ class LayerPath:
         self._dtype = torch.float32
         block = backbone.target_block
         if block is not None:
-            self._dtype = dtype
+            self._dtype = torch.float32 if dtype == torch.int8 else dtype
             lower_precision(self._model, block, dtype)
             self._model.blocks[block].register_forward_pre_hook(_to_float32, with_kwargs=True)
 
@@ -44,7 +45,7 @@ class LayerPath:
         """As many as keep all views, whose tokens autograd must hold, within `batch_size`."""
         return max(1, batch_size // views)
 
-    def record(self, views: Views, *, patches: bool = False) -> Tape:
+    def record(self, views: Views, *, patches: bool = False, watch: Stopwatch = UNWATCHED) -> Tape:
         """Run whole forwards, cutting the graph at the target layer."""
         embeddings, inputs, outputs = [], [], []
         grid = None
@@ -58,8 +59,9 @@ class LayerPath:
 
             handle = self._target.register_forward_hook(cut)
             try:
-                tokens = self._model.forward_features(chunk.flatten(0, 1).to(self._dtype))
-                embedding = self._model.forward_head(tokens)
+                with watch.stage("trunk"):
+                    tokens = self._model.forward_features(chunk.flatten(0, 1).to(self._dtype))
+                    embedding = self._model.forward_head(tokens)
             finally:
                 handle.remove()
             if len(calls) != 1:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fungistore.stopwatch import UNWATCHED, Stopwatch
+
 Views = Iterable[Float[Tensor, "b _ 3 _ _"]]
 
 
@@ -62,5 +64,5 @@ class GradientPath(Protocol):
     def images_at_once(self, views: int, batch_size: int) -> int:
         """How many images of `views` views may be recorded together within `batch_size`."""
 
-    def record(self, views: Views, *, patches: bool = False) -> Tape:
+    def record(self, views: Views, *, patches: bool = False, watch: Stopwatch = UNWATCHED) -> Tape:
         """Run chunks of views; `patches` also keeps the patch tokens of the first chunk."""

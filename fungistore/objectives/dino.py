@@ -61,10 +61,10 @@ class DINO:
         require(self.local_crops >= 0, "dino.local_crops", "0 or more", self.local_crops)
 
     def views(self, image_size: int, patch_size: int, view_size: str | int) -> RandomCrops:
-        """Global crops first. At "native" size a crop gets the pixels of its largest area."""
+        """Global crops first. At "native" size a crop gets the pixels of its family on average."""
 
         def family(count: int, scale: tuple[float, float]) -> CropFamily:
-            side = side_for(view_size, image_size, patch_size, extent=scale[1] ** 0.5)
+            side = side_for(view_size, image_size, patch_size, extent=(sum(scale) / 2) ** 0.5)
             return CropFamily(count, side, scale)
 
         families = [family(self.global_crops, self.global_scale)]

@@ -1,16 +1,22 @@
-"""Multi-crop views of DINO: random resized crops, two global and ten local in the paper."""
+"""Multi-crop views of DINO: random resized crops, two global and ten local in the paper.
+
+On a CPU the loader's threads resize them with Pillow. A GPU would wait for that: there the images
+travel as they are, and the device cuts and resizes a whole batch at once.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+import torch
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image as PILImage
 from torch import Tensor
 
 from fungistore.randomness import Stream
-from fungistore.views.recipe import Image, ViewGroup
+from fungistore.views.recipe import Image, ViewGroup, ViewRecipe
+from fungistore.views.resample import resized_crops
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop default, which the paper keeps
 ATTEMPTS = 10  # tries before the fallback, as in torchvision's RandomResizedCrop
@@ -40,12 +46,20 @@ class RandomCrops:
         """One group a family."""
         return tuple(ViewGroup(family.count, family.size) for family in self.families)
 
+    def on(self, device: torch.device) -> ViewRecipe:
+        """Return the same crops, resized on the device if that is a GPU."""
+        return DeviceCrops(self) if device.type == "cuda" else self
+
+    def boxes(self, image: Image, random: Stream) -> list[Int[np.ndarray, "_ 4"]]:
+        """Return the boxes of each family; see `crop_boxes`."""
+        height, width = image.shape[:2]
+        return [crop_boxes(height, width, family, random) for family in self.families]
+
     def draw(self, image: Image, random: Stream) -> tuple[UInt8[np.ndarray, "_ 3 _ _"], ...]:
         """Crop and resize with Pillow; one uint8 array a family."""
         source = PILImage.fromarray(image)
         drawn = []
-        for family in self.families:
-            boxes = crop_boxes(image.shape[0], image.shape[1], family, random)
+        for family, boxes in zip(self.families, self.boxes(image, random), strict=True):
             size = (family.size, family.size)
             views = [
                 np.asarray(source.crop(tuple(box)).resize(size, PILImage.Resampling.BICUBIC))
@@ -59,6 +73,60 @@ class RandomCrops:
     ) -> Float[Tensor, "b v 3 s s"]:
         """Return the drawn crops as float32 in [0, 1]."""
         return drawn[group][:, views].float() / 255
+
+
+@dataclass(frozen=True)
+class DeviceCrops:
+    """Random crops that are cut and resized on the device; the same boxes as `crops` draws.
+
+    An image larger than all of its views together is not worth sending: the loader resizes its
+    views after all, and sends them as one image with a box around each.
+    """
+
+    crops: RandomCrops
+
+    @property
+    def groups(self) -> tuple[ViewGroup, ...]:
+        """One group a family."""
+        return self.crops.groups
+
+    def on(self, device: torch.device) -> ViewRecipe:
+        """Return itself."""
+        return self
+
+    def draw(
+        self, image: Image, random: Stream
+    ) -> tuple[UInt8[np.ndarray, "3 _ _"], Int[np.ndarray, "_ 4"]]:
+        """Return what is to be sent: one image, and the box of each view in it."""
+        views = sum(group.count * group.size**2 for group in self.groups)
+        if image.shape[0] * image.shape[1] > views:
+            return _side_by_side(self.crops.draw(image, random))
+        boxes = np.concatenate(self.crops.boxes(image, random))
+        return np.ascontiguousarray(image.transpose(2, 0, 1)), boxes.astype(np.int64)
+
+    def render(
+        self, drawn: tuple[Shaped[Tensor, "b ..."], ...], group: int, views: slice
+    ) -> Float[Tensor, "b v 3 s s"]:
+        """Cut and resize some boxes of a group."""
+        pixels, boxes = drawn
+        first = sum(before.count for before in self.groups[:group])
+        here = boxes[:, first : first + self.groups[group].count][:, views]
+        return resized_crops(pixels, here, self.groups[group].size)
+
+
+def _side_by_side(
+    drawn: tuple[UInt8[np.ndarray, "_ 3 _ _"], ...],
+) -> tuple[UInt8[np.ndarray, "3 _ _"], Int[np.ndarray, "_ 4"]]:
+    """Lay views out in one image, a row a family; return it and the box of each view."""
+    sides = [crops.shape[-1] for crops in drawn]
+    canvas = np.zeros((3, sum(sides), max(len(c) * c.shape[-1] for c in drawn)), np.uint8)
+    boxes = []
+    top = 0
+    for crops, side in zip(drawn, sides, strict=True):
+        canvas[:, top : top + side, : len(crops) * side] = np.concatenate(list(crops), axis=-1)
+        boxes += [(n * side, top, (n + 1) * side, top + side) for n in range(len(crops))]
+        top += side
+    return canvas, np.array(boxes, np.int64)
 
 
 def crop_boxes(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fungistore.randomness import Stream
-from fungistore.views.recipe import Image, ViewGroup
+from fungistore.views.recipe import Image, ViewGroup, ViewRecipe
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,10 @@ class Patchify:
         """One group: all windows have one size."""
         per_side = (self.image_size - self.window) // self.stride + 1
         return (ViewGroup(per_side**2, self.view_size),)
+
+    def on(self, device: torch.device) -> ViewRecipe:
+        """Return itself: one small square travels, and any device cuts the windows."""
+        return self
 
     def draw(self, image: Image, random: Stream) -> tuple[UInt8[np.ndarray, "3 s s"], ...]:
         """Squash to the square (bicubic, antialiased, Pillow); nothing here is random."""

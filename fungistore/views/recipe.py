@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+import torch
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from fungistore.randomness import Stream
@@ -36,11 +37,17 @@ class ViewRecipe(Protocol):
     def groups(self) -> tuple[ViewGroup, ...]:
         """The views in order, grouped by their size."""
 
-    def draw(self, image: Image, random: Stream) -> tuple[UInt8[np.ndarray, ...], ...]:
-        """Return the arrays to send for one image; their shapes are the same for every image."""
+    def on(self, device: torch.device) -> ViewRecipe:
+        """Return the recipe of the same views that suits a device best."""
+
+    def draw(self, image: Image, random: Stream) -> tuple[Shaped[np.ndarray, ...], ...]:
+        """Return the arrays to send for one image.
+
+        Shapes may differ between images; a batch is padded with zeros at the end of each axis.
+        """
 
     def render(
-        self, drawn: tuple[UInt8[Tensor, "b ..."], ...], group: int, views: slice
+        self, drawn: tuple[Shaped[Tensor, "b ..."], ...], group: int, views: slice
     ) -> Float[Tensor, "b v 3 s s"]:
         """Return some views of a group as float32 pixels in [0, 1] (or a little outside it)."""
 

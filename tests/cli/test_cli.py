@@ -18,6 +18,7 @@ from fungi_cli.main import app
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from fungistore.stopwatch import BESIDE, MEANINGS
 from fungistore.store import Store
 from tiny_world import TINY, write_images
 
@@ -81,6 +82,24 @@ def test_extract_puts_one_json_object_on_stdout(
     assert document["images_per_second"] > 0
     assert set(document["fingerprints"]) == {"embeddings", "kl"}
     assert f"next: fungi status {tmp_path / 's.fungi'}" in done.stderr
+
+
+def test_a_profile_tells_where_the_time_went(
+    images: Path, tmp_path: Path, quick: list[object]
+) -> None:
+    """--profile prints every stage after the result, and is one more key of --json."""
+    shown = fungi("extract", images, tmp_path / "s.fungi", *quick, "--profile")
+    assert shown.exit_code == 0, shown.stderr
+    rows = {line.split()[0]: line.split() for line in shown.stdout.splitlines()[1:]}
+    assert set(rows) == set(MEANINGS)
+    assert all(float(rows[stage][1]) >= 0 for stage in MEANINGS)
+    shares = [row[3] for stage, row in rows.items() if stage not in BESIDE]
+    assert 50 < sum(float(share.rstrip("%")) for share in shares) <= 100.5
+    done = fungi("extract", images, tmp_path / "t.fungi", *quick, "--profile", "--json")
+    profile = json.loads(done.stdout)["profile"]
+    assert all(profile[stage] > 0 for stage in ("decode", "draw", "trunk", "projection", "write"))
+    plain = fungi("extract", images, tmp_path / "u.fungi", *quick, "--json")
+    assert "profile" not in json.loads(plain.stdout)
 
 
 def test_a_second_run_says_that_nothing_is_left(

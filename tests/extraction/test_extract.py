@@ -396,6 +396,50 @@ def test_native_views_differ_from_model_sized_ones_but_agree_in_shape(
         assert not np.array_equal(native[name], array)
 
 
+def test_the_memory_of_the_projection_changes_nothing(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """A projection that is generated anew for each batch gives the same bits."""
+    extract(str(images), tmp_path / "kept.fungi", options)
+    extract(str(images), tmp_path / "anew.fungi", replace(options, projection_memory=0))
+    assert_same(tmp_path / "kept.fungi", tmp_path / "anew.fungi")
+    with pytest.raises(UsageError, match="projection_memory"):
+        replace(options, projection_memory=-1)
+
+
+def test_int8_is_a_choice_that_is_frozen(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """int8 stays near float32, goes on as int8 where --dtype is left out, and is a mismatch."""
+    extract(str(images), tmp_path / "exact.fungi", options)
+    int8 = replace(options, dtype="int8")
+    extract(str(images), tmp_path / "int8.fungi", replace(int8, limit=8))
+    extract(str(images), tmp_path / "int8.fungi", replace(options, dtype="auto"))
+    extract(str(images), tmp_path / "whole.fungi", int8)
+    assert_same(tmp_path / "int8.fungi", tmp_path / "whole.fungi")
+    exact, fast = read(tmp_path / "exact.fungi"), read(tmp_path / "int8.fungi")
+    for name in ("gradients/kl", "gradients/dino", "gradients/simclr"):
+        cosines = (exact[name] * fast[name]).sum(axis=1)
+        assert 0.98 < cosines.min() < 1 - 1e-7  # random weights, and views of one patch
+    with pytest.raises(MismatchError, match=r"compute\.dtype: stored 'int8', asked 'float32'"):
+        extract(str(images), tmp_path / "int8.fungi", options)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_another_setting(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """--compile goes on compiled where it is left out, and never mixes with what is not."""
+    compiled = replace(options, features=("embeddings",), compile=True)
+    extract(str(images), tmp_path / "s.fungi", replace(compiled, limit=8))
+    extract(str(images), tmp_path / "s.fungi", replace(compiled, compile=None))
+    extract(str(images), tmp_path / "plain.fungi", replace(compiled, compile=None))
+    found = read(tmp_path / "s.fungi")["embeddings"]
+    np.testing.assert_allclose(found, read(tmp_path / "plain.fungi")["embeddings"], atol=1e-5)
+    with pytest.raises(MismatchError, match="compiled"):
+        extract(str(images), tmp_path / "plain.fungi", compiled)
+
+
 def test_an_average_pooled_model_goes_the_general_way(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:

@@ -217,7 +217,7 @@ def test_dinos_views_are_the_papers() -> None:
     """Two global and ten local crops, all at the model's size; global ones come first."""
     assert DINO().views(224, 16, "model") == PAPER_CROPS
     native = DINO().views(224, 14, "native")
-    assert [(group.count, group.size) for group in native.groups] == [(2, 224), (10, 112)]
+    assert [(group.count, group.size) for group in native.groups] == [(2, 182), (10, 84)]
     kl: Any = KL()
     assert kl.views(224, 16, "model") is None
 

@@ -1,0 +1,101 @@
+"""Where the time goes: seconds by stage, for `fungi extract --profile` and the benchmarks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from math import inf
+from threading import Lock
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+
+Stage = Literal["decode", "draw", "wait", "views", "trunk", "tail", "projection", "fetch", "write"]
+
+MEANINGS: dict[Stage, str] = {
+    "decode": "read and decode images (threads)",
+    "draw": "cut and resize images (threads)",
+    "wait": "wait for images, or for the writer",
+    "views": "make views of what was drawn",
+    "trunk": "forwards up to the target layer",
+    "tail": "the rest of the forwards, losses, gradients",
+    "projection": "project gradients",
+    "fetch": "bring features to the host",
+    "write": "write and commit units (thread)",
+}
+BESIDE: frozenset[Stage] = frozenset({"decode", "draw", "write"})  # in threads of their own
+
+
+@runtime_checkable
+class Stopwatch(Protocol):
+    """Is told when a stage begins and ends."""
+
+    def stage(self, name: Stage) -> AbstractContextManager[Any]:
+        """Return a context that lasts as long as one run of the stage; any thread may enter it."""
+
+
+class Unwatched:
+    """A stopwatch that does not run."""
+
+    def stage(self, name: Stage) -> AbstractContextManager[Any]:
+        """Do nothing."""
+        return nullcontext()
+
+
+UNWATCHED = Unwatched()
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds of one stage, summed over threads, and as a share of the elapsed time."""
+
+    stage: Stage
+    seconds: float
+    share: float
+    beside: bool
+
+
+class Clock:
+    """A stopwatch that runs.
+
+    Args:
+        synchronize: waits for the device's work, so that a stage is charged for what it queued.
+    """
+
+    def __init__(self, synchronize: Callable[[], None] = lambda: None) -> None:
+        self._synchronize = synchronize
+        self._seconds = dict.fromkeys(MEANINGS, 0.0)
+        self._lock = Lock()
+        self._first = inf
+        self._last = 0.0
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Add the context's duration to the stage."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            if name not in BESIDE:
+                self._synchronize()
+            ended = time.perf_counter()
+            with self._lock:
+                self._seconds[name] += ended - began
+                self._first, self._last = min(self._first, began), max(self._last, ended)
+
+    def times(self) -> list[StageTime]:
+        """Return each stage, in the order of an image's way; shares are of first to last."""
+        with self._lock:
+            elapsed = max(self._last - self._first, 0.0)
+            return [
+                StageTime(name, seconds, seconds / elapsed if elapsed else 0.0, name in BESIDE)
+                for name, seconds in self._seconds.items()
+            ]
+
+
+def wait_for_gpu() -> None:
+    """Wait for the current CUDA device, where this process uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
