@@ -38,13 +38,14 @@ class Int8Linear(nn.Module):
     def forward(self, tokens: Float[Tensor, "... i"]) -> Float[Tensor, "... o"]:
         """Return the product plus the bias."""
         rows = tokens.flatten(0, -2)
-        parts = [self._product(part) for part in rows.split(TOKENS_AT_ONCE)]
-        return torch.cat(parts).unflatten(0, tokens.shape[:-1])
-
-    def _product(self, rows: Float[Tensor, "n i"]) -> Float[Tensor, "n o"]:
-        quantized, scale = quantize_rows(rows)
-        sums = torch._int_mm(quantized, self.weight.t())
-        return torch.addcmul(self.bias, sums * scale, self.scale)
+        result = rows.new_empty(len(rows), len(self.weight))
+        count = len(rows) if torch.compiler.is_compiling() else TOKENS_AT_ONCE  # it fuses instead
+        for part, place in zip(rows.split(count), result.split(count), strict=True):
+            quantized, scale = quantize_rows(part)
+            sums = torch._int_mm(quantized, self.weight.t())
+            torch.mul(sums, scale, out=place)
+            torch.addcmul(self.bias, place, self.scale, out=place)
+        return result.unflatten(0, tokens.shape[:-1])
 
 
 def quantize_rows(

@@ -79,7 +79,7 @@ class Projection:
         spec: the matrix.
         dtype: precision of the products; sums over blocks are float32.
         device: where the products run.
-        cache_bytes: keep the blocks on the device when they all fit in it.
+        cache_bytes: keep the blocks on the device when they all fit in it, in `dtype` if possible.
     """
 
     def __init__(
@@ -93,7 +93,9 @@ class Projection:
         self.spec = spec
         self._dtype = dtype
         self._device = torch.device(device)
-        fits = spec.dim * spec.columns * self.spec.itemsize <= cache_bytes
+        entries = spec.dim * spec.columns
+        self._keeps_products = entries * dtype.itemsize <= cache_bytes  # saves a cast a batch
+        fits = self._keeps_products or entries * spec.itemsize <= cache_bytes
         self._kept: dict[int, Tensor] | None = {} if fits else None
 
     def __call__(self, gradients: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
@@ -102,13 +104,16 @@ class Projection:
         features = torch.zeros(len(low), self.spec.dim, device=self._device)
         for index in range(self.spec.blocks):
             columns = low[:, index * BLOCK_COLUMNS : (index + 1) * BLOCK_COLUMNS]
-            features += columns @ self._block(index).to(self._dtype).T
+            features += columns @ self._block(index).to(self._dtype)
         return features * self.spec.dim**-0.5
 
     def _block(self, index: int) -> Tensor:
+        """Return a block as [columns, dim], the layout that multiplies fastest."""
         if self._kept is not None and index in self._kept:
             return self._kept[index]
-        block = torch.from_numpy(self.spec.block(index)).to(self._device)
+        block = torch.from_numpy(self.spec.block(index)).to(self._device).T.contiguous()
+        if self._keeps_products:
+            block = block.to(self._dtype)
         if self._kept is not None:
             self._kept[index] = block
         return block
