@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench bench-million clean
+.PHONY: demo test test-slow lint bench bench-accuracy bench-million clean
 
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
 	$(RUN) examples/demo.py
@@ -21,7 +21,8 @@ lint: $(READY)          ## ruff and mypy
 	$(VENV)/bin/mypy fungistore cli
 
 bench: $(READY)         ## each against its floor, in one run: extraction, neighbours, LOFF-TA
-	$(RUN) benchmarks/extract.py
+	$(RUN) benchmarks/extract.py --theirs 4
+	$(RUN) benchmarks/extract.py --features kl --files 256
 	$(RUN) benchmarks/knn.py
 	$(RUN) benchmarks/loff_loader.py
 	$(RUN) benchmarks/loff_augment.py
@@ -29,6 +30,10 @@ bench: $(READY)         ## each against its floor, in one run: extraction, neigh
 
 bench-million: $(READY) ## PCA, indexes and neighbours of a million rows: time and memory
 	$(RUN) benchmarks/million.py
+
+bench-accuracy: $(READY) ## nearest neighbours from each faster extraction, half an hour
+	$(RUN) benchmarks/accuracy.py --per-class 60
+	$(RUN) benchmarks/accuracy.py --data digits --digits 20
 
 clean:
 	rm -rf $(VENV) demo

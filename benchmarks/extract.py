@@ -206,7 +206,7 @@ def compare_with_fungivision(
     if name == "simclr":  # what setup() would encode: 64 images of 49 windows
         (extractor,) = wrapper.extractors
         extractor.comparison_batch = torch.randn(64 * 49, 96, device=resolved.device)
-    images = photographs(max(arguments.theirs, resolved.batch_size))
+    images = photographs(max(arguments.theirs, arguments.images))
     few = [Image.fromarray(image) for image in images[: arguments.theirs]]
     wanted = frozenset(resolved.options.features)
 

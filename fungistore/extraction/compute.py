@@ -63,7 +63,7 @@ def compute_units(
 ) -> None:
     """Compute batch after batch; a thread commits a unit while the next one is computed.
 
-    A batch is fetched only after the next one was launched, so that a GPU always has work.
+    A GPU's batch is fetched only after the next one was launched, so that it always has work.
 
     Args:
         works: the batches; `last` marks those that complete a unit.
@@ -109,7 +109,7 @@ def _one_behind(
     stop: Callable[[], bool],
     watch: Stopwatch,
 ) -> Iterator[tuple[LoadedBatch, dict[str, Tensor]]]:
-    """Yield each batch with its launched features once the next batch was launched too."""
+    """Yield each batch with its launched features; a GPU's once the next one was launched too."""
     before: tuple[LoadedBatch, dict[str, Tensor]] | None = None
     for batch in load_batches(works, maker, resolved.workers, watch):
         stop_if_asked(stop)
@@ -119,6 +119,9 @@ def _one_behind(
         if before is not None:
             yield before
         before = batch, launched
+        if maker.device.type == "cpu":  # it is done already: commit without delay
+            yield before
+            before = None
     if before is not None:
         yield before
 
