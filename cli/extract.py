@@ -283,13 +283,14 @@ def _show_workers(document: dict[str, Any], store: Path) -> None:
 def _show_estimate(planned: Estimate) -> None:
     short, long = planned.seconds
     fits = "fits" if planned.bytes <= planned.free_bytes else "DOES NOT FIT"
-    result(
-        f"images    {planned.images} to compute, of {planned.samples}\n"
-        f"units     {planned.units} of {planned.unit_rows} rows, batches of {planned.batch_size}\n"
-        f"forwards  {planned.forwards_per_image} an image\n"
-        f"bytes     {size(planned.bytes)}, {size(planned.free_bytes)} free ({fits})\n"
-        f"time      {duration(short)} to {duration(long)}"
-    )
+    for line in (
+        f"images    {planned.images} to compute, of {planned.samples}",
+        f"units     {planned.units} of {planned.unit_rows} rows, batches of {planned.batch_size}",
+        f"forwards  {planned.forwards_per_image} an image",
+        f"bytes     {size(planned.bytes)}, {size(planned.free_bytes)} free ({fits})",
+        f"time      {duration(short)} to {duration(long)}",
+    ):
+        result(line)
 
 
 def _show_result(done: ExtractResult) -> None:

@@ -210,6 +210,8 @@ def test_paths_come_through_a_pipe(images: Path, tmp_path: Path, quick: list[obj
 def test_a_dry_run_prints_the_plan(images: Path, tmp_path: Path, quick: list[object]) -> None:
     """--dry-run tells images, units, bytes and a range of time, and leaves nothing."""
     shown = fungi("extract", images, tmp_path / "s.fungi", *quick, "--dry-run")
+    words = [line.split()[0] for line in shown.stdout.splitlines()]
+    assert words == ["images", "units", "forwards", "bytes", "time"]
     assert shown.exit_code == 0, shown.stderr
     for word in ("images    24", "units", "bytes", "free", "time"):
         assert word in shown.stdout

@@ -168,6 +168,7 @@ def test_a_configuration_is_data(tmp_path: Path, quick: list[object]) -> None:
         b'weights = "/dev/zero"\n',
         b"[gradient]\nprojection = 3\n",
         b"\0",
+        b"a = " + b"[" * 50_000,
     ):
         config.write_bytes(content)
         done = fungi("extract", tmp_path / "data", tmp_path / "s.fungi", "--config", config)
