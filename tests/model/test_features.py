@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones import Backbone, load_backbone
 from fungistore.extraction.features import FeatureMaker, GradientFeature, to_host
+from fungistore.extraction.loader import stack_padded
 from fungistore.gradients import (
     ClassTokenPath,
     GradientPath,
@@ -27,7 +28,7 @@ from fungistore.gradients import (
 )
 from fungistore.objectives import DINO, KL, SimCLR
 from fungistore.stopwatch import Clock
-from fungistore.views import InferenceView
+from fungistore.views import DeviceCrops, InferenceView, RandomCrops, ViewRecipe
 
 Pixels = NDArray[np.uint8]
 Batch = dict[str, tuple[Tensor, ...]]
@@ -52,6 +53,7 @@ def make(
     seed: int = 0,
     path_type: type[ClassTokenPath] | type[LayerPath] | None = None,
     path: GradientPath | None = None,
+    crops: Callable[[RandomCrops], ViewRecipe] = lambda crops: crops,
 ) -> FeatureMaker:
     path = path or (path_type or gradient_path)(backbone, dtype)
     rows, columns = path.gradient_shape
@@ -65,6 +67,8 @@ def make(
             for head, width in objective.head_widths().items()
         }
         recipe = objective.views(backbone.image_size, backbone.patch_size, view_size)
+        if isinstance(recipe, RandomCrops):
+            recipe = crops(recipe)
         gradients[name] = GradientFeature(
             objective, recipe, heads, negatives if name == "simclr" else None
         )
@@ -83,10 +87,7 @@ def make(
 def batch_of(maker: FeatureMaker, photos: list[Pixels], features: frozenset[str] = ALL) -> Batch:
     drawn = [maker.draw(photo, f"{i}.jpg", features) for i, photo in enumerate(photos)]
     return {
-        name: tuple(
-            torch.from_numpy(np.stack(arrays))
-            for arrays in zip(*(one[name] for one in drawn), strict=True)
-        )
+        name: tuple(map(stack_padded, zip(*(one[name] for one in drawn), strict=True)))
         for name in drawn[0]
     }
 
@@ -346,6 +347,20 @@ def test_a_trunk_of_low_precision_keeps_the_features(
         assert np.abs(ratio - 1).max() < 0.1
     for key, rows in other.items():
         assert rows.dtype == np.float32, key
+
+
+def test_crops_resized_on_the_device_give_the_same_features(
+    weights_file: WeightsFile, photos: list[Pixels]
+) -> None:
+    """A batch of photographs of several shapes, sent whole or as views, in parts and chunks."""
+    loader = make(tiny(weights_file))
+    device = make(tiny(weights_file), crops=DeviceCrops)
+    dino = frozenset(["dino"])
+    small = [photo[::4, ::4] for photo in photos]  # few enough pixels to travel whole
+    ours = device.compute(batch_of(device, [*photos, *small], dino), dino)
+    expected = loader.compute(batch_of(loader, [*photos, *small], dino), dino)
+    least = cosines(ours["gradients/dino"], expected["gradients/dino"]).min()
+    assert 0.999 < least < 1 - 1e-9
 
 
 def test_int8_rows_do_not_depend_on_the_batch(
