@@ -42,7 +42,7 @@ from sklearn.datasets import load_sample_images
 from fungistore import ExtractOptions, extract
 from fungistore.extraction.features import DrawnBatch, FeatureMaker
 from fungistore.extraction.freeze import throwaway_features
-from fungistore.extraction.loader import default_workers, stack_padded
+from fungistore.extraction.loader import default_workers, stack_drawn
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.stopwatch import BESIDE, Clock, Stage, wait_for_gpu
 
@@ -149,7 +149,7 @@ def compare_with_floor(
 def bare_forwards(resolved: Resolved, images: int) -> Callable[[], None]:
     """Return an action that runs the plain timm model on as many pixels as the features need."""
     options, backbone = resolved.options, resolved.backbone
-    side, patch = backbone.image_size, backbone.patch_size
+    side = backbone.image_size
     model: Any = timm.create_model(
         backbone.name,
         num_classes=0,
@@ -162,9 +162,7 @@ def bare_forwards(resolved: Resolved, images: int) -> Callable[[], None]:
         model = torch.compile(model, dynamic=False)
     counts = {side: 0}
     for name in options.features:
-        recipe = name in options.objectives and resolved.objective(name).views(
-            side, patch, options.view_size
-        )
+        recipe = name in options.objectives and resolved.views(name)
         if recipe:
             for group in recipe.groups:
                 counts[group.size] = counts.get(group.size, 0) + group.count * images
@@ -275,13 +273,7 @@ def in_batches(
         drawn = list(
             pool.map(lambda pair: maker.draw(pair[1], str(pair[0]), features), enumerate(images))
         )
-    return [
-        {
-            name: tuple(map(stack_padded, zip(*(one[name] for one in part), strict=True)))
-            for name in part[0]
-        }
-        for part in (drawn[start : start + size] for start in range(0, len(drawn), size))
-    ]
+    return [stack_drawn(drawn[start : start + size]) for start in range(0, len(drawn), size)]
 
 
 def photographs(count: int) -> list[NDArray[np.uint8]]:

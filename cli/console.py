@@ -124,22 +124,14 @@ def _fail(error: FungiError, *, as_json: bool) -> NoReturn:
 def _explain(error: FungiError) -> Iterator[str]:
     """Yield the lines of an error; line breaks count where this program made them."""
     yield error.what
-    if error.where is not None:
-        yield f"  where: {error.where}"
-    if error.expected is not None:
-        yield f"  expected: {error.expected}"
-    if error.found is not None:
-        found = str(error.found)
-        if isinstance(error, MismatchError):  # a line for each field, with its values quoted
-            first, *lines = found.split("\n")
-        elif isinstance(error.found, Exception):  # of a library, over several lines
-            first, lines = "; ".join(filter(None, map(str.strip, found.splitlines()))), []
-        else:
-            first, lines = found, []
-        yield f"  found: {first}"
+    for word, value in error.details().items():
+        first, *lines = [str(value)]
+        if word == "found" and isinstance(error, MismatchError):  # a line a field, values quoted
+            first, *lines = first.split("\n")
+        elif word == "found" and isinstance(value, Exception):  # of a library, over several lines
+            first = "; ".join(filter(None, map(str.strip, first.splitlines())))
+        yield f"  {word}: {first}"
         yield from (f"    {line.strip()}" for line in lines)
-    if error.hint is not None:
-        yield f"  try: {error.hint}"
 
 
 _received: int | None = None  # the signal that asked this process to stop, for its exit code

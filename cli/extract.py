@@ -25,7 +25,7 @@ from .extract_workers import EventReporter, choose_worker, run_workers
 
 if TYPE_CHECKING:
     from fungistore.extraction import Estimate, ExtractResult
-    from fungistore.stopwatch import Stopwatch
+    from fungistore.stopwatch import StageTime
 
 
 def _option(text: str, *names: str) -> Any:
@@ -198,7 +198,7 @@ def extract(
                 next_step("fungi", "status", str(store))
             raise typer.Exit(code)
         index, count = choose_worker(worker_id, num_workers, os.environ)
-        clock = Clock(wait_for_gpu) if profile else UNWATCHED
+        clock = Clock(wait_for_gpu) if profile else None
         done = run(
             source,
             store,
@@ -209,34 +209,25 @@ def extract(
             part=Slice(index, count),
             reporter=EventReporter() if events else reporter,
             stop=stop,
-            watch=clock,
+            watch=clock or UNWATCHED,
         )
-    result_json(done.to_json() | _profile(clock)) if as_json else _show_result(done)
-    if not as_json:
-        _show_profile(clock)
+    times = clock.times() if clock else []
+    if as_json:
+        seconds = {time.stage: round(time.seconds, 4) for time in times}
+        result_json(done.to_json() | ({"profile": seconds} if clock else {}))
+    else:
+        _show_result(done)
+        _show_profile(times)
     if not events:
         next_step("fungi", "status", str(store))
     if done.failed:
         raise typer.Exit(SKIPPED_INPUTS)
 
 
-def _profile(watch: Stopwatch) -> dict[str, Any]:
-    """Return what `--json` adds under `--profile`."""
-    from fungistore.stopwatch import Clock
-
-    if not isinstance(watch, Clock):
-        return {}
-    return {"profile": {time.stage: round(time.seconds, 4) for time in watch.times()}}
-
-
-def _show_profile(watch: Stopwatch) -> None:
-    from fungistore.stopwatch import MEANINGS, Clock
-
-    if not isinstance(watch, Clock):
-        return
-    for time in sorted(watch.times(), key=lambda time: time.beside):
+def _show_profile(times: list[StageTime]) -> None:
+    for time in sorted(times, key=lambda time: time.beside):
         place = "beside" if time.beside else f"{time.share:6.1%}"
-        result(f"{time.stage:<10} {time.seconds:9.2f} s  {place:>6}  {MEANINGS[time.stage]}")
+        result(f"{time.stage:<10} {time.seconds:9.2f} s  {place:>6}  {time.meaning}")
 
 
 def _devices(

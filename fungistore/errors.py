@@ -32,16 +32,19 @@ class FungiError(Exception):
         self.found = found
         self.hint = hint
 
-    def __str__(self) -> str:
+    def details(self) -> dict[str, object]:
+        """Return what is known beside `what`, by the word that it is shown with."""
         details = {
             "where": self.where,
             "expected": self.expected,
             "found": self.found,
             "try": self.hint,
         }
-        lines = [self.what]
-        lines += [f"  {key}: {value}" for key, value in details.items() if value is not None]
-        return "\n".join(lines)
+        return {word: value for word, value in details.items() if value is not None}
+
+    def __str__(self) -> str:
+        lines = [f"  {word}: {value}" for word, value in self.details().items()]
+        return "\n".join([self.what, *lines])
 
 
 class UsageError(FungiError):

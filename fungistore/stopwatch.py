@@ -56,6 +56,11 @@ class StageTime:
     share: float
     beside: bool
 
+    @property
+    def meaning(self) -> str:
+        """What is done in the stage."""
+        return MEANINGS[self.stage]
+
 
 class Clock:
     """A stopwatch that runs.

@@ -157,22 +157,26 @@ def embedding_dim(model: Any) -> int:
     return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
 
 
-def lower_precision(model: Any, blocks: int, dtype: torch.dtype) -> None:
+def lower_precision(model: Any, blocks: int, dtype: torch.dtype) -> torch.dtype:
     """Lower what runs before block number `blocks`, in place: embeddings and the earlier blocks.
 
     int8 replaces the earlier blocks' linear layers and leaves all else as it is.
+
+    Returns:
+        The type of pixels that the model takes now.
     """
     if dtype == torch.int8:
         quantize_linears(model.blocks[:blocks])
-        return
+        return torch.float32
     for parameter in model.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
     for name, child in model.named_children():
         if name == "blocks":
             model.blocks[:blocks].to(dtype)
-            return
+            break
         for parameter in child.parameters():
             parameter.data = parameter.data.to(dtype)
+    return dtype
 
 
 def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: bool) -> Any:

@@ -126,8 +126,7 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
         if feature != "embeddings":
             objective: Any = resolved.objective(feature)
             configs[feature] |= {"gradient": gradient, feature: _plain(asdict(objective))}
-            recipe = objective.views(backbone.image_size, backbone.patch_size, options.view_size)
-            if recipe:
+            if recipe := resolved.views(feature):
                 configs[feature]["views"] = {"size": options.view_size}
                 configs[feature][feature]["view_pixels"] = [group.size for group in recipe.groups]
     return configs
@@ -188,7 +187,7 @@ def make_features(resolved: Resolved, tensors: Mapping[str, Tensors]) -> Feature
     gradients = {}
     for feature, frozen in tensors.items():
         objective = resolved.objective(feature)
-        recipe = objective.views(backbone.image_size, backbone.patch_size, options.view_size)
+        recipe = resolved.views(feature)
         heads = {
             name: _linear(frozen[f"{name}.weight"], frozen[f"{name}.bias"], resolved.device)
             for name in objective.head_widths()

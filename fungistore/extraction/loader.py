@@ -80,7 +80,8 @@ def load_batches(
             return maker.draw(image, row["id"], features), failure
 
     def stack(work: Work, loads: list[Future[tuple[Drawn, Failure | None]]]) -> LoadedBatch:
-        batch = _stack(work, [load.result() for load in loads])
+        drawn, failures = zip(*(load.result() for load in loads), strict=True)
+        batch = LoadedBatch(work, stack_drawn(drawn), list(filter(None, failures)))
         return batch.pinned() if maker.device.type == "cuda" else batch
 
     ahead: deque[Future[LoadedBatch]] = deque()
@@ -118,9 +119,9 @@ def stack_padded(arrays: Sequence[NDArray[Any]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
-def _stack(work: Work, loaded: list[tuple[Drawn, Failure | None]]) -> LoadedBatch:
-    drawn: DrawnBatch = {
-        name: tuple(map(stack_padded, zip(*parts, strict=True)))
-        for name, parts in ((key, [one[key] for one, _ in loaded]) for key in loaded[0][0])
+def stack_drawn(images: Sequence[Drawn]) -> DrawnBatch:
+    """Put drawn images together as one batch."""
+    return {
+        name: tuple(map(stack_padded, zip(*(drawn[name] for drawn in images), strict=True)))
+        for name in images[0]
     }
-    return LoadedBatch(work, drawn, [failure for _, failure in loaded if failure])

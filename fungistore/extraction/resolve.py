@@ -21,6 +21,7 @@ from fungistore.fingerprint import Config
 from fungistore.gradients import GradientPath, ProjectionSpec, gradient_path
 from fungistore.objectives import ContrastiveObjective, Objective
 from fungistore.store import Codec
+from fungistore.views import ViewRecipe
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}  # patch tokens that fill the device
 LARGEST_BATCH = 512
@@ -82,6 +83,13 @@ class Resolved:
         """Return the objective of a gradient feature."""
         objective: Objective = self.options.objectives[feature]
         return objective
+
+    def views(self, feature: str) -> ViewRecipe | None:
+        """Return the views of a gradient feature, None for the one that embeddings have."""
+        backbone = self.backbone
+        return self.objective(feature).views(
+            backbone.image_size, backbone.patch_size, self.options.view_size
+        )
 
     @property
     def dtype_name(self) -> Any:

@@ -50,8 +50,7 @@ class ClassTokenPath:
         self._model = backbone.model
         self._grid = backbone
         self._block: Any = self._model.blocks[-1]
-        lower_precision(self._model, len(self._model.blocks) - 1, dtype)
-        self._dtype = dtype if dtype.is_floating_point else torch.float32
+        self._dtype = lower_precision(self._model, len(self._model.blocks) - 1, dtype)
         self._trunk = torch.compile(self._run_trunk, dynamic=False) if compiled else self._run_trunk
         self._patch_block = self._block
         if self._dtype != torch.float32:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones import Backbone, load_backbone
 from fungistore.extraction.features import FeatureMaker, GradientFeature, to_host
-from fungistore.extraction.loader import stack_padded
+from fungistore.extraction.loader import stack_drawn
 from fungistore.gradients import (
     ClassTokenPath,
     GradientPath,
@@ -86,10 +86,7 @@ def make(
 
 def batch_of(maker: FeatureMaker, photos: list[Pixels], features: frozenset[str] = ALL) -> Batch:
     drawn = [maker.draw(photo, f"{i}.jpg", features) for i, photo in enumerate(photos)]
-    return {
-        name: tuple(map(stack_padded, zip(*(one[name] for one in drawn), strict=True)))
-        for name in drawn[0]
-    }
+    return stack_drawn(drawn)
 
 
 def part_of(batch: Batch, rows: slice | list[int]) -> Batch:
