@@ -2,6 +2,7 @@
 
 from fungistore.backbones.backbone import Backbone, load_backbone, lower_precision
 from fungistore.backbones.catalogue import BackboneCard, describe_backbones, find_backbones
+from fungistore.backbones.quantized import multiplies_exactly
 
 __all__ = [
     "Backbone",
@@ -10,4 +11,5 @@ __all__ = [
     "find_backbones",
     "load_backbone",
     "lower_precision",
+    "multiplies_exactly",
 ]

@@ -157,16 +157,20 @@ def embedding_dim(model: Any) -> int:
     return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
 
 
-def lower_precision(model: Any, blocks: int, dtype: torch.dtype) -> torch.dtype:
+def lower_precision(backbone: Backbone, blocks: int, dtype: torch.dtype) -> torch.dtype:
     """Lower what runs before block number `blocks`, in place: embeddings and the earlier blocks.
 
-    int8 replaces the earlier blocks' linear layers and leaves all else as it is.
+    int8 replaces the earlier blocks' linear layers and leaves all else as it is; the model is run
+    once, on noise, to find the layers whose inputs do not suit it.
 
     Returns:
         The type of pixels that the model takes now.
     """
+    model = backbone.model
     if dtype == torch.int8:
-        quantize_linears(model.blocks[:blocks])
+        side = backbone.image_size
+        noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        quantize_linears(model.blocks[:blocks], lambda: model.forward_features(noise))
         return torch.float32
     for parameter in model.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)

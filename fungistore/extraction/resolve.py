@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fungistore.backbones import Backbone, load_backbone
+from fungistore.backbones import Backbone, load_backbone, multiplies_exactly
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
@@ -137,6 +137,14 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     Raises:
         UsageError: options that this backbone or this machine cannot serve.
     """
+    device = resolve_device(options.device)
+    name = (
+        options.dtype
+        if options.dtype != "auto"
+        else frozen.get("compute.dtype") or fast_dtype(device)
+    )
+    dtype: torch.dtype = getattr(torch, name)
+    _refuse_unfit(dtype, device)
     backbone = load_backbone(
         options.model,
         weights=Path(options.weights) if options.weights else None,
@@ -158,18 +166,10 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
             where=f"--view-size {options.view_size}",
             expected=f"model, native, or a multiple of {backbone.patch_size}",
         )
-    device = resolve_device(options.device)
-    name = (
-        options.dtype
-        if options.dtype != "auto"
-        else frozen.get("compute.dtype") or fast_dtype(device)
-    )
-    dtype: torch.dtype = getattr(torch, name)
     backbone.model.to(device)
     compiled = options.compile
     if compiled is None:
         compiled = bool(frozen.get("compute.compiled"))
-    _refuse_unfit(dtype, device)
     path = gradient_path(backbone, dtype, compiled=compiled)
     columns = path.gradient_shape[0] * path.gradient_shape[1]
     dim = options.projection_dim or backbone.token_dim
@@ -250,6 +250,13 @@ def _refuse_unfit(dtype: torch.dtype, device: torch.device) -> None:
             expected="--device cpu",
             found=str(device),
             hint="leave out --dtype: a GPU's own choice is fast",
+        )
+    if dtype == torch.int8 and not multiplies_exactly():
+        raise UsageError(
+            "this CPU cuts off sums of 8-bit products",
+            where="--dtype int8",
+            expected="a CPU with VNNI instructions (Intel since 2019, AMD since 2022)",
+            hint="leave out --dtype",
         )
 
 

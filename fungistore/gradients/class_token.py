@@ -16,7 +16,6 @@ from jaxtyping import Float
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fungistore.backbones import Backbone, lower_precision
 from fungistore.gradients.tape import Tape, Views
@@ -50,17 +49,11 @@ class ClassTokenPath:
         self._model = backbone.model
         self._grid = backbone
         self._block: Any = self._model.blocks[-1]
-        self._dtype = lower_precision(self._model, len(self._model.blocks) - 1, dtype)
+        self._dtype = lower_precision(backbone, len(self._model.blocks) - 1, dtype)
         self._trunk = torch.compile(self._run_trunk, dynamic=False) if compiled else self._run_trunk
         self._patch_block = self._block
         if self._dtype != torch.float32:
             self._patch_block = copy.deepcopy(self._block).to(dtype)
-            attention = self._block.attn
-            gate = attention.gate or nn.Identity()
-            for module in (self._block.norm1, attention.qkv, attention.q_norm, attention.k_norm):
-                module.to(dtype)
-            for module in (attention.norm, gate):
-                module.to(dtype)
 
     @property
     def gradient_shape(self) -> tuple[int, int]:
@@ -100,23 +93,32 @@ class ClassTokenPath:
         return tokens
 
     def _attend(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n i"]:
-        """Return the last attention's output for the class token, as float32: one query a view."""
+        """Return the last attention's output for the class token, in float32.
+
+        One query meets all tokens, so neither keys nor values of all tokens are needed: the query
+        goes through the keys' weights instead, and the tokens' mean through the values'. A bias of
+        the keys adds the same to all scores of a softmax and drops out.
+        """
         attention = self._block.attn
-        tokens = self._block.norm1(tokens)
-        widths = [attention.attn_dim, 2 * attention.attn_dim]
-        weight = attention.qkv.weight.split(widths)
-        bias = (None, None) if attention.qkv.bias is None else attention.qkv.bias.split(widths)
+        tokens = self._block.norm1(tokens.float())
         heads = (attention.num_heads, attention.head_dim)
-        query = functional.linear(tokens[:, :1], weight[0], bias[0]).unflatten(2, heads)
-        both = functional.linear(tokens, weight[1], bias[1]).unflatten(2, (2, *heads))
-        key, value = both.permute(2, 0, 3, 1, 4)
-        attended = functional.scaled_dot_product_attention(
-            attention.q_norm(query.transpose(1, 2)), attention.k_norm(key), value
-        )
-        attended = attention.norm(attended.transpose(1, 2).flatten(2))
+        weight = attention.qkv.weight.unflatten(0, (3, *heads))
+        bias = torch.zeros_like(weight[..., 0])
+        if attention.qkv.bias is not None:
+            bias = attention.qkv.bias.unflatten(0, (3, *heads))
+        query = torch.einsum("nd,hed->nhe", tokens[:, 0], weight[0]) + bias[0]
+        query = attention.q_norm(query) * attention.scale
+        if isinstance(attention.k_norm, nn.Identity):
+            scores = torch.einsum("nhe,hed->nhd", query, weight[1]) @ tokens.mT
+        else:
+            keys = torch.einsum("ntd,hed->nhte", tokens, weight[1]) + bias[1][:, None]
+            scores = (attention.k_norm(keys) @ query[..., None])[..., 0]
+        mean = scores.softmax(-1) @ tokens
+        attended = torch.einsum("nhd,hed->nhe", mean, weight[2]) + bias[2]
+        attended = attention.norm(attended.flatten(1))
         if attention.gate is not None:
-            attended = attended * attention.gate(tokens[:, :1]).sigmoid()
-        return attended[:, 0].float()
+            attended = attended * attention.gate(tokens[:, 0]).sigmoid()
+        return attended
 
     def _tail(
         self, residual: Float[Tensor, "b v d"], output: Float[Tensor, "b v d"]

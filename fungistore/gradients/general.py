@@ -32,7 +32,7 @@ class LayerPath:
         self._dtype = torch.float32
         block = backbone.target_block
         if block is not None:
-            self._dtype = lower_precision(self._model, block, dtype)
+            self._dtype = lower_precision(backbone, block, dtype)
             self._model.blocks[block].register_forward_pre_hook(_to_float32, with_kwargs=True)
 
     @property

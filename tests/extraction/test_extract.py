@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config
 
+from fungistore.backbones import multiplies_exactly
 from fungistore.errors import FungiError, ImageError, MismatchError, StoppedError, UsageError
 from fungistore.extraction import ExtractOptions, estimate, extract
 from fungistore.objectives import DINO, SimCLR
@@ -407,6 +411,7 @@ def test_the_memory_of_the_projection_changes_nothing(
         replace(options, projection_memory=-1)
 
 
+@pytest.mark.skipif(not multiplies_exactly(), reason="needs VNNI instructions")
 def test_int8_is_a_choice_that_is_frozen(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
@@ -423,6 +428,22 @@ def test_int8_is_a_choice_that_is_frozen(
         assert 0.98 < cosines.min() < 1 - 1e-7  # random weights, and views of one patch
     with pytest.raises(MismatchError, match=r"compute\.dtype: stored 'int8', asked 'float32'"):
         extract(str(images), tmp_path / "int8.fungi", options)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="of x86 CPUs")
+def test_int8_is_refused_by_a_cpu_that_cuts_sums_off(images: Path, tmp_path: Path) -> None:
+    """oneDNN, held to instructions of 2013, multiplies as such a CPU would: wrongly."""
+    run = [sys.executable, "-m", "fungi_cli", "extract", str(images), str(tmp_path / "a.fungi")]
+    done = subprocess.run(
+        [*run, "--model", "test_vit", "--dtype", "int8"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    )
+    assert done.returncode == 2
+    assert "cuts off sums" in done.stderr
+    assert not (tmp_path / "a.fungi").exists()
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ OTHER_MODELS = [
 ]
 
 
-def small(name: str, target_layer: str | None = None) -> Backbone:
+def small(name: str, target_layer: str | None = None, **variant: bool) -> Backbone:
     """A randomly initialised backbone at 4 x 4 patches, with non-trivial norms and layer scales."""
     with torch.device("meta"):
         patch = timm.create_model(name, pretrained=False, num_classes=0).patch_embed.patch_size[0]
@@ -49,6 +49,7 @@ def small(name: str, target_layer: str | None = None) -> Backbone:
         pretrained=False,
         img_size=4 * patch,
         **options,
+        **variant,
         **({} if clip else {"num_classes": 0}),
     ).eval()
     for key, parameter in model.named_parameters():
@@ -138,6 +139,20 @@ def test_class_token_models_agree_with_autograd_on_both_paths(
     assert takes_class_token_path(backbone)
     check(backbone, path_type, KL(), views=1)
     check(backbone, path_type, DINO(global_crops=2, local_crops=2), views=4)
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [{"qkv_bias": False}, {"qk_norm": True}, {"scale_attn_norm": True}],
+    ids=str,
+)
+def test_every_kind_of_attention_agrees_with_autograd(variant: dict[str, bool]) -> None:
+    """Whatever timm's attention does to queries, keys and outputs, the fast path does."""
+    backbone = small("test_vit", **variant)
+    attention = backbone.model.blocks[-1].attn
+    attention.gate = nn.Linear(attention.qkv.in_features, attention.attn_dim)
+    assert takes_class_token_path(backbone)
+    check(backbone, ClassTokenPath, KL(), views=1)
 
 
 @pytest.mark.parametrize("name", OTHER_MODELS)
