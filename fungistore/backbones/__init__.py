@@ -1,6 +1,6 @@
 """Frozen timm vision transformers."""
 
-from fungistore.backbones.backbone import Backbone, load_backbone, lower_precision
+from fungistore.backbones.backbone import Backbone, load_backbone, prepare_trunk
 from fungistore.backbones.catalogue import BackboneCard, describe_backbones, find_backbones
 from fungistore.backbones.quantized import multiplies_exactly
 
@@ -10,6 +10,6 @@ __all__ = [
     "describe_backbones",
     "find_backbones",
     "load_backbone",
-    "lower_precision",
     "multiplies_exactly",
+    "prepare_trunk",
 ]

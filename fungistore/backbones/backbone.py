@@ -20,6 +20,7 @@ from fungistore.backbones.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError
 
 NEAR_NAMES = 5
+MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
 JOINT_SPACE = ("clip", "pe_core")  # families trained on images and texts together
 
 
@@ -157,30 +158,44 @@ def embedding_dim(model: Any) -> int:
     return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
 
 
-def lower_precision(backbone: Backbone, blocks: int, dtype: torch.dtype) -> torch.dtype:
-    """Lower what runs before block number `blocks`, in place: embeddings and the earlier blocks.
+def prepare_trunk(
+    backbone: Backbone, blocks: int, dtype: torch.dtype, *, compiled: bool = False
+) -> torch.dtype:
+    """Make what runs before block number `blocks` fast, in place: embeddings and earlier blocks.
 
-    int8 replaces the earlier blocks' linear layers and leaves all else as it is; the model is run
-    once, on noise, to find the layers whose inputs do not suit it.
+    Args:
+        backbone: the model, in float32.
+        blocks: how many blocks may change.
+        dtype: their precision, and the embeddings'. int8 replaces the blocks' linear layers and
+            leaves all else as it is; the model is run once, on noise, to find the layers whose
+            inputs do not suit it.
+        compiled: compile each block, once for each shape of input.
 
     Returns:
         The type of pixels that the model takes now.
     """
-    model = backbone.model
+    trunk = backbone.model.blocks[:blocks]
     if dtype == torch.int8:
         side = backbone.image_size
         noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        quantize_linears(model.blocks[:blocks], lambda: model.forward_features(noise))
-        return torch.float32
+        quantize_linears(trunk, lambda: backbone.model.forward_features(noise))
+    else:
+        _cast(backbone.model, trunk, dtype)
+    for block in trunk if compiled else ():
+        block.compile(dynamic=False, recompile_limit=MOST_SHAPES)
+    return torch.float32 if dtype == torch.int8 else dtype
+
+
+def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the model's own parameters and what it has before its blocks, and the trunk."""
     for parameter in model.parameters(recurse=False):
         parameter.data = parameter.data.to(dtype)
     for name, child in model.named_children():
         if name == "blocks":
-            model.blocks[:blocks].to(dtype)
+            trunk.to(dtype)
             break
         for parameter in child.parameters():
             parameter.data = parameter.data.to(dtype)
-    return dtype
 
 
 def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: bool) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,23 +106,27 @@ class FeatureMaker:
         self, drawn: DrawnBatch, features: frozenset[str], watch: Stopwatch = UNWATCHED
     ) -> dict[str, Tensor]:
         """Return what `compute` does, still on the device; a GPU may yet be working on it."""
-        rows: dict[str, list[Tensor]] = {}
+        rows: dict[str, list[Tensor]] = defaultdict(list)
         base = frozenset(name for name in features if self._recipe(name) is None)
         if base:
             (pixels,) = self._to_device(drawn[BASE])
-            with watch.stage("views"):
-                chunk = self._normalize(pixels[:, None].float() / 255, "model")
-            tape = self._path.record([chunk], patches="patches" in base, watch=watch)
-            for name in base & self._gradients.keys():
-                self._gradient_rows(name, tape, rows, watch)
-            if "embeddings" in base:
-                rows["embeddings"] = [tape.embeddings[:, 0].detach()]
-            if "patches" in base:
-                assert tape.patches is not None
-                rows["patches"] = [self._pooled(tape.patches)]
+            gradients: dict[str, list[Tensor]] = defaultdict(list)
+            for part in pixels.split(self._path.images_at_once(1, self._batch_size)):
+                with watch.stage("views"):
+                    chunk = self._normalize(part[:, None].float() / 255, "model")
+                tape = self._path.record([chunk], patches="patches" in base, watch=watch)
+                for name in base & self._gradients.keys():
+                    gradients[name].append(self._gradient(name, tape, watch))
+                if "embeddings" in base:
+                    rows["embeddings"].append(tape.embeddings[:, 0].detach())
+                if "patches" in base:
+                    assert tape.patches is not None
+                    rows["patches"].append(self._pooled(tape.patches))
+            for name, parts in gradients.items():
+                self._project(name, parts, rows, watch)
         for name in sorted(features - base):
-            for part in self._parts(drawn[name], name):
-                self._gradient_rows(name, self._record(part, name, watch), rows, watch)
+            tapes = (self._record(part, name, watch) for part in self._parts(drawn[name], name))
+            self._project(name, [self._gradient(name, t, watch) for t in tapes], rows, watch)
         return {name: torch.cat(parts) for name, parts in rows.items()}
 
     @torch.no_grad()
@@ -170,18 +175,23 @@ class FeatureMaker:
 
         return self._path.record(rendered(), watch=watch)
 
-    def _gradient_rows(
-        self, name: str, tape: Tape, rows: dict[str, list[Tensor]], watch: Stopwatch
-    ) -> None:
+    def _gradient(self, name: str, tape: Tape, watch: Stopwatch) -> Float[Tensor, "b o m"]:
         feature = self._gradients[name]
-        assert self._projection is not None
         with watch.stage("tail"):
             losses = feature.objective.losses(tape.embeddings, feature.heads, feature.negatives)
-            gradients = tape.gradients(losses)
+            return tape.gradients(losses)
+
+    def _project(
+        self,
+        name: str,
+        gradients: list[Float[Tensor, "_ o m"]],
+        rows: dict[str, list[Tensor]],
+        watch: Stopwatch,
+    ) -> None:
+        assert self._projection is not None
         with watch.stage("projection"):
-            unit, norm = normalized_projection(gradients, self._projection)
-        rows.setdefault(f"gradients/{name}", []).append(unit)
-        rows.setdefault(f"norms/{name}", []).append(norm)
+            unit, norm = normalized_projection(torch.cat(gradients), self._projection)
+        rows[f"gradients/{name}"], rows[f"norms/{name}"] = [unit], [norm]
 
     def _pooled(self, patches: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h2 w2 d"]:
         if self._pool == 1:

@@ -3,7 +3,6 @@
 import torch
 
 from fungistore.backbones import Backbone
-from fungistore.errors import UsageError
 from fungistore.gradients.class_token import ClassTokenPath, takes_class_token_path
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.projection import Projection, ProjectionSpec, normalized_projection
@@ -13,21 +12,9 @@ from fungistore.gradients.tape import GradientPath, Tape
 def gradient_path(
     backbone: Backbone, dtype: torch.dtype = torch.float32, *, compiled: bool = False
 ) -> GradientPath:
-    """Return the fastest exact path for a backbone; it takes the backbone's modules over.
-
-    Raises:
-        UsageError: `compiled` was asked for, and the backbone needs the general path.
-    """
-    if takes_class_token_path(backbone):
-        return ClassTokenPath(backbone, dtype, compiled=compiled)
-    if compiled:
-        raise UsageError(
-            "only the class-token path can be compiled",
-            where="--compile",
-            expected="a plain vision transformer with class-token pooling, and its default target",
-            found=f"{backbone.name}, {backbone.pooling} pooling, {backbone.target_layer}",
-        )
-    return LayerPath(backbone, dtype)
+    """Return the fastest exact path for a backbone; it takes the backbone's modules over."""
+    path = ClassTokenPath if takes_class_token_path(backbone) else LayerPath
+    return path(backbone, dtype, compiled=compiled)
 
 
 __all__ = [

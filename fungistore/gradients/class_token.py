@@ -17,7 +17,8 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone, lower_precision
+from fungistore.backbones import Backbone, prepare_trunk
+from fungistore.gradients.batching import forward_size
 from fungistore.gradients.tape import Tape, Views
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 
@@ -42,15 +43,15 @@ class ClassTokenPath:
     Args:
         backbone: a model for which `takes_class_token_path` holds; its trunk is cast in place.
         dtype: the trunk's precision; what follows the target layer stays in float32.
-        compiled: run the trunk through `torch.compile`, which compiles it for each shape of input.
+        compiled: compile the trunk's blocks.
     """
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype, *, compiled: bool = False) -> None:
         self._model = backbone.model
         self._grid = backbone
         self._block: Any = self._model.blocks[-1]
-        self._dtype = lower_precision(backbone, len(self._model.blocks) - 1, dtype)
-        self._trunk = torch.compile(self._run_trunk, dynamic=False) if compiled else self._run_trunk
+        last = len(self._model.blocks) - 1
+        self._dtype = prepare_trunk(backbone, last, dtype, compiled=compiled)
         self._patch_block = self._block
         if self._dtype != torch.float32:
             self._patch_block = copy.deepcopy(self._block).to(dtype)
@@ -67,23 +68,29 @@ class ClassTokenPath:
 
     def record(self, views: Views, *, patches: bool = False, watch: Stopwatch = UNWATCHED) -> Tape:
         """Run the trunk without autograd, chunk by chunk, then the tail on all views at once."""
-        attended, residual = [], []
-        grid = None
+        ends: list[Tensor] = []
+        grids: list[Tensor] = []
         for chunk in views:
             with torch.no_grad(), watch.stage("trunk"):
-                tokens = self._trunk(chunk.flatten(0, 1))
-                attended.append(self._attend(tokens).unflatten(0, chunk.shape[:2]))
-                residual.append(tokens[:, 0].float().unflatten(0, chunk.shape[:2]))
-                if patches and grid is None:
-                    grid = self._patches(tokens)
+                parts = []
+                flat = chunk.flatten(0, 1)
+                tokens_a_view = (chunk.shape[-1] // self._grid.patch_size) ** 2
+                size = forward_size(chunk.device, tokens_a_view) or len(flat)
+                for part in flat.split(size):
+                    tokens = self._trunk(part)
+                    parts.append(torch.cat([self._attend(tokens), tokens[:, 0].float()], dim=1))
+                    if patches and not ends:
+                        grids.append(self._patches(tokens))
+                ends.append(torch.cat(parts).unflatten(0, chunk.shape[:2]))
         with watch.stage("tail"):
-            entered = torch.cat(attended, dim=1)
-            output = self._block.attn.proj(entered).detach().requires_grad_()
-            embeddings = self._tail(torch.cat(residual, dim=1), output)
-        has_bias = self._block.attn.proj.bias is not None
-        return Tape(embeddings, (entered,), (output,), has_bias, grid)
+            proj = self._block.attn.proj
+            entered, residual = torch.cat(ends, dim=1).tensor_split([proj.in_features], dim=2)
+            output = proj(entered).detach().requires_grad_()
+            embeddings = self._tail(residual, output)
+        grid = torch.cat(grids) if grids else None
+        return Tape(embeddings, (entered,), (output,), proj.bias is not None, grid)
 
-    def _run_trunk(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n t d"]:
+    def _trunk(self, pixels: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n t d"]:
         """Run everything before the last block."""
         model = self._model
         tokens = model._pos_embed(model.patch_embed(pixels.to(self._dtype)))

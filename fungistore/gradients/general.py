@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone, lower_precision
+from fungistore.backbones import Backbone, prepare_trunk
 from fungistore.errors import UsageError
+from fungistore.gradients.batching import forward_size
 from fungistore.gradients.tape import Tape, Views
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 
@@ -23,16 +24,17 @@ class LayerPath:
     Args:
         backbone: the model and its target layer; blocks before the target's are cast in place.
         dtype: precision of the blocks before the target's; the rest stays in float32.
+        compiled: compile the blocks before the target's.
     """
 
-    def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
+    def __init__(self, backbone: Backbone, dtype: torch.dtype, *, compiled: bool = False) -> None:
         self._model = backbone.model
         self._target: nn.Linear = backbone.target
         self._grid = backbone
         self._dtype = torch.float32
         block = backbone.target_block
         if block is not None:
-            self._dtype = lower_precision(backbone, block, dtype)
+            self._dtype = prepare_trunk(backbone, block, dtype, compiled=compiled)
             self._model.blocks[block].register_forward_pre_hook(_to_float32, with_kwargs=True)
 
     @property
@@ -41,14 +43,15 @@ class LayerPath:
         return self._target.out_features, self._target.in_features + (self._target.bias is not None)
 
     def images_at_once(self, views: int, batch_size: int) -> int:
-        """As many as keep all views, whose tokens autograd must hold, within `batch_size`."""
-        return max(1, batch_size // views)
+        """As many as keep all views, whose tokens autograd must hold, in one forward."""
+        size = self._forward_size(self._grid.image_size) or batch_size
+        return max(1, min(size, batch_size) // views)
 
     def record(self, views: Views, *, patches: bool = False, watch: Stopwatch = UNWATCHED) -> Tape:
         """Run whole forwards, cutting the graph at the target layer."""
         embeddings, inputs, outputs = [], [], []
         grid = None
-        for chunk in views:
+        for chunk in self._in_forwards(views):
             calls: list[tuple[Tensor, Tensor]] = []
 
             def cut(module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
@@ -81,6 +84,15 @@ class LayerPath:
         has_bias = self._target.bias is not None
         tape = Tape(torch.cat(embeddings, dim=1), tuple(inputs), tuple(outputs), has_bias, grid)
         return tape
+
+    def _in_forwards(self, views: Views) -> Views:
+        for chunk in views:
+            size = self._forward_size(chunk.shape[-1]) or chunk.shape[:2].numel()
+            yield from chunk.split(max(1, size // len(chunk)), dim=1)
+
+    def _forward_size(self, side: int) -> int | None:
+        tokens = (side // self._grid.patch_size) ** 2
+        return forward_size(self._target.weight.device, tokens)
 
 
 def _to_float32(

@@ -14,6 +14,7 @@ from fungistore.errors import UsageError
 from fungistore.gradients import (
     ClassTokenPath,
     LayerPath,
+    batching,
     gradient_path,
     takes_class_token_path,
 )
@@ -231,3 +232,18 @@ def test_chunks_of_unequal_size_may_come_in_a_list() -> None:
     chunks = [torch.randn(1, views, 3, 64, 64) for views in (2, 2, 1)]
     for _ in range(30):  # beartype looks at one chunk, drawn at random
         assert path.record(chunks).embeddings.shape == (1, 5, 64)
+
+
+def test_a_cpu_runs_the_trunk_on_a_few_views_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In as many parts as it takes: the gradients are autograd's, the patches one forward's."""
+    monkeypatch.setattr(batching, "TOKENS_A_THREAD", 16 / torch.get_num_threads())
+    assert batching.forward_size(torch.device("cpu"), tokens=16) == 1
+    for path_type in (ClassTokenPath, LayerPath):
+        check(small("test_vit"), path_type, DINO(global_crops=2, local_crops=2), views=4)
+
+    backbone = small("test_vit")
+    pixels = torch.randn(3, 1, 3, backbone.image_size, backbone.image_size)
+    path = ClassTokenPath(backbone, torch.float32)
+    patches = path.record(iter([pixels]), patches=True).patches
+    tokens = backbone.model.forward_features(pixels[:, 0])
+    torch.testing.assert_close(patches, backbone.to_grid(tokens))

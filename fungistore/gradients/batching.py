@@ -1,0 +1,19 @@
+"""How many views one forward takes."""
+
+from __future__ import annotations
+
+import torch
+
+TOKENS_A_THREAD = 512
+
+
+def forward_size(device: torch.device, tokens: int) -> int | None:
+    """Return how many views of `tokens` patches one forward should take, None for any number.
+
+    A CPU computes fastest on tensors that fit its caches and need no new pages of memory; a GPU on
+    as many views as it is given.
+    """
+    if device.type != "cpu":
+        return None
+    fitting = max(1, int(TOKENS_A_THREAD * torch.get_num_threads() / tokens))
+    return 1 << (fitting.bit_length() - 1)
