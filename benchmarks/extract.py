@@ -1,7 +1,7 @@
 """Extraction against its floor, against `fungivision`, and from files, paired, in one run.
 
-- The *floor* is the bare forward of the same model, in the same precision and batch, at the same
-  number and size of views.
+- The *floor* is the bare forward of the same model, in the same precision, at the same number and
+  size of views, in the fastest of several batch sizes up to ours.
 - *Ours* is what `fungi extract` does between drawn images and finished rows. For `fungivision`
   (PyPI, 0.0.2) both sides start from the same decoded images and make their own views.
 - *From files* is a whole `fungi extract` of JPEG files, its store included, against the same
@@ -133,7 +133,7 @@ def compare_with_floor(
     """Return images per second of the floor and of ours, and their ratio, as table cells."""
     wanted = frozenset(resolved.options.features)
     batches = in_batches(maker, images, wanted, resolved.batch_size)
-    bare = bare_forwards(resolved, len(images))
+    bare = fastest([bare_forwards(resolved, len(images), size) for size in floor_sizes(resolved)])
 
     def ours() -> None:
         for batch in batches:
@@ -146,7 +146,22 @@ def compare_with_floor(
     return f"{floor_rate:.2f} | {our_rate:.2f} | {ratio:.2f}"
 
 
-def bare_forwards(resolved: Resolved, images: int) -> Callable[[], None]:
+def floor_sizes(resolved: Resolved) -> list[int]:
+    """Return the batch sizes that the floor may choose from: ours, and what is left of it."""
+    return [size for size in (resolved.batch_size >> shift for shift in range(4)) if size]
+
+
+def fastest(actions: Sequence[Callable[[], None]]) -> Callable[[], None]:
+    """Return the action that takes least time, after a run of each to warm up."""
+
+    def seconds(action: Callable[[], None]) -> float:
+        action()
+        return alternate(action, lambda: None, rounds=1)[0][0]
+
+    return min(actions, key=seconds) if len(actions) > 1 else actions[0]
+
+
+def bare_forwards(resolved: Resolved, images: int, batch_size: int) -> Callable[[], None]:
     """Return an action that runs the plain timm model on as many pixels as the features need."""
     options, backbone = resolved.options, resolved.backbone
     side = backbone.image_size
@@ -169,14 +184,14 @@ def bare_forwards(resolved: Resolved, images: int) -> Callable[[], None]:
         else:
             counts[side] = images
     pixels = {
-        size: torch.randn(resolved.batch_size, 3, size, size, device=resolved.device).to(dtype)
+        size: torch.randn(batch_size, 3, size, size, device=resolved.device).to(dtype)
         for size in counts
     }
 
     @torch.inference_mode()
     def run() -> None:
         for size, count in counts.items():
-            for start in range(0, count, resolved.batch_size):
+            for start in range(0, count, batch_size):
                 model(pixels[size][: count - start])
 
     return run
