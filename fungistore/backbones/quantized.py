@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 from jaxtyping import Float, Int
+from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +22,7 @@ LARGEST = 127
 STEPS = 255
 TOKENS_AT_ONCE = 512  # their sums stay in a core's cache until they are scaled
 WIDEST = 16.0  # range of a token in units of its root mean square; a Gaussian's is about 6
+GELU_LEAST = -0.17
 GELU_END = 4.0
 GELU_TERMS = (  # of x (cdf(x) - 1/2) in powers of x squared, by Chebyshev's nodes on [0, 16]
     4.859228977971419e-05,
@@ -40,6 +42,7 @@ class Int8Linear(nn.Module):
 
     Args:
         linear: the layer.
+        after_gelu: take what enters the GELU before the layer, and stand in for it too.
     """
 
     weight: Tensor
@@ -47,8 +50,9 @@ class Int8Linear(nn.Module):
     total: Tensor
     bias: Tensor
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, *, after_gelu: bool = False) -> None:
         super().__init__()
+        self._quantize = quantize_gelu if after_gelu else quantize_tokens
         weight, scale = quantize_weight(linear.weight.detach().float())
         bias = linear.bias if linear.bias is not None else torch.zeros(len(weight))
         self.register_buffer("weight", weight)
@@ -60,7 +64,7 @@ class Int8Linear(nn.Module):
         """Return the product plus the bias."""
         rows = tokens.flatten(0, -2)
         if torch.compiler.is_compiling():  # which fuses all but the product
-            quantized, step, least = quantize_tokens(rows)
+            quantized, step, least = self._quantize(rows)
             sums = torch._int_mm(quantized, self.weight.t())
             result = sums * (step * self.scale) + (least * self.total + self.bias)
             return result.unflatten(0, tokens.shape[:-1])
@@ -68,26 +72,11 @@ class Int8Linear(nn.Module):
         for part, place in zip(
             rows.split(TOKENS_AT_ONCE), result.split(TOKENS_AT_ONCE), strict=True
         ):
-            quantized, step, least = quantize_tokens(part)
+            quantized, step, least = self._quantize(part)
             torch.mul(torch._int_mm(quantized, self.weight.t()), step, out=place)
             torch.addcmul(self.bias, place, self.scale, out=place)
             place.addr_(least[:, 0], self.total)
         return result.unflatten(0, tokens.shape[:-1])
-
-
-class PolynomialGELU(nn.Module):
-    """GELU to within 2e-4, far below a step of what follows, at a third of its cost when fused."""
-
-    def forward(self, x: Float[Tensor, ...]) -> Float[Tensor, ...]:
-        """Return x cdf(x); the polynomial only when compiled, where its steps cost no memory."""
-        if not torch.compiler.is_compiling():
-            return functional.gelu(x)
-        inner = x.clamp(-GELU_END, GELU_END)
-        square = inner * inner
-        even = torch.full_like(square, GELU_TERMS[-1])
-        for term in GELU_TERMS[-2::-1]:
-            even = even * square + term
-        return 0.5 * inner + even + (x - GELU_END).relu()
 
 
 def quantize_weight(
@@ -107,8 +96,29 @@ def quantize_tokens(
     return ((rows - least) * step.reciprocal()).round_().to(torch.uint8), step, least
 
 
+def quantize_gelu(
+    rows: Float[Tensor, "n i"],
+) -> tuple[Int[Tensor, "n i"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    """Return what `quantize_tokens` would of the rows' GELU, or steps a little larger."""
+    least = torch.full_like(rows[:, :1], GELU_LEAST)
+    step = (gelu(rows.amax(1, keepdim=True)).relu() - least) / STEPS
+    return ((gelu(rows) - least) * step.reciprocal()).round_().to(torch.uint8), step, least
+
+
+def gelu(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """Return x cdf(x); where compiled, by a polynomial within 2e-4, at a third of the cost."""
+    if not torch.compiler.is_compiling():
+        return functional.gelu(x)
+    inner = x.clamp(-GELU_END, GELU_END)
+    square = inner * inner
+    even = torch.full_like(square, GELU_TERMS[-1])
+    for term in GELU_TERMS[-2::-1]:
+        even = even * square + term
+    return 0.5 * inner + even + (x - GELU_END).relu()
+
+
 def quantize_linears(module: nn.Module, run: Callable[[], object]) -> None:
-    """Replace a module's linear layers, and GELUs, in place.
+    """Replace a module's linear layers in place, and the GELU between a perceptron's two.
 
     A layer stays as it is if outliers dominate what enters it (one huge channel would leave the
     others few of the 255 steps), or if `run` does not call it.
@@ -130,12 +140,23 @@ def quantize_linears(module: nn.Module, run: Callable[[], object]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+    after_gelu = {f"{name}.fc2": mlp for name, mlp in module.named_modules() if _has_gelu(mlp)}
     for name, width in spreads.items():
         if width <= WIDEST:
-            module.set_submodule(name, Int8Linear(layers[name]))
-    for name, layer in list(module.named_modules()):
-        if type(layer) is nn.GELU and layer.approximate == "none":
-            module.set_submodule(name, PolynomialGELU())
+            mlp = after_gelu.get(name)
+            module.set_submodule(name, Int8Linear(layers[name], after_gelu=mlp is not None))
+            if mlp is not None:
+                mlp.act = nn.Identity()
+
+
+def _has_gelu(module: nn.Module) -> bool:
+    """Whether a module is a perceptron with nothing but an exact GELU between its layers."""
+    return (
+        type(module) is Mlp
+        and type(module.act) is nn.GELU
+        and module.act.approximate == "none"
+        and type(module.norm) is nn.Identity
+    )
 
 
 def multiplies_exactly() -> bool:
