@@ -166,9 +166,9 @@ def prepare_trunk(
     Args:
         backbone: the model, in float32.
         blocks: how many blocks may change.
-        dtype: their precision, and the embeddings'. int8 replaces the blocks' linear layers and
-            leaves all else as it is; the model is run once, on noise, to find the layers whose
-            inputs do not suit it.
+        dtype: their precision, and the embeddings'. int8 replaces the linear layers of all blocks
+            but the first, whose errors would pass through all others, and leaves all else as it
+            is; the model is run once, on noise, to find the layers whose inputs do not suit it.
         compiled: compile each block, once for each shape of input.
 
     Returns:
@@ -178,7 +178,7 @@ def prepare_trunk(
     if dtype == torch.int8:
         side = backbone.image_size
         noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        quantize_linears(trunk, lambda: backbone.model.forward_features(noise))
+        quantize_linears(trunk[1:], lambda: backbone.model.forward_features(noise))
     else:
         _cast(backbone.model, trunk, dtype)
     for block in trunk if compiled else ():

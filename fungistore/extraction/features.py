@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from fungistore.backbones import Backbone
+from fungistore.errors import FungiError
 from fungistore.gradients import GradientPath, Projection, Tape, normalized_projection
 from fungistore.objectives import ContrastiveObjective, Objective
 from fungistore.randomness import Stream
@@ -105,7 +107,17 @@ class FeatureMaker:
     def launch(
         self, drawn: DrawnBatch, features: frozenset[str], watch: Stopwatch = UNWATCHED
     ) -> dict[str, Tensor]:
-        """Return what `compute` does, still on the device; a GPU may yet be working on it."""
+        """Return what `compute` does, still on the device; a GPU may yet be working on it.
+
+        Raises:
+            FungiError: a GPU's memory does not hold the batch.
+        """
+        with explain_full_memory(self.device, self._batch_size):
+            return self._launch(drawn, features, watch)
+
+    def _launch(
+        self, drawn: DrawnBatch, features: frozenset[str], watch: Stopwatch
+    ) -> dict[str, Tensor]:
         rows: dict[str, list[Tensor]] = defaultdict(list)
         base = frozenset(name for name in features if self._recipe(name) is None)
         if base:
@@ -134,10 +146,11 @@ class FeatureMaker:
         """Return a contrastive objective's latents [b, v, d] of a batch, to serve as negatives."""
         feature = self._gradients[name]
         assert isinstance(feature.objective, ContrastiveObjective)
-        parts = [
-            feature.objective.latents(self._record(part, name).embeddings, feature.heads)
-            for part in self._parts(drawn[name], name)
-        ]
+        with explain_full_memory(self.device, self._batch_size):
+            parts = [
+                feature.objective.latents(self._record(part, name).embeddings, feature.heads)
+                for part in self._parts(drawn[name], name)
+            ]
         latents: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return latents
 
@@ -209,6 +222,20 @@ class FeatureMaker:
         self, arrays: tuple[Shaped[Tensor, "b ..."], ...]
     ) -> tuple[Shaped[Tensor, "b ..."], ...]:
         return tuple(array.to(self.device, non_blocking=True) for array in arrays)
+
+
+@contextmanager
+def explain_full_memory(device: torch.device, batch_size: int) -> Iterator[None]:
+    """Turn the error of a GPU whose memory is full into one that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise FungiError(
+            "the GPU's memory does not hold a batch",
+            where=device,
+            found=str(error).partition("\n")[0],
+            hint=f"--batch-size {max(1, batch_size // 2)}, or --projection-memory 0",
+        ) from error
 
 
 def to_host(rows: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:

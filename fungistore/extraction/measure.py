@@ -145,17 +145,19 @@ def with_unit_rows(resolved: Resolved, samples: SampleTable, stop: Callable[[], 
 def measure_rate(
     resolved: Resolved, samples: SampleTable, maker: FeatureMaker, stop: Callable[[], bool]
 ) -> Rate:
-    """Time two small batches of the store's first images, after one image of warm-up.
+    """Time two small batches of the store's first images, after a warm-up.
 
     A batch has about `batch_size` forwards, so the measurement costs about as much as two batches
-    of embeddings, whatever the objectives.
+    of embeddings, whatever the objectives. One image warms up, but what is to be compiled needs a
+    batch of the size that follows.
     """
     features = frozenset(resolved.options.features)
     count = max(1, resolved.batch_size // maker.forwards(features))
-    total = min(len(samples), 1 + PROBES * count)
+    warmup = min(len(samples), count) if resolved.compiled else 1
+    total = min(len(samples), warmup + PROBES * count)
 
     def works() -> Iterator[Work]:
-        starts = [0, *range(1, max(2, total), count)]
+        starts = [0, *range(warmup, max(warmup + 1, total), count)]
         for start, end in zip(starts, [*starts[1:], total], strict=True):
             first = min(start, total - 1)  # a single image is timed twice
             rows = samples.rows(first, max(end, first + 1))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fungistore.backbones import Backbone, load_backbone, multiplies_exactly
+from fungistore.errors import FungiError
 from fungistore.extraction.features import FeatureMaker, GradientFeature, to_host
 from fungistore.extraction.loader import stack_drawn
 from fungistore.gradients import (
@@ -377,6 +378,22 @@ def test_int8_rows_do_not_depend_on_the_batch(
     assert_close({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
 
 
+def test_a_full_gpu_is_explained(weights_file: WeightsFile, photos: list[Pixels]) -> None:
+    """What torch says, and a smaller batch to try; raised here by a hook, for want of a GPU."""
+
+    def fill(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore of it.")
+
+    backbone = tiny(weights_file)
+    maker = make(backbone, batch_size=16)
+    batch = batch_of(maker, photos[:1])
+    backbone.model.blocks[0].register_forward_pre_hook(fill)
+    with pytest.raises(FungiError, match=r"(?s)memory.*2 GiB\.\n.*--batch-size 8"):
+        maker.compute(batch, ALL)
+    with pytest.raises(FungiError, match="memory"):
+        maker.latents(batch, "simclr")
+
+
 def test_a_clock_charges_every_stage(weights_file: WeightsFile, photos: list[Pixels]) -> None:
     """The stages of a launch add up to nearly all of its time, and none is left out."""
     maker = make(tiny(weights_file))
@@ -394,11 +411,16 @@ def test_a_clock_charges_every_stage(weights_file: WeightsFile, photos: list[Pix
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path_type", [ClassTokenPath, LayerPath])
 def test_a_compiled_trunk_gives_the_same_features(
-    weights_file: WeightsFile, photos: list[Pixels]
+    path_type: type[ClassTokenPath] | type[LayerPath],
+    weights_file: WeightsFile,
+    photos: list[Pixels],
 ) -> None:
     """`--compile` changes the last bits only."""
     batch = batch_of(make(tiny(weights_file)), photos[:4])
     backbone = tiny(weights_file)
-    compiled = make(backbone, path=ClassTokenPath(backbone, torch.float32, compiled=True))
+    compiled = make(backbone, path=path_type(backbone, torch.float32, compiled=True))
+    kinds = [block._compiled_call_impl is None for block in backbone.model.blocks]
+    assert kinds == [False] * (len(kinds) - 1) + [True]
     assert_close(compiled.compute(batch, ALL), make(tiny(weights_file)).compute(batch, ALL))
