@@ -15,8 +15,14 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from fungistore.backbones import describe_backbones, find_backbones, load_backbone
+from fungistore.backbones import (
+    describe_backbones,
+    find_backbones,
+    load_backbone,
+    prepare_trunk,
+)
 from fungistore.backbones.backbone import keeps_head
+from fungistore.backbones.quantized import Int8Linear
 from fungistore.backbones.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError
 
@@ -443,3 +449,13 @@ def test_patch_tokens_become_a_grid(weights_file: WeightsFile) -> None:
     assert backbone.to_grid(tokens)[0, :, :, 0].tolist() == [
         [1 + 4 * row + column for column in range(4)] for row in range(4)
     ]
+
+
+def test_int8_lowers_the_blocks_between_the_first_and_the_target(weights_file: WeightsFile) -> None:
+    """The first block's errors would pass through all; the target's block is differentiated."""
+    backbone = load_backbone("test_vit", weights=weights_file("test_vit"))
+    blocks = backbone.model.blocks
+    assert prepare_trunk(backbone, 4, torch.int8) == torch.float32
+    lowered = [any(type(layer) is Int8Linear for layer in block.modules()) for block in blocks]
+    assert lowered == [False, True, True, True, False, False]
+    assert all(parameter.dtype == torch.float32 for parameter in backbone.model.parameters())
