@@ -155,10 +155,9 @@ def fastest(actions: Sequence[Callable[[], None]]) -> Callable[[], None]:
     """Return the action that takes least time, after a run of each to warm up."""
 
     def seconds(action: Callable[[], None]) -> float:
-        action()
         return alternate(action, lambda: None, rounds=1)[0][0]
 
-    return min(actions, key=seconds) if len(actions) > 1 else actions[0]
+    return min(actions, key=seconds)
 
 
 def bare_forwards(resolved: Resolved, images: int, batch_size: int) -> Callable[[], None]:

@@ -56,7 +56,7 @@ def extract(
     storage_dtype: Annotated[
         str | None, _option("float16 or float32, for vectors.  [default: float16]")
     ] = None,
-    batch_size: Annotated[int | None, _option("Images, or views, in one forward.")] = None,
+    batch_size: Annotated[int | None, _option("Images, or views, computed together.")] = None,
     workers: Annotated[int | None, _option("Threads that decode images.")] = None,
     seed: Annotated[
         int | None, _option("Of heads, projection, negatives and views.  [default: 42]")

@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from fungistore.backbones import multiplies_exactly
+
 TINY = "test_vit"  # timm's own test model: 64 wide, 6 blocks, 160 pixels, class token
+needs_vnni = pytest.mark.skipif(not multiplies_exactly(), reason="needs VNNI instructions")
 
 
 def write_images(folder: Path, count: int, seed: int = 0) -> None:

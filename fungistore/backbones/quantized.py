@@ -5,6 +5,9 @@ least value, all found from the row's own entries. So nothing is calibrated, and
 does not depend on what else is in the batch. Source: dynamic quantisation per token and channel as
 in ZeroQuant (Yao et al., 2022), section 4.1, with a least value for each token, because what leaves
 a GELU is nearly all on one side of zero.
+
+A perceptron's GELU goes into the layer behind it: its range follows from the largest entry before
+it, so that no pass over the hidden units is needed only to find it.
 """
 
 from __future__ import annotations
@@ -91,9 +94,7 @@ def quantize_tokens(
     rows: Float[Tensor, "n i"],
 ) -> tuple[Int[Tensor, "n i"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
     """Return uint8 rows, and the step and least value of each: rows ~ step * uint8 + least."""
-    least = rows.amin(1, keepdim=True)
-    step = (rows.amax(1, keepdim=True) - least).clamp_min(1e-30) / STEPS
-    return ((rows - least) * step.reciprocal()).round_().to(torch.uint8), step, least
+    return _in_steps(rows, rows.amin(1, keepdim=True), rows.amax(1, keepdim=True))
 
 
 def quantize_gelu(
@@ -101,8 +102,14 @@ def quantize_gelu(
 ) -> tuple[Int[Tensor, "n i"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
     """Return what `quantize_tokens` would of the rows' GELU, or steps a little larger."""
     least = torch.full_like(rows[:, :1], GELU_LEAST)
-    step = (gelu(rows.amax(1, keepdim=True)).relu() - least) / STEPS
-    return ((gelu(rows) - least) * step.reciprocal()).round_().to(torch.uint8), step, least
+    return _in_steps(gelu(rows), least, gelu(rows.amax(1, keepdim=True)).relu())
+
+
+def _in_steps(
+    rows: Float[Tensor, "n i"], least: Float[Tensor, "n 1"], largest: Float[Tensor, "n 1"]
+) -> tuple[Int[Tensor, "n i"], Float[Tensor, "n 1"], Float[Tensor, "n 1"]]:
+    step = (largest - least).clamp_min(1e-30) / STEPS
+    return ((rows - least) * step.reciprocal()).round_().to(torch.uint8), step, least
 
 
 def gelu(x: Float[Tensor, ...]) -> Float[Tensor, ...]:

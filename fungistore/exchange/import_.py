@@ -27,6 +27,7 @@ from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
+from fungistore.powers import power_of_two_within
 from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.store import SCHEMA_VERSION, Codec, Patience, Store, UnitArray
 
@@ -286,7 +287,7 @@ def _unit_rows(plan: _Plan) -> int:
     """Return the largest power of two whose rows are at most `UNIT_BYTES`, and not all padding."""
     rows = UNIT_BYTES // (plan.vectors.dim * np.dtype(plan.dtype).itemsize)
     enough = 1 << (plan.vectors.rows - 1).bit_length()
-    return min(LARGEST_UNIT, enough, 1 << max(0, rows.bit_length() - 1))
+    return min(LARGEST_UNIT, enough, power_of_two_within(rows))
 
 
 def _last_rows(wanted: NDArray[np.int64], unit_rows: int) -> list[int]:

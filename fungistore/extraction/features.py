@@ -50,7 +50,7 @@ class FeatureMaker:
         projection: shared by all objectives; None where no gradient feature is wanted.
         gradients: gradient features by name.
         pool: patch tensors are averaged over pool x pool cells.
-        batch_size: images, or views, in one forward.
+        batch_size: images, or views, that are computed together; a CPU may take several forwards.
         seed: seed of the views.
         device: where the forwards run.
     """

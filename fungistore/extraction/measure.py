@@ -18,6 +18,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec, Resolved
 from fungistore.fingerprint import fingerprint
+from fungistore.powers import power_of_two_within
 from fungistore.report import stop_if_asked
 from fungistore.sources import Source, open_source
 from fungistore.store import SampleTable, Store
@@ -179,7 +180,7 @@ def choose_unit_rows(rate: Rate, specs: list[ArraySpec]) -> int:
     """Return the largest power of two that keeps a unit short and a patch chunk small."""
     rows = min(rate.high * UNIT_SECONDS, LARGEST_UNIT)
     rows = min([rows, *(PATCH_CHUNK_BYTES / s.row_bytes for s in specs if s.feature == "patches")])
-    return 1 << max(0, int(rows).bit_length() - 1)
+    return power_of_two_within(rows)
 
 
 def free_bytes(path: Path) -> int:

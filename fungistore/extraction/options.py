@@ -43,7 +43,7 @@ class ExtractOptions:
         dtype: precision up to the target layer; "int8" is for CPUs.
         compile: compile what runs up to the target layer with torch.compile.
         storage_dtype: precision of stored vectors; patch tensors are always float16.
-        batch_size: images, or views, in one forward.
+        batch_size: images, or views, that are computed together; a CPU may take several forwards.
         workers: threads that decode images.
         codec: "none" (memory-mappable), "zstd" (lossless), "bitround" (patches lossy, rest zstd).
         unit_rows: rows of a unit, a power of two.

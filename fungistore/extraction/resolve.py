@@ -20,6 +20,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
 from fungistore.gradients import GradientPath, ProjectionSpec, gradient_path
 from fungistore.objectives import ContrastiveObjective, Objective
+from fungistore.powers import power_of_two_within
 from fungistore.store import Codec
 from fungistore.views import ViewRecipe
 
@@ -262,5 +263,4 @@ def _refuse_unfit(dtype: torch.dtype, device: torch.device) -> None:
 
 def default_batch_size(device: torch.device, tokens: int) -> int:
     """Return a power of two that fills the device with an image of `tokens` patches."""
-    fitting = max(1, BATCH_TOKENS[device.type] // tokens)
-    return int(min(LARGEST_BATCH, 1 << (fitting.bit_length() - 1)))
+    return min(LARGEST_BATCH, power_of_two_within(BATCH_TOKENS[device.type] / tokens))

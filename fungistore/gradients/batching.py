@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from fungistore.powers import power_of_two_within
+
 TOKENS_A_THREAD = 512
 
 
-def forward_size(device: torch.device, tokens: int) -> int | None:
-    """Return how many views of `tokens` patches one forward should take, None for any number.
+def forward_size(device: torch.device, side: int, patch_size: int) -> int | None:
+    """Return how many views of `side` pixels one forward should take, None for any number.
 
     A CPU computes fastest on tensors that fit its caches and need no new pages of memory; a GPU on
     as many views as it is given.
     """
     if device.type != "cpu":
         return None
-    fitting = max(1, int(TOKENS_A_THREAD * torch.get_num_threads() / tokens))
-    return 1 << (fitting.bit_length() - 1)
+    tokens = (side // patch_size) ** 2
+    return power_of_two_within(TOKENS_A_THREAD * torch.get_num_threads() / tokens)

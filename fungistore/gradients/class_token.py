@@ -74,9 +74,8 @@ class ClassTokenPath:
             with torch.no_grad(), watch.stage("trunk"):
                 parts = []
                 flat = chunk.flatten(0, 1)
-                tokens_a_view = (chunk.shape[-1] // self._grid.patch_size) ** 2
-                size = forward_size(chunk.device, tokens_a_view) or len(flat)
-                for part in flat.split(size):
+                size = forward_size(chunk.device, chunk.shape[-1], self._grid.patch_size)
+                for part in flat.split(size or len(flat)):
                     tokens = self._trunk(part)
                     parts.append(torch.cat([self._attend(tokens), tokens[:, 0].float()], dim=1))
                     if patches and not ends:

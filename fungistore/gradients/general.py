@@ -91,8 +91,7 @@ class LayerPath:
             yield from chunk.split(max(1, size // len(chunk)), dim=1)
 
     def _forward_size(self, side: int) -> int | None:
-        tokens = (side // self._grid.patch_size) ** 2
-        return forward_size(self._target.weight.device, tokens)
+        return forward_size(self._target.weight.device, side, self._grid.patch_size)
 
 
 def _to_float32(

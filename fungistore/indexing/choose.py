@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from fungistore.memory import free_memory
+from fungistore.powers import power_of_two_within
 
 # Exact search reads every value: 100 million float32 are 0.4 GB, some 50 ms a query on one core.
 FLAT_VALUES = 100_000_000
@@ -75,7 +76,7 @@ def list_count(count: int, dim: int) -> int:
     """Return a power of two near 4 sqrt(count) that the training sample has enough points for."""
     wanted = 4 * count**0.5
     trainable = training_rows(count, dim) / POINTS_PER_LIST
-    return 1 << (max(1, int(min(wanted, trainable))).bit_length() - 1)
+    return power_of_two_within(min(wanted, trainable))
 
 
 def training_rows(count: int, dim: int) -> int:

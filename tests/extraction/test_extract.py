@@ -21,12 +21,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config
 
-from fungistore.backbones import multiplies_exactly
 from fungistore.errors import FungiError, ImageError, MismatchError, StoppedError, UsageError
 from fungistore.extraction import ExtractOptions, estimate, extract
 from fungistore.objectives import DINO, SimCLR
 from fungistore.store import Store
-from tiny_world import TINY, write_images
+from tiny_world import TINY, needs_vnni, write_images
 
 SMALL = {"dino": DINO(local_crops=2, head_dim=32), "simclr": SimCLR(stride_scale=2, negatives=3)}
 ALL = ("embeddings", "kl", "dino", "simclr", "patches")
@@ -411,7 +410,7 @@ def test_the_memory_of_the_projection_changes_nothing(
         replace(options, projection_memory=-1)
 
 
-@pytest.mark.skipif(not multiplies_exactly(), reason="needs VNNI instructions")
+@needs_vnni
 def test_int8_is_a_choice_that_is_frozen(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone, load_backbone, multiplies_exactly
+from fungistore.backbones import Backbone, load_backbone
 from fungistore.errors import FungiError
 from fungistore.extraction.features import FeatureMaker, GradientFeature, to_host
 from fungistore.extraction.loader import stack_drawn
@@ -30,6 +30,7 @@ from fungistore.gradients import (
 from fungistore.objectives import DINO, KL, SimCLR
 from fungistore.stopwatch import Clock
 from fungistore.views import DeviceCrops, InferenceView, RandomCrops, ViewRecipe
+from tiny_world import needs_vnni
 
 Pixels = NDArray[np.uint8]
 Batch = dict[str, tuple[Tensor, ...]]
@@ -322,11 +323,8 @@ def test_views_of_native_size_give_features_as_well(
     assert_close({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
 
 
-exact_cpu = pytest.mark.skipif(not multiplies_exactly(), reason="needs VNNI instructions")
-
-
 @pytest.mark.parametrize(
-    "dtype", [torch.bfloat16, pytest.param(torch.int8, marks=exact_cpu)], ids=str
+    "dtype", [torch.bfloat16, pytest.param(torch.int8, marks=needs_vnni)], ids=str
 )
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "test_vit2"])
 def test_a_trunk_of_low_precision_keeps_the_features(
@@ -366,7 +364,7 @@ def test_crops_resized_on_the_device_give_the_same_features(
     assert 0.999 < least < 1 - 1e-9
 
 
-@exact_cpu
+@needs_vnni
 def test_int8_rows_do_not_depend_on_the_batch(
     weights_file: WeightsFile, photos: list[Pixels]
 ) -> None:

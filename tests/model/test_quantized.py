@@ -10,15 +10,13 @@ from torch import nn
 from fungistore.backbones.quantized import (
     Int8Linear,
     gelu,
-    multiplies_exactly,
     quantize_gelu,
     quantize_linears,
     quantize_tokens,
     quantize_weight,
     spread,
 )
-
-exact_cpu = pytest.mark.skipif(not multiplies_exactly(), reason="needs VNNI instructions")
+from tiny_world import needs_vnni
 
 
 def test_weights_are_rounded_to_127_steps_either_side() -> None:
@@ -40,7 +38,7 @@ def test_tokens_are_rounded_to_255_steps_between_their_least_and_largest() -> No
     assert ((quantized * step + least - rows).abs() <= 0.5 * step + 1e-6 * rows.abs()).all()
 
 
-@exact_cpu
+@needs_vnni
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3, 5), (2, 700), (1, 1)])
 def test_a_layer_is_the_product_of_what_was_rounded(shape: tuple[int, ...], bias: bool) -> None:
@@ -59,7 +57,7 @@ def test_a_layer_is_the_product_of_what_was_rounded(shape: tuple[int, ...], bias
     assert cosine.min() > 0.999
 
 
-@exact_cpu
+@needs_vnni
 def test_a_layer_takes_the_gelu_before_it() -> None:
     """Within the rounding of steps as large as the GELU's range asks, or a little larger."""
     torch.manual_seed(0)
@@ -75,7 +73,7 @@ def test_a_layer_takes_the_gelu_before_it() -> None:
     assert (step <= 1.01 * (exact.amax(1, keepdim=True).relu() + 0.17) / 255).all()
 
 
-@exact_cpu
+@needs_vnni
 @pytest.mark.parametrize("after_gelu", [False, True])
 def test_compiled_layers_equal_the_plain_ones(after_gelu: bool) -> None:
     """To float32's last bits, but for an entry that the polynomial moves across a step."""
@@ -108,7 +106,7 @@ def test_linear_layers_of_a_module_are_replaced_and_nothing_else() -> None:
     assert type(normed.norm) is nn.LayerNorm
 
 
-@exact_cpu
+@needs_vnni
 def test_a_quantized_perceptron_is_near_its_own() -> None:
     """The whole of it: the GELU is applied once."""
     torch.manual_seed(0)
