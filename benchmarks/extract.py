@@ -283,7 +283,7 @@ def in_batches(
     maker: FeatureMaker, images: Sequence[NDArray[np.uint8]], features: frozenset[str], size: int
 ) -> list[DrawnBatch]:
     """Draw images in threads, as the loader does."""
-    with ThreadPoolExecutor(default_workers()) as pool:
+    with ThreadPoolExecutor(default_workers(maker.device.type)) as pool:
         drawn = list(
             pool.map(lambda pair: maker.draw(pair[1], str(pair[0]), features), enumerate(images))
         )

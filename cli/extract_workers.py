@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from fungistore.errors import StoppedError, UsageError
+from fungistore.resources import allowed_cores
 
 from .console import INTERRUPTED, SKIPPED_INPUTS, ConsoleReporter, note, printable
 
@@ -146,13 +147,17 @@ def run_workers(
         stop: asked several times a second.
         reporter: shows the workers' progress together.
     """
+    from fungistore.extraction.loader import default_workers
+
     lines: Lines = SimpleQueue()
     children: list[_Child] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
             for number, device in enumerate(devices):
                 path = Path(folder, f"{number}.json")
-                path.write_text(json.dumps(dict(config) | {"device": device}))
+                kind = device.partition(":")[0]
+                threads = config.get("workers") or default_workers(kind, len(devices))
+                path.write_text(json.dumps({**config, "device": device, "workers": threads}))
                 own = ["--worker-id", str(number), "--num-workers", str(len(devices))]
                 command = [sys.executable, "-m", "fungi_cli", "extract", *arguments]
                 command += ["--config", str(path), *own, "--events", "--json"]
@@ -171,7 +176,7 @@ def run_workers(
 
 
 def _start(number: int, command: list[str], count: int, lines: Lines) -> _Child:
-    threads = str(max(1, (os.cpu_count() or 1) // count))
+    threads = str(max(1, int(allowed_cores() / count)))
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from fungistore.doctor.check import Check, failed, passed, size, warned
 from fungistore.extraction.resolve import fast_dtype
-from fungistore.memory import CGROUP, free_memory
+from fungistore.resources import allowed_cores, free_memory
 
 LEAST_MEMORY = 1e9  # torch, a ViT-S and one batch
 GOOD_MEMORY = 4e9  # a ViT-L in float32 with its batch
@@ -84,34 +83,6 @@ def judge_memory(free: int | None) -> Check:
     if free < GOOD_MEMORY:
         return warned("memory", f"{size(free)} free", "use a small model and --batch-size 8")
     return passed("memory", f"{size(free)} free")
-
-
-def allowed_cores() -> float:
-    """Return the cores that this process may use: its affinity, and the cgroups' CPU limits."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min([float(cores or 1), *_quotas()])
-
-
-def parse_quota(text: str) -> float | None:
-    """Return the cores of a cgroup's `cpu.max`, None where there is no limit."""
-    quota, _, period = text.strip().partition(" ")
-    return None if quota == "max" else int(quota) / int(period or 100_000)
-
-
-def _quotas() -> Iterator[float]:
-    try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition("::")[2].lstrip("/")
-    except OSError:
-        return
-    folder = CGROUP / own
-    while folder != CGROUP.parent:  # each level's limit holds
-        try:
-            quota = parse_quota((folder / "cpu.max").read_text())
-        except (OSError, ValueError):
-            quota = None
-        if quota is not None:
-            yield quota
-        folder = folder.parent
 
 
 def _gpus() -> Iterator[Gpu]:

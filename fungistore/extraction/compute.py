@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fungistore.errors import ImageError
-from fungistore.extraction.features import FeatureMaker, to_host
+from fungistore.extraction.features import FeatureMaker, start_fetch
 from fungistore.extraction.loader import LoadedBatch, Work, load_batches
 from fungistore.extraction.plan import Task, batches_of
 from fungistore.extraction.resolve import Resolved
@@ -91,9 +90,9 @@ def compute_units(
                 pending.result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
-        for batch, launched in _one_behind(works, maker, resolved, stop, watch):
+        for batch, fetch in _one_behind(works, maker, resolved, stop, watch):
             with watch.stage("fetch"):
-                parts.append(_computed(batch, to_host(launched), resolved))
+                parts.append(_computed(batch, fetch(), resolved))
             reporter.advance(len(batch.work.rows))
             if batch.work.last:
                 finish(pending)
@@ -108,17 +107,19 @@ def _one_behind(
     resolved: Resolved,
     stop: Callable[[], bool],
     watch: Stopwatch,
-) -> Iterator[tuple[LoadedBatch, dict[str, Tensor]]]:
-    """Yield each batch with its launched features; a GPU's once the next one was launched too."""
-    before: tuple[LoadedBatch, dict[str, Tensor]] | None = None
+) -> Iterator[tuple[LoadedBatch, Callable[[], Rows]]]:
+    """Yield each batch with what fetches its features; a GPU's once the next one was launched."""
+    before: tuple[LoadedBatch, Callable[[], Rows]] | None = None
     for batch in load_batches(works, maker, resolved.workers, watch):
         stop_if_asked(stop)
         if batch.failures and resolved.options.on_error == "fail":
             raise _as_error(batch.failures[0])
         launched = maker.launch(batch.drawn, batch.work.features, watch)
+        with watch.stage("fetch"):
+            fetch = start_fetch(launched)
         if before is not None:
             yield before
-        before = batch, launched
+        before = batch, fetch
         if maker.device.type == "cpu":  # it is done already: commit without delay
             yield before
             before = None

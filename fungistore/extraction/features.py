@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +53,8 @@ class FeatureMaker:
         batch_size: images, or views, that are computed together; a CPU may take several forwards.
         seed: seed of the views.
         device: where the forwards run.
+        tf32: let a GPU multiply float32 as TF32 (10 bits): beside a trunk that rounds as coarsely
+            or more, in views, tail and projection, it costs no precision that is left.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class FeatureMaker:
         batch_size: int,
         seed: int,
         device: torch.device,
+        tf32: bool = False,
     ) -> None:
         self._path = path
         self._projection = projection
@@ -73,6 +76,7 @@ class FeatureMaker:
         self._pool = pool
         self._batch_size = batch_size
         self._seed = seed
+        self._products = "tf32" if tf32 else "ieee"
         self.device = device
         self._base = InferenceView(backbone.data_config)
         own = (backbone.data_config["mean"], backbone.data_config["std"])
@@ -102,7 +106,7 @@ class FeatureMaker:
         self, drawn: DrawnBatch, features: frozenset[str]
     ) -> dict[str, NDArray[np.float32]]:
         """Return each array's rows of a batch, by the array's name in the feature set."""
-        return to_host(self.launch(drawn, features))
+        return start_fetch(self.launch(drawn, features))()
 
     def launch(
         self, drawn: DrawnBatch, features: frozenset[str], watch: Stopwatch = UNWATCHED
@@ -112,7 +116,7 @@ class FeatureMaker:
         Raises:
             FungiError: a GPU's memory does not hold the batch.
         """
-        with explain_full_memory(self.device, self._batch_size):
+        with self._on_device():
             return self._launch(drawn, features, watch)
 
     def _launch(
@@ -146,13 +150,25 @@ class FeatureMaker:
         """Return a contrastive objective's latents [b, v, d] of a batch, to serve as negatives."""
         feature = self._gradients[name]
         assert isinstance(feature.objective, ContrastiveObjective)
-        with explain_full_memory(self.device, self._batch_size):
+        with self._on_device():
             parts = [
                 feature.objective.latents(self._record(part, name).embeddings, feature.heads)
                 for part in self._parts(drawn[name], name)
             ]
         latents: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
         return latents
+
+    @contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """Explain a full memory, and choose how a GPU multiplies float32."""
+        matmul: Any = torch.backends.cuda.matmul
+        before = matmul.fp32_precision
+        matmul.fp32_precision = self._products
+        try:
+            with explain_full_memory(self.device, self._batch_size):
+                yield
+        finally:
+            matmul.fp32_precision = before
 
     def _recipe(self, name: str) -> ViewRecipe | None:
         feature = self._gradients.get(name)
@@ -221,7 +237,11 @@ class FeatureMaker:
     def _to_device(
         self, arrays: tuple[Shaped[Tensor, "b ..."], ...]
     ) -> tuple[Shaped[Tensor, "b ..."], ...]:
-        return tuple(array.to(self.device, non_blocking=True) for array in arrays)
+        """Send pixels; what says where in them the views are decides shapes, so it stays."""
+        return tuple(
+            array.to(self.device, non_blocking=True) if array.dtype == torch.uint8 else array
+            for array in arrays
+        )
 
 
 @contextmanager
@@ -238,6 +258,19 @@ def explain_full_memory(device: torch.device, batch_size: int) -> Iterator[None]
         ) from error
 
 
-def to_host(rows: Mapping[str, Tensor]) -> dict[str, NDArray[np.float32]]:
-    """Wait for launched features and return them as NumPy arrays."""
-    return {name: values.cpu().float().numpy() for name, values in rows.items()}
+def start_fetch(rows: Mapping[str, Tensor]) -> Callable[[], dict[str, NDArray[np.float32]]]:
+    """Start to copy launched features to the host; what is returned waits for them, as NumPy.
+
+    A GPU's copies queue behind the work that made the features, before any that is launched later,
+    so nobody waits for that.
+    """
+    streams = {torch.cuda.current_stream(v.device) for v in rows.values() if v.is_cuda}
+    arriving = {name: v.to("cpu", non_blocking=bool(streams)) for name, v in rows.items()}
+    copied = [stream.record_event() for stream in streams]
+
+    def fetch() -> dict[str, NDArray[np.float32]]:
+        for event in copied:
+            event.synchronize()
+        return {name: values.float().numpy() for name, values in arriving.items()}
+
+    return fetch

@@ -215,6 +215,7 @@ def make_features(resolved: Resolved, tensors: Mapping[str, Tensors]) -> Feature
         batch_size=resolved.batch_size,
         seed=options.seed,
         device=resolved.device,
+        tf32=resolved.dtype != torch.float32,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,12 +15,14 @@ from torch import Tensor
 
 from fungistore.errors import ImageError
 from fungistore.extraction.features import Drawn, DrawnBatch, FeatureMaker
+from fungistore.resources import allowed_cores
 from fungistore.sources import read_image
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import Failure
 from fungistore.views import Image
 
 BATCHES_AHEAD = 2
+MOST_WORKERS = 32  # Python's lock lets few more threads be of use
 BLANK: Image = np.zeros((8, 8, 3), np.uint8)  # stands in for an unreadable image, then is discarded
 
 
@@ -103,9 +104,13 @@ def load_batches(
         stacker.shutdown(wait=False, cancel_futures=True)
 
 
-def default_workers() -> int:
-    """Return a number of threads that leaves most of the machine to the model."""
-    return max(1, min(16, (os.cpu_count() or 1) // 2))
+def default_workers(device: str, processes: int = 1) -> int:
+    """Return how many threads should decode for a type of device, in each of several processes.
+
+    All cores but one feed a CUDA device; beside a model on the CPU, half of them decode.
+    """
+    cores = allowed_cores() / processes
+    return max(1, min(MOST_WORKERS, int(cores - 1 if device == "cuda" else cores / 2)))
 
 
 def stack_padded(arrays: Sequence[NDArray[Any]]) -> Tensor:

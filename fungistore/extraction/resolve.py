@@ -184,7 +184,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         batch_size=options.batch_size
         or frozen.get("compute.batch_size")
         or default_batch_size(device, grid**2),
-        workers=options.workers or default_workers(),
+        workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
         projection=ProjectionSpec(options.projection, dim, columns, options.seed),

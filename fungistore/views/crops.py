@@ -110,7 +110,7 @@ class DeviceCrops:
         """Cut and resize some boxes of a group."""
         pixels, boxes = drawn
         first = sum(before.count for before in self.groups[:group])
-        here = boxes[:, first : first + self.groups[group].count][:, views]
+        here = boxes[:, first : first + self.groups[group].count][:, views].numpy()
         return resized_crops(pixels, here, self.groups[group].size)
 
 

@@ -49,7 +49,10 @@ class ViewRecipe(Protocol):
     def render(
         self, drawn: tuple[Shaped[Tensor, "b ..."], ...], group: int, views: slice
     ) -> Float[Tensor, "b v 3 s s"]:
-        """Return some views of a group as float32 pixels in [0, 1] (or a little outside it)."""
+        """Return some views of a group as float32 pixels in [0, 1] (or a little outside it).
+
+        Of `drawn`, bytes are pixels, on the device; arrays of other types are on the host.
+        """
 
 
 def count_views(recipe: ViewRecipe) -> int:

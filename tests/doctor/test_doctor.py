@@ -28,12 +28,10 @@ from fungistore.doctor.disk import (
 )
 from fungistore.doctor.hardware import (
     Gpu,
-    allowed_cores,
     judge_cpu,
     judge_devices,
     judge_memory,
     judge_threads,
-    parse_quota,
 )
 from fungistore.doctor.limits import judge_files, judge_maps, judge_shared
 from fungistore.doctor.software import (
@@ -153,14 +151,6 @@ def test_fixes_are_about_what_was_found() -> None:
     assert judge_files(256, 512).fix == "ulimit -n 512 (or ask an administrator)"
     assert judge_files(256, None).fix == "ulimit -n 1024"
     assert "fungistore[hdf5]" in str(judge_optional(["h5py"]).fix)
-
-
-def test_quotas_of_control_groups() -> None:
-    """`cpu.max` is a quota and a period in microseconds, or no limit."""
-    assert parse_quota("max 100000\n") is None
-    assert parse_quota("150000 100000") == 1.5
-    assert parse_quota("50000") == 0.5
-    assert 0 < allowed_cores() <= (os.cpu_count() or 1)
 
 
 # --- this machine

@@ -29,8 +29,8 @@ from fungistore.loff.gather import (
 )
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.order import Sequential, Shuffled, Weighted
-from fungistore.memory import free_memory
 from fungistore.report import Silent
+from fungistore.resources import free_memory
 from fungistore.store import Codec, UnitArray
 
 ROWS, UNIT_ROWS, SHAPE = 75, 8, (4, 4, 6)

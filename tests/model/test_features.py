@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones import Backbone, load_backbone
 from fungistore.errors import FungiError
-from fungistore.extraction.features import FeatureMaker, GradientFeature, to_host
+from fungistore.extraction.features import FeatureMaker, GradientFeature, start_fetch
 from fungistore.extraction.loader import stack_drawn
 from fungistore.gradients import (
     ClassTokenPath,
@@ -398,7 +398,7 @@ def test_a_clock_charges_every_stage(weights_file: WeightsFile, photos: list[Pix
     batch = batch_of(maker, photos)
     clock = Clock()
     began = time.perf_counter()
-    rows = to_host(maker.launch(batch, ALL, clock))
+    rows = start_fetch(maker.launch(batch, ALL, clock))()
     elapsed = time.perf_counter() - began
     seconds = {time.stage: time.seconds for time in clock.times()}
     assert all(seconds[stage] > 0 for stage in ("views", "trunk", "tail", "projection"))

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.gradients import Projection, ProjectionSpec, normalized_projection
-from fungistore.gradients.projection import BLOCK_COLUMNS, Kind
+from fungistore.gradients.projection import BLOCK_COLUMNS, BLOCKS_AT_ONCE, Kind
 
 KINDS: list[Kind] = ["binary", "gaussian", "sparse"]
 UNEVEN = 2 * BLOCK_COLUMNS + 1234
+SEVERAL_GROUPS = (2 * BLOCKS_AT_ONCE + 3) * BLOCK_COLUMNS + 5
 SIGMAS = 5  # statistical bounds; the seeds are fixed, so nothing here is left to chance
 
 PINNED: dict[str, list[float]] = {
@@ -61,7 +62,8 @@ def gradients_of(rows: int, columns: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "columns", [1, 63, BLOCK_COLUMNS - 1, BLOCK_COLUMNS, BLOCK_COLUMNS + 1, UNEVEN]
+    "columns",
+    [1, 63, BLOCK_COLUMNS - 1, BLOCK_COLUMNS, BLOCK_COLUMNS + 1, UNEVEN, SEVERAL_GROUPS],
 )
 def test_blocks_multiply_as_the_dense_matrix_does(kind: Kind, columns: int) -> None:
     """R g / sqrt(dim) in float32 equals the dense float64 product, for any count of columns."""

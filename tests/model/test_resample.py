@@ -25,7 +25,7 @@ def noise(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
 
 def resized(image: NDArray[np.uint8], box: tuple[int, ...], size: int) -> torch.Tensor:
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    return resized_crops(pixels, torch.tensor([[box]]), size)[0, 0]
+    return resized_crops(pixels, np.array([[box]]), size)[0, 0]
 
 
 def stacked(drawn: list[tuple[NDArray[np.generic], ...]]) -> tuple[torch.Tensor, ...]:
