@@ -71,5 +71,9 @@ class StoppedError(FungiError):
     exit_code = 75
 
 
+class FullMemoryError(FungiError):
+    """A GPU's memory does not hold what it was given."""
+
+
 class ImageError(FungiError):
     """One input that cannot be turned into pixels; a run records it and goes on."""

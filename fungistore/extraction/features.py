@@ -16,7 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from fungistore.backbones import Backbone
-from fungistore.errors import FungiError
+from fungistore.errors import FullMemoryError
 from fungistore.gradients import GradientPath, Projection, Tape, normalized_projection
 from fungistore.objectives import ContrastiveObjective, Objective
 from fungistore.randomness import Stream
@@ -114,7 +114,7 @@ class FeatureMaker:
         """Return what `compute` does, still on the device; a GPU may yet be working on it.
 
         Raises:
-            FungiError: a GPU's memory does not hold the batch.
+            FullMemoryError: a GPU's memory does not hold the batch.
         """
         with self._on_device():
             return self._launch(drawn, features, watch)
@@ -250,7 +250,7 @@ def explain_full_memory(device: torch.device, batch_size: int) -> Iterator[None]
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise FungiError(
+        raise FullMemoryError(
             "the GPU's memory does not hold a batch",
             where=device,
             found=str(error).partition("\n")[0],

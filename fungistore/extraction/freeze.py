@@ -76,8 +76,11 @@ def as_frozen(resolved: Resolved, store: Store) -> Resolved:
     frozen = frozen_choices(store, resolved.options.name)
     if not frozen:
         return resolved
-    if resolved.unit_rows is None:
-        resolved = replace(resolved, unit_rows=frozen.get("layout.unit_rows"))
+    resolved = replace(
+        resolved,
+        unit_rows=resolved.unit_rows or frozen.get("layout.unit_rows"),
+        batch_is_open=False,
+    )
     try:
         store.refuse_mismatch(resolved.options.name, by_array(resolved, array_configs(resolved)))
     except MismatchError:  # decided otherwise on a machine of another kind, unless it is refused

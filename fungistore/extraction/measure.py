@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fungistore.errors import UsageError
+from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
 from fungistore.extraction.loader import Work, load_batches
@@ -19,7 +19,7 @@ from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec, Resolved
 from fungistore.fingerprint import fingerprint
 from fungistore.powers import power_of_two_within
-from fungistore.report import stop_if_asked
+from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.sources import Source, open_source
 from fungistore.store import SampleTable, Store
 
@@ -95,6 +95,7 @@ def estimate(
         scratch.add_source(opened)
         refuse_empty(scratch, opened)
         samples = scratch.samples
+        resolved = with_fitting_batch(resolved, samples, stop, Silent())
         maker = throwaway_features(resolved)
         rate = measure_rate(resolved, samples, maker, stop)
     unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
@@ -133,6 +134,34 @@ def refuse_empty(store: Store, source: Source) -> None:
             expected="at least one image",
             hint="see `fungi extract --help` for what a SOURCE can be",
         )
+
+
+def with_fitting_batch(
+    resolved: Resolved, samples: SampleTable, stop: Callable[[], bool], reporter: Reporter
+) -> Resolved:
+    """Return settings whose batch is decided, by halving an open one until a GPU has held it.
+
+    Raises:
+        FullMemoryError: not even one image fits.
+    """
+    while resolved.batch_is_open:
+        try:
+            _run_first_batch(resolved, samples, stop)
+            resolved = replace(resolved, batch_is_open=False)
+        except FullMemoryError:
+            if resolved.batch_size == 1:
+                raise
+            resolved = replace(resolved, batch_size=resolved.batch_size // 2)
+            reporter.notice(f"the GPU's memory is full: now batches of {resolved.batch_size}")
+    return resolved
+
+
+def _run_first_batch(resolved: Resolved, samples: SampleTable, stop: Callable[[], bool]) -> None:
+    maker, features = throwaway_features(resolved), frozenset(resolved.options.features)
+    works = [Work(0, samples.rows(0, resolved.batch_size), features, last=False)]
+    for batch in load_batches(works, maker, resolved.workers):
+        stop_if_asked(stop)
+        maker.compute(batch.drawn, features)
 
 
 def with_unit_rows(resolved: Resolved, samples: SampleTable, stop: Callable[[], bool]) -> Resolved:

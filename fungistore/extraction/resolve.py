@@ -48,7 +48,10 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Resolved:
-    """Options after every "auto" has been decided; `unit_rows` is None until a rate is measured."""
+    """Options after every "auto" has been decided, but for what is measured.
+
+    `unit_rows` is None until a rate is measured; a batch that is open is halved until it fits.
+    """
 
     options: ExtractOptions
     backbone: Backbone
@@ -57,6 +60,7 @@ class Resolved:
     dtype: torch.dtype
     compiled: bool
     batch_size: int
+    batch_is_open: bool
     workers: int
     codec: Codec
     unit_rows: int | None
@@ -174,6 +178,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     path = gradient_path(backbone, dtype, compiled=compiled)
     columns = path.gradient_shape[0] * path.gradient_shape[1]
     dim = options.projection_dim or backbone.token_dim
+    batch_size = options.batch_size or frozen.get("compute.batch_size")
     return Resolved(
         options=options,
         backbone=backbone,
@@ -181,9 +186,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         device=device,
         dtype=dtype,
         compiled=compiled,
-        batch_size=options.batch_size
-        or frozen.get("compute.batch_size")
-        or default_batch_size(device, grid**2),
+        batch_size=batch_size or default_batch_size(device, grid**2),
+        batch_is_open=batch_size is None and device.type == "cuda",
         workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),

@@ -13,7 +13,12 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.compute import compute_tasks
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
-from fungistore.extraction.measure import free_bytes, refuse_empty, with_unit_rows
+from fungistore.extraction.measure import (
+    free_bytes,
+    refuse_empty,
+    with_fitting_batch,
+    with_unit_rows,
+)
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import Task, count_bytes, count_images, plan_tasks
 from fungistore.extraction.redo import Redone, redo_rows
@@ -156,7 +161,9 @@ def _prepare(
     options = resolved.options
     if is_redo:
         _refuse_partial_redo(target, resolved)
-    resolved = with_unit_rows(as_frozen(resolved, target), target.samples, stop)
+    resolved = as_frozen(resolved, target)
+    resolved = with_fitting_batch(resolved, target.samples, stop, reporter)
+    resolved = with_unit_rows(resolved, target.samples, stop)
     configs = array_configs(resolved)
     target.refuse_mismatch(options.name, by_array(resolved, configs))
     maker = freeze(resolved, target, configs, reporter, stop)
