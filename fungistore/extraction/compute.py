@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import ImageError
-from fungistore.extraction.features import FeatureMaker, start_fetch
+from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.loader import LoadedBatch, Work, load_batches
 from fungistore.extraction.plan import Task, batches_of
 from fungistore.extraction.resolve import Resolved
@@ -19,6 +19,7 @@ from fungistore.fingerprint import digest_ids
 from fungistore.report import Reporter, stop_if_asked
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import Commit, Failure, Store, UnitArray
+from fungistore.transfer import Fetch, start_fetch
 
 Rows = dict[str, NDArray[Any]]
 
@@ -107,9 +108,9 @@ def _one_behind(
     resolved: Resolved,
     stop: Callable[[], bool],
     watch: Stopwatch,
-) -> Iterator[tuple[LoadedBatch, Callable[[], Rows]]]:
+) -> Iterator[tuple[LoadedBatch, Fetch]]:
     """Yield each batch with what fetches its features; a GPU's once the next one was launched."""
-    before: tuple[LoadedBatch, Callable[[], Rows]] | None = None
+    before: tuple[LoadedBatch, Fetch] | None = None
     for batch in load_batches(works, maker, resolved.workers, watch):
         stop_if_asked(stop)
         if batch.failures and resolved.options.on_error == "fail":

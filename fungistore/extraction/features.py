@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from fungistore.gradients import GradientPath, Projection, Tape, normalized_proj
 from fungistore.objectives import ContrastiveObjective, Objective
 from fungistore.randomness import Stream
 from fungistore.stopwatch import UNWATCHED, Stopwatch
+from fungistore.transfer import start_fetch
 from fungistore.views import Image, InferenceView, ViewRecipe, count_views, in_chunks
 
 Drawn = dict[str, tuple[NDArray[Any], ...]]
@@ -256,21 +257,3 @@ def explain_full_memory(device: torch.device, batch_size: int) -> Iterator[None]
             found=str(error).partition("\n")[0],
             hint=f"--batch-size {max(1, batch_size // 2)}, or --projection-memory 0",
         ) from error
-
-
-def start_fetch(rows: Mapping[str, Tensor]) -> Callable[[], dict[str, NDArray[np.float32]]]:
-    """Start to copy launched features to the host; what is returned waits for them, as NumPy.
-
-    A GPU's copies queue behind the work that made the features, before any that is launched later,
-    so nobody waits for that.
-    """
-    streams = {torch.cuda.current_stream(v.device) for v in rows.values() if v.is_cuda}
-    arriving = {name: v.to("cpu", non_blocking=bool(streams)) for name, v in rows.items()}
-    copied = [stream.record_event() for stream in streams]
-
-    def fetch() -> dict[str, NDArray[np.float32]]:
-        for event in copied:
-            event.synchronize()
-        return {name: values.float().numpy() for name, values in arriving.items()}
-
-    return fetch

@@ -24,6 +24,7 @@ from fungistore.loff.operations import FLIPS, OPERATIONS, Matrices, operation_ma
 from fungistore.loff.resample import Interpolation, Padding, resample
 from fungistore.loff.settings import read_spec, require, write_spec
 from fungistore.randomness import Stream
+from fungistore.transfer import send
 
 TRIVIAL = "trivial"
 NONE = "none"
@@ -230,20 +231,20 @@ def augment(
         given = tokens
         tokens = resample(
             given,
-            _to(drawn.matrices, device),
+            send(drawn.matrices, device),
             interpolation=settings.interpolation,
             padding=settings.padding,
         )
-        still = _to(torch.nonzero(~drawn.moves)[:, 0], device)
+        still = send(torch.nonzero(~drawn.moves)[:, 0], device)
         tokens[still] = given[still]  # weights of 0 would spread infinities and lose signs of zero
     if drawn.shifts is not None:
-        tokens = shift_channels(tokens, _to(drawn.shifts, device))
+        tokens = shift_channels(tokens, send(drawn.shifts, device))
     if settings.noise:
         generator = torch.Generator(device).manual_seed(drawn.noise_seed)
         noise = torch.empty_like(tokens).normal_(generator=generator)
         tokens = torch.add(tokens, noise, alpha=settings.noise)
     if drawn.partners is not None and drawn.keeps is not None:
-        partners, keeps = _to(drawn.partners, device), _to(drawn.keeps, device)
+        partners, keeps = send(drawn.partners, device), send(drawn.keeps, device)
         tokens = torch.lerp(tokens[partners], tokens, keeps[..., None].to(tokens.dtype))
         share = keeps.mean(dim=(1, 2))[:, None].to(targets.dtype)
         targets = torch.lerp(targets[partners], targets, share)
@@ -260,10 +261,3 @@ def shift_channels(
     low, high = tokens.amin(dim=(1, 2), keepdim=True), tokens.amax(dim=(1, 2), keepdim=True)
     shift = shifts[:, None, None].to(tokens.dtype) * (high - low)
     return (tokens + shift).clamp(low, high)
-
-
-def _to(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor from the CPU without making the CPU wait for a GPU's earlier work."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)

@@ -31,6 +31,7 @@ from fungistore.loff.gather import (
 from fungistore.loff.order import Order, Rows
 from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.store import UnitArray
+from fungistore.transfer import send
 
 Remainder = Literal["keep", "drop"]
 BATCHES_AHEAD = 1  # while one is used; more only push each other out of the CPU's cache
@@ -166,7 +167,7 @@ class PatchLoader:
 
     def _select(self, batches: list[Rows], known: Rows, values: Tensor) -> Iterator[Batch]:
         for rows in batches:
-            places = torch.from_numpy(np.searchsorted(known, rows)).to(self.device)
+            places = send(torch.from_numpy(np.searchsorted(known, rows)), self.device)
             yield Batch(rows, values.index_select(0, places))
 
     def _load(

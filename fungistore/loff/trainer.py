@@ -32,6 +32,7 @@ from fungistore.loff.scoring import score_head
 from fungistore.loff.tensorboard import Scalars
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, stop_if_asked
+from fungistore.transfer import Fetch, send, start_fetch
 
 GRADIENT_NORM = 1.0  # gradients are clipped to it, as is usual for vision transformers
 ROWS_SHOWN = 8
@@ -149,13 +150,13 @@ class Trainer:
         self._head.train()
         saved = time.monotonic()
         sums = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self._device)
-        before: tuple[Batch, Tensor] | None = None
+        before: tuple[Batch, Fetch] | None = None
         for batch in self._loader.epoch(progress.epoch, progress.step):
             loss = self._step(batch, progress, optimiser)
             sums += loss.double() * len(batch.rows)
             # looked at one step late, so that a GPU need not wait for the CPU
             self._refuse_nan(before)
-            before = batch, loss
+            before = batch, start_fetch({"loss": loss})
             progress = replace(progress, step=progress.step + 1)
             self._reporter.advance(1)
             is_due = time.monotonic() - saved > 60 * self._options.checkpoint_minutes
@@ -177,10 +178,8 @@ class Trainer:
         )
         for group in optimiser.param_groups:
             group["lr"] = options.lr * self._rate(self._done(progress))
-        targets = nn.functional.one_hot(
-            self._labels[torch.from_numpy(batch.rows)], len(self._data.names)
-        )
-        targets = targets.to(self._device, torch.float32)
+        labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
+        targets = nn.functional.one_hot(labels, len(self._data.names)).float()
         with torch.no_grad():
             tokens = batch.values if options.pool == 1 else pooled(batch.values, options.pool)
             tokens = self._head.standardise(tokens)
@@ -259,14 +258,17 @@ class Trainer:
         moments = flatten_optimiser(optimiser, self._names())
         return self._run.save(progress, {**model, **moments, **best})
 
-    def _refuse_nan(self, stepped: tuple[Batch, Tensor] | None) -> None:
-        if stepped is None or math.isfinite(float(stepped[1])):
+    def _refuse_nan(self, stepped: tuple[Batch, Fetch] | None) -> None:
+        if stepped is None:
+            return
+        loss = float(stepped[1]()["loss"])
+        if math.isfinite(loss):
             return
         rows = ", ".join(map(str, stepped[0].rows[:ROWS_SHOWN].tolist()))
         raise FungiError(
             "the loss is not finite",
             where=f"rows {rows}{', ...' if len(stepped[0].rows) > ROWS_SHOWN else ''}",
-            found=float(stepped[1]),
+            found=loss,
             hint="the last good checkpoint is kept; try a smaller --lr, or --dtype float32, under "
             "another --name",
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones import Backbone, load_backbone
 from fungistore.errors import FungiError
-from fungistore.extraction.features import FeatureMaker, GradientFeature, start_fetch
+from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.loader import stack_drawn
 from fungistore.gradients import (
     ClassTokenPath,
@@ -29,6 +29,7 @@ from fungistore.gradients import (
 )
 from fungistore.objectives import DINO, KL, SimCLR
 from fungistore.stopwatch import Clock
+from fungistore.transfer import start_fetch
 from fungistore.views import DeviceCrops, InferenceView, RandomCrops, ViewRecipe
 from tiny_world import needs_vnni
 
