@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.blocks import Rows, Vectors
+from fungistore.precision import float32_products
 
 GROUP = 64  # scores of which only the largest is looked at first
 SPARE = 12  # candidates kept beyond k, so that near ties can be settled
@@ -154,6 +155,7 @@ def _settle(
     return rows, squared
 
 
+@float32_products()  # the bound of its rounding errors holds for no other
 def _candidates(
     queries: Vectors, database: Database, count: int, device: torch.device
 ) -> _Candidates:

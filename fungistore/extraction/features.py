@@ -19,6 +19,7 @@ from fungistore.backbones import Backbone
 from fungistore.errors import FullMemoryError
 from fungistore.gradients import GradientPath, Projection, Tape, normalized_projection
 from fungistore.objectives import ContrastiveObjective, Objective
+from fungistore.precision import OnGpu, float32_products
 from fungistore.randomness import Stream
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.transfer import start_fetch
@@ -77,7 +78,7 @@ class FeatureMaker:
         self._pool = pool
         self._batch_size = batch_size
         self._seed = seed
-        self._products = "tf32" if tf32 else "ieee"
+        self._on_gpu: OnGpu = "tf32" if tf32 else "ieee"
         self.device = device
         self._base = InferenceView(backbone.data_config)
         own = (backbone.data_config["mean"], backbone.data_config["std"])
@@ -161,15 +162,9 @@ class FeatureMaker:
 
     @contextmanager
     def _on_device(self) -> Iterator[None]:
-        """Explain a full memory, and choose how a GPU multiplies float32."""
-        matmul: Any = torch.backends.cuda.matmul
-        before = matmul.fp32_precision
-        matmul.fp32_precision = self._products
-        try:
-            with explain_full_memory(self.device, self._batch_size):
-                yield
-        finally:
-            matmul.fp32_precision = before
+        """Explain a full memory, and choose how float32 is multiplied."""
+        with explain_full_memory(self.device, self._batch_size), float32_products(self._on_gpu):
+            yield
 
     def _recipe(self, name: str) -> ViewRecipe | None:
         feature = self._gradients.get(name)

@@ -377,6 +377,27 @@ def test_int8_rows_do_not_depend_on_the_batch(
     assert_close({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)
 
 
+def test_another_codes_precision_changes_nothing(
+    weights_file: WeightsFile, photos: list[Pixels]
+) -> None:
+    """Where the process around lets torch multiply float32 coarsely, features stay what they are.
+
+    Its own choice is there again afterwards.
+    """
+    maker = make(tiny(weights_file))
+    batch = batch_of(maker, photos[:2])
+    expected = maker.compute(batch, ALL)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        found = maker.compute(batch, ALL)
+        assert torch.get_float32_matmul_precision() == "medium"
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    for name, rows in expected.items():
+        assert np.array_equal(found[name], rows), name
+
+
 def test_a_full_gpu_is_explained(weights_file: WeightsFile, photos: list[Pixels]) -> None:
     """What torch says, and a smaller batch to try; raised here by a hook, for want of a GPU."""
 

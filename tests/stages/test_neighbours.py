@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import NearestNeighbors
 
 from fungistore import neighbours
@@ -48,6 +49,28 @@ def test_neighbours_equal_scikit_learn():
         nearest(queries, blocks(vectors, 1000), 20).rows,
         oracle.kneighbors(queries, return_distance=False),
     )
+
+
+def test_scores_are_exact_beside_code_that_multiplies_coarsely():
+    """torch's process-wide precision may be anything: while blocks are compared it is float32's.
+
+    Not every machine multiplies differently then, so the setting is what is looked at.
+    """
+    vectors, seen = gaussian(400, 16), []
+
+    class Database:
+        def __iter__(self):
+            for block in blocks(vectors, 100):
+                seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+                yield block
+
+    torch.set_float32_matmul_precision("medium")
+    try:
+        nearest_rows(vectors[:3], Database(), 5)
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen[:4] == ["ieee"] * 4
 
 
 def test_near_ties_beyond_float32_are_told_apart():
