@@ -45,6 +45,7 @@ from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.loader import default_workers, stack_drawn
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.stopwatch import BESIDE, Clock, Stage, wait_for_gpu
+from fungistore.transfer import one_behind, start_fetch
 
 SETS = {
     "embeddings": ("embeddings",),
@@ -136,8 +137,7 @@ def compare_with_floor(
     bare = fastest([bare_forwards(resolved, len(images), size) for size in floor_sizes(resolved)])
 
     def ours() -> None:
-        for batch in batches:
-            maker.compute(batch, wanted)
+        extract_from_memory(maker, batches, wanted)
 
     floor_times, our_times = alternate(bare, ours, rounds)
     ratio = statistics.median(a / b for a, b in zip(floor_times, our_times, strict=True))
@@ -226,8 +226,8 @@ def compare_with_fungivision(
         wrapper(few)
 
     def ours() -> None:
-        for batch in in_batches(maker, images, wanted, resolved.batch_size):
-            maker.compute(batch, wanted)
+        batches = in_batches(maker, images, wanted, resolved.batch_size)
+        extract_from_memory(maker, batches, wanted)
 
     their_times, our_times = alternate(theirs, ours, arguments.rounds)
     pairs = zip(their_times, our_times, strict=True)
@@ -253,8 +253,7 @@ def compare_with_files(
         rates.append(extract(str(folder), store, options, restart=store.exists()))
 
     def memory() -> None:
-        for batch in batches:
-            maker.compute(batch, wanted)
+        extract_from_memory(maker, batches, wanted)
 
     times, _ = alternate(memory, ours, arguments.rounds)
     whole = [result.images_per_second for result in rates[1:]]
@@ -287,7 +286,18 @@ def in_batches(
         drawn = list(
             pool.map(lambda pair: maker.draw(pair[1], str(pair[0]), features), enumerate(images))
         )
-    return [stack_drawn(drawn[start : start + size]) for start in range(0, len(drawn), size)]
+    pinned = maker.device.type == "cuda"
+    starts = range(0, len(drawn), size)
+    return [stack_drawn(drawn[start : start + size], pinned=pinned) for start in starts]
+
+
+def extract_from_memory(
+    maker: FeatureMaker, batches: Sequence[DrawnBatch], features: frozenset[str]
+) -> None:
+    """Compute batches as `fungi extract` does, and keep nothing."""
+    launches = (start_fetch(maker.launch(batch, features)) for batch in batches)
+    for fetch in one_behind(launches, maker.device):
+        fetch()
 
 
 def photographs(count: int) -> list[NDArray[np.uint8]]:
@@ -322,8 +332,8 @@ def peak_memory(resolved: Resolved, count: int) -> float:
     """Return the most GiB that two batches took: of the GPU, or else of this process."""
     maker = throwaway_features(resolved)
     wanted = frozenset(resolved.options.features)
-    for batch in in_batches(maker, photographs(count), wanted, resolved.batch_size):
-        maker.compute(batch, wanted)
+    batches = in_batches(maker, photographs(count), wanted, resolved.batch_size)
+    extract_from_memory(maker, batches, wanted)
     if resolved.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

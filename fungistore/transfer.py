@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+Launched = TypeVar("Launched")
 Fetch = Callable[[], dict[str, NDArray[np.float32]]]
 
 
@@ -35,3 +37,17 @@ def start_fetch(tensors: Mapping[str, Tensor]) -> Fetch:
         return {name: values.float().numpy() for name, values in arriving.items()}
 
     return fetch
+
+
+def one_behind(launches: Iterable[Launched], device: torch.device) -> Iterator[Launched]:
+    """Yield what is launched one by one; on a GPU only when the next one was launched too.
+
+    Whoever waits for what is yielded then leaves the GPU with work. On a CPU it is done already.
+    """
+    before: list[Launched] = []
+    for launched in launches:
+        yield from before
+        before = [launched]
+        if device.type == "cpu":
+            yield before.pop()
+    yield from before

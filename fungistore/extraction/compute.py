@@ -19,7 +19,7 @@ from fungistore.fingerprint import digest_ids
 from fungistore.report import Reporter, stop_if_asked
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import Commit, Failure, Store, UnitArray
-from fungistore.transfer import Fetch, start_fetch
+from fungistore.transfer import Fetch, one_behind, start_fetch
 
 Rows = dict[str, NDArray[Any]]
 
@@ -91,7 +91,8 @@ def compute_units(
                 pending.result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
-        for batch, fetch in _one_behind(works, maker, resolved, stop, watch):
+        launches = _launches(works, maker, resolved, stop, watch)
+        for batch, fetch in one_behind(launches, maker.device):
             with watch.stage("fetch"):
                 parts.append(_computed(batch, fetch(), resolved))
             reporter.advance(len(batch.work.rows))
@@ -102,15 +103,14 @@ def compute_units(
         finish(pending)
 
 
-def _one_behind(
+def _launches(
     works: Iterable[Work],
     maker: FeatureMaker,
     resolved: Resolved,
     stop: Callable[[], bool],
     watch: Stopwatch,
 ) -> Iterator[tuple[LoadedBatch, Fetch]]:
-    """Yield each batch with what fetches its features; a GPU's once the next one was launched."""
-    before: tuple[LoadedBatch, Fetch] | None = None
+    """Launch batch after batch; yield each with what fetches its features."""
     for batch in load_batches(works, maker, resolved.workers, watch):
         stop_if_asked(stop)
         if batch.failures and resolved.options.on_error == "fail":
@@ -118,14 +118,7 @@ def _one_behind(
         launched = maker.launch(batch.drawn, batch.work.features, watch)
         with watch.stage("fetch"):
             fetch = start_fetch(launched)
-        if before is not None:
-            yield before
-        before = batch, fetch
-        if maker.device.type == "cpu":  # it is done already: commit without delay
-            yield before
-            before = None
-    if before is not None:
-        yield before
+        yield batch, fetch
 
 
 def _computed(batch: LoadedBatch, computed: Rows, resolved: Resolved) -> ComputedBatch:

@@ -47,14 +47,6 @@ class LoadedBatch:
     drawn: DrawnBatch
     failures: list[Failure]
 
-    def pinned(self) -> LoadedBatch:
-        """Return the batch in memory that a GPU copies from while it computes."""
-        drawn = {
-            name: tuple(tensor.pin_memory() for tensor in parts)
-            for name, parts in self.drawn.items()
-        }
-        return LoadedBatch(self.work, drawn, self.failures)
-
 
 def load_batches(
     works: Iterable[Work],
@@ -82,8 +74,8 @@ def load_batches(
 
     def stack(work: Work, loads: list[Future[tuple[Drawn, Failure | None]]]) -> LoadedBatch:
         drawn, failures = zip(*(load.result() for load in loads), strict=True)
-        batch = LoadedBatch(work, stack_drawn(drawn), list(filter(None, failures)))
-        return batch.pinned() if maker.device.type == "cuda" else batch
+        batch = stack_drawn(drawn, pinned=maker.device.type == "cuda")
+        return LoadedBatch(work, batch, list(filter(None, failures)))
 
     ahead: deque[Future[LoadedBatch]] = deque()
     stream = iter(works)
@@ -124,9 +116,11 @@ def stack_padded(arrays: Sequence[NDArray[Any]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
-def stack_drawn(images: Sequence[Drawn]) -> DrawnBatch:
-    """Put drawn images together as one batch."""
-    return {
-        name: tuple(map(stack_padded, zip(*(drawn[name] for drawn in images), strict=True)))
-        for name in images[0]
-    }
+def stack_drawn(images: Sequence[Drawn], *, pinned: bool = False) -> DrawnBatch:
+    """Put drawn images together as one batch; in pinned memory a GPU copies while it computes."""
+    batch: DrawnBatch = {}
+    for name in images[0]:
+        arrays = zip(*(drawn[name] for drawn in images), strict=True)
+        stacked = map(stack_padded, arrays)
+        batch[name] = tuple(tensor.pin_memory() if pinned else tensor for tensor in stacked)
+    return batch
