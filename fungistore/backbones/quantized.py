@@ -167,13 +167,18 @@ def _has_gelu(module: nn.Module) -> bool:
 
 
 def multiplies_exactly() -> bool:
-    """Whether this CPU sums products of bytes in full.
+    """Whether torch and this CPU sum products of bytes in full.
 
-    Those without VNNI instructions cut the sums of neighbours off at 16 bits.
+    CPUs without VNNI instructions cut the sums of neighbours off at 16 bits, and torch 2.11 does
+    not multiply unsigned bytes yet.
     """
     tokens = torch.full((64, 64), STEPS, dtype=torch.uint8)
     weight = torch.full((64, 64), LARGEST, dtype=torch.int8)
-    return bool((torch._int_mm(tokens, weight) == 64 * STEPS * LARGEST).all())
+    try:
+        products = torch._int_mm(tokens, weight)
+    except RuntimeError:
+        return False
+    return bool((products == 64 * STEPS * LARGEST).all())
 
 
 def spread(tokens: Float[Tensor, "... i"]) -> float:

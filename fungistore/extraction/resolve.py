@@ -258,9 +258,10 @@ def _refuse_unfit(dtype: torch.dtype, device: torch.device) -> None:
         )
     if dtype == torch.int8 and not multiplies_exactly():
         raise UsageError(
-            "this CPU cuts off sums of 8-bit products",
+            "sums of 8-bit products are not exact here",
             where="--dtype int8",
-            expected="a CPU with VNNI instructions (Intel since 2019, AMD since 2022)",
+            expected="a CPU with VNNI instructions (Intel since 2019, AMD since 2022), torch 2.15",
+            found=f"torch {torch.__version__}",
             hint="leave out --dtype",
         )
 
