@@ -76,7 +76,7 @@ def make(root: Path, rows: int) -> None:
         mixing = random.normal(size=(RANK, DIM)) / RANK**0.5
         centres = random.normal(size=(CLASSES, RANK))
         config = {"schema": 1, "made": name}
-        store.freeze_setup(config, {}, {})
+        store.setups.freeze(config, {}, {})
         array = UnitArray.create(
             root,
             f"set/{name}",

@@ -126,5 +126,5 @@ def _feature_set(store: Store, name: str) -> FeatureSetStatus:
                 fingerprint=array.fingerprint,
             )
         )
-        backbone = backbone or store.setup(array.fingerprint).get("backbone", {})
+        backbone = backbone or store.setups.config(array.fingerprint).get("backbone", {})
     return FeatureSetStatus(name, tuple(arrays), backbone)

@@ -71,7 +71,7 @@ def write_block(
             "layout": {"unit_rows": unit_rows, "codec": "none"},
             "made": {"name": name, "salt": salt},
         }
-        store.freeze_setup(config, {}, {})
+        store.setups.freeze(config, {}, {})
         array = UnitArray.create(
             store.root,
             f"{feature_set}/{name}",

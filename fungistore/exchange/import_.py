@@ -258,7 +258,7 @@ def _ready_array(
     if existing:  # features of one set have the same units
         neighbour = next(iter(existing.values()))
         unit_rows = options.unit_rows or neighbour.unit_rows
-        codec = store.setup(neighbour.fingerprint).get("layout", {}).get("codec", codec)
+        codec = store.setups.config(neighbour.fingerprint).get("layout", {}).get("codec", codec)
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "layout": {"unit_rows": unit_rows, "codec": codec},
@@ -268,7 +268,7 @@ def _ready_array(
     store.refuse_mismatch(plan.feature_set, {plan.array: config})
     array = existing.get(plan.array)
     if array is None:
-        store.freeze_setup(config, {}, {})
+        store.setups.freeze(config, {}, {})
         chunks: Codec = "none" if codec == "none" else "zstd"  # bitround is for patch tensors
         array = UnitArray.create(
             store.root,

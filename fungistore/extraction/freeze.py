@@ -63,7 +63,7 @@ def frozen_choices(store: Store, feature_set: str) -> Config:
     """Return the flattened configuration of all arrays of a feature set, {} where it is new."""
     choices: Config = {}
     for array in store.arrays(feature_set).values():
-        choices |= flatten(store.setup(array.fingerprint))
+        choices |= flatten(store.setups.config(array.fingerprint))
     return choices
 
 
@@ -158,7 +158,7 @@ def freeze(
     """
     gradients = resolved.gradient_features
     for feature, config in configs.items():
-        if store.has_setup(fingerprint(config)):
+        if store.setups.has(fingerprint(config)):
             continue
         tensors: Tensors = {}
         if feature in gradients:
@@ -168,8 +168,8 @@ def freeze(
                 resolved, store, feature, tensors, reporter, stop
             )
         document = {"options": resolved.to_options().to_config()}
-        store.freeze_setup(config, {"tensors": tensors} if tensors else {}, document)
-    frozen = {f: store.setup_tensors(fingerprint(configs[f]), "tensors") for f in gradients}
+        store.setups.freeze(config, {"tensors": tensors} if tensors else {}, document)
+    frozen = {f: store.setups.tensors(fingerprint(configs[f]), "tensors") for f in gradients}
     return make_features(resolved, frozen)
 
 
@@ -260,14 +260,11 @@ def encode_negatives(
     stream = Stream(resolved.options.seed, "negatives", feature)
     order = candidates[stream.choice(len(candidates), min(len(candidates), 2 * wanted))]
     maker = make_features(resolved, {feature: heads})
-    size = resolved.batch_size
+    rows, size = store.samples.take(order), resolved.batch_size
 
     def works() -> Iterator[Work]:
-        for start in range(0, len(order), size):
-            rows = [
-                store.samples.rows(int(row), int(row) + 1)[0] for row in order[start : start + size]
-            ]
-            yield Work(0, rows, frozenset([feature]), last=False)
+        for start in range(0, len(rows), size):
+            yield Work(0, rows[start : start + size], frozenset([feature]), last=False)
 
     def latents() -> Iterator[NDArray[np.float32]]:
         for batch in load_batches(works(), maker, resolved.workers):

@@ -107,7 +107,7 @@ def estimate(
     negatives = sum(
         count * maker.forwards(frozenset([feature])) / forwards
         for feature, count in resolved.negative_images.items()
-        if real is None or not real.has_setup(fingerprint(configs[feature]))
+        if real is None or not real.setups.has(fingerprint(configs[feature]))
     )
     work = count_images(tasks) + (negatives if tasks else 0)
     return Estimate(

@@ -61,7 +61,7 @@ def redo_rows(
 
     def works() -> Iterator[Work]:
         for unit, group in groupby(listed, key=lambda failure: failure.row // unit_rows):
-            rows = [store.samples.rows(f.row, f.row + 1)[0] for f in group]
+            rows = store.samples.take([failure.row for failure in group])
             for start in range(0, len(rows), resolved.batch_size):
                 batch = rows[start : start + resolved.batch_size]
                 yield Work(unit, batch, features, last=start + len(batch) == len(rows))

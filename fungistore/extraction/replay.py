@@ -104,7 +104,9 @@ def replay_extraction(
     resolved = resolve(options, frozen_choices(store, feature_set))
     _refuse_mismatch(store, resolved, arrays)
     gradients = resolved.gradient_features
-    tensors = {name: store.setup_tensors(arrays[name].fingerprint, "tensors") for name in gradients}
+    tensors = {
+        name: store.setups.tensors(arrays[name].fingerprint, "tensors") for name in gradients
+    }
     return Replay(make_features(resolved, tensors), resolved, arrays)
 
 
@@ -134,7 +136,7 @@ def _options(
                 hint="samples of the store need no model",
             )
         options[feature] = ExtractOptions.from_config(read_config(path))
-    setups = {feature: store.setup(array.fingerprint) for feature, array in arrays.items()}
+    setups = {feature: store.setups.config(array.fingerprint) for feature, array in arrays.items()}
     most = max(arrays, key=lambda f: ("views" in setups[f], "gradient" in setups[f]))
     objectives = {
         name: options[name if name in options else most].objectives[name]
@@ -154,7 +156,7 @@ def _refuse_mismatch(store: Store, resolved: Resolved, arrays: Mapping[str, Unit
     """Compare what would be computed now with what the store's features were made with."""
     fields: dict[str, tuple[Any, Any]] = {}
     for feature, config in array_configs(resolved).items():
-        stored = store.setup(arrays[feature].fingerprint)
+        stored = store.setups.config(arrays[feature].fingerprint)
         fields |= differences(stored, config, common=True)
     if fields:
         source = resolved.options.weights or f"timm's {resolved.options.model}"

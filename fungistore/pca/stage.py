@@ -156,12 +156,12 @@ def _fit_pca(
     else:
         store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
     key = fingerprint(config)
-    if not store.has_setup(key):
+    if not store.setups.has(key):
         reporter.notice(f"fitting {dim} components of {matrix.name} on {len(rows)} rows")
         reporter.begin("rows read", len(rows))
         pca = fit(matrix.features, _counted(matrix, rows, reporter, stop), dim)
         reporter.end()
-        store.freeze_setup(config, {TENSORS: _tensors(pca, rows, len(store.samples))}, {})
+        store.setups.freeze(config, {TENSORS: _tensors(pca, rows, len(store.samples))}, {})
     pca = _load(store, key)
     array = existing or UnitArray.create(
         store.root,
@@ -218,11 +218,11 @@ def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
     if not matrix.features[0].startswith(PCA):
         return
     (key,) = matrix.fingerprints.values()
-    bits = matrix.store.setup_tensors(key, TENSORS)["fit_rows"]
+    bits = matrix.store.setups.tensors(key, TENSORS)["fit_rows"]
     fitted = np.unpackbits(bits).astype(bool)
     seen = int(fitted[test[test < len(fitted)]].sum())
     if seen:
-        origin = matrix.store.setup(key)["pca"]["fit"]
+        origin = matrix.store.setups.config(key)["pca"]["fit"]
         described = ", ".join(f"{name} {origin[name]}" for name in origin if name != "digest")
         raise MismatchError(
             f"the PCA was fitted on {seen} of the {len(test)} test rows",
@@ -306,7 +306,7 @@ def _settled(
     store: Store, existing: UnitArray, asked: Config, rows: int, reporter: Reporter
 ) -> Config:
     """Return the stored configuration, if what is asked for differs in the grown rows alone."""
-    stored = store.setup(existing.fingerprint)
+    stored = store.setups.config(existing.fingerprint)
     fields = differences(stored, asked, common=False)
     grown = fields.pop("pca.fit.digest", None)
     fields.pop("pca.fit.rows", None)
@@ -383,7 +383,7 @@ def _tensors(pca: Pca, rows: Rows, samples: int) -> dict[str, NDArray[Any]]:
 
 
 def _load(store: Store, key: str) -> Pca:
-    tensors, config = store.setup_tensors(key, TENSORS), store.setup(key)
+    tensors, config = store.setups.tensors(key, TENSORS), store.setups.config(key)
     try:
         return Pca(
             features=tuple(config["pca"]["features"]),

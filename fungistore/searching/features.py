@@ -97,7 +97,7 @@ def _refuse_other_inputs(
 ) -> None:
     """Refuse a PCA of features that were extracted anew since."""
     (key,) = matrix.fingerprints.values()
-    stored = store.setup(key)["pca"]["inputs"]
+    stored = store.setups.config(key)["pca"]["inputs"]
     now = {array.name: array.fingerprint for array in arrays.values()}
     fields = differences(stored, now, common=False)
     if fields:

@@ -14,7 +14,6 @@ from fungistore.report import Reporter, Silent
 from fungistore.searching.queries import FileQuery, Query, SampleQuery, identify
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
 from fungistore.store import Store
-from fungistore.store.samples import ROWS_PER_GROUP
 
 DEFAULT_K = 10
 
@@ -199,18 +198,10 @@ def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> 
 
 
 def _samples(store: Store, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[int, Found]:
-    """Return the samples of ascending rows, reading each group of the table once."""
+    """Return the samples of some rows, by row."""
     found: dict[int, Found] = {}
-    for group in np.split(rows, np.flatnonzero(np.diff(rows // ROWS_PER_GROUP)) + 1):
-        if not len(group):
-            continue
-        first = int(group[0])
-        table = store.samples.rows(first, int(group[-1]) + 1)
-        for row in group.tolist():
-            sample = table[row - first]
-            label = sample["label"]
-            name = None if label is None else store.manifest.labels[label]
-            found[row] = Found(
-                row, sample["id"], name, sample["split"], sample["root"], sample["uri"]
-            )
+    for sample in store.samples.take(rows):
+        row, label = sample["row"], sample["label"]
+        name = None if label is None else store.manifest.labels[label]
+        found[row] = Found(row, sample["id"], name, sample["split"], sample["root"], sample["uri"])
     return found

@@ -6,12 +6,10 @@ a part leaves the others untouched. Which parts count is said by `store.json`, i
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,8 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.errors import StoreError, UsageError
+from fungistore.errors import StoreError
 from fungistore.sources import Sample, absolute_uri, locate
+from fungistore.store.census import Census, Comparison, hash_sample, microseconds
 from fungistore.store.durable import file_digest, publish
 
 SCHEMA = pa.schema(
@@ -37,9 +36,6 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_PER_GROUP = 16_384
-MICROSECONDS = 1_000_000
-CALENDAR = (-62_135_596_800, 253_402_300_799)  # the years 1 to 9999, in seconds from the epoch
-DUPLICATES_SHOWN = 3
 REMOVED_SHOWN = 3
 
 
@@ -58,27 +54,6 @@ class Part:
     rows: int
     root: str
     checksum: str | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A source against the table.
-
-    Attributes:
-        added: images that are new.
-        known: images that the table has.
-        changed: of those, images of another size or time.
-        removed: images that the table has from this source, and that the source lacks now.
-        first_removed: the ids of some of them.
-        changed_samples: by row, what the source says of the changed ones; only where it was asked.
-    """
-
-    added: int
-    known: int
-    changed: int
-    removed: int = 0
-    first_removed: tuple[str, ...] = ()
-    changed_samples: Mapping[int, Sample] = field(default_factory=dict)
 
 
 class SampleTable:
@@ -110,6 +85,23 @@ class SampleTable:
                 found += [row | {"root": part.root} for row in table.to_pylist()]
             first += part.rows
         return found
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return what `rows` does of single rows, in any order; each row group is read once."""
+        numbers = np.asarray(rows, np.int64)
+        found: dict[int, dict[str, Any]] = {}
+        first = 0
+        for part in self.parts:
+            own = np.unique(numbers[(numbers >= first) & (numbers < first + part.rows)]) - first
+            first += part.rows
+            if not len(own):
+                continue
+            with self._open(part) as file:
+                for group in np.split(own, np.flatnonzero(np.diff(own // ROWS_PER_GROUP)) + 1):
+                    table = file.read_row_group(int(group[0]) // ROWS_PER_GROUP)
+                    chosen = table.take(pa.array(group % ROWS_PER_GROUP)).to_pylist()
+                    found |= {row["row"]: row | {"root": part.root} for row in chosen}
+        return [found[number] for number in numbers.tolist()]
 
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
         """Yield the table's columns batch by batch, in row order."""
@@ -186,21 +178,13 @@ class SampleTable:
         for part in self.parts:
             rows = [row for row in changed if first <= row < first + part.rows]
             if rows and part.root != root:
-                for row in self._chosen(part, [row - first for row in rows]):
+                for row in self.take(rows):
                     mine = locate(root, changed[row["row"]].uri).path
                     own = locate(part.root, row["uri"]).path
                     if own != mine and os.path.exists(own):
                         found.append(row["id"])
             first += part.rows
         return found
-
-    def _chosen(self, part: Part, places: list[int]) -> Iterator[dict[str, Any]]:
-        first = 0
-        with self._open(part) as file:
-            for batch in file.iter_batches(ROWS_PER_GROUP, columns=["row", "id", "uri"]):
-                here = [p - first for p in places if first <= p < first + len(batch)]
-                yield from batch.take(pa.array(here, pa.int64())).to_pylist()
-                first += len(batch)
 
     def refresh(self, part: Part, changed: Mapping[int, Sample], root: str) -> Part:
         """Replace a part by one with the places, sizes and times that some rows have now.
@@ -227,7 +211,7 @@ class SampleTable:
                             uri = sample.uri if is_own else absolute_uri(root, sample.uri)
                             columns["uri"][place] = uri
                             columns["bytes"][place] = sample.bytes
-                            columns["mtime"][place] = _microseconds(sample.mtime)
+                            columns["mtime"][place] = microseconds(sample.mtime)
                     writer.write_table(pa.table(columns, schema=SCHEMA))
 
         publish(path, write)
@@ -273,86 +257,10 @@ class SampleTable:
         for batch in self.batches("id", "bytes", "mtime"):
             times = batch["mtime"].cast(pa.int64()).to_pylist()
             pairs = zip(batch["id"].to_pylist(), batch["bytes"].to_pylist(), times, strict=True)
-            both = [_hash(*pair) for pair in pairs]
+            both = [hash_sample(*pair) for pair in pairs]
             keys.append(np.array([key for key, _ in both], np.uint64))
             stamps.append(np.array([stamp for _, stamp in both], np.uint64))
         return np.concatenate(keys), np.concatenate(stamps)
-
-
-class Census:
-    """Tells new samples from known ones by their ids' 64-bit hashes.
-
-    Args:
-        keys: hashes of the known ids.
-        stamps: hashes of the known ids with their sizes and times, in the same order.
-        keep_changed: collect the samples of another size or time.
-    """
-
-    def __init__(
-        self, keys: NDArray[np.uint64], stamps: NDArray[np.uint64], *, keep_changed: bool
-    ) -> None:
-        self._order = order = np.argsort(keys)
-        self._keep_changed = keep_changed
-        self._changed_samples: dict[int, Sample] = {}
-        self._keys, self._stamps = keys[order], stamps[order]
-        self._added: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
-        self._seen = np.zeros(len(keys), np.uint32)
-        self._repeated: set[str] = set()
-        self._changed = 0
-
-    def new_samples(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """Yield the samples that are not known, counting those that are."""
-        stream = iter(samples)
-        while batch := list(islice(stream, ROWS_PER_GROUP)):
-            keys, stamps = _hash_samples(batch)
-            known = np.isin(keys, self._keys)
-            at = np.searchsorted(self._keys, keys[known])
-            np.add.at(self._seen, at, 1)
-            self._repeated |= {batch[i].id for i in np.flatnonzero(known)[self._seen[at] > 1]}
-            changed = self._stamps[at] != stamps[known]
-            self._changed += int(changed.sum())
-            if self._keep_changed:
-                rows = self._order[at[changed]].tolist()
-                places = np.flatnonzero(known)[changed]
-                self._changed_samples |= {
-                    row: batch[place] for row, place in zip(rows, places, strict=True)
-                }
-            self._added.append(keys[~known])
-            yield from (sample for sample, old in zip(batch, known, strict=True) if not old)
-
-    def comparison(self) -> Comparison:
-        """Return the counts so far."""
-        return Comparison(
-            sum(map(len, self._added)),
-            int(self._seen.sum()),
-            self._changed,
-            changed_samples=self._changed_samples,
-        )
-
-    def unseen_rows(self) -> NDArray[np.int64]:
-        """Return the rows, ascending, of the known samples that did not come by."""
-        return np.sort(self._order[self._seen == 0])
-
-    def refuse_duplicates(self, part: Path | None) -> None:
-        """Raise UsageError if two samples have the same id; new ones are written to `part`."""
-        values, counts = np.unique(np.concatenate(self._added), return_counts=True)
-        suspects = set(values[counts > 1].tolist())
-        duplicates = set(self._repeated)
-        if part is not None and suspects:
-            seen: Counter[str] = Counter()
-            with pq.ParquetFile(part) as file:
-                for batch in file.iter_batches(ROWS_PER_GROUP, columns=["id"]):
-                    ids = batch["id"].to_pylist()
-                    seen.update(i for i in ids if _hash(i, None, None)[0] in suspects)
-            # hashes alone may meet by chance: once in 4,000 tables of 100 million samples
-            duplicates |= {sample_id for sample_id, count in seen.items() if count > 1}
-        if duplicates:
-            raise UsageError(
-                f"{len(duplicates)} sample ids occur more than once",
-                expected="every sample has its own id",
-                found=", ".join(map(repr, sorted(duplicates)[:DUPLICATES_SHOWN])),
-                hint="give the manifest an `id` column with unique values, or remove repeated rows",
-            )
 
 
 def _table(samples: list[Sample], row: int, labels: Mapping[str, int]) -> pa.Table:
@@ -363,29 +271,6 @@ def _table(samples: list[Sample], row: int, labels: Mapping[str, int]) -> pa.Tab
         "label": [None if s.label is None else labels[s.label] for s in samples],
         "split": [sample.split for sample in samples],
         "bytes": [sample.bytes for sample in samples],
-        "mtime": [_microseconds(sample.mtime) for sample in samples],
+        "mtime": [microseconds(sample.mtime) for sample in samples],
     }
     return pa.table(columns, schema=SCHEMA)
-
-
-def _hash_samples(samples: list[Sample]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return a 64-bit key of each id, and a stamp of each id with its size and time."""
-    both = [_hash(s.id, s.bytes, _microseconds(s.mtime)) for s in samples]
-    return (
-        np.array([key for key, _ in both], np.uint64),
-        np.array([stamp for _, stamp in both], np.uint64),
-    )
-
-
-def _hash(sample_id: str, size: int | None, microseconds: int | None) -> tuple[int, int]:
-    state = hashlib.blake2b(sample_id.encode(), digest_size=8)
-    key = int.from_bytes(state.digest(), "little")
-    state.update(f"\0{size}\0{microseconds}".encode())
-    return key, int.from_bytes(state.digest(), "little")
-
-
-def _microseconds(seconds: float | None) -> int | None:
-    """Return a time for the table, None for one beyond the calendar (broken disks have such)."""
-    if seconds is None or not CALENDAR[0] < seconds < CALENDAR[1]:
-        return None
-    return round(seconds * MICROSECONDS)

@@ -13,21 +13,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors.numpy import load_file, save
-
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
-from fungistore.fingerprint import Config, canonical_json, describe, differences, fingerprint
-from fungistore.names import is_file_name
+from fungistore.fingerprint import Config, describe, differences
 from fungistore.sources import Sample, Source
+from fungistore.store.census import Comparison
 from fungistore.store.disk_errors import NOT_WRITABLE
 from fungistore.store.durable import (
     PARTIAL,
-    file_digest,
     make_directory,
     orphans,
-    publish,
     publish_bytes,
 )
 from fungistore.store.failures import (
@@ -44,13 +38,12 @@ from fungistore.store.manifest import (
     parse_manifest,
     say_newer_minor,
 )
-from fungistore.store.samples import Comparison, Part, SampleTable
+from fungistore.store.samples import Part, SampleTable
+from fungistore.store.setups import SETUPS, Setups
 from fungistore.store.units import COMMITS, FEATURES, METADATA, UnitArray
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
-SETUPS = "setups"
-CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 FAILURES = "failures.jsonl"
 OTHERS_SHOWN = 3
 DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
@@ -62,11 +55,15 @@ class Store:
     Args:
         root: its directory.
         manifest: the contents of its `store.json`.
+
+    Attributes:
+        setups: what its features were made with.
     """
 
     def __init__(self, root: Path, manifest: Manifest) -> None:
         self.root = root
         self.manifest = manifest
+        self.setups = Setups(root / SETUPS)
         self._locks = StoreLocks(root)
         self._held: frozenset[str] = frozenset()
 
@@ -263,78 +260,7 @@ class Store:
                 return
             sets = [self.arrays(feature_set) for feature_set in self.feature_sets()]
             used = {array.fingerprint for arrays in sets for array in arrays.values()}
-            for setup in (self.root / SETUPS).glob("*"):
-                if setup.name not in used:
-                    shutil.rmtree(setup)
-
-    def setup(self, key: str) -> Config:
-        """Return the resolved configuration that a fingerprint stands for.
-
-        Raises:
-            StoreError: it is missing or damaged.
-        """
-        path = self.root / SETUPS / key / "config.json"
-        try:
-            _refuse_foreign(key)
-            config: Config = json.loads(path.read_bytes())
-            if not isinstance(config, dict):
-                raise ValueError("a list or a value instead of named settings")
-            canonical_json(config)  # refuses numbers that are none
-        except (OSError, ValueError, RecursionError) as error:
-            raise StoreError("a setup is missing or damaged", where=path, found=error) from error
-        return config
-
-    def setup_tensors(self, key: str, name: str) -> dict[str, NDArray[Any]]:
-        """Return a setup's frozen tensors.
-
-        Raises:
-            StoreError: they are missing or damaged.
-        """
-        path = self.root / SETUPS / key / f"{name}.safetensors"
-        try:
-            _refuse_foreign(key)
-            tensors: dict[str, NDArray[Any]] = load_file(path)
-        except Exception as error:  # safetensors raises its own type and OSError alike
-            raise StoreError("a setup is missing or damaged", where=path, found=error) from error
-        return tensors
-
-    def has_setup(self, key: str) -> bool:
-        """Whether a setup was frozen."""
-        return (self.root / SETUPS / key / "config.json").is_file()
-
-    def freeze_setup(
-        self,
-        config: Config,
-        tensors: Mapping[str, Mapping[str, NDArray[Any]]],
-        documents: Mapping[str, Config],
-    ) -> None:
-        """Store a configuration and everything random or derived that goes with it; all or nothing.
-
-        Args:
-            config: what the fingerprint is of.
-            tensors: named arrays by file name, such as {"tensors": {"projection.weight": ...}}.
-            documents: further JSON files by name, such as the options that led to `config`.
-        """
-        key = fingerprint(config)
-
-        def write(directory: Path) -> None:
-            directory.mkdir()
-            for name, document in {"config": config, **documents}.items():
-                text = json.dumps(document, indent=1, sort_keys=True)
-                (directory / f"{name}.json").write_text(text, encoding="utf-8")
-            for name, arrays in tensors.items():
-                contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-                (directory / f"{name}.safetensors").write_bytes(save(contiguous))
-            checksums = {path.name: file_digest(path) for path in sorted(directory.iterdir())}
-            (directory / CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
-
-        if self.has_setup(key):
-            return
-        try:
-            publish(self.root / SETUPS / key, write)
-        except OSError:
-            if not self.has_setup(key):  # by another process in the meantime, for another set
-                raise
+            self.setups.keep(used)
 
     def refuse_mismatch(self, feature_set: str, asked: Mapping[str, Config]) -> None:
         """Compare configurations with those of a feature set's arrays, field by field.
@@ -351,7 +277,7 @@ class Store:
         """
         fields: dict[str, tuple[Any, Any]] = {}
         for name, array in self.arrays(feature_set).items():
-            stored = self.setup(array.fingerprint)
+            stored = self.setups.config(array.fingerprint)
             for other, config in asked.items():
                 fields |= differences(stored, config, common=name != other)
         causes = {name: both for name, both in fields.items() if name not in DERIVED}
@@ -429,12 +355,6 @@ class Store:
     def _stored(self) -> Manifest:
         path = self.root / MANIFEST
         return parse_manifest(path.read_bytes(), path)
-
-
-def _refuse_foreign(key: str) -> None:
-    """Raise ValueError for a fingerprint that would lead out of the setups' folder."""
-    if not is_file_name(key):
-        raise ValueError(f"{key!r} is no fingerprint")
 
 
 def _refuse_odd_path(root: Path) -> None:

@@ -31,7 +31,7 @@ def check_pcas(store: Store, layout: Layout) -> Iterator[Finding]:
     """Compare the inputs that each PCA was fitted on with the arrays that are there."""
     for stored in layout.arrays:
         try:
-            made = store.setup(stored.array.fingerprint).get("pca")
+            made = store.setups.config(stored.array.fingerprint).get("pca")
         except StoreError:
             continue  # the setup has its own finding
         if not isinstance(made, dict):

@@ -10,7 +10,7 @@ from fungistore.blocks import PCA
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
 from fungistore.store import Store
-from fungistore.store.store import SETUPS
+from fungistore.store.setups import SETUPS
 
 if TYPE_CHECKING:
     from fungistore.indexing.record import IndexRecord
@@ -20,7 +20,7 @@ def command_for_array(store: Store, name: str, fingerprint: str) -> str:
     """Return the command that computes the missing units of an array."""
     feature_set, _, feature = name.partition("/")
     try:
-        config = store.setup(fingerprint)
+        config = store.setups.config(fingerprint)
     except StoreError:
         config = {}
     is_pca = isinstance(config.get("pca"), dict)

@@ -150,7 +150,7 @@ def _expected(
     """Return what the metadata should be, as bytes and parsed; None where nothing tells."""
     key = made_with or (array.fingerprint if array is not None else None)
     try:
-        config = store.setup(key) if key else {}
+        config = store.setups.config(key) if key else {}
     except StoreError:
         config = {}
     if key and config and fingerprint(config) != key:

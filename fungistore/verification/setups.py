@@ -12,7 +12,7 @@ from fungistore.names import is_file_name
 from fungistore.report import stop_if_asked
 from fungistore.store import Store
 from fungistore.store.durable import PARTIAL, file_digest
-from fungistore.store.store import CHECKSUMS, SETUPS
+from fungistore.store.setups import CHECKSUMS, SETUPS
 from fungistore.verification.findings import Finding
 from fungistore.verification.layout import StoredArray
 
@@ -62,7 +62,7 @@ def check_setups(
 
 def _wrong_config(store: Store, key: str) -> str | None:
     try:
-        found = fingerprint(store.setup(key))
+        found = fingerprint(store.setups.config(key))
     except StoreError as error:
         return f"{CONFIG}: {error.found}"
     except ValueError as error:  # a number that is no number
@@ -94,7 +94,7 @@ def _wrong_file(path: Path, right: str) -> str | None:
 
 def _unreadable(store: Store, key: str, name: str) -> str | None:
     try:
-        store.setup_tensors(key, name)
+        store.setups.tensors(key, name)
     except StoreError as error:
         return f"{name}.safetensors: {error.found}"
     return None

@@ -198,7 +198,7 @@ def _wrong_ids(
 
 def _is_extracted(store: Store, key: str) -> bool:
     try:
-        return "backbone" in store.setup(key)
+        return "backbone" in store.setups.config(key)
     except StoreError:
         return False
 

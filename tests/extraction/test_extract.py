@@ -320,7 +320,7 @@ def test_decisions_left_open_are_frozen_with_the_feature_set(
     extract(str(images), tmp_path / "s.fungi", open_ended)
     arrays = Store.open(tmp_path / "s.fungi").arrays(TINY)
     assert arrays["gradients/kl"].unit_rows == 16
-    config = Store.open(tmp_path / "s.fungi").setup(arrays["gradients/kl"].fingerprint)
+    config = Store.open(tmp_path / "s.fungi").setups.config(arrays["gradients/kl"].fingerprint)
     assert config["compute"] == {"dtype": "float32", "batch_size": 2}
 
 

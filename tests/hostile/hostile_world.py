@@ -106,7 +106,7 @@ def store_of(root: Path, ids: list[str], labels: list[str], split: str | None = 
     )
     vectors, _ = clustered(len(ids), len(set(labels)), 4)
     config = {"schema": 1, "layout": {"unit_rows": 8, "codec": "none"}, "made": {"name": "x"}}
-    store.freeze_setup(config, {}, {})
+    store.setups.freeze(config, {}, {})
     array = UnitArray.create(
         root,
         "set/embeddings",

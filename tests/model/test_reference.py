@@ -200,7 +200,7 @@ def test_negatives_are_the_published_ones(photos: list[Pixels], weights_file: We
     config = SimCLRConfig(comparison_batch_size=2)
     theirs = published_extractor(backbone, weights, config, heads, matrix)
     torch.manual_seed(0)
-    theirs.setup([(PILImage.fromarray(photo), 0) for photo in photos[:2]])
+    theirs.setups.config([(PILImage.fromarray(photo), 0) for photo in photos[:2]])
     torch.manual_seed(0)
     order = torch.randperm(2).numpy()
     expected = theirs.comparison_batch.reshape(2, 49, 96).numpy()

@@ -51,7 +51,7 @@ def grown(root: Path) -> None:
 
 def frozen(root: Path) -> None:
     """Freeze a setup."""
-    Store.open_or_create(root).freeze_setup(CONFIG, TENSORS, {"options": {"seed": 1}})
+    Store.open_or_create(root).setups.freeze(CONFIG, TENSORS, {"options": {"seed": 1}})
 
 
 def arrayed(root: Path) -> None:

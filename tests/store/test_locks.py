@@ -163,7 +163,7 @@ def test_a_sweep_leaves_another_writers_files(store: Store) -> None:
 
 def test_a_setup_that_another_writer_may_need_is_kept(store: Store) -> None:
     """Unused setups are deleted only by a writer that is alone."""
-    store.freeze_setup({"seed": 1}, {}, {})
+    store.setups.freeze({"seed": 1}, {}, {})
     process = hold(store, "features/vit/kl")
     try:
         with store.writing("features/other") as opened:

@@ -137,7 +137,7 @@ def test_every_field_is_described(full: Path) -> None:
     head = json.loads((full / "heads/set/h/config.json").read_bytes())
     assert described("heads/<feature set>/<name>/config.json") == head.keys()
     (key,) = open_features(Store.open(full), pca="four").fingerprints.values()
-    assert described("pca.safetensors") == Store.open(full).setup_tensors(key, PCA_TENSORS).keys()
+    assert described("pca.safetensors") == Store.open(full).setups.tensors(key, PCA_TENSORS).keys()
     for path in full.glob("setups/*/config.json"):
         known = described("setups/<fingerprint>/config.json") | {"made"}  # of the tests' own
         assert json.loads(path.read_bytes()).keys() <= known

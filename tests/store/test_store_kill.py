@@ -94,15 +94,15 @@ def check_samples(copies: list[Path], name: str) -> None:
 def test_freezing_a_setup_is_all_or_nothing(copies: list[Path]) -> None:
     """After a kill a setup is whole or not there; freezing it again completes it."""
     key = fingerprint(CONFIG)
-    frozen = [Store.open(root).has_setup(key) for root in copies]
+    frozen = [Store.open(root).setups.has(key) for root in copies]
     assert frozen == sorted(frozen)
     for root, done in zip(copies, frozen, strict=True):
         store = Store.open(root)
         assert (root / "setups" / key).exists() == done
-        store.freeze_setup(CONFIG, TENSORS, {"options": {"seed": 1}})
-        assert store.setup(key) == CONFIG
+        store.setups.freeze(CONFIG, TENSORS, {"options": {"seed": 1}})
+        assert store.setups.config(key) == CONFIG
         np.testing.assert_array_equal(
-            store.setup_tensors(key, "tensors")["head"], TENSORS["tensors"]["head"]
+            store.setups.tensors(key, "tensors")["head"], TENSORS["tensors"]["head"]
         )
         store.sweep()
         assert [path.name for path in (root / "setups").iterdir()] == [key]

@@ -20,6 +20,7 @@ from list_source import ListSource, numbered
 from fungistore.errors import UsageError
 from fungistore.sources import Sample
 from fungistore.store import Comparison, Store
+from fungistore.store import census as census_module
 from fungistore.store import samples as samples_module
 from fungistore.store.durable import partial_path
 from fungistore.store.samples import ROWS_PER_GROUP
@@ -100,6 +101,7 @@ def test_any_history_of_sources_matches_a_plain_list(
     labels: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples_module, "ROWS_PER_GROUP", 4)  # a few samples fill several groups
+        patch.setattr(census_module, "SAMPLES_AT_ONCE", 4)
         store = Store.open_or_create(Path(tempfile.mkdtemp(dir=tmp_path)))
         for fresh, again, order in history:
             known = {sample.id: sample for sample in model}
@@ -117,8 +119,10 @@ def test_any_history_of_sources_matches_a_plain_list(
             assert store.add_source(source) == expected
             labels += [name for name in source.label_names() if name not in labels]
             model += [sample for sample in shuffled if sample.id not in known]
+            some = [order.randrange(len(model)) for _ in range(9)] if model else []
             for table in (store.samples, Store.open(store.root).samples):
                 assert len(table) == len(model)
+                assert table.take(some) == [as_row(n, model[n], labels, "/i") for n in some]
                 for start, stop in [(0, len(model)), *asked]:
                     assert table.rows(start, stop) == [
                         as_row(row, sample, labels, "/i")

@@ -52,7 +52,7 @@ def with_manifest(root: Path, content: str | bytes) -> Path:
 
 
 def add_array(store: Store, name: str, config: Config, *, publish: bool = False) -> UnitArray:
-    store.freeze_setup(config, {}, {})
+    store.setups.freeze(config, {}, {})
     array = UnitArray.create(
         store.root,
         name,
@@ -310,13 +310,13 @@ def test_a_setup_round_trips(tmp_path: Path) -> None:
     }
     store = new_store(tmp_path)
     key = fingerprint(CONFIG)
-    assert not store.has_setup(key)
-    store.freeze_setup(CONFIG, tensors, {"options": {"seed": 42}})
+    assert not store.setups.has(key)
+    store.setups.freeze(CONFIG, tensors, {"options": {"seed": 42}})
     store = Store.open(store.root)
-    assert store.has_setup(key)
-    assert store.setup(key) == CONFIG
+    assert store.setups.has(key)
+    assert store.setups.config(key) == CONFIG
     for name, arrays in tensors.items():
-        found = store.setup_tensors(key, name)
+        found = store.setups.tensors(key, name)
         assert set(found) == set(arrays)
         for tensor in arrays:
             np.testing.assert_array_equal(found[tensor], arrays[tensor])
@@ -328,11 +328,11 @@ def test_a_setup_round_trips(tmp_path: Path) -> None:
 def test_a_frozen_setup_stays_frozen(tmp_path: Path) -> None:
     """Freezing the same configuration again, with other random numbers, changes no file."""
     store = new_store(tmp_path)
-    store.freeze_setup(CONFIG, {"tensors": {"a": np.zeros(3)}}, {})
+    store.setups.freeze(CONFIG, {"tensors": {"a": np.zeros(3)}}, {})
     folder = store.root / "setups" / fingerprint(CONFIG)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     reordered = dict(reversed(CONFIG.items()))
-    store.freeze_setup(reordered, {"tensors": {"a": np.ones(3)}}, {"options": {}})
+    store.setups.freeze(reordered, {"tensors": {"a": np.ones(3)}}, {"options": {}})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in (store.root / "setups").iterdir()] == [folder.name]
 
@@ -341,11 +341,11 @@ def test_a_setup_that_cannot_be_written_is_not_there(tmp_path: Path) -> None:
     """An error after the first file leaves neither the setup nor anything to sweep."""
     store = new_store(tmp_path)
     with pytest.raises(Exception, match=r"(?i)dtype|type|object"):
-        store.freeze_setup(CONFIG, {"tensors": {"a": np.array([object()])}}, {})
-    assert not store.has_setup(fingerprint(CONFIG))
+        store.setups.freeze(CONFIG, {"tensors": {"a": np.array([object()])}}, {})
+    assert not store.setups.has(fingerprint(CONFIG))
     assert list((store.root / "setups").iterdir()) == []
-    store.freeze_setup(CONFIG, {}, {})
-    assert store.setup(fingerprint(CONFIG)) == CONFIG
+    store.setups.freeze(CONFIG, {}, {})
+    assert store.setups.config(fingerprint(CONFIG)) == CONFIG
 
 
 @pytest.mark.parametrize(
@@ -354,14 +354,14 @@ def test_a_setup_that_cannot_be_written_is_not_there(tmp_path: Path) -> None:
 def test_a_damaged_setup_is_reported(tmp_path: Path, damage: bytes | None) -> None:
     """A setup that is missing or damaged is an incomplete store, with the file's name."""
     store = new_store(tmp_path)
-    store.freeze_setup(CONFIG, {"tensors": {"a": np.zeros(3)}}, {})
+    store.setups.freeze(CONFIG, {"tensors": {"a": np.zeros(3)}}, {})
     key = fingerprint(CONFIG)
     for name in ("config.json", "tensors.safetensors"):
         path = store.root / "setups" / key / name
         path.unlink()
         if damage is not None:
             path.write_bytes(damage)
-    for read in (lambda: store.setup(key), lambda: store.setup_tensors(key, "tensors")):
+    for read in (lambda: store.setups.config(key), lambda: store.setups.tensors(key, "tensors")):
         with pytest.raises(StoreError, match=key) as caught:
             read()
         assert caught.value.exit_code == 5
@@ -618,7 +618,7 @@ def test_removing_arrays_leaves_the_others(tmp_path: Path) -> None:
     assert not gone.chunk_path(0).exists()
     assert not (store.root / "commits" / gone.name).exists()
     assert sorted(kept.commits()) == [0]
-    assert store.has_setup(fingerprint(CONFIG))
+    assert store.setups.has(fingerprint(CONFIG))
     assert len(store.samples) == 8
     again = add_array(store, "vit/gradients/kl", CONFIG)
     assert again.commits() == {}

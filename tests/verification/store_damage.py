@@ -117,9 +117,9 @@ def contents(root: Path) -> dict[str, Any]:
                 for unit, commit in commits.items()
             }
             key = array.fingerprint
-            held[f"setup {key}"] = store.setup(key)
+            held[f"setup {key}"] = store.setups.config(key)
             for path in files_of(root, f"setups/{key}/*.safetensors"):
-                held[f"tensors {key}"] = store.setup_tensors(key, path.stem)
+                held[f"tensors {key}"] = store.setups.tensors(key, path.stem)
     return held
 
 
