@@ -105,7 +105,7 @@ def test_the_fake_gpu_finds_what_it_is_for() -> None:
     on_gpu = torch.ones(3, device="cuda")
     assert (on_gpu + 1).device == GPU
     assert (torch.ones(3) + 1).tolist() == [2, 2, 2]
-    with pytest.raises(RuntimeError, match="same device"):
+    with pytest.raises(RuntimeError, match="device"):
         on_gpu @ torch.ones(3)
     with pytest.raises(DataDependentOutputException):
         int(on_gpu.max())
