@@ -23,6 +23,7 @@ lint: $(READY)          ## ruff and mypy
 bench: $(READY)         ## each against its floor, in one run: extraction, neighbours, LOFF-TA
 	$(RUN) benchmarks/extract.py --theirs 4
 	$(RUN) benchmarks/extract.py --features kl --files 256
+	$(RUN) benchmarks/decode.py
 	$(RUN) benchmarks/knn.py
 	$(RUN) benchmarks/loff_loader.py
 	$(RUN) benchmarks/loff_augment.py

@@ -284,7 +284,9 @@ def in_batches(
     """Draw images in threads, as the loader does."""
     with ThreadPoolExecutor(default_workers(maker.device.type)) as pool:
         drawn = list(
-            pool.map(lambda pair: maker.draw(pair[1], str(pair[0]), features), enumerate(images))
+            pool.map(
+                lambda pair: maker.drawer.draw(pair[1], str(pair[0]), features), enumerate(images)
+            )
         )
     pinned = maker.device.type == "cuda"
     starts = range(0, len(drawn), size)

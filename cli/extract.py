@@ -57,7 +57,10 @@ def extract(
         str | None, _option("float16 or float32, for vectors.  [default: float16]")
     ] = None,
     batch_size: Annotated[int | None, _option("Images, or views, computed together.")] = None,
-    workers: Annotated[int | None, _option("Threads that decode images.")] = None,
+    workers: Annotated[int | None, _option("Threads, or processes, that decode images.")] = None,
+    decode_in: Annotated[
+        str | None, _option("auto, threads or processes; auto: processes for a GPU, many images.")
+    ] = None,
     seed: Annotated[
         int | None, _option("Of heads, projection, negatives and views.  [default: 42]")
     ] = None,
@@ -154,6 +157,7 @@ def extract(
         "storage_dtype": storage_dtype,
         "batch_size": batch_size,
         "workers": workers,
+        "decode_in": decode_in,
         "seed": seed,
         "view_size": int(view_size) if view_size and view_size.isdecimal() else view_size,
         "pool": pool,

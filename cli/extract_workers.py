@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
+from fungistore.children import python_command, python_environment
 from fungistore.errors import StoppedError, UsageError
 from fungistore.resources import allowed_cores
 
@@ -159,7 +159,7 @@ def run_workers(
                 threads = config.get("workers") or default_workers(kind, len(devices))
                 path.write_text(json.dumps({**config, "device": device, "workers": threads}))
                 own = ["--worker-id", str(number), "--num-workers", str(len(devices))]
-                command = [sys.executable, "-m", "fungi_cli", "extract", *arguments]
+                command = python_command("-m", "fungi_cli", "extract", *arguments)
                 command += ["--config", str(path), *own, "--events", "--json"]
                 children.append(_start(number, command, len(devices), lines))
             _follow(children, lines, stop, reporter)
@@ -183,7 +183,7 @@ def _start(number: int, command: list[str], count: int, lines: Lines) -> _Child:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"OMP_NUM_THREADS": threads} | os.environ,
+        env={"OMP_NUM_THREADS": threads} | python_environment(),
         start_new_session=True,  # ^C reaches the parent alone, which hands it on once
     )
     child = _Child(number, process)

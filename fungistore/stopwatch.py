@@ -15,8 +15,8 @@ import torch
 Stage = Literal["decode", "draw", "wait", "views", "trunk", "tail", "projection", "fetch", "write"]
 
 MEANINGS: dict[Stage, str] = {
-    "decode": "read and decode images (threads)",
-    "draw": "cut and resize images (threads)",
+    "decode": "read and decode images (beside)",
+    "draw": "cut and resize images (beside)",
     "wait": "wait for images, or for the writer",
     "views": "make views of what was drawn",
     "trunk": "forwards up to the target layer",
@@ -35,6 +35,9 @@ class Stopwatch(Protocol):
     def stage(self, name: Stage) -> AbstractContextManager[Any]:
         """Return a context that lasts as long as one run of the stage; any thread may enter it."""
 
+    def add(self, name: Stage, seconds: float) -> None:
+        """Charge a stage with what was measured elsewhere."""
+
 
 class Unwatched:
     """A stopwatch that does not run."""
@@ -42,6 +45,9 @@ class Unwatched:
     def stage(self, name: Stage) -> AbstractContextManager[Any]:
         """Do nothing."""
         return nullcontext()
+
+    def add(self, name: Stage, seconds: float) -> None:
+        """Do nothing."""
 
 
 UNWATCHED = Unwatched()
@@ -89,6 +95,11 @@ class Clock:
             with self._lock:
                 self._seconds[name] += ended - began
                 self._first, self._last = min(self._first, began), max(self._last, ended)
+
+    def add(self, name: Stage, seconds: float) -> None:
+        """Add seconds to the stage."""
+        with self._lock:
+            self._seconds[name] += seconds
 
     def times(self) -> list[StageTime]:
         """Return each stage, in the order of an image's way; shares are of first to last."""

@@ -60,7 +60,7 @@ def judge_maps(most: int) -> Check:
 
 
 def judge_shared(free: int, total: int) -> Check:
-    """Judge shared memory: fungi reads in threads, but PyTorch's worker processes need it."""
+    """Judge shared memory: fungi uses none, but PyTorch's worker processes need it."""
     found = f"{size(free)} of {size(total)} free"
     if free < LEAST_SHARED:
         return warned(

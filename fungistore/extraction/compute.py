@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import ImageError
+from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.loader import LoadedBatch, Work, load_batches
-from fungistore.extraction.plan import Task, batches_of
+from fungistore.extraction.plan import Task, batches_of, count_images
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
 from fungistore.report import Reporter, stop_if_asked
@@ -49,7 +50,10 @@ def compute_tasks(
         _commit_unit(store, arrays, parts, reporter)
 
     works = batches_of(tasks, store.samples, resolved.batch_size)
-    compute_units(works, maker, resolved, commit, reporter, stop, watch)
+    in_processes = choose_processes(
+        resolved.options.decode_in, resolved.device.type, count_images(tasks)
+    )
+    compute_units(works, maker, resolved, commit, reporter, stop, watch, in_processes=in_processes)
 
 
 def compute_units(
@@ -60,6 +64,8 @@ def compute_units(
     reporter: Reporter,
     stop: Callable[[], bool],
     watch: Stopwatch = UNWATCHED,
+    *,
+    in_processes: bool = False,
 ) -> None:
     """Compute batch after batch; a thread commits a unit while the next one is computed.
 
@@ -73,6 +79,7 @@ def compute_units(
         reporter: is told how it gets on.
         stop: asked between batches.
         watch: measures the stages.
+        in_processes: images are decoded in processes instead of threads.
 
     Raises:
         StoppedError: `stop` asked for it; the unit under way is dropped.
@@ -91,7 +98,8 @@ def compute_units(
                 pending.result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
-        launches = _launches(works, maker, resolved, stop, watch)
+        batches = load_batches(works, maker, resolved.workers, watch, in_processes=in_processes)
+        launches = _launches(batches, maker, resolved, stop, watch)
         for batch, fetch in one_behind(launches, maker.device):
             with watch.stage("fetch"):
                 parts.append(_computed(batch, fetch(), resolved))
@@ -104,14 +112,14 @@ def compute_units(
 
 
 def _launches(
-    works: Iterable[Work],
+    batches: Iterable[LoadedBatch],
     maker: FeatureMaker,
     resolved: Resolved,
     stop: Callable[[], bool],
     watch: Stopwatch,
 ) -> Iterator[tuple[LoadedBatch, Fetch]]:
     """Launch batch after batch; yield each with what fetches its features."""
-    for batch in load_batches(works, maker, resolved.workers, watch):
+    for batch in batches:
         stop_if_asked(stop)
         if batch.failures and resolved.options.on_error == "fail":
             raise _as_error(batch.failures[0])

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +16,15 @@ from torch import Tensor, nn
 
 from fungistore.backbones import Backbone
 from fungistore.errors import FullMemoryError
+from fungistore.extraction.drawing import BASE, Drawer
 from fungistore.gradients import GradientPath, Projection, Tape, normalized_projection
 from fungistore.objectives import ContrastiveObjective, Objective
 from fungistore.precision import OnGpu, float32_products
-from fungistore.randomness import Stream
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.transfer import start_fetch
-from fungistore.views import Image, InferenceView, ViewRecipe, count_views, in_chunks
+from fungistore.views import InferenceView, ViewRecipe, count_views, in_chunks
 
-Drawn = dict[str, tuple[NDArray[Any], ...]]
 DrawnBatch = dict[str, tuple[Shaped[Tensor, "b ..."], ...]]
-BASE = "base"  # the view that embeddings, patch tensors and one-view objectives share
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,10 @@ class FeatureMaker:
         self._gradients = gradients
         self._pool = pool
         self._batch_size = batch_size
-        self._seed = seed
         self._on_gpu: OnGpu = "tf32" if tf32 else "ieee"
         self.device = device
-        self._base = InferenceView(backbone.data_config)
+        recipes = {name: feature.recipe for name, feature in gradients.items() if feature.recipe}
+        self.drawer = Drawer(InferenceView(backbone.data_config), recipes, seed)
         own = (backbone.data_config["mean"], backbone.data_config["std"])
         reference = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self._statistics = {
@@ -88,21 +85,11 @@ class FeatureMaker:
             for name, values in (("model", own), ("imagenet", reference))
         }
 
-    def draw(self, image: Image, sample_id: str, features: frozenset[str]) -> Drawn:
-        """Return what one image sends to the device for these features; safe in any thread."""
-        drawn: Drawn = {}
-        for name in sorted(features):
-            recipe = self._recipe(name)
-            if recipe is not None:
-                drawn[name] = recipe.draw(image, Stream(self._seed, "views", name, sample_id))
-            elif BASE not in drawn:
-                drawn[BASE] = (self._base.draw(image),)
-        return drawn
-
     def forwards(self, features: frozenset[str]) -> int:
         """Return how many forwards one image costs."""
-        recipes = [self._recipe(name) for name in features]
-        return sum(count_views(recipe) for recipe in recipes if recipe) + (None in recipes)
+        own = self.drawer.recipes
+        views = sum(count_views(own[name]) for name in features & own.keys())
+        return views + bool(features - own.keys())
 
     def compute(
         self, drawn: DrawnBatch, features: frozenset[str]
@@ -125,7 +112,7 @@ class FeatureMaker:
         self, drawn: DrawnBatch, features: frozenset[str], watch: Stopwatch
     ) -> dict[str, Tensor]:
         rows: dict[str, list[Tensor]] = defaultdict(list)
-        base = frozenset(name for name in features if self._recipe(name) is None)
+        base = features - self.drawer.recipes.keys()
         if base:
             (pixels,) = self._to_device(drawn[BASE])
             gradients: dict[str, list[Tensor]] = defaultdict(list)
@@ -166,17 +153,12 @@ class FeatureMaker:
         with explain_full_memory(self.device, self._batch_size), float32_products(self._on_gpu):
             yield
 
-    def _recipe(self, name: str) -> ViewRecipe | None:
-        feature = self._gradients.get(name)
-        return feature.recipe if feature else None
-
     def _parts(
         self, drawn: tuple[Shaped[Tensor, "b ..."], ...], name: str
     ) -> Iterator[tuple[Shaped[Tensor, "b ..."], ...]]:
         """Split a batch so that the path can record each part with all of its views."""
-        recipe = self._recipe(name)
-        assert recipe is not None
-        count = self._path.images_at_once(count_views(recipe), self._batch_size)
+        views = count_views(self.drawer.recipes[name])
+        count = self._path.images_at_once(views, self._batch_size)
         for start in range(0, len(drawn[0]), count):
             yield self._to_device(tuple(array[start : start + count] for array in drawn))
 
@@ -186,9 +168,7 @@ class FeatureMaker:
         name: str,
         watch: Stopwatch = UNWATCHED,
     ) -> Tape:
-        feature = self._gradients[name]
-        recipe = feature.recipe
-        assert recipe is not None
+        feature, recipe = self._gradients[name], self.drawer.recipes[name]
         at_once = max(1, self._batch_size // len(drawn[0]))
 
         def rendered() -> Iterator[Float[Tensor, "b v 3 s s"]]:

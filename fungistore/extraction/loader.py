@@ -1,4 +1,4 @@
-"""Reads and draws images in threads, a bounded number of batches ahead, in order."""
+"""Batches of drawn images, a bounded number ahead of the model, in order."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fungistore.errors import ImageError
-from fungistore.extraction.features import Drawn, DrawnBatch, FeatureMaker
+from fungistore.extraction.decoders import open_decoders
+from fungistore.extraction.drawing import Drawn, DrawnImage
+from fungistore.extraction.features import DrawnBatch, FeatureMaker
 from fungistore.resources import allowed_cores
-from fungistore.sources import read_image
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import Failure
-from fungistore.views import Image
 
 BATCHES_AHEAD = 2
 MOST_WORKERS = 32  # Python's lock lets few more threads be of use
-BLANK: Image = np.zeros((8, 8, 3), np.uint8)  # stands in for an unreadable image, then is discarded
 
 
 @dataclass(frozen=True)
@@ -53,29 +51,26 @@ def load_batches(
     maker: FeatureMaker,
     workers: int,
     watch: Stopwatch = UNWATCHED,
+    *,
+    in_processes: bool = False,
 ) -> Iterator[LoadedBatch]:
-    """Yield batches in the order of `works`, read ahead by `workers` threads.
+    """Yield batches in the order of `works`, read ahead by `workers` threads or processes.
 
-    Threads serve: Pillow decodes and resizes outside Python's lock, and nothing is copied. What a
-    sample becomes depends on its own bytes and id alone, so the number of threads changes nothing.
-    One more thread puts a batch together, for a GPU in pinned memory.
+    What a sample becomes depends on its own bytes and id alone, so neither their number nor their
+    kind changes anything. One more thread puts a batch together, for a GPU in pinned memory.
+
+    Raises:
+        FungiError: a decoding process has ended.
     """
+    decoders = open_decoders(maker.drawer, workers, in_processes=in_processes)
 
-    def load(row: dict[str, Any], features: frozenset[str]) -> tuple[Drawn, Failure | None]:
-        failure = None
-        with watch.stage("decode"):
-            try:
-                image = read_image(row["root"], row["uri"])
-            except ImageError as error:
-                image = BLANK
-                failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
-        with watch.stage("draw"):
-            return maker.draw(image, row["id"], features), failure
-
-    def stack(work: Work, loads: list[Future[tuple[Drawn, Failure | None]]]) -> LoadedBatch:
-        drawn, failures = zip(*(load.result() for load in loads), strict=True)
+    def stack(work: Work, draws: list[Future[list[DrawnImage]]]) -> LoadedBatch:
+        images = [image for draw in draws for image in draw.result()]
+        watch.add("decode", sum(image.decoding for image in images))
+        watch.add("draw", sum(image.drawing for image in images))
+        drawn = [image.drawn for image in images]
         batch = stack_drawn(drawn, pinned=maker.device.type == "cuda")
-        return LoadedBatch(work, batch, list(filter(None, failures)))
+        return LoadedBatch(work, batch, [image.failure for image in images if image.failure])
 
     ahead: deque[Future[LoadedBatch]] = deque()
     stream = iter(works)
@@ -84,8 +79,10 @@ def load_batches(
     try:
         while True:
             while len(ahead) <= BATCHES_AHEAD and (work := next(stream, None)) is not None:
-                loads = [pool.submit(load, row, work.features) for row in work.rows]
-                ahead.append(stacker.submit(stack, work, loads))
+                starts = range(0, len(work.rows), decoders.rows_at_once)
+                parts = [work.rows[start : start + decoders.rows_at_once] for start in starts]
+                draws = [pool.submit(decoders.draw, part, work.features) for part in parts]
+                ahead.append(stacker.submit(stack, work, draws))
             if not ahead:
                 return
             with watch.stage("wait"):
@@ -94,6 +91,7 @@ def load_batches(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         stacker.shutdown(wait=False, cancel_futures=True)
+        decoders.close()
 
 
 def default_workers(device: str, processes: int = 1) -> int:

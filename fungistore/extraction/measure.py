@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fungistore.errors import FullMemoryError, UsageError
+from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
 from fungistore.extraction.loader import Work, load_batches
@@ -195,7 +196,9 @@ def measure_rate(
 
     rates = []
     began = time.perf_counter()
-    for batch in load_batches(works(), maker, resolved.workers):
+    asked, device = resolved.options.decode_in, resolved.device.type
+    in_processes = choose_processes(asked, device, len(samples))
+    for batch in load_batches(works(), maker, resolved.workers, in_processes=in_processes):
         stop_if_asked(stop)
         maker.compute(batch.drawn, features)
         now = time.perf_counter()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from fungistore.errors import UsageError
+from fungistore.extraction.decoders import DecodeIn
 from fungistore.fingerprint import Config
 from fungistore.gradients.projection import Kind
 from fungistore.names import NAME_RULE, is_plain_name
@@ -44,7 +45,8 @@ class ExtractOptions:
         compile: compile what runs up to the target layer with torch.compile.
         storage_dtype: precision of stored vectors; patch tensors are always float16.
         batch_size: images, or views, that are computed together; a CPU may take several forwards.
-        workers: threads that decode images.
+        workers: threads, or processes, that decode images.
+        decode_in: "auto" takes processes for a GPU and many images; they change no feature.
         codec: "none" (memory-mappable), "zstd" (lossless), "bitround" (patches lossy, rest zstd).
         unit_rows: rows of a unit, a power of two.
         limit: extract only the first rows of the sample table.
@@ -70,6 +72,7 @@ class ExtractOptions:
     storage_dtype: Literal["float16", "float32"] = "float16"
     batch_size: int | None = None
     workers: int | None = None
+    decode_in: DecodeIn = "auto"
     codec: Codec | None = None
     unit_rows: int | None = None
     limit: int | None = None

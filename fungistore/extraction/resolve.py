@@ -114,6 +114,7 @@ class Resolved:
             target_layer=self.backbone.target_layer,
             limit=None,
             workers=None,
+            decode_in="auto",
         )
 
     @property

@@ -92,7 +92,7 @@ def test_a_batch_stays_on_the_gpu(
     )
     maker = throwaway_features(resolve(options, {}))
     wanted = frozenset(FEATURES)
-    drawn = [maker.draw(photo, str(number), wanted) for number, photo in enumerate(photos)]
+    drawn = [maker.drawer.draw(photo, str(number), wanted) for number, photo in enumerate(photos)]
     rows = maker.launch(stack_drawn(drawn), wanted)
     assert {name: array.device for name, array in rows.items()} == dict.fromkeys(rows, GPU)
     assert len(rows) == 2 + 2 * 3

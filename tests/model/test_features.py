@@ -88,7 +88,7 @@ def make(
 
 
 def batch_of(maker: FeatureMaker, photos: list[Pixels], features: frozenset[str] = ALL) -> Batch:
-    drawn = [maker.draw(photo, f"{i}.jpg", features) for i, photo in enumerate(photos)]
+    drawn = [maker.drawer.draw(photo, f"{i}.jpg", features) for i, photo in enumerate(photos)]
     return stack_drawn(drawn)
 
 
@@ -290,14 +290,14 @@ def test_draws_follow_from_the_sample_and_the_seed(
 ) -> None:
     """A sample's crops depend on its id and the seed, not on what is drawn before or beside it."""
     maker = make(tiny(weights_file))
-    alone = maker.draw(photos[0], "a.jpg", frozenset(["dino"]))
-    maker.draw(photos[1], "b.jpg", ALL)
-    among = maker.draw(photos[0], "a.jpg", ALL)
+    alone = maker.drawer.draw(photos[0], "a.jpg", frozenset(["dino"]))
+    maker.drawer.draw(photos[1], "b.jpg", ALL)
+    among = maker.drawer.draw(photos[0], "a.jpg", ALL)
     assert sorted(alone) == ["dino"]
     assert sorted(among) == ["base", "dino", "simclr"]
     for one, other in zip(alone["dino"], among["dino"], strict=True):
         assert np.array_equal(one, other)
-    renamed = maker.draw(photos[0], "b.jpg", frozenset(["dino"]))
+    renamed = maker.drawer.draw(photos[0], "b.jpg", frozenset(["dino"]))
     reseeded = make(tiny(weights_file), seed=1).draw(photos[0], "a.jpg", frozenset(["dino"]))
     assert not np.array_equal(alone["dino"][0], renamed["dino"][0])
     assert not np.array_equal(alone["dino"][0], reseeded["dino"][0])

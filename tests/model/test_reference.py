@@ -101,7 +101,8 @@ def normalised(pixels: NDArray[np.uint8], backbone: Backbone) -> Tensor:
 
 def batch_of(maker: FeatureMaker, photos: list[Pixels], feature: str) -> dict[str, Any]:
     drawn = [
-        maker.draw(photo, str(number), frozenset([feature])) for number, photo in enumerate(photos)
+        maker.drawer.draw(photo, str(number), frozenset([feature]))
+        for number, photo in enumerate(photos)
     ]
     return {
         name: tuple(
@@ -200,7 +201,7 @@ def test_negatives_are_the_published_ones(photos: list[Pixels], weights_file: We
     config = SimCLRConfig(comparison_batch_size=2)
     theirs = published_extractor(backbone, weights, config, heads, matrix)
     torch.manual_seed(0)
-    theirs.setups.config([(PILImage.fromarray(photo), 0) for photo in photos[:2]])
+    theirs.setup([(PILImage.fromarray(photo), 0) for photo in photos[:2]])
     torch.manual_seed(0)
     order = torch.randperm(2).numpy()
     expected = theirs.comparison_batch.reshape(2, 49, 96).numpy()

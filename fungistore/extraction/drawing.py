@@ -1,0 +1,74 @@
+"""From a row of the sample table to what its image sends to the device: decoded, cut, resized."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.errors import ImageError
+from fungistore.randomness import Stream
+from fungistore.sources import read_image
+from fungistore.store import Failure
+from fungistore.views import Image, InferenceView, ViewRecipe
+
+Drawn = dict[str, tuple[NDArray[Any], ...]]
+BASE = "base"  # the view that embeddings, patch tensors and one-view objectives share
+BLANK: Image = np.zeros((8, 8, 3), np.uint8)  # stands in for an unreadable image, then is discarded
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws the views of images; safe in any thread, and small enough to send to a process.
+
+    Attributes:
+        base: the view of features that have none of their own.
+        recipes: the views of those that have, by feature.
+        seed: seed of the views.
+    """
+
+    base: InferenceView
+    recipes: Mapping[str, ViewRecipe]
+    seed: int
+
+    def draw(self, image: Image, sample_id: str, features: Iterable[str]) -> Drawn:
+        """Return what one image sends to the device for these features."""
+        drawn: Drawn = {}
+        for name in sorted(features):
+            recipe = self.recipes.get(name)
+            if recipe is not None:
+                drawn[name] = recipe.draw(image, Stream(self.seed, "views", name, sample_id))
+            elif BASE not in drawn:
+                drawn[BASE] = (self.base.draw(image),)
+        return drawn
+
+
+@dataclass(frozen=True)
+class DrawnImage:
+    """One image as it is drawn; a blank one and a failure if it cannot be read.
+
+    `decoding` and `drawing` are the seconds that it took.
+    """
+
+    drawn: Drawn
+    failure: Failure | None
+    decoding: float
+    drawing: float
+
+
+def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -> DrawnImage:
+    """Read and draw the image of a row of the sample table."""
+    failure = None
+    began = time.perf_counter()
+    try:
+        image = read_image(row["root"], row["uri"])
+    except ImageError as error:
+        image = BLANK
+        failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
+    decoded = time.perf_counter()
+    drawn = drawer.draw(image, row["id"], features)
+    return DrawnImage(drawn, failure, decoded - began, time.perf_counter() - decoded)
