@@ -128,10 +128,10 @@ def main() -> None:
     """Be a decoding process: a drawer, then rows, come in; drawn images go out."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints must not get between them
-    drawer: Drawer = _receive(sys.stdin.buffer)
-    while True:
-        try:
+    try:
+        drawer: Drawer = _receive(sys.stdin.buffer)
+        while True:
             rows, features = _receive(sys.stdin.buffer)
-        except EOFError:
-            return
-        _send(answers, [draw_row(drawer, row, features) for row in rows])
+            _send(answers, [draw_row(drawer, row, features) for row in rows])
+    except (EOFError, BrokenPipeError):  # nobody is there any more
+        os._exit(0)

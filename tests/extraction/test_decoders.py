@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from fungistore.extraction.resolve import resolve
 from fungistore.store import Store
 from tiny_world import TINY, write_images
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 IMAGES = 40
 WANTED = frozenset(["embeddings", "dino"])
 
@@ -137,12 +137,37 @@ def test_auto_takes_processes_for_a_gpu_and_many_images() -> None:
     assert not choose_processes("threads", "cuda", 10**9)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for the children in /proc")
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_outlives_its_run(
-    kind: signal.Signals, images: Path, options: ExtractOptions, tmp_path: Path
+LONELY = """
+import sys, time
+from timm.data import resolve_data_config
+from fungistore.extraction.decoders import InProcesses
+from fungistore.extraction.drawing import Drawer
+from fungistore.views import InferenceView
+
+config = resolve_data_config({"img_size": 32})
+decoders = InProcesses(Drawer(InferenceView(config), {}, 0), 1)
+decoders.draw([], frozenset())
+print(decoders._processes[0].pid, flush=True)
+time.sleep(600)
+"""
+
+
+@linux
+def test_a_process_does_not_outlive_a_killed_parent() -> None:
+    """Idle, waiting for its next task, it sees that none will come."""
+    with subprocess.Popen([sys.executable, "-c", LONELY], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert is_running(child)
+        parent.kill()
+    assert ends(child)
+
+
+@linux
+def test_a_stopped_run_ends_its_processes(
+    images: Path, options: ExtractOptions, tmp_path: Path
 ) -> None:
-    """Killed or asked to stop, a run leaves nothing behind that decodes for nobody."""
+    """After ^C, too, nobody decodes for nobody."""
     config = tmp_path / "settings.json"
     settings = replace(options, decode_in="processes", unit_rows=None)
     config.write_text(json.dumps(settings.to_config()))
@@ -154,12 +179,9 @@ def test_no_process_outlives_its_run(
         children = children_of(run.pid)
         time.sleep(0.02)
     assert len(children) == 2
-    run.send_signal(kind)
+    run.send_signal(signal.SIGINT)
     run.wait(60)
-    deadline = time.monotonic() + 30
-    while any(map(is_decoding, children)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not any(map(is_decoding, children))
+    assert all(map(ends, children))
 
 
 def children_of(pid: int) -> list[int]:
@@ -167,12 +189,18 @@ def children_of(pid: int) -> list[int]:
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # a thread that has ended meanwhile
             found += [int(child) for child in task.read_text().split()]
-    return [child for child in found if is_decoding(child)]
+    return found
 
 
-def is_decoding(pid: int) -> bool:
+def ends(pid: int) -> bool:
+    deadline = time.monotonic() + 20
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
-    return b"decoders" in words and os.path.exists(f"/proc/{pid}/exe")
