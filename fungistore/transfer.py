@@ -16,9 +16,9 @@ Fetch = Callable[[], dict[str, NDArray[np.float32]]]
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a tensor from the host without making the host wait for a GPU's earlier work."""
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def start_fetch(tensors: Mapping[str, Tensor]) -> Fetch:

@@ -27,6 +27,20 @@ def no_debug_left() -> Iterator[None]:
     os.environ.pop("FUNGI_DEBUG", None)
 
 
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work on a fake GPU, with stand-ins for what of torch needs a real one."""
+    import torch
+
+    from fake_gpu import FakeGpu, moved, no_gradients
+
+    monkeypatch.setattr(torch.nn.Module, "to", moved)
+    monkeypatch.setattr(torch.autograd, "grad", no_gradients)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    with FakeGpu(allow_non_fake_inputs=True):
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of the tiny model, random but with non-trivial norms and biases."""

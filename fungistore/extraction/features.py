@@ -214,8 +214,9 @@ class FeatureMaker:
         self, arrays: tuple[Shaped[Tensor, "b ..."], ...]
     ) -> tuple[Shaped[Tensor, "b ..."], ...]:
         """Send pixels; what says where in them the views are decides shapes, so it stays."""
+        is_pinned = self.device.type == "cuda"  # by the loader: nobody waits for the copy
         return tuple(
-            array.to(self.device, non_blocking=True) if array.dtype == torch.uint8 else array
+            array.to(self.device, non_blocking=is_pinned) if array.dtype == torch.uint8 else array
             for array in arrays
         )
 
