@@ -199,6 +199,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
 def resolve_device(name: str) -> torch.device:
     """Return the device called `name`; "auto" prefers CUDA, then Apple's, then the CPU.
 
+    A numbered CUDA device becomes torch's current one, which streams and waits default to.
+
     Raises:
         UsageError: there is no such device here.
     """
@@ -211,6 +213,8 @@ def resolve_device(name: str) -> torch.device:
         if device.type not in BATCH_TOKENS:
             raise RuntimeError("a device that fungi does not know")
         torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
             "no such device here",
