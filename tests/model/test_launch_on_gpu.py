@@ -33,7 +33,10 @@ def test_a_batch_stays_on_the_gpu(
     dtype: Any,
     view_size: str,
 ) -> None:
-    """By the class-token path and the general one, every feature is made there and left there."""
+    """By the class-token path and the general one, every feature is made there and left there.
+
+    What float32 there is beside a trunk of lower precision is multiplied as TF32.
+    """
     options = ExtractOptions(
         model=model,
         weights=str(weights_file(model)),
@@ -42,12 +45,18 @@ def test_a_batch_stays_on_the_gpu(
         dtype=dtype,
         view_size=view_size,
     )
-    maker = throwaway_features(resolve(options, {}))
+    resolved = resolve(options, {})
+    maker = throwaway_features(resolved)
+    precisions = set()
+    resolved.backbone.model.norm.register_forward_hook(
+        lambda *_: precisions.add(torch.backends.cuda.matmul.fp32_precision)
+    )
     wanted = frozenset(FEATURES)
     drawn = [maker.drawer.draw(photo, str(number), wanted) for number, photo in enumerate(photos)]
     rows = maker.launch(stack_drawn(drawn), wanted)
     assert {name: array.device for name, array in rows.items()} == dict.fromkeys(rows, GPU)
     assert len(rows) == 2 + 2 * 3
+    assert precisions == {"ieee" if dtype == "float32" else "tf32"}
     assert all(len(array) == len(photos) for array in rows.values())
 
 
