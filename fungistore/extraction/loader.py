@@ -20,7 +20,7 @@ from fungistore.resources import allowed_cores
 from fungistore.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store import Failure
 
-BATCHES_AHEAD = 2
+MOST_LOADED = 3  # batches that wait for the model, or are being loaded
 MOST_WORKERS = 32  # Python's lock lets few more threads be of use
 
 
@@ -78,7 +78,7 @@ def load_batches(
     stacker = ThreadPoolExecutor(1, thread_name_prefix="fungi-stack")
     try:
         while True:
-            while len(ahead) <= BATCHES_AHEAD and (work := next(stream, None)) is not None:
+            while len(ahead) < MOST_LOADED and (work := next(stream, None)) is not None:
                 starts = range(0, len(work.rows), decoders.rows_at_once)
                 parts = [work.rows[start : start + decoders.rows_at_once] for start in starts]
                 draws = [pool.submit(decoders.draw, part, work.features) for part in parts]

@@ -14,7 +14,7 @@ from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
-from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.loader import MOST_LOADED, Work, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec, Resolved
@@ -179,13 +179,16 @@ def measure_rate(
     """Time two small batches of the store's first images, after a warm-up.
 
     A batch has about `batch_size` forwards, so the measurement costs about as much as two batches
-    of embeddings, whatever the objectives. One image warms up, but what is to be compiled needs a
-    batch of the size that follows.
+    of embeddings, whatever the objectives. One image warms up a CPU; a GPU, and what is to be
+    compiled, need a batch of the size that follows. A GPU may be faster than its images come: then
+    the batches that were loaded during the warm-up say nothing, and the two after them are timed.
     """
-    features = frozenset(resolved.options.features)
+    features, device = frozenset(resolved.options.features), resolved.device.type
+    on_cpu = device == "cpu"
     count = max(1, resolved.batch_size // maker.forwards(features))
-    warmup = min(len(samples), count) if resolved.compiled else 1
-    total = min(len(samples), warmup + PROBES * count)
+    warmup = 1 if on_cpu and not resolved.compiled else min(len(samples), count)
+    probes = PROBES if on_cpu else MOST_LOADED + PROBES
+    total = min(len(samples), warmup + probes * count)
 
     def works() -> Iterator[Work]:
         starts = [0, *range(warmup, max(warmup + 1, total), count)]
@@ -196,15 +199,14 @@ def measure_rate(
 
     rates = []
     began = time.perf_counter()
-    asked, device = resolved.options.decode_in, resolved.device.type
-    in_processes = choose_processes(asked, device, len(samples))
+    in_processes = choose_processes(resolved.options.decode_in, device, len(samples))
     for batch in load_batches(works(), maker, resolved.workers, in_processes=in_processes):
         stop_if_asked(stop)
         maker.compute(batch.drawn, features)
         now = time.perf_counter()
         rates.append(len(batch.work.rows) / (now - began))
         began = now
-    measured = rates[1:] or rates
+    measured = rates[1:][-PROBES:] or rates
     return Rate(min(measured), max(measured))
 
 

@@ -298,7 +298,7 @@ def test_draws_follow_from_the_sample_and_the_seed(
     for one, other in zip(alone["dino"], among["dino"], strict=True):
         assert np.array_equal(one, other)
     renamed = maker.drawer.draw(photos[0], "b.jpg", frozenset(["dino"]))
-    reseeded = make(tiny(weights_file), seed=1).draw(photos[0], "a.jpg", frozenset(["dino"]))
+    reseeded = make(tiny(weights_file), seed=1).drawer.draw(photos[0], "a.jpg", frozenset(["dino"]))
     assert not np.array_equal(alone["dino"][0], renamed["dino"][0])
     assert not np.array_equal(alone["dino"][0], reseeded["dino"][0])
 
