@@ -15,8 +15,8 @@ import torch
 Stage = Literal["decode", "draw", "wait", "views", "trunk", "tail", "projection", "fetch", "write"]
 
 MEANINGS: dict[Stage, str] = {
-    "decode": "read and decode images (beside)",
-    "draw": "cut and resize images (beside)",
+    "decode": "read and decode images (threads or processes)",
+    "draw": "cut and resize images (threads or processes)",
     "wait": "wait for images, or for the writer",
     "views": "make views of what was drawn",
     "trunk": "forwards up to the target layer",
