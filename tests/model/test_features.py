@@ -398,6 +398,24 @@ def test_another_codes_precision_changes_nothing(
         assert np.array_equal(found[name], rows), name
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="is about Intel's MKL")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_threads_changes_no_bit(
+    weights_file: WeightsFile, photos: list[Pixels], dtype: torch.dtype
+) -> None:
+    """One thread or three: a process that has fewer cores continues what another began."""
+    maker = make(tiny(weights_file), dtype=dtype)
+    batch = batch_of(maker, photos)
+    expected = maker.compute(batch, ALL)
+    torch.set_num_threads(3)
+    try:
+        found = maker.compute(batch, ALL)
+    finally:
+        torch.set_num_threads(1)
+    for name, rows in expected.items():
+        assert np.array_equal(found[name], rows), name
+
+
 def test_a_full_gpu_is_explained(weights_file: WeightsFile, photos: list[Pixels]) -> None:
     """What torch says, and a smaller batch to try; raised here by a hook, for want of a GPU."""
 
