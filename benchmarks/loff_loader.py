@@ -25,8 +25,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from fungistore.loff.cache import CacheChoice
-from fungistore.loff.loader import PatchLoader, default_threads
+from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Rows, Shuffled
+from fungistore.resources import reading_threads
 from fungistore.store import Codec, UnitArray
 
 SHAPE = (16, 16, 384)  # 256 patch tokens of ViT-S
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--batches", type=int, default=60, help="of a turn of the fast contenders")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=default_threads())
+    parser.add_argument("--threads", type=int, default=reading_threads())
     parser.add_argument("--directory", help="where to put the data; default: the temporary folder")
     parser.add_argument("--cold", action="store_true")
     parser.add_argument("--compressed", action="store_true", help="a zstd copy too")

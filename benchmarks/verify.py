@@ -62,12 +62,12 @@ def main() -> None:
 @contextmanager
 def checking_with(threads: int) -> Iterator[None]:
     """Let `verify` use so many threads."""
-    before = units.thread_count
-    units.thread_count = lambda: threads
+    before = units.reading_threads
+    units.reading_threads = lambda: threads
     try:
         yield
     finally:
-        units.thread_count = before
+        units.reading_threads = before
 
 
 def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

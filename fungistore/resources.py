@@ -8,6 +8,8 @@ from pathlib import Path
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
+LEAST_READERS = 4
+MOST_READERS = 16
 
 
 def free_memory() -> int | None:
@@ -27,6 +29,11 @@ def allowed_cores() -> float:
     """Return the cores that this process may use: its affinity, and the cgroups' CPU limits."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min([float(cores or 1), *_quotas()])
+
+
+def reading_threads() -> int:
+    """Return how many threads keep a disk busy: they decompress, but mostly wait for it."""
+    return max(LEAST_READERS, min(MOST_READERS, int(allowed_cores())))
 
 
 def parse_quota(text: str) -> float | None:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from fungistore.extraction.loader import MOST_WORKERS, default_workers
-from fungistore.resources import allowed_cores, free_memory, parse_quota
+from fungistore.resources import allowed_cores, free_memory, parse_quota, reading_threads
 
 
 def test_quotas_of_control_groups() -> None:
@@ -47,3 +47,12 @@ def test_processes_share_the_cores(
     assert default_workers(device, processes) == threads
     monkeypatch.setattr("fungistore.extraction.loader.allowed_cores", lambda: 256.0)
     assert default_workers("cuda") == MOST_WORKERS
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(0.5, 4), (2.0, 4), (8.0, 8), (256.0, 16)])
+def test_few_cores_still_keep_a_disk_busy(
+    cores: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers wait more than they work, so even one core has four; no disk needs more than 16."""
+    monkeypatch.setattr("fungistore.resources.allowed_cores", lambda: cores)
+    assert reading_threads() == threads

@@ -7,7 +7,6 @@ memory or onto the GPU.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +29,7 @@ from fungistore.loff.gather import (
 )
 from fungistore.loff.order import Order, Rows
 from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.resources import reading_threads
 from fungistore.store import UnitArray
 from fungistore.transfer import send
 
@@ -71,7 +71,7 @@ class PatchLoader:
             the current stream, without waiting for it.
         cache: where to keep the rows; "auto" takes the GPU, then memory, if they take at most half
             of what is free there, else reads every batch from disk.
-        threads: that read; default: see `default_threads`.
+        threads: that read; default: see `reading_threads`.
         window_bytes: of decoded units that a compressed array may have in memory. Half of them are
             mixed with each other by shuffling, and at least one unit.
         reporter: is told of the choice of cache, and of loading.
@@ -99,7 +99,7 @@ class PatchLoader:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         reporter = reporter or Silent()
-        self.threads = default_threads() if threads is None else threads
+        self.threads = reading_threads() if threads is None else threads
         if batch_size < 1 or self.threads < 1:
             raise ValueError(f"batches of {batch_size} rows by {self.threads} threads")
         self.array = array
@@ -197,8 +197,3 @@ class PatchLoader:
         finally:
             reporter.end()
         return whole
-
-
-def default_threads() -> int:
-    """Return a number of threads that keeps a disk busy: they mostly wait for it."""
-    return max(4, min(16, os.cpu_count() or 1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.report import Reporter, stop_if_asked
+from fungistore.resources import reading_threads
 from fungistore.store import Commit, Store, UnitArray
 from fungistore.store.units import checksum, parse_commit
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Kind, Remedy
 from fungistore.verification.layout import CHUNKS, StoredArray
 
-THREADS = 16  # of which some wait for the disk
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
 COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
 PIECE_BYTES = 1 << 18  # of rows at once: hashed and counted while they are in the core's cache
@@ -91,7 +90,7 @@ def check_units(
     budget = Budget(MEMORY_BYTES)
     work = [(stored, unit) for stored in arrays for unit in stored.records]
     then = {s.array.name: command_for_array(store, s.array.name, _key(s)) for s in arrays}
-    threads = thread_count()
+    threads = reading_threads()
     waiting: deque[Future[CheckedUnit]] = deque()
     reporter.begin("units", len(work))
     with ThreadPoolExecutor(threads, thread_name_prefix="fungi-verify") as pool:
@@ -111,11 +110,6 @@ def check_units(
             for future in waiting:
                 future.cancel()
             reporter.end()
-
-
-def thread_count() -> int:
-    """Return how many threads check units."""
-    return min(THREADS, max(4, os.cpu_count() or 1))
 
 
 def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> list[Finding]:
