@@ -13,17 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-from PIL import Image
-from sklearn.datasets import load_sample_images
 from timm.data import resolve_data_config
 
 from fungistore.extraction.decoders import InProcesses, InThreads
 from fungistore.extraction.drawing import Drawer
 from fungistore.objectives import DINO
 from fungistore.views import DeviceCrops, InferenceView
+from photographs import photographs, write_photographs
 
-SHAPE = (375, 500)  # a typical photograph of ImageNet
 FILES = 64
 SETS = {"embeddings": frozenset(["embeddings"]), "dino": frozenset(["dino"])}
 
@@ -42,7 +39,11 @@ def main() -> None:
     kinds = {"threads": InThreads(drawer), "processes": processes}
     print("| features | decoded in | images/s | parent's ms an image |\n|---|---|---|---|")
     with TemporaryDirectory() as folder:
-        rows = write_photographs(Path(folder), arguments.images)
+        names = write_photographs(photographs(FILES), Path(folder))
+        rows = [
+            {"row": row, "id": f"{row}", "uri": names[row % FILES], "root": folder}
+            for row in range(arguments.images)
+        ]
         for name, features in SETS.items():
             best = dict.fromkeys(kinds, (0.0, 0.0))
             for _ in range(arguments.rounds):
@@ -68,21 +69,6 @@ def measure(
         drawn = sum(len(part) for part in pool.map(lambda p: decoders.draw(p, features), parts))
         seconds = time.perf_counter() - began
     return drawn / seconds, 1000 * (time.process_time() - paid) / drawn
-
-
-def write_photographs(folder: Path, rows: int) -> list[dict[str, object]]:
-    """Write cuts of scikit-learn's two photographs, and return rows that name them in turn."""
-    random = np.random.default_rng(0)
-    sources = load_sample_images().images
-    for number in range(FILES):
-        source = sources[number % len(sources)]
-        top, left = (int(random.integers(0, source.shape[i] - SHAPE[i] + 1)) for i in range(2))
-        cut = source[top : top + SHAPE[0], left : left + SHAPE[1]]
-        Image.fromarray(cut).save(folder / f"{number}.jpg", quality=92)
-    return [
-        {"row": row, "id": f"{row}", "uri": f"{row % FILES}.jpg", "root": str(folder)}
-        for row in range(rows)
-    ]
 
 
 if __name__ == "__main__":

@@ -37,7 +37,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
-from sklearn.datasets import load_sample_images
 
 from fungistore import ExtractOptions, extract
 from fungistore.extraction.features import DrawnBatch, FeatureMaker
@@ -46,6 +45,7 @@ from fungistore.extraction.loader import default_workers, stack_drawn
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.stopwatch import BESIDE, Clock, Stage, wait_for_gpu
 from fungistore.transfer import one_behind, start_fetch
+from photographs import photographs, write_photographs
 
 SETS = {
     "embeddings": ("embeddings",),
@@ -54,7 +54,6 @@ SETS = {
     "dino": ("dino",),
     "simclr": ("simclr",),
 }
-SHAPE = (375, 500)  # a typical photograph of ImageNet
 MIXED: tuple[Stage, ...] = ("views", "trunk", "tail", "projection", "fetch")
 
 
@@ -242,8 +241,7 @@ def compare_with_files(
     """Return the rate of a whole extraction from files over that of the same drawn batches."""
     folder.mkdir()
     images = photographs(arguments.files)
-    for number, image in enumerate(images):
-        Image.fromarray(image).save(folder / f"{number:05}.jpg", quality=92)
+    write_photographs(images, folder)
     wanted = frozenset(resolved.options.features)
     batches = in_batches(maker, images, wanted, resolved.batch_size)
     options = replace(resolved.options, unit_rows=64)
@@ -301,18 +299,6 @@ def extract_from_memory(
     launches = (start_fetch(maker.launch(batch, features)) for batch in batches)
     for fetch in one_behind(launches, maker.device):
         fetch()
-
-
-def photographs(count: int) -> list[NDArray[np.uint8]]:
-    """Return cuts of scikit-learn's two photographs, 375 x 500 pixels, all different."""
-    random = np.random.default_rng(0)
-    sources = load_sample_images().images
-    cuts = []
-    for number in range(count):
-        source = sources[number % len(sources)]
-        top, left = (int(random.integers(0, source.shape[i] - SHAPE[i] + 1)) for i in range(2))
-        cuts.append(np.ascontiguousarray(source[top : top + SHAPE[0], left : left + SHAPE[1]]))
-    return cuts
 
 
 def alternate(
