@@ -68,7 +68,7 @@ class Census:
         """Yield the samples that are not known, counting those that are."""
         stream = iter(samples)
         while batch := list(islice(stream, SAMPLES_AT_ONCE)):
-            keys, stamps = _hash_samples(batch)
+            keys, stamps = hash_samples((s.id, s.bytes, microseconds(s.mtime)) for s in batch)
             known = np.isin(keys, self._keys)
             at = np.searchsorted(self._keys, keys[known])
             np.add.at(self._seen, at, 1)
@@ -107,7 +107,7 @@ class Census:
             with pq.ParquetFile(part) as file:
                 for batch in file.iter_batches(SAMPLES_AT_ONCE, columns=["id"]):
                     ids = batch["id"].to_pylist()
-                    seen.update(i for i in ids if hash_sample(i, None, None)[0] in suspects)
+                    seen.update(i for i in ids if _hash(i, None, None)[0] in suspects)
             # hashes alone may meet by chance: once in 4,000 tables of 100 million samples
             duplicates |= {sample_id for sample_id, count in seen.items() if count > 1}
         if duplicates:
@@ -119,17 +119,18 @@ class Census:
             )
 
 
-def _hash_samples(samples: list[Sample]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return a 64-bit key of each id, and a stamp of each id with its size and time."""
-    both = [hash_sample(s.id, s.bytes, microseconds(s.mtime)) for s in samples]
+def hash_samples(
+    samples: Iterable[tuple[str, int | None, int | None]],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Return 64-bit hashes of ids: a key of each alone, and a stamp with its bytes and time."""
+    both = [_hash(*sample) for sample in samples]
     return (
         np.array([key for key, _ in both], np.uint64),
         np.array([stamp for _, stamp in both], np.uint64),
     )
 
 
-def hash_sample(sample_id: str, size: int | None, time: int | None) -> tuple[int, int]:
-    """Return 64-bit hashes of an id, and of an id with its size and time in microseconds."""
+def _hash(sample_id: str, size: int | None, time: int | None) -> tuple[int, int]:
     state = hashlib.blake2b(sample_id.encode(), digest_size=8)
     key = int.from_bytes(state.digest(), "little")
     state.update(f"\0{size}\0{time}".encode())

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import StoreError
 from fungistore.sources import Sample, absolute_uri, locate
-from fungistore.store.census import Census, Comparison, hash_sample, microseconds
+from fungistore.store.census import Census, Comparison, hash_samples, microseconds
 from fungistore.store.durable import file_digest, publish
 
 SCHEMA = pa.schema(
@@ -253,13 +253,12 @@ class SampleTable:
             ) from error
 
     def _keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        keys, stamps = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+        hashes = [hash_samples([])]
         for batch in self.batches("id", "bytes", "mtime"):
             times = batch["mtime"].cast(pa.int64()).to_pylist()
-            pairs = zip(batch["id"].to_pylist(), batch["bytes"].to_pylist(), times, strict=True)
-            both = [hash_sample(*pair) for pair in pairs]
-            keys.append(np.array([key for key, _ in both], np.uint64))
-            stamps.append(np.array([stamp for _, stamp in both], np.uint64))
+            columns = (batch["id"].to_pylist(), batch["bytes"].to_pylist(), times)
+            hashes.append(hash_samples(zip(*columns, strict=True)))
+        keys, stamps = zip(*hashes, strict=True)
         return np.concatenate(keys), np.concatenate(stamps)
 
 
