@@ -17,8 +17,9 @@ from timm.data import resolve_data_config
 
 from fungistore.extraction.decoders import InProcesses, InThreads
 from fungistore.extraction.drawing import Drawer
-from fungistore.objectives import DINO
-from fungistore.views import DeviceCrops, InferenceView
+from fungistore.modalities.image.crops import DeviceCrops
+from fungistore.modalities.image.inference import InferenceView
+from fungistore.objectives.dino import DINO
 from photographs import photographs, write_photographs
 
 FILES = 64

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
 from fungistore.evaluation.knn import vote
-from fungistore.neighbours import TILE_SCORES, nearest_rows
+from fungistore.matrices.neighbours import TILE_SCORES, nearest_rows
 
 TRAIN, TEST, DIM, CLASSES, K = 50_000, 10_000, 512, 100, 20
 

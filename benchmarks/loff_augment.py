@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fungistore.loff import Augmentation, HeadSpec, augment, build_head, draw
+from fungistore.loff.augment import Augmentation, augment, draw
+from fungistore.loff.heads import HeadSpec, build_head
 from fungistore.loff.resample import resample
 
 LIMIT = 0.05

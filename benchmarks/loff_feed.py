@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fungistore.loff import Augmentation, HeadSpec, augment, build_head, draw
+from fungistore.loff.augment import Augmentation, augment, draw
+from fungistore.loff.heads import HeadSpec, build_head
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Shuffled
-from fungistore.store import UnitArray
+from fungistore.store.units import UnitArray
 
 GRID, CHANNELS, CLASSES, BATCH = 16, 384, 100, 64
 LEAST = 0.95

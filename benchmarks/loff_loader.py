@@ -27,8 +27,8 @@ import numpy as np
 from fungistore.loff.cache import CacheChoice
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Rows, Shuffled
-from fungistore.resources import reading_threads
-from fungistore.store import Codec, UnitArray
+from fungistore.machine.resources import reading_threads
+from fungistore.store.units import Codec, UnitArray
 
 SHAPE = (16, 16, 384)  # 256 patch tokens of ViT-S
 EPOCHS = "ours, zstd, epochs"

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from fungistore.fingerprint import fingerprint
-from fungistore.sources import Sample
-from fungistore.store import Store, UnitArray
+from fungistore.sources.sample import Sample
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 DIM, CLASSES, TEST_ROWS, UNIT_ROWS = 384, 100, 10_000, 16_384
 RANK = 64  # real features are far from full rank

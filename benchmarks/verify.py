@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fungistore.report import Silent
-from fungistore.store import Store
 from fungistore.store.durable import file_digest
-from fungistore.verification import units, verify_store
+from fungistore.store.store import Store
+from fungistore.verification import units
 from fungistore.verification.layout import StoredArray, read_layout
+from fungistore.verification.verify import verify_store
 
 
 def main() -> None:

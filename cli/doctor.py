@@ -10,7 +10,7 @@ import typer
 from .console import explains_errors, result, result_json
 
 if TYPE_CHECKING:
-    from fungistore.doctor import Examination
+    from fungistore.doctor.examine import Examination
 
 UNFIT = 1
 
@@ -42,7 +42,7 @@ def doctor(
     \b
     Exit codes: 0 no check failed (warnings are no failures), 1 a check failed, 2 usage.
     """
-    from fungistore.doctor import examine
+    from fungistore.doctor.examine import examine
 
     found = examine(store, model=model, image_size=image_size, device=device)
     result_json(found.to_json()) if as_json else _show(found)

@@ -66,8 +66,7 @@ def knn(
     """
     from typing import get_args
 
-    from fungistore.evaluation import KnnOptions, evaluate_knn
-    from fungistore.evaluation.knn import ShotRule, Vote
+    from fungistore.evaluation.knn import KnnOptions, ShotRule, Vote, evaluate_knn
     from fungistore.evaluation.reduction import Combinations as Kinds
 
     options = KnnOptions(

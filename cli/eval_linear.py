@@ -59,8 +59,7 @@ def linear(
     """
     from typing import get_args
 
-    from fungistore.evaluation import LinearOptions, evaluate_linear
-    from fungistore.evaluation.linear import STRENGTHS
+    from fungistore.evaluation.linear import STRENGTHS, LinearOptions, evaluate_linear
     from fungistore.evaluation.reduction import Combinations as Kinds
 
     options = LinearOptions(

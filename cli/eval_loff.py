@@ -33,7 +33,7 @@ def loff(
       fungi eval loff pets.fungi --head vit-xs-ta
       fungi eval loff pets.fungi --head 'plain-*' --head 'ta-*' --plot confusion.png
     """
-    from fungistore.loff import evaluate_loff
+    from fungistore.loff.evaluate import evaluate_loff
 
     reporter = ConsoleReporter()
     if plot is not None:

@@ -13,7 +13,7 @@ from fungistore.errors import UsageError
 from .console import note, printable, result_json, table_console
 
 if TYPE_CHECKING:
-    from fungistore.evaluation import Evaluation, Score
+    from fungistore.evaluation.result import Evaluation, Score
 
 StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="The store's directory.")]
 Features = Annotated[

@@ -11,7 +11,7 @@ from .console import ConsoleReporter, explains_errors, result, result_json, stop
 from .evaluation import Features, FeatureSet, Json, Pca, StorePath, words
 
 if TYPE_CHECKING:
-    from fungistore.exchange import ExportResult
+    from fungistore.exchange.export import ExportResult
     from fungistore.exchange.formats import Format
 
 
@@ -52,7 +52,7 @@ def export(
       fungi export pets.fungi pets.parquet --features embeddings --raw --dtype float16
     """
     with stop_on_signals() as stop:
-        from fungistore.exchange import ExportOptions, export_features
+        from fungistore.exchange.export import ExportOptions, export_features
 
         options = ExportOptions(
             features=words(features),

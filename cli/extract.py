@@ -24,8 +24,9 @@ from .console import (
 from .extract_workers import EventReporter, choose_worker, run_workers
 
 if TYPE_CHECKING:
-    from fungistore.extraction import Estimate, ExtractResult
-    from fungistore.stopwatch import StageTime
+    from fungistore.extraction.measure import Estimate
+    from fungistore.extraction.result import ExtractResult
+    from fungistore.machine.stopwatch import StageTime
 
 
 def _option(text: str, *names: str) -> Any:
@@ -174,11 +175,11 @@ def extract(
     if negatives is not None:
         settings.append(f"simclr.negatives={negatives}")
     with stop_on_signals() as stop:  # from the start: importing and loading take seconds
-        from fungistore.extraction import ExtractOptions, estimate
-        from fungistore.extraction import extract as run
-        from fungistore.extraction.options import read_config, with_settings
-        from fungistore.stopwatch import UNWATCHED, Clock, wait_for_gpu
-        from fungistore.store import Slice
+        from fungistore.extraction.measure import estimate
+        from fungistore.extraction.options import ExtractOptions, read_config, with_settings
+        from fungistore.extraction.run import extract as run
+        from fungistore.machine.stopwatch import UNWATCHED, Clock, wait_for_gpu
+        from fungistore.store.locks import Slice
 
         settled = read_config(config) if config is not None else {}
         settled = {key.replace("-", "_"): value for key, value in settled.items()}

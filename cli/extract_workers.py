@@ -14,9 +14,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-from fungistore.children import python_command, python_environment
 from fungistore.errors import StoppedError, UsageError
-from fungistore.resources import allowed_cores
+from fungistore.machine.children import python_command, python_environment
+from fungistore.machine.resources import allowed_cores
 
 from .console import INTERRUPTED, SKIPPED_INPUTS, ConsoleReporter, note, printable
 

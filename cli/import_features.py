@@ -19,8 +19,8 @@ from .console import (
 from .evaluation import Json, StorePath
 
 if TYPE_CHECKING:
-    from fungistore.exchange import ImportResult
     from fungistore.exchange.formats import Format
+    from fungistore.exchange.import_options import ImportResult
 
 
 @explains_errors
@@ -83,8 +83,8 @@ def import_features(
     settings than the feature was made from, 5 damaged store, 75 stopped by SIGTERM (run again).
     """
     with stop_on_signals() as stop:
-        from fungistore.exchange import ImportOptions
-        from fungistore.exchange import import_features as run
+        from fungistore.exchange.import_ import import_features as run
+        from fungistore.exchange.import_options import ImportOptions
 
         options = ImportOptions(
             feature_set=feature_set,

@@ -20,7 +20,7 @@ from .console import (
 from .evaluation import Features, FeatureSet, Json, Pca, StorePath, words
 
 if TYPE_CHECKING:
-    from fungistore.indexing import IndexResult
+    from fungistore.indexing.build import IndexResult
 
 GIGABYTE = 1_000_000_000
 
@@ -74,8 +74,8 @@ def index(
     with stop_on_signals() as stop:
         from typing import cast
 
-        from fungistore.indexing import IndexOptions, build_index
-        from fungistore.indexing.options import Metric
+        from fungistore.indexing.build import build_index
+        from fungistore.indexing.options import IndexOptions, Metric
 
         options = IndexOptions(
             features=words(features),

@@ -26,7 +26,7 @@ def models(
       fungi models dinov2
       fungi models 'vit_*_clip_*openai'
     """
-    from fungistore.backbones import describe_backbones, find_backbones
+    from fungistore.backbones.catalogue import describe_backbones, find_backbones
 
     names = find_backbones(pattern)
     if not names:

@@ -17,7 +17,7 @@ from .console import (
 from .evaluation import Features, FeatureSet, Json, StorePath, words
 
 if TYPE_CHECKING:
-    from fungistore.pca import PcaResult
+    from fungistore.pca.stage import PcaResult
 
 
 @explains_errors
@@ -57,7 +57,7 @@ def pca(
         from typing import cast, get_args
 
         from fungistore.errors import UsageError
-        from fungistore.pca import PcaOptions, StorageDtype, fit_pca
+        from fungistore.pca.stage import PcaOptions, StorageDtype, fit_pca
 
         if storage_dtype not in get_args(StorageDtype):
             expected = " or ".join(get_args(StorageDtype))

@@ -20,7 +20,7 @@ from .console import (
 from .evaluation import FeatureSet, Json, StorePath, lines
 
 if TYPE_CHECKING:
-    from fungistore.loff import PredictResult
+    from fungistore.loff.predict import PredictResult
 
 CLASSES_SHOWN = 3
 
@@ -55,7 +55,7 @@ def predict(
       fungi predict pets.fungi --rows 0-9,12
     """
     from fungistore.errors import UsageError
-    from fungistore.loff import predict_images, predict_rows
+    from fungistore.loff.predict import predict_images, predict_rows
 
     if bool(images) == bool(rows):
         raise UsageError("what to classify?", expected="images, or --rows, and not both")

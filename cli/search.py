@@ -20,7 +20,7 @@ from .console import (
 from .evaluation import FeatureSet, Json, StorePath, lines
 
 if TYPE_CHECKING:
-    from fungistore.searching import SearchResult
+    from fungistore.searching.result import SearchResult
 
 
 @explains_errors
@@ -60,7 +60,7 @@ def search(
     or the weights are not those of the index, 5 damaged store, 75 stopped, 130 ^C.
     """
     with stop_on_signals() as stop:
-        from fungistore.searching import search as run
+        from fungistore.searching.search import search as run
 
         done = run(
             store,
@@ -74,7 +74,7 @@ def search(
             stop=stop,
         )
     if html is not None:
-        from fungistore.searching import write_page
+        from fungistore.searching.page import write_page
 
         write_page(html, done)
         note(f"saved: {html}")

@@ -12,7 +12,7 @@ from fungistore.errors import UsageError
 from .console import explains_errors, printable, result, result_json, size, table_console
 
 if TYPE_CHECKING:
-    from fungistore.store_status import FeatureSetStatus, StoreStatus
+    from fungistore.store.status import FeatureSetStatus, StoreStatus
 
 FINGERPRINT_SHOWN = 12
 LABELS_SHOWN = 8
@@ -60,7 +60,7 @@ def status(
             expected="fungi status STORE",
             hint="fungi status --schema describes the files of any store",
         )
-    from fungistore.store_status import status as read
+    from fungistore.store.status import status as read
 
     found = read(store)
     result_json(found.to_json()) if as_json else _show(found)

@@ -17,7 +17,7 @@ from .console import (
 from .evaluation import FeatureSet, Holdout, Json, StorePath
 
 if TYPE_CHECKING:
-    from fungistore.loff import TrainResult
+    from fungistore.loff.train import TrainResult
 
 
 def _option(text: str, *names: str) -> Any:
@@ -90,8 +90,9 @@ def train_loff(
       fungi train-loff pets.fungi --head deit-s --augment hflip,rotate --brightness 0.1 --epochs 90
     """
     with stop_on_signals() as stop:  # the imports take seconds
-        from fungistore.loff import Augmentation, TrainOptions
-        from fungistore.loff import train_loff as train
+        from fungistore.loff.augment import Augmentation
+        from fungistore.loff.options import TrainOptions
+        from fungistore.loff.train import train_loff as train
 
         if noise is None:
             noise = 0.0 if augment == "none" else 0.1

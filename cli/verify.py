@@ -23,7 +23,7 @@ from .console import (
 from .evaluation import Json, StorePath
 
 if TYPE_CHECKING:
-    from fungistore.verification import Finding, Verification
+    from fungistore.verification.findings import Finding, Verification
 
 DAMAGED = 5  # the exit code of StoreError
 
@@ -53,7 +53,8 @@ def verify(
     found or is left after --repair, 75 stopped by SIGTERM, 130 ^C.
     """
     with stop_on_signals() as stop:
-        from fungistore.verification import repair_store, verify_store
+        from fungistore.verification.repair import repair_store
+        from fungistore.verification.verify import verify_store
 
         reporter = ConsoleReporter()
         if repair:

@@ -20,9 +20,8 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from demo_assets import dinov2_vits14_weights
-from fungistore.backbones import load_backbone
-from fungistore.loff import Augmentation
-from fungistore.loff.augment import shift_channels
+from fungistore.backbones.backbone import load_backbone
+from fungistore.loff.augment import Augmentation, shift_channels
 from fungistore.loff.operations import OPERATIONS, operation_matrices
 from fungistore.loff.resample import resample
 

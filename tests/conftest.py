@@ -15,8 +15,12 @@ from jaxtyping import install_import_hook
 
 from tiny_world import TINY, write_images
 
+VIEWS = ("inference", "crops", "patchify", "resample")
+
 install_import_hook(
-    ["fungistore.gradients", "fungistore.objectives", "fungistore.views"], "beartype.beartype"
+    ["fungistore.gradients", "fungistore.objectives", "fungistore.modalities.views"]
+    + [f"fungistore.modalities.image.{name}" for name in VIEWS],
+    "beartype.beartype",
 )
 
 

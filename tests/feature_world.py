@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.fingerprint import digest_ids, fingerprint
-from fungistore.sources import Sample
-from fungistore.store import Store, UnitArray
+from fungistore.sources.sample import Sample
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 
 class ListSource:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from fungistore.extraction.loader import MOST_WORKERS, default_workers
-from fungistore.resources import allowed_cores, free_memory, parse_quota, reading_threads
+from fungistore.machine.resources import allowed_cores, free_memory, parse_quota, reading_threads
 
 
 def test_quotas_of_control_groups() -> None:
@@ -54,5 +54,5 @@ def test_few_cores_still_keep_a_disk_busy(
     cores: float, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readers wait more than they work, so even one core has four; no disk needs more than 16."""
-    monkeypatch.setattr("fungistore.resources.allowed_cores", lambda: cores)
+    monkeypatch.setattr("fungistore.machine.resources.allowed_cores", lambda: cores)
     assert reading_threads() == threads

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fungistore.transfer import one_behind, send, start_fetch
+from fungistore.machine.transfer import one_behind, send, start_fetch
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from fungistore.doctor.limits import check_limits
 from fungistore.doctor.software import check_software
 from fungistore.doctor.stored import check_store
 from fungistore.doctor.weights import check_weights
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from fungistore.doctor.check import Check, failed, passed, size, warned
 from fungistore.extraction.resolve import fast_dtype
-from fungistore.resources import allowed_cores, free_memory
+from fungistore.machine.resources import allowed_cores, free_memory
 
 LEAST_MEMORY = 1e9  # torch, a ViT-S and one batch
 GOOD_MEMORY = 4e9  # a ViT-L in float32 with its batch

@@ -15,7 +15,7 @@ import numpy as np
 from packaging.requirements import Requirement
 
 from fungistore.doctor.check import Check, failed, passed, warned
-from fungistore.store import Codec, UnitArray
+from fungistore.store.units import Codec, UnitArray
 
 DISTRIBUTION = "fungistore"
 OLDEST_PYTHON = (3, 11)  # pyproject's requires-python

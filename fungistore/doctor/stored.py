@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.errors import StoreError
-from fungistore.store import Store
 from fungistore.store.locks import Claim, StoreLocks
 from fungistore.store.manifest import newer_minor
-from fungistore.store_status import FeatureSetStatus, StoreStatus, status
+from fungistore.store.status import FeatureSetStatus, StoreStatus, status
+from fungistore.store.store import Store
 
 
 def check_store(root: Path) -> Iterator[Check]:

@@ -17,14 +17,14 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from fungistore.blocks import FeatureMatrix, Rows, open_features
 from fungistore.errors import UsageError
 from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
+from fungistore.matrices.blocks import FeatureMatrix, Rows, open_features
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 POINTS_PER_CLUSTER = 256  # more do not move the centroids of faiss's k-means; its own default too
 FIT_BYTES = 2_000_000_000  # of float32 rows that k-means is fitted on at once

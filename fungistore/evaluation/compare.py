@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fungistore.blocks import FeatureMatrix, Rows, Vectors
 from fungistore.errors import FungiError, UsageError
 from fungistore.evaluation.knn import NEIGHBOURS, KnnOptions, predict
 from fungistore.evaluation.metrics import (
@@ -24,6 +23,7 @@ from fungistore.evaluation.metrics import (
 from fungistore.evaluation.result import Evaluation, Score, class_names, refuse_too_few
 from fungistore.evaluation.task import Task, TaskRows, open_task
 from fungistore.fingerprint import Config
+from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors
 from fungistore.report import Reporter, Silent, stop_if_asked
 
 

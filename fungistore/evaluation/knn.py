@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fungistore.blocks import FeatureMatrix, Rows, Vectors, normalize
 from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import RANKED, Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
@@ -19,7 +18,8 @@ from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
-from fungistore.neighbours import Database, nearest, nearest_rows
+from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, normalize
+from fungistore.matrices.neighbours import Database, nearest, nearest_rows
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, Silent
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from fungistore.blocks import FeatureMatrix, Rows
 from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
@@ -20,8 +19,9 @@ from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
+from fungistore.matrices.blocks import FeatureMatrix, Rows
+from fungistore.matrices.splits import stratified_holdout
 from fungistore.report import Reporter, Silent
-from fungistore.splits import stratified_holdout
 
 STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference code
 VALIDATION_PART = 0.2  # the same

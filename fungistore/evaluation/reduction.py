@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import combinations as subsets
 from typing import Literal
 
-from fungistore.blocks import FeatureMatrix, Rows, Vectors, nested
 from fungistore.fingerprint import Config
-from fungistore.pca import Pca, fit
+from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, nested
+from fungistore.pca.components import Pca, fit
 from fungistore.report import Reporter
 
 Combinations = Literal["one", "nested", "all"]

@@ -11,9 +11,9 @@ from typing import Any
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.report import Reporter
-from fungistore.store import Store
 from fungistore.store.durable import publish_bytes
 from fungistore.store.seal import sealed
+from fungistore.store.store import Store
 
 EVALS = "evals"
 

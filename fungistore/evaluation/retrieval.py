@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.blocks import FeatureMatrix, Rows, normalize, open_features
 from fungistore.errors import UsageError
 from fungistore.evaluation.ground_truth import GroundTruth, Query, read_ground_truth
 from fungistore.evaluation.ranking import (
@@ -32,12 +31,13 @@ from fungistore.evaluation.ranking import (
 from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
-from fungistore.pca import refuse_leak
+from fungistore.matrices.blocks import FeatureMatrix, Rows, normalize, open_features
+from fungistore.matrices.splits import choose_split
+from fungistore.modalities.image.formats import has_image_extension
+from fungistore.pca.stage import refuse_leak
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.sources.formats import has_image_extension
-from fungistore.splits import choose_split
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 Metric = Literal["dot", "cosine"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fungistore.blocks import FeatureMatrix
 from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
 from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.evaluation.task import Task, open_task
 from fungistore.fingerprint import Config
+from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.report import Reporter, stop_if_asked
 
 

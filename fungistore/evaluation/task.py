@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.blocks import FeatureMatrix, Rows, Vectors, open_features
 from fungistore.errors import UsageError
-from fungistore.pca import refuse_leak
-from fungistore.splits import Split, choose_split
-from fungistore.store import Store
+from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, open_features
+from fungistore.matrices.splits import Split, choose_split
+from fungistore.pca.stage import refuse_leak
+from fungistore.store.store import Store
 
 RESIDENT_BYTES = 1_000_000_000  # of vectors that are kept in memory rather than read again
 

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fungistore.blocks import FeatureMatrix, open_features
 from fungistore.errors import FungiError, StoreError, UsageError
 from fungistore.exchange.formats import (
     SAMPLE_SCHEMA,
@@ -30,8 +29,10 @@ from fungistore.exchange.hdf5 import write_hdf5
 from fungistore.exchange.npy import sidecar_of, write_npy
 from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
+from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.store import Store, UnitArray
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 Mask = NDArray[np.bool_]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.blocks import BLOCK_ORDER, GRADIENTS
 from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.formats import (
     VECTORS,
@@ -27,9 +26,13 @@ from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
-from fungistore.powers import power_of_two_within
+from fungistore.machine.powers import power_of_two_within
+from fungistore.matrices.blocks import BLOCK_ORDER, GRADIENTS
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.store import SCHEMA_VERSION, Codec, Patience, Store, UnitArray
+from fungistore.store.locks import Patience
+from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.store import Store
+from fungistore.store.units import Codec, UnitArray
 
 FEATURE_SET = "imported"
 UNIT_BYTES = 1 << 24  # 16 MiB a unit: 100 million rows of 384 are 9,000 files, a kill costs little

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fungistore.errors import UsageError
 from fungistore.exchange.table import ROWS
 from fungistore.fingerprint import digest_ids
-from fungistore.store import SampleTable
+from fungistore.store.samples import SampleTable
 
 IDS_SHOWN = 3
 

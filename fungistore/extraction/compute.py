@@ -17,10 +17,12 @@ from fungistore.extraction.loader import LoadedBatch, Work, load_batches
 from fungistore.extraction.plan import Task, batches_of, count_images
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.transfer import Fetch, one_behind, start_fetch
 from fungistore.report import Reporter, stop_if_asked
-from fungistore.stopwatch import UNWATCHED, Stopwatch
-from fungistore.store import Commit, Failure, Store, UnitArray
-from fungistore.transfer import Fetch, one_behind, start_fetch
+from fungistore.store.failures import Failure
+from fungistore.store.store import Store
+from fungistore.store.units import Commit, UnitArray
 
 Rows = dict[str, NDArray[Any]]
 

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from typing import IO, Any, Literal
 
-from fungistore.children import python_command, python_environment
 from fungistore.errors import FungiError
 from fungistore.extraction.drawing import Drawer, DrawnImage, draw_row
+from fungistore.machine.children import python_command, python_environment
 
 DecodeIn = Literal["auto", "threads", "processes"]
 MANY_IMAGES = 4096  # fewer are done before processes have started, which takes seconds

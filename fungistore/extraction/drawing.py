@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import ImageError
+from fungistore.modalities.image.decode import read_image
+from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.views import Image, ViewRecipe
 from fungistore.randomness import Stream
-from fungistore.sources import read_image
-from fungistore.store import Failure
-from fungistore.views import Image, InferenceView, ViewRecipe
+from fungistore.store.failures import Failure
 
 Drawn = dict[str, tuple[NDArray[Any], ...]]
 BASE = "base"  # the view that embeddings, patch tensors and one-view objectives share

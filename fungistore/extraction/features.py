@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone
+from fungistore.backbones.backbone import Backbone
 from fungistore.errors import FullMemoryError
 from fungistore.extraction.drawing import BASE, Drawer
-from fungistore.gradients import GradientPath, Projection, Tape, normalized_projection
-from fungistore.objectives import ContrastiveObjective, Objective
-from fungistore.precision import OnGpu, float32_products
-from fungistore.stopwatch import UNWATCHED, Stopwatch
-from fungistore.transfer import start_fetch
-from fungistore.views import InferenceView, ViewRecipe, count_views, in_chunks
+from fungistore.gradients.projection import Projection, normalized_projection
+from fungistore.gradients.tape import GradientPath, Tape
+from fungistore.machine.precision import OnGpu, float32_products
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.transfer import start_fetch
+from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.views import ViewRecipe, count_views, in_chunks
+from fungistore.objectives.objective import ContrastiveObjective, Objective
 
 DrawnBatch = dict[str, tuple[Shaped[Tensor, "b ..."], ...]]
 

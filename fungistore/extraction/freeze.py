@@ -19,10 +19,11 @@ from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import Config, fingerprint, flatten
-from fungistore.gradients import Projection
+from fungistore.gradients.projection import Projection
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, stop_if_asked
-from fungistore.store import SCHEMA_VERSION, Store
+from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.store import Store
 
 TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 LARGEST_CHUNK_BYTES = 1 << 30

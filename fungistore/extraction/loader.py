@@ -16,9 +16,9 @@ from torch import Tensor
 from fungistore.extraction.decoders import open_decoders
 from fungistore.extraction.drawing import Drawn, DrawnImage
 from fungistore.extraction.features import DrawnBatch, FeatureMaker
-from fungistore.resources import allowed_cores
-from fungistore.stopwatch import UNWATCHED, Stopwatch
-from fungistore.store import Failure
+from fungistore.machine.resources import allowed_cores
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.store.failures import Failure
 
 MOST_LOADED = 3  # batches that wait for the model, or are being loaded
 MOST_WORKERS = 32  # so many processes keep their parent busy, at 0.1 ms an image

@@ -19,10 +19,12 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec, Resolved
 from fungistore.fingerprint import fingerprint
-from fungistore.powers import power_of_two_within
+from fungistore.machine.powers import power_of_two_within
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.sources import Source, open_source
-from fungistore.store import SampleTable, Store
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Source
+from fungistore.store.samples import SampleTable
+from fungistore.store.store import Store
 
 UNIT_SECONDS = 60  # a kill loses about this much work at most
 PATCH_CHUNK_BYTES = 100 << 20

@@ -16,8 +16,8 @@ from fungistore.extraction.decoders import DecodeIn
 from fungistore.fingerprint import Config
 from fungistore.gradients.projection import Kind
 from fungistore.names import NAME_RULE, is_plain_name
-from fungistore.objectives import OBJECTIVES
-from fungistore.store import Codec
+from fungistore.objectives.registry import OBJECTIVES
+from fungistore.store.units import Codec
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from fungistore.extraction.loader import Work
 from fungistore.extraction.resolve import ArraySpec
-from fungistore.store import SampleTable, UnitArray
+from fungistore.store.samples import SampleTable
+from fungistore.store.units import UnitArray
 
 
 @dataclass(frozen=True)

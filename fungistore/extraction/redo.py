@@ -14,7 +14,9 @@ from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.loader import Work
 from fungistore.extraction.resolve import Resolved
 from fungistore.report import Reporter
-from fungistore.store import Failure, Store, UnitArray
+from fungistore.store.failures import Failure
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 
 @dataclass(frozen=True)

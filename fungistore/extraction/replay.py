@@ -17,8 +17,9 @@ from fungistore.extraction.options import ExtractOptions, read_config
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import describe, differences
 from fungistore.report import Reporter, stop_if_asked
-from fungistore.sources import ImageFile
-from fungistore.store import Store, UnitArray
+from fungistore.sources.sample import ImageFile
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 SETTINGS = "setups/{}/options.json"
 

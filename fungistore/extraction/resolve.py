@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from fungistore.backbones import Backbone, load_backbone, multiplies_exactly
+from fungistore.backbones.backbone import Backbone, load_backbone
+from fungistore.backbones.quantized import multiplies_exactly
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
-from fungistore.gradients import GradientPath, ProjectionSpec, gradient_path
-from fungistore.objectives import ContrastiveObjective, Objective
-from fungistore.powers import power_of_two_within
-from fungistore.store import Codec
-from fungistore.views import ViewRecipe
+from fungistore.gradients.path import gradient_path
+from fungistore.gradients.projection import ProjectionSpec
+from fungistore.gradients.tape import GradientPath
+from fungistore.machine.powers import power_of_two_within
+from fungistore.modalities.views import ViewRecipe
+from fungistore.objectives.objective import ContrastiveObjective, Objective
+from fungistore.store.units import Codec
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}  # patch tokens that fill the device
 LARGEST_BATCH = 512

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fungistore.store import WHOLE, Slice
+from fungistore.store.locks import WHOLE, Slice
 
 
 @dataclass(frozen=True)

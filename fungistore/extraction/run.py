@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungistore.blocks import PCA
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.compute import compute_tasks
 from fungistore.extraction.features import FeatureMaker
@@ -25,12 +24,16 @@ from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import ExtractResult
 from fungistore.fingerprint import Config, fingerprint
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.matrices.blocks import PCA
 from fungistore.report import Reporter, Silent
-from fungistore.sources import Source, open_source
-from fungistore.stopwatch import UNWATCHED, Stopwatch
-from fungistore.store import WHOLE, Failure, Patience, Slice, Store, UnitArray
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Source
 from fungistore.store.disk_errors import disk_errors_explained
-from fungistore.store.failures import CHANGED_FILE
+from fungistore.store.failures import CHANGED_FILE, Failure
+from fungistore.store.locks import WHOLE, Patience, Slice
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 
 def extract(

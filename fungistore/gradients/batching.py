@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fungistore.powers import power_of_two_within
+from fungistore.machine.powers import power_of_two_within
 
 TOKENS_A_THREAD = 512
 

@@ -17,10 +17,10 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone, prepare_trunk
+from fungistore.backbones.backbone import Backbone, prepare_trunk
 from fungistore.gradients.batching import forward_size
 from fungistore.gradients.tape import Tape, Views
-from fungistore.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 
 
 def takes_class_token_path(backbone: Backbone) -> bool:

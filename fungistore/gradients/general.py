@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone, prepare_trunk
+from fungistore.backbones.backbone import Backbone, prepare_trunk
 from fungistore.errors import UsageError
 from fungistore.gradients.batching import forward_size
 from fungistore.gradients.tape import Tape, Views
-from fungistore.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 
 
 class LayerPath:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 
 Views = Iterable[Float[Tensor, "b _ 3 _ _"]]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from fungistore.blocks import FeatureMatrix, Rows, Vectors, open_features
 from fungistore.errors import MismatchError, StoppedError, UsageError
 from fungistore.fingerprint import describe
 from fungistore.indexing.choose import (
@@ -50,11 +49,12 @@ from fungistore.indexing.reference import (
 )
 from fungistore.indexing.rows import committed_rows, content_digest, usable_blocks
 from fungistore.indexing.vectors import VectorIndex
+from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, open_features
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, Silent
-from fungistore.store import Store
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.durable import publish
+from fungistore.store.store import Store
 
 CHECKPOINT_SECONDS = 120.0
 # Writing the whole index again and again must not take over: at most a tenth of the time.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from fungistore.powers import power_of_two_within
-from fungistore.resources import free_memory
+from fungistore.machine.powers import power_of_two_within
+from fungistore.machine.resources import free_memory
 
 # Exact search reads every value: 100 million float32 are 0.4 GB, some 50 ms a query on one core.
 FLAT_VALUES = 100_000_000

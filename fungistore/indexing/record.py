@@ -15,15 +15,15 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from fungistore.blocks import PCA, FeatureMatrix, open_features
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, differences
 from fungistore.indexing.options import Metric
 from fungistore.indexing.vectors import VectorIndex
+from fungistore.matrices.blocks import PCA, FeatureMatrix, open_features
 from fungistore.names import is_file_name
-from fungistore.store import Store
 from fungistore.store.durable import publish_bytes, sync
 from fungistore.store.seal import sealed
+from fungistore.store.store import Store
 
 INDEXES = "indexes"
 RECORD = "index.json"

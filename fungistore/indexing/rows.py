@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fungistore.blocks import STREAM_BYTES, FeatureMatrix, Rows, Vectors
-from fungistore.store import UnitArray
+from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Rows, Vectors
+from fungistore.store.units import UnitArray
 
 
 def committed_rows(matrix: FeatureMatrix) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from fungistore.blocks import Rows, Vectors, normalize
 from fungistore.errors import StoreError, UsageError
 from fungistore.indexing.options import Metric
+from fungistore.matrices.blocks import Rows, Vectors, normalize
 
 FACTORIES = "auto, Flat, HNSW32, IVF1024,Flat, OPQ48_384,IVF1024,PQ48, ..."
 LEAST_EFFORT = {"nprobe": 1, "efSearch": 16}

@@ -23,8 +23,8 @@ from fungistore.fingerprint import Config
 from fungistore.loff.operations import FLIPS, OPERATIONS, Matrices, operation_matrices
 from fungistore.loff.resample import Interpolation, Padding, resample
 from fungistore.loff.settings import read_spec, require, write_spec
+from fungistore.machine.transfer import send
 from fungistore.randomness import Stream
-from fungistore.transfer import send
 
 TRIVIAL = "trivial"
 NONE = "none"

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 
 from fungistore.errors import UsageError
+from fungistore.machine.resources import free_memory
 from fungistore.report import Reporter
-from fungistore.resources import free_memory
 
 Cache = Literal["gpu", "ram", "none"]
 CacheChoice = Literal["auto", "gpu", "ram", "none"]

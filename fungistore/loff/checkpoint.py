@@ -26,9 +26,9 @@ from torch import Tensor
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, canonical_json
 from fungistore.names import is_file_name
-from fungistore.store import Store
 from fungistore.store.durable import file_digest, orphans, publish_bytes, sync
 from fungistore.store.seal import sealed
+from fungistore.store.store import Store
 
 HEADS = "heads"
 CONFIG, STATE, LOG = "config.json", "state.json", "log.jsonl"

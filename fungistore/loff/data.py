@@ -11,13 +11,14 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fungistore.blocks import FeatureMatrix, choose_feature_set
 from fungistore.errors import UsageError
 from fungistore.evaluation.task import task_of
 from fungistore.fingerprint import Config, digest_rows
 from fungistore.loff.loader import PatchLoader
-from fungistore.splits import Split, stratified_holdout
-from fungistore.store import Store, UnitArray
+from fungistore.matrices.blocks import FeatureMatrix, choose_feature_set
+from fungistore.matrices.splits import Split, stratified_holdout
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 BATCH_ROWS = 64
 

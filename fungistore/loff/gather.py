@@ -38,7 +38,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec, Endian
 
 from fungistore.errors import StoreError
 from fungistore.loff.order import Rows
-from fungistore.store import UnitArray
+from fungistore.store.units import UnitArray
 
 CRC_BYTES = 4  # what Crc32cCodec puts behind a chunk
 COLD_PARTS = 256  # of batches whose rows are announced after one that had to wait for a disk

@@ -28,10 +28,10 @@ from fungistore.loff.gather import (
     row_bytes,
 )
 from fungistore.loff.order import Order, Rows
+from fungistore.machine.resources import reading_threads
+from fungistore.machine.transfer import send
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.resources import reading_threads
-from fungistore.store import UnitArray
-from fungistore.transfer import send
+from fungistore.store.units import UnitArray
 
 Remainder = Literal["keep", "drop"]
 BATCHES_AHEAD = 1  # while one is used; more only push each other out of the CPU's cache

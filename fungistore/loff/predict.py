@@ -21,7 +21,7 @@ from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
 from fungistore.report import Reporter, Silent
 from fungistore.searching.queries import FileQuery, identify_files
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 BATCH_ROWS = 64
 

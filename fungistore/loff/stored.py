@@ -7,13 +7,14 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from fungistore.blocks import choose_feature_set
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.checkpoint import RunDirectory, below, head_names
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import Head, HeadSpec, build_head
-from fungistore.store import Store, UnitArray
+from fungistore.matrices.blocks import choose_feature_set
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 
 @dataclass(frozen=True)

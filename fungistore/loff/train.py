@@ -20,8 +20,9 @@ from fungistore.loff.options import TrainOptions
 from fungistore.loff.trainer import Trainer
 from fungistore.names import refuse_odd_name
 from fungistore.report import Reporter, Silent
-from fungistore.store import SCHEMA_VERSION, Store
 from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.store import Store
 
 OUTSIDE = ("name", "feature_set", "device", "cache", "checkpoint_minutes")  # change no weights
 

@@ -30,9 +30,9 @@ from fungistore.loff.options import TrainOptions
 from fungistore.loff.order import Order, Sequential, Shuffled, Weighted, balanced_weights
 from fungistore.loff.scoring import score_head
 from fungistore.loff.tensorboard import Scalars
+from fungistore.machine.transfer import Fetch, send, start_fetch
 from fungistore.randomness import Stream
 from fungistore.report import Reporter, stop_if_asked
-from fungistore.transfer import Fetch, send, start_fetch
 
 GRADIENT_NORM = 1.0  # gradients are clipped to it, as is usual for vision transformers
 ROWS_SHOWN = 8

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fungistore.modalities.image.crops import CropFamily, RandomCrops
+from fungistore.modalities.views import side_for
 from fungistore.objectives.objective import Heads, project, require
-from fungistore.views import CropFamily, RandomCrops, side_for
 
 
 @dataclass(frozen=True)

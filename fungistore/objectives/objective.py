@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungistore.errors import UsageError
-from fungistore.views import ViewRecipe
+from fungistore.modalities.views import ViewRecipe
 
 Heads = Mapping[str, nn.Linear]
 

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fungistore.modalities.image.patchify import Patchify
+from fungistore.modalities.views import side_for
 from fungistore.objectives.objective import Heads, project, require
-from fungistore.views import Patchify, side_for
 
 
 @dataclass(frozen=True)

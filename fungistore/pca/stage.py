@@ -10,15 +10,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.blocks import PCA, FeatureMatrix, blocks_of, open_features
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
+from fungistore.matrices.blocks import PCA, FeatureMatrix, blocks_of, open_features
+from fungistore.matrices.splits import choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.splits import choose_split
-from fungistore.store import SCHEMA_VERSION, Store, UnitArray
 from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 DEFAULT_DIM = 512  # FUNGI, table 20
 TENSORS = "pca"

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.blocks import FeatureMatrix, Vectors, blocks_of, normalize
 from fungistore.errors import FungiError, MismatchError
 from fungistore.extraction.replay import Replay, replay_extraction, rounded
 from fungistore.fingerprint import describe, differences
-from fungistore.pca import Pca, load_pca
+from fungistore.matrices.blocks import FeatureMatrix, Vectors, blocks_of, normalize
+from fungistore.pca.components import Pca
+from fungistore.pca.stage import load_pca
 from fungistore.report import Reporter
 from fungistore.searching.queries import FileQuery
-from fungistore.store import Store, UnitArray
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 
 @dataclass(frozen=True)

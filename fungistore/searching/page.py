@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from fungistore.errors import ImageError
+from fungistore.modalities.image.decode import read_image
 from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
-from fungistore.sources import read_image
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fungistore.errors import FungiError, ImageError, UsageError
-from fungistore.sources import ImageFile, path_to_uri
-from fungistore.store import Store
+from fungistore.sources.location import path_to_uri
+from fungistore.sources.sample import ImageFile
+from fungistore.store.store import Store
 
 NEAR_IDS_SEARCHED = 10_000  # looking for a misspelt id must not take a table of millions
 

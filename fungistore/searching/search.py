@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fungistore.blocks import Vectors
 from fungistore.errors import FungiError, UsageError
-from fungistore.indexing import OpenIndex, open_index
+from fungistore.indexing.record import OpenIndex, open_index
+from fungistore.matrices.blocks import Vectors
 from fungistore.report import Reporter, Silent
 from fungistore.searching.queries import FileQuery, Query, SampleQuery, identify
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 DEFAULT_K = 10
 

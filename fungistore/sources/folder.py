@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungistore.errors import FungiError
-from fungistore.sources.formats import has_image_extension
+from fungistore.modalities.image.formats import has_image_extension
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.location import path_to_uri
 from fungistore.sources.sample import Sample

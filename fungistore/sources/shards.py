@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from fungistore.errors import UsageError
+from fungistore.modalities.image.formats import has_image_extension
 from fungistore.sources.folder import is_folder, visible_entries
-from fungistore.sources.formats import has_image_extension
 from fungistore.sources.location import Location
 
 _SHARD = re.compile(r"\.(tar|(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst)))$", re.IGNORECASE)

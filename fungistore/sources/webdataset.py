@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import FungiError
-from fungistore.sources.formats import extension_of, has_image_extension
+from fungistore.modalities.image.formats import extension_of, has_image_extension
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.location import member_to_uri, path_to_uri
 from fungistore.sources.sample import Sample

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from fungistore.errors import StoreError
 from fungistore.names import is_file_name
-from fungistore.sources import path_to_uri, uri_to_path
+from fungistore.sources.location import path_to_uri, uri_to_path
 from fungistore.store.samples import Part
 from fungistore.store.seal import CHECKSUM, sealed
 

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.errors import StoreError
-from fungistore.sources import Sample, absolute_uri, locate
+from fungistore.sources.location import absolute_uri, locate
+from fungistore.sources.sample import Sample
 from fungistore.store.census import Census, Comparison, hash_samples, microseconds
 from fungistore.store.durable import file_digest, publish
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences
-from fungistore.sources import Sample, Source
+from fungistore.sources.sample import Sample, Source
 from fungistore.store.census import Comparison
 from fungistore.store.disk_errors import NOT_WRITABLE
 from fungistore.store.durable import (

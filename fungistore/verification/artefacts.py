@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fungistore.blocks import FeatureMatrix
 from fungistore.errors import FungiError, StoreError
 from fungistore.evaluation.result import EVALS
 from fungistore.fingerprint import Config, fingerprint
+from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.names import is_file_name
 from fungistore.report import stop_if_asked
-from fungistore.store import Store
 from fungistore.store.durable import PARTIAL, file_digest
 from fungistore.store.seal import seal_is_broken
+from fungistore.store.store import Store
 from fungistore.verification.commands import command_for_array, command_for_index
 from fungistore.verification.findings import Finding, Kind, Remedy, Severity
 from fungistore.verification.layout import Layout

@@ -6,11 +6,11 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from fungistore.blocks import PCA
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
-from fungistore.store import Store
+from fungistore.matrices.blocks import PCA
 from fungistore.store.setups import SETUPS
+from fungistore.store.store import Store
 
 if TYPE_CHECKING:
     from fungistore.indexing.record import IndexRecord

@@ -11,12 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from fungistore.blocks import PCA
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.store import Codec, Store, UnitArray
+from fungistore.matrices.blocks import PCA
 from fungistore.store.durable import PARTIAL
-from fungistore.store.units import COMMITS, FEATURES, METADATA, RECORD_NAME, parse_commit
+from fungistore.store.store import Store
+from fungistore.store.units import (
+    COMMITS,
+    FEATURES,
+    METADATA,
+    RECORD_NAME,
+    Codec,
+    UnitArray,
+    parse_commit,
+)
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Remedy
 

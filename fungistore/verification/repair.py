@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fungistore.errors import FungiError, StoreError
 from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.store import Store
 from fungistore.store.durable import publish_bytes, sync
+from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy, Repair, errors_first
 from fungistore.verification.verify import check_store, verify_store
 

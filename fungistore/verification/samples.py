@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError
 from fungistore.fingerprint import digest_ids
 from fungistore.report import stop_if_asked
-from fungistore.store import Store
 from fungistore.store.durable import PARTIAL, file_digest
 from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part
 from fungistore.store.seal import seal_is_broken
-from fungistore.store.store import MANIFEST, SAMPLES
+from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.verification.findings import Finding, Remedy
 
 LOST = "restore it from a copy of the store, or extract into a new store"

@@ -10,9 +10,9 @@ from fungistore.errors import StoreError
 from fungistore.fingerprint import fingerprint
 from fungistore.names import is_file_name
 from fungistore.report import stop_if_asked
-from fungistore.store import Store
 from fungistore.store.durable import PARTIAL, file_digest
 from fungistore.store.setups import CHECKSUMS, SETUPS
+from fungistore.store.store import Store
 from fungistore.verification.findings import Finding
 from fungistore.verification.layout import StoredArray
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pydantic import TypeAdapter
 
 from fungistore.report import stop_if_asked
-from fungistore.store import Failure, Store
 from fungistore.store.durable import orphans
-from fungistore.store.store import FAILURES
+from fungistore.store.failures import Failure
+from fungistore.store.store import FAILURES, Store
 from fungistore.verification.findings import Finding, Remedy
 from fungistore.verification.units import CheckedUnit
 

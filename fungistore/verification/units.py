@@ -17,10 +17,10 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.machine.resources import reading_threads
 from fungistore.report import Reporter, stop_if_asked
-from fungistore.resources import reading_threads
-from fungistore.store import Commit, Store, UnitArray
-from fungistore.store.units import checksum, parse_commit
+from fungistore.store.store import Store
+from fungistore.store.units import Commit, UnitArray, checksum, parse_commit
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Kind, Remedy
 from fungistore.verification.layout import CHUNKS, StoredArray

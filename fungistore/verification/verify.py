@@ -9,9 +9,8 @@ from pathlib import Path
 
 from fungistore.errors import StoreError
 from fungistore.report import Reporter, Silent
-from fungistore.store import Store
 from fungistore.store.locks import StoreLocks
-from fungistore.store.store import MANIFEST
+from fungistore.store.store import MANIFEST, Store
 from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import ArrayCounts, Finding, Verification, errors_first

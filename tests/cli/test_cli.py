@@ -18,8 +18,8 @@ from fungi_cli.main import app
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from fungistore.stopwatch import BESIDE, MEANINGS
-from fungistore.store import Store
+from fungistore.machine.stopwatch import BESIDE, MEANINGS
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 README = Path(__file__).parents[2] / "README.md"

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner, Result
 
 from feature_world import clustered, make_store, write_block
-from fungistore.doctor import Check, Examination, examine, measure_floor
+from fungistore.doctor.check import Check
 from fungistore.doctor.disk import (
     Space,
     Speed,
@@ -26,6 +26,8 @@ from fungistore.doctor.disk import (
     judge_speed,
     measure,
 )
+from fungistore.doctor.examine import Examination, examine
+from fungistore.doctor.floor import measure_floor
 from fungistore.doctor.hardware import (
     Gpu,
     judge_cpu,
@@ -46,7 +48,7 @@ from fungistore.doctor.stored import check_store
 from fungistore.doctor.weights import cached_weights, fungi_cache, judge_weights
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.resolve import default_batch_size, fast_dtype
-from fungistore.store import Store
+from fungistore.store.store import Store
 from tiny_world import TINY
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -18,12 +18,12 @@ from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
 from feature_world import clustered, make_store
-from fungistore.blocks import open_features
 from fungistore.errors import FungiError, UsageError
 from fungistore.evaluation.compare import CompareOptions, Comparison, compare_features, linear_cka
 from fungistore.evaluation.plots import MOST_BARS, check_plot, draw, save_plot
+from fungistore.matrices.blocks import open_features
 from fungistore.report import Silent
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 ROWS, CLASSES, TRAIN = 120, 6, 80
 

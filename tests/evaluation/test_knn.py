@@ -14,16 +14,16 @@ from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store
-from fungistore.blocks import open_features
 from fungistore.errors import MismatchError, UsageError
-from fungistore.evaluation import KnnOptions, evaluate_knn, task
-from fungistore.evaluation.knn import choose_shots, vote
+from fungistore.evaluation import task
+from fungistore.evaluation.knn import KnnOptions, choose_shots, evaluate_knn, vote
 from fungistore.evaluation.metrics import accuracy_interval
-from fungistore.pca import PcaOptions, fit_pca
+from fungistore.matrices.blocks import open_features
+from fungistore.matrices.splits import choose_split
+from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.randomness import Stream
-from fungistore.splits import choose_split
-from fungistore.store import Store
 from fungistore.store.seal import sealed
+from fungistore.store.store import Store
 
 ROWS = 400
 

@@ -11,11 +11,10 @@ from fungi_cli.main import app
 from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store
-from fungistore.blocks import open_features
 from fungistore.errors import UsageError
-from fungistore.evaluation import LinearOptions, evaluate_linear
-from fungistore.evaluation.linear import fit_probe
-from fungistore.splits import choose_split, stratified_holdout
+from fungistore.evaluation.linear import LinearOptions, evaluate_linear, fit_probe
+from fungistore.matrices.blocks import open_features
+from fungistore.matrices.splits import choose_split, stratified_holdout
 
 ROWS = 300
 

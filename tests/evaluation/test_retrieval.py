@@ -27,7 +27,7 @@ from fungistore.evaluation.ranking import (
     trapezoid_precision,
 )
 from fungistore.evaluation.retrieval import RetrievalOptions, evaluate_retrieval
-from fungistore.pca import PcaOptions, fit_pca
+from fungistore.pca.stage import PcaOptions, fit_pca
 
 IMAGES = 20  # the first rows are the database, the last four the queries
 

@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 
 from feature_world import clustered, make_store
 from fungistore.errors import FungiError, StoppedError, UsageError
-from fungistore.exchange import ExportOptions, ImportOptions, export_features, import_features
+from fungistore.exchange.export import ExportOptions, export_features
+from fungistore.exchange.import_ import import_features
+from fungistore.exchange.import_options import ImportOptions
 from fungistore.exchange.npy import sidecar_of
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 ROWS, UNIT = 50, 16
 BAD = 7  # a row of NaN

@@ -20,11 +20,13 @@ from fungi_cli.import_features import import_features as import_command
 from typer.testing import CliRunner
 
 from feature_world import clustered, make_store
-from fungistore.blocks import open_features
 from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
-from fungistore.exchange import ExportOptions, ImportOptions, export_features, import_features
+from fungistore.exchange.export import ExportOptions, export_features
+from fungistore.exchange.import_ import import_features
+from fungistore.exchange.import_options import ImportOptions
 from fungistore.exchange.npy import sidecar_of
-from fungistore.store import Store
+from fungistore.matrices.blocks import open_features
+from fungistore.store.store import Store
 
 SUFFIXES = [".npy", ".parquet", ".h5"]
 ROWS = 50

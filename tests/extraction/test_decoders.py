@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from fungistore.errors import FungiError
-from fungistore.extraction import ExtractOptions, extract
 from fungistore.extraction.decoders import (
     MANY_IMAGES,
     InProcesses,
@@ -25,8 +24,10 @@ from fungistore.extraction.decoders import (
 )
 from fungistore.extraction.drawing import Drawer
 from fungistore.extraction.freeze import throwaway_features
+from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
-from fungistore.store import Store
+from fungistore.extraction.run import extract
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -142,7 +143,7 @@ import sys, time
 from timm.data import resolve_data_config
 from fungistore.extraction.decoders import InProcesses
 from fungistore.extraction.drawing import Drawer
-from fungistore.views import InferenceView
+from fungistore.modalities.image.inference import InferenceView
 
 config = resolve_data_config({"img_size": 32})
 decoders = InProcesses(Drawer(InferenceView(config), {}, 0), 1)

@@ -22,9 +22,12 @@ from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config
 
 from fungistore.errors import FungiError, ImageError, MismatchError, StoppedError, UsageError
-from fungistore.extraction import ExtractOptions, estimate, extract
-from fungistore.objectives import DINO, SimCLR
-from fungistore.store import Store
+from fungistore.extraction.measure import estimate
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.run import extract
+from fungistore.objectives.dino import DINO
+from fungistore.objectives.simclr import SimCLR
+from fungistore.store.store import Store
 from tiny_world import TINY, needs_vnni, write_images
 
 SMALL = {"dino": DINO(local_crops=2, head_dim=32), "simclr": SimCLR(stride_scale=2, negatives=3)}

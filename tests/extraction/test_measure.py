@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from fungistore.errors import FullMemoryError
-from fungistore.extraction import ExtractOptions
 from fungistore.extraction.freeze import as_frozen
 from fungistore.extraction.measure import with_fitting_batch
+from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.extraction.run import extract
 from fungistore.report import Silent
-from fungistore.sources import open_source
-from fungistore.store import Store
+from fungistore.sources.opening import open_source
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 IMAGES = 20

@@ -14,8 +14,8 @@ from fungi_cli.main import app
 from torch import Tensor
 from typer.testing import CliRunner
 
-from fungistore.objectives import OBJECTIVES
-from fungistore.views import CropFamily, RandomCrops
+from fungistore.modalities.image.crops import CropFamily, RandomCrops
+from fungistore.objectives.registry import OBJECTIVES
 from tiny_world import TINY
 
 

@@ -12,7 +12,8 @@ import zarr
 from numpy.typing import NDArray
 
 from fungistore.errors import FungiError
-from fungistore.extraction import ExtractOptions, extract
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.run import extract
 
 MODEL = "vit_small_patch14_dinov2"
 IMAGES_PER_CLASS = 3

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from fungistore.errors import UsageError
-from fungistore.extraction import ExtractOptions, ExtractResult, extract
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.result import ExtractResult
+from fungistore.extraction.run import extract
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.report import Silent
-from fungistore.store import Store
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 SIMPLE = {"model": TINY, "image_size": 32, "dtype": "float32", "batch_size": 4, "unit_rows": 8}
@@ -108,7 +110,7 @@ def test_an_update_stopped_before_its_rows_goes_on(
     store = tmp_path / "s.fungi"
     run(images, store, options)
     write_images(images / "dog", 1, seed=77)
-    from fungistore.sources import open_source
+    from fungistore.sources.opening import open_source
 
     Store.open(store).add_source(open_source(str(images)), update=True)
     Store.open(store).arrays(TINY)["gradients/kl"].forget(1)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from fungistore.errors import UsageError
-from fungistore.extraction import ExtractOptions, extract
-from fungistore.sources import absolute_uri, locate, path_to_uri, read_image
-from fungistore.store import Store
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.run import extract
+from fungistore.modalities.image.decode import read_image
+from fungistore.sources.location import absolute_uri, locate, path_to_uri
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 

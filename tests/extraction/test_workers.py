@@ -14,8 +14,10 @@ import pytest
 from fungi_cli.extract_workers import choose_worker
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.extraction import ExtractOptions, extract
-from fungistore.store import Slice, Store
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.run import extract
+from fungistore.store.locks import Slice
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 

@@ -17,8 +17,9 @@ from typer.testing import CliRunner, Result
 
 from feature_world import clustered
 from fungistore.fingerprint import digest_ids, fingerprint
-from fungistore.sources import Sample
-from fungistore.store import Store, UnitArray
+from fungistore.sources.sample import Sample
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 runner = CliRunner()
 

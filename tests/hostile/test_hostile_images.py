@@ -16,8 +16,8 @@ from hostile_world import fungi, png, png_chunk
 from PIL import Image
 
 from fungistore.errors import ImageError
-from fungistore.sources import read_image
-from fungistore.store import Store
+from fungistore.modalities.image.decode import read_image
+from fungistore.store.store import Store
 from tiny_world import TINY
 
 BILLION = (31_623, 31_623)  # pixels
@@ -143,7 +143,7 @@ def test_bombs_are_refused_in_bounded_memory_and_time(tmp_path: Path) -> None:
     code = (
         "import resource, sys, time\n"
         "from fungistore.errors import ImageError\n"
-        "from fungistore.sources import read_image\n"
+        "from fungistore.modalities.image.decode import read_image\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)\n"
         "for number in range(int(sys.argv[3])):\n"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hostile_world import assert_tame, document, fungi
 
-from fungistore.store import Store
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 FOLDERS = [b"caf\xe9\xff", b"bytes:%41", b"a\n\x1b[31m", b"x.tar#offset=1&size=2&ext=jpg"]

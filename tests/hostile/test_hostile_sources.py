@@ -14,7 +14,7 @@ import pytest
 from hostile_world import NAMES, assert_tame, document, fungi, snapshot
 from PIL import Image
 
-from fungistore.store import Store
+from fungistore.store.store import Store
 from tiny_world import write_images
 
 

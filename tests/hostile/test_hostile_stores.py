@@ -22,14 +22,18 @@ from safetensors.numpy import save_file
 
 from feature_world import clustered, make_store
 from fungistore.errors import FungiError, UsageError
-from fungistore.evaluation import KnnOptions, evaluate_knn
-from fungistore.exchange import import_features
-from fungistore.indexing import IndexOptions, build_index
-from fungistore.loff import TrainOptions, predict_rows, train_loff
-from fungistore.pca import PcaOptions, fit_pca
+from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.exchange.import_ import import_features
+from fungistore.indexing.build import build_index
+from fungistore.indexing.options import IndexOptions
+from fungistore.loff.options import TrainOptions
+from fungistore.loff.predict import predict_rows
+from fungistore.loff.train import train_loff
+from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.report import Silent
-from fungistore.store import Store
-from fungistore.verification import repair_store, verify_store
+from fungistore.store.store import Store
+from fungistore.verification.repair import repair_store
+from fungistore.verification.verify import verify_store
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,14 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from fungistore.errors import UsageError
-from fungistore.loff import Augmentation, augment, draw
-from fungistore.loff.augment import draw_keeps, draw_matrices, shift_channels
+from fungistore.loff.augment import (
+    Augmentation,
+    augment,
+    draw,
+    draw_keeps,
+    draw_matrices,
+    shift_channels,
+)
 from fungistore.loff.operations import (
     OPERATIONS,
     ROTATION,

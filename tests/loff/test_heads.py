@@ -14,8 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.loff import HeadSpec, build_head
-from fungistore.loff.heads import ENCODERS, HEADS, Standardise
+from fungistore.loff.heads import ENCODERS, HEADS, HeadSpec, Standardise, build_head
 
 GRID = (4, 4)
 PATCH_HEADS = [kind for kind in HEADS if kind != "linear"]

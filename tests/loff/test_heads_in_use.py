@@ -15,16 +15,13 @@ from feature_world import write_block
 from fungistore import ExtractOptions, extract
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import confusion
-from fungistore.loff import (
-    Augmentation,
-    TrainOptions,
-    evaluate_loff,
-    predict_images,
-    predict_rows,
-    train_loff,
-)
+from fungistore.loff.augment import Augmentation
+from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.options import TrainOptions
+from fungistore.loff.predict import predict_images, predict_rows
 from fungistore.loff.stored import head_rows, open_head
-from fungistore.store import Store
+from fungistore.loff.train import train_loff
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 

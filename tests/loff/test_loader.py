@@ -29,9 +29,9 @@ from fungistore.loff.gather import (
 )
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.order import Sequential, Shuffled, Weighted
+from fungistore.machine.resources import free_memory
 from fungistore.report import Silent
-from fungistore.resources import free_memory
-from fungistore.store import Codec, UnitArray
+from fungistore.store.units import Codec, UnitArray
 
 ROWS, UNIT_ROWS, SHAPE = 75, 8, (4, 4, 6)
 WAYS: list[tuple[Codec, CacheChoice]] = [

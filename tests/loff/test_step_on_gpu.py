@@ -10,7 +10,7 @@ import torch
 from fake_gpu import GPU
 from fungistore.loff.augment import Augmentation, augment, draw
 from fungistore.loff.heads import HEADS, HeadSpec, build_head
-from fungistore.transfer import send
+from fungistore.machine.transfer import send
 
 COUNT, GRID, CHANNELS, CLASSES = 4, (5, 6), 24, 3
 SHAPE = (COUNT, *GRID, CHANNELS)

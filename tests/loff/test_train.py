@@ -11,12 +11,14 @@ from safetensors.torch import load_file
 
 from feature_world import Notices, make_store
 from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
-from fungistore.loff import Augmentation, TrainOptions, train_loff
+from fungistore.loff.augment import Augmentation
 from fungistore.loff.checkpoint import RunDirectory
 from fungistore.loff.data import moments, open_head_data
 from fungistore.loff.loader import PatchLoader
+from fungistore.loff.options import TrainOptions
 from fungistore.loff.order import Sequential
-from fungistore.store import Store
+from fungistore.loff.train import train_loff
+from fungistore.store.store import Store
 
 ROWS, SIDE, CHANNELS, CLASSES = 96, 4, 8, 3
 

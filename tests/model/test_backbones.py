@@ -15,13 +15,8 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from fungistore.backbones import (
-    describe_backbones,
-    find_backbones,
-    load_backbone,
-    prepare_trunk,
-)
-from fungistore.backbones.backbone import keeps_head
+from fungistore.backbones.backbone import keeps_head, load_backbone, prepare_trunk
+from fungistore.backbones.catalogue import describe_backbones, find_backbones
 from fungistore.backbones.quantized import Int8Linear
 from fungistore.backbones.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError

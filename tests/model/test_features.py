@@ -14,23 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone, load_backbone
+from fungistore.backbones.backbone import Backbone, load_backbone
 from fungistore.errors import FungiError
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.loader import stack_drawn
-from fungistore.gradients import (
-    ClassTokenPath,
-    GradientPath,
-    LayerPath,
-    Projection,
-    ProjectionSpec,
-    gradient_path,
-    normalized_projection,
-)
-from fungistore.objectives import DINO, KL, SimCLR
-from fungistore.stopwatch import Clock
-from fungistore.transfer import start_fetch
-from fungistore.views import DeviceCrops, InferenceView, RandomCrops, ViewRecipe
+from fungistore.gradients.class_token import ClassTokenPath
+from fungistore.gradients.general import LayerPath
+from fungistore.gradients.path import gradient_path
+from fungistore.gradients.projection import Projection, ProjectionSpec, normalized_projection
+from fungistore.gradients.tape import GradientPath
+from fungistore.machine.stopwatch import Clock
+from fungistore.machine.transfer import start_fetch
+from fungistore.modalities.image.crops import DeviceCrops, RandomCrops
+from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.views import ViewRecipe
+from fungistore.objectives.dino import DINO
+from fungistore.objectives.kl import KL
+from fungistore.objectives.simclr import SimCLR
 from tiny_world import needs_vnni
 
 Pixels = NDArray[np.uint8]

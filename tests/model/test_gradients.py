@@ -9,16 +9,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone
+from fungistore.backbones.backbone import Backbone
 from fungistore.errors import UsageError
-from fungistore.gradients import (
-    ClassTokenPath,
-    LayerPath,
-    batching,
-    gradient_path,
-    takes_class_token_path,
-)
-from fungistore.objectives import DINO, KL, SimCLR
+from fungistore.gradients import batching
+from fungistore.gradients.class_token import ClassTokenPath, takes_class_token_path
+from fungistore.gradients.general import LayerPath
+from fungistore.gradients.path import gradient_path
+from fungistore.objectives.dino import DINO
+from fungistore.objectives.kl import KL
+from fungistore.objectives.simclr import SimCLR
 
 CLASS_TOKEN_MODELS = [
     "test_vit",  # class token, layer scale off

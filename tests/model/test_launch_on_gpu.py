@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from fake_gpu import GPU
-from fungistore.extraction import ExtractOptions
 from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.loader import stack_drawn
+from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
 
 FEATURES = ("embeddings", "kl", "dino", "simclr", "patches")

@@ -12,7 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fungistore.errors import UsageError
-from fungistore.objectives import DINO, KL, OBJECTIVES, ContrastiveObjective, SimCLR
+from fungistore.objectives.dino import DINO
+from fungistore.objectives.kl import KL
+from fungistore.objectives.objective import ContrastiveObjective
+from fungistore.objectives.registry import OBJECTIVES
+from fungistore.objectives.simclr import SimCLR
 
 EMBEDDING_DIM = 16
 ALL = [KL(), DINO(), SimCLR()]

@@ -10,8 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fungistore.gradients import Projection, ProjectionSpec, normalized_projection
-from fungistore.gradients.projection import BLOCK_COLUMNS, BLOCKS_AT_ONCE, Kind
+from fungistore.gradients.projection import (
+    BLOCK_COLUMNS,
+    BLOCKS_AT_ONCE,
+    Kind,
+    Projection,
+    ProjectionSpec,
+    normalized_projection,
+)
 
 KINDS: list[Kind] = ["binary", "gaussian", "sparse"]
 UNEVEN = 2 * BLOCK_COLUMNS + 1234

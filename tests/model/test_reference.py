@@ -22,10 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
-from fungistore.backbones import Backbone, load_backbone
+from fungistore.backbones.backbone import Backbone, load_backbone
 from fungistore.extraction.features import FeatureMaker, GradientFeature
-from fungistore.gradients import Projection, ProjectionSpec, gradient_path
-from fungistore.objectives import DINO, KL, SimCLR
+from fungistore.gradients.path import gradient_path
+from fungistore.gradients.projection import Projection, ProjectionSpec
+from fungistore.objectives.dino import DINO
+from fungistore.objectives.kl import KL
+from fungistore.objectives.simclr import SimCLR
 
 Pixels = NDArray[np.uint8]
 WeightsFile = Callable[[str], Path]

@@ -12,8 +12,9 @@ from PIL import Image as PILImage
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
+from fungistore.modalities.image.crops import CropFamily, DeviceCrops, RandomCrops
+from fungistore.modalities.image.resample import resized_crops
 from fungistore.randomness import Stream
-from fungistore.views import CropFamily, DeviceCrops, RandomCrops, resized_crops
 
 FAMILIES = (CropFamily(2, 56, (0.25, 1.0)), CropFamily(5, 28, (0.05, 0.25)))
 SIDE = st.integers(1, 90)

@@ -17,19 +17,14 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
-from fungistore.objectives import DINO, KL, SimCLR
+from fungistore.modalities.image.crops import ATTEMPTS, CropFamily, RandomCrops, crop_boxes
+from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.image.patchify import Patchify
+from fungistore.modalities.views import ViewRecipe, count_views, in_chunks, side_for
+from fungistore.objectives.dino import DINO
+from fungistore.objectives.kl import KL
+from fungistore.objectives.simclr import SimCLR
 from fungistore.randomness import Stream
-from fungistore.views import (
-    CropFamily,
-    InferenceView,
-    Patchify,
-    RandomCrops,
-    ViewRecipe,
-    count_views,
-    in_chunks,
-    side_for,
-)
-from fungistore.views.crops import ATTEMPTS, crop_boxes
 
 Pixels = NDArray[np.uint8]
 PAPER_CROPS = RandomCrops((CropFamily(2, 224, (0.25, 1.0)), CropFamily(10, 224, (0.05, 0.25))))

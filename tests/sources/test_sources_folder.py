@@ -14,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fungistore.sources import Sample, locate, open_source, path_to_uri, read_image
+from fungistore.modalities.image.decode import read_image
 from fungistore.sources.folder import FolderSource
 from fungistore.sources.labels import sort_label_names
+from fungistore.sources.location import locate, path_to_uri
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Sample
 
 
 def touch(root: Path, *names: str) -> None:
@@ -197,7 +200,7 @@ def test_a_folder_that_cannot_be_listed_is_named(open_folder: Path) -> None:
     script = (
         "import os, sys\n"
         "from fungistore.errors import FungiError\n"
-        "from fungistore.sources import open_source\n"
+        "from fungistore.sources.opening import open_source\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "try:\n"
         "    for sample in open_source(sys.argv[1]): print(sample.id)\n"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fungistore.errors import ImageError
-from fungistore.sources import MAX_PIXELS, read_image
+from fungistore.modalities.image.decode import MAX_PIXELS, read_image
 
 Pixels = NDArray[np.uint8]
 SHARED_TMP_PATH = settings(

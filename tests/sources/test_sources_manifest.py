@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.sources import Sample, open_source
 from fungistore.sources.manifest import ManifestSource
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Sample
 
 SHARED_TMP_PATH = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

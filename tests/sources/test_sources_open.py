@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.sources import Sample, Source, open_source
 from fungistore.sources.folder import FolderSource
 from fungistore.sources.manifest import ManifestSource
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Sample, Source
 from fungistore.sources.stdin import PathListSource
 from fungistore.sources.webdataset import TarSource
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fungistore.errors import FungiError, ImageError, UsageError
-from fungistore.sources import Sample, open_source, read_image
+from fungistore.modalities.image.decode import read_image
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Sample
 from fungistore.sources.shards import expand_braces
 from fungistore.sources.webdataset import TarSource
 

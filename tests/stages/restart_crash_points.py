@@ -20,9 +20,11 @@ sys.path += [str(TESTS), str(TESTS / "store")]
 import crash_points  # noqa: E402
 
 from feature_world import clustered, make_store  # noqa: E402
-from fungistore.indexing import IndexOptions, build_index  # noqa: E402
-from fungistore.loff import TrainOptions, train_loff  # noqa: E402
-from fungistore.pca import PcaOptions, fit_pca  # noqa: E402
+from fungistore.indexing.build import build_index  # noqa: E402
+from fungistore.indexing.options import IndexOptions  # noqa: E402
+from fungistore.loff.options import TrainOptions  # noqa: E402
+from fungistore.loff.train import train_loff  # noqa: E402
+from fungistore.pca.stage import PcaOptions, fit_pca  # noqa: E402
 
 ROWS, DIM, CLASSES = 48, 8, 3
 

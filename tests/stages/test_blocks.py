@@ -7,9 +7,9 @@ import pytest
 from sklearn.preprocessing import normalize
 
 from feature_world import clustered, make_store, write_block
-from fungistore import blocks
-from fungistore.blocks import open_features
 from fungistore.errors import StoreError, UsageError
+from fungistore.matrices import blocks
+from fungistore.matrices.blocks import open_features
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fungi_cli.main import app
 from typer.testing import CliRunner, Result
 
 from feature_world import clustered, make_store
-from fungistore.verification import verify_store
+from fungistore.verification.verify import verify_store
 
 ROWS, DIM = 96, 8
 PAGE = 4096

@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 
 from feature_world import clustered, make_store, write_block
-from fungistore.blocks import open_features
 from fungistore.errors import MismatchError, StoppedError, StoreError, UsageError
 from fungistore.fingerprint import canonical_json
-from fungistore.indexing import IndexOptions, build_index, open_index
+from fungistore.indexing.build import build_index
 from fungistore.indexing.choose import TRAIN_BYTES, choose_factory, part_count, training_rows
+from fungistore.indexing.options import IndexOptions
+from fungistore.indexing.record import open_index
 from fungistore.indexing.vectors import VectorIndex
-from fungistore.store import Store
+from fungistore.matrices.blocks import open_features
+from fungistore.store.store import Store
 
 ROWS = 600
 VECTORS, LABELS = clustered(ROWS, 6, 24)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from fungistore import neighbours
-from fungistore.neighbours import nearest, nearest_rows
+from fungistore.matrices import neighbours
+from fungistore.matrices.neighbours import nearest, nearest_rows
 
 
 def brute(queries, vectors, k):

@@ -11,11 +11,12 @@ from sklearn.decomposition import PCA
 from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store
-from fungistore.blocks import open_features
 from fungistore.errors import MismatchError, StoppedError, UsageError
-from fungistore.pca import PcaOptions, fit, fit_pca, load_pca
-from fungistore.splits import choose_split
-from fungistore.store import Store
+from fungistore.matrices.blocks import open_features
+from fungistore.matrices.splits import choose_split
+from fungistore.pca.components import fit
+from fungistore.pca.stage import PcaOptions, fit_pca, load_pca
+from fungistore.store.store import Store
 
 ROWS, DIM = 150, 12
 

@@ -10,7 +10,7 @@ import pytest
 import restart_crash_points as points
 
 from fungistore.errors import MismatchError
-from fungistore.verification import verify_store
+from fungistore.verification.verify import verify_store
 
 
 @pytest.mark.slow

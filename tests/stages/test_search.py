@@ -18,13 +18,16 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from feature_world import clustered, make_store
-from fungistore.blocks import open_features
 from fungistore.errors import ImageError, MismatchError, UsageError
-from fungistore.extraction import ExtractOptions, extract
-from fungistore.indexing import IndexOptions, build_index
-from fungistore.pca import PcaOptions, fit_pca
-from fungistore.searching import render_page, search
-from fungistore.store import Store
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.run import extract
+from fungistore.indexing.build import build_index
+from fungistore.indexing.options import IndexOptions
+from fungistore.matrices.blocks import open_features
+from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.searching.page import render_page
+from fungistore.searching.search import search
+from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 BAD_NAME = "<script>alert(1)</script> & 'co'"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from feature_world import make_store
 from fungistore.errors import UsageError
-from fungistore.splits import choose_split, stratified_holdout
+from fungistore.matrices.splits import choose_split, stratified_holdout
 
 
 def test_the_stores_own_splits_are_used(tmp_path):

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from list_source import numbered
 
-from fungistore.store import Failure, Store, UnitArray
+from fungistore.store.failures import Failure
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 KILLED = 9
 STEPS = {"open", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fungistore.sources import Sample, sort_label_names
+from fungistore.sources.labels import sort_label_names
+from fungistore.sources.sample import Sample
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ from list_source import numbered
 
 from fungistore.errors import FungiError, StoppedError
 from fungistore.report import Silent
-from fungistore.store import WHOLE, Failure, Patience, Slice, Store
-from fungistore.store.locks import StoreLocks
+from fungistore.store.failures import Failure
+from fungistore.store.locks import WHOLE, Patience, Slice, StoreLocks
+from fungistore.store.store import Store
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from fungistore.store import Store
+from fungistore.store.store import Store
 with Store.open(Path(sys.argv[1])).writing(*sys.argv[2:]):
     print("held", flush=True)
     time.sleep(600)
@@ -29,7 +30,8 @@ with Store.open(Path(sys.argv[1])).writing(*sys.argv[2:]):
 NOTER = """
 import sys
 from pathlib import Path
-from fungistore.store import Failure, Store
+from fungistore.store.failures import Failure
+from fungistore.store.store import Store
 store = Store.open(Path(sys.argv[1]))
 first = int(sys.argv[2])
 for row in range(first, first + 100):
@@ -40,7 +42,7 @@ for row in range(first, first + 100):
 CREATOR = """
 import sys
 from pathlib import Path
-from fungistore.store import Store
+from fungistore.store.store import Store
 sys.stdin.readline()
 print(Store.open_or_create(Path(sys.argv[1])).manifest.id)
 """

@@ -24,7 +24,9 @@ from fungistore.extraction.measure import (
 )
 from fungistore.extraction.plan import Task, batches_of, count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec
-from fungistore.store import SampleTable, Store, UnitArray
+from fungistore.store.samples import SampleTable
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 SHARED_TMP_PATH = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -22,9 +22,10 @@ from fungi_cli.main import app
 from typer.main import get_command
 
 from feature_world import clustered, make_store
-from fungistore.indexing import IndexOptions, build_index
-from fungistore.pca import PcaOptions, fit_pca
-from fungistore.store import Store
+from fungistore.indexing.build import build_index
+from fungistore.indexing.options import IndexOptions
+from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.store.store import Store
 
 NOBODY = 65534
 RUN = """

@@ -15,22 +15,27 @@ from fungi_cli import status as status_command
 from typer.testing import CliRunner
 
 from feature_world import clustered, make_store, write_block
-from fungistore.blocks import open_features
 from fungistore.errors import StoreError
-from fungistore.evaluation import Evaluation, KnnOptions, Score, evaluate_knn
-from fungistore.indexing import IndexOptions, build_index
+from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.evaluation.result import Evaluation, Score
+from fungistore.indexing.build import build_index
+from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.record import IndexRecord, StoredFile
-from fungistore.loff import TrainOptions, train_loff
 from fungistore.loff.checkpoint import Progress
-from fungistore.pca import PcaOptions, fit_pca
+from fungistore.loff.options import TrainOptions
+from fungistore.loff.train import train_loff
+from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import TENSORS as PCA_TENSORS
+from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.report import Silent
-from fungistore.store import SCHEMA_VERSION, Commit, Failure, Store
+from fungistore.store.failures import Failure
 from fungistore.store.locks import Claim
-from fungistore.store.manifest import Manifest, newer_minor, say_newer_minor
+from fungistore.store.manifest import SCHEMA_VERSION, Manifest, newer_minor, say_newer_minor
 from fungistore.store.samples import SCHEMA as COLUMNS
 from fungistore.store.samples import Part
 from fungistore.store.schema import schema
+from fungistore.store.store import Store
+from fungistore.store.units import Commit
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "schema.md"
 MAJOR, MINOR = SCHEMA_VERSION

@@ -17,7 +17,8 @@ import steady_writer
 from crash_points import CONFIG, OPERATIONS, TENSORS, UNIT_ROWS, VALUES
 
 from fungistore.fingerprint import fingerprint
-from fungistore.store import Store, UnitArray
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 FOLDER = Path(__file__).parent
 KILLS = 20

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from list_source import ListSource, numbered
 
 from fungistore.errors import UsageError
-from fungistore.sources import Sample
-from fungistore.store import Comparison, Store
+from fungistore.sources.sample import Sample
 from fungistore.store import census as census_module
 from fungistore.store import samples as samples_module
+from fungistore.store.census import Comparison
 from fungistore.store.durable import partial_path
 from fungistore.store.samples import ROWS_PER_GROUP
+from fungistore.store.store import Store
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SHARED_TMP_PATH = settings(

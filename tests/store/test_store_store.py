@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.store import SCHEMA_VERSION, Failure, Store, UnitArray
 from fungistore.store.durable import publish
+from fungistore.store.failures import Failure
+from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 SHARED_TMP_PATH = settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -788,7 +791,7 @@ def run(script: str, root: Path) -> int:
     """Run a few lines in a new process, with `root` and what a store needs; return how it ended."""
     header = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from fungistore.store import Store\nfrom fungistore.store.durable import publish\n"
+        "from fungistore.store.store import Store\nfrom fungistore.store.durable import publish\n"
         f"root = Path({str(root)!r})\n"
     )
     return subprocess.run(

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fungistore.store import Codec, Commit, UnitArray
+from fungistore.store.units import Codec, Commit, UnitArray
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 LOSSLESS: tuple[Codec, ...] = ("none", "zstd")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 Random = np.random.Generator
 

@@ -12,20 +12,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_world import clustered, make_store
-from fungistore.blocks import open_features
 from fungistore.errors import FungiError
-from fungistore.evaluation import KnnOptions, evaluate_knn
-from fungistore.indexing import IndexOptions, build_index
+from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.indexing.build import build_index
+from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.record import index_directories, open_index, read_record
-from fungistore.loff import TrainOptions, train_loff
 from fungistore.loff.checkpoint import RunDirectory, head_names
+from fungistore.loff.options import TrainOptions
 from fungistore.loff.stored import open_head
-from fungistore.pca import PcaOptions, fit_pca
-from fungistore.pca.stage import load_pca
+from fungistore.loff.train import train_loff
+from fungistore.matrices.blocks import open_features
+from fungistore.pca.stage import PcaOptions, fit_pca, load_pca
 from fungistore.report import Silent
-from fungistore.store import Store
-from fungistore.store_status import status
-from fungistore.verification import repair_store, verify_store
+from fungistore.store.status import status
+from fungistore.store.store import Store
+from fungistore.verification.repair import repair_store
+from fungistore.verification.verify import verify_store
 
 PATTERNS = (
     "store.json",

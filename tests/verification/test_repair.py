@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from store_damage import are_equal, contents, copied, damage
 
-from fungistore.extraction import ExtractOptions, extract
-from fungistore.verification import repair_store, verify_store
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.run import extract
+from fungistore.verification.repair import repair_store
+from fungistore.verification.verify import verify_store
 from tiny_world import TINY, write_images
 
 BEYOND_REPAIR = {"manifest-damaged", "samples-damaged", "setup-damaged", "setup-missing"}

@@ -14,15 +14,18 @@ from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store, write_block
 from fungistore.errors import FungiError, StoppedError, UsageError
-from fungistore.evaluation import KnnOptions, evaluate_knn
-from fungistore.indexing import IndexOptions, build_index
-from fungistore.loff import TrainOptions, train_loff
-from fungistore.pca import PcaOptions, fit_pca
+from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.indexing.build import build_index
+from fungistore.indexing.options import IndexOptions
+from fungistore.loff.options import TrainOptions
+from fungistore.loff.train import train_loff
+from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.report import Silent
-from fungistore.store import Store
-from fungistore.verification import repair_store, verify_store
+from fungistore.store.store import Store
+from fungistore.verification.repair import repair_store
 from fungistore.verification.samples import digests_of_ranges
 from fungistore.verification.units import PIECE_BYTES, Budget, count_rows
+from fungistore.verification.verify import verify_store
 
 ROWS, UNIT_ROWS = 60, 16
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -524,7 +527,7 @@ def test_the_command_exits_5_on_damage_and_0_when_repaired(root):
 def test_tensorstore_reads_the_same_numbers(tmp_path, codec):
     """Another implementation of zarr v3 opens the arrays of a store, whatever their codec."""
     tensorstore = pytest.importorskip("tensorstore")
-    from fungistore.store import UnitArray
+    from fungistore.store.units import UnitArray
 
     values = np.random.default_rng(0).normal(size=(20, 3, 3, 8)).astype(np.float16)
     array = UnitArray.create(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from fungistore.errors import ImageError
-from fungistore.sources.formats import find_decoder
+from fungistore.modalities.image.formats import find_decoder
 from fungistore.sources.location import Location, locate
 
 # The largest camera sensors give 200 megapixels. At Pillow's 4 bytes a pixel this is 1 GiB.

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import StoreError, UsageError
-from fungistore.store import Commit, Store, UnitArray
+from fungistore.store.store import Store
+from fungistore.store.units import Commit, UnitArray
 
 BLOCK_ORDER = ("embeddings", "kl", "dino", "simclr")
 STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units are smaller

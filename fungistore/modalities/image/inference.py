@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image as PILImage
 from timm.data import create_transform
 
-from fungistore.views.recipe import Image
+from fungistore.modalities.views import Image
 
 
 class InferenceView:

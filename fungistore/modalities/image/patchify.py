@@ -12,8 +12,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torch.nn import functional
 
+from fungistore.modalities.views import Image, ViewGroup, ViewRecipe
 from fungistore.randomness import Stream
-from fungistore.views.recipe import Image, ViewGroup, ViewRecipe
 
 
 @dataclass(frozen=True)

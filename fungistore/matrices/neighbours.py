@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fungistore.blocks import Rows, Vectors
-from fungistore.precision import float32_products
+from fungistore.machine.precision import float32_products
+from fungistore.matrices.blocks import Rows, Vectors
 
 GROUP = 64  # scores of which only the largest is looked at first
 SPARE = 12  # candidates kept beyond k, so that near ties can be settled

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.randomness import Stream
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 Rows = NDArray[np.int64]
 

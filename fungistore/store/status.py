@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from fungistore.fingerprint import Config
-from fungistore.store import Store
+from fungistore.store.store import Store
 
 
 @dataclass(frozen=True)

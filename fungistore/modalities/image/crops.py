@@ -14,9 +14,9 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image as PILImage
 from torch import Tensor
 
+from fungistore.modalities.image.resample import resized_crops
+from fungistore.modalities.views import Image, ViewGroup, ViewRecipe
 from fungistore.randomness import Stream
-from fungistore.views.recipe import Image, ViewGroup, ViewRecipe
-from fungistore.views.resample import resized_crops
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop default, which the paper keeps
 ATTEMPTS = 10  # tries before the fallback, as in torchvision's RandomResizedCrop

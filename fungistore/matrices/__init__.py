@@ -1,0 +1,1 @@
+"""Features as matrices: blocks side by side, exact neighbours, splits."""

@@ -1,0 +1,1 @@
+"""What a sample can be: from its bytes to what an encoder takes."""

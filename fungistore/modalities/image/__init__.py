@@ -1,0 +1,1 @@
+"""Images: decoded, turned upright, cut and resized."""
