@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from fungistore.report import Silent
+from fungistore.machine.context import QUIET
 from fungistore.store.durable import file_digest
 from fungistore.store.store import Store
 from fungistore.verification import units
@@ -91,7 +91,7 @@ def hash_files(paths: list[Path], threads: int) -> None:
 
 def check(store: Store, arrays: tuple[StoredArray, ...]) -> None:
     """Check the units alone, as `verify` does."""
-    for unit in units.check_units(store, arrays, Silent(), lambda: False):
+    for unit in units.check_units(store, arrays, QUIET):
         assert not unit.findings, unit.findings
 
 

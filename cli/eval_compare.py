@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     ConsoleReporter,
     explains_errors,
@@ -80,8 +82,8 @@ def compare(
         seed=seed,
     )
     with stop_on_signals() as stop:
-        comparison = compare_features(store, options, reporter=reporter, stop=stop)
-    saved = comparison.save(reporter)
+        comparison = compare_features(store, options, context=Context(reporter, stop))
+    saved = comparison.save(Context(reporter))
     if not as_json:
         _show_cka(comparison)
         _show_classes(comparison)

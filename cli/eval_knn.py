@@ -6,6 +6,8 @@ from typing import Annotated, cast
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import ConsoleReporter, explains_errors, stop_on_signals
 from .evaluation import (
     Combinations,
@@ -87,5 +89,5 @@ def knn(
     )
     reporter = ConsoleReporter()
     with stop_on_signals() as stop:
-        done = evaluate_knn(store, options, reporter=reporter, stop=stop)
-    show(done, done.save(reporter), as_json=as_json)
+        done = evaluate_knn(store, options, context=Context(reporter, stop))
+    show(done, done.save(Context(reporter)), as_json=as_json)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import ConsoleReporter, explains_errors, note, stop_on_signals
 from .evaluation import FeatureSet, Json, StorePath, show
 
@@ -46,12 +48,11 @@ def loff(
             head or (),
             feature_set=feature_set,
             device=device,
-            reporter=reporter,
-            stop=stop,
+            context=Context(reporter, stop),
         )
     if plot is not None:
         from fungistore.evaluation.confusion import save_confusion
 
         save_confusion(done.classes, done.confusion, plot)
         note(f"saved: {plot}")
-    show(done, done.save(reporter), as_json=as_json, tell=("heads",))
+    show(done, done.save(Context(reporter)), as_json=as_json, tell=("heads",))

@@ -7,6 +7,8 @@ from typing import Annotated, cast
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import ConsoleReporter, explains_errors, stop_on_signals
 from .evaluation import (
     Combinations,
@@ -75,6 +77,6 @@ def retrieval(
     )
     reporter = ConsoleReporter()
     with stop_on_signals() as stop:
-        done = evaluate_retrieval(store, options, reporter=reporter, stop=stop)
-    saved = done.save(reporter)
+        done = evaluate_retrieval(store, options, context=Context(reporter, stop))
+    saved = done.save(Context(reporter))
     show(done, saved, as_json=as_json, tell=("difficulty",))

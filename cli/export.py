@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import ConsoleReporter, explains_errors, result, result_json, stop_on_signals
 from .evaluation import Features, FeatureSet, Json, Pca, StorePath, words
 
@@ -66,7 +68,7 @@ def export(
             keep_unusable=keep_unusable,
         )
         done = export_features(
-            store, file, options, overwrite=force, reporter=ConsoleReporter(), stop=stop
+            store, file, options, overwrite=force, context=Context(ConsoleReporter(), stop)
         )
     result_json(done.to_json()) if as_json else _show(done)
 

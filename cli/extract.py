@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fungistore.errors import UsageError
+from fungistore.machine.context import Context
 
 from .console import (
     SKIPPED_INPUTS,
@@ -178,7 +179,8 @@ def extract(
         from fungistore.extraction.measure import estimate
         from fungistore.extraction.options import ExtractOptions, read_config, with_settings
         from fungistore.extraction.run import extract as run
-        from fungistore.machine.stopwatch import UNWATCHED, Clock, wait_for_gpu
+        from fungistore.machine.stopwatch import UNWATCHED, Clock
+        from fungistore.machine.transfer import wait_for_gpu
         from fungistore.store.locks import Slice
 
         settled = read_config(config) if config is not None else {}
@@ -186,7 +188,7 @@ def extract(
         settled |= {key: value for key, value in flags.items() if value is not None}
         options = ExtractOptions.from_config(with_settings(settled, settings))
         if dry_run:
-            planned = estimate(source, store, options, restart=restart, stop=stop)
+            planned = estimate(source, store, options, restart=restart, context=Context(stop=stop))
             result_json(planned.to_json()) if as_json else _show_estimate(planned)
             return
         reporter = ConsoleReporter()
@@ -212,9 +214,7 @@ def extract(
             update=update,
             retry_failed=retry_failed,
             part=Slice(index, count),
-            reporter=EventReporter() if events else reporter,
-            stop=stop,
-            watch=clock or UNWATCHED,
+            context=Context(EventReporter() if events else reporter, stop, clock or UNWATCHED),
         )
     times = clock.times() if clock else []
     if as_json:

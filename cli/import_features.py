@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     SKIPPED_INPUTS,
     ConsoleReporter,
@@ -99,7 +101,7 @@ def import_features(
             storage_dtype=cast(Literal["float16", "float32"] | None, storage_dtype),
             unknown=cast(Literal["refuse", "skip"], unknown),
         )
-        done = run(files, store, options, restart=restart, reporter=ConsoleReporter(), stop=stop)
+        done = run(files, store, options, restart=restart, context=Context(ConsoleReporter(), stop))
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "status", str(store))
     if done.unknown:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     ConsoleReporter,
     duration,
@@ -89,7 +91,7 @@ def index(
             memory_bytes=None if memory is None else int(memory * GIGABYTE),
         )
         reporter = ConsoleReporter()
-        done = build_index(store, options, restart=restart, reporter=reporter, stop=stop)
+        done = build_index(store, options, restart=restart, context=Context(reporter, stop))
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "search", str(store), "QUERY", "--index", done.index.name)
 

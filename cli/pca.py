@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     ConsoleReporter,
     explains_errors,
@@ -74,7 +76,7 @@ def pca(
             feature_set=feature_set,
             storage_dtype=cast("StorageDtype", storage_dtype),
         )
-        done = fit_pca(store, options, restart=restart, reporter=ConsoleReporter(), stop=stop)
+        done = fit_pca(store, options, restart=restart, context=Context(ConsoleReporter(), stop))
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "index", str(store), "--pca", done.name)
 

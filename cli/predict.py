@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     SKIPPED_INPUTS,
     ConsoleReporter,
@@ -72,8 +74,7 @@ def predict(
                 feature_set=feature_set,
                 weights=None if weights is None else str(weights.absolute()),
                 device=device,
-                reporter=reporter,
-                stop=stop,
+                context=Context(reporter, stop),
             )
     result_json(done.to_json()) if as_json else _show(done)
     for text, message in done.failed.items():

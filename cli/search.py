@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     SKIPPED_INPUTS,
     ConsoleReporter,
@@ -70,8 +72,7 @@ def search(
             k=k,
             weights=None if weights is None else str(weights.absolute()),
             device=device,
-            reporter=ConsoleReporter(),
-            stop=stop,
+            context=Context(ConsoleReporter(), stop),
         )
     if html is not None:
         from fungistore.searching.page import write_page

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     ConsoleReporter,
     explains_errors,
@@ -133,7 +135,7 @@ def train_loff(
             cache=cast("Any", cache),
             checkpoint_minutes=checkpoint_minutes,
         )
-        done = train(store, options, restart=restart, reporter=ConsoleReporter(), stop=stop)
+        done = train(store, options, restart=restart, context=Context(ConsoleReporter(), stop))
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "eval", "loff", str(store), "--head", done.name)
 

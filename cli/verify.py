@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fungistore.machine.context import Context
+
 from .console import (
     ConsoleReporter,
     duration,
@@ -58,10 +60,10 @@ def verify(
 
         reporter = ConsoleReporter()
         if repair:
-            mended = repair_store(store, reporter=reporter, stop=stop)
+            mended = repair_store(store, context=Context(reporter, stop))
             found, document = mended.verification, mended.to_json()
         else:
-            mended, found = None, verify_store(store, reporter=reporter, stop=stop)
+            mended, found = None, verify_store(store, context=Context(reporter, stop))
             document = found.to_json()
     if as_json:
         result_json(document)

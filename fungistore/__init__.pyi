@@ -45,6 +45,7 @@ from .loff.predict import PredictResult as PredictResult
 from .loff.predict import predict_images as predict_images
 from .loff.train import TrainResult as TrainResult
 from .loff.train import train_loff as train_loff
+from .machine.context import Context as Context
 from .matrices.blocks import FeatureMatrix as FeatureMatrix
 from .matrices.blocks import open_features as open_features
 from .pca.components import Pca as Pca

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
-
-from fungistore.errors import StoppedError
 
 
 class Reporter(Protocol):
@@ -38,9 +35,3 @@ class Silent:
 
     def end(self) -> None:
         """Do nothing."""
-
-
-def stop_if_asked(stop: Callable[[], bool]) -> None:
-    """Raise StoppedError if a signal, or a caller, has asked a stage to stop."""
-    if stop():
-        raise StoppedError("stopped on request", hint="run the same command again to continue")

@@ -6,7 +6,6 @@ leaves open the rows, the seed, the iterations and the restarts: here they are p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows, open_features
 from fungistore.randomness import Stream
-from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.store.store import Store
 
 POINTS_PER_CLUSTER = 256  # more do not move the centroids of faiss's k-means; its own default too
@@ -60,8 +59,7 @@ def evaluate_cluster(
     store: str | Path,
     options: ClusterOptions,
     *,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Evaluation:
     """Cluster the labelled rows, one cluster a class, and compare the clusters with the classes.
 
@@ -72,14 +70,12 @@ def evaluate_cluster(
     Args:
         store: the store's directory.
         options: what to cluster, and how.
-        reporter: is told what happens; default: nobody.
-        stop: asked between combinations.
+        context: its reporter is told what happens, its stop asked between combinations.
 
     Raises:
         UsageError: a name is unknown, or fewer than two classes have usable rows.
         StoreError: the store is damaged.
     """
-    reporter = reporter or Silent()
     _refuse_unusable(options)
     opened = Store.open(Path(store))
     matrix = open_features(
@@ -98,12 +94,12 @@ def evaluate_cluster(
     )
     scores = []
     chosen = combine(matrix.features, options.combinations)
-    reporter.begin("combinations", len(chosen))
+    context.reporter.begin("combinations", len(chosen))
     for features in chosen:
-        stop_if_asked(stop)
+        context.stop_if_asked()
         scores.append(_score(matrix.subset(features), rows, truth, len(classes), options))
-        reporter.advance(1)
-    reporter.end()
+        context.reporter.advance(1)
+    context.reporter.end()
     protocol: Config = {
         "rows": options.split or "all",
         "clusters": len(classes),

@@ -6,7 +6,7 @@ difference in each class's k-nearest-neighbour accuracy between two combinations
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +23,8 @@ from fungistore.evaluation.metrics import (
 from fungistore.evaluation.result import Evaluation, Score, class_names, refuse_too_few
 from fungistore.evaluation.task import Task, TaskRows, open_task
 from fungistore.fingerprint import Config
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors
-from fungistore.report import Reporter, Silent, stop_if_asked
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,7 @@ def compare_features(
     store: str | Path,
     options: CompareOptions,
     *,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Comparison:
     """Compare blocks by their CKA, and two combinations of them class by class.
 
@@ -112,15 +111,14 @@ def compare_features(
     Args:
         store: the store's directory.
         options: what to compare, and how.
-        reporter: is told what happens; default: nobody.
-        stop: asked between the CKA and the combinations.
+        context: its reporter is told what happens, its stop asked between the CKA and the
+            combinations.
 
     Raises:
         UsageError: a name is unknown, there is no test split, or there are too few labelled rows.
         FungiError: all rows of a block are the same.
         StoreError: the store is damaged.
     """
-    reporter = reporter or Silent()
     task = open_task(
         store,
         options.features,
@@ -138,15 +136,15 @@ def compare_features(
     refuse_too_few(
         "there are fewer train rows than neighbours", train_rows, options.k, "a lower --k"
     )
-    reporter.begin("comparing", 3)
+    context.reporter.begin("comparing", 3)
     cka = linear_cka(matrix, np.flatnonzero(matrix.coverage().usable))
-    reporter.advance(1)
+    context.reporter.advance(1)
     predictions = {}
     for name, combination in combinations.items():
-        stop_if_asked(stop)
+        context.stop_if_asked()
         predictions[name] = _predict(task, combination, options.k)
-        reporter.advance(1)
-    reporter.end()
+        context.reporter.advance(1)
+    context.reporter.end()
     protocol: Config = {
         "a": list(combinations["A"].features),
         "b": list(combinations["B"].features),

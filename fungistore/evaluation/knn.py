@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,10 +17,10 @@ from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, normalize
 from fungistore.matrices.neighbours import Database, nearest, nearest_rows
 from fungistore.randomness import Stream
-from fungistore.report import Reporter, Silent
 
 NEIGHBOURS = 20  # FUNGI, section 4
 TEMPERATURE = 0.07  # of the weighted vote (DINO, section 4.1 and its code)
@@ -67,8 +66,7 @@ def evaluate_knn(
     store: str | Path,
     options: KnnOptions,
     *,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Evaluation:
     """Classify the test rows by their nearest training rows.
 
@@ -78,14 +76,12 @@ def evaluate_knn(
     Args:
         store: the store's directory.
         options: what to evaluate, and how.
-        reporter: is told what happens; default: nobody.
-        stop: asked between runs.
+        context: its reporter is told what happens, its stop asked between runs.
 
     Raises:
         UsageError: features, labels or splits are missing, or training rows are fewer than k.
         MismatchError: a stored PCA was fitted on test rows.
     """
-    told = reporter or Silent()
 
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
         train = task.split.train
@@ -93,11 +89,11 @@ def evaluate_knn(
             stream = Stream(seed, "shots")
             train = choose_shots(train, task.labels, options.shots, options.shot_rule, stream)
         _refuse_few(len(train), options.k)
-        reduction = fit_reduction(matrix, train, dim, told)
+        reduction = fit_reduction(matrix, train, dim, context)
         predictions = _predictions(task, matrix, train, reduction, options)
         return Outcome(predictions, len(train), reduction.dim, reduction.protocol)
 
-    return evaluate_table(store, "knn", options, _protocol(options), classify, told, stop)
+    return evaluate_table(store, "knn", options, _protocol(options), classify, context)
 
 
 def vote(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows
 from fungistore.matrices.splits import stratified_holdout
-from fungistore.report import Reporter, Silent
 
 STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference code
 VALIDATION_PART = 0.2  # the same
@@ -52,8 +51,7 @@ def evaluate_linear(
     store: str | Path,
     options: LinearOptions,
     *,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Evaluation:
     """Train a multinomial logistic regression without intercept on frozen features, and test it.
 
@@ -65,20 +63,20 @@ def evaluate_linear(
     Args:
         store: the store's directory.
         options: what to evaluate, and how.
-        reporter: is told what happens; default: nobody.
-        stop: asked between runs.
+        context: its reporter is told what happens, its stop asked between runs.
 
     Raises:
         UsageError: features, labels or splits are missing.
         MismatchError: a stored PCA was fitted on test rows.
     """
-    told = reporter or Silent()
 
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
-        reduction = fit_reduction(matrix, task.split.train, dim, told)
+        reduction = fit_reduction(matrix, task.split.train, dim, context)
         probe, protocol = choose_probe(task, matrix, reduction, seed, options)
         if not protocol["converged"]:
-            told.notice(f"{matrix.name}: not converged after {options.max_iter} iterations")
+            context.reporter.notice(
+                f"{matrix.name}: not converged after {options.max_iter} iterations"
+            )
         parts = [ranked(probe, rows) for _, rows in TaskRows(matrix, task.split.test, reduction)]
         predictions = Predictions.joined(parts)
         own = reduction.protocol | protocol
@@ -92,7 +90,7 @@ def evaluate_linear(
         "max_iter": options.max_iter,
         "strengths": list(options.strengths),
     }
-    return evaluate_table(store, "linear", options, protocol, classify, told, stop)
+    return evaluate_table(store, "linear", options, protocol, classify, context)
 
 
 def choose_probe(

@@ -7,9 +7,9 @@ from itertools import combinations as subsets
 from typing import Literal
 
 from fungistore.fingerprint import Config
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, nested
 from fungistore.pca.components import Pca, fit
-from fungistore.report import Reporter
 
 Combinations = Literal["one", "nested", "all"]
 
@@ -34,7 +34,7 @@ class Reduction:
 
 
 def fit_reduction(
-    matrix: FeatureMatrix, train: Rows, dim: int | None, reporter: Reporter
+    matrix: FeatureMatrix, train: Rows, dim: int | None, context: Context
 ) -> Reduction:
     """Fit a PCA to `dim` components on training rows, where that can be done.
 
@@ -50,7 +50,9 @@ def fit_reduction(
         return Reduction(None, matrix.dim, {})
     if dim >= min(len(train), matrix.dim):
         reason = f"{len(train)} training rows of {matrix.dim} numbers"
-        reporter.notice(f"{matrix.name}: no PCA to {dim} of {reason}; evaluated without one")
+        context.reporter.notice(
+            f"{matrix.name}: no PCA to {dim} of {reason}; evaluated without one"
+        )
         return Reduction(None, matrix.dim, {"pca": None, "pca_skipped": reason})
     pca = fit(matrix.features, (vectors for _, vectors in matrix.stream(train)), dim)
     return Reduction(pca, dim, {"pca": dim})

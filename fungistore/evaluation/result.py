@@ -10,7 +10,7 @@ from typing import Any
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.report import Reporter
+from fungistore.machine.context import Context
 from fungistore.store.durable import publish_bytes
 from fungistore.store.seal import sealed
 from fungistore.store.store import Store
@@ -74,7 +74,7 @@ class Evaluation:
             **document,
         }
 
-    def save(self, reporter: Reporter) -> Path | None:
+    def save(self, context: Context) -> Path | None:
         """Write the result under evals/; the same evaluation again replaces it.
 
         Returns:
@@ -87,7 +87,7 @@ class Evaluation:
         try:
             publish_bytes(path, json.dumps(document, indent=1, sort_keys=True).encode())
         except OSError as error:
-            reporter.notice(f"the result was not saved: {path}: {error.strerror}")
+            context.reporter.notice(f"the result was not saved: {path}: {error.strerror}")
             return None
         return path
 

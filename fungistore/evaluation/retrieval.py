@@ -31,12 +31,12 @@ from fungistore.evaluation.ranking import (
 from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows, normalize, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.modalities.image.formats import has_image_extension
 from fungistore.pca.stage import refuse_leak
 from fungistore.randomness import Stream
-from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.store.store import Store
 
 Metric = Literal["dot", "cosine"]
@@ -78,8 +78,7 @@ def evaluate_retrieval(
     store: str | Path,
     options: RetrievalOptions,
     *,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Evaluation:
     """Rank a database for each query, and report mAP and the mean precision at 1, 5 and 10.
 
@@ -98,8 +97,7 @@ def evaluate_retrieval(
     Args:
         store: the store's directory.
         options: what to evaluate, and how.
-        reporter: is told what happens; default: nobody.
-        stop: asked between blocks of queries.
+        context: its reporter is told what happens, its stop asked between blocks of queries.
 
     Raises:
         UsageError: a name is unknown, the ground truth is not one or names images that the store
@@ -107,7 +105,6 @@ def evaluate_retrieval(
         MismatchError: the PCA was fitted on queries that are not in the database.
         StoreError: the store is damaged.
     """
-    reporter = reporter or Silent()
     opened = Store.open(Path(store))
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
@@ -129,16 +126,16 @@ def evaluate_retrieval(
         refuse_leak(matrix, outside)
     scores: list[Score] = []
     chosen = combine(matrix.features, options.combinations)
-    reporter.begin("queries", len(chosen) * len(search.queries))
+    context.reporter.begin("queries", len(chosen) * len(search.queries))
     for features in chosen:
         blocks = _score_blocks(matrix.subset(features), search, options.metric)
         totals = _Totals(search)
         for first, block in blocks:
-            stop_if_asked(stop)
+            context.stop_if_asked()
             totals.add(first, block)
-            reporter.advance(len(block))
+            context.reporter.advance(len(block))
         scores += totals.scores(matrix.subset(features))
-    reporter.end()
+    context.reporter.end()
     protocol = {
         **search.protocol,
         "metric": options.metric,

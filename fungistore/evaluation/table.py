@@ -14,8 +14,8 @@ from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.evaluation.task import Task, open_task
 from fungistore.fingerprint import Config
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
-from fungistore.report import Reporter, stop_if_asked
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ def evaluate_table(
     options: TableOptions,
     protocol: Config,
     classify: Classifier,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> Evaluation:
     """Run a classifier for every combination and seed, and score it.
 
@@ -99,8 +98,7 @@ def evaluate_table(
         options: which combinations, seeds and rows.
         protocol: what else decides the scores.
         classify: the classifier.
-        reporter: is told what happens.
-        stop: asked between runs.
+        context: its reporter is told what happens, its stop asked between runs.
     """
     seeds = range(options.seed, options.seed + options.seeds)
     differing = seeds if options.holdout is not None else seeds[:1]
@@ -122,16 +120,16 @@ def evaluate_table(
         for dim in options.pca_dims
     ]
     scores = []
-    reporter.begin("runs", len(cells) * len(seeds))
+    context.reporter.begin("runs", len(cells) * len(seeds))
     for matrix, dim in cells:
         runs = []
         for number, seed in enumerate(seeds):
-            stop_if_asked(stop)
+            context.stop_if_asked()
             mine = tasks[number % len(tasks)]
             runs.append((mine, classify(mine, matrix, dim, seed)))
-            reporter.advance(1)
+            context.reporter.advance(1)
         scores.append(_score(matrix, runs, kappa=options.kappa))
-    reporter.end()
+    context.reporter.end()
     return Evaluation(
         kind=kind,
         store=str(task.store.root),

@@ -29,8 +29,8 @@ from fungistore.exchange.hdf5 import write_hdf5
 from fungistore.exchange.npy import sidecar_of, write_npy
 from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
-from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -117,8 +117,7 @@ def export_features(
     options: ExportOptions | None = None,
     *,
     overwrite: bool = False,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> ExportResult:
     """Write features of a store into a .npy, Parquet or HDF5 file, in bounded memory.
 
@@ -129,8 +128,8 @@ def export_features(
         file: what to write; for .npy, a table of the rows is written beside it.
         options: what to export; default: all features, normalised, float32.
         overwrite: replace a file that is there.
-        reporter: is told what happens; default: nobody.
-        stop: asked between blocks of rows; True ends the export, and nothing is written.
+        context: its reporter is told what happens, its stop asked between blocks of rows; True ends
+            the export, and nothing is written.
 
     Raises:
         UsageError: the features, the split or the file cannot be used.
@@ -138,7 +137,7 @@ def export_features(
         StoppedError: `stop` asked for it.
         FungiError: a full disk.
     """
-    options, path, reporter = options or ExportOptions(), Path(file), reporter or Silent()
+    options, path = options or ExportOptions(), Path(file)
     kind = format_of(path, options.format)
     files = (path, sidecar_of(path)) if kind == "npy" else (path,)
     _refuse_existing(files, overwrite=overwrite)
@@ -167,7 +166,7 @@ def export_features(
     chosen = selected if options.keep_unusable else selected & usable
     _refuse_full_disk(path, int(chosen.sum()), layout)
     count = _Count()
-    blocks = _blocks(opened, matrices, selected, usable, options, count, reporter, stop)
+    blocks = _blocks(opened, matrices, selected, usable, options, count, context)
     writers: dict[Format, Callable[[Path, Layout, Iterable[Block]], None]] = {
         "npy": write_npy,
         "parquet": write_parquet,
@@ -177,7 +176,7 @@ def export_features(
         writers[kind](path, layout, blocks)
     if count.unusable:
         fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps them)"
-        reporter.notice(f"{count.unusable} rows have no usable features and were {fate}")
+        context.reporter.notice(f"{count.unusable} rows have no usable features and were {fate}")
     return ExportResult(
         store=str(opened.root),
         feature_set=matrix.feature_set,
@@ -255,17 +254,16 @@ def _blocks(
     usable: Mask,
     options: ExportOptions,
     count: _Count,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> Iterator[Block]:
     """Yield the rows to write, some whole units at a time."""
     any_matrix = next(iter(matrices.values()))
     row_bytes = 4 * sum(matrix.dim for matrix in matrices.values())
     unit_rows = any_matrix.unit_rows
     step = max(1, rows_at_once(row_bytes) // unit_rows) * unit_rows
-    reporter.begin("rows", len(selected))
+    context.reporter.begin("rows", len(selected))
     for start, samples in _windows(store, step):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         window = slice(start, start + len(samples))
         wanted, finite = selected[window], usable[window]
         if wanted.any() and (options.keep_unusable or (wanted & finite).any()):
@@ -283,8 +281,8 @@ def _blocks(
             )
             count.rows += int(keep.sum())
         count.unusable += int((wanted & ~finite).sum())
-        reporter.advance(len(samples))
-    reporter.end()
+        context.reporter.advance(len(samples))
+    context.reporter.end()
 
 
 def _windows(store: Store, step: int) -> Iterator[tuple[int, pa.Table]]:

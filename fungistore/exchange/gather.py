@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fungistore.errors import UsageError
 from fungistore.exchange.formats import Matrix, VectorFile, rows_at_once
 from fungistore.exchange.npy import take_rows
-from fungistore.report import Reporter, stop_if_asked
+from fungistore.machine.context import Context
 from fungistore.store.durable import partial_path
 
 LONGEST_SPAN = 4  # units' worth of a file that are read at once to get one unit out of them
@@ -62,11 +62,11 @@ class Concatenated:
                 taken[mine] = file.take(rows[mine] - first)
         return taken
 
-    def blocks(self, stop: Callable[[], bool]) -> Iterator[Matrix]:
+    def blocks(self, context: Context) -> Iterator[Matrix]:
         """Yield all rows in order."""
         step = rows_at_once(self.dim * self.dtype.itemsize)
         for start in range(0, self.rows, step):
-            stop_if_asked(stop)
+            context.stop_if_asked()
             yield self.read(start, min(start + step, self.rows))
 
 
@@ -79,8 +79,7 @@ def gathering(
     wanted: NDArray[np.int64],
     unit_rows: int,
     scratch: Path,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> Iterator[Take]:
     """Yield a function that returns the vectors of some samples, NaN for those without.
 
@@ -92,17 +91,18 @@ def gathering(
         wanted: the files' row of each sample, -1 where there is none.
         unit_rows: how many samples are asked for at a time.
         scratch: a directory for the copy, which needs the size of the vectors.
-        reporter: is told of the copy.
-        stop: asked while it is made.
+        context: its reporter is told what happens, its stop asked while it is made.
     """
     is_scattered = _longest_span(wanted, unit_rows) > LONGEST_SPAN * unit_rows
     is_copied = is_scattered and not all(file.is_random_access for file in vectors.files)
     copy = partial_path(scratch / "import")
     try:
         if is_copied:
-            reporter.notice("the rows are in another order: copying them to a scratch file first")
+            context.reporter.notice(
+                "the rows are in another order: copying them to a scratch file first"
+            )
             with copy.open("wb") as file:
-                for block in vectors.blocks(stop):
+                for block in vectors.blocks(context):
                     file.write(np.ascontiguousarray(block, vectors.dtype).data)
 
         def gather(rows: NDArray[np.int64]) -> Matrix:
@@ -123,10 +123,10 @@ def gathering(
         copy.unlink(missing_ok=True)
 
 
-def count_too_large(vectors: Concatenated, dtype: str, stop: Callable[[], bool]) -> int:
+def count_too_large(vectors: Concatenated, dtype: str, context: Context) -> int:
     """Return how many rows have finite values that become infinite in a narrower type."""
     count = 0
-    for block in vectors.blocks(stop):
+    for block in vectors.blocks(context):
         with np.errstate(over="ignore"):
             cast = block.astype(dtype)
         lost = np.isinf(cast) & np.isfinite(block)

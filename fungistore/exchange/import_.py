@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,9 @@ from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
+from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.matrices.blocks import BLOCK_ORDER, GRADIENTS
-from fungistore.report import Reporter, Silent, stop_if_asked
-from fungistore.store.locks import Patience
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.store.units import Codec, UnitArray
@@ -63,8 +62,7 @@ def import_features(
     options: ImportOptions | None = None,
     *,
     restart: bool = False,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> ImportResult:
     """Write vectors from files into a store, continuing where it stopped.
 
@@ -76,8 +74,8 @@ def import_features(
         store: the store's directory; made where nothing is.
         options: what to import, and as what.
         restart: first delete the array of that name.
-        reporter: is told what happens; default: nobody.
-        stop: asked between units; True ends the run with StoppedError, keeping whole units.
+        context: its reporter is told what happens, its stop asked between units; True ends the run
+            with StoppedError, keeping whole units.
 
     Raises:
         UsageError: a file, its ids or the options cannot be used; nothing was written.
@@ -86,24 +84,22 @@ def import_features(
         StoppedError: `stop` asked for it.
         FungiError: a full disk.
     """
-    options, path, reporter = options or ImportOptions(), Path(store), reporter or Silent()
+    options, path = options or ImportOptions(), Path(store)
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     consequence = "every committed unit is kept"
     with disk_errors_explained(path, consequence), ExitStack() as opened:
-        plan = _plan(paths, options, opened, reporter)
+        plan = _plan(paths, options, opened, context)
         if restart or not _is_begun(plan, path):
-            _refuse_too_large(plan, stop)
-        thing, patience = f"features/{plan.feature_set}/{plan.array}", Patience(reporter, stop)
+            _refuse_too_large(plan, context)
+        thing = f"features/{plan.feature_set}/{plan.array}"
         made = Store.open_or_create(path)
-        with made.writing("samples", patience=patience) as listed, listed.writing(thing) as target:
+        with made.writing("samples", patience=context) as listed, listed.writing(thing) as target:
             if not len(target.samples):
                 _add_samples(target, plan.samples)
-            return _import(target, plan, options, reporter, stop, restart=restart)
+            return _import(target, plan, options, context, restart=restart)
 
 
-def _plan(
-    paths: list[Path], options: ImportOptions, opened: ExitStack, reporter: Reporter
-) -> _Plan:
+def _plan(paths: list[Path], options: ImportOptions, opened: ExitStack, context: Context) -> _Plan:
     if not paths:
         raise UsageError("no file was named", expected="at least one FILE before STORE")
     names = ColumnNames(options.ids, options.labels, options.splits)
@@ -115,7 +111,7 @@ def _plan(
     vectors = Concatenated(files)
     samples = name_rows(files, options.table, names)
     for remark in samples.remarks():
-        reporter.notice(remark)
+        context.reporter.notice(remark)
     ids = read_ids(samples.ids, options.table or paths[0])
     key = files[0].key
     exported = files[0].provenance.get("feature_set")
@@ -162,11 +158,11 @@ def _is_begun(plan: _Plan, path: Path) -> bool:
     return Store.exists(path) and plan.array in Store.open(path).arrays(plan.feature_set)
 
 
-def _refuse_too_large(plan: _Plan, stop: Callable[[], bool]) -> None:
+def _refuse_too_large(plan: _Plan, context: Context) -> None:
     """Refuse values that the storage type has no room for, before the first unit is written."""
     if np.dtype(plan.dtype).itemsize >= plan.vectors.dtype.itemsize:
         return
-    count = count_too_large(plan.vectors, plan.dtype, stop)
+    count = count_too_large(plan.vectors, plan.dtype, context)
     if count:
         raise UsageError(
             f"{count} rows have values that are too large for {plan.dtype}",
@@ -191,8 +187,7 @@ def _import(
     store: Store,
     plan: _Plan,
     options: ImportOptions,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
     *,
     restart: bool,
 ) -> ImportResult:
@@ -204,21 +199,23 @@ def _import(
         known[wanted[wanted >= 0]] = True
         if options.unknown == "refuse" or not matched:
             refuse_unknown(plan.samples.ids(), known, matched, store.root)
-        reporter.notice(f"{unknown} rows have ids that the store does not know: skipped")
+        context.reporter.notice(f"{unknown} rows have ids that the store does not know: skipped")
     if restart and plan.array in store.arrays(plan.feature_set):
-        _remove(store, plan, reporter)
-    array = _ready_array(store, plan, options, reporter)
+        _remove(store, plan, context)
+    array = _ready_array(store, plan, options, context)
     last = _last_rows(wanted, array.unit_rows)
-    computed = _write(store, plan, array, wanted, last, reporter, stop)
+    computed = _write(store, plan, array, wanted, last, context)
     commits = array.commits().values()
     nan_rows = sum(commit.nan_rows - commit.failed for commit in commits)
     inf_rows = sum(commit.inf_rows for commit in commits)
     if matched < len(wanted):
         missing = len(wanted) - matched
-        reporter.notice(f"{missing} of {len(wanted)} samples have no row, and stay without")
+        context.reporter.notice(f"{missing} of {len(wanted)} samples have no row, and stay without")
     for count, what in ((nan_rows, "NaN"), (inf_rows, "infinities")):
         if count:
-            reporter.notice(f"{count} rows have {what}: kept, and left out by later commands")
+            context.reporter.notice(
+                f"{count} rows have {what}: kept, and left out by later commands"
+            )
     return ImportResult(
         store=str(store.root),
         feature_set=plan.feature_set,
@@ -237,17 +234,15 @@ def _import(
     )
 
 
-def _remove(store: Store, plan: _Plan, reporter: Reporter) -> None:
+def _remove(store: Store, plan: _Plan, context: Context) -> None:
     array = store.arrays(plan.feature_set)[plan.array]
     rows = sum(commit.rows for commit in array.commits().values())
-    reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
+    context.reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
     store.remove_arrays([array])
     store.remove_unused_setups()
 
 
-def _ready_array(
-    store: Store, plan: _Plan, options: ImportOptions, reporter: Reporter
-) -> UnitArray:
+def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Context) -> UnitArray:
     """Return the array to write, made or lengthened as needed.
 
     Raises:
@@ -255,7 +250,7 @@ def _ready_array(
     """
     removed = store.sweep()
     if removed:
-        reporter.notice(f"removed {removed} unfinished files of an interrupted run")
+        context.reporter.notice(f"removed {removed} unfinished files of an interrupted run")
     existing = store.arrays(plan.feature_set)
     unit_rows, codec = options.unit_rows or _unit_rows(plan), "none"
     if existing:  # features of one set have the same units
@@ -308,24 +303,23 @@ def _write(
     array: UnitArray,
     wanted: NDArray[np.int64],
     last: list[int],
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> int:
     """Write and commit the units that lack rows; returns how many."""
     done = {unit: commit.rows for unit, commit in array.commits().items()}
     units = [unit for unit, rows in enumerate(last) if rows]
     to_do = [unit for unit in units if done.get(unit, 0) < last[unit]]
     if not to_do:
-        reporter.notice(f"nothing to do: all {len(units)} units are done")
+        context.reporter.notice(f"nothing to do: all {len(units)} units are done")
         return 0
     if done:
-        reporter.notice(
+        context.reporter.notice(
             f"resuming: {len(units) - len(to_do)}/{len(units)} units done, {len(to_do)} to go"
         )
-    reporter.begin("units", len(units), done=len(units) - len(to_do))
-    with gathering(plan.vectors, wanted, array.unit_rows, store.root, reporter, stop) as gather:
+    context.reporter.begin("units", len(units), done=len(units) - len(to_do))
+    with gathering(plan.vectors, wanted, array.unit_rows, store.root, context) as gather:
         for unit in to_do:
-            stop_if_asked(stop)
+            context.stop_if_asked()
             start = unit * array.unit_rows
             rows = wanted[start : start + last[unit]]
             with np.errstate(over="ignore"):
@@ -333,6 +327,6 @@ def _write(
             names = store.samples.rows(start, start + len(rows))
             ids = digest_ids(sample["id"] for sample in names)
             array.publish(unit, block, ids, failed=int((rows < 0).sum()))
-            reporter.advance(1)
-    reporter.end()
+            context.reporter.advance(1)
+    context.reporter.end()
     return len(to_do)

@@ -17,9 +17,8 @@ from fungistore.extraction.loader import LoadedBatch, Work, load_batches
 from fungistore.extraction.plan import Task, batches_of, count_images
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
-from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, one_behind, start_fetch
-from fungistore.report import Reporter, stop_if_asked
 from fungistore.store.failures import Failure
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray
@@ -42,20 +41,18 @@ def compute_tasks(
     resolved: Resolved,
     arrays: Mapping[str, UnitArray],
     tasks: list[Task],
-    reporter: Reporter,
-    stop: Callable[[], bool],
-    watch: Stopwatch = UNWATCHED,
+    context: Context,
 ) -> None:
     """Compute and commit what is missing; raises what `compute_units` does."""
 
     def commit(parts: list[ComputedBatch]) -> None:
-        _commit_unit(store, arrays, parts, reporter)
+        _commit_unit(store, arrays, parts, context)
 
     works = batches_of(tasks, store.samples, resolved.batch_size)
     in_processes = choose_processes(
         resolved.options.decode_in, resolved.device.type, count_images(tasks)
     )
-    compute_units(works, maker, resolved, commit, reporter, stop, watch, in_processes=in_processes)
+    compute_units(works, maker, resolved, commit, context, in_processes=in_processes)
 
 
 def compute_units(
@@ -63,9 +60,7 @@ def compute_units(
     maker: FeatureMaker,
     resolved: Resolved,
     commit: Callable[[list[ComputedBatch]], None],
-    reporter: Reporter,
-    stop: Callable[[], bool],
-    watch: Stopwatch = UNWATCHED,
+    context: Context,
     *,
     in_processes: bool = False,
 ) -> None:
@@ -78,9 +73,7 @@ def compute_units(
         maker: makes the features.
         resolved: the settings.
         commit: publishes a unit's batches.
-        reporter: is told how it gets on.
-        stop: asked between batches.
-        watch: measures the stages.
+        context: its reporter is told what happens, its stop asked between batches.
         in_processes: images are decoded in processes instead of threads.
 
     Raises:
@@ -91,21 +84,23 @@ def compute_units(
     pending: Future[None] | None = None
 
     def publish(parts: list[ComputedBatch]) -> None:
-        with watch.stage("write"):
+        with context.watch.stage("write"):
             commit(parts)
 
     def finish(pending: Future[None] | None) -> None:
         if pending is not None:
-            with watch.stage("wait"):
+            with context.watch.stage("wait"):
                 pending.result()
 
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
-        batches = load_batches(works, maker, resolved.workers, watch, in_processes=in_processes)
-        launches = _launches(batches, maker, resolved, stop, watch)
+        batches = load_batches(
+            works, maker, resolved.workers, context.watch, in_processes=in_processes
+        )
+        launches = _launches(batches, maker, resolved, context)
         for batch, fetch in one_behind(launches, maker.device):
-            with watch.stage("fetch"):
+            with context.watch.stage("fetch"):
                 parts.append(_computed(batch, fetch(), resolved))
-            reporter.advance(len(batch.work.rows))
+            context.reporter.advance(len(batch.work.rows))
             if batch.work.last:
                 finish(pending)
                 pending = writer.submit(publish, parts)
@@ -117,16 +112,15 @@ def _launches(
     batches: Iterable[LoadedBatch],
     maker: FeatureMaker,
     resolved: Resolved,
-    stop: Callable[[], bool],
-    watch: Stopwatch,
+    context: Context,
 ) -> Iterator[tuple[LoadedBatch, Fetch]]:
     """Launch batch after batch; yield each with what fetches its features."""
     for batch in batches:
-        stop_if_asked(stop)
+        context.stop_if_asked()
         if batch.failures and resolved.options.on_error == "fail":
             raise _as_error(batch.failures[0])
-        launched = maker.launch(batch.drawn, batch.work.features, watch)
-        with watch.stage("fetch"):
+        launched = maker.launch(batch.drawn, batch.work.features, context.watch)
+        with context.watch.stage("fetch"):
             fetch = start_fetch(launched)
         yield batch, fetch
 
@@ -148,7 +142,7 @@ def _commit_unit(
     store: Store,
     arrays: Mapping[str, UnitArray],
     parts: list[ComputedBatch],
-    reporter: Reporter,
+    context: Context,
 ) -> None:
     """Publish a unit's rows in every array that lacks them, after its failures are on disk."""
     work = parts[0].work
@@ -166,13 +160,13 @@ def _commit_unit(
             block = np.concatenate([array.read(start, first), block])
         ids = digest_ids(row["id"] for row in store.samples.rows(start, last + 1))
         earlier = before.failed if before is not None else 0
-        tell_unusable(array.publish(work.unit, block, ids, earlier + len(failures)), name, reporter)
+        tell_unusable(array.publish(work.unit, block, ids, earlier + len(failures)), name, context)
 
 
-def tell_unusable(commit: Commit, name: str, reporter: Reporter) -> None:
+def tell_unusable(commit: Commit, name: str, context: Context) -> None:
     """Say that a unit has values that are not finite though its images could be read."""
     if commit.inf_rows or commit.nan_rows > commit.failed:
-        reporter.notice(
+        context.reporter.notice(
             f"{name}: unit {commit.unit} has {commit.inf_rows} rows with infinities and "
             f"{commit.nan_rows - commit.failed} with NaN; "
             "try --storage-dtype float32 or --dtype float32"

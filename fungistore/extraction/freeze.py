@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -20,8 +20,8 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import Config, fingerprint, flatten
 from fungistore.gradients.projection import Projection
+from fungistore.machine.context import Context
 from fungistore.randomness import Stream
-from fungistore.report import Reporter, stop_if_asked
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 
@@ -145,8 +145,7 @@ def freeze(
     resolved: Resolved,
     store: Store,
     configs: Mapping[str, Config],
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> FeatureMaker:
     """Store every random thing before it is used, then read it back: resume reads the same.
 
@@ -154,8 +153,7 @@ def freeze(
         resolved: the settled options.
         store: where setups are kept; one that is there already is used as it is.
         configs: the configuration of each feature.
-        reporter: is told how the encoding of negatives gets on.
-        stop: asked between batches of negatives.
+        context: its reporter is told what happens, its stop asked between batches of negatives.
     """
     gradients = resolved.gradient_features
     for feature, config in configs.items():
@@ -165,9 +163,7 @@ def freeze(
         if feature in gradients:
             tensors |= head_tensors(resolved, feature)
         if resolved.negative_images.get(feature):
-            tensors["negatives"] = encode_negatives(
-                resolved, store, feature, tensors, reporter, stop
-            )
+            tensors["negatives"] = encode_negatives(resolved, store, feature, tensors, context)
         document = {"options": resolved.to_options().to_config()}
         store.setups.freeze(config, {"tensors": tensors} if tensors else {}, document)
     frozen = {f: store.setups.tensors(fingerprint(configs[f]), "tensors") for f in gradients}
@@ -240,8 +236,7 @@ def encode_negatives(
     store: Store,
     feature: str,
     heads: Tensors,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> NDArray[np.float32]:
     """Encode views of random images of the train split (of all images, where there is none).
 
@@ -254,7 +249,7 @@ def encode_negatives(
     wanted = resolved.negative_images[feature]
     candidates = store.samples.rows_of_split("train")
     if len(candidates) < wanted:
-        reporter.notice(
+        context.reporter.notice(
             f"{feature}: {len(candidates)} images to take negatives from, {wanted} asked for"
         )
         wanted = len(candidates)
@@ -269,17 +264,17 @@ def encode_negatives(
 
     def latents() -> Iterator[NDArray[np.float32]]:
         for batch in load_batches(works(), maker, resolved.workers):
-            stop_if_asked(stop)
+            context.stop_if_asked()
             failed = {failure.row for failure in batch.failures}
             encoded = maker.latents(batch.drawn, feature)
             for row, views in zip(batch.work.rows, encoded, strict=True):
                 if row["row"] not in failed:
-                    reporter.advance(1)
+                    context.reporter.advance(1)
                     yield views
 
-    reporter.begin(f"{feature} negatives", wanted)
+    context.reporter.begin(f"{feature} negatives", wanted)
     found = list(islice(latents(), wanted))
-    reporter.end()
+    context.reporter.end()
     if not found:
         raise FungiError(
             "no image could be read to take negatives from", where=f"{len(order)} images tried"

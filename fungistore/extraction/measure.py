@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +19,8 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
 from fungistore.extraction.resolve import ArraySpec, Resolved
 from fungistore.fingerprint import fingerprint
+from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
-from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
 from fungistore.store.samples import SampleTable
@@ -81,7 +81,7 @@ def estimate(
     options: ExtractOptions,
     *,
     restart: bool = False,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Estimate:
     """Return what `extract` would do, from two timed batches; writes nothing into the store.
 
@@ -98,9 +98,9 @@ def estimate(
         scratch.add_source(opened)
         refuse_empty(scratch, opened)
         samples = scratch.samples
-        resolved = with_fitting_batch(resolved, samples, stop, Silent())
+        resolved = with_fitting_batch(resolved, samples, context)
         maker = throwaway_features(resolved)
-        rate = measure_rate(resolved, samples, maker, stop)
+        rate = measure_rate(resolved, samples, maker, context)
     unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
     configs = array_configs(replace(resolved, unit_rows=unit_rows))
     rows = options.rows_of(len(samples))
@@ -139,9 +139,7 @@ def refuse_empty(store: Store, source: Source) -> None:
         )
 
 
-def with_fitting_batch(
-    resolved: Resolved, samples: SampleTable, stop: Callable[[], bool], reporter: Reporter
-) -> Resolved:
+def with_fitting_batch(resolved: Resolved, samples: SampleTable, context: Context) -> Resolved:
     """Return settings whose batch is decided, by halving an open one until a GPU has held it.
 
     Raises:
@@ -149,34 +147,36 @@ def with_fitting_batch(
     """
     while resolved.batch_is_open:
         try:
-            _run_first_batch(resolved, samples, stop)
+            _run_first_batch(resolved, samples, context)
             resolved = replace(resolved, batch_is_open=False)
         except FullMemoryError:
             if resolved.batch_size == 1:
                 raise
             resolved = replace(resolved, batch_size=resolved.batch_size // 2)
-            reporter.notice(f"the GPU's memory is full: now batches of {resolved.batch_size}")
+            context.reporter.notice(
+                f"the GPU's memory is full: now batches of {resolved.batch_size}"
+            )
     return resolved
 
 
-def _run_first_batch(resolved: Resolved, samples: SampleTable, stop: Callable[[], bool]) -> None:
+def _run_first_batch(resolved: Resolved, samples: SampleTable, context: Context) -> None:
     maker, features = throwaway_features(resolved), frozenset(resolved.options.features)
     works = [Work(0, samples.rows(0, resolved.batch_size), features, last=False)]
     for batch in load_batches(works, maker, resolved.workers):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         maker.compute(batch.drawn, features)
 
 
-def with_unit_rows(resolved: Resolved, samples: SampleTable, stop: Callable[[], bool]) -> Resolved:
+def with_unit_rows(resolved: Resolved, samples: SampleTable, context: Context) -> Resolved:
     """Return settings whose unit is decided, by measuring where neither user nor store has."""
     if resolved.unit_rows is not None:
         return resolved
-    rate = measure_rate(resolved, samples, throwaway_features(resolved), stop)
+    rate = measure_rate(resolved, samples, throwaway_features(resolved), context)
     return replace(resolved, unit_rows=choose_unit_rows(rate, resolved.arrays))
 
 
 def measure_rate(
-    resolved: Resolved, samples: SampleTable, maker: FeatureMaker, stop: Callable[[], bool]
+    resolved: Resolved, samples: SampleTable, maker: FeatureMaker, context: Context
 ) -> Rate:
     """Time two small batches of the store's first images, after a warm-up.
 
@@ -203,7 +203,7 @@ def measure_rate(
     began = time.perf_counter()
     in_processes = choose_processes(resolved.options.decode_in, device, len(samples))
     for batch in load_batches(works(), maker, resolved.workers, in_processes=in_processes):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         maker.compute(batch.drawn, features)
         now = time.perf_counter()
         rates.append(len(batch.work.rows) / (now - began))

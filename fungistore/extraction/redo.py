@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,7 +13,7 @@ from fungistore.extraction.compute import ComputedBatch, compute_units, tell_unu
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.loader import Work
 from fungistore.extraction.resolve import Resolved
-from fungistore.report import Reporter
+from fungistore.machine.context import Context
 from fungistore.store.failures import Failure
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -34,8 +34,7 @@ def redo_rows(
     resolved: Resolved,
     arrays: Mapping[str, UnitArray],
     derived: Sequence[UnitArray],
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> Redone:
     """Make listed rows anew, put them into their units, and take them off the list.
 
@@ -50,8 +49,7 @@ def redo_rows(
         resolved: the settings.
         arrays: the feature set's arrays by name in it.
         derived: arrays made from them, whose units are forgotten where a row changes.
-        reporter: is told how it gets on.
-        stop: asked between batches.
+        context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
         StoppedError: `stop` asked for it; the units that are done are taken off the list.
@@ -69,16 +67,16 @@ def redo_rows(
                 yield Work(unit, batch, features, last=start + len(batch) == len(rows))
 
     def commit(parts: list[ComputedBatch]) -> None:
-        _merge(store, arrays, derived, parts, reporter)
+        _merge(store, arrays, derived, parts, context)
         failing = {failure.row for part in parts for failure in part.failures}
         rows = {row["row"] for part in parts for row in part.work.rows}
         mended.extend(by_row[row] for row in rows - failing)
 
-    reporter.begin("rows to make anew", len(listed))
+    context.reporter.begin("rows to make anew", len(listed))
     try:
-        compute_units(works(), maker, resolved, commit, reporter, stop)
+        compute_units(works(), maker, resolved, commit, context)
     finally:
-        reporter.end()
+        context.reporter.end()
         if mended:
             store.compact_failures(mended=mended)
     return Redone(len(mended), len(listed) - len(mended))
@@ -89,7 +87,7 @@ def _merge(
     arrays: Mapping[str, UnitArray],
     derived: Sequence[UnitArray],
     parts: list[ComputedBatch],
-    reporter: Reporter,
+    context: Context,
 ) -> None:
     """Replace some rows of a committed unit in every array."""
     unit = parts[0].work.unit
@@ -111,7 +109,7 @@ def _merge(
         failed = before.failed - min(before.failed, _count_blank(block[places])) + len(failures)
         block[places] = new
         array.forget(unit)
-        tell_unusable(array.publish(unit, block, before.ids, failed), name, reporter)
+        tell_unusable(array.publish(unit, block, before.ids, failed), name, context)
 
 
 def _count_blank(rows: NDArray[np.floating]) -> int:

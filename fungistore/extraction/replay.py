@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.options import ExtractOptions, read_config
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import describe, differences
-from fungistore.report import Reporter, stop_if_asked
+from fungistore.machine.context import Context
 from fungistore.sources.sample import ImageFile
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -39,7 +39,7 @@ class Replay:
     arrays: Mapping[str, UnitArray]
 
     def features(
-        self, images: Sequence[ImageFile], reporter: Reporter, stop: Callable[[], bool]
+        self, images: Sequence[ImageFile], context: Context
     ) -> Iterator[dict[str, NDArray[np.float32]] | FungiError]:
         """Yield the features of each image by name, or why it has none.
 
@@ -57,9 +57,9 @@ class Replay:
                 ]
                 yield Work(0, rows, features, last=False)
 
-        reporter.begin("images", len(images))
+        context.reporter.begin("images", len(images))
         for batch in load_batches(works(), self.maker, self.resolved.workers):
-            stop_if_asked(stop)
+            context.stop_if_asked()
             failed = {failure.row: failure.message for failure in batch.failures}
             computed = self.maker.compute(batch.drawn, features)
             stored = {
@@ -69,14 +69,14 @@ class Replay:
             for place, row in enumerate(batch.work.rows):
                 text = images[row["row"]].text
                 found = {name: rows[place] for name, rows in stored.items()}
-                reporter.advance(1)
+                context.reporter.advance(1)
                 if row["row"] in failed:
                     yield ImageError(failed[row["row"]], where=text)
                 elif not all(np.isfinite(values).all() for values in found.values()):
                     yield FungiError("the features of an image are not finite", where=text)
                 else:
                     yield found
-        reporter.end()
+        context.reporter.end()
 
 
 def replay_extraction(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,13 @@ from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import ExtractResult
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import PCA
-from fungistore.report import Reporter, Silent
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failures import CHANGED_FILE, Failure
-from fungistore.store.locks import WHOLE, Patience, Slice
+from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -45,9 +44,7 @@ def extract(
     update: bool = False,
     retry_failed: bool = False,
     part: Slice = WHOLE,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    watch: Stopwatch = UNWATCHED,
+    context: Context = QUIET,
 ) -> ExtractResult:
     """Write the features of a source's images into a store, continuing where it stopped.
 
@@ -62,9 +59,8 @@ def extract(
         update: make the rows of files that have changed anew, and try failed inputs again.
         retry_failed: try failed inputs again.
         part: this process's slice of the units.
-        reporter: is told what happens; default: nobody.
-        stop: asked between batches; True ends the run with StoppedError, keeping whole units.
-        watch: a `Clock` to measure the stages with.
+        context: its reporter is told what happens, its stop asked between batches; True ends the
+            run with StoppedError, keeping whole units.
 
     Raises:
         UsageError: options, source or model cannot be used; nothing was written.
@@ -75,22 +71,21 @@ def extract(
             that writes the same.
     """
     path = Path(store)
-    reporter = reporter or Silent()
     _refuse_restart_of_one(part, restart=restart)
     with disk_errors_explained(path), ExitStack() as held:
         opened = open_source(source) if isinstance(source, str) else source
         resolved = settle(path, options, restart=restart)
-        made, patience = Store.open_or_create(path), Patience(reporter, stop)
-        with made.writing("samples", patience=patience) as target:
-            _add_samples(target, opened, reporter, update=update)
-        with made.writing(f"prepare/{options.name}", patience=patience) as preparing:
+        made = Store.open_or_create(path)
+        with made.writing("samples", patience=context) as target:
+            _add_samples(target, opened, context, update=update)
+        with made.writing(f"prepare/{options.name}", patience=context) as preparing:
             if restart:
                 with preparing.writing(f"features/{options.name}") as whole:
-                    _remove_feature_set(whole, options.name, reporter)
+                    _remove_feature_set(whole, options.name, context)
             things = _things(preparing, resolved)
             target = held.enter_context(preparing.writing(*things, part=part))
-            job = _prepare(target, resolved, part, reporter, stop, is_redo=update or retry_failed)
-        return _work(job, reporter, stop, watch)
+            job = _prepare(target, resolved, part, context, is_redo=update or retry_failed)
+        return _work(job, context)
 
 
 @dataclass(frozen=True)
@@ -156,8 +151,7 @@ def _prepare(
     target: Store,
     resolved: Resolved,
     part: Slice,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
     *,
     is_redo: bool,
 ) -> _Job:
@@ -165,18 +159,20 @@ def _prepare(
     if is_redo:
         _refuse_partial_redo(target, resolved)
     resolved = as_frozen(resolved, target)
-    resolved = with_fitting_batch(resolved, target.samples, stop, reporter)
-    resolved = with_unit_rows(resolved, target.samples, stop)
+    resolved = with_fitting_batch(resolved, target.samples, context)
+    resolved = with_unit_rows(resolved, target.samples, context)
     configs = array_configs(resolved)
     target.refuse_mismatch(options.name, by_array(resolved, configs))
-    maker = freeze(resolved, target, configs, reporter, stop)
+    maker = freeze(resolved, target, configs, context)
     rows = options.rows_of(len(target.samples))
-    arrays = _ready_arrays(target, resolved, configs, rows, reporter)
+    arrays = _ready_arrays(target, resolved, configs, rows, context)
     unit_rows = next(iter(arrays.values())).unit_rows
     listed = [f for f in target.failures() if f.feature_set == options.name and f.row < rows]
     changed = sum(failure.error == CHANGED_FILE for failure in listed)
     if changed and not is_redo:
-        reporter.notice(f"{changed} rows are of files that have changed: --update makes them anew")
+        context.reporter.notice(
+            f"{changed} rows are of files that have changed: --update makes them anew"
+        )
     return _Job(
         store=target,
         resolved=resolved,
@@ -205,25 +201,21 @@ def _refuse_partial_redo(store: Store, resolved: Resolved) -> None:
         )
 
 
-def _work(
-    job: _Job, reporter: Reporter, stop: Callable[[], bool], watch: Stopwatch
-) -> ExtractResult:
+def _work(job: _Job, context: Context) -> ExtractResult:
     store, resolved, options = job.store, job.resolved, job.resolved.options
     tasks = [task for task in job.missing() if task.unit in job.part]
     images = count_images(tasks)
-    _say_what_is_left(job, tasks, reporter)
+    _say_what_is_left(job, tasks, context)
 
     began = time.perf_counter()
-    reporter.begin("images", job.own_rows(), done=job.own_rows() - images)
-    compute_tasks(store, job.maker, resolved, job.arrays, tasks, reporter, stop, watch)
-    reporter.end()
+    context.reporter.begin("images", job.own_rows(), done=job.own_rows() - images)
+    compute_tasks(store, job.maker, resolved, job.arrays, tasks, context)
+    context.reporter.end()
     seconds = time.perf_counter() - began
     redone = Redone(0, 0)
     if job.redo:
-        redone = redo_rows(
-            job.redo, store, job.maker, resolved, job.arrays, job.derived, reporter, stop
-        )
-        _tell_redone(store, redone, job.derived, reporter)
+        redone = redo_rows(job.redo, store, job.maker, resolved, job.arrays, job.derived, context)
+        _tell_redone(store, redone, job.derived, context)
     store.compact_failures()
     units_done = job.units
     if job.part != WHOLE:
@@ -248,18 +240,20 @@ def _work(
 
 
 def _tell_redone(
-    store: Store, redone: Redone, derived: Sequence[UnitArray], reporter: Reporter
+    store: Store, redone: Redone, derived: Sequence[UnitArray], context: Context
 ) -> None:
-    reporter.notice(f"{redone.mended} rows made anew, {redone.failing} cannot be read")
+    context.reporter.notice(f"{redone.mended} rows made anew, {redone.failing} cannot be read")
     if redone.mended and derived:
         names = ", ".join(array.name for array in derived)
-        reporter.notice(f"{names}: the units of these rows are dropped; fungi pca makes them again")
+        context.reporter.notice(
+            f"{names}: the units of these rows are dropped; fungi pca makes them again"
+        )
     older = [name for name in ("indexes", "heads") if (store.root / name).is_dir()]
     if redone.mended and older:
-        reporter.notice(f"{' and '.join(older)} made before are older than these rows")
+        context.reporter.notice(f"{' and '.join(older)} made before are older than these rows")
 
 
-def _add_samples(store: Store, source: Source, reporter: Reporter, *, update: bool) -> None:
+def _add_samples(store: Store, source: Source, context: Context, *, update: bool) -> None:
     """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
     is_new = not len(store.samples)
     try:
@@ -270,31 +264,33 @@ def _add_samples(store: Store, source: Source, reporter: Reporter, *, update: bo
             store.remove()
         raise
     if comparison.known and comparison.added:
-        reporter.notice(f"{comparison.added} new images after {comparison.known} known ones")
+        context.reporter.notice(
+            f"{comparison.added} new images after {comparison.known} known ones"
+        )
     if comparison.changed:
         consequence = (
             "their rows are made anew"
             if update
             else "their rows are kept as they are; --update makes them anew"
         )
-        reporter.notice(
+        context.reporter.notice(
             f"{comparison.changed} images have another size or time than when they were added; "
             f"{consequence}"
         )
     if comparison.removed:
         names = ", ".join(comparison.first_removed)
         names += ", ..." if comparison.removed > len(comparison.first_removed) else ""
-        reporter.notice(
+        context.reporter.notice(
             f"{comparison.removed} images are not in the source any more ({names}); "
             "their rows are kept"
         )
 
 
-def _remove_feature_set(store: Store, feature_set: str, reporter: Reporter) -> None:
+def _remove_feature_set(store: Store, feature_set: str, context: Context) -> None:
     arrays = store.arrays(feature_set)
     for array in arrays.values():
         rows = sum(commit.rows for commit in array.commits().values())
-        reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
+        context.reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
     store.remove_arrays(arrays.values())
     store.remove_unused_setups()
     store.compact_failures(forget=feature_set)
@@ -305,12 +301,12 @@ def _ready_arrays(
     resolved: Resolved,
     configs: Mapping[str, Config],
     rows: int,
-    reporter: Reporter,
+    context: Context,
 ) -> dict[str, UnitArray]:
     """Return the arrays to write, made or lengthened as needed, by their name in the set."""
     removed = store.sweep()
     if removed:
-        reporter.notice(f"removed {removed} unfinished files of an interrupted run")
+        context.reporter.notice(f"removed {removed} unfinished files of an interrupted run")
     existing = store.arrays(resolved.options.name)
     ready = {}
     for spec in resolved.arrays:
@@ -332,25 +328,29 @@ def _ready_arrays(
     return ready
 
 
-def _say_what_is_left(job: _Job, tasks: list[Task], reporter: Reporter) -> None:
+def _say_what_is_left(job: _Job, tasks: list[Task], context: Context) -> None:
     store, options = job.store, job.resolved.options
     units, to_go = len(job.own_units()), len({task.unit for task in tasks})
     who = "" if job.part == WHOLE else f"{job.part}: "
     if not tasks:
-        reporter.notice(f"{who}nothing to do: all {units} units are done")
+        context.reporter.notice(f"{who}nothing to do: all {units} units are done")
     elif count_images(tasks) < job.own_rows():
         failed = _count_failed(store, options.name, job.rows)
         inputs = "input" if failed == 1 else "inputs"
-        reporter.notice(
+        context.reporter.notice(
             f"{who}resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, "
             f"{to_go} to go"
         )
     else:
         features = ", ".join(options.features)
-        reporter.notice(f"{who}extracting {features} of {job.own_rows()} images in {units} units")
+        context.reporter.notice(
+            f"{who}extracting {features} of {job.own_rows()} images in {units} units"
+        )
     needed, free = count_bytes(tasks, job.resolved.arrays), free_bytes(store.root)
     if needed > free:
-        reporter.notice(f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free")
+        context.reporter.notice(
+            f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free"
+        )
 
 
 def _count_failed(store: Store, feature_set: str, rows: int) -> int:

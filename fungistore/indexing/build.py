@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,9 @@ from fungistore.indexing.reference import (
 )
 from fungistore.indexing.rows import committed_rows, content_digest, usable_blocks
 from fungistore.indexing.vectors import VectorIndex
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, open_features
 from fungistore.randomness import Stream
-from fungistore.report import Reporter, Silent
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.durable import publish
 from fungistore.store.store import Store
@@ -95,8 +94,7 @@ def build_index(
     *,
     restart: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> IndexResult:
     """Build an index over a store's features, continue one, or add the rows that are new.
 
@@ -106,8 +104,8 @@ def build_index(
         restart: first delete the index of that name.
         checkpoint_seconds: the index is written at least this often, unless that would take more
             than a tenth of the time.
-        reporter: is told what happens; default: nobody.
-        stop: asked between blocks; True writes what is done and raises StoppedError.
+        context: its reporter is told what happens, its stop asked between blocks; True writes what
+            is done and raises StoppedError.
 
     Raises:
         UsageError: an unknown feature, PCA or factory, too few vectors to train, or none at all.
@@ -121,9 +119,9 @@ def build_index(
     directory, _, _ = _find(store_now, asked, restart=restart)
     thing = directory.relative_to(path).as_posix()
     with disk_errors_explained(path), store_now.writing(thing) as opened:
-        builder = _Builder.start(opened, asked, reporter or Silent(), restart=restart)
+        builder = _Builder.start(opened, asked, context, restart=restart)
         before = builder.record.vectors
-        builder.run(checkpoint_seconds, stop)
+        builder.run(checkpoint_seconds)
         return IndexResult(
             store=str(path),
             index=builder.record,
@@ -142,19 +140,19 @@ class _Builder:
         record: IndexRecord,
         matrix: FeatureMatrix,
         available: int,
-        reporter: Reporter,
+        context: Context,
     ) -> None:
         self.record = record
         self.available = available
         self._directory = directory
         self._matrix = matrix
-        self._reporter = reporter
+        self._context = context
         self._vectors: VectorIndex
         self._reference: Reference | None = None
 
     @classmethod
     def start(
-        cls, store: Store, options: IndexOptions, reporter: Reporter, *, restart: bool
+        cls, store: Store, options: IndexOptions, context: Context, *, restart: bool
     ) -> _Builder:
         """Find or begin the index that is asked for, and say what there is to do."""
         directory, stored, matrix = _find(store, options, restart=restart)
@@ -162,7 +160,7 @@ class _Builder:
         if stored is not None:
             _refuse_changed(store, stored, content_digest(matrix, stored.rows_done))
             remove_strays(directory, stored)
-            builder = cls(directory, stored, matrix, available, reporter)
+            builder = cls(directory, stored, matrix, available, context)
             builder._read()
             target = options.target_recall
             if target not in (None, stored.target_recall):
@@ -170,23 +168,23 @@ class _Builder:
             builder._say_what_is_left(stored.recall is None)
             return builder
         record = _new_record(store, options, matrix, directory.name, available)
-        builder = cls(directory, record, matrix, available, reporter)
+        builder = cls(directory, record, matrix, available, context)
         builder._vectors = VectorIndex.make(record.factory, record.dim, record.metric)
         if restart and directory.exists():  # only now that the new one is known to be possible
-            reporter.notice(f"--restart: deleting {directory.relative_to(store.root)}")
+            context.reporter.notice(f"--restart: deleting {directory.relative_to(store.root)}")
             remove_index(directory)
-        reporter.notice(
+        context.reporter.notice(
             f"new index {record.name}: {available} rows of {matrix.name} ({record.dim} values), "
             f"{record.metric}, {record.factory}: {record.reason}"
         )
         return builder
 
-    def run(self, checkpoint_seconds: float, stop: Callable[[], bool]) -> None:
+    def run(self, checkpoint_seconds: float) -> None:
         """Train where that is needed, add what is missing, and measure the recall."""
         if not self.record.files:
-            self._begin(stop)
+            self._begin()
         if self.record.rows_done < self.available:
-            self._add(checkpoint_seconds, stop)
+            self._add(checkpoint_seconds)
         if self.record.recall is None:
             effort: dict[str, int] = {}
             recall: Recall | None = EXACT
@@ -207,21 +205,25 @@ class _Builder:
         record, to_go = self.record, self.available - self.record.rows_done
         if not to_go:
             again = "" if record.recall else "; measuring its recall"
-            self._reporter.notice(f"nothing to add: all {self.available} rows are done{again}")
+            self._context.reporter.notice(
+                f"nothing to add: all {self.available} rows are done{again}"
+            )
         elif is_unfinished:
-            self._reporter.notice(
+            self._context.reporter.notice(
                 f"resuming {record.name}: {record.rows_done}/{self.available} rows done, "
                 f"{to_go} to go"
             )
         else:
-            self._reporter.notice(f"adding {to_go} new rows to the {record.rows_done} that are in")
+            self._context.reporter.notice(
+                f"adding {to_go} new rows to the {record.rows_done} that are in"
+            )
         if self.available > OUTGROWN * record.chosen_for:
-            self._reporter.notice(
+            self._context.reporter.notice(
                 f"{record.factory} was chosen for {record.chosen_for} rows; "
                 "--restart chooses and trains anew"
             )
 
-    def _begin(self, stop: Callable[[], bool]) -> None:
+    def _begin(self) -> None:
         """Choose the queries of the recall, train on other rows, and keep both."""
         record, matrix = self.record, self._matrix
         trained = 0
@@ -236,46 +238,48 @@ class _Builder:
             queries, sampled = np.sort(chosen[:count]), np.sort(chosen[count:])
             self._reference = Reference.of(*matrix.load(queries))
             if self._vectors.needs_training:
-                vectors = self._load_sample(sampled, stop)
-                self._reporter.notice(f"training {record.factory} on {len(vectors)} vectors")
+                vectors = self._load_sample(sampled)
+                self._context.reporter.notice(
+                    f"training {record.factory} on {len(vectors)} vectors"
+                )
                 self._vectors.train(vectors)
                 trained = len(vectors)
         self.record = replace(record, trained_on=trained)
         if trained:
             self._checkpoint(0, 0, "")
 
-    def _load_sample(self, rows: Rows, stop: Callable[[], bool]) -> Vectors:
+    def _load_sample(self, rows: Rows) -> Vectors:
         """Return the usable rows of the sample, filled into one array: never two copies of it."""
         vectors = np.empty((len(rows), self.record.dim), np.float32)
         count = 0
-        self._reporter.begin("training sample", len(rows))
+        self._context.reporter.begin("training sample", len(rows))
         for numbers, block in self._matrix.stream(rows):
-            self._stop_if_asked(stop)
+            self._stop_if_asked()
             vectors[count : count + len(numbers)] = block
             count += len(numbers)
-            self._reporter.advance(len(numbers))
-        self._reporter.end()
+            self._context.reporter.advance(len(numbers))
+        self._context.reporter.end()
         return vectors[:count]
 
-    def _add(self, checkpoint_seconds: float, stop: Callable[[], bool]) -> None:
+    def _add(self, checkpoint_seconds: float) -> None:
         first = done = self.record.rows_done
         excluded, saved, pause = self.record.excluded, time.monotonic(), checkpoint_seconds
-        self._reporter.begin("rows", self.available, done=first)
+        self._context.reporter.begin("rows", self.available, done=first)
         for end, rows, vectors in usable_blocks(self._matrix, first, self.available):
-            if stop() or time.monotonic() - saved > pause:
+            if self._context.stop() or time.monotonic() - saved > pause:
                 writing = time.monotonic()
                 if done > self.record.rows_done:
                     self._checkpoint(done, excluded, content_digest(self._matrix, done))
-                self._stop_if_asked(stop)
+                self._stop_if_asked()
                 saved = time.monotonic()
                 pause = max(checkpoint_seconds, CHECKPOINT_SHARE * (saved - writing))
             if self._reference is not None:
                 self._reference.update(vectors, rows, self.record.metric)
             self._vectors.add(vectors, rows)
             excluded += end - done - len(rows)
-            self._reporter.advance(end - done)
+            self._context.reporter.advance(end - done)
             done = end
-        self._reporter.end()
+        self._context.reporter.end()
         self._checkpoint(done, excluded, content_digest(self._matrix, done))
 
     def _checkpoint(self, rows_done: int, excluded: int, content: str) -> None:
@@ -301,9 +305,9 @@ class _Builder:
         )
         write_record(self._directory, self.record)
 
-    def _stop_if_asked(self, stop: Callable[[], bool]) -> None:
-        if stop():
-            self._reporter.end()
+    def _stop_if_asked(self) -> None:
+        if self._context.stop():
+            self._context.reporter.end()
             raise StoppedError(
                 "stopped on request",
                 where=f"index {self.record.name!r}",

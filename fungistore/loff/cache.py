@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 
 from fungistore.errors import UsageError
+from fungistore.machine.context import Context
 from fungistore.machine.resources import free_memory
-from fungistore.report import Reporter
 
 Cache = Literal["gpu", "ram", "none"]
 CacheChoice = Literal["auto", "gpu", "ram", "none"]
@@ -16,9 +16,7 @@ AUTO_SHARE = 0.5  # of what is free; the rest is for the head, its activations, 
 ASKED_SHARE = 0.9  # of what is free, where the user asked for it
 
 
-def choose_cache(
-    choice: CacheChoice, needed: int, device: torch.device, reporter: Reporter
-) -> Cache:
+def choose_cache(choice: CacheChoice, needed: int, device: torch.device, context: Context) -> Cache:
     """Decide where `needed` bytes of rows are kept, and say why.
 
     Args:
@@ -54,9 +52,11 @@ def choose_cache(
     for place, free in places.items():
         if free is not None and needed <= AUTO_SHARE * free:
             where = "on the GPU" if place == "gpu" else "in memory"
-            reporter.notice(f"{_size(needed)} of features kept {where} ({_size(free)} free)")
+            context.reporter.notice(
+                f"{_size(needed)} of features kept {where} ({_size(free)} free)"
+            )
             return place
-    reporter.notice(
+    context.reporter.notice(
         f"{_size(needed)} of features read from disk batch by batch: "
         f"{_size(free)} of memory are free, and half of that may be taken"
         if free is not None

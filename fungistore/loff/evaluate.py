@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
-from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.machine.context import QUIET, Context
 from fungistore.store.store import Store
 
 BATCH_ROWS = 64
@@ -44,8 +44,7 @@ def evaluate_loff(
     *,
     feature_set: str | None = None,
     device: str = "auto",
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> LoffEvaluation:
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
 
@@ -57,27 +56,25 @@ def evaluate_loff(
         heads: names, or patterns such as "ta-*", each a score; default: the only head.
         feature_set: may be left out where there is one.
         device: "auto", "cpu", "cuda", "cuda:1".
-        reporter: is told what happens; default: nobody.
-        stop: asked between heads.
+        context: its reporter is told what happens, its stop asked between heads.
 
     Raises:
         UsageError: there is no such head.
         MismatchError: features or rows are not those of its training any more.
     """
-    reporter = reporter or Silent()
     opened = Store.open(Path(store))
     place = resolve_device(device)
     groups = [find_heads(opened, pattern, feature_set) for pattern in heads or (None,)]
     scores, protocol, excluded = [], [], {}
     confusion = np.zeros((0, 0), np.int64)
     classes: tuple[str, ...] = ()
-    reporter.begin("heads", sum(len(names) for _, names in groups))
+    context.reporter.begin("heads", sum(len(names) for _, names in groups))
     for pattern, (chosen, names) in zip(heads or (None,), groups, strict=True):
         title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
         measured, tested = [], []
         confusion = np.zeros((0, 0), np.int64)
         for name in names:
-            stop_if_asked(stop)
+            context.stop_if_asked()
             stored = open_head(opened, chosen, name)
             data = head_rows(opened, stored)
             truth = data.labels[data.split.test]
@@ -93,10 +90,10 @@ def evaluate_loff(
             classes, excluded = data.names, data.excluded
             measured.append(metrics)
             tested.append((stored, len(data.split.train), len(truth)))
-            reporter.advance(1)
+            context.reporter.advance(1)
         scores.append(_score(tested, measured, title))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
-    reporter.end()
+    context.reporter.end()
     return LoffEvaluation(
         kind="loff",
         store=str(opened.root),

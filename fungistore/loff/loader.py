@@ -7,7 +7,7 @@ memory or onto the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,9 +28,9 @@ from fungistore.loff.gather import (
     row_bytes,
 )
 from fungistore.loff.order import Order, Rows
+from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import reading_threads
 from fungistore.machine.transfer import send
-from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.store.units import UnitArray
 
 Remainder = Literal["keep", "drop"]
@@ -74,8 +74,7 @@ class PatchLoader:
         threads: that read; default: see `reading_threads`.
         window_bytes: of decoded units that a compressed array may have in memory. Half of them are
             mixed with each other by shuffling, and at least one unit.
-        reporter: is told of the choice of cache, and of loading.
-        stop: is asked during loading.
+        context: its reporter is told what happens, its stop is asked during loading.
 
     Raises:
         StoreError: a row's unit is not committed, or a chunk is damaged.
@@ -95,10 +94,8 @@ class PatchLoader:
         cache: CacheChoice = "auto",
         threads: int | None = None,
         window_bytes: int = WINDOW_BYTES,
-        reporter: Reporter | None = None,
-        stop: Callable[[], bool] = lambda: False,
+        context: Context = QUIET,
     ) -> None:
-        reporter = reporter or Silent()
         self.threads = reading_threads() if threads is None else threads
         if batch_size < 1 or self.threads < 1:
             raise ValueError(f"batches of {batch_size} rows by {self.threads} threads")
@@ -114,15 +111,15 @@ class PatchLoader:
         self._buffers = BatchBuffers((batch_size, *self._shape), dtype, BATCHES_AHEAD + 2)
         wanted = np.unique(order.rows)
         require_committed(array, wanted)
-        self.cache = choose_cache(cache, len(wanted) * row_bytes(array), self.device, reporter)
+        self.cache = choose_cache(cache, len(wanted) * row_bytes(array), self.device, context)
         self._mapped = MappedChunks(array, PARTS) if is_plain(array) else None
         self._memory: RowsInMemory | None = None
         self._loaded: tuple[Rows, Tensor] | None = None
         if self.cache == "ram":
-            whole = self._load(wanted, torch.device("cpu"), reporter, stop)
+            whole = self._load(wanted, torch.device("cpu"), context)
             self._memory = RowsInMemory(wanted, whole.numpy(), PARTS)
         elif self.cache == "gpu":
-            self._loaded = wanted, self._load(wanted, self.device, reporter, stop)
+            self._loaded = wanted, self._load(wanted, self.device, context)
 
     @property
     def steps(self) -> int:
@@ -170,9 +167,7 @@ class PatchLoader:
             places = send(torch.from_numpy(np.searchsorted(known, rows)), self.device)
             yield Batch(rows, values.index_select(0, places))
 
-    def _load(
-        self, rows: Rows, device: torch.device, reporter: Reporter, stop: Callable[[], bool]
-    ) -> Tensor:
+    def _load(self, rows: Rows, device: torch.device, context: Context) -> Tensor:
         whole = torch.empty((len(rows), *self._shape), dtype=self._dtype, device=device)
         step = max(1, LOAD_BYTES // max(1, row_bytes(self.array)))
         blocks = np.split(rows, range(step, len(rows), step)) if len(rows) else []
@@ -185,15 +180,15 @@ class PatchLoader:
             taken += count
             return whole[taken - count : taken]  # read in place
 
-        reporter.begin("loading features", len(rows))
+        context.reporter.begin("loading features", len(rows))
         try:
             reader = self._reader(rows)
             for part, values in gather(reader, blocks, take, self.threads, BATCHES_AHEAD):
-                stop_if_asked(stop)
+                context.stop_if_asked()
                 if device.type != "cpu":
                     whole[filled : filled + len(part)].copy_(values)
                 filled += len(part)
-                reporter.advance(len(part))
+                context.reporter.advance(len(part))
         finally:
-            reporter.end()
+            context.reporter.end()
         return whole

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
-from fungistore.report import Reporter, Silent
+from fungistore.machine.context import QUIET, Context
 from fungistore.searching.queries import FileQuery, identify_files
 from fungistore.store.store import Store
 
@@ -74,8 +74,7 @@ def predict_images(
     feature_set: str | None = None,
     weights: str | None = None,
     device: str = "auto",
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> PredictResult:
     """Classify image files: the store's own extraction, then the head.
 
@@ -86,8 +85,7 @@ def predict_images(
         feature_set: may be left out where there is one.
         weights: the backbone's weights, where the file has moved.
         device: "auto", "cpu", "cuda", "cuda:1".
-        reporter: is told what happens; default: nobody.
-        stop: asked between batches.
+        context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
         UsageError: there is no such head, no image, or the backbone's weights are gone.
@@ -110,7 +108,7 @@ def predict_images(
             weights=weights,
             device=device,
         )
-        features = replay.features(files, reporter or Silent(), stop)
+        features = replay.features(files, context)
         stored.head.to(resolve_device(device))
         for file, values in zip(files, features, strict=True):
             if isinstance(values, FungiError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import LINEAR, HeadSpec
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.trainer import Trainer
+from fungistore.machine.context import QUIET, Context
 from fungistore.names import refuse_odd_name
-from fungistore.report import Reporter, Silent
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
@@ -70,8 +69,7 @@ def train_loff(
     options: TrainOptions,
     *,
     restart: bool = False,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> TrainResult:
     """Train a head on a store's tensors, continuing where it stopped.
 
@@ -82,8 +80,8 @@ def train_loff(
         store: the store's directory.
         options: what to train, and how.
         restart: first delete the head of this name.
-        reporter: is told what happens; default: nobody.
-        stop: asked between steps; a checkpoint is written before the run ends.
+        context: its reporter is told what happens, its stop asked between steps; a checkpoint is
+            written before the run ends.
 
     Raises:
         UsageError: features or labels are missing, or an option cannot be served.
@@ -91,7 +89,6 @@ def train_loff(
         StoppedError: `stop` asked for it.
         FungiError: the loss is not finite; the last good checkpoint is kept.
     """
-    reporter = reporter or Silent()
     opened = Store.open(Path(store))
     device = resolve_device(options.device)
     kind = options.head or ("deit-s" if device.type == "cuda" else "vit-xs")
@@ -122,7 +119,7 @@ def train_loff(
     thing = f"heads/{data.feature_set}/{name}"
     with disk_errors_explained(opened.root), opened.writing(thing):
         if restart:
-            reporter.notice(f"--restart: deleting head {name!r}")
+            context.reporter.notice(f"--restart: deleting head {name!r}")
             run.remove()
         config = _settle(run, data, options, spec, device)
         key = fingerprint(config)
@@ -130,9 +127,9 @@ def train_loff(
         run.remove_strays(progress)
         speed = 0.0
         if progress.done:
-            reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")
+            context.reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")
         else:
-            trainer = Trainer(data, options, spec, config["dtype"], device, run, reporter, stop)
+            trainer = Trainer(data, options, spec, config["dtype"], device, run, context)
             speed = trainer.run(progress)
             progress = run.progress()
     assert progress.best_epoch is not None  # an epoch has ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -30,9 +30,9 @@ from fungistore.loff.options import TrainOptions
 from fungistore.loff.order import Order, Sequential, Shuffled, Weighted, balanced_weights
 from fungistore.loff.scoring import score_head
 from fungistore.loff.tensorboard import Scalars
+from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, send, start_fetch
 from fungistore.randomness import Stream
-from fungistore.report import Reporter, stop_if_asked
 
 GRADIENT_NORM = 1.0  # gradients are clipped to it, as is usual for vision transformers
 ROWS_SHOWN = 8
@@ -48,8 +48,7 @@ class Trainer:
         dtype: of matrix products, "float32" or "bfloat16".
         device: where to train.
         run: where the run is kept.
-        reporter: is told how it gets on.
-        stop: asked between steps.
+        context: its reporter is told what happens, its stop asked between steps.
     """
 
     def __init__(
@@ -60,11 +59,10 @@ class Trainer:
         dtype: str,
         device: torch.device,
         run: RunDirectory,
-        reporter: Reporter,
-        stop: Callable[[], bool],
+        context: Context,
     ) -> None:
         self._data, self._options, self._device = data, options, device
-        self._run, self._reporter, self._stop = run, reporter, stop
+        self._run, self._context, self._reporter = run, context, context.reporter
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._head = build_head(spec, seed=options.seed)
         self._best: Tensors = {}
@@ -84,8 +82,7 @@ class Trainer:
             self._options.batch_size,
             device=self._device,
             cache=cache or self._options.cache,
-            reporter=self._reporter,
-            stop=self._stop,
+            context=self._context,
         )
 
     def run(self, progress: Progress) -> float:
@@ -160,11 +157,11 @@ class Trainer:
             progress = replace(progress, step=progress.step + 1)
             self._reporter.advance(1)
             is_due = time.monotonic() - saved > 60 * self._options.checkpoint_minutes
-            if is_due or self._stop():
+            if is_due or self._context.stop():
                 self._refuse_nan(before)
                 progress = self._save(replace(progress, loss_sum=float(sums)), optimiser)
                 saved = time.monotonic()
-                stop_if_asked(self._stop)
+                self._context.stop_if_asked()
         self._refuse_nan(before)
         return replace(progress, loss_sum=float(sums))
 

@@ -10,8 +10,6 @@ from math import inf
 from threading import Lock
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
-
 Stage = Literal["decode", "draw", "wait", "views", "trunk", "tail", "projection", "fetch", "write"]
 
 MEANINGS: dict[Stage, str] = {
@@ -109,9 +107,3 @@ class Clock:
                 StageTime(name, seconds, seconds / elapsed if elapsed else 0.0, name in BESIDE)
                 for name, seconds in self._seconds.items()
             ]
-
-
-def wait_for_gpu() -> None:
-    """Wait for the current CUDA device, where this process uses one."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()

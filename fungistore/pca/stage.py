@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import PCA, FeatureMatrix, blocks_of, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
-from fungistore.report import Reporter, Silent, stop_if_asked
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
@@ -102,8 +102,7 @@ def fit_pca(
     options: PcaOptions,
     *,
     restart: bool = False,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> PcaResult:
     """Fit a PCA and write its coordinates as the feature `pca/NAME`, continuing where it stopped.
 
@@ -114,25 +113,23 @@ def fit_pca(
         store: the store's directory.
         options: what to fit, and on what.
         restart: first delete the PCA of this name.
-        reporter: is told what happens; default: nobody.
-        stop: asked between units.
+        context: its reporter is told what happens, its stop asked between units.
 
     Raises:
         UsageError: features, split or dim cannot be had.
         MismatchError: a PCA of this name was made with other settings.
         StoppedError: `stop` asked for it; committed units are kept.
     """
-    reporter = reporter or Silent()
     opened = Store.open(Path(store))
     matrix = open_features(opened, options.features, feature_set=options.feature_set)
-    rows, origin = _fit_rows(opened, matrix, options, reporter)
-    dim = _settle_dim(matrix, len(rows), options.dim, reporter)
+    rows, origin = _fit_rows(opened, matrix, options, context)
+    dim = _settle_dim(matrix, len(rows), options.dim, context)
     name = options.name or f"{matrix.name}-{dim}"
     refuse_odd_name(name, "--name")
     config = _config(matrix, options, dim, origin, rows)
     thing = f"features/{matrix.feature_set}/{PCA}{name}"
     with disk_errors_explained(opened.root), opened.writing(thing) as target:
-        return _fit_pca(target, matrix, name, config, rows, reporter, stop, restart=restart)
+        return _fit_pca(target, matrix, name, config, rows, context, restart=restart)
 
 
 def _fit_pca(
@@ -141,28 +138,27 @@ def _fit_pca(
     name: str,
     config: Config,
     rows: Rows,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
     *,
     restart: bool,
 ) -> PcaResult:
     dim: int = config["pca"]["dim"]
     existing = store.arrays(matrix.feature_set).get(PCA + name)
     if restart and existing:
-        reporter.notice(f"--restart: deleting {existing.name}")
+        context.reporter.notice(f"--restart: deleting {existing.name}")
         store.remove_arrays([existing])
         existing = None
     store.sweep()
     if existing:
-        config = _settled(store, existing, config, len(rows), reporter)
+        config = _settled(store, existing, config, len(rows), context)
     else:
         store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
     key = fingerprint(config)
     if not store.setups.has(key):
-        reporter.notice(f"fitting {dim} components of {matrix.name} on {len(rows)} rows")
-        reporter.begin("rows read", len(rows))
-        pca = fit(matrix.features, _counted(matrix, rows, reporter, stop), dim)
-        reporter.end()
+        context.reporter.notice(f"fitting {dim} components of {matrix.name} on {len(rows)} rows")
+        context.reporter.begin("rows read", len(rows))
+        pca = fit(matrix.features, _counted(matrix, rows, context), dim)
+        context.reporter.end()
         store.setups.freeze(config, {TENSORS: _tensors(pca, rows, len(store.samples))}, {})
     pca = _load(store, key)
     array = existing or UnitArray.create(
@@ -175,7 +171,7 @@ def _fit_pca(
         fingerprint=key,
     )
     array.grow(matrix.rows)
-    computed = _transform(matrix, pca, array, reporter, stop)
+    computed = _transform(matrix, pca, array, context)
     commits = array.commits().values()
     return PcaResult(
         store=str(store.root),
@@ -237,7 +233,7 @@ def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
 
 
 def _fit_rows(
-    store: Store, matrix: FeatureMatrix, options: PcaOptions, reporter: Reporter
+    store: Store, matrix: FeatureMatrix, options: PcaOptions, context: Context
 ) -> tuple[Rows, Config]:
     """Return the usable rows to fit on, and where they come from."""
     coverage = matrix.coverage()
@@ -250,7 +246,7 @@ def _fit_rows(
     elif options.fit_split in ("all", "train"):
         rows, origin = np.arange(len(store.samples)), {"from": "all"}
         if options.fit_split == "train":
-            reporter.notice(
+            context.reporter.notice(
                 'no split "train": fitting on all rows; to evaluate on a part of them, '
                 "fit with --holdout"
             )
@@ -263,11 +259,13 @@ def _fit_rows(
         )
     usable = rows[coverage.usable[rows]]
     if len(usable) < len(rows):
-        reporter.notice(f"{len(rows) - len(usable)} rows to fit on are missing or NaN: left out")
+        context.reporter.notice(
+            f"{len(rows) - len(usable)} rows to fit on are missing or NaN: left out"
+        )
     return usable, origin
 
 
-def _settle_dim(matrix: FeatureMatrix, rows: int, asked: int | None, reporter: Reporter) -> int:
+def _settle_dim(matrix: FeatureMatrix, rows: int, asked: int | None, context: Context) -> int:
     most = largest_dim(rows, matrix.dim)
     dim = asked if asked is not None else min(DEFAULT_DIM, most)
     if not 0 < dim <= most:
@@ -279,7 +277,7 @@ def _settle_dim(matrix: FeatureMatrix, rows: int, asked: int | None, reporter: R
             hint="give a smaller --dim, more --features, or more rows to fit on",
         )
     if asked is None and dim < DEFAULT_DIM:
-        reporter.notice(
+        context.reporter.notice(
             f"{rows} rows of {matrix.dim} numbers determine {most} components: "
             f"--dim {dim} instead of {DEFAULT_DIM}"
         )
@@ -305,7 +303,7 @@ def _config(
 
 
 def _settled(
-    store: Store, existing: UnitArray, asked: Config, rows: int, reporter: Reporter
+    store: Store, existing: UnitArray, asked: Config, rows: int, context: Context
 ) -> Config:
     """Return the stored configuration, if what is asked for differs in the grown rows alone."""
     stored = store.setups.config(existing.fingerprint)
@@ -322,52 +320,49 @@ def _settled(
         )
     if grown:
         before = stored["pca"]["fit"]["rows"]
-        reporter.notice(
+        context.reporter.notice(
             f"the PCA was fitted on {before} rows, there are {rows} now: it is kept as it is; "
             "--restart fits it anew"
         )
     return stored
 
 
-def _counted(
-    matrix: FeatureMatrix, rows: Rows, reporter: Reporter, stop: Callable[[], bool]
-) -> Iterator[NDArray[np.float32]]:
+def _counted(matrix: FeatureMatrix, rows: Rows, context: Context) -> Iterator[NDArray[np.float32]]:
     for numbers, vectors in matrix.stream(rows):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         yield vectors
-        reporter.advance(len(numbers))
+        context.reporter.advance(len(numbers))
 
 
 def _transform(
     matrix: FeatureMatrix,
     pca: Pca,
     array: UnitArray,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> int:
     """Write the coordinates of every unit that lacks rows; returns how many units."""
     done = {unit: commit.rows for unit, commit in array.commits().items()}
     ready = {unit: c for unit in range(array.units) if (c := matrix.committed(unit))}
     to_do = [unit for unit, commit in ready.items() if done.get(unit, 0) < commit.rows]
     if to_do and done:
-        reporter.notice(f"resuming: {len(ready) - len(to_do)}/{len(ready)} units done")
+        context.reporter.notice(f"resuming: {len(ready) - len(to_do)}/{len(ready)} units done")
     elif not to_do:
-        reporter.notice(f"nothing to do: all {len(ready)} units are done")
-    reporter.begin("units", len(ready), done=len(ready) - len(to_do))
+        context.reporter.notice(f"nothing to do: all {len(ready)} units are done")
+    context.reporter.begin("units", len(ready), done=len(ready) - len(to_do))
     for unit in to_do:
-        stop_if_asked(stop)
+        context.stop_if_asked()
         commit, start = ready[unit], unit * array.unit_rows
         coordinates = pca.transform(matrix.read(start, start + commit.rows))
         with np.errstate(over="ignore"):
             stored = coordinates.astype(array.array.dtype)
         written = array.publish(unit, stored, commit.ids, commit.failed)
         if written.inf_rows:
-            reporter.notice(
+            context.reporter.notice(
                 f"unit {unit} has {written.inf_rows} rows with infinities; "
                 "try --storage-dtype float32"
             )
-        reporter.advance(1)
-    reporter.end()
+        context.reporter.advance(1)
+    context.reporter.end()
     return len(to_do)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError, MismatchError
 from fungistore.extraction.replay import Replay, replay_extraction, rounded
 from fungistore.fingerprint import describe, differences
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, blocks_of, normalize
 from fungistore.pca.components import Pca
 from fungistore.pca.stage import load_pca
-from fungistore.report import Reporter
 from fungistore.searching.queries import FileQuery
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -34,15 +34,13 @@ class QueryModel:
     pca: Pca | None
     pca_array: UnitArray | None
 
-    def vectors(
-        self, queries: list[FileQuery], reporter: Reporter, stop: Callable[[], bool]
-    ) -> Iterator[Vectors | FungiError]:
+    def vectors(self, queries: list[FileQuery], context: Context) -> Iterator[Vectors | FungiError]:
         """Yield the vector [d] of each query, or why it has none.
 
         Raises:
             StoppedError: `stop` asked for it.
         """
-        for found in self.replay.features([*queries], reporter, stop):
+        for found in self.replay.features([*queries], context):
             yield found if isinstance(found, FungiError) else self._finish(found)
 
     def _finish(self, computed: Mapping[str, NDArray[np.float32]]) -> Vectors:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.indexing.record import OpenIndex, open_index
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import Vectors
-from fungistore.report import Reporter, Silent
 from fungistore.searching.queries import FileQuery, Query, SampleQuery, identify
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
 from fungistore.store.store import Store
@@ -27,8 +27,7 @@ def search(
     k: int = DEFAULT_K,
     weights: str | None = None,
     device: str = "auto",
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> SearchResult:
     """Find the k nearest samples of each query.
 
@@ -44,8 +43,7 @@ def search(
         k: neighbours of each query.
         weights: a weights file, where the one that was used has moved.
         device: where the model runs, if there are image files.
-        reporter: is told what happens; default: nobody.
-        stop: asked between batches of images.
+        context: its reporter is told what happens, its stop asked between batches of images.
 
     Raises:
         UsageError: no such index, no queries, or none of them is a file or a sample id.
@@ -60,16 +58,15 @@ def search(
         raise UsageError(
             "there are no queries", expected="paths of images, or sample ids", hint="- reads stdin"
         )
-    reporter = reporter or Silent()
     opened = open_index(Store.open(Path(store)), index, feature_set=feature_set)
-    _say_what_is_not_searched(opened, k, reporter)
+    _say_what_is_not_searched(opened, k, context)
     found = identify(opened.store, queries)
     usable: list[tuple[Query, Vectors]] = []
     errors: dict[int, FungiError] = {
         place: one for place, one in enumerate(found) if isinstance(one, FungiError)
     }
     known = [(place, one) for place, one in enumerate(found) if not isinstance(one, FungiError)]
-    vectors = _stored(opened, known) | _computed(opened, known, weights, device, reporter, stop)
+    vectors = _stored(opened, known) | _computed(opened, known, weights, device, context)
     for place, query in known:
         vector = vectors[place]
         if isinstance(vector, FungiError):
@@ -81,7 +78,7 @@ def search(
         raise failed[0][1]
     answers = _answers(opened, usable, k)
     if any(len(answer.neighbours) < min(k, opened.record.vectors - 1) for answer in answers):
-        reporter.notice(
+        context.reporter.notice(
             f"fewer than {k} neighbours for some queries: {opened.record.factory} looks at a part "
             "of the vectors; a higher --target-recall of fungi index looks at more"
         )
@@ -109,14 +106,18 @@ def _message(error: FungiError) -> str:
     return f"{error.what}; {error.hint}" if error.hint else error.what
 
 
-def _say_what_is_not_searched(opened: OpenIndex, k: int, reporter: Reporter) -> None:
+def _say_what_is_not_searched(opened: OpenIndex, k: int, context: Context) -> None:
     record, samples = opened.record, len(opened.store.samples)
     if record.vectors < k:
-        reporter.notice(f"the index has {record.vectors} vectors, fewer than the {k} asked for")
+        context.reporter.notice(
+            f"the index has {record.vectors} vectors, fewer than the {k} asked for"
+        )
     if record.excluded:
-        reporter.notice(f"{record.excluded} rows without usable features are not in the index")
+        context.reporter.notice(
+            f"{record.excluded} rows without usable features are not in the index"
+        )
     if record.rows_done < samples:
-        reporter.notice(
+        context.reporter.notice(
             f"the index has rows 0 to {record.rows_done} of {samples}; fungi index "
             f"{opened.store.root} --feature-set {record.feature_set} --name {record.name} "
             "adds what is extracted"
@@ -151,8 +152,7 @@ def _computed(
     known: Iterable[tuple[int, Query]],
     weights: str | None,
     device: str,
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> dict[int, Vectors | FungiError]:
     """Return the vector of each query that is a file, by the query's place."""
     files = [(place, query) for place, query in known if isinstance(query, FileQuery)]
@@ -163,7 +163,7 @@ def _computed(
     model = query_model(
         opened.store, opened.matrix, opened.record.pca, weights=weights, device=device
     )
-    vectors = model.vectors([query for _, query in files], reporter, stop)
+    vectors = model.vectors([query for _, query in files], context)
     return dict(zip((place for place, _ in files), vectors, strict=True))
 
 

@@ -22,7 +22,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from fungistore.errors import FungiError
-from fungistore.report import Reporter, stop_if_asked
+from fungistore.machine.context import Context
 
 LOCKS = ".locks"
 SHORT = "short.lock"
@@ -89,14 +89,6 @@ UNKNOWN = Claim("", 0, 1, "", 0, "an unknown host", "an unknown time", "its reco
 CLAIM = TypeAdapter(Claim)
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How to wait for a thing that another process writes: who is told, who can end it."""
-
-    reporter: Reporter
-    stop: Callable[[], bool]
-
-
 class StoreLocks:
     """The locks of one store.
 
@@ -133,7 +125,7 @@ class StoreLocks:
 
     @contextmanager
     def hold(
-        self, things: Sequence[str], part: Slice = WHOLE, patience: Patience | None = None
+        self, things: Sequence[str], part: Slice = WHOLE, patience: Context | None = None
     ) -> Iterator[frozenset[str]]:
         """Hold some things, all or none, and yield the tokens of the claims.
 
@@ -151,7 +143,7 @@ class StoreLocks:
         while isinstance(taken := self._take(things, part), Claim):
             if patience is None or taken.thing not in things:
                 raise self._refusal(taken)
-            stop_if_asked(patience.stop)
+            patience.stop_if_asked()
             if taken.token != told:
                 patience.reporter.notice(f"waiting for {taken.thing}: {taken}")
                 told = taken.token

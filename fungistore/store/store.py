@@ -15,6 +15,7 @@ from typing import Any
 
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences
+from fungistore.machine.context import Context
 from fungistore.sources.sample import Sample, Source
 from fungistore.store.census import Comparison
 from fungistore.store.disk_errors import NOT_WRITABLE
@@ -31,7 +32,7 @@ from fungistore.store.failures import (
     compact_failures,
     read_failures,
 )
-from fungistore.store.locks import LOCKS, WHOLE, Patience, Slice, StoreLocks
+from fungistore.store.locks import LOCKS, WHOLE, Slice, StoreLocks
 from fungistore.store.manifest import (
     SCHEMA_VERSION,
     Manifest,
@@ -201,7 +202,7 @@ class Store:
 
     @contextmanager
     def writing(
-        self, *things: str, part: Slice = WHOLE, patience: Patience | None = None
+        self, *things: str, part: Slice = WHOLE, patience: Context | None = None
     ) -> Iterator[Store]:
         """Hold what is going to be written, and yield the store as the last writer left it.
 

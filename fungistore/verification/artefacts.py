@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fungistore.errors import FungiError, StoreError
 from fungistore.evaluation.result import EVALS
 from fungistore.fingerprint import Config, fingerprint
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.names import is_file_name
-from fungistore.report import stop_if_asked
 from fungistore.store.durable import PARTIAL, file_digest
 from fungistore.store.seal import seal_is_broken
 from fungistore.store.store import Store
@@ -54,7 +54,7 @@ def check_indexes(
     store: Store,
     layout: Layout,
     bad_units: frozenset[str],
-    stop: Callable[[], bool],
+    context: Context,
 ) -> Iterator[Finding]:
     """Check each index: its record, its files' checksums, and what it was made from.
 
@@ -69,7 +69,7 @@ def check_indexes(
     from fungistore.indexing.record import RECORD, read_record  # loads faiss
 
     for folder in _folders(store.root / INDEXES):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         where = folder.relative_to(store.root).as_posix()
         names = (folder.parent.name, folder.name)
         try:
@@ -101,14 +101,14 @@ def check_indexes(
         yield from _stale_index(store, folder, record, layout, bad_units)
 
 
-def check_heads(store: Store, layout: Layout, stop: Callable[[], bool]) -> Iterator[Finding]:
+def check_heads(store: Store, layout: Layout, context: Context) -> Iterator[Finding]:
     """Check each head: its configuration, its state, its weights, and what it was trained on."""
     if not (store.root / HEADS).is_dir():
         return
     from fungistore.loff.checkpoint import CONFIG, RunDirectory  # loads torch
 
     for folder in _folders(store.root / HEADS):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         run = RunDirectory(store, folder.parent.name, folder.name)
         again = f"fungi train-loff {store.root} --name {folder.name} with its options and --restart"
         where = folder.relative_to(store.root).as_posix()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from fungistore.errors import FungiError, StoreError
-from fungistore.report import Reporter, Silent, stop_if_asked
+from fungistore.machine.context import QUIET, Context
 from fungistore.store.durable import publish_bytes, sync
 from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy, Repair, errors_first
@@ -20,8 +19,7 @@ ROUNDS = 3  # metadata that are written anew let their units be checked; these m
 def repair_store(
     path: str | Path,
     *,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Repair:
     """Verify a store and repair what can be: nothing that holds what its record says is touched.
 
@@ -31,28 +29,27 @@ def repair_store(
 
     Args:
         path: the store's directory.
-        reporter: is told what happens; default: nobody.
-        stop: asked between units, and between repairs.
+        context: its reporter is told what happens, its stop asked between units, and between
+            repairs.
 
     Raises:
         UsageError: there is no store.
         FungiError: another process is writing, or the store cannot be written to.
         StoppedError: `stop` asked for it; what was repaired stays so.
     """
-    reporter = reporter or Silent()
     root = Path(path)
     try:
         Store.open(root)
     except StoreError:
-        return Repair(verify_store(root, reporter=reporter, stop=stop))
+        return Repair(verify_store(root, context=context))
     repaired: list[Finding] = []
     with Store.open(root).writing():
         store = Store.open(root)
         for _ in range(ROUNDS):
-            found = check_store(store, reporter, stop, is_being_written=False)
+            found = check_store(store, context, is_being_written=False)
             can_be = [finding for finding in found.findings if finding.remedy is not None]
             for finding in can_be:
-                stop_if_asked(stop)
+                context.stop_if_asked()
                 assert finding.remedy is not None
                 _apply(store.root, finding.remedy)
             repaired += can_be

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError
 from fungistore.fingerprint import digest_ids
-from fungistore.report import stop_if_asked
+from fungistore.machine.context import Context
 from fungistore.store.durable import PARTIAL, file_digest
 from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part
 from fungistore.store.seal import seal_is_broken
@@ -57,16 +57,16 @@ def check_manifest(store: Store) -> list[Finding]:
     return [Finding("manifest-damaged", MANIFEST, expected, found, advice=advice)] if found else []
 
 
-def check_samples(store: Store, stop: Callable[[], bool]) -> CheckedSamples:
+def check_samples(store: Store, context: Context) -> CheckedSamples:
     """Read the whole table: files, row numbers, labels, and ids, which must be unique."""
     table = store.samples
     problems: list[Finding] = []
     first, hashes = 0, [np.zeros(0, np.uint64)]
     for part in table.parts:
-        stop_if_asked(stop)
+        context.stop_if_asked()
         where = f"{SAMPLES}/{part.file}"
         try:
-            found = _check_part(store, part, first, hashes, stop)
+            found = _check_part(store, part, first, hashes, context)
         except FungiError:
             raise
         except Exception as error:  # Arrow raises many types on damaged bytes
@@ -106,7 +106,7 @@ def unreferenced_parts(store: Store) -> list[Finding]:
 
 
 def digests_of_ranges(
-    store: Store, ranges: Iterable[tuple[int, int]], stop: Callable[[], bool]
+    store: Store, ranges: Iterable[tuple[int, int]], context: Context
 ) -> dict[tuple[int, int], str]:
     """Return the digest of the ids of each range [start, stop) of rows, in one pass.
 
@@ -119,7 +119,7 @@ def digests_of_ranges(
     window: list[str] = []
     first = 0
     for batch in store.samples.batches("id"):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         window += batch["id"].to_pylist()
         while wanted and wanted[-1][1] <= first + len(window):
             start, end = wanted.pop()
@@ -137,7 +137,7 @@ def _check_part(
     part: Part,
     first: int,
     hashes: list[NDArray[np.uint64]],
-    stop: Callable[[], bool],
+    context: Context,
 ) -> str:
     """Return what is wrong with a part, "" if nothing is."""
     path = store.root / SAMPLES / part.file
@@ -150,7 +150,7 @@ def _check_part(
             return f"columns {', '.join(map(str, file.schema_arrow))}"
         row = first
         for batch in file.iter_batches(ROWS_PER_GROUP, columns=["row", "id", "label"]):
-            stop_if_asked(stop)
+            context.stop_if_asked()
             numbers = batch["row"].fill_null(-1).to_numpy()
             if not np.array_equal(numbers, np.arange(row, row + len(numbers))):
                 return f"row numbers out of order after row {row}"

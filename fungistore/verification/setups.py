@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import fingerprint
+from fungistore.machine.context import Context
 from fungistore.names import is_file_name
-from fungistore.report import stop_if_asked
 from fungistore.store.durable import PARTIAL, file_digest
 from fungistore.store.setups import CHECKSUMS, SETUPS
 from fungistore.store.store import Store
@@ -24,7 +23,7 @@ LOST = (
 
 
 def check_setups(
-    store: Store, arrays: tuple[StoredArray, ...], stop: Callable[[], bool]
+    store: Store, arrays: tuple[StoredArray, ...], context: Context
 ) -> tuple[list[Finding], list[str]]:
     """Check the setups that are there, and that those of all arrays are.
 
@@ -37,7 +36,7 @@ def check_setups(
     setups = [path for path in setups if path.is_dir() and not path.name.endswith(PARTIAL)]
     unsealed = 0
     for path in setups:
-        stop_if_asked(stop)
+        context.stop_if_asked()
         checksums, problem = _checksums(path)
         unsealed += checksums is None
         problems = [_wrong_config(store, path.name), problem]

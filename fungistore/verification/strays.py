@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from pydantic import TypeAdapter
 
-from fungistore.report import stop_if_asked
+from fungistore.machine.context import Context
 from fungistore.store.durable import orphans
 from fungistore.store.failures import Failure
 from fungistore.store.store import FAILURES, Store
@@ -17,10 +17,10 @@ from fungistore.verification.units import CheckedUnit
 FAILURE = TypeAdapter(Failure)
 
 
-def check_orphans(store: Store, stop: Callable[[], bool]) -> Iterator[Finding]:
+def check_orphans(store: Store, context: Context) -> Iterator[Finding]:
     """Find the files that interrupted writes left behind."""
     for path in orphans(store.root):
-        stop_if_asked(stop)
+        context.stop_if_asked()
         where = path.relative_to(store.root).as_posix()
         remedy = Remedy("removed", remove=(path,))
         yield Finding("orphan", where, "no unfinished files", "one", "warning", remedy)

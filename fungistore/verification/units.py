@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.machine.context import Context
 from fungistore.machine.resources import reading_threads
-from fungistore.report import Reporter, stop_if_asked
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray, checksum, parse_commit
 from fungistore.verification.commands import command_for_array
@@ -79,8 +79,7 @@ class Budget:
 def check_units(
     store: Store,
     arrays: tuple[StoredArray, ...],
-    reporter: Reporter,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> Iterator[CheckedUnit]:
     """Check every unit that has a record, and yield them roughly in order.
 
@@ -92,24 +91,24 @@ def check_units(
     then = {s.array.name: command_for_array(store, s.array.name, _key(s)) for s in arrays}
     threads = reading_threads()
     waiting: deque[Future[CheckedUnit]] = deque()
-    reporter.begin("units", len(work))
+    context.reporter.begin("units", len(work))
     with ThreadPoolExecutor(threads, thread_name_prefix="fungi-verify") as pool:
         try:
             for stored, unit in work:
-                stop_if_asked(stop)
+                context.stop_if_asked()
                 command = then[stored.array.name]
                 waiting.append(pool.submit(_check, store.root, stored, unit, budget, command))
                 if len(waiting) >= QUEUED * threads:
                     yield waiting.popleft().result()
-                    reporter.advance(1)
+                    context.reporter.advance(1)
             while waiting:
-                stop_if_asked(stop)
+                context.stop_if_asked()
                 yield waiting.popleft().result()
-                reporter.advance(1)
+                context.reporter.advance(1)
         finally:
             for future in waiting:
                 future.cancel()
-            reporter.end()
+            context.reporter.end()
 
 
 def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> list[Finding]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from fungistore.errors import StoreError
-from fungistore.report import Reporter, Silent
+from fungistore.machine.context import QUIET, Context
 from fungistore.store.locks import StoreLocks
 from fungistore.store.store import MANIFEST, Store
 from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
@@ -39,8 +39,7 @@ COUNTED = tuple(field.name for field in fields(ArrayCounts))[1:]  # all but the 
 def verify_store(
     path: str | Path,
     *,
-    reporter: Reporter | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    context: Context = QUIET,
 ) -> Verification:
     """Read and hash everything that a store holds, and list what is wrong. Nothing is changed.
 
@@ -51,61 +50,57 @@ def verify_store(
 
     Args:
         path: the store's directory.
-        reporter: is told what happens; default: nobody.
-        stop: asked between units.
+        context: its reporter is told what happens, its stop asked between units.
 
     Raises:
         UsageError: there is no store.
         StoppedError: `stop` asked for it.
     """
-    root, reporter = Path(path), reporter or Silent()
+    root = Path(path)
     try:
         store = Store.open(root)
     except StoreError as error:
         return Verification(str(path), (_unopenable(error),))
     writers = StoreLocks(root).writers()
     for claim in writers:
-        reporter.notice(f"reading while the store is being written: {claim}")
-    return check_store(store, reporter, stop, is_being_written=bool(writers))
+        context.reporter.notice(f"reading while the store is being written: {claim}")
+    return check_store(store, context, is_being_written=bool(writers))
 
 
-def check_store(
-    store: Store, reporter: Reporter, stop: Callable[[], bool], *, is_being_written: bool
-) -> Verification:
+def check_store(store: Store, context: Context, *, is_being_written: bool) -> Verification:
     """Do what `verify_store` does to an open store.
 
     Args:
         store: the store.
-        reporter: is told what happens.
-        stop: asked between units.
+        context: its reporter is told what happens, its stop asked between units.
         is_being_written: whether another process is at work: leftovers may be its own.
 
     Raises:
         StoppedError: `stop` asked for it.
     """
     began = time.perf_counter()
-    samples = check_samples(store, stop)
+    samples = check_samples(store, context)
     layout = read_layout(store, len(store.samples) if samples.is_sound else None)
     findings = [*check_manifest(store), *samples.findings, *layout.findings]
-    setups, notes = check_setups(store, layout.arrays, stop)
+    setups, notes = check_setups(store, layout.arrays, context)
     findings += setups
     tally = _Tally(store, layout.arrays)
-    for unit in check_units(store, layout.arrays, reporter, stop):
+    for unit in check_units(store, layout.arrays, context):
         tally.add(unit)
     findings += tally.findings
     bad = frozenset(tally.bad)
     if samples.is_sound:
-        findings += _wrong_ids(store, layout.arrays, tally, samples, stop)
+        findings += _wrong_ids(store, layout.arrays, tally, samples, context)
     else:
         notes.append("the sample table is damaged: the ids of the units were not compared")
     findings += check_failures(store, tally.failed)
     findings += check_pcas(store, layout)
-    findings += check_indexes(store, layout, bad, stop)
-    findings += check_heads(store, layout, stop)
+    findings += check_indexes(store, layout, bad, context)
+    findings += check_heads(store, layout, context)
     findings += check_evals(store, layout)
     uncommitted = uncommitted_chunks(store, layout.arrays)
     notes += missing_units(store, layout.arrays)
-    leftovers = [*check_orphans(store, stop), *unreferenced_parts(store), *uncommitted]
+    leftovers = [*check_orphans(store, context), *unreferenced_parts(store), *uncommitted]
     if is_being_written:
         notes.append("another process was writing: leftovers, which may be its own, are not listed")
         findings = [finding for finding in findings if finding.kind != "orphan"]
@@ -168,12 +163,12 @@ def _wrong_ids(
     arrays: tuple[StoredArray, ...],
     tally: _Tally,
     samples: CheckedSamples,
-    stop: Callable[[], bool],
+    context: Context,
 ) -> Iterator[Finding]:
     """Compare the ids that units were made of with those of the sample table."""
     by_name = {stored.array.name: stored for stored in arrays}
     ranges = {(start, end) for _, _, start, end, _ in tally.ids}
-    digests = digests_of_ranges(store, ranges, stop)
+    digests = digests_of_ranges(store, ranges, context)
     for name, unit, start, end, ids in tally.ids:
         right = digests.get((start, end))
         if ids == right:

@@ -21,8 +21,8 @@ from feature_world import clustered, make_store
 from fungistore.errors import FungiError, UsageError
 from fungistore.evaluation.compare import CompareOptions, Comparison, compare_features, linear_cka
 from fungistore.evaluation.plots import MOST_BARS, check_plot, draw, save_plot
+from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
-from fungistore.report import Silent
 from fungistore.store.store import Store
 
 ROWS, CLASSES, TRAIN = 120, 6, 80
@@ -109,7 +109,7 @@ def test_the_saved_json_says_what_it_was_made_from(tmp_path: Path) -> None:
     """Both scores, the CKA, the classes, and the fingerprint of every block in it."""
     store, arrays, _ = make_world(tmp_path)
     found = compare_features(tmp_path / "s", CompareOptions(b=("kl",)))
-    path = found.save(Silent())
+    path = found.save(QUIET)
     assert path is not None
     assert path.parent.name == "evals"
     document = json.loads(path.read_text())

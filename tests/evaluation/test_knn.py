@@ -18,6 +18,7 @@ from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import task
 from fungistore.evaluation.knn import KnnOptions, choose_shots, evaluate_knn, vote
 from fungistore.evaluation.metrics import accuracy_interval
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.pca.stage import PcaOptions, fit_pca
@@ -123,7 +124,7 @@ def test_a_pca_is_fitted_on_the_training_rows_of_each_combination(store):
 def test_a_pca_that_cannot_be_fitted_is_skipped_aloud(store):
     said = []
     options = KnnOptions(combinations="nested", pca_dims=(15,))
-    scores = evaluate_knn(store.root, options, reporter=Notices(said)).scores
+    scores = evaluate_knn(store.root, options, context=Context(Notices(said))).scores
     assert [score.dim for score in scores] == [10, 15]
     assert scores[0].protocol["pca"] is None
     assert "320 training rows of 10 numbers" in scores[0].protocol["pca_skipped"]

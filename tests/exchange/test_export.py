@@ -20,6 +20,7 @@ from fungistore.exchange.export import ExportOptions, export_features
 from fungistore.exchange.import_ import import_features
 from fungistore.exchange.import_options import ImportOptions
 from fungistore.exchange.npy import sidecar_of
+from fungistore.machine.context import Context
 from fungistore.store.store import Store
 
 ROWS, UNIT = 50, 16
@@ -184,7 +185,7 @@ def test_a_file_is_never_replaced_unasked_and_never_half(
     with pytest.raises(UsageError, match="--force"):
         export_features(store.root, path)
     with pytest.raises(StoppedError):
-        export_features(store.root, path, overwrite=True, stop=lambda: True)
+        export_features(store.root, path, overwrite=True, context=Context(stop=lambda: True))
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     export_features(store.root, path, ExportOptions(split="test"), overwrite=True)
     assert path.read_bytes() != before[path.name]

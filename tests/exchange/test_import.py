@@ -25,6 +25,7 @@ from fungistore.exchange.export import ExportOptions, export_features
 from fungistore.exchange.import_ import import_features
 from fungistore.exchange.import_options import ImportOptions
 from fungistore.exchange.npy import sidecar_of
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.store.store import Store
 
@@ -224,7 +225,7 @@ def test_a_stopped_import_continues_to_the_same_bytes(
     stops = 0
     while True:
         try:
-            done = import_features(path, halting, options, stop=stopping_after(3))
+            done = import_features(path, halting, options, context=Context(stop=stopping_after(3)))
             break
         except StoppedError:
             stops += 1
@@ -240,7 +241,7 @@ def test_a_kill_before_the_first_unit_continues(tmp_path: Path) -> None:
     path = write(tmp_path / "a.npy", vectors(), names())
     store, other = tmp_path / "s.fungi", tmp_path / "t.fungi"
     with pytest.raises(StoppedError):
-        import_features(path, store, stop=lambda: True)
+        import_features(path, store, context=Context(stop=lambda: True))
     import_features(path, store)
     import_features(path, other)
     assert tree(store) == tree(other)

@@ -25,6 +25,7 @@ from fungistore.errors import FungiError, ImageError, MismatchError, StoppedErro
 from fungistore.extraction.measure import estimate
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.run import extract
+from fungistore.machine.context import Context
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.simclr import SimCLR
 from fungistore.store.store import Store
@@ -138,7 +139,7 @@ def test_a_stopped_run_continues_to_the_same_store(
     committed: dict[Path, int] = {}
     for _ in range(20):
         try:
-            extract(str(images), interrupted, options, stop=stop_after(4))
+            extract(str(images), interrupted, options, context=Context(stop=stop_after(4)))
             break
         except StoppedError as error:
             assert "same command" in str(error)
@@ -348,7 +349,7 @@ def test_restart_deletes_and_names_what_it_deletes(
     extract(str(images), tmp_path / "s.fungi", options)
     notes = Notes()
     small = replace(options, features=("embeddings",), image_size=32)
-    extract(str(images), tmp_path / "s.fungi", small, restart=True, reporter=notes)
+    extract(str(images), tmp_path / "s.fungi", small, restart=True, context=Context(notes))
     assert f"--restart: deleting {TINY}/gradients/kl (24 rows)" in notes.texts
     assert set(read(tmp_path / "s.fungi")) == {"embeddings"}
 

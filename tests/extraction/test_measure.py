@@ -18,6 +18,7 @@ from fungistore.extraction.measure import with_fitting_batch
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.extraction.run import extract
+from fungistore.machine.context import QUIET, Context
 from fungistore.report import Silent
 from fungistore.sources.opening import open_source
 from fungistore.store.store import Store
@@ -73,16 +74,16 @@ def test_a_batch_is_halved_until_it_fits(store: Store, opened: Resolved, room: l
     """Of 64, 32, 16 images sixteen fit; each step is said, and the answer is final."""
     room[0] = 17
     reporter = Notices()
-    found = with_fitting_batch(opened, store.samples, lambda: False, reporter)
+    found = with_fitting_batch(opened, store.samples, Context(reporter))
     assert (found.batch_size, found.batch_is_open) == (16, False)
     assert [line.rpartition(" ")[2] for line in reporter.said] == ["32", "16"]
     room[0] = 1
-    assert with_fitting_batch(found, store.samples, lambda: False, reporter) == found
+    assert with_fitting_batch(found, store.samples, Context(reporter)) == found
 
 
 def test_few_images_leave_a_large_batch(store: Store, opened: Resolved, room: list[int]) -> None:
     """Twenty images fit, so a batch of 64 stays: there is nothing to try more with."""
-    found = with_fitting_batch(opened, store.samples, lambda: False, Silent())
+    found = with_fitting_batch(opened, store.samples, QUIET)
     assert (found.batch_size, found.batch_is_open) == (64, False)
 
 
@@ -90,7 +91,7 @@ def test_no_batch_is_less_than_an_image(store: Store, opened: Resolved, room: li
     """Where one image is too much, the error that explains it comes through."""
     room[0] = 0
     with pytest.raises(FullMemoryError, match="memory does not hold"):
-        with_fitting_batch(opened, store.samples, lambda: False, Silent())
+        with_fitting_batch(opened, store.samples, QUIET)
 
 
 def test_a_frozen_batch_is_not_tried_again(store: Store, opened: Resolved, room: list[int]) -> None:
@@ -100,4 +101,4 @@ def test_a_frozen_batch_is_not_tried_again(store: Store, opened: Resolved, room:
     room[0] = 0
     frozen = as_frozen(opened, Store.open(store.root))
     assert (frozen.batch_size, frozen.batch_is_open) == (8, False)
-    assert with_fitting_batch(frozen, store.samples, lambda: False, Silent()) == frozen
+    assert with_fitting_batch(frozen, store.samples, QUIET) == frozen

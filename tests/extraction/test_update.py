@@ -13,6 +13,7 @@ from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.result import ExtractResult
 from fungistore.extraction.run import extract
+from fungistore.machine.context import Context
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.report import Silent
 from fungistore.store.store import Store
@@ -62,7 +63,7 @@ def test_changed_files_are_made_anew_with_update(
     write_images(images / "dog", 1, seed=77)
     write_images(images / "cat", 1, seed=78)
     notes = Notes()
-    extract(str(images), store, options, reporter=notes)
+    extract(str(images), store, options, context=Context(notes))
     assert "--update makes them anew" in notes.text
     np.testing.assert_array_equal(Store.open(store).arrays(TINY)["embeddings"].read(0, 24), before)
     done = run(images, store, options, update=True)
@@ -76,7 +77,7 @@ def test_changed_files_are_made_anew_with_update(
     assert row["bytes"] == (images / row["uri"]).stat().st_size
     assert row["label"] == 1
     notes = Notes()
-    again = extract(str(images), store, options, update=True, reporter=notes)
+    again = extract(str(images), store, options, update=True, context=Context(notes))
     assert again.redone == 0
     assert "another size" not in notes.text
 
@@ -92,13 +93,13 @@ def test_an_update_reaches_other_feature_sets_and_pcas(
     fit_pca(store, PcaOptions(dim=4, name="p", feature_set=TINY))
     write_images(images / "dog", 1, seed=77)
     notes = Notes()
-    extract(str(images), store, options, update=True, reporter=notes)
+    extract(str(images), store, options, update=True, context=Context(notes))
     assert "pca/p" in notes.text
     assert [(f.feature_set, f.row) for f in Store.open(store).failures()] == [("other", 12)]
     assert sorted(Store.open(store).arrays(TINY)["pca/p"].commits()) == [0, 2]
     assert fit_pca(store, PcaOptions(dim=4, name="p", feature_set=TINY)).units_computed == 1
     notes = Notes()
-    assert extract(str(images), store, other, reporter=notes).failed == 1
+    assert extract(str(images), store, other, context=Context(notes)).failed == 1
     assert "1 rows are of files that have changed" in notes.text
     assert run(images, store, other, update=True).failed == 0
 
@@ -155,10 +156,10 @@ def test_removed_files_are_reported_and_kept(
     for number in range(4):
         (images / "cat" / f"{number:03d}.jpg").unlink()
     notes = Notes()
-    assert extract(str(images), store, options, reporter=notes).samples == 24
+    assert extract(str(images), store, options, context=Context(notes)).samples == 24
     assert "4 images are not in the source any more" in notes.text
     assert "cat/000.jpg, cat/001.jpg, cat/002.jpg, ..." in notes.text
     write_images(tmp_path / "second" / "eel", 2)
     notes = Notes()
-    extract(str(tmp_path / "second"), store, options, reporter=notes)
+    extract(str(tmp_path / "second"), store, options, context=Context(notes))
     assert "any more" not in notes.text

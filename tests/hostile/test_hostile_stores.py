@@ -29,8 +29,8 @@ from fungistore.indexing.options import IndexOptions
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.predict import predict_rows
 from fungistore.loff.train import train_loff
+from fungistore.machine.context import QUIET
 from fungistore.pca.stage import PcaOptions, fit_pca
-from fungistore.report import Silent
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
 from fungistore.verification.verify import verify_store
@@ -44,7 +44,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_store(root, {"embeddings": vectors}, labels, unit_rows=8)
     fit_pca(root, PcaOptions(dim=2, name="p"))
     build_index(root, IndexOptions(name="i"))
-    evaluate_knn(root, KnnOptions(k=3, holdout=0.25)).save(Silent())
+    evaluate_knn(root, KnnOptions(k=3, holdout=0.25)).save(QUIET)
     settings: dict[str, Any] = {"head": "linear", "epochs": 1, "holdout": 0.25, "name": "h"}
     train_loff(root, TrainOptions(dtype="float32", **settings))
     return root

@@ -29,6 +29,7 @@ from fungistore.loff.gather import (
 )
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.order import Sequential, Shuffled, Weighted
+from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import free_memory
 from fungistore.report import Silent
 from fungistore.store.units import Codec, UnitArray
@@ -427,7 +428,9 @@ def test_neighbouring_rows_are_read_at_once(tmp_path: Path) -> None:
 
 def test_auto_keeps_rows_in_memory_if_they_fit(tmp_path: Path) -> None:
     said = Listening()
-    loader = PatchLoader(make_array(tmp_path), Sequential(np.arange(ROWS)), 8, reporter=said)
+    loader = PatchLoader(
+        make_array(tmp_path), Sequential(np.arange(ROWS)), 8, context=Context(said)
+    )
     assert loader.cache == "ram"
     assert len(said.notices) == 1
     assert "kept in memory" in said.notices[0]
@@ -448,14 +451,16 @@ def test_auto_reads_from_disk_what_does_not_fit() -> None:
 
 def test_a_gpu_cache_needs_a_gpu() -> None:
     with pytest.raises(UsageError, match="no GPU"):
-        choose_cache("gpu", 1, torch.device("cpu"), Silent())
+        choose_cache("gpu", 1, torch.device("cpu"), QUIET)
 
 
 def test_loading_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader_module, "LOAD_BYTES", 1000)
     array = make_array(tmp_path)
     with pytest.raises(StoppedError):
-        PatchLoader(array, Sequential(np.arange(ROWS)), 8, cache="ram", stop=lambda: True)
+        PatchLoader(
+            array, Sequential(np.arange(ROWS)), 8, cache="ram", context=Context(stop=lambda: True)
+        )
     assert not our_threads()
     loader = PatchLoader(array, Sequential(np.arange(ROWS)), 8, cache="ram")
     assert_content(epoch(loader), array)

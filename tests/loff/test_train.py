@@ -18,6 +18,7 @@ from fungistore.loff.loader import PatchLoader
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.order import Sequential
 from fungistore.loff.train import train_loff
+from fungistore.machine.context import Context
 from fungistore.store.store import Store
 
 ROWS, SIDE, CHANNELS, CLASSES = 96, 4, 8, 3
@@ -89,10 +90,10 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, store, step
     train_loff(other.root, options())
     calls = iter(range(10_000))
     with pytest.raises(StoppedError):
-        train_loff(store.root, options(), stop=lambda: next(calls) >= steps)
+        train_loff(store.root, options(), context=Context(stop=lambda: next(calls) >= steps))
     assert not RunDirectory(store, "set", "h").progress().done
     said = []
-    train_loff(store.root, options(), reporter=Notices(said))
+    train_loff(store.root, options(), context=Context(Notices(said)))
     assert any("resuming" in text for text in said) or steps == 1
     assert same(weights(store), weights(other))
     history = RunDirectory(store, "set", "h").progress().history
@@ -105,7 +106,7 @@ def test_a_finished_run_does_nothing(store):
     train_loff(store.root, options())
     before = {path: path.read_bytes() for path in (store.root / "heads").rglob("*.*")}
     said = []
-    train_loff(store.root, options(), reporter=Notices(said))
+    train_loff(store.root, options(), context=Context(Notices(said)))
     assert any("nothing to do: 3 epochs" in text for text in said)
     assert {path: path.read_bytes() for path in (store.root / "heads").rglob("*.*")} == before
 
@@ -301,5 +302,5 @@ def test_a_restart_killed_half_way_is_not_taken_for_a_run(store, monkeypatch):
         monkey.setattr("shutil.rmtree", lambda path: (path / "config.json").unlink())
         RunDirectory(store, "set", "h").remove()
     said = []
-    train_loff(store.root, options(), reporter=Notices(said))
+    train_loff(store.root, options(), context=Context(Notices(said)))
     assert not [text for text in said if "resuming" in text or "nothing to do" in text]

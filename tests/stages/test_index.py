@@ -19,6 +19,7 @@ from fungistore.indexing.choose import TRAIN_BYTES, choose_factory, part_count, 
 from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.record import open_index
 from fungistore.indexing.vectors import VectorIndex
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.store.store import Store
 
@@ -178,7 +179,7 @@ def test_a_stopped_index_resumes_to_what_one_run_gives(tmp_path: Path, factory: 
     with monkey.context():
         for _ in range(20):
             try:
-                build_index(tmp_path / "s", options, stop=stop_after(8))
+                build_index(tmp_path / "s", options, context=Context(stop=stop_after(8)))
                 break
             except StoppedError as error:
                 stops += 1
@@ -223,7 +224,7 @@ def test_a_checkpoint_is_a_whole_index_of_fewer_rows(tmp_path: Path) -> None:
     assert opened.record.rows_done == 6 * 32
     assert opened.vectors.count == opened.record.vectors == 6 * 32 - 2
     notes = Notes()
-    build_index(tmp_path / "s", reporter=notes)
+    build_index(tmp_path / "s", context=Context(notes))
     assert notes.texts == [f"resuming embeddings+kl-cosine: 192/{ROWS} rows done, 408 to go"]
 
 
@@ -239,7 +240,7 @@ def test_the_same_command_adds_only_new_rows(tmp_path: Path) -> None:
     for factory, name in (("Flat", "flat"), ("IVF4,Flat", "ivf")):
         notes = Notes()
         options = IndexOptions(factory=factory, name=name)
-        done = build_index(tmp_path / "s", options, reporter=notes)
+        done = build_index(tmp_path / "s", options, context=Context(notes))
         assert (done.added, done.index.vectors) == (ROWS - first, ROWS - 2)
         assert notes.texts == [f"adding {ROWS - first} new rows to the {first} that are in"]
         opened = open_index(grown, name)
@@ -249,7 +250,7 @@ def test_the_same_command_adds_only_new_rows(tmp_path: Path) -> None:
         if name == "flat":
             np.testing.assert_array_equal(found, brute_force(grown, "cosine", 6)[1])
     again = Notes()
-    assert build_index(tmp_path / "s", IndexOptions(name="ivf"), reporter=again).added == 0
+    assert build_index(tmp_path / "s", IndexOptions(name="ivf"), context=Context(again)).added == 0
     assert again.texts == [f"nothing to add: all {ROWS} rows are done"]
 
 
@@ -288,7 +289,7 @@ def test_other_settings_under_a_name_are_refused(
     assert "--restart" in str(caught.value)
     assert "--name" in str(caught.value)
     notes = Notes()
-    build_index(tmp_path / "s", other, restart=True, reporter=notes)
+    build_index(tmp_path / "s", other, restart=True, context=Context(notes))
     assert notes.texts[0] == "--restart: deleting indexes/set/x"
     build_index(tmp_path / "s", IndexOptions(name="x", factory="auto"))  # asks nothing
 

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import MismatchError, StoppedError, UsageError
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.pca.components import fit
@@ -91,7 +92,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path):
     fit_pca(one.root, options)
     calls = iter(range(100))
     with pytest.raises(StoppedError):
-        fit_pca(two.root, options, stop=lambda: next(calls) >= 4)
+        fit_pca(two.root, options, context=Context(stop=lambda: next(calls) >= 4))
     done = len(two.arrays("set")["pca/p"].commits())
     assert 0 < done < 10
     assert fit_pca(two.root, options).units_computed == 10 - done
@@ -110,7 +111,7 @@ def test_growth_transforms_new_rows_and_keeps_the_fit(tmp_path):
     fitted = load_pca(store, "set", "p")
     store = grown(store.root, 300)
     said = []
-    after = fit_pca(store.root, options, reporter=Notices(said))
+    after = fit_pca(store.root, options, context=Context(Notices(said)))
     assert after.rows == 300
     assert after.units_computed == 10  # the partly filled one, and nine new ones
     assert after.fingerprint == before.fingerprint
@@ -179,7 +180,7 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_written(store, options, te
 
 def test_the_default_dim_gives_way_to_the_data_and_says_so(store):
     said = []
-    assert fit_pca(store.root, PcaOptions(), reporter=Notices(said)).dim == 24
+    assert fit_pca(store.root, PcaOptions(), context=Context(Notices(said))).dim == 24
     assert any("--dim 24 instead of 512" in text for text in said)
     assert any('no split "train"' in text for text in said)
 

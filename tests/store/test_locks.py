@@ -14,9 +14,10 @@ import pytest
 from list_source import numbered
 
 from fungistore.errors import FungiError, StoppedError
+from fungistore.machine.context import Context
 from fungistore.report import Silent
 from fungistore.store.failures import Failure
-from fungistore.store.locks import WHOLE, Patience, Slice, StoreLocks
+from fungistore.store.locks import WHOLE, Slice, StoreLocks
 from fungistore.store.store import Store
 
 HOLDER = """
@@ -136,13 +137,13 @@ def test_waiting_ends_with_the_owner_or_by_request(store: Store) -> None:
     process = hold(store, "samples")
     with (
         pytest.raises(StoppedError),
-        store.writing("samples", patience=Patience(notes, lambda: bool(notes.lines))),
+        store.writing("samples", patience=Context(notes, lambda: bool(notes.lines))),
     ):
         pass
     assert f"pid {process.pid}" in notes.lines[0]
     killer = threading.Timer(0.3, kill, [process])
     killer.start()
-    with store.writing("samples", patience=Patience(notes, lambda: False)):
+    with store.writing("samples", patience=Context(notes)):
         assert len(notes.lines) == 2
     killer.join()
 

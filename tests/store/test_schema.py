@@ -24,10 +24,10 @@ from fungistore.indexing.record import IndexRecord, StoredFile
 from fungistore.loff.checkpoint import Progress
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
+from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import TENSORS as PCA_TENSORS
 from fungistore.pca.stage import PcaOptions, fit_pca
-from fungistore.report import Silent
 from fungistore.store.failures import Failure
 from fungistore.store.locks import Claim
 from fungistore.store.manifest import SCHEMA_VERSION, Manifest, newer_minor, say_newer_minor
@@ -56,7 +56,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_index(root, IndexOptions(name="exact"))
     build_index(root, IndexOptions(name="graph", factory="HNSW8"))
     knn = evaluate_knn(root, KnnOptions(k=3, holdout=0.25))
-    knn.save(Silent())
+    knn.save(QUIET)
     settings = {"head": "linear", "epochs": 1, "holdout": 0.25, "dtype": "float32", "name": "h"}
     train_loff(root, TrainOptions(**settings))
     with store.writing():

@@ -21,9 +21,9 @@ from fungistore.loff.checkpoint import RunDirectory, head_names
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.stored import open_head
 from fungistore.loff.train import train_loff
+from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import PcaOptions, fit_pca, load_pca
-from fungistore.report import Silent
 from fungistore.store.status import status
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
@@ -56,7 +56,7 @@ def full(tmp_path_factory):
     store = make_store(root, {"embeddings": vectors}, labels, unit_rows=8)
     fit_pca(root, PcaOptions(dim=2, name="four"))
     build_index(root, IndexOptions(name="exact"))
-    evaluate_knn(root, KnnOptions(k=3, holdout=0.25)).save(Silent())
+    evaluate_knn(root, KnnOptions(k=3, holdout=0.25)).save(QUIET)
     settings = {"head": "linear", "epochs": 1, "holdout": 0.25, "dtype": "float32", "name": "h"}
     train_loff(root, TrainOptions(**settings))
     line = {"row": 3, "uri": "3", "error": "E", "message": "m", "feature_set": "set"}

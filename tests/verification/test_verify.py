@@ -19,8 +19,8 @@ from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
+from fungistore.machine.context import QUIET, Context
 from fungistore.pca.stage import PcaOptions, fit_pca
-from fungistore.report import Silent
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
 from fungistore.verification.samples import digests_of_ranges
@@ -46,7 +46,7 @@ def full(tmp_path_factory):
     fit_pca(root, PcaOptions(dim=4, name="four"))
     build_index(root, IndexOptions(name="exact"))
     build_index(root, IndexOptions(name="graph", features=("kl",), factory="HNSW8"))
-    evaluate_knn(root, KnnOptions(k=3, holdout=0.25)).save(Silent())
+    evaluate_knn(root, KnnOptions(k=3, holdout=0.25)).save(QUIET)
     settings = {"head": "linear", "epochs": 1, "holdout": 0.25, "dtype": "float32", "name": "h"}
     train_loff(root, TrainOptions(**settings))
     return root
@@ -448,7 +448,7 @@ def test_digests_of_ranges_are_those_of_their_ids(root):
     store = Store.open(root)
     ids = [row["id"] for row in store.samples.rows(0, ROWS)]
     ranges = {(0, 16), (0, 4), (8, 40), (16, 32), (59, 60), (32, 99)}
-    found = digests_of_ranges(store, ranges, lambda: False)
+    found = digests_of_ranges(store, ranges, QUIET)
     assert found == {(a, b): digest_ids(ids[a:b]) for a, b in ranges if b <= ROWS}
 
 
@@ -476,7 +476,7 @@ def test_while_another_process_writes_verify_reads_and_repair_refuses(root):
     (root / "commits/set" / f".x.{'a' * 32}.partial").write_bytes(b"")
     said = []
     with Store.open(root).writing():
-        found = verify_store(root, reporter=Notices(said))
+        found = verify_store(root, context=Context(Notices(said)))
         with pytest.raises(FungiError, match="another process is writing"):
             repair_store(root)
     assert found.is_being_written
@@ -488,7 +488,7 @@ def test_while_another_process_writes_verify_reads_and_repair_refuses(root):
 def test_verify_stops_on_request(root):
     """A signal ends it between units."""
     with pytest.raises(StoppedError):
-        verify_store(root, stop=lambda: True)
+        verify_store(root, context=Context(stop=lambda: True))
 
 
 def test_no_store_is_a_usage_error(tmp_path):
