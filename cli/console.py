@@ -114,10 +114,7 @@ def _fail(error: FungiError, *, as_json: bool) -> NoReturn:
     for line in (first if isinstance(error, StoppedError) else f"error: {first}", *lines):
         note(line)
     if as_json:
-        details = {"where": error.where, "expected": error.expected, "found": error.found}
-        details = {key: None if value is None else str(value) for key, value in details.items()}
-        document = {"what": error.what, **details, "try": error.hint}
-        result_json({"error": document, "exit_code": code})
+        result_json({"error": error.to_json(), "exit_code": code})
     raise typer.Exit(code)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fungistore.errors import UsageError
 from fungistore.machine.context import Context
 
 from .console import (
@@ -22,7 +21,7 @@ from .console import (
     size,
     stop_on_signals,
 )
-from .extract_workers import EventReporter, choose_worker, run_workers
+from .evaluation import words
 
 if TYPE_CHECKING:
     from fungistore.extraction.measure import Estimate
@@ -121,7 +120,6 @@ def extract(
     processes: Annotated[
         int | None, _option("Run so many workers on this machine's --device.")
     ] = None,
-    events: Annotated[bool, typer.Option("--events", hidden=True)] = False,
     as_json: Annotated[bool, _option("Print one JSON object on stdout.", "--json")] = False,
 ) -> None:
     """Write features of images into a store; run it again to continue, or to add images.
@@ -176,12 +174,12 @@ def extract(
     if negatives is not None:
         settings.append(f"simclr.negatives={negatives}")
     with stop_on_signals() as stop:  # from the start: importing and loading take seconds
+        from fungistore.engines.choose import choose_engine
         from fungistore.extraction.measure import estimate
         from fungistore.extraction.options import ExtractOptions, read_config, with_settings
-        from fungistore.extraction.run import extract as run
+        from fungistore.extraction.stage import extract as run
         from fungistore.machine.stopwatch import UNWATCHED, Clock
         from fungistore.machine.transfer import wait_for_gpu
-        from fungistore.store.locks import Slice
 
         settled = read_config(config) if config is not None else {}
         settled = {key.replace("-", "_"): value for key, value in settled.items()}
@@ -192,19 +190,6 @@ def extract(
             result_json(planned.to_json()) if as_json else _show_estimate(planned)
             return
         reporter = ConsoleReporter()
-        devices = _devices(source, gpus, processes, options.device, is_restart=restart)
-        if devices:
-            flags_on = [
-                name for name, on in (("--update", update), ("--retry-failed", retry_failed)) if on
-            ]
-            document, code = run_workers(
-                [source, str(store), *flags_on], options.to_config(), devices, stop, reporter
-            )
-            result_json(document) if as_json else _show_workers(document, store)
-            if not code or code == SKIPPED_INPUTS:
-                next_step("fungi", "status", str(store))
-            raise typer.Exit(code)
-        index, count = choose_worker(worker_id, num_workers, os.environ)
         clock = Clock(wait_for_gpu) if profile else None
         done = run(
             source,
@@ -213,8 +198,16 @@ def extract(
             restart=restart,
             update=update,
             retry_failed=retry_failed,
-            part=Slice(index, count),
-            context=Context(EventReporter() if events else reporter, stop, clock or UNWATCHED),
+            engine=choose_engine(
+                options.device,
+                gpus=words(gpus),
+                processes=processes,
+                worker_id=worker_id,
+                num_workers=num_workers,
+                environment=os.environ,
+                reporter=reporter,
+            ),
+            context=Context(reporter, stop, clock or UNWATCHED),
         )
     times = clock.times() if clock else []
     if as_json:
@@ -223,8 +216,7 @@ def extract(
     else:
         _show_result(done)
         _show_profile(times)
-    if not events:
-        next_step("fungi", "status", str(store))
+    next_step("fungi", "status", str(store))
     if done.failed:
         raise typer.Exit(SKIPPED_INPUTS)
 
@@ -233,47 +225,6 @@ def _show_profile(times: list[StageTime]) -> None:
     for time in sorted(times, key=lambda time: time.beside):
         place = "beside" if time.beside else f"{time.share:6.1%}"
         result(f"{time.stage:<10} {time.seconds:9.2f} s  {place:>6}  {time.meaning}")
-
-
-def _devices(
-    source: str, gpus: str | None, processes: int | None, device: str, *, is_restart: bool
-) -> list[str]:
-    """Return the device of each worker to start, none where this process does the work itself."""
-    if gpus is None and processes is None:
-        return []
-    where = "--gpus" if gpus is not None else "--processes"
-    names = [] if gpus is None else [name.strip() for name in gpus.split(",")]
-    if gpus is not None and processes is not None:
-        raise UsageError("give --gpus or --processes, not both", where=where)
-    if gpus is not None and not all(map(str.isdecimal, names)):
-        raise UsageError("not a list of devices", where=where, expected="0,1,2", found=gpus)
-    if processes is not None and processes < 1:
-        raise UsageError("no workers", where=where, expected="1 or more", found=processes)
-    if source == "-":
-        raise UsageError(
-            "several workers cannot read one standard input",
-            where=where,
-            hint="write the list into a manifest: a .csv file with a column `path`",
-        )
-    if is_restart:
-        raise UsageError(
-            "workers cannot start a feature set anew together",
-            where="--restart",
-            hint=f"first without {where}, with --restart --limit 1; then without --restart",
-        )
-    return [f"cuda:{name}" for name in names] or [device] * (processes or 0)
-
-
-def _show_workers(document: dict[str, Any], store: Path) -> None:
-    if "units" not in document:
-        return  # none came to an end; each has said why
-    units = document["units"]
-    result(
-        f"{store}: {document['samples']} images, {', '.join(document['features'])} in "
-        f"{document['feature_set']}; {units['done']}/{units['total']} units, "
-        f"{document['failed']} failed inputs, {document['images_per_second']:.1f} images/s "
-        f"by {len(document['workers'])} workers"
-    )
 
 
 def _show_estimate(planned: Estimate) -> None:
@@ -295,4 +246,5 @@ def _show_result(done: ExtractResult) -> None:
         f"{done.store}: {done.samples} images, {', '.join(done.features)} in {done.feature_set}; "
         f"{done.units_done}/{done.units_total} units, {done.failed} failed inputs{rate}"
         + (f"; {done.worker} had {done.worker_units} of the units" if done.worker.count > 1 else "")
+        + (f" by {len(done.workers)} workers" if done.workers else "")
     )

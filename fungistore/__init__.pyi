@@ -8,6 +8,11 @@ from .doctor.examine import Examination as Examination
 from .doctor.examine import examine as examine
 from .doctor.floor import Floor as Floor
 from .doctor.floor import measure_floor as measure_floor
+from .engines.engine import DividedWork as DividedWork
+from .engines.engine import Engine as Engine
+from .engines.engine import Local as Local
+from .engines.engine import Place as Place
+from .engines.processes import Processes as Processes
 from .errors import FungiError as FungiError
 from .evaluation.cluster import ClusterOptions as ClusterOptions
 from .evaluation.cluster import evaluate_cluster as evaluate_cluster
@@ -32,7 +37,7 @@ from .extraction.measure import Estimate as Estimate
 from .extraction.measure import estimate as estimate
 from .extraction.options import ExtractOptions as ExtractOptions
 from .extraction.result import ExtractResult as ExtractResult
-from .extraction.run import extract as extract
+from .extraction.stage import extract as extract
 from .indexing.build import IndexResult as IndexResult
 from .indexing.build import build_index as build_index
 from .indexing.options import IndexOptions as IndexOptions

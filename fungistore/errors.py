@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class FungiError(Exception):
     """A failure with an explanation; the command line prints it without a traceback.
@@ -42,6 +44,12 @@ class FungiError(Exception):
         }
         return {word: value for word, value in details.items() if value is not None}
 
+    def to_json(self) -> dict[str, str | None]:
+        """Return a JSON-ready dictionary, as `--json` prints it."""
+        fields = {"where": self.where, "expected": self.expected, "found": self.found}
+        texts = {key: None if value is None else str(value) for key, value in fields.items()}
+        return {"what": self.what, **texts, "try": self.hint}
+
     def __str__(self) -> str:
         lines = [f"  {word}: {value}" for word, value in self.details().items()]
         return "\n".join([self.what, *lines])
@@ -77,3 +85,11 @@ class FullMemoryError(FungiError):
 
 class ImageError(FungiError):
     """One input that cannot be turned into pixels; a run records it and goes on."""
+
+
+def error_from_json(document: Mapping[str, str | None], exit_code: int) -> FungiError:
+    """Undo `to_json`; the class is the one that ends a process with that exit code."""
+    kinds = (UsageError, MismatchError, StoreError, StoppedError)
+    kind = next((kind for kind in kinds if kind.exit_code == exit_code), FungiError)
+    fields = {key: document.get(key) for key in ("where", "expected", "found")}
+    return kind(document.get("what") or "a worker failed", hint=document.get("try"), **fields)

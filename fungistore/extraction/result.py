@@ -28,6 +28,7 @@ class ExtractResult:
         redone: rows of changed or failed inputs that were made anew by this run.
         worker: the slice of the units that was this run's; `units_done` counts those of all.
         worker_units: how many units that are.
+        workers: the results of an engine's workers, where several shared the units.
     """
 
     store: str
@@ -44,13 +45,17 @@ class ExtractResult:
     redone: int = 0
     worker: Slice = WHOLE
     worker_units: int = 0
+    workers: tuple[ExtractResult, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         document = asdict(self)
+        del document["workers"]
         computed = document.pop("units_computed")
         done, total = document.pop("units_done"), document.pop("units_total")
-        units = {"done": done, "total": total, "computed": computed}
-        own = {"id": self.worker.index, "of": self.worker.count}
-        worker = own | {"units": document.pop("worker_units")}
-        return document | {"units": units, "worker": worker}
+        own = {"id": self.worker.index, "of": self.worker.count, "units": self.worker_units}
+        del document["worker"], document["worker_units"]
+        document["units"] = {"done": done, "total": total, "computed": computed}
+        if self.workers:
+            return document | {"workers": [worker.to_json() for worker in self.workers]}
+        return document | {"worker": own}

@@ -1,4 +1,4 @@
-"""`fungi extract`: images in, committed units of features out; the stage from top to bottom."""
+"""One process's extraction: images in, committed units of features out, from top to bottom."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import ExtractResult
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import PCA
-from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failures import CHANGED_FILE, Failure
@@ -35,57 +34,93 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 
-def extract(
-    source: str | Source,
-    store: str | Path,
-    options: ExtractOptions,
-    *,
-    restart: bool = False,
-    update: bool = False,
-    retry_failed: bool = False,
-    part: Slice = WHOLE,
-    context: Context = QUIET,
-) -> ExtractResult:
-    """Write the features of a source's images into a store, continuing where it stopped.
+class Extraction:
+    """A loaded model and a store that lists a source's samples: runs slice after slice.
 
-    Several processes may do so at once, each with its own slice of the units: whoever comes first
-    freezes what all of them use, the others wait for that moment.
+    Several processes may extract into one store at once, each with slices of its own: whoever comes
+    first freezes what all of them use, the others wait for that moment.
 
     Args:
-        source: a folder, manifest or tar shards, as `open_source` takes them, or a Source.
+        source: the samples.
         store: the store's directory; made where nothing is.
         options: what to extract, and how.
         restart: first delete everything that the feature set has.
         update: make the rows of files that have changed anew, and try failed inputs again.
         retry_failed: try failed inputs again.
-        part: this process's slice of the units.
-        context: its reporter is told what happens, its stop asked between batches; True ends the
-            run with StoppedError, keeping whole units.
+        context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
-        UsageError: options, source or model cannot be used; nothing was written.
-        MismatchError: the feature set was made with other settings; nothing was overwritten.
-        StoreError: the store is damaged.
-        StoppedError: `stop` asked for it.
-        FungiError: a full disk, an unreadable image under `on_error="fail"`, or another process
-            that writes the same.
+        As `fungistore.extract`.
     """
-    path = Path(store)
-    _refuse_restart_of_one(part, restart=restart)
-    with disk_errors_explained(path), ExitStack() as held:
-        opened = open_source(source) if isinstance(source, str) else source
-        resolved = settle(path, options, restart=restart)
-        made = Store.open_or_create(path)
-        with made.writing("samples", patience=context) as target:
-            _add_samples(target, opened, context, update=update)
-        with made.writing(f"prepare/{options.name}", patience=context) as preparing:
-            if restart:
-                with preparing.writing(f"features/{options.name}") as whole:
-                    _remove_feature_set(whole, options.name, context)
-            things = _things(preparing, resolved)
-            target = held.enter_context(preparing.writing(*things, part=part))
-            job = _prepare(target, resolved, part, context, is_redo=update or retry_failed)
-        return _work(job, context)
+
+    def __init__(
+        self,
+        source: Source,
+        store: Path,
+        options: ExtractOptions,
+        *,
+        restart: bool,
+        update: bool,
+        retry_failed: bool,
+        context: Context,
+    ) -> None:
+        self._path = store
+        self._context = context
+        self._restart = restart
+        self._is_redo = update or retry_failed
+        self._maker: FeatureMaker | None = None
+        with disk_errors_explained(store):
+            self._resolved = settle(store, options, restart=restart)
+            made = Store.open_or_create(store)
+            with made.writing("samples", patience=context) as target:
+                _add_samples(target, source, context, update=update)
+
+    def run(self, part: Slice) -> ExtractResult:
+        """Compute and commit what a slice of the units lacks."""
+        name, context = self._resolved.options.name, self._context
+        with disk_errors_explained(self._path), ExitStack() as held:
+            store = Store.open(self._path)
+            with store.writing(f"prepare/{name}", patience=context) as preparing:
+                if self._restart:
+                    with preparing.writing(f"features/{name}") as whole:
+                        _remove_feature_set(whole, name, context)
+                    self._restart = False
+                things = _things(preparing, self._resolved)
+                target = held.enter_context(preparing.writing(*things, part=part))
+                job = self._prepare(target, part)
+            return _work(job, context)
+
+    def _prepare(self, target: Store, part: Slice) -> _Job:
+        options, context = self._resolved.options, self._context
+        if self._is_redo:
+            _refuse_partial_redo(target, self._resolved)
+        resolved = as_frozen(self._resolved, target)
+        resolved = with_fitting_batch(resolved, target.samples, context)
+        self._resolved = resolved = with_unit_rows(resolved, target.samples, context)
+        configs = array_configs(resolved)
+        target.refuse_mismatch(options.name, by_array(resolved, configs))
+        if self._maker is None:
+            self._maker = freeze(resolved, target, configs, context)
+        rows = options.rows_of(len(target.samples))
+        arrays = _ready_arrays(target, resolved, configs, rows, context)
+        unit_rows = next(iter(arrays.values())).unit_rows
+        listed = [f for f in target.failures() if f.feature_set == options.name and f.row < rows]
+        changed = sum(failure.error == CHANGED_FILE for failure in listed)
+        if changed and not self._is_redo:
+            context.reporter.notice(
+                f"{changed} rows are of files that have changed: --update makes them anew"
+            )
+        return _Job(
+            store=target,
+            resolved=resolved,
+            configs=configs,
+            maker=self._maker,
+            arrays=arrays,
+            derived=_derived(target, options.name),
+            rows=rows,
+            part=part,
+            redo=[f for f in listed if f.row // unit_rows in part] if self._is_redo else [],
+        )
 
 
 @dataclass(frozen=True)
@@ -122,17 +157,6 @@ class _Job:
         return plan_tasks(self.resolved.arrays, arrays, self.rows, self.unit_rows)
 
 
-def _refuse_restart_of_one(part: Slice, *, restart: bool) -> None:
-    if restart and part != WHOLE:
-        raise UsageError(
-            "one worker of several cannot start the feature set anew",
-            where="--restart",
-            found=str(part),
-            hint="first let one process do it: the same command with --restart --limit 1 and "
-            "without workers; then start the workers without --restart",
-        )
-
-
 def _things(store: Store, resolved: Resolved) -> list[str]:
     """Return what is locked: the arrays, and those derived from them, whose units may go."""
     name = resolved.options.name
@@ -145,45 +169,6 @@ def _things(store: Store, resolved: Resolved) -> list[str]:
 def _derived(store: Store, feature_set: str) -> list[UnitArray]:
     arrays = store.arrays(feature_set)
     return [array for name, array in arrays.items() if name.startswith(PCA)]
-
-
-def _prepare(
-    target: Store,
-    resolved: Resolved,
-    part: Slice,
-    context: Context,
-    *,
-    is_redo: bool,
-) -> _Job:
-    options = resolved.options
-    if is_redo:
-        _refuse_partial_redo(target, resolved)
-    resolved = as_frozen(resolved, target)
-    resolved = with_fitting_batch(resolved, target.samples, context)
-    resolved = with_unit_rows(resolved, target.samples, context)
-    configs = array_configs(resolved)
-    target.refuse_mismatch(options.name, by_array(resolved, configs))
-    maker = freeze(resolved, target, configs, context)
-    rows = options.rows_of(len(target.samples))
-    arrays = _ready_arrays(target, resolved, configs, rows, context)
-    unit_rows = next(iter(arrays.values())).unit_rows
-    listed = [f for f in target.failures() if f.feature_set == options.name and f.row < rows]
-    changed = sum(failure.error == CHANGED_FILE for failure in listed)
-    if changed and not is_redo:
-        context.reporter.notice(
-            f"{changed} rows are of files that have changed: --update makes them anew"
-        )
-    return _Job(
-        store=target,
-        resolved=resolved,
-        configs=configs,
-        maker=maker,
-        arrays=arrays,
-        derived=_derived(target, options.name),
-        rows=rows,
-        part=part,
-        redo=[f for f in listed if f.row // unit_rows in part] if is_redo else [],
-    )
 
 
 def _refuse_partial_redo(store: Store, resolved: Resolved) -> None:

@@ -26,7 +26,7 @@ from fungistore.extraction.drawing import Drawer
 from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 

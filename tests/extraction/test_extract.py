@@ -24,7 +24,7 @@ from timm.data import create_transform, resolve_data_config
 from fungistore.errors import FungiError, ImageError, MismatchError, StoppedError, UsageError
 from fungistore.extraction.measure import estimate
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 from fungistore.machine.context import Context
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.simclr import SimCLR

@@ -17,7 +17,7 @@ from fungistore.extraction.freeze import as_frozen
 from fungistore.extraction.measure import with_fitting_batch
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 from fungistore.machine.context import QUIET, Context
 from fungistore.report import Silent
 from fungistore.sources.opening import open_source

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 
 MODEL = "vit_small_patch14_dinov2"
 IMAGES_PER_CLASS = 3

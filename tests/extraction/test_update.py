@@ -12,7 +12,7 @@ import pytest
 from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.result import ExtractResult
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 from fungistore.machine.context import Context
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.report import Silent

@@ -10,7 +10,7 @@ import pytest
 
 from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 from fungistore.modalities.image.decode import read_image
 from fungistore.sources.location import absolute_uri, locate, path_to_uri
 from fungistore.store.store import Store

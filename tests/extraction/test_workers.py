@@ -11,14 +11,26 @@ import time
 from pathlib import Path
 
 import pytest
-from fungi_cli.extract_workers import choose_worker
 
+from fungistore.engines.choose import choose_slice
+from fungistore.engines.engine import Local
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
+from fungistore.report import Silent
 from fungistore.store.locks import Slice
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
+
+
+class Listening(Silent):
+    """A reporter that keeps notices."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def command(images: Path, store: Path, weights: Path, *more: object) -> list[str]:
@@ -144,16 +156,16 @@ def test_workers_that_do_not_fit_together_are_refused(
     """Another division, or none, beside a live worker is refused; its own slice afterwards not."""
     options = ExtractOptions(model=TINY, weights=str(tiny_weights), image_size=32, unit_rows=4)
     store = tmp_path / "s.fungi"
-    extract(str(images), store, options, part=Slice(0, 3))
+    extract(str(images), store, options, engine=Local(Slice(0, 3)))
     thing = f"features/{TINY}/gradients/kl"
     with Store.open(store).writing(thing, part=Slice(0, 3)):
         for part in (Slice(0, 3), Slice(1, 2), Slice()):
             with pytest.raises(FungiError, match="another process is writing"):
-                extract(str(images), store, options, part=part)
-        done = extract(str(images), store, options, part=Slice(2, 3))
+                extract(str(images), store, options, engine=Local(part))
+        done = extract(str(images), store, options, engine=Local(Slice(2, 3)))
         assert (done.units_done, done.units_total, done.worker_units) == (4, 6, 2)
     with pytest.raises(UsageError, match="anew"):
-        extract(str(images), store, options, part=Slice(1, 3), restart=True)
+        extract(str(images), store, options, engine=Local(Slice(1, 3)), restart=True)
     assert extract(str(images), store, options).units_computed == 2
 
 
@@ -190,11 +202,12 @@ def test_who_a_worker_is(
     flags: tuple[int | None, int | None],
     environment: dict[str, str],
     expected: tuple[int, int],
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Flags win; else the scheduler's variables tell, and that is said."""
-    assert choose_worker(*flags, environment) == expected
-    assert ("--num-workers 1" in capsys.readouterr().err) == (
+    reporter = Listening()
+    part = choose_slice(*flags, environment, reporter)
+    assert (part.index, part.count) == expected
+    assert ("--num-workers 1" in "".join(reporter.lines)) == (
         flags == (None, None) and expected[1] > 1
     )
 
@@ -215,7 +228,7 @@ def test_half_a_division_is_refused(
 ) -> None:
     """A number without a count, or out of range, is a usage error."""
     with pytest.raises(UsageError):
-        choose_worker(*flags, environment)
+        choose_slice(*flags, environment, Silent())
 
 
 def kill_after(process: subprocess.Popen[bytes], store: Path, units: int) -> None:

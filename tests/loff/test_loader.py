@@ -441,12 +441,12 @@ def test_auto_reads_from_disk_what_does_not_fit() -> None:
     assert free is not None
     assert free > 1_000_000
     said, cpu = Listening(), torch.device("cpu")
-    assert choose_cache("auto", free, cpu, said) == "none"
+    assert choose_cache("auto", free, cpu, Context(said)) == "none"
     assert "from disk" in said.notices[0]
-    assert choose_cache("auto", free // 4, cpu, said) == "ram"
-    assert choose_cache("ram", free * 2 // 3, cpu, said) == "ram"
+    assert choose_cache("auto", free // 4, cpu, Context(said)) == "ram"
+    assert choose_cache("ram", free * 2 // 3, cpu, Context(said)) == "ram"
     with pytest.raises(UsageError, match="do not fit"):
-        choose_cache("ram", free * 2, cpu, said)
+        choose_cache("ram", free * 2, cpu, Context(said))
 
 
 def test_a_gpu_cache_needs_a_gpu() -> None:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from feature_world import clustered, make_store
 from fungistore.errors import ImageError, MismatchError, UsageError
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.matrices.blocks import open_features

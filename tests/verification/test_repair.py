@@ -9,7 +9,7 @@ import pytest
 from store_damage import are_equal, contents, copied, damage
 
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.run import extract
+from fungistore.extraction.stage import extract
 from fungistore.verification.repair import repair_store
 from fungistore.verification.verify import verify_store
 from tiny_world import TINY, write_images

@@ -1,0 +1,125 @@
+"""Which engine is meant: by flags, or by the variables of a scheduler that started this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fungistore.engines.engine import Engine, Local
+from fungistore.engines.processes import Processes
+from fungistore.errors import UsageError
+from fungistore.report import Reporter
+from fungistore.store.locks import WHOLE, Slice
+
+# (own number, how many there are), in the order in which they are looked for
+VARIABLES = (
+    ("SLURM_ARRAY_TASK_ID", ("SLURM_ARRAY_TASK_COUNT",)),
+    ("SLURM_PROCID", ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")),
+    ("RANK", ("WORLD_SIZE",)),
+)
+
+
+def choose_engine(
+    device: str,
+    *,
+    gpus: Sequence[str | int] | None,
+    processes: int | None,
+    worker_id: int | None,
+    num_workers: int | None,
+    environment: Mapping[str, str],
+    reporter: Reporter,
+) -> Engine:
+    """Return the engine that flags, or a scheduler's variables, ask for.
+
+    Args:
+        device: of `processes`, as --device names it.
+        gpus: numbers of the CUDA devices that get a worker each.
+        processes: how many workers share `device`.
+        worker_id: this process's number, from 0, of several that were started by hand.
+        num_workers: how many these are.
+        environment: the process's variables.
+        reporter: is told where a scheduler decided.
+
+    Raises:
+        UsageError: the flags contradict each other.
+    """
+    if gpus is not None and processes is not None:
+        raise UsageError("give --gpus or --processes, not both", where="--gpus")
+    if gpus is not None:
+        if not gpus or not all(str(number).isdecimal() for number in gpus):
+            found = ",".join(map(str, gpus))
+            raise UsageError(
+                "not a list of devices", where="--gpus", expected="0,1,2", found=found or "nothing"
+            )
+        return Processes([f"cuda:{number}" for number in gpus])
+    if processes is not None:
+        if processes < 1:
+            raise UsageError(
+                "no workers", where="--processes", expected="1 or more", found=processes
+            )
+        return Processes([device] * processes)
+    return Local(choose_slice(worker_id, num_workers, environment, reporter))
+
+
+def choose_slice(
+    worker: int | None, workers: int | None, environment: Mapping[str, str], reporter: Reporter
+) -> Slice:
+    """Return the slice of one worker of several, from flags or from a scheduler's variables.
+
+    Args:
+        worker: this process's number, from 0, where it was given.
+        workers: how many there are, where it was given.
+        environment: the process's variables.
+        reporter: is told where the scheduler decided.
+
+    Raises:
+        UsageError: half of it is missing, or the numbers do not fit.
+    """
+    found: tuple[Slice, str] | None = None
+    if worker is None and workers != 1:
+        found = _from_environment(environment)
+    if worker is None and workers is None:
+        if found is None or found[0].count == 1:
+            return WHOLE
+        reporter.notice(
+            f"{found[0]}, as {found[1]} says; --num-workers 1 makes this process do everything"
+        )
+        return found[0]
+    count = workers
+    if count is None:
+        raise UsageError("--worker-id needs the number of workers", hint="add --num-workers N")
+    index = worker if worker is not None else 0 if count == 1 else found[0].index if found else None
+    if index is None or not 0 <= index < count:
+        raise UsageError(
+            "not a worker's number",
+            where="--worker-id",
+            expected=f"0 to {count - 1}" if count > 0 else "--num-workers of 1 or more",
+            found="nothing" if index is None else index,
+            hint="number the workers from 0",
+        )
+    return Slice(index, count)
+
+
+def _from_environment(environment: Mapping[str, str]) -> tuple[Slice, str] | None:
+    for name, counts in VARIABLES:
+        count = next((key for key in counts if key in environment), None)
+        if name not in environment or count is None:
+            continue
+        try:
+            index, total = int(environment[name]), int(environment[count])
+            if name == "SLURM_ARRAY_TASK_ID":  # --array=1-8, or 0-14:2
+                index -= int(environment.get("SLURM_ARRAY_TASK_MIN", 0))
+                index, rest = divmod(index, int(environment.get("SLURM_ARRAY_TASK_STEP", 1)))
+            else:
+                rest = 0
+        except ValueError:
+            continue
+        if rest or not 0 <= index < total:
+            raise UsageError(
+                "the scheduler's numbers do not tell which worker this is",
+                where=f"{name} and {count}",
+                found=f"{environment[name]} and {environment[count]}",
+                hint="give --worker-id and --num-workers",
+            )
+        said = f"{name}={environment[name]} of {count}={environment[count]}"
+        return Slice(index, total), said
+    return None

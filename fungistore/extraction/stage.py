@@ -1,0 +1,148 @@
+"""`fungi extract`: by this process alone, or by the workers of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from fungistore.engines.engine import DividedWork, Engine, Local, Place, RunSlice
+from fungistore.errors import UsageError
+from fungistore.extraction.loader import default_workers
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.result import ExtractResult
+from fungistore.extraction.run import Extraction
+from fungistore.fingerprint import Config
+from fungistore.machine.context import QUIET, Context
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Source
+from fungistore.store.locks import WHOLE, Slice
+
+ALONE = Local()
+
+
+def extract(
+    source: str | Path | Source,
+    store: str | Path,
+    options: ExtractOptions,
+    *,
+    restart: bool = False,
+    update: bool = False,
+    retry_failed: bool = False,
+    engine: Engine = ALONE,
+    context: Context = QUIET,
+) -> ExtractResult:
+    """Write the features of a source's images into a store, continuing where it stopped.
+
+    Args:
+        source: a folder, manifest or tar shards, as `open_source` takes them, or a Source.
+        store: the store's directory; made where nothing is.
+        options: what to extract, and how.
+        restart: first delete everything that the feature set has.
+        update: make the rows of files that have changed anew, and try failed inputs again.
+        retry_failed: try failed inputs again.
+        engine: who runs which slice of the units: `Local()`, this process, all of them;
+            `Local(Slice(0, 8))` the first of eight slices; `Processes(("cuda:0", "cuda:1"))` two
+            processes all of them.
+        context: its reporter is told what happens, its stop asked between batches; True ends the
+            run with StoppedError, keeping whole units.
+
+    Raises:
+        UsageError: options, source or model cannot be used; nothing was written.
+        MismatchError: the feature set was made with other settings; nothing was overwritten.
+        StoreError: the store is damaged.
+        StoppedError: `stop` asked for it.
+        FungiError: a full disk, an unreadable image under `on_error="fail"`, or another process
+            that writes the same.
+    """
+    if isinstance(engine, Local):
+        _refuse_restart_of_one(engine.part, restart=restart)
+        extraction = Extraction(
+            open_source(str(source)) if isinstance(source, str | Path) else source,
+            Path(store),
+            options,
+            restart=restart,
+            update=update,
+            retry_failed=retry_failed,
+            context=context,
+        )
+        return extraction.run(engine.part)
+    _refuse_undividable(source, restart=restart)
+    arguments = {
+        "source": str(source),
+        "store": str(store),
+        "options": options.to_config(),
+        "update": update,
+        "retry_failed": retry_failed,
+    }
+    work = DividedWork(f"{__name__}:{open_extraction.__name__}", arguments)
+    results = TypeAdapter(list[ExtractResult])
+    return joined(results.validate_python(engine.run(work, context)))
+
+
+def open_extraction(arguments: Config, place: Place, context: Context) -> RunSlice:
+    """Load the model once and return what extracts slice after slice, in a worker of an engine."""
+    options = ExtractOptions.from_config(arguments["options"])
+    device = place.device or options.device
+    threads = options.workers or default_workers(device.partition(":")[0], place.neighbours)
+    extraction = Extraction(
+        open_source(arguments["source"]),
+        Path(arguments["store"]),
+        replace(options, device=device, workers=threads),
+        restart=False,
+        update=arguments["update"],
+        retry_failed=arguments["retry_failed"],
+        context=context,
+    )
+
+    def run(part: Slice) -> Config:
+        result: dict[str, Any] = asdict(extraction.run(part))
+        return result
+
+    return run
+
+
+def joined(results: Sequence[ExtractResult]) -> ExtractResult:
+    """Put the results of slices together; the store's state is what the last of them saw."""
+    last = max(results, key=lambda result: result.units_done)
+    return replace(
+        last,
+        units_computed=sum(result.units_computed for result in results),
+        images_computed=sum(result.images_computed for result in results),
+        images_per_second=sum(result.images_per_second for result in results),
+        redone=sum(result.redone for result in results),
+        worker=WHOLE,
+        worker_units=last.units_total,
+        workers=tuple(results),
+    )
+
+
+def _refuse_undividable(source: str | Path | Source, *, restart: bool) -> None:
+    if not isinstance(source, str | Path) or str(source) == "-":
+        raise UsageError(
+            "several workers cannot read one standard input, or a Python object",
+            where="the source",
+            expected="a folder, a manifest or shards",
+            hint="write the list into a manifest: a .csv file with a column `path`",
+        )
+    if restart:
+        raise UsageError(
+            "workers cannot start a feature set anew together",
+            where="--restart",
+            hint="first with one process: the same command with --restart --limit 1; then the "
+            "workers, without --restart",
+        )
+
+
+def _refuse_restart_of_one(part: Slice, *, restart: bool) -> None:
+    if restart and part != WHOLE:
+        raise UsageError(
+            "one worker of several cannot start the feature set anew",
+            where="--restart",
+            found=str(part),
+            hint="first let one process do it: the same command with --restart --limit 1 and "
+            "without workers; then start the workers without --restart",
+        )
