@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import UsageError
 from fungistore.evaluation.linear import LinearOptions, evaluate_linear, fit_probe
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split, stratified_holdout
 
@@ -105,7 +106,7 @@ def test_a_solver_that_did_not_converge_says_so(tmp_path):
     said = []
     options = LinearOptions(holdout=0.3, max_iter=1)
     (score,) = evaluate_linear(
-        store_of(tmp_path / "s").root, options, reporter=Notices(said)
+        store_of(tmp_path / "s").root, options, context=Context(Notices(said))
     ).scores
     assert not score.protocol["converged"]
     assert any("not converged after 1" in text for text in said)
