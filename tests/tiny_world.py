@@ -23,3 +23,12 @@ def write_images(folder: Path, count: int, seed: int = 0) -> None:
         size = (90 + 5 * (number % 7), 80 + 3 * (number % 5))
         image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
         image.save(folder / f"{number:03d}.jpg", quality=90)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Every file that an extraction makes, but what names the store or is about its locks."""
+    files = {p.relative_to(store).as_posix(): p for p in store.rglob("*") if p.is_file()}
+    left_out = ("store.json", ".locks/", "samples.parquet/")
+    return {
+        name: path.read_bytes() for name, path in files.items() if not name.startswith(left_out)
+    }

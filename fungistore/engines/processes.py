@@ -6,10 +6,11 @@ import json
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 from fungistore.engines.engine import DividedWork, Place
 from fungistore.engines.events import RUN
@@ -60,8 +61,7 @@ class Processes:
                 if worker.process.poll() is None:
                     worker.process.terminate()
             for worker in workers:
-                worker.process.wait()
-                worker.collector.join()
+                worker.close()
         _raise_worst([error for worker in workers if (error := worker.error)], context.reporter)
         return [worker.document["result"] for worker in workers]
 
@@ -72,11 +72,48 @@ class _Worker:
 
     part: Slice
     process: subprocess.Popen[str]
-    collector: threading.Thread = field(init=False)
+    listeners: list[threading.Thread] = field(default_factory=list)
     what: str = ""
     total: int = 0
     done: int = 0
     document: dict[str, Any] = field(default_factory=dict)
+
+    def listen(self, lines: Lines) -> None:
+        """Read both of its streams, so that it never waits for a reader."""
+        for read in (self._events(lines), self._result()):
+            thread = threading.Thread(target=read, daemon=True)
+            thread.start()
+            self.listeners.append(thread)
+
+    def close(self) -> None:
+        """Wait for its end, and for what it said last."""
+        self.process.wait()
+        for thread in self.listeners:
+            thread.join()
+
+    def _events(self, lines: Lines) -> Callable[[], None]:
+        stream = self.process.stderr
+        assert stream is not None
+
+        def read() -> None:
+            with stream:
+                for line in stream:
+                    lines.put((self, line.rstrip("\n")))
+            lines.put((self, None))
+
+        return read
+
+    def _result(self) -> Callable[[], None]:
+        stream = self.process.stdout
+        assert stream is not None
+
+        def read() -> None:
+            with stream:
+                text = stream.read()
+            with suppress(ValueError):  # killed before it had said all of it
+                self.document = json.loads(text)
+
+        return read
 
     @property
     def error(self) -> FungiError | None:
@@ -106,30 +143,13 @@ def _start(work: DividedWork, place: Place, part: Slice, lines: Lines) -> _Worke
         env={"OMP_NUM_THREADS": threads} | python_environment(),
         start_new_session=True,  # ^C reaches the parent alone, which hands it on once
     )
-    worker = _Worker(part, process)
     assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    threading.Thread(target=_pump, args=(worker, process.stderr, lines), daemon=True).start()
-    worker.collector = threading.Thread(target=_collect, args=(worker, process.stdout), daemon=True)
-    worker.collector.start()
+    worker = _Worker(part, process)
+    worker.listen(lines)
     spec = {"work": asdict(work), "place": asdict(place), "part": asdict(part)}
     with process.stdin as stdin:
         json.dump(spec, stdin)
     return worker
-
-
-def _pump(worker: _Worker, stream: IO[str], lines: Lines) -> None:
-    for line in stream:
-        lines.put((worker, line.rstrip("\n")))
-    lines.put((worker, None))
-
-
-def _collect(worker: _Worker, stream: IO[str]) -> None:
-    try:
-        worker.document = json.loads(stream.read())
-    except ValueError:
-        worker.document = {}  # killed before it could say anything
 
 
 def _follow(workers: list[_Worker], lines: Lines, context: Context) -> None:

@@ -20,7 +20,7 @@ from fungistore.extraction.stage import extract
 from fungistore.report import Silent
 from fungistore.store.locks import Slice
 from fungistore.store.store import Store
-from tiny_world import TINY, write_images
+from tiny_world import TINY, contents, write_images
 
 
 class Listening(Silent):
@@ -42,17 +42,8 @@ def command(images: Path, store: Path, weights: Path, *more: object) -> list[str
     return [*run, *flat, *map(str, more)]
 
 
-def content(store: Path) -> dict[str, bytes]:
-    """Every file that an extraction makes, but what names the store or is about its locks."""
-    files = {p.relative_to(store).as_posix(): p for p in store.rglob("*") if p.is_file()}
-    left_out = ("store.json", ".locks/", "samples.parquet/")
-    return {
-        name: path.read_bytes() for name, path in files.items() if not name.startswith(left_out)
-    }
-
-
 def assert_same(ours: Path, theirs: Path) -> None:
-    one, other = content(ours), content(theirs)
+    one, other = contents(ours), contents(theirs)
     assert one.keys() == other.keys()
     differing = [name for name in one if one[name] != other[name]]
     assert differing == []
