@@ -18,6 +18,7 @@ from timm.data import resolve_data_config
 from fungistore.extraction.decoders import InProcesses, InThreads
 from fungistore.extraction.drawing import Drawer
 from fungistore.modalities.image.crops import DeviceCrops
+from fungistore.modalities.image.images import Images
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.objectives.dino import DINO
 from photographs import photographs, write_photographs
@@ -35,7 +36,7 @@ def main() -> None:
     arguments = parser.parse_args()
     crops = DINO().views(224, 14, "model")
     view = InferenceView(resolve_data_config({"img_size": 224}))
-    drawer = Drawer(view, {"dino": DeviceCrops(crops)}, seed=0)
+    drawer = Drawer(Images(), view, {"dino": DeviceCrops(crops)}, seed=0)
     processes = InProcesses(drawer, arguments.workers)
     kinds = {"threads": InThreads(drawer), "processes": processes}
     print("| features | decoded in | images/s | parent's ms an image |\n|---|---|---|---|")

@@ -14,6 +14,7 @@ from .engines.engine import Local as Local
 from .engines.engine import Place as Place
 from .engines.processes import Processes as Processes
 from .errors import FungiError as FungiError
+from .errors import ItemError as ItemError
 from .evaluation.cluster import ClusterOptions as ClusterOptions
 from .evaluation.cluster import evaluate_cluster as evaluate_cluster
 from .evaluation.compare import CompareOptions as CompareOptions
@@ -53,6 +54,9 @@ from .loff.train import train_loff as train_loff
 from .machine.context import Context as Context
 from .matrices.blocks import FeatureMatrix as FeatureMatrix
 from .matrices.blocks import open_features as open_features
+from .modalities.modality import Modality as Modality
+from .modalities.modality import find_modality as find_modality
+from .modalities.reading import read_item as read_item
 from .pca.components import Pca as Pca
 from .pca.stage import PcaOptions as PcaOptions
 from .pca.stage import PcaResult as PcaResult

@@ -83,8 +83,12 @@ class FullMemoryError(FungiError):
     """A GPU's memory does not hold what it was given."""
 
 
-class ImageError(FungiError):
-    """One input that cannot be turned into pixels; a run records it and goes on."""
+class ItemError(FungiError):
+    """One input that cannot be turned into an item; a run records it and goes on."""
+
+
+class ImageError(ItemError):
+    """One input that cannot be turned into pixels."""
 
 
 def error_from_json(document: Mapping[str, str | None], exit_code: int) -> FungiError:

@@ -1,4 +1,4 @@
-"""The names that a user may give to feature sets, PCAs, indexes and heads: also folder names."""
+"""Names: those of feature sets, PCAs, indexes and heads, which are folders too; and of files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def is_plain_name(name: str) -> bool:
 def is_file_name(name: object) -> bool:
     """Whether a name that a store's file gives is that of a file beside it, and leads nowhere."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\0"}
+
+
+def suffix_of(name: str) -> str:
+    """Return what follows the last dot of a file's name, in lower case; "" without a dot."""
+    _, dot, suffix = name.rpartition(".")
+    return suffix.lower() if dot else ""
 
 
 def refuse_odd_name(name: str, flag: str) -> None:

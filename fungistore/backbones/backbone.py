@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fungistore.backbones.quantized import quantize_linears
 from fungistore.backbones.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError
+from fungistore.modalities.modality import IMAGE
 
 NEAR_NAMES = 5
 MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
@@ -54,6 +55,8 @@ class Backbone:
     target_layer: str
     data_config: Mapping[str, Any]
     weights_hash: str
+
+    modality: ClassVar[str] = IMAGE
 
     @property
     def target(self) -> nn.Linear:

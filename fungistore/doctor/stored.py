@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.errors import StoreError
+from fungistore.modalities.modality import MODALITIES, find_modality
 from fungistore.store.locks import Claim, StoreLocks
 from fungistore.store.manifest import newer_minor
 from fungistore.store.status import FeatureSetStatus, StoreStatus, status
@@ -31,7 +32,7 @@ def check_store(root: Path) -> Iterator[Check]:
         details = f"; found {error.found}" if error.found else ""
         yield failed("store", f"{error.what}{where}{details}", fix)
         return
-    yield judge_sources(found)
+    yield judge_sources(found, _items(store))
     for feature_set in found.feature_sets:
         yield judge_feature_set(found, feature_set)
     if not found.feature_sets:
@@ -54,16 +55,22 @@ def judge_writers(writers: Sequence[Claim]) -> Check:
     return warned("writers", found, "wait for them to write the same; reading works meanwhile")
 
 
-def judge_sources(found: StoreStatus) -> Check:
-    """Judge whether the images that a store was made from are still where they were."""
+def _items(store: Store) -> str:
+    """Return what the samples are called, also where the plug-in that reads them is missing."""
+    name = store.manifest.modality
+    return find_modality(name).items if name in MODALITIES else name
+
+
+def judge_sources(found: StoreStatus, items: str) -> Check:
+    """Judge whether the files that a store was made from are still where they were."""
     gone = [root for root in found.roots if not os.path.exists(root)]
     if gone:
         return warned(
-            "images",
+            items,
             f"{', '.join(gone)}: not there",
             "features can be used; to add some, mount it, or run fungi extract with the new place",
         )
-    return passed("images", f"{found.samples} samples from {', '.join(found.roots) or 'nowhere'}")
+    return passed(items, f"{found.samples} samples from {', '.join(found.roots) or 'nowhere'}")
 
 
 def judge_feature_set(found: StoreStatus, feature_set: FeatureSetStatus) -> Check:

@@ -9,7 +9,7 @@ SCORE_BYTES; the database is read unit by unit for each block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,7 +34,7 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Rows, normalize, open_features
 from fungistore.matrices.splits import choose_split
-from fungistore.modalities.image.formats import has_image_extension
+from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
 from fungistore.randomness import Stream
 from fungistore.store.store import Store
@@ -284,13 +284,14 @@ def _difficulties(
 
 
 def _rows_by_name(store: Store, truth: GroundTruth, path: Path) -> dict[str, int]:
-    wanted = {_stem(name): name for name in truth.images}
-    wanted |= {_stem(query.name): query.name for query in truth.queries}
+    suffixes = store.modality.suffixes
+    names = [*truth.images, *(query.name for query in truth.queries)]
+    wanted = {_stem(name, suffixes): name for name in names}
     found: dict[str, int] = {}
     row = 0
     for batch in store.samples.batches("id"):
         for sample_id in batch["id"].to_pylist():
-            name = wanted.get(_stem(sample_id))
+            name = wanted.get(_stem(sample_id, suffixes))
             if name is not None and name in found:
                 raise UsageError(
                     f"two samples have the name {name!r} of the ground truth",
@@ -301,7 +302,6 @@ def _rows_by_name(store: Store, truth: GroundTruth, path: Path) -> dict[str, int
             if name is not None:
                 found[name] = row
             row += 1
-    names = [*truth.images, *(query.name for query in truth.queries)]
     missing = [name for name in dict.fromkeys(names) if name not in found]
     if missing:
         raise UsageError(
@@ -316,9 +316,9 @@ def _rows_by_name(store: Store, truth: GroundTruth, path: Path) -> dict[str, int
     return found
 
 
-def _stem(name: str) -> str:
+def _stem(name: str, suffixes: Collection[str]) -> str:
     last = name.rsplit("/", 1)[-1]
-    return last.rpartition(".")[0] if has_image_extension(last) else last
+    return last.rpartition(".")[0] if suffix_of(last) in suffixes else last
 
 
 class _Totals:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.errors import ImageError
+from fungistore.errors import ItemError
 from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.loader import LoadedBatch, Work, load_batches
@@ -19,6 +19,8 @@ from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, one_behind, start_fetch
+from fungistore.modalities.modality import Modality, with_article
+from fungistore.sources.location import shortened
 from fungistore.store.failures import Failure
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray
@@ -78,7 +80,7 @@ def compute_units(
 
     Raises:
         StoppedError: `stop` asked for it; the unit under way is dropped.
-        ImageError: an image cannot be read, under `on_error="fail"`.
+        ItemError: an item cannot be read, under `on_error="fail"`.
     """
     parts: list[ComputedBatch] = []
     pending: Future[None] | None = None
@@ -118,7 +120,7 @@ def _launches(
     for batch in batches:
         context.stop_if_asked()
         if batch.failures and resolved.options.on_error == "fail":
-            raise _as_error(batch.failures[0])
+            raise _as_error(batch.failures[0], resolved.modality)
         launched = maker.launch(batch.drawn, batch.work.features, context.watch)
         with context.watch.stage("fetch"):
             fetch = start_fetch(launched)
@@ -164,7 +166,7 @@ def _commit_unit(
 
 
 def tell_unusable(commit: Commit, name: str, context: Context) -> None:
-    """Say that a unit has values that are not finite though its images could be read."""
+    """Say that a unit has values that are not finite though its items could be read."""
     if commit.inf_rows or commit.nan_rows > commit.failed:
         context.reporter.notice(
             f"{name}: unit {commit.unit} has {commit.inf_rows} rows with infinities and "
@@ -173,10 +175,10 @@ def tell_unusable(commit: Commit, name: str, context: Context) -> None:
         )
 
 
-def _as_error(failure: Failure) -> ImageError:
-    return ImageError(
-        "an image cannot be read",
-        where=failure.uri,
+def _as_error(failure: Failure, modality: Modality) -> ItemError:
+    return modality.error(
+        f"{with_article(modality.item)} cannot be read",
+        where=shortened(failure.uri),
         found=failure.message,
-        hint="--on-error skip lists such images and goes on",
+        hint=f"--on-error skip lists such {modality.items} and goes on",
     )

@@ -1,4 +1,4 @@
-"""From a row of the sample table to what its image sends to the device: decoded, cut, resized."""
+"""From a row of the sample table to what its item sends to the device: an image cut and resized."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.errors import ImageError
-from fungistore.modalities.image.decode import read_image
+from fungistore.errors import ItemError
 from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.modality import Modality
+from fungistore.modalities.reading import read_item
 from fungistore.modalities.views import Image, ViewRecipe
 from fungistore.randomness import Stream
 from fungistore.store.failures import Failure
 
 Drawn = dict[str, tuple[NDArray[Any], ...]]
 BASE = "base"  # the view that embeddings, patch tensors and one-view objectives share
-BLANK: Image = np.zeros((8, 8, 3), np.uint8)  # stands in for an unreadable image, then is discarded
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,13 @@ class Drawer:
     """Draws the views of images; safe in any thread, and small enough to send to a process.
 
     Attributes:
+        modality: reads the items.
         base: the view of features that have none of their own.
         recipes: the views of those that have, by feature.
         seed: seed of the views.
     """
 
+    modality: Modality
     base: InferenceView
     recipes: Mapping[str, ViewRecipe]
     seed: int
@@ -66,9 +67,9 @@ def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -
     failure = None
     began = time.perf_counter()
     try:
-        image = read_image(row["root"], row["uri"])
-    except ImageError as error:
-        image = BLANK
+        image = read_item(drawer.modality, row["root"], row["uri"])
+    except ItemError as error:
+        image = drawer.modality.blank()
         failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
     decoded = time.perf_counter()
     drawn = drawer.draw(image, row["id"], features)

@@ -23,6 +23,7 @@ from fungistore.machine.precision import OnGpu, float32_products
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.machine.transfer import start_fetch
 from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.modality import find_modality
 from fungistore.modalities.views import ViewRecipe, count_views, in_chunks
 from fungistore.objectives.objective import ContrastiveObjective, Objective
 
@@ -79,7 +80,8 @@ class FeatureMaker:
         self._on_gpu: OnGpu = "tf32" if tf32 else "ieee"
         self.device = device
         recipes = {name: feature.recipe for name, feature in gradients.items() if feature.recipe}
-        self.drawer = Drawer(InferenceView(backbone.data_config), recipes, seed)
+        base = InferenceView(backbone.data_config)
+        self.drawer = Drawer(find_modality(backbone.modality), base, recipes, seed)
         own = (backbone.data_config["mean"], backbone.data_config["std"])
         reference = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         self._statistics = {

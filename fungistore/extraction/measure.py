@@ -17,11 +17,11 @@ from fungistore.extraction.freeze import array_configs, settle, throwaway_featur
 from fungistore.extraction.loader import MOST_LOADED, Work, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
-from fungistore.extraction.resolve import ArraySpec, Resolved
+from fungistore.extraction.resolve import ArraySpec, Resolved, opened_source
 from fungistore.fingerprint import fingerprint
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
-from fungistore.sources.opening import open_source
+from fungistore.modalities.modality import Modality
 from fungistore.sources.sample import Source
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
@@ -76,7 +76,7 @@ class Estimate:
 
 
 def estimate(
-    source: str | Source,
+    source: str | Path | Source,
     store: str | Path,
     options: ExtractOptions,
     *,
@@ -89,14 +89,14 @@ def estimate(
         As `extract`.
     """
     path = Path(store)
-    opened = open_source(source) if isinstance(source, str) else source
+    source = opened_source(source, options)
     resolved = settle(path, options, restart=restart)
     with TemporaryDirectory() as directory:  # the samples that the store would have
         real = Store.open(path) if Store.exists(path) else None
         copy = Path(directory)
         scratch = real.copy_samples(copy) if real else Store.open_or_create(copy)
-        scratch.add_source(opened)
-        refuse_empty(scratch, opened)
+        scratch.add_source(source, resolved.modality.name)
+        refuse_empty(scratch, source, resolved.modality)
         samples = scratch.samples
         resolved = with_fitting_batch(resolved, samples, context)
         maker = throwaway_features(resolved)
@@ -128,13 +128,13 @@ def estimate(
     )
 
 
-def refuse_empty(store: Store, source: Source) -> None:
-    """Raise UsageError if neither the store nor its source has an image."""
+def refuse_empty(store: Store, source: Source, modality: Modality) -> None:
+    """Raise UsageError if neither the store nor its source has a sample."""
     if len(store.samples) == 0:
         raise UsageError(
-            "no images found",
+            f"no {modality.items} found",
             where=source.root,
-            expected="at least one image",
+            expected=f"at least one {modality.item}",
             hint="see `fungi extract --help` for what a SOURCE can be",
         )
 

@@ -1,4 +1,4 @@
-"""The extraction that made a store's features, once more, for images that are not in it."""
+"""The extraction that made a store's features, once more, for items that are not in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.errors import FungiError, ImageError, MismatchError, UsageError
+from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, frozen_choices, make_features
 from fungistore.extraction.loader import Work, load_batches
@@ -17,7 +17,8 @@ from fungistore.extraction.options import ExtractOptions, read_config
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import describe, differences
 from fungistore.machine.context import Context
-from fungistore.sources.sample import ImageFile
+from fungistore.modalities.modality import with_article
+from fungistore.sources.sample import NamedItem
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -26,7 +27,7 @@ SETTINGS = "setups/{}/options.json"
 
 @dataclass(frozen=True)
 class Replay:
-    """Everything that turns an image into the features that a store would have of it.
+    """Everything that turns an item into the features that a store would have of it.
 
     Attributes:
         maker: computes the features, with the frozen heads, negatives and projection.
@@ -39,25 +40,25 @@ class Replay:
     arrays: Mapping[str, UnitArray]
 
     def features(
-        self, images: Sequence[ImageFile], context: Context
+        self, items: Sequence[NamedItem], context: Context
     ) -> Iterator[dict[str, NDArray[np.float32]] | FungiError]:
-        """Yield the features of each image by name, or why it has none.
+        """Yield the features of each item by name, or why it has none.
 
         Raises:
             StoppedError: `stop` asked for it.
         """
-        features = frozenset(self.arrays)
+        features, modality = frozenset(self.arrays), self.resolved.modality
         size = self.resolved.batch_size
 
         def works() -> Iterator[Work]:
-            for start in range(0, len(images), size):
+            for start in range(0, len(items), size):
                 rows = [
-                    {"row": start + i, "id": image.views, "root": image.root, "uri": image.uri}
-                    for i, image in enumerate(images[start : start + size])
+                    {"row": start + i, "id": item.views, "root": item.root, "uri": item.uri}
+                    for i, item in enumerate(items[start : start + size])
                 ]
                 yield Work(0, rows, features, last=False)
 
-        context.reporter.begin("images", len(images))
+        context.reporter.begin(modality.items, len(items))
         for batch in load_batches(works(), self.maker, self.resolved.workers):
             context.stop_if_asked()
             failed = {failure.row: failure.message for failure in batch.failures}
@@ -67,13 +68,14 @@ class Replay:
                 for name, array in self.arrays.items()
             }
             for place, row in enumerate(batch.work.rows):
-                text = images[row["row"]].text
+                text = items[row["row"]].text
                 found = {name: rows[place] for name, rows in stored.items()}
                 context.reporter.advance(1)
                 if row["row"] in failed:
-                    yield ImageError(failed[row["row"]], where=text)
+                    yield modality.error(failed[row["row"]], where=text)
                 elif not all(np.isfinite(values).all() for values in found.values()):
-                    yield FungiError("the features of an image are not finite", where=text)
+                    what = f"the features of {with_article(modality.item)} are not finite"
+                    yield FungiError(what, where=text)
                 else:
                     yield found
         context.reporter.end()
@@ -130,7 +132,8 @@ def _options(
         path = store.root / SETTINGS.format(array.fingerprint)
         if not path.is_file():
             raise UsageError(
-                "the model that made the features is not known, so new images cannot get them",
+                f"the model that made the features is not known, so new {store.modality.items} "
+                "cannot get them",
                 where=f"{feature} of {array.name}",
                 expected=f"{SETTINGS.format(array.fingerprint)}, as fungi extract writes it",
                 found="no such file: features that were imported have none",
@@ -162,7 +165,7 @@ def _refuse_mismatch(store: Store, resolved: Resolved, arrays: Mapping[str, Unit
     if fields:
         source = resolved.options.weights or f"timm's {resolved.options.model}"
         raise MismatchError(
-            "images would not get the features that the store has",
+            f"{resolved.modality.items} would not get the features that the store has",
             where=store.root,
             expected="the model and settings that the features were extracted with",
             found=f"{describe(fields)}\n    with the weights of {source}",

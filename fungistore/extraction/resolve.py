@@ -23,8 +23,11 @@ from fungistore.gradients.path import gradient_path
 from fungistore.gradients.projection import ProjectionSpec
 from fungistore.gradients.tape import GradientPath
 from fungistore.machine.powers import power_of_two_within
+from fungistore.modalities.modality import IMAGE, Modality, find_modality
 from fungistore.modalities.views import ViewRecipe
 from fungistore.objectives.objective import ContrastiveObjective, Objective
+from fungistore.sources.opening import open_source
+from fungistore.sources.sample import Source
 from fungistore.store.units import Codec
 
 BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}  # patch tokens that fill the device
@@ -68,6 +71,11 @@ class Resolved:
     codec: Codec
     unit_rows: int | None
     projection: ProjectionSpec
+
+    @property
+    def modality(self) -> Modality:
+        """What the model takes."""
+        return find_modality(self.backbone.modality)
 
     @property
     def arrays(self) -> list[ArraySpec]:
@@ -197,6 +205,18 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
         projection=ProjectionSpec(options.projection, dim, columns, options.seed),
     )
+
+
+def modality_of(options: ExtractOptions) -> str:
+    """Return the name of what a model takes, which decides what a source is searched for."""
+    return IMAGE
+
+
+def opened_source(source: str | Path | Source, options: ExtractOptions) -> Source:
+    """Return the source that a path names, of what the model takes; a Source as it is."""
+    if isinstance(source, str | Path):
+        return open_source(source, modality=modality_of(options))
+    return source
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""One process's extraction: images in, committed units of features out, from top to bottom."""
+"""One process's extraction: samples in, committed units of features out, from top to bottom."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from fungistore.extraction.result import ExtractResult
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import PCA
+from fungistore.modalities.modality import Modality
 from fungistore.sources.sample import Source
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failures import CHANGED_FILE, Failure
@@ -73,7 +74,7 @@ class Extraction:
             self._resolved = settle(store, options, restart=restart)
             made = Store.open_or_create(store)
             with made.writing("samples", patience=context) as target:
-                _add_samples(target, source, context, update=update)
+                _add_samples(target, source, self._resolved.modality, context, update=update)
 
     def run(self, part: Slice) -> ExtractResult:
         """Compute and commit what a slice of the units lacks."""
@@ -193,7 +194,7 @@ def _work(job: _Job, context: Context) -> ExtractResult:
     _say_what_is_left(job, tasks, context)
 
     began = time.perf_counter()
-    context.reporter.begin("images", job.own_rows(), done=job.own_rows() - images)
+    context.reporter.begin(resolved.modality.items, job.own_rows(), done=job.own_rows() - images)
     compute_tasks(store, job.maker, resolved, job.arrays, tasks, context)
     context.reporter.end()
     seconds = time.perf_counter() - began
@@ -238,19 +239,21 @@ def _tell_redone(
         context.reporter.notice(f"{' and '.join(older)} made before are older than these rows")
 
 
-def _add_samples(store: Store, source: Source, context: Context, *, update: bool) -> None:
+def _add_samples(
+    store: Store, source: Source, modality: Modality, context: Context, *, update: bool
+) -> None:
     """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
     is_new = not len(store.samples)
     try:
-        comparison = store.add_source(source, update=update)
-        refuse_empty(store, source)
+        comparison = store.add_source(source, modality.name, update=update)
+        refuse_empty(store, source, modality)
     except FungiError:
         if is_new:
             store.remove()
         raise
     if comparison.known and comparison.added:
         context.reporter.notice(
-            f"{comparison.added} new images after {comparison.known} known ones"
+            f"{comparison.added} new {modality.items} after {comparison.known} known ones"
         )
     if comparison.changed:
         consequence = (
@@ -259,14 +262,14 @@ def _add_samples(store: Store, source: Source, context: Context, *, update: bool
             else "their rows are kept as they are; --update makes them anew"
         )
         context.reporter.notice(
-            f"{comparison.changed} images have another size or time than when they were added; "
-            f"{consequence}"
+            f"{comparison.changed} {modality.items} have another size or time than when they "
+            f"were added; {consequence}"
         )
     if comparison.removed:
         names = ", ".join(comparison.first_removed)
         names += ", ..." if comparison.removed > len(comparison.first_removed) else ""
         context.reporter.notice(
-            f"{comparison.removed} images are not in the source any more ({names}); "
+            f"{comparison.removed} {modality.items} are not in the source any more ({names}); "
             "their rows are kept"
         )
 
@@ -329,7 +332,8 @@ def _say_what_is_left(job: _Job, tasks: list[Task], context: Context) -> None:
     else:
         features = ", ".join(options.features)
         context.reporter.notice(
-            f"{who}extracting {features} of {job.own_rows()} images in {units} units"
+            f"{who}extracting {features} of {job.own_rows()} {job.resolved.modality.items} "
+            f"in {units} units"
         )
     needed, free = count_bytes(tasks, job.resolved.arrays), free_bytes(store.root)
     if needed > free:

@@ -13,11 +13,11 @@ from fungistore.engines.engine import DividedWork, Engine, Local, Place, RunSlic
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.resolve import opened_source
 from fungistore.extraction.result import ExtractResult
 from fungistore.extraction.run import Extraction
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
 from fungistore.store.locks import WHOLE, Slice
 
@@ -35,7 +35,7 @@ def extract(
     engine: Engine = ALONE,
     context: Context = QUIET,
 ) -> ExtractResult:
-    """Write the features of a source's images into a store, continuing where it stopped.
+    """Write the features of a source's samples into a store, continuing where it stopped.
 
     Args:
         source: a folder, manifest or tar shards, as `open_source` takes them, or a Source.
@@ -55,13 +55,13 @@ def extract(
         MismatchError: the feature set was made with other settings; nothing was overwritten.
         StoreError: the store is damaged.
         StoppedError: `stop` asked for it.
-        FungiError: a full disk, an unreadable image under `on_error="fail"`, or another process
+        FungiError: a full disk, an unreadable item under `on_error="fail"`, or another process
             that writes the same.
     """
     if isinstance(engine, Local):
         _refuse_restart_of_one(engine.part, restart=restart)
         extraction = Extraction(
-            open_source(str(source)) if isinstance(source, str | Path) else source,
+            opened_source(source, options),
             Path(store),
             options,
             restart=restart,
@@ -89,7 +89,7 @@ def open_extraction(arguments: Config, place: Place, context: Context) -> RunSli
     device = place.device or options.device
     threads = options.workers or default_workers(device.partition(":")[0], place.neighbours)
     extraction = Extraction(
-        open_source(arguments["source"]),
+        opened_source(arguments["source"], options),
         Path(arguments["store"]),
         replace(options, device=device, workers=threads),
         restart=False,

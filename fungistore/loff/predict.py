@@ -20,7 +20,7 @@ from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
 from fungistore.machine.context import QUIET, Context
-from fungistore.searching.queries import FileQuery, identify_files
+from fungistore.searching.queries import ItemQuery, identify_items
 from fungistore.store.store import Store
 
 BATCH_ROWS = 64
@@ -32,7 +32,7 @@ class Prediction:
 
     Attributes:
         input: the image's path, or the sample's id.
-        row: of the sample, None for a file.
+        row: of the sample, None for another item.
         label: name of the most likely class.
         probabilities: of all classes, by name.
     """
@@ -76,11 +76,11 @@ def predict_images(
     device: str = "auto",
     context: Context = QUIET,
 ) -> PredictResult:
-    """Classify image files: the store's own extraction, then the head.
+    """Classify new items, such as image files: the store's own extraction, then the head.
 
     Args:
         store: the store's directory.
-        images: paths of image files.
+        images: paths of image files, or what else means an item of the store's kind.
         head: its name; may be left out where there is one.
         feature_set: may be left out where there is one.
         weights: the backbone's weights, where the file has moved.
@@ -92,15 +92,15 @@ def predict_images(
         MismatchError: the weights, or the features of the store, are others.
     """
     opened, stored = _open(store, head, feature_set)
-    found = identify_files(opened, images)
-    files = [one for one in found if isinstance(one, FileQuery)]
+    found = identify_items(opened, images)
+    items = [one for one in found if isinstance(one, ItemQuery)]
     failed = {
         text: str(one.what)
         for text, one in zip(images, found, strict=True)
         if isinstance(one, FungiError)
     }
     predictions = []
-    if files:
+    if items:
         replay = replay_extraction(
             opened,
             stored.feature_set,
@@ -108,14 +108,14 @@ def predict_images(
             weights=weights,
             device=device,
         )
-        features = replay.features(files, context)
+        features = replay.features(items, context)
         stored.head.to(resolve_device(device))
-        for file, values in zip(files, features, strict=True):
+        for item, values in zip(items, features, strict=True):
             if isinstance(values, FungiError):
-                failed[file.text] = values.what
+                failed[item.text] = values.what
                 continue
             said = _classify(stored, values[stored.head.spec.reads])
-            predictions.append(_prediction(stored, file.text, None, said))
+            predictions.append(_prediction(stored, item.text, None, said))
     return _result(store, stored, predictions, failed)
 
 

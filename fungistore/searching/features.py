@@ -1,4 +1,4 @@
-"""Vectors of query images: the extraction that made the store's features, and what follows it."""
+"""Vectors of query items: the extraction that made the store's features, and what follows it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, blocks_of, normalize
 from fungistore.pca.components import Pca
 from fungistore.pca.stage import load_pca
-from fungistore.searching.queries import FileQuery
+from fungistore.searching.queries import ItemQuery
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 
 @dataclass(frozen=True)
 class QueryModel:
-    """Everything that turns an image into a vector of a feature matrix.
+    """Everything that turns an item into a vector of a feature matrix.
 
     Attributes:
         replay: the extraction.
@@ -34,7 +34,7 @@ class QueryModel:
     pca: Pca | None
     pca_array: UnitArray | None
 
-    def vectors(self, queries: list[FileQuery], context: Context) -> Iterator[Vectors | FungiError]:
+    def vectors(self, queries: list[ItemQuery], context: Context) -> Iterator[Vectors | FungiError]:
         """Yield the vector [d] of each query, or why it has none.
 
         Raises:
@@ -76,7 +76,7 @@ def query_model(
     blocks = blocks_of(store.arrays(matrix.feature_set))
     if gone := [feature for feature in features if feature not in blocks]:
         raise MismatchError(
-            "features that a query image needs are gone",
+            f"features that a query {store.modality.item} needs are gone",
             where=f"feature set {matrix.feature_set!r} of {store.root}",
             expected=", ".join(features),
             found=f"no {', '.join(gone)}",

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
+from functools import cache
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
-from fungistore.errors import ImageError
-from fungistore.modalities.image.decode import read_image
+from fungistore.errors import ItemError
+from fungistore.modalities.modality import Modality, find_modality, with_article
+from fungistore.modalities.reading import read_item
 from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
+from fungistore.sources.location import is_inline
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 
-THUMBNAIL = 320  # pixels of the longer side: sharp at 160 CSS pixels on a dense screen
-JPEG_QUALITY = 80
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f8; --card: #fff; --text: #1b1f24; --faint: #5d6672;
   --line: #dfe3e8; --well: #eceff2; --mark: #0b6e4f; --mark-text: #fff; --warn: #9a3412; }
@@ -75,17 +72,12 @@ def write_page(path: Path, result: SearchResult) -> None:
 
 
 def render_page(result: SearchResult) -> str:
-    """Return the page, thumbnails included as data URIs; images that are gone get a placeholder."""
-    thumbnails: dict[tuple[str, str], str] = {}
+    """Return the page, items included as the modality shows them; a placeholder for one gone."""
+    modality = find_modality(result.modality)
 
+    @cache
     def picture(root: str, uri: str, text: str) -> str:
-        if (root, uri) not in thumbnails:
-            thumbnails[root, uri] = _thumbnail(root, uri)
-        source = thumbnails[root, uri]
-        if not source:
-            return '<div class="frame">image cannot be read</div>'
-        alt = escape(text, quote=True)
-        return f'<div class="frame"><img loading="lazy" src="{source}" alt="{alt}"></div>'
+        return f'<div class="frame">{_shown(modality, root, uri, text)}</div>'
 
     def neighbour(one: Neighbour, label: str | None) -> str:
         sample = one.sample
@@ -102,10 +94,11 @@ def render_page(result: SearchResult) -> str:
         return (
             f'<section class="answer"><div class="query">{picture(one.root, one.uri, one.query)}'
             f"<div><h2>{escape(one.query)}</h2>{_label(label, None)}"
-            f'<div class="name">{_origin(one)}</div></div></div><ol>{listed}</ol></section>'
+            f'<div class="name">{_origin(one, modality)}</div></div></div>'
+            f"<ol>{listed}</ol></section>"
         )
 
-    title = f"Nearest images in {result.store}"
+    title = f"Nearest {modality.items} in {result.store}"
     failed = _failed(result.failed) if result.failed else ""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -126,12 +119,14 @@ def _about(result: SearchResult) -> str:
     )
 
 
-def _origin(answer: Answer) -> str:
+def _origin(answer: Answer, modality: Modality) -> str:
     if answer.kind == "sample":
         return "a sample of the store"
     if answer.sample:
-        return f"the file of sample {escape(answer.sample.id)}"
-    return "an image file"
+        what = modality.item if is_inline(answer.uri) else "file"
+        return f"the {what} of sample {escape(answer.sample.id)}"
+    item = with_article(modality.item)
+    return item if is_inline(answer.uri) else f"{item} file"
 
 
 def _label(label: str | None, of_query: str | None) -> str:
@@ -148,13 +143,8 @@ def _failed(failures: tuple[QueryFailure, ...]) -> str:
     return f'<section class="failed"><h2>{count} not answered</h2>{lines}</section>'
 
 
-def _thumbnail(root: str, uri: str) -> str:
-    """Return a JPEG data URI, "" for an image that cannot be read any more."""
+def _shown(modality: Modality, root: str, uri: str, text: str) -> str:
     try:
-        image = Image.fromarray(read_image(root, uri))
-    except ImageError:
-        return ""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        return modality.show(read_item(modality, root, uri), text)
+    except ItemError:
+        return f"{modality.item} cannot be read"

@@ -1,4 +1,4 @@
-"""What each query is: a sample of the store, or an image file, and whose views that file gets."""
+"""What each query is: a sample of the store, or an item such as an image file; and its views."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fungistore.errors import FungiError, ImageError, UsageError
-from fungistore.sources.location import path_to_uri
-from fungistore.sources.sample import ImageFile
+from fungistore.errors import FungiError, ItemError, UsageError
+from fungistore.modalities.modality import Modality, with_article
+from fungistore.sources.location import is_inline, path_to_uri, uri_to_path
+from fungistore.sources.reading import open_item
+from fungistore.sources.sample import NamedItem
 from fungistore.store.store import Store
 
 NEAR_IDS_SEARCHED = 10_000  # looking for a misspelt id must not take a table of millions
@@ -30,43 +31,49 @@ class SampleQuery:
 
 
 @dataclass(frozen=True)
-class FileQuery(ImageFile):
-    """A query that is an image file; `row` is that of the sample whose file it is, or None."""
+class ItemQuery(NamedItem):
+    """A query that is an item, such as an image file; `row` is of the sample it is, or None."""
 
     row: int | None
 
 
-Query = SampleQuery | FileQuery
+Query = SampleQuery | ItemQuery
 
 
 def identify(store: Store, texts: Sequence[str]) -> list[Query | FungiError]:
-    """Tell for each query what it is, or what is wrong with it; an id goes before a file.
+    """Tell for each query what it is, or what is wrong with it; an id goes before an item.
 
     One pass over the sample table serves any number of queries.
     """
     rows = _rows_of_ids(store, texts)
-    paths = {text: os.path.abspath(text) for text in texts if text not in rows and _is_file(text)}
-    known = _samples_of_paths(store, list(paths.values()))
+    others = [text for text in texts if text not in rows]
+    items = dict(zip(others, identify_items(store, others), strict=True))
     return [
         SampleQuery(text, rows[text])
         if text in rows
-        else _file_query(text, paths[text], known)
-        if text in paths
         else _unknown(store, text)
+        if isinstance(items[text], UsageError)
+        else items[text]
         for text in texts
     ]
 
 
-def identify_files(store: Store, texts: Sequence[str]) -> list[FileQuery | FungiError]:
-    """Tell for each path which image file it is, or what is wrong with it."""
-    paths = {text: os.path.abspath(text) for text in texts if _is_file(text)}
-    known = _samples_of_paths(store, list(paths.values()))
+def identify_items(store: Store, texts: Sequence[str]) -> list[ItemQuery | FungiError]:
+    """Tell for each text which item it means, such as a path its file, or what is wrong with it."""
+    modality = store.modality
+    found = {text: _uri(modality, text) for text in texts}
+    known = _samples_of_uris(store, [uri for uri in found.values() if isinstance(uri, str)])
     return [
-        _file_query(text, paths[text], known)
-        if text in paths
-        else UsageError("there is no such file", where=text, hint="paths of image files")
-        for text in texts
+        uri if isinstance(uri, UsageError) else _item_query(modality, text, uri, known)
+        for text, uri in ((text, found[text]) for text in texts)
     ]
+
+
+def _uri(modality: Modality, text: str) -> str | UsageError:
+    try:
+        return modality.query(text)
+    except UsageError as error:
+        return error
 
 
 def _rows_of_ids(store: Store, texts: Sequence[str]) -> dict[str, int]:
@@ -79,16 +86,16 @@ def _rows_of_ids(store: Store, texts: Sequence[str]) -> dict[str, int]:
     return rows
 
 
-def _samples_of_paths(store: Store, paths: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Return (row, id) by absolute path, for those of the paths that are files of samples."""
+def _samples_of_uris(store: Store, uris: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Return (row, id) by absolute uri, for those of the uris that are samples'."""
     known: dict[str, tuple[int, str]] = {}
-    if not paths:
+    if not uris:
         return known
-    spelled: dict[str, dict[str, str]] = {}  # root -> uri -> path
+    spelled: dict[str, dict[str, str]] = {}  # root -> spelling -> uri
     for part in store.samples.parts:
         if part.root not in spelled:
             spelled[part.root] = {
-                uri: path for path in paths for uri in _spellings(path, part.root)
+                spelling: uri for uri in uris for spelling in _spellings(uri, part.root)
             }
     ends, first = [], 0
     for part in store.samples.parts:
@@ -98,51 +105,57 @@ def _samples_of_paths(store: Store, paths: Sequence[str]) -> dict[str, tuple[int
         if not len(batch):
             continue
         row = batch["row"][0].as_py()
-        uris = spelled[next(root for end, root in ends if row < end)]
-        hits = batch.filter(pc.is_in(batch["uri"], value_set=pa.array(list(uris), pa.string())))
-        columns = (hits[name].to_pylist() for name in ("row", "id", "uri"))
-        known |= {uris[uri]: (row, sample_id) for row, sample_id, uri in zip(*columns, strict=True)}
+        wanted = spelled[next(root for end, root in ends if row < end)]
+        hits = batch.filter(pc.is_in(batch["uri"], value_set=pa.array(list(wanted), pa.string())))
+        uris_of_hits, rows, ids = (hits[name].to_pylist() for name in ("uri", "row", "id"))
+        places = zip(rows, ids, strict=True)
+        known |= zip((wanted[uri] for uri in uris_of_hits), places, strict=True)
     return known
 
 
-def _spellings(path: str, root: str) -> set[str]:
-    """Return the uris that a source of this root may have given to a file."""
-    uris = {path_to_uri(path)}
+def _spellings(uri: str, root: str) -> set[str]:
+    """Return the uris that a source of this root may have given to an item."""
+    uris = {uri}
+    if is_inline(uri):
+        return uris
+    path = uri_to_path(uri)
     for file, base in ((path, root), (os.path.realpath(path), os.path.realpath(root))):
         if file.startswith(base.rstrip(os.sep) + os.sep):
             uris.add(path_to_uri(os.path.relpath(file, base)))
     return uris
 
 
-def _file_query(text: str, path: str, known: dict[str, tuple[int, str]]) -> FileQuery | FungiError:
-    row, views = known.get(path, (None, None))
+def _item_query(
+    modality: Modality, text: str, uri: str, known: dict[str, tuple[int, str]]
+) -> ItemQuery | FungiError:
+    row, views = known.get(uri, (None, None))
+    folder = ""
+    if not is_inline(uri):
+        folder, name = os.path.split(uri_to_path(uri))
+        uri = path_to_uri(name)
     if views is None:
         try:
-            with Path(path).open("rb") as file:
-                views = hashlib.file_digest(file, "sha256").hexdigest()
+            with open_item(folder, uri) as stream:
+                views = hashlib.file_digest(stream, "sha256").hexdigest()
+        except ItemError as error:
+            return modality.error(error.what, where=text)
         except OSError as error:
-            return ImageError("the image cannot be read", where=text, found=error.strerror)
-    folder, name = os.path.split(path)
-    return FileQuery(text, folder, path_to_uri(name), views, row)
+            what = f"the {modality.item} cannot be read"
+            return modality.error(what, where=text, found=error.strerror)
+    return ItemQuery(text, folder, uri, views, row)
 
 
 def _unknown(store: Store, text: str) -> UsageError:
     ids = (id_ for batch in store.samples.batches("id") for id_ in batch["id"].to_pylist())
     near = difflib.get_close_matches(text, list(islice(ids, NEAR_IDS_SEARCHED)), n=1)
+    item = with_article(store.modality.item)
     return UsageError(
-        "a query is neither an image file nor a sample id",
+        f"a query is neither {item} file nor a sample id",
         where=text,
-        expected="the path of an image, or an id of the sample table, such as "
+        expected=f"the path of {item}, or an id of the sample table, such as "
         + repr(next((id_ for b in store.samples.batches("id") for id_ in b["id"].to_pylist()), "")),
         hint=f"did you mean {near[0]!r}?" if near else None,
     )
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # ValueError: a NUL in the path
-        return False
 
 
 def _is_text(text: str) -> bool:

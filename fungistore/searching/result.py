@@ -16,7 +16,7 @@ class Found:
         label: name of its class, or None.
         split: its split, or None.
         root: directory that `uri` is relative to.
-        uri: where its image is.
+        uri: where its item is.
     """
 
     row: int
@@ -42,10 +42,10 @@ class Answer:
 
     Attributes:
         query: as it was given.
-        kind: "sample" for a sample id, whose own row is left out; "image" for a file.
-        sample: the sample that the query, or its file, is; None for a file that is none.
+        kind: "sample" for a sample id, whose own row is left out; else the modality, as "image".
+        sample: the sample that the query is; None for an item that is none.
         root: directory that `uri` is relative to.
-        uri: where the query's image is.
+        uri: where the query's item is.
         neighbours: at most k; fewer where the index found no more.
     """
 
@@ -72,6 +72,7 @@ class SearchResult:
 
     Attributes:
         store: the store's directory.
+        modality: what its samples are, such as "image".
         feature_set: name of the feature set.
         index: name of the index.
         factory: its faiss factory string.
@@ -87,6 +88,7 @@ class SearchResult:
     """
 
     store: str
+    modality: str
     feature_set: str
     index: str
     factory: str

@@ -11,7 +11,7 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.indexing.record import OpenIndex, open_index
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import Vectors
-from fungistore.searching.queries import FileQuery, Query, SampleQuery, identify
+from fungistore.searching.queries import ItemQuery, Query, SampleQuery, identify
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
 from fungistore.store.store import Store
 
@@ -32,31 +32,33 @@ def search(
     """Find the k nearest samples of each query.
 
     A query that is a sample id is looked up in the store, and is not among its own neighbours;
-    an image file goes through the extraction that the store's features came from. A query that
-    cannot be answered is listed, and the others are answered.
+    another item, such as an image file, goes through the extraction that the store's features came
+    from. A query that cannot be answered is listed, and the others are answered.
 
     Args:
         store: the store's directory.
-        queries: sample ids and paths of images.
+        queries: sample ids, and paths of images or what else means an item of the store's kind.
         index: name of the index; may be left out where there is one.
         feature_set: of the index; may be left out where the name tells.
         k: neighbours of each query.
         weights: a weights file, where the one that was used has moved.
-        device: where the model runs, if there are image files.
-        context: its reporter is told what happens, its stop asked between batches of images.
+        device: where the model runs, if there are items that are no samples.
+        context: its reporter is told what happens, its stop asked between batches of items.
 
     Raises:
-        UsageError: no such index, no queries, or none of them is a file or a sample id.
+        UsageError: no such index, no queries, or none of them is an item or a sample id.
         MismatchError: the store, the weights, or the PCA is not what the index was made from.
         StoreError: the store or the index is damaged.
-        ImageError: the only image cannot be read.
+        ItemError: the only item cannot be read.
         StoppedError: `stop` asked for it.
     """
     if k < 1:
         raise UsageError("cannot search for so few", where="--k", expected="1 or more", found=k)
     if not queries:
         raise UsageError(
-            "there are no queries", expected="paths of images, or sample ids", hint="- reads stdin"
+            "there are no queries",
+            expected="sample ids, or items that are new (of images, their paths)",
+            hint="- reads stdin",
         )
     opened = open_index(Store.open(Path(store)), index, feature_set=feature_set)
     _say_what_is_not_searched(opened, k, context)
@@ -85,6 +87,7 @@ def search(
     record = opened.record
     return SearchResult(
         store=str(store),
+        modality=opened.store.modality.name,
         feature_set=record.feature_set,
         index=record.name,
         factory=record.factory,
@@ -154,17 +157,17 @@ def _computed(
     device: str,
     context: Context,
 ) -> dict[int, Vectors | FungiError]:
-    """Return the vector of each query that is a file, by the query's place."""
-    files = [(place, query) for place, query in known if isinstance(query, FileQuery)]
-    if not files:
+    """Return the vector of each query that is an item, by the query's place."""
+    items = [(place, query) for place, query in known if isinstance(query, ItemQuery)]
+    if not items:
         return {}
-    from fungistore.searching.features import query_model  # torch and timm, for images alone
+    from fungistore.searching.features import query_model  # torch, for items alone
 
     model = query_model(
         opened.store, opened.matrix, opened.record.pca, weights=weights, device=device
     )
-    vectors = model.vectors([query for _, query in files], context)
-    return dict(zip((place for place, _ in files), vectors, strict=True))
+    vectors = model.vectors([query for _, query in items], context)
+    return dict(zip((place for place, _ in items), vectors, strict=True))
 
 
 def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> tuple[Answer, ...]:
@@ -187,12 +190,12 @@ def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> 
             for rank, (distance, row) in enumerate(kept, start=1)
         )
         sample = None if query.row is None else samples[query.row]
-        if isinstance(query, FileQuery):
+        if isinstance(query, ItemQuery):
             place = (query.root, query.uri)
         else:
             assert sample is not None  # a sample query has a row
             place = (sample.root, sample.uri)
-        kind = "sample" if is_sample else "image"
+        kind = "sample" if is_sample else opened.store.modality.name
         answers.append(Answer(query.text, kind, sample, *place, neighbours))
     return tuple(answers)
 

@@ -1,1 +1,1 @@
-"""Sources: where the images are. A folder, a manifest, tar shards, or paths on standard input."""
+"""Sources: where the samples are. A folder, a manifest, tar shards, or paths on standard input."""

@@ -1,15 +1,15 @@
-"""A folder of images: class folders are labels, and train/ val/ test/ above them are splits."""
+"""A folder of files: class folders are labels, and train/ val/ test/ above them are splits."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from fungistore.errors import FungiError
-from fungistore.modalities.image.formats import has_image_extension
+from fungistore.names import suffix_of
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.location import path_to_uri
 from fungistore.sources.sample import Sample
@@ -25,20 +25,25 @@ class _Folder:
 
 
 class FolderSource:
-    """Images below a folder, depth first, each folder's entries in the order of their names' bytes.
+    """Files below a folder, depth first, each folder's entries in the order of their names' bytes.
 
     The label is the first folder below the root, or below a split's folder. First-level folders
     named train, val, valid, validation or test are splits if one of them has folders in it, or
-    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries and entries
-    that are no images are skipped, links are followed, but not to a folder they are in.
+    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries and files
+    of other suffixes are skipped, links are followed, but not to a folder they are in.
     A link to nothing is yielded without size and mtime, so that it is reported as unreadable.
+
+    Args:
+        path: the folder.
+        suffixes: of files that are samples, as a modality has them.
 
     Raises while iterating:
         FungiError: a folder cannot be listed.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, suffixes: Collection[str]) -> None:
         self.root = str(Path(path).absolute())
+        self._suffixes = suffixes
 
     def label_names(self) -> list[str]:
         """List the class folders, without looking into them: an empty one counts."""
@@ -61,7 +66,7 @@ class FolderSource:
                 if folder := _enter(parent, entry, splits):
                     entries = reversed(visible_entries(folder.path))
                     pending += [(child, folder) for child in entries]
-            elif has_image_extension(entry.name) and (sample := _sample(parent, entry)):
+            elif suffix_of(entry.name) in self._suffixes and (sample := _sample(parent, entry)):
                 yield sample
 
     def _splits(self) -> set[str]:

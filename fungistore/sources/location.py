@@ -1,11 +1,13 @@
 """From a sample's uri to the file and the bytes in it, and back.
 
-A uri is spelled in one of three ways; all are plain text that any file format can store:
+A uri is spelled in one of four ways; all are plain text that any file format can store:
 
     cats/001.jpg                                a path, relative to the source's root or absolute
     bytes:cats/caf%E9.jpg                       a path that is not UTF-8, or reads like another
                                                 spelling: every odd byte percent-encoded
     a-000.tar#offset=1536&size=20480&ext=jpg    a tar member: one open, seek and read away
+    data:,hello%20world                         the item itself, as RFC 2397 spells it: every byte
+                                                but letters, digits and _.-~/ percent-encoded
 """
 
 from __future__ import annotations
@@ -17,21 +19,37 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _BYTES = "bytes:"
+_INLINE = "data:,"
+_RESERVED = (_BYTES, "data:")  # paths that start so are spelled with bytes:
 # Python hands out the undecodable bytes of a path as lone surrogates, which no text format takes.
 _UNDECODED = re.compile("[\ud800-\udfff]")
+_LONGEST_SHOWN = 200
 _MEMBER = re.compile(r"(.+)#offset=([0-9]{1,18})&size=([0-9]{1,18})&ext=\w+", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A file, or `size` bytes of it from `offset` where size is not None."""
+    """A file, or `size` bytes of it from `offset` where size is not None.
+
+    Of an inline item, `content` is its bytes, and the path is empty.
+    """
 
     path: str
     offset: int = 0
     size: int | None = None
+    content: bytes | None = None
+
+    def exists(self) -> bool:
+        """Whether the file is there, as an inline item always is."""
+        return self.content is not None or os.path.exists(self.path)
 
     def measure(self) -> tuple[int | None, float | None]:
-        """Return the encoded size in bytes and the file's mtime; twice None if it is missing."""
+        """Return the encoded size in bytes and the file's mtime, None where there is none.
+
+        A missing file has neither, an inline item no mtime.
+        """
+        if self.content is not None:
+            return len(self.content), None
         try:
             info = Path(self.path).stat()
         except (OSError, ValueError):  # ValueError: a NUL in the path
@@ -41,18 +59,30 @@ class Location:
 
 def path_to_uri(path: str) -> str:
     """Spell a path, as Python's os module gives it, so that it can be stored as text."""
-    if path.startswith(_BYTES) or _MEMBER.fullmatch(path) or _UNDECODED.search(path):
+    if path.startswith(_RESERVED) or _MEMBER.fullmatch(path) or _UNDECODED.search(path):
         return _BYTES + quote_from_bytes(os.fsencode(path))
     return path
 
 
 def member_to_uri(shard: str, offset: int, size: int, extension: str) -> str:
-    """Spell the place of an image in a tar shard."""
+    """Spell the place of an item in a tar shard."""
     return f"{path_to_uri(shard)}#offset={offset}&size={size}&ext={extension}"
 
 
+def inline_uri(content: bytes) -> str:
+    """Spell an item that stands in no file."""
+    return _INLINE + quote_from_bytes(content)
+
+
+def is_inline(uri: str) -> bool:
+    """Whether a uri is the item itself."""
+    return uri.startswith(_INLINE)
+
+
 def locate(root: str, uri: str) -> Location:
-    """Undo `path_to_uri` and `member_to_uri`, resolving relative paths against root."""
+    """Undo the spellings above, resolving relative paths against root."""
+    if is_inline(uri):
+        return Location("", content=unquote_to_bytes(uri.removeprefix(_INLINE)))
     member = _MEMBER.fullmatch(uri)
     path = str(Path(root, uri_to_path(member[1] if member else uri)))
     return Location(path, int(member[2]), int(member[3])) if member else Location(path)
@@ -67,6 +97,13 @@ def uri_to_path(uri: str) -> str:
 
 def absolute_uri(root: str, uri: str) -> str:
     """Spell a uri of a source with this root so that it means the same under any other root."""
+    if is_inline(uri):
+        return uri
     member = _MEMBER.fullmatch(uri)
     path = path_to_uri(locate(root, uri).path)
     return path + uri.removeprefix(member[1]) if member else path
+
+
+def shortened(uri: str) -> str:
+    """Return a uri for a message: of an inline item of pages of text, the beginning."""
+    return uri if len(uri) <= _LONGEST_SHOWN or not is_inline(uri) else f"{uri[:_LONGEST_SHOWN]}..."

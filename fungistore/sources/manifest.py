@@ -1,41 +1,59 @@
-"""A .csv or .parquet manifest: one row per image, `path` and if known `label`, `split`, `id`."""
+"""A .csv or .parquet manifest: one row per item, `path` and if known `label`, `split`, `id`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
 from fungistore.errors import UsageError
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
-from fungistore.sources.location import locate
+from fungistore.sources.location import inline_uri, locate
 from fungistore.sources.sample import Sample
 
 COLUMNS = ("path", "label", "split", "id")
+ITEM = ""  # what the inline column is called here, whose own name is the modality's choice
+
+_KEY = "S32"  # a digest in hexadecimal digits: 32 bytes a row while repeats are looked for
 
 # A parquet batch of this many rows of short strings is a few MB.
 _BATCH_ROWS = 16_384
 
 
 class ManifestSource:
-    """The rows of a manifest, in its order; all other columns are ignored.
+    """The rows of a manifest, in its order; columns that are not named here are ignored.
 
     A path is relative to the manifest's folder unless absolute, and may be any uri that another
     source gave its samples (`fungistore.sources.location`). The id is the path as written unless
     there is an `id` column. A missing file is a sample without size and mtime. Empty cells of
     label, split and id mean that it is not known. Parquet labels and ids may be integers.
 
+    A manifest with an inline column needs no paths: its cells, text or bytes, are the items, and a
+    path counts only where the cell is empty. Without an `id`, an inline item is named by the digest
+    of its content, the second of the same content by that digest and `-2`, and so on: so rows may
+    come and go, and the others keep their names. An empty one is a sample that cannot be read.
+
+    Args:
+        path: the manifest.
+        inline: names of columns whose cells are items, as a modality has them; the first one that
+            the manifest has is taken.
+
     Raises while iterating or asked for label names:
-        UsageError: the file is malformed, has no `path` column, or an empty path.
+        UsageError: the file is malformed, has neither a `path` nor an inline column, or an empty
+            path.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, inline: Sequence[str] = ()) -> None:
         self.path = str(Path(path).absolute())
         self.root = str(Path(self.path).parent)
+        self._inline = inline
 
     def label_names(self) -> list[str]:
         """Read the label column once, in bounded memory."""
@@ -46,25 +64,48 @@ class ManifestSource:
 
     def __iter__(self) -> Iterator[Sample]:
         row = 0
+        repeated = self._repeated() if self._inline else frozenset()
+        seen: Counter[str] = Counter()
         for batch in self._batches():
-            for path, label, split, id_ in zip(*(batch[name] for name in COLUMNS), strict=True):
+            columns = (batch[name] for name in (*COLUMNS, ITEM))
+            for path, label, split, id_, item in zip(*columns, strict=True):
                 row += 1
-                if not path or path.isspace():
+                has_path = bool(path) and not path.isspace()
+                if item or (item is not None and not has_path):
+                    uri = inline_uri(item)
+                    id_ = id_ or _named(item, repeated, seen)
+                elif has_path:
+                    uri = path
+                else:
                     raise UsageError("a row has no path", where=f"{self.path}, row {row}")
-                size, mtime = locate(self.root, path).measure()
+                size, mtime = locate(self.root, uri).measure()
                 split = SPLIT_NAMES.get(split, split) if split else None
-                yield Sample(id_ or path, path, label or None, split, size, mtime)
+                yield Sample(id_ or uri, uri, label or None, split, size, mtime)
 
-    def _batches(self) -> Iterator[dict[str, list[str | None]]]:
-        """Yield each batch as one list per column of COLUMNS; an absent column is all None."""
+    def _repeated(self) -> frozenset[str]:
+        """Return the digests of items that more than one row without an id has."""
+        keys = [np.zeros(0, _KEY)]
+        for batch in self._batches():
+            pairs = zip(batch[ITEM], batch["id"], strict=True)
+            own = [_digest(item) for item, id_ in pairs if item is not None and not id_]
+            keys.append(np.array(own, _KEY))
+        digests, counts = np.unique(np.concatenate(keys), return_counts=True)
+        return frozenset(digest.decode() for digest in digests[counts > 1].tolist())
+
+    def _batches(self) -> Iterator[dict[str, list[Any]]]:
+        """Yield each batch as one list per column of COLUMNS, and ITEM; an absent one is all None.
+
+        Items are bytes, which an empty cell has none of.
+        """
         read = _read_parquet if self.path.lower().endswith(".parquet") else _read_csv
         try:
-            for batch in read(self.path):
+            for batch, inline in read(self.path, self._inline):
                 present = batch.schema.names
-                yield {
+                lists = {
                     name: _texts(batch.column(name)) if name in present else [None] * len(batch)
                     for name in COLUMNS
                 }
+                yield lists | {ITEM: _contents(batch, inline)}
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 "the manifest cannot be read",
@@ -74,50 +115,71 @@ class ManifestSource:
             ) from error
 
 
-def _read_csv(path: str) -> Iterator[Any]:
+def _digest(item: bytes) -> str:
+    return hashlib.blake2b(item, digest_size=16).hexdigest()
+
+
+def _named(item: bytes, repeated: Collection[str], seen: Counter[str]) -> str:
+    """Return the id of an item without one; `seen` counts those that are there twice."""
+    digest = _digest(item)
+    if digest in repeated:
+        seen[digest] += 1
+    return f"{digest}-{seen[digest]}" if seen[digest] > 1 else digest
+
+
+def _read_csv(path: str, inline: Sequence[str]) -> Iterator[tuple[Any, str | None]]:
     # One thread, because only then do Arrow's messages name the row.
     read = csv.ReadOptions(use_threads=False)
     parse = csv.ParseOptions(newlines_in_values=True)
     with csv.open_csv(path, read, parse) as reader:
-        columns = _known_columns(path, reader.schema.names)
+        columns, item = _known_columns(path, reader.schema.names, inline)
     # Types are declared, not inferred: the label 007 and the id 1e5 stay as they are written.
-    texts = csv.ConvertOptions(
-        include_columns=columns, column_types=dict.fromkeys(columns, pa.string())
-    )
+    types = {name: pa.binary() if name == item else pa.string() for name in columns}
+    texts = csv.ConvertOptions(include_columns=columns, column_types=types)
     with csv.open_csv(path, read, parse, texts) as reader:
-        yield from reader
+        for batch in reader:
+            yield batch, item
 
 
-def _read_parquet(path: str) -> Iterator[Any]:
+def _read_parquet(path: str, inline: Sequence[str]) -> Iterator[tuple[Any, str | None]]:
     with parquet.ParquetFile(path) as file:
-        columns = _known_columns(path, file.schema_arrow.names)
+        columns, item = _known_columns(path, file.schema_arrow.names, inline)
         for name in columns:
-            _check_type(path, file.schema_arrow.field(name))
-        yield from file.iter_batches(_BATCH_ROWS, columns=columns)
+            _check_type(path, file.schema_arrow.field(name), is_item=name == item)
+        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+            yield batch, item
 
 
-def _known_columns(path: str, found: list[str]) -> list[str]:
-    known = [name for name in COLUMNS if name in found]
-    if "path" not in known or any(found.count(name) > 1 for name in known):
+def _known_columns(
+    path: str, found: list[str], inline: Sequence[str]
+) -> tuple[list[str], str | None]:
+    """Return the columns to read, and which of them is the inline one."""
+    item = next((name for name in inline if name in found), None)
+    known = [name for name in COLUMNS if name in found] + ([item] if item else [])
+    if not {"path", item} & set(known) or any(found.count(name) > 1 for name in known):
         raise UsageError(
             "the manifest's columns cannot be used",
             where=path,
-            expected="`path`, and if known `label`, `split` and `id`, each once",
+            expected=f"{' or '.join(f'`{name}`' for name in ('path', *inline))}, and if known "
+            "`label`, `split` and `id`, each once",
             found=", ".join(found),
-            hint="rename the column that holds the image files to `path`",
+            hint="rename the column that holds the files to `path`"
+            + (f", or the one that holds the items to `{inline[0]}`" if inline else ""),
         )
-    return known
+    return known, item
 
 
-def _check_type(path: str, field: Any) -> None:
+def _check_type(path: str, field: Any, *, is_item: bool) -> None:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     number = pa.types.is_integer(kind) and field.name in ("label", "id")
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if not (text or number or pa.types.is_string_view(kind) or pa.types.is_null(kind)):
+    content = is_item and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    is_null = pa.types.is_null(kind)
+    if not (text or number or content or pa.types.is_string_view(kind) or is_null):
         raise UsageError(
             "a column of the manifest has the wrong type",
             where=f"{path}, column {field.name}",
-            expected="text (labels and ids may be integers)",
+            expected="text or bytes" if is_item else "text (labels and ids may be integers)",
             found=field.type,
             hint="convert the column (pandas: astype('string') or astype('Int64'))",
         )
@@ -126,3 +188,12 @@ def _check_type(path: str, field: Any) -> None:
 def _texts(column: Any) -> list[str | None]:
     texts: list[str | None] = column.cast(pa.string()).to_pylist()
     return texts
+
+
+def _contents(batch: Any, inline: str | None) -> list[bytes] | list[None]:
+    if inline is None:
+        return [None] * len(batch)
+    column = batch.column(inline)
+    if pa.types.is_dictionary(column.type) or pa.types.is_string_view(column.type):
+        column = column.cast(pa.string())
+    return [item or b"" for item in column.cast(pa.binary()).to_pylist()]

@@ -11,32 +11,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import UsageError
-from fungistore.modalities.image.decode import MAX_PIXELS, read_image
+from fungistore.modalities.modality import IMAGE, find_modality
 from fungistore.sources.folder import FolderSource
-from fungistore.sources.labels import sort_label_names
-from fungistore.sources.location import absolute_uri, locate, path_to_uri, uri_to_path
 from fungistore.sources.manifest import ManifestSource
-from fungistore.sources.sample import ImageFile, Sample, Source
+from fungistore.sources.sample import Source
 from fungistore.sources.shards import expand_braces, find_shards, is_shard_name
 from fungistore.sources.stdin import PathListSource
 from fungistore.sources.webdataset import TarSource
 
-__all__ = [
-    "MAX_PIXELS",
-    "ImageFile",
-    "Sample",
-    "Source",
-    "absolute_uri",
-    "locate",
-    "open_source",
-    "path_to_uri",
-    "read_image",
-    "sort_label_names",
-    "uri_to_path",
-]
-
 _KINDS = (
-    "a folder of images, a .csv or .parquet manifest, WebDataset .tar shards "
+    "a .csv or .parquet manifest, WebDataset .tar shards "
     "(a file, a folder of them, or shards/{000..012}.tar), or - for paths on stdin"
 )
 
@@ -44,17 +28,22 @@ _KINDS = (
 _NEAR_NAMES_SEARCHED = 10_000
 
 
-def open_source(source: str, stdin: BinaryIO | None = None) -> Source:
-    """Return the source that a command line names; nothing is read from an image yet.
+def open_source(
+    source: str | Path, stdin: BinaryIO | None = None, *, modality: str = IMAGE
+) -> Source:
+    """Return the source that a command line names; no item of it is read yet.
 
     Args:
         source: a folder, a manifest, a shard, a brace pattern of shards, or "-".
         stdin: what "-" reads, standard input if None.
+        modality: what is looked for in it: "image", or a plug-in's.
 
     Raises:
-        UsageError: there is no such file, or it is not a source.
+        UsageError: there is no such file, or it is not a source, or no such modality.
         FungiError: the folder cannot be listed.
     """
+    source, kind = str(source), find_modality(modality)
+    kinds = f"a folder of {kind.items}, {_KINDS}"
     if source == "-":
         return PathListSource(sys.stdin.buffer if stdin is None else stdin)
     try:
@@ -62,25 +51,28 @@ def open_source(source: str, stdin: BinaryIO | None = None) -> Source:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         mode, reason = 0, (getattr(error, "strerror", None) or str(error)).lower()
     if stat.S_ISDIR(mode):
-        shards = find_shards(source)
-        return TarSource(shards, root=source) if shards else FolderSource(source)
+        shards = find_shards(source, kind.suffixes)
+        if shards:
+            return TarSource(shards, source, kind.suffixes)
+        return FolderSource(source, kind.suffixes)
     if mode and source.lower().endswith((".csv", ".parquet")):
-        return ManifestSource(source)
+        return ManifestSource(source, kind.columns)
     if mode and is_shard_name(source):
-        return TarSource([source], root=str(Path(source).parent))
+        return TarSource([source], str(Path(source).parent), kind.suffixes)
     if mode:
         raise UsageError(
-            "this file is not a source of images",
+            f"this file is not a source of {kind.items}",
             where=source,
-            expected=_KINDS,
-            hint="for single images, give the folder that holds them, or their paths on stdin",
+            expected=kinds,
+            hint=f"for single {kind.items}, give the folder that holds them, "
+            "or their paths on stdin",
         )
     if "{" in source and is_shard_name(source):
         fixed, _, _ = source.partition("{")
-        return TarSource(expand_braces(source), root=str(Path(fixed + "*").parent))
+        return TarSource(expand_braces(source), str(Path(fixed + "*").parent), kind.suffixes)
     near = _near_name(Path(source))
     hint = f"did you mean {near!r}?" if near else None
-    raise UsageError(reason, where=source, expected=_KINDS, hint=hint)
+    raise UsageError(reason, where=source, expected=kinds, hint=hint)
 
 
 def _near_name(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""What a source yields: one plain value per image, before any pixel is read."""
+"""What a source yields: one plain value per item, before any byte of it is read."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image of a source.
+    """One item of a source: an image, a text, or what else its modality has.
 
     Attributes:
         id: stable name: the path relative to the source's root, or the manifest's own id.
         uri: where the bytes are, relative to the source's root unless absolute.
         label: class name, or None where the source knows none.
         split: "train", "val" or "test" (or the manifest's own word), or None.
-        bytes: size of the encoded image, None where the file is missing.
-        mtime: modification time in seconds since the epoch, None where the file is missing.
+        bytes: size of the encoded item, None where the file is missing.
+        mtime: modification time in seconds since the epoch, None where there is no file.
     """
 
     id: str
@@ -29,14 +29,14 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """An image that a user names on the way, and that no source need have.
+class NamedItem:
+    """An item that a user names on the way, and that no source need have.
 
     Attributes:
         text: how it was named.
         root: directory that `uri` is relative to.
-        uri: where the image is.
-        views: what its random views are keyed by: the id of the sample whose file it is, so that
+        uri: where the item is.
+        views: what its random views are keyed by: the id of the sample that it is, so that
             they are the stored ones, else a digest of its content.
     """
 
@@ -47,7 +47,7 @@ class ImageFile:
 
 
 class Source(Protocol):
-    """A collection of images in a fixed order; iterating streams it in bounded memory."""
+    """A collection of samples in a fixed order; iterating streams it in bounded memory."""
 
     @property
     def root(self) -> str:

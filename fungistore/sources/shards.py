@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from fungistore.errors import UsageError
-from fungistore.modalities.image.formats import has_image_extension
+from fungistore.names import suffix_of
 from fungistore.sources.folder import is_folder, visible_entries
 from fungistore.sources.location import Location
 
@@ -19,13 +19,13 @@ def is_shard_name(name: str) -> bool:
     return _SHARD.search(name) is not None
 
 
-def find_shards(folder: str) -> list[str]:
-    """List the shards of a folder that holds no images and no folders; otherwise nothing.
+def find_shards(folder: str, suffixes: Collection[str]) -> list[str]:
+    """List the shards of a folder that holds no folders and no files of these suffixes; or nothing.
 
     An archive beside the class folders that were unpacked from it is no shard.
     """
     entries = visible_entries(folder)
-    if any(has_image_extension(entry.name) or is_folder(entry) for entry in entries):
+    if any(suffix_of(entry.name) in suffixes or is_folder(entry) for entry in entries):
         return []
     return [entry.path for entry in entries if is_shard_name(entry.name)]
 
@@ -61,7 +61,7 @@ def check_shard(path: str) -> str:
         raise UsageError(
             "compressed shards cannot be read",
             where=path,
-            expected="an uncompressed .tar, which gives access to single images",
-            hint="decompress it (gunzip, unxz, zstd -d); the images in it are compressed already",
+            expected="an uncompressed .tar, which gives access to single files",
+            hint="decompress it (gunzip, unxz, zstd -d); images in it are compressed already",
         )
     return path

@@ -9,14 +9,14 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import FungiError
-from fungistore.modalities.image.formats import extension_of, has_image_extension
+from fungistore.names import suffix_of
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.location import member_to_uri, path_to_uri
 from fungistore.sources.sample import Sample
@@ -32,20 +32,26 @@ _LONGEST_TEXT = 1 << 24
 
 
 class TarSource:
-    """The images of tar shards, in the shards' order.
+    """The samples of tar shards, in the shards' order.
 
     id: `<shard>/<key>`, the shard relative to root, the key without extensions. uri: the place of
-    the key's first image in the shard. Label: the text of `<key>.cls`, or LABEL_FIELDS of
-    `<key>.json`, whose `split` is the split. Keys without an image are skipped. A sample's mtime
-    is the shard's.
+    the key's item in the shard, which is its first member of these suffixes. Label: the text of
+    `<key>.cls`, or LABEL_FIELDS of `<key>.json`, whose `split` is the split. Keys without an item
+    are skipped. A sample's mtime is the shard's.
+
+    Args:
+        paths: the shards.
+        root: what ids and uris are relative to.
+        suffixes: of members that are items, as a modality has them.
 
     Raises:
         UsageError: a shard is missing or compressed.
         FungiError: while iterating, a shard is truncated or corrupt.
     """
 
-    def __init__(self, paths: Iterable[str], root: str) -> None:
+    def __init__(self, paths: Iterable[str], root: str, suffixes: Collection[str]) -> None:
         self.root = str(Path(root).absolute())
+        self._suffixes = suffixes
         self.shards = [os.path.relpath(check_shard(path), root) for path in paths]
 
     def label_names(self) -> list[str]:
@@ -63,7 +69,7 @@ class TarSource:
             with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 mtime = os.fstat(file.fileno()).st_mtime
                 for key, members in groupby(_members(tar, file), key=itemgetter(0)):
-                    if sample := _sample(tar, shard, mtime, key, members):
+                    if sample := self._sample(tar, shard, mtime, key, members):
                         yield sample
                         count += 1
         except FungiError:
@@ -76,6 +82,38 @@ class TarSource:
                 found=f"{error}, after {count} whole samples",
                 hint="download or pack the shard again",
             ) from error
+
+    def _sample(
+        self,
+        tar: tarfile.TarFile,
+        shard: str,
+        mtime: float,
+        key: str,
+        members: Iterator[tuple[str, tarfile.TarInfo]],
+    ) -> Sample | None:
+        item: tarfile.TarInfo | None = None
+        label: str | None = None
+        fields: dict[str, object] = {}
+        for _, member in members:
+            if member.name == f"{key}.cls":
+                label = _read(tar, member).decode(errors="backslashreplace").strip() or None
+            elif member.name == f"{key}.json":
+                fields = _read_json(tar, member)
+            elif item is None and suffix_of(member.name) in self._suffixes:
+                item = member
+        if item is None:
+            return None
+        named = (_text(fields.get(name)) for name in LABEL_FIELDS)
+        label = label or next(filter(None, named), None)
+        split = _text(fields.get("split"))
+        return Sample(
+            id=path_to_uri(f"{shard}/{key}"),
+            uri=member_to_uri(shard, item.offset_data, item.size, suffix_of(item.name)),
+            label=label,
+            split=SPLIT_NAMES.get(split, split) if split else None,
+            bytes=item.size,
+            mtime=mtime,
+        )
 
 
 def _members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tuple[str, tarfile.TarInfo]]:
@@ -91,37 +129,6 @@ def _members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tuple[str, tarfil
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"bad header at byte {tar.offset}")
-
-
-def _sample(
-    tar: tarfile.TarFile,
-    shard: str,
-    mtime: float,
-    key: str,
-    members: Iterator[tuple[str, tarfile.TarInfo]],
-) -> Sample | None:
-    image: tarfile.TarInfo | None = None
-    label: str | None = None
-    fields: dict[str, object] = {}
-    for _, member in members:
-        if member.name == f"{key}.cls":
-            label = _read(tar, member).decode(errors="backslashreplace").strip() or None
-        elif member.name == f"{key}.json":
-            fields = _read_json(tar, member)
-        elif image is None and has_image_extension(member.name):
-            image = member
-    if image is None:
-        return None
-    label = label or next(filter(None, (_text(fields.get(name)) for name in LABEL_FIELDS)), None)
-    split = _text(fields.get("split"))
-    return Sample(
-        id=path_to_uri(f"{shard}/{key}"),
-        uri=member_to_uri(shard, image.offset_data, image.size, extension_of(image.name)),
-        label=label,
-        split=SPLIT_NAMES.get(split, split) if split else None,
-        bytes=image.size,
-        mtime=mtime,
-    )
 
 
 def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
+from fungistore.sources.location import is_inline
 from fungistore.sources.sample import Sample
 
 SAMPLES_AT_ONCE = 16_384
@@ -68,7 +69,9 @@ class Census:
         """Yield the samples that are not known, counting those that are."""
         stream = iter(samples)
         while batch := list(islice(stream, SAMPLES_AT_ONCE)):
-            keys, stamps = hash_samples((s.id, s.bytes, microseconds(s.mtime)) for s in batch)
+            keys, stamps = hash_samples(
+                (s.id, s.uri, s.bytes, microseconds(s.mtime)) for s in batch
+            )
             known = np.isin(keys, self._keys)
             at = np.searchsorted(self._keys, keys[known])
             np.add.at(self._seen, at, 1)
@@ -107,7 +110,7 @@ class Census:
             with pq.ParquetFile(part) as file:
                 for batch in file.iter_batches(SAMPLES_AT_ONCE, columns=["id"]):
                     ids = batch["id"].to_pylist()
-                    seen.update(i for i in ids if _hash(i, None, None)[0] in suspects)
+                    seen.update(i for i in ids if _hash(i, "", None, None)[0] in suspects)
             # hashes alone may meet by chance: once in 4,000 tables of 100 million samples
             duplicates |= {sample_id for sample_id, count in seen.items() if count > 1}
         if duplicates:
@@ -120,9 +123,12 @@ class Census:
 
 
 def hash_samples(
-    samples: Iterable[tuple[str, int | None, int | None]],
+    samples: Iterable[tuple[str, str, int | None, int | None]],
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return 64-bit hashes of ids: a key of each alone, and a stamp with its bytes and time."""
+    """Return 64-bit hashes of ids: a key of each alone, and a stamp with its bytes and time.
+
+    The stamp of an inline item has its content, the uri, too: it has no time that would tell.
+    """
     both = [_hash(*sample) for sample in samples]
     return (
         np.array([key for key, _ in both], np.uint64),
@@ -130,10 +136,10 @@ def hash_samples(
     )
 
 
-def _hash(sample_id: str, size: int | None, time: int | None) -> tuple[int, int]:
+def _hash(sample_id: str, uri: str, size: int | None, time: int | None) -> tuple[int, int]:
     state = hashlib.blake2b(sample_id.encode(), digest_size=8)
     key = int.from_bytes(state.digest(), "little")
-    state.update(f"\0{size}\0{time}".encode())
+    state.update(f"\0{size}\0{time}{uri if is_inline(uri) else ''}".encode())
     return key, int.from_bytes(state.digest(), "little")
 
 

@@ -56,6 +56,7 @@ MANIFEST = StoredKind(
         Field("parts[].rows", "integer", "its rows"),
         Field("parts[].root", "text", "where its relative uris start"),
         Field("parts[].checksum", "text, null", "digest of the file; null in parts of schema 1.0"),
+        Field("modality", "text", "what the samples are: image, or a plug-in's"),
         Field("samples", "integer", "rows in all, for human readers"),
         SEAL,
     ),
@@ -69,7 +70,7 @@ SAMPLES = StoredKind(
     (
         Field("row", "int64", "number of the row in all arrays"),
         Field("id", "string", "path relative to the source, or the manifest's id; unique"),
-        Field("uri", "string", "where the image is: a path, or a member of a tar file"),
+        Field("uri", "string", "where the item is: a path, a member of a tar file, or itself"),
         Field("label", "int32, null", "index into the class names"),
         Field("split", "dictionary of string, null", "train, val, test, or any other name"),
         Field("bytes", "int64, null", "size of the file when it was listed"),
@@ -187,7 +188,7 @@ FAILURES = StoredKind(
     "one line an input that could not be read; the last line about a row counts",
     (
         Field("row", "integer", "row of the sample"),
-        Field("uri", "text", "where the image is"),
+        Field("uri", "text", "where the item is"),
         Field("error", "text", "class of the error"),
         Field("message", "text", "what it said"),
         Field("feature_set", "text", "what was being made"),

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from fungistore.errors import StoreError
+from fungistore.modalities.modality import IMAGE
 from fungistore.names import is_file_name
 from fungistore.sources.location import path_to_uri, uri_to_path
 from fungistore.store.samples import Part
@@ -33,6 +34,7 @@ class Manifest:
         id: random name of the store, given once.
         labels: class names; a sample's label is an index into them.
         parts: files of the sample table, in row order.
+        modality: name of what the samples are.
         unknown: fields of a newer minor version, handed on as they are.
     """
 
@@ -40,6 +42,7 @@ class Manifest:
     id: str
     labels: tuple[str, ...]
     parts: tuple[Part, ...]
+    modality: str = IMAGE
     unknown: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
@@ -77,7 +80,7 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
             if is_newer
             else "install the version of fungistore that made it",
         )
-    known = ("schema", "id", "labels", "parts", "samples", CHECKSUM)
+    known = ("schema", "id", "labels", "parts", "modality", "samples", CHECKSUM)
     unknown = {key: value for key, value in document.items() if key not in known}
     document = {key: value for key, value in document.items() if key in known}
     try:

@@ -1,4 +1,4 @@
-"""The sample table: one row an image, in an order that never changes, grown by adding parts.
+"""The sample table: one row a sample, in an order that never changes, grown by adding parts.
 
 `samples.parquet` is a directory of Parquet files, as Arrow, pandas and polars read it; appending
 a part leaves the others untouched. Which parts count is said by `store.json`, in one atomic write.
@@ -169,10 +169,10 @@ class SampleTable:
         comparison = self._with_removed(census, root)
         return Part(path.name, comparison.added, root, file_digest(path)), comparison
 
-    def other_images(self, changed: Mapping[int, Sample], root: str) -> list[str]:
+    def other_items(self, changed: Mapping[int, Sample], root: str) -> list[str]:
         """Return the ids of changed rows whose own file, below another root, is still there.
 
-        Then the sample of this root is no newer version of it, but another image of that name.
+        Then the sample of this root is no newer version of it, but another item of that name.
         """
         found: list[str] = []
         first = 0
@@ -180,9 +180,10 @@ class SampleTable:
             rows = [row for row in changed if first <= row < first + part.rows]
             if rows and part.root != root:
                 for row in self.take(rows):
-                    mine = locate(root, changed[row["row"]].uri).path
-                    own = locate(part.root, row["uri"]).path
-                    if own != mine and os.path.exists(own):
+                    mine = locate(root, changed[row["row"]].uri)
+                    own = locate(part.root, row["uri"])
+                    is_other = (own.path, own.content) != (mine.path, mine.content)
+                    if is_other and own.exists():
                         found.append(row["id"])
             first += part.rows
         return found
@@ -224,8 +225,7 @@ class SampleTable:
             return part
         with self._open(part) as file:
             uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()
-        is_there = os.path.exists(locate(root, uri).path)
-        return replace(part, root=root) if is_there else part
+        return replace(part, root=root) if locate(root, uri).exists() else part
 
     def _with_removed(self, census: Census, root: str) -> Comparison:
         """Return a comparison that also knows what this table has of a source that lacks it now."""
@@ -255,9 +255,9 @@ class SampleTable:
 
     def _keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         hashes = [hash_samples([])]
-        for batch in self.batches("id", "bytes", "mtime"):
+        for batch in self.batches("id", "uri", "bytes", "mtime"):
             times = batch["mtime"].cast(pa.int64()).to_pylist()
-            columns = (batch["id"].to_pylist(), batch["bytes"].to_pylist(), times)
+            columns = (*(batch[name].to_pylist() for name in ("id", "uri", "bytes")), times)
             hashes.append(hash_samples(zip(*columns, strict=True)))
         keys, stamps = zip(*hashes, strict=True)
         return np.concatenate(keys), np.concatenate(stamps)

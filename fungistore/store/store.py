@@ -16,6 +16,7 @@ from typing import Any
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences
 from fungistore.machine.context import Context
+from fungistore.modalities.modality import Modality, find_modality
 from fungistore.sources.sample import Sample, Source
 from fungistore.store.census import Comparison
 from fungistore.store.disk_errors import NOT_WRITABLE
@@ -124,33 +125,55 @@ class Store:
         """The sample table."""
         return SampleTable(self.root / SAMPLES, list(self.manifest.parts))
 
-    def add_source(self, source: Source, *, update: bool = False) -> Comparison:
+    @property
+    def modality(self) -> Modality:
+        """What the samples are.
+
+        Raises:
+            UsageError: a plug-in added it that is not installed here.
+        """
+        return find_modality(self.manifest.modality)
+
+    def add_source(
+        self, source: Source, modality: str | None = None, *, update: bool = False
+    ) -> Comparison:
         """Append the samples of a source that the store lacks; known samples keep their rows.
 
         Labels get integers in sorted order the first time; later labels follow them.
 
         Args:
-            source: images in their order.
-            update: of known images that have changed, take over the new size and time, and list
+            source: samples in their order.
+            modality: name of what they are, of which a store has one; default: the store's.
+            update: of known samples that have changed, take over the new size and time, and list
                 their rows as to be made anew in every feature set that has them.
 
         Raises:
             UsageError: two samples have the same id, in the source or in an earlier one.
+            MismatchError: the store has samples of another modality.
         """
         old = self.manifest
+        items = find_modality(modality or old.modality).items
+        if old.parts and modality not in (None, old.modality):
+            raise MismatchError(
+                "a store has samples of one kind",
+                where=self.root,
+                expected=self.modality.items,
+                found=items,
+                hint="use another STORE",
+            )
         names = list(dict.fromkeys([*old.labels, *source.label_names()]))
         labels = {name: number for number, name in enumerate(names)}
         part, comparison = self.samples.append(source, source.root, labels, keep_changed=update)
         others: list[str] = []
         is_known = source.root in {p.root for p in old.parts}
         if is_known:
-            others = self.samples.other_images(comparison.changed_samples, source.root)
+            others = self.samples.other_items(comparison.changed_samples, source.root)
         if others or (comparison.changed and not is_known):
             if part:
                 (self.root / SAMPLES / part.file).unlink()
             raise UsageError(
-                f"{len(others) or comparison.changed} images of this source have the names of "
-                "other images",
+                f"{len(others) or comparison.changed} {items} of this source have the names of "
+                f"other {items}",
                 where=source.root,
                 expected=f"the source that the store was made from: {old.parts[0].root}",
                 found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
@@ -159,7 +182,7 @@ class Store:
         parts = list(old.parts) + ([part] if part else [])
         if comparison.known:
             parts = [self.samples.moved(part, source.root) for part in parts]
-        self._commit(tuple(names), tuple(parts))
+        self._commit(tuple(names), tuple(parts), modality)
         if comparison.changed_samples:
             self._note_changed(comparison.changed_samples)
             self._refresh_samples(comparison.changed_samples, source.root)
@@ -337,7 +360,10 @@ class Store:
             self._commit()
 
     def _commit(
-        self, labels: tuple[str, ...] | None = None, parts: tuple[Part, ...] | None = None
+        self,
+        labels: tuple[str, ...] | None = None,
+        parts: tuple[Part, ...] | None = None,
+        modality: str | None = None,
     ) -> None:
         """Change the manifest as it is on the disk now, which another writer may have changed."""
         with self._locks.short():
@@ -347,6 +373,7 @@ class Store:
                 schema=max(stored.schema, SCHEMA_VERSION),
                 labels=stored.labels if labels is None else labels,
                 parts=stored.parts if parts is None else parts,
+                modality=modality or stored.modality,
             )
             if manifest != stored:
                 publish_bytes(self.root / MANIFEST, manifest.to_json())

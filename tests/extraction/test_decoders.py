@@ -143,10 +143,11 @@ import sys, time
 from timm.data import resolve_data_config
 from fungistore.extraction.decoders import InProcesses
 from fungistore.extraction.drawing import Drawer
+from fungistore.modalities.image.images import Images
 from fungistore.modalities.image.inference import InferenceView
 
 config = resolve_data_config({"img_size": 32})
-decoders = InProcesses(Drawer(InferenceView(config), {}, 0), 1)
+decoders = InProcesses(Drawer(Images(), InferenceView(config), {}, 0), 1)
 decoders.draw([], frozenset())
 print(decoders._processes[0].pid, flush=True)
 time.sleep(600)

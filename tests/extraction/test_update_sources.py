@@ -11,7 +11,8 @@ import pytest
 from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
-from fungistore.modalities.image.decode import read_image
+from fungistore.modalities.image.images import Images
+from fungistore.modalities.reading import read_item
 from fungistore.sources.location import absolute_uri, locate, path_to_uri
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
@@ -104,4 +105,4 @@ def test_the_files_are_those_of_each_source(tmp_path: Path, options: ExtractOpti
     assert extract(str(two), store, options, update=True).redone == 1
     for row in Store.open(store).samples.rows(0, 6):
         assert not Path(row["uri"]).is_absolute()
-        read_image(row["root"], row["uri"])
+        read_item(Images(), row["root"], row["uri"])

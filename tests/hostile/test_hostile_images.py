@@ -16,7 +16,8 @@ from hostile_world import fungi, png, png_chunk
 from PIL import Image
 
 from fungistore.errors import ImageError
-from fungistore.modalities.image.decode import read_image
+from fungistore.modalities.image.images import Images
+from fungistore.modalities.reading import read_item
 from fungistore.store.store import Store
 from tiny_world import TINY
 
@@ -112,7 +113,7 @@ def test_odd_images_are_read(tmp_path: Path, kind: str) -> None:
     """Of whatever mode, length or shape: RGB of the first frame, in a moment."""
     (tmp_path / "x").write_bytes(READABLE[kind]())
     began = time.monotonic()
-    pixels = read_image(str(tmp_path), "x")
+    pixels = read_item(Images(), str(tmp_path), "x")
     assert pixels.dtype == np.uint8
     assert pixels.shape[2] == 3
     assert time.monotonic() - began < 5
@@ -131,7 +132,7 @@ def test_truncated_and_scrambled_images_end_in_an_image_error(tmp_path: Path, ki
                 broken[int(random.integers(min(200, len(broken))))] = int(random.integers(256))
         (tmp_path / "x").write_bytes(broken)
         try:
-            assert read_image(str(tmp_path), "x", max_pixels=1_000_000).shape[2] == 3
+            assert read_item(Images(1_000_000), str(tmp_path), "x").shape[2] == 3
         except ImageError as error:
             assert error.where == "x"
 
@@ -143,13 +144,14 @@ def test_bombs_are_refused_in_bounded_memory_and_time(tmp_path: Path) -> None:
     code = (
         "import resource, sys, time\n"
         "from fungistore.errors import ImageError\n"
-        "from fungistore.modalities.image.decode import read_image\n"
+        "from fungistore.modalities.image.images import Images\n"
+        "from fungistore.modalities.reading import read_item\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]),) * 2)\n"
         "for number in range(int(sys.argv[3])):\n"
         "    began = time.monotonic()\n"
         "    try:\n"
-        "        said = str(read_image(sys.argv[1], f'{number}.bin').shape)\n"
+        "        said = str(read_item(Images(), sys.argv[1], f'{number}.bin').shape)\n"
         "    except ImageError as error:\n"
         "        said = error.what\n"
         "    print(f'{time.monotonic() - began:.1f} {said}')\n"

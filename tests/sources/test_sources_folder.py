@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fungistore.modalities.image.decode import read_image
+from fungistore.modalities.image.images import Images
+from fungistore.modalities.reading import read_item
 from fungistore.sources.folder import FolderSource
 from fungistore.sources.labels import sort_label_names
 from fungistore.sources.location import locate, path_to_uri
@@ -29,12 +30,16 @@ def touch(root: Path, *names: str) -> None:
         path.write_bytes(b"12345")
 
 
+def images_in(root: Path) -> FolderSource:
+    return FolderSource(str(root), Images.suffixes)
+
+
 def rows(root: Path) -> list[tuple[str, str | None, str | None]]:
-    return [(sample.id, sample.split, sample.label) for sample in FolderSource(str(root))]
+    return [(sample.id, sample.split, sample.label) for sample in images_in(root)]
 
 
 def ids(root: Path) -> list[str]:
-    return [sample.id for sample in FolderSource(str(root))]
+    return [sample.id for sample in images_in(root)]
 
 
 def test_entries_come_sorted_by_the_bytes_of_their_names(tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def test_a_sample_knows_its_size_and_time(tmp_path: Path) -> None:
     """bytes and mtime are those of the file; the root is absolute and the uri relative to it."""
     touch(tmp_path, "cats/1.jpg")
     os.utime(tmp_path / "cats/1.jpg", (5, 1234.5))
-    source = FolderSource(str(tmp_path))
+    source = images_in(tmp_path)
     assert source.root == str(tmp_path)
     assert list(source) == [Sample("cats/1.jpg", "cats/1.jpg", "cats", None, 5, 1234.5)]
 
@@ -79,7 +84,7 @@ def test_the_first_folder_is_the_label(tmp_path: Path) -> None:
         ("cats/x/y/1.jpg", None, "cats"),
         ("dogs/2.jpg", None, "dogs"),
     ]
-    assert FolderSource(str(tmp_path)).label_names() == ["cats", "dogs"]
+    assert images_in(tmp_path).label_names() == ["cats", "dogs"]
 
 
 def test_split_folders_are_recognised(tmp_path: Path) -> None:
@@ -94,21 +99,21 @@ def test_split_folders_are_recognised(tmp_path: Path) -> None:
         ("valid/a/2.jpg", "val", "a"),
         ("validation/a/3.jpg", "val", "a"),
     ]
-    assert FolderSource(str(tmp_path)).label_names() == ["a", "b", "more"]
+    assert images_in(tmp_path).label_names() == ["a", "b", "more"]
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     """Among other classes, a folder named like a split without folders in it is a class."""
     touch(tmp_path, "bus/1.jpg", "train/2.jpg")
     assert rows(tmp_path) == [("bus/1.jpg", None, "bus"), ("train/2.jpg", None, "train")]
-    assert FolderSource(str(tmp_path)).label_names() == ["bus", "train"]
+    assert images_in(tmp_path).label_names() == ["bus", "train"]
 
 
 def test_splits_need_no_classes(tmp_path: Path) -> None:
     """Where all folders are named like splits, they are splits of images without labels."""
     touch(tmp_path, "train/1.jpg", "test/2.jpg")
     assert rows(tmp_path) == [("test/2.jpg", "test", None), ("train/1.jpg", "train", None)]
-    assert FolderSource(str(tmp_path)).label_names() == []
+    assert images_in(tmp_path).label_names() == []
 
 
 def test_split_names_count_at_the_first_level_only(tmp_path: Path) -> None:
@@ -146,7 +151,7 @@ def test_a_link_above_the_root_does_not_lead_back_into_it(tmp_path: Path) -> Non
 def test_a_dangling_link_is_a_sample_without_a_size(tmp_path: Path) -> None:
     """A link to nothing is not dropped silently; reading it will say that it is missing."""
     (tmp_path / "1.jpg").symlink_to("nothing")
-    assert list(FolderSource(str(tmp_path))) == [Sample("1.jpg", "1.jpg")]
+    assert list(images_in(tmp_path)) == [Sample("1.jpg", "1.jpg")]
 
 
 def test_pipes_are_no_images(tmp_path: Path) -> None:
@@ -161,12 +166,12 @@ def test_names_that_are_not_utf8_are_storable_and_readable(tmp_path: Path) -> No
     os.mkdir(folder)
     Image.new("RGB", (2, 2), "red").save(tmp_path / "plain.png")
     os.rename(tmp_path / "plain.png", folder + b"/100%\xff.png")
-    source = FolderSource(str(tmp_path))
+    source = images_in(tmp_path)
     (sample,) = source
     assert sample.id == sample.uri == "bytes:caf%E9/100%25%FF.png"
     assert sample.label == "bytes:caf%E9"
     assert source.label_names() == [sample.label]
-    assert read_image(source.root, sample.uri).shape == (2, 2, 3)
+    assert read_item(Images(), source.root, sample.uri).shape == (2, 2, 3)
 
 
 @given(name=st.binary(min_size=1, max_size=40).filter(lambda name: b"\0" not in name))
@@ -200,6 +205,7 @@ def test_a_folder_that_cannot_be_listed_is_named(open_folder: Path) -> None:
     script = (
         "import os, sys\n"
         "from fungistore.errors import FungiError\n"
+        "import fungistore.modalities.image.images\n"
         "from fungistore.sources.opening import open_source\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "try:\n"

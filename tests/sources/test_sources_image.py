@@ -1,4 +1,4 @@
-"""read_image against Pillow's own results, and against every way in which a file can be broken."""
+"""Images against Pillow's own results, and against every way in which a file can be broken."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fungistore.errors import ImageError
-from fungistore.modalities.image.decode import MAX_PIXELS, read_image
+from fungistore.modalities.image.decode import MAX_PIXELS
+from fungistore.modalities.image.images import Images
+from fungistore.modalities.reading import read_item
 
 Pixels = NDArray[np.uint8]
 SHARED_TMP_PATH = settings(
@@ -41,7 +43,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 def read(folder: Path, content: bytes, **options: int) -> Pixels:
     (folder / "image").write_bytes(content)
-    return read_image(str(folder), "image", **options)
+    return read_item(Images(**options), str(folder), "image")
 
 
 def failure(folder: Path, content: bytes, **options: int) -> ImageError:
@@ -345,7 +347,7 @@ def test_missing_files_folders_pipes_and_odd_names_are_image_errors(tmp_path: Pa
         "": "not a regular file",
     }.items():
         with pytest.raises(ImageError, match=what):
-            read_image(str(tmp_path), uri)
+            read_item(Images(), str(tmp_path), uri)
 
 
 def test_threads_read_what_one_thread_reads(tmp_path: Path) -> None:
@@ -360,7 +362,7 @@ def test_threads_read_what_one_thread_reads(tmp_path: Path) -> None:
 
     def outcome(number: int) -> tuple[str, bytes]:
         try:
-            found = read_image(str(tmp_path), f"{number}")
+            found = read_item(Images(), str(tmp_path), f"{number}")
         except ImageError as error:
             return error.what, b""
         return str(found.shape), found.tobytes()

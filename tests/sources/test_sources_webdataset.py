@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fungistore.errors import FungiError, ImageError, UsageError
-from fungistore.modalities.image.decode import read_image
+from fungistore.modalities.image.images import Images
+from fungistore.modalities.reading import read_item
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Sample
 from fungistore.sources.shards import expand_braces
@@ -64,13 +65,13 @@ def test_samples_are_groups_of_adjacent_members(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_every_uri_gives_random_access(tmp_path: Path, format: int) -> None:
-    """read_image finds each member by its uri, in any order and any tar dialect."""
+    """read_item finds each member by its uri, in any order and any tar dialect."""
     long_name = "d/" * 60
     members = [(f"{long_name}{n}.png", png(n)) for n in range(10)]
     source = open_source(write_shard(tmp_path / "a.tar", members, format))
     for number, sample in reversed(list(enumerate(source))):
         assert sample.id == f"a.tar/{long_name}{number}"
-        pixels = read_image(source.root, sample.uri)
+        pixels = read_item(Images(), source.root, sample.uri)
         np.testing.assert_array_equal(pixels, np.broadcast_to([number, 0, 0], (4, 4, 3)))
 
 
@@ -152,7 +153,7 @@ def test_hostile_names_are_only_names(tmp_path: Path) -> None:
     ]
     for sample in samples:
         sample.id.encode()
-        assert read_image(source.root, sample.uri)[0, 0, 0] == 9
+        assert read_item(Images(), source.root, sample.uri)[0, 0, 0] == 9
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -197,7 +198,8 @@ def test_a_brace_pattern_names_shards(tmp_path: Path) -> None:
         write_shard(tmp_path / name, [("x.png", png(0))])
     source = open_source(f"{tmp_path}/{{train,val}}/{{0..0}}.tar")
     assert [sample.id for sample in source] == ["train/0.tar/x", "val/0.tar/x"]
-    assert [read_image(source.root, sample.uri).shape for sample in source] == [(4, 4, 3)] * 2
+    shapes = [read_item(Images(), source.root, sample.uri).shape for sample in source]
+    assert shapes == [(4, 4, 3)] * 2
     assert [s.id for s in open_source(f"{tmp_path}/train/{{0..1}}.tar")] == ["0.tar/x", "1.tar/x"]
 
 
@@ -276,9 +278,9 @@ def test_a_uri_beyond_the_end_is_an_image_error(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "a.tar", numbered(1))
     for offset, size in ((10**9, 5), (0, 10**17)):
         with pytest.raises(ImageError, match="shard ends before"):
-            read_image(str(tmp_path), f"a.tar#offset={offset}&size={size}&ext=png")
+            read_item(Images(), str(tmp_path), f"a.tar#offset={offset}&size={size}&ext=png")
     with pytest.raises(ImageError, match="not an image"):
-        read_image(str(tmp_path), f"{Path(path).name}#offset=0&size=300&ext=png")
+        read_item(Images(), str(tmp_path), f"{Path(path).name}#offset=0&size=300&ext=png")
 
 
 @given(damage=st.lists(st.tuples(st.integers(0, 10239), st.integers(0, 255)), max_size=6))
@@ -295,7 +297,7 @@ def test_damage_gives_samples_or_a_fungi_error(
         content[position] = value
     path.write_bytes(content)
     try:
-        samples = list(TarSource([str(path)], root=str(tmp_path)))
+        samples = list(TarSource([str(path)], str(tmp_path), Images.suffixes))
     except FungiError as error:
         assert error.where == path
     else:

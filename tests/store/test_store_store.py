@@ -109,7 +109,7 @@ def test_counts_in_the_manifest_are_for_people(tmp_path: Path) -> None:
     document = json.loads((store.root / "store.json").read_bytes())
     assert document["samples"] == 7
     assert document["schema"] == list(SCHEMA_VERSION)
-    assert set(document) == {"schema", "id", "labels", "parts", "samples", "checksum"}
+    assert set(document) == {"schema", "id", "labels", "parts", "modality", "samples", "checksum"}
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty directory", "directory", "file"])

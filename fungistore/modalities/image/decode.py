@@ -1,4 +1,4 @@
-"""Encoded image -> upright uint8 RGB pixels; whatever goes wrong is one ImageError.
+"""Encoded image -> upright uint8 RGB pixels.
 
 `PIL.Image.open` is not used: it warns of large images through the process-wide warnings filter.
 The header's size is checked here instead, before a pixel is decoded. No global state is touched,
@@ -7,9 +7,6 @@ so any number of threads can read at once.
 
 from __future__ import annotations
 
-import io
-import stat
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -18,13 +15,9 @@ from PIL import ExifTags, Image
 
 from fungistore.errors import ImageError
 from fungistore.modalities.image.formats import find_decoder
-from fungistore.sources.location import Location, locate
 
 # The largest camera sensors give 200 megapixels. At Pillow's 4 bytes a pixel this is 1 GiB.
 MAX_PIXELS = 2**28
-
-# Enough of a decoder's own words for one line of a failure record.
-_REASON_LENGTH = 120
 
 # EXIF orientation -> what turns the stored pixels upright (Exif 2.3, tag 0x0112).
 _UPRIGHT = {
@@ -38,49 +31,17 @@ _UPRIGHT = {
 }
 
 
-def read_image(root: str, uri: str, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Read the image that a source of this root calls `uri`; safe to call from many threads.
+def decode(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Return the pixels of an encoded image; safe to call from many threads.
 
     Returns:
         uint8 [height, width, 3], RGB, C-contiguous; upright after its EXIF orientation,
         transparency over white, 16-bit grey rounded to 8 bits, the first frame of an animation.
 
     Raises:
-        ImageError: for everything that does not end in pixels: a missing, empty, truncated or
-            foreign file, float pixels, or a header that declares more than max_pixels.
+        ImageError: foreign content, float pixels, or a header that declares more than max_pixels.
+        Exception: nearly any other, where the content is damaged.
     """
-    try:
-        with _open(locate(root, uri)) as stream:
-            return _decode(stream, max_pixels)
-    except ImageError as error:
-        error.where = uri
-        raise
-    # Damaged files make decoders raise nearly anything, MemoryError and SyntaxError included.
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        what = f"the image cannot be decoded: {reason.splitlines()[0][:_REASON_LENGTH]}"
-        raise ImageError(what, where=uri) from error
-
-
-def _open(location: Location) -> IO[bytes]:
-    path = Path(location.path)
-    info = path.stat()
-    if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever
-        raise ImageError("this is not a regular file")
-    size = info.st_size if location.size is None else location.size
-    if size == 0:
-        raise ImageError("the file is empty")
-    if location.offset + size > info.st_size:
-        raise ImageError("the shard ends before this image does")
-    file = path.open("rb")
-    if location.size is None:
-        return file
-    with file:
-        file.seek(location.offset)
-        return io.BytesIO(file.read(size))
-
-
-def _decode(stream: IO[bytes], max_pixels: int) -> NDArray[np.uint8]:
     decoder = find_decoder(stream)
     if decoder is None:
         raise ImageError("the content is not an image in a known format")

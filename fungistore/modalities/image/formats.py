@@ -20,7 +20,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-IMAGE_EXTENSIONS = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "avif", "tif", "tiff"}
     | {"gif", "bmp", "dib", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "jpf", "jpc", "j2c"}
 )
@@ -42,17 +42,6 @@ _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = tuple(
         (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", Jpeg2KImageFile),
     )
 )
-
-
-def extension_of(name: str) -> str:
-    """Return what follows the last dot of a name, in lower case; "" without a dot."""
-    _, dot, extension = name.rpartition(".")
-    return extension.lower() if dot else ""
-
-
-def has_image_extension(name: str) -> bool:
-    """Tell whether a file name ends like an image that `read_image` can decode."""
-    return extension_of(name) in IMAGE_EXTENSIONS
 
 
 def find_decoder(stream: IO[bytes]) -> type[ImageFile] | None:
