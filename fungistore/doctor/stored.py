@@ -1,4 +1,4 @@
-"""A store: whether it opens, who writes, how much of it is done, whether its images are there."""
+"""A store: whether it opens, who writes, how much of it is done, whether its files are there."""
 
 from __future__ import annotations
 

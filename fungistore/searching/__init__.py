@@ -1,1 +1,1 @@
-"""Search: the nearest images of a store to an image file or to one of its samples."""
+"""Search: the nearest samples of a store to an image file, another item, or one of its own."""

@@ -28,10 +28,10 @@ class Comparison:
     """A source against the table.
 
     Attributes:
-        added: images that are new.
-        known: images that the table has.
-        changed: of those, images of another size or time.
-        removed: images that the table has from this source, and that the source lacks now.
+        added: samples that are new.
+        known: samples that the table has.
+        changed: of those, samples of another size, time or inline content.
+        removed: samples that the table has from this source, and that the source lacks now.
         first_removed: the ids of some of them.
         changed_samples: by row, what the source says of the changed ones; only where it was asked.
     """
