@@ -43,8 +43,9 @@ from fungistore.extraction.features import DrawnBatch, FeatureMaker
 from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.loader import default_workers, stack_drawn
 from fungistore.extraction.resolve import Resolved, resolve
+from fungistore.machine.device import wait_for_gpu
 from fungistore.machine.stopwatch import BESIDE, Clock, Stage
-from fungistore.machine.transfer import one_behind, start_fetch, wait_for_gpu
+from fungistore.machine.transfer import one_behind, start_fetch
 from photographs import photographs, write_photographs
 
 SETS = {

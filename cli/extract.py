@@ -178,8 +178,8 @@ def extract(
         from fungistore.extraction.measure import estimate
         from fungistore.extraction.options import ExtractOptions, read_config, with_settings
         from fungistore.extraction.stage import extract as run
+        from fungistore.machine.device import wait_for_gpu
         from fungistore.machine.stopwatch import UNWATCHED, Clock
-        from fungistore.machine.transfer import wait_for_gpu
 
         settled = read_config(config) if config is not None else {}
         settled = {key.replace("-", "_"): value for key, value in settled.items()}

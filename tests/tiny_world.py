@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fungistore.backbones.quantized import multiplies_exactly
+from fungistore.machine.device import multiplies_exactly
 
 TINY = "test_vit"  # timm's own test model: 64 wide, 6 blocks, 160 pixels, class token
 needs_vnni = pytest.mark.skipif(not multiplies_exactly(), reason="needs VNNI instructions")

@@ -166,21 +166,6 @@ def _has_gelu(module: nn.Module) -> bool:
     )
 
 
-def multiplies_exactly() -> bool:
-    """Whether torch and this CPU sum products of bytes in full.
-
-    CPUs without VNNI instructions cut the sums of neighbours off at 16 bits, and torch 2.11 does
-    not multiply unsigned bytes yet.
-    """
-    tokens = torch.full((64, 64), STEPS, dtype=torch.uint8)
-    weight = torch.full((64, 64), LARGEST, dtype=torch.int8)
-    try:
-        products = torch._int_mm(tokens, weight)
-    except RuntimeError:
-        return False
-    return bool((products == 64 * STEPS * LARGEST).all())
-
-
 def spread(tokens: Float[Tensor, "... i"]) -> float:
     """Return the mean range of the tokens' entries, each in units of its root mean square."""
     size = tokens.square().mean(-1).sqrt().clamp_min(torch.finfo(torch.float32).tiny)

@@ -15,7 +15,7 @@ from torch import nn
 from fungistore.backbones.backbone import is_plain
 from fungistore.doctor.check import Check, passed
 from fungistore.errors import UsageError
-from fungistore.extraction.resolve import default_batch_size, fast_dtype, resolve_device
+from fungistore.machine.device import default_batch_size, fast_dtype, resolve_device
 
 SECONDS = 2.0  # of measuring
 FORWARDS = 3  # at least

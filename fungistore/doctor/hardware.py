@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fungistore.doctor.check import Check, failed, passed, size, warned
-from fungistore.extraction.resolve import fast_dtype
+from fungistore.machine.device import fast_dtype
 from fungistore.machine.resources import allowed_cores, free_memory
 
 LEAST_MEMORY = 1e9  # torch, a ViT-S and one batch

@@ -15,10 +15,10 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from fungistore.backbones.backbone import Backbone
-from fungistore.errors import FullMemoryError
 from fungistore.extraction.drawing import BASE, Drawer
 from fungistore.gradients.projection import Projection, normalized_projection
 from fungistore.gradients.tape import GradientPath, Tape
+from fungistore.machine.device import explain_full_memory
 from fungistore.machine.precision import OnGpu, float32_products
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.machine.transfer import start_fetch
@@ -223,17 +223,3 @@ class FeatureMaker:
             array.to(self.device, non_blocking=is_pinned) if array.dtype == torch.uint8 else array
             for array in arrays
         )
-
-
-@contextmanager
-def explain_full_memory(device: torch.device, batch_size: int) -> Iterator[None]:
-    """Turn the error of a GPU whose memory is full into one that says what to do."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise FullMemoryError(
-            "the GPU's memory does not hold a batch",
-            where=device,
-            found=str(error).partition("\n")[0],
-            hint=f"--batch-size {max(1, batch_size // 2)}, or --projection-memory 0",
-        ) from error

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-from functools import cache
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from fungistore.backbones.backbone import Backbone, load_backbone
-from fungistore.backbones.quantized import multiplies_exactly
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
@@ -22,19 +17,13 @@ from fungistore.fingerprint import Config
 from fungistore.gradients.path import gradient_path
 from fungistore.gradients.projection import ProjectionSpec
 from fungistore.gradients.tape import GradientPath
-from fungistore.machine.powers import power_of_two_within
+from fungistore.machine.device import default_batch_size, fast_dtype, refuse_unfit, resolve_device
 from fungistore.modalities.modality import IMAGE, Modality, find_modality
 from fungistore.modalities.views import ViewRecipe
 from fungistore.objectives.objective import ContrastiveObjective, Objective
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
 from fungistore.store.units import Codec
-
-BATCH_TOKENS = {"cpu": 8192, "mps": 16_384, "cuda": 65_536}  # patch tokens that fill the device
-LARGEST_BATCH = 512
-PROBE_SIZE = 768  # rows and columns of the products that are timed: a few milliseconds each
-PROBE_ROUNDS = 7
-WORTHWHILE_GAIN = 1.2
 
 
 @dataclass(frozen=True)
@@ -161,7 +150,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         else frozen.get("compute.dtype") or fast_dtype(device)
     )
     dtype: torch.dtype = getattr(torch, name)
-    _refuse_unfit(dtype, device)
+    refuse_unfit(dtype, device)
     backbone = load_backbone(
         options.model,
         weights=Path(options.weights) if options.weights else None,
@@ -217,83 +206,3 @@ def opened_source(source: str | Path | Source, options: ExtractOptions) -> Sourc
     if isinstance(source, str | Path):
         return open_source(source, modality=modality_of(options))
     return source
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`; "auto" prefers CUDA, then Apple's, then the CPU.
-
-    A numbered CUDA device becomes torch's current one, which streams and waits default to.
-
-    Raises:
-        UsageError: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and torch.backends.mps.is_available():
-            name = "mps"
-    try:
-        device = torch.device(name)
-        if device.type not in BATCH_TOKENS:
-            raise RuntimeError("a device that fungi does not know")
-        torch.empty(1, device=device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(
-            "no such device here",
-            where=f"--device {name}",
-            expected="auto, cpu, cuda, cuda:N or mps",
-            found=str(error).splitlines()[0],
-            hint="--device cpu always works",
-        ) from error
-    return device
-
-
-def fast_dtype(device: torch.device) -> str:
-    """Return bfloat16 where the device multiplies it faster than float32, else float32.
-
-    CPUs are timed, once a process: of those that have bfloat16 instructions, some are twice as
-    fast with them and some half as fast.
-    """
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
-        return "bfloat16" if _bfloat16_gain() > WORTHWHILE_GAIN else "float32"
-    return "float32"
-
-
-@cache
-def _bfloat16_gain() -> float:
-    """Return how many times faster a product of a typical trunk is in bfloat16, of best times."""
-    best = {torch.float32: inf, torch.bfloat16: inf}
-    operands = {dtype: torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=dtype) for dtype in best}
-    for _ in range(PROBE_ROUNDS):
-        for dtype, operand in operands.items():
-            began = time.perf_counter()
-            nn.functional.linear(operand, operand)
-            best[dtype] = min(best[dtype], time.perf_counter() - began)
-    return best[torch.float32] / best[torch.bfloat16]
-
-
-def _refuse_unfit(dtype: torch.dtype, device: torch.device) -> None:
-    if dtype == torch.int8 and device.type != "cpu":
-        raise UsageError(
-            "int8 is for CPUs",
-            where="--dtype int8",
-            expected="--device cpu",
-            found=str(device),
-            hint="leave out --dtype: a GPU's own choice is fast",
-        )
-    if dtype == torch.int8 and not multiplies_exactly():
-        raise UsageError(
-            "sums of 8-bit products are not exact here",
-            where="--dtype int8",
-            expected="a CPU with VNNI instructions (Intel since 2019, AMD since 2022), torch 2.15",
-            found=f"torch {torch.__version__}",
-            hint="leave out --dtype",
-        )
-
-
-def default_batch_size(device: torch.device, tokens: int) -> int:
-    """Return a power of two that fills the device with an image of `tokens` patches."""
-    return min(LARGEST_BATCH, power_of_two_within(BATCH_TOKENS[device.type] / tokens))

@@ -13,12 +13,12 @@ from sklearn.metrics import confusion_matrix
 from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import accuracy_interval, classification_metrics
 from fungistore.evaluation.result import Evaluation, Score
-from fungistore.extraction.resolve import resolve_device
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
 from fungistore.machine.context import QUIET, Context
+from fungistore.machine.device import resolve_device
 from fungistore.store.store import Store
 
 BATCH_ROWS = 64

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from fungistore.errors import MismatchError
-from fungistore.extraction.resolve import fast_dtype, resolve_device
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.augment import NONE, Augmentation
 from fungistore.loff.checkpoint import RunDirectory
@@ -18,6 +17,7 @@ from fungistore.loff.heads import LINEAR, HeadSpec
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.trainer import Trainer
 from fungistore.machine.context import QUIET, Context
+from fungistore.machine.device import fast_dtype, resolve_device
 from fungistore.names import refuse_odd_name
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION

@@ -51,9 +51,3 @@ def one_behind(launches: Iterable[Launched], device: torch.device) -> Iterator[L
         if device.type == "cpu":
             yield before.pop()
     yield from before
-
-
-def wait_for_gpu() -> None:
-    """Wait for the current CUDA device, where this process uses one."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()

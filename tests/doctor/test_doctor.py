@@ -47,7 +47,7 @@ from fungistore.doctor.software import (
 from fungistore.doctor.stored import check_store
 from fungistore.doctor.weights import cached_weights, fungi_cache, judge_weights
 from fungistore.errors import FungiError, UsageError
-from fungistore.extraction.resolve import default_batch_size, fast_dtype
+from fungistore.machine.device import default_batch_size, fast_dtype
 from fungistore.store.store import Store
 from tiny_world import TINY
 
