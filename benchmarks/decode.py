@@ -17,9 +17,9 @@ from timm.data import resolve_data_config
 
 from fungistore.extraction.decoders import InProcesses, InThreads
 from fungistore.extraction.drawing import Drawer
-from fungistore.modalities.image.crops import DeviceCrops
-from fungistore.modalities.image.images import Images
+from fungistore.modalities.image.crops import DeviceCrops, RandomCrops, SizedFamily
 from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.modality import find_modality
 from fungistore.objectives.dino import DINO
 from photographs import photographs, write_photographs
 
@@ -34,9 +34,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=512, help="of one round")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    crops = DINO().views(224, 14, "model")
+    families = [SizedFamily(f.count, 224, f.scale) for f in DINO().needs.views.families]
+    crops = DeviceCrops(RandomCrops(tuple(families)))
     view = InferenceView(resolve_data_config({"img_size": 224}))
-    drawer = Drawer(Images(), view, {"dino": DeviceCrops(crops)}, seed=0)
+    drawer = Drawer(find_modality("image"), view, {"dino": crops}, seed=0)
     processes = InProcesses(drawer, arguments.workers)
     kinds = {"threads": InThreads(drawer), "processes": processes}
     print("| features | decoded in | images/s | parent's ms an image |\n|---|---|---|---|")

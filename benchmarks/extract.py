@@ -177,8 +177,7 @@ def bare_forwards(resolved: Resolved, images: int, batch_size: int) -> Callable[
         model = torch.compile(model, dynamic=False)
     counts = {side: 0}
     for name in options.features:
-        recipe = name in options.objectives and resolved.views(name)
-        if recipe:
+        if recipe := resolved.views.get(name):
             for group in recipe.groups:
                 counts[group.size] = counts.get(group.size, 0) + group.count * images
         else:

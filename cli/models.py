@@ -39,6 +39,7 @@ def models(
     result("{}  {:>10}  {:>5}  {:>5}  {:>9}  {}".format(*header))
     for card in describe_backbones(names):
         result(
-            f"{card.name.ljust(width)}  {card.parameters / 1e6:>8.1f} M  {card.image_size:>5}  "
-            f"{card.patch_size:>5}  {card.embedding_dim:>9}  {card.target_layer or '-'}"
+            f"{card.name.ljust(width)}  {card.parameters / 1e6:>8.1f} M  "
+            f"{card.image_size or '-':>5}  {card.patch_size or '-':>5}  "
+            f"{card.embedding_dim:>9}  {card.target_layer or '-'}"
         )

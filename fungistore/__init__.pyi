@@ -1,8 +1,9 @@
 """The public names, each stated once: where it lives. `fungistore.__all__` is read from here."""
 
-from .backbones.catalogue import BackboneCard as BackboneCard
 from .backbones.catalogue import describe_backbones as describe_backbones
 from .backbones.catalogue import find_backbones as find_backbones
+from .backbones.families import BackboneCard as BackboneCard
+from .backbones.families import load_backbone as load_backbone
 from .doctor.check import Check as Check
 from .doctor.examine import Examination as Examination
 from .doctor.examine import examine as examine

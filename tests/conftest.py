@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 
 from tiny_world import TINY, write_images
 
-VIEWS = ("inference", "crops", "patchify", "resample")
+VIEWS = ("inference", "crops", "patchify", "resample", "pixels", "recipes")
 
 install_import_hook(
     ["fungistore.gradients", "fungistore.objectives", "fungistore.modalities.views"]

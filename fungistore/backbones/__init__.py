@@ -1,1 +1,1 @@
-"""Frozen timm vision transformers."""
+"""Frozen encoders: what one is, the families that make them, and the first of them, timm's."""

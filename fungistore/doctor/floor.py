@@ -12,7 +12,7 @@ from timm.data import resolve_data_config
 from timm.layers import to_2tuple
 from torch import nn
 
-from fungistore.backbones.backbone import is_plain
+from fungistore.backbones.timm_vit.loading import is_plain
 from fungistore.doctor.check import Check, passed
 from fungistore.errors import UsageError
 from fungistore.machine.device import default_batch_size, fast_dtype, resolve_device

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import IO, Any, Literal
 
 from fungistore.errors import FungiError
-from fungistore.extraction.drawing import Drawer, DrawnImage, draw_row
+from fungistore.extraction.drawing import Drawer, DrawnItem, draw_row
 from fungistore.machine.children import python_command, python_environment
 
 DecodeIn = Literal["auto", "threads", "processes"]
@@ -34,7 +34,7 @@ class InThreads:
     def __init__(self, drawer: Drawer) -> None:
         self._drawer = drawer
 
-    def draw(self, rows: Sequence[Row], features: frozenset[str]) -> list[DrawnImage]:
+    def draw(self, rows: Sequence[Row], features: frozenset[str]) -> list[DrawnItem]:
         """Return the drawn images of some rows; several threads may call at once."""
         return [draw_row(self._drawer, row, features) for row in rows]
 
@@ -61,7 +61,7 @@ class InProcesses:
         for process in self._processes:
             self._idle.put(process)
 
-    def draw(self, rows: Sequence[Row], features: frozenset[str]) -> list[DrawnImage]:
+    def draw(self, rows: Sequence[Row], features: frozenset[str]) -> list[DrawnItem]:
         """Return the drawn images of some rows; several threads may call at once.
 
         Raises:
@@ -70,7 +70,7 @@ class InProcesses:
         process = self._idle.get()
         try:
             _send(process.stdin, (rows, features))
-            images: list[DrawnImage] = _receive(process.stdout)
+            images: list[DrawnItem] = _receive(process.stdout)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             process.kill()
             raise FungiError(

@@ -10,10 +10,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fungistore.errors import ItemError
-from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.modality import Modality
 from fungistore.modalities.reading import read_item
-from fungistore.modalities.views import Image, ViewRecipe
+from fungistore.modalities.views import ViewRecipe
 from fungistore.randomness import Stream
 from fungistore.store.failures import Failure
 
@@ -23,7 +22,7 @@ BASE = "base"  # the view that embeddings, patch tensors and one-view objectives
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws the views of images; safe in any thread, and small enough to send to a process.
+    """Draws the views of items; safe in any thread, and small enough to send to a process.
 
     Attributes:
         modality: reads the items.
@@ -33,25 +32,28 @@ class Drawer:
     """
 
     modality: Modality
-    base: InferenceView
+    base: ViewRecipe
     recipes: Mapping[str, ViewRecipe]
     seed: int
 
-    def draw(self, image: Image, sample_id: str, features: Iterable[str]) -> Drawn:
-        """Return what one image sends to the device for these features."""
+    def recipe(self, name: str) -> ViewRecipe:
+        """Return the views that are drawn under a name: a feature's, or BASE."""
+        return self.base if name == BASE else self.recipes[name]
+
+    def draw(self, item: Any, sample_id: str, features: Iterable[str]) -> Drawn:
+        """Return what one item sends to the device for these features."""
         drawn: Drawn = {}
         for name in sorted(features):
-            recipe = self.recipes.get(name)
-            if recipe is not None:
-                drawn[name] = recipe.draw(image, Stream(self.seed, "views", name, sample_id))
-            elif BASE not in drawn:
-                drawn[BASE] = (self.base.draw(image),)
+            views = name if name in self.recipes else BASE
+            if views not in drawn:
+                random = Stream(self.seed, "views", views, sample_id)
+                drawn[views] = self.recipe(views).draw(item, random)
         return drawn
 
 
 @dataclass(frozen=True)
-class DrawnImage:
-    """One image as it is drawn; a blank one and a failure if it cannot be read.
+class DrawnItem:
+    """One item as it is drawn; a blank one and a failure if it cannot be read.
 
     `decoding` and `drawing` are the seconds that it took.
     """
@@ -62,15 +64,15 @@ class DrawnImage:
     drawing: float
 
 
-def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -> DrawnImage:
-    """Read and draw the image of a row of the sample table."""
+def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -> DrawnItem:
+    """Read and draw the item of a row of the sample table."""
     failure = None
     began = time.perf_counter()
     try:
-        image = read_item(drawer.modality, row["root"], row["uri"])
+        item = read_item(drawer.modality, row["root"], row["uri"])
     except ItemError as error:
-        image = drawer.modality.blank()
+        item = drawer.modality.blank()
         failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
     decoded = time.perf_counter()
-    drawn = drawer.draw(image, row["id"], features)
-    return DrawnImage(drawn, failure, decoded - began, time.perf_counter() - decoded)
+    drawn = drawer.draw(item, row["id"], features)
+    return DrawnItem(drawn, failure, decoded - began, time.perf_counter() - decoded)

@@ -1,10 +1,9 @@
-"""What is frozen before the first unit: configurations, heads, negatives, and what they make."""
+"""What is frozen before the first unit: configurations, heads, banks, and what they make."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from itertools import islice
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fungistore.errors import FungiError, MismatchError, UsageError
-from fungistore.extraction.features import FeatureMaker, GradientFeature
-from fungistore.extraction.loader import Work, load_batches
+from fungistore.errors import MismatchError, UsageError
+from fungistore.extraction.banks import encode_bank, stand_in
+from fungistore.extraction.features import EMBEDDINGS, FeatureMaker, GradientFeature
+from fungistore.extraction.grids import PATCHES
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import Config, fingerprint, flatten
@@ -25,9 +25,17 @@ from fungistore.randomness import Stream
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 
-TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 LARGEST_CHUNK_BYTES = 1 << 30
+HEADS, BANK = "tensors", "bank"  # the file of the heads, and the tensor in a bank's file
 Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What a gradient feature depends on beside its configuration: drawn once, then read back."""
+
+    heads: Tensors
+    bank: NDArray[np.float32] | None
 
 
 def settle(path: Path, options: ExtractOptions, *, restart: bool) -> Resolved:
@@ -97,13 +105,7 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
     options, backbone = resolved.options, resolved.backbone
     shared: Config = {
         "schema": SCHEMA_VERSION[0],
-        "backbone": {
-            "model": backbone.name,
-            "weights": backbone.weights_hash,
-            "image_size": backbone.image_size,
-            "pooling": backbone.pooling,
-            "transform": {key: _plain(backbone.data_config[key]) for key in TRANSFORM_FIELDS},
-        },
+        "backbone": backbone.identity(),
         "compute": {
             "dtype": resolved.dtype_name,
             "batch_size": resolved.batch_size,
@@ -123,16 +125,16 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
     }
     configs: dict[str, Config] = {}
     for feature in options.features:
-        if feature == "patches":
+        if feature == PATCHES:
             configs[feature] = shared | {"patches": {"pool": options.pool}}
             continue
         configs[feature] = shared | {"vectors": {"dtype": options.storage_dtype}}
-        if feature != "embeddings":
+        if feature != EMBEDDINGS:
             objective: Any = resolved.objective(feature)
             configs[feature] |= {"gradient": gradient, feature: _plain(asdict(objective))}
-            if recipe := resolved.views(feature):
+            if recipe := resolved.views.get(feature):
                 configs[feature]["views"] = {"size": options.view_size}
-                configs[feature][feature]["view_pixels"] = [group.size for group in recipe.groups]
+                configs[feature][feature]["view_sizes"] = [group.size for group in recipe.groups]
     return configs
 
 
@@ -142,10 +144,7 @@ def by_array(resolved: Resolved, configs: Mapping[str, Config]) -> dict[str, Con
 
 
 def freeze(
-    resolved: Resolved,
-    store: Store,
-    configs: Mapping[str, Config],
-    context: Context,
+    resolved: Resolved, store: Store, configs: Mapping[str, Config], context: Context
 ) -> FeatureMaker:
     """Store every random thing before it is used, then read it back: resume reads the same.
 
@@ -153,133 +152,108 @@ def freeze(
         resolved: the settled options.
         store: where setups are kept; one that is there already is used as it is.
         configs: the configuration of each feature.
-        context: its reporter is told what happens, its stop asked between batches of negatives.
+        context: its reporter is told what happens, its stop asked while a bank is encoded.
     """
-    gradients = resolved.gradient_features
     for feature, config in configs.items():
         if store.setups.has(fingerprint(config)):
             continue
-        tensors: Tensors = {}
-        if feature in gradients:
-            tensors |= head_tensors(resolved, feature)
-        if resolved.negative_images.get(feature):
-            tensors["negatives"] = encode_negatives(resolved, store, feature, tensors, context)
+        files: dict[str, Tensors] = {}
+        if feature in resolved.gradient_features:
+            files[HEADS] = heads = head_tensors(resolved, feature)
+            if feature in resolved.banks:
+                maker = make_features(resolved, {feature: Frozen(heads, None)})
+                bank = encode_bank(resolved, store.samples, feature, maker, context)
+                files[_bank_file(resolved, feature)] = {BANK: bank}
         document = {"options": resolved.to_options().to_config()}
-        store.setups.freeze(config, {"tensors": tensors} if tensors else {}, document)
-    frozen = {f: store.setups.tensors(fingerprint(configs[f]), "tensors") for f in gradients}
-    return make_features(resolved, frozen)
+        store.setups.freeze(config, files, document)
+    return frozen_features(
+        resolved, store, {name: fingerprint(config) for name, config in configs.items()}
+    )
+
+
+def frozen_features(
+    resolved: Resolved, store: Store, fingerprints: Mapping[str, str]
+) -> FeatureMaker:
+    """Build the feature maker from what was frozen in setups, by feature.
+
+    Raises:
+        StoreError: a setup is missing or damaged.
+    """
+    found = {}
+    for feature in resolved.gradient_features:
+        key = fingerprints[feature]
+        bank = None
+        if feature in resolved.banks:
+            bank = store.setups.tensors(key, _bank_file(resolved, feature))[BANK]
+        found[feature] = Frozen(store.setups.tensors(key, HEADS), bank)
+    return make_features(resolved, found)
 
 
 def throwaway_features(resolved: Resolved) -> FeatureMaker:
-    """Return a feature maker with zeros for negatives: it costs what the real one will cost."""
-    tensors: dict[str, Tensors] = {
-        feature: dict(head_tensors(resolved, feature)) for feature in resolved.gradient_features
-    }
-    for feature, images in resolved.negative_images.items():
-        (width,) = resolved.objective(feature).head_widths().values()
-        tensors[feature]["negatives"] = np.zeros((images, width), np.float32)
-    return make_features(resolved, tensors)
+    """Return a feature maker with noise for banks: it costs what the real one will cost."""
+    return make_features(
+        resolved,
+        {
+            feature: Frozen(
+                head_tensors(resolved, feature),
+                stand_in(resolved, feature) if feature in resolved.banks else None,
+            )
+            for feature in resolved.gradient_features
+        },
+    )
 
 
-def make_features(resolved: Resolved, tensors: Mapping[str, Tensors]) -> FeatureMaker:
+def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMaker:
     """Build the feature maker from the frozen tensors of its gradient features."""
-    options, backbone = resolved.options, resolved.backbone
+    options, device = resolved.options, resolved.device
     gradients = {}
-    for feature, frozen in tensors.items():
+    for feature, found in frozen.items():
         objective = resolved.objective(feature)
-        recipe = resolved.views(feature)
+        needs = objective.needs
         heads = {
-            name: _linear(frozen[f"{name}.weight"], frozen[f"{name}.bias"], resolved.device)
-            for name in objective.head_widths()
+            name: _linear(found.heads[f"{name}.weight"], found.heads[f"{name}.bias"], device)
+            for name in (*needs.heads, *needs.token_heads)
         }
-        negatives = frozen.get("negatives")
-        gradients[feature] = GradientFeature(
-            objective,
-            recipe.on(resolved.device) if recipe else None,
-            heads,
-            None if negatives is None else torch.from_numpy(negatives).to(resolved.device),
-        )
+        bank = None if found.bank is None else torch.from_numpy(found.bank).to(device)
+        gradients[feature] = GradientFeature(objective, resolved.views.get(feature), heads, bank)
     dtype = torch.bfloat16 if resolved.dtype == torch.bfloat16 else torch.float32
     projection = Projection(
         resolved.projection,
         dtype=dtype,
-        device=resolved.device,
+        device=device,
         cache_bytes=int(options.projection_memory * 2**30),
     )
     return FeatureMaker(
-        backbone,
+        resolved.backbone,
         resolved.path,
         projection if gradients else None,
         gradients,
         pool=options.pool,
         batch_size=resolved.batch_size,
         seed=options.seed,
-        device=resolved.device,
+        device=device,
+        token_path=resolved.token_path,
         tf32=resolved.dtype != torch.float32,
     )
 
 
 def head_tensors(resolved: Resolved, feature: str) -> Tensors:
-    """Draw an objective's heads: U(-1/sqrt(E), 1/sqrt(E)), PyTorch's default for a linear layer."""
-    width = resolved.backbone.embedding_dim
-    bound = width**-0.5
+    """Draw heads: U(-1/sqrt(width), 1/sqrt(width)), PyTorch's default for a linear layer."""
+    needs, backbone = resolved.objective(feature).needs, resolved.backbone
+    heads = [(name, backbone.embedding_dim, dim) for name, dim in needs.heads.items()]
+    heads += [(name, backbone.token_dim, dim) for name, dim in needs.token_heads.items()]
     tensors: Tensors = {}
-    for name, dim in resolved.objective(feature).head_widths().items():
+    for name, width, dim in heads:
+        bound = width**-0.5
         stream = Stream(resolved.options.seed, "head", feature, name)
         tensors[f"{name}.weight"] = (stream.uniform(dim, width) * 2 - 1) * bound
         tensors[f"{name}.bias"] = (stream.uniform(dim) * 2 - 1) * bound
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 
 
-def encode_negatives(
-    resolved: Resolved,
-    store: Store,
-    feature: str,
-    heads: Tensors,
-    context: Context,
-) -> NDArray[np.float32]:
-    """Encode views of random images of the train split (of all images, where there is none).
-
-    Returns:
-        Latents [images * views, d], not normalised. Unreadable images are replaced by others.
-
-    Raises:
-        FungiError: none of the images could be read.
-    """
-    wanted = resolved.negative_images[feature]
-    candidates = store.samples.rows_of_split("train")
-    if len(candidates) < wanted:
-        context.reporter.notice(
-            f"{feature}: {len(candidates)} images to take negatives from, {wanted} asked for"
-        )
-        wanted = len(candidates)
-    stream = Stream(resolved.options.seed, "negatives", feature)
-    order = candidates[stream.choice(len(candidates), min(len(candidates), 2 * wanted))]
-    maker = make_features(resolved, {feature: heads})
-    rows, size = store.samples.take(order), resolved.batch_size
-
-    def works() -> Iterator[Work]:
-        for start in range(0, len(rows), size):
-            yield Work(0, rows[start : start + size], frozenset([feature]), last=False)
-
-    def latents() -> Iterator[NDArray[np.float32]]:
-        for batch in load_batches(works(), maker, resolved.workers):
-            context.stop_if_asked()
-            failed = {failure.row for failure in batch.failures}
-            encoded = maker.latents(batch.drawn, feature)
-            for row, views in zip(batch.work.rows, encoded, strict=True):
-                if row["row"] not in failed:
-                    context.reporter.advance(1)
-                    yield views
-
-    context.reporter.begin(f"{feature} negatives", wanted)
-    found = list(islice(latents(), wanted))
-    context.reporter.end()
-    if not found:
-        raise FungiError(
-            "no image could be read to take negatives from", where=f"{len(order)} images tried"
-        )
-    return np.concatenate(found)
+def _bank_file(resolved: Resolved, feature: str) -> str:
+    """Return the name of a bank's file in its setup, whose digest is recorded beside it."""
+    return f"bank.{resolved.banks[feature].name}"
 
 
 def _linear(weight: NDArray[Any], bias: NDArray[Any], device: torch.device) -> nn.Linear:

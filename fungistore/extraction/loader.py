@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.extraction.decoders import open_decoders
-from fungistore.extraction.drawing import Drawn, DrawnImage
+from fungistore.extraction.drawing import Drawn, DrawnItem
 from fungistore.extraction.features import DrawnBatch, FeatureMaker
 from fungistore.machine.resources import allowed_cores
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
@@ -64,7 +64,7 @@ def load_batches(
     """
     decoders = open_decoders(maker.drawer, workers, in_processes=in_processes)
 
-    def stack(work: Work, draws: list[Future[list[DrawnImage]]]) -> LoadedBatch:
+    def stack(work: Work, draws: list[Future[list[DrawnItem]]]) -> LoadedBatch:
         images = [image for draw in draws for image in draw.result()]
         watch.add("decode", sum(image.decoding for image in images))
         watch.add("draw", sum(image.drawing for image in images))

@@ -107,12 +107,12 @@ def estimate(
     done = real.arrays(options.name) if real and not restart else {}
     tasks = plan_tasks(resolved.arrays, done, rows, unit_rows)
     forwards = maker.forwards(frozenset(options.features))
-    negatives = sum(
-        count * maker.forwards(frozenset([feature])) / forwards
-        for feature, count in resolved.negative_images.items()
+    banks = sum(
+        (bank.samples or rows) * maker.forwards(frozenset([feature])) / forwards
+        for feature, bank in resolved.banks.items()
         if real is None or not real.setups.has(fingerprint(configs[feature]))
     )
-    work = count_images(tasks) + (negatives if tasks else 0)
+    work = count_images(tasks) + (banks if tasks else 0)
     return Estimate(
         store=str(path),
         feature_set=options.name,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from fungistore.backbones.families import feature_set_of
 from fungistore.errors import UsageError
 from fungistore.extraction.decoders import DecodeIn
 from fungistore.fingerprint import Config
@@ -114,7 +115,7 @@ class ExtractOptions:
     @property
     def name(self) -> str:
         """Name of the feature set."""
-        return self.model if self.feature_set is None else self.feature_set
+        return feature_set_of(self.model) if self.feature_set is None else self.feature_set
 
     def rows_of(self, samples: int) -> int:
         """Return how many of a store's samples are extracted."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.freeze import array_configs, frozen_choices, make_features
+from fungistore.extraction.freeze import array_configs, frozen_choices, frozen_features
 from fungistore.extraction.loader import Work, load_batches
 from fungistore.extraction.options import ExtractOptions, read_config
 from fungistore.extraction.resolve import Resolved, resolve
@@ -30,7 +30,7 @@ class Replay:
     """Everything that turns an item into the features that a store would have of it.
 
     Attributes:
-        maker: computes the features, with the frozen heads, negatives and projection.
+        maker: computes the features, with the frozen heads, banks and projection.
         resolved: the settings that the store's features were made with.
         arrays: the array of each feature, whose type its values are rounded to.
     """
@@ -106,11 +106,8 @@ def replay_extraction(
     options = _options(store, arrays, weights, device)
     resolved = resolve(options, frozen_choices(store, feature_set))
     _refuse_mismatch(store, resolved, arrays)
-    gradients = resolved.gradient_features
-    tensors = {
-        name: store.setups.tensors(arrays[name].fingerprint, "tensors") for name in gradients
-    }
-    return Replay(make_features(resolved, tensors), resolved, arrays)
+    fingerprints = {name: array.fingerprint for name, array in arrays.items()}
+    return Replay(frozen_features(resolved, store, fingerprints), resolved, arrays)
 
 
 def rounded(values: NDArray[np.float32], array: UnitArray) -> NDArray[np.float32]:

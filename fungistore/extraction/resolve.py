@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fungistore.backbones.backbone import Backbone, load_backbone
+from fungistore.backbones.encoder import Encoder
+from fungistore.backbones.families import load_backbone, modality_of
 from fungistore.errors import UsageError
+from fungistore.extraction.features import EMBEDDINGS
+from fungistore.extraction.grids import LENGTHS, PATCHES
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
-from fungistore.gradients.path import gradient_path
+from fungistore.gradients.general import LayerPath
+from fungistore.gradients.path import gradient_path, token_path
 from fungistore.gradients.projection import ProjectionSpec
 from fungistore.gradients.tape import GradientPath
 from fungistore.machine.device import default_batch_size, fast_dtype, refuse_unfit, resolve_device
-from fungistore.modalities.modality import IMAGE, Modality, find_modality
+from fungistore.modalities.modality import Modality, find_modality
 from fungistore.modalities.views import ViewRecipe
-from fungistore.objectives.objective import ContrastiveObjective, Objective
+from fungistore.objectives.objective import BankSpec, Objective
+from fungistore.objectives.views import recipe_of
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
 from fungistore.store.units import Codec
@@ -45,12 +52,16 @@ class ArraySpec:
 class Resolved:
     """Options after every "auto" has been decided, but for what is measured.
 
-    `unit_rows` is None until a rate is measured; a batch that is open is halved until it fits.
+    `views` are those of the features that have their own; `token_path` is for objectives that read
+    tokens, if any do. `unit_rows` is None until a rate is measured; a batch that is open is halved
+    until it fits.
     """
 
     options: ExtractOptions
-    backbone: Backbone
+    backbone: Encoder
     path: GradientPath
+    token_path: LayerPath | None
+    views: Mapping[str, ViewRecipe]
     device: torch.device
     dtype: torch.dtype
     compiled: bool
@@ -72,12 +83,15 @@ class Resolved:
         specs = []
         vectors = self.options.storage_dtype
         for feature in self.options.features:
-            if feature == "embeddings":
+            if feature == EMBEDDINGS:
                 specs.append(ArraySpec(feature, feature, (self.backbone.embedding_dim,), vectors))
-            elif feature == "patches":
-                side = self.backbone.image_size // self.backbone.patch_size // self.options.pool
-                shape = (side, side, self.backbone.token_dim)
-                specs.append(ArraySpec(feature, feature, shape, "float16"))
+            elif feature == PATCHES:
+                cells = (side // self.options.pool for side in self.backbone.token_shape)
+                specs.append(
+                    ArraySpec(feature, feature, (*cells, self.backbone.token_dim), "float16")
+                )
+                if self.backbone.lengths_differ:
+                    specs.append(ArraySpec(LENGTHS, feature, (), "float32"))
             else:
                 name = f"gradients/{feature}"
                 specs.append(ArraySpec(name, feature, (self.projection.dim,), vectors))
@@ -89,12 +103,10 @@ class Resolved:
         objective: Objective = self.options.objectives[feature]
         return objective
 
-    def views(self, feature: str) -> ViewRecipe | None:
-        """Return the views of a gradient feature, None for the one that embeddings have."""
-        backbone = self.backbone
-        return self.objective(feature).views(
-            backbone.image_size, backbone.patch_size, self.options.view_size
-        )
+    @property
+    def modality(self) -> Modality:
+        """What the samples are."""
+        return find_modality(self.backbone.modality)
 
     @property
     def dtype_name(self) -> Any:
@@ -120,17 +132,13 @@ class Resolved:
     @property
     def gradient_features(self) -> list[str]:
         """The features that are gradients."""
-        return [f for f in self.options.features if f not in ("embeddings", "patches")]
+        return gradient_features(self.options)
 
     @property
-    def negative_images(self) -> dict[str, int]:
-        """How many images' latents each contrastive objective needs."""
-        objectives = {feature: self.objective(feature) for feature in self.gradient_features}
-        return {
-            feature: objective.negative_images
-            for feature, objective in objectives.items()
-            if isinstance(objective, ContrastiveObjective)
-        }
+    def banks(self) -> dict[str, BankSpec]:
+        """The banks that gradient features need, by feature."""
+        banks = {name: self.objective(name).needs.bank for name in self.gradient_features}
+        return {name: bank for name, bank in banks.items() if bank is not None}
 
 
 def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
@@ -156,27 +164,20 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         weights=Path(options.weights) if options.weights else None,
         image_size=options.image_size,
         target_layer=options.target_layer,
-        several_sizes=options.view_size != "model",
+        view_size=options.view_size,
     )
-    grid = backbone.image_size // backbone.patch_size
-    if grid % options.pool:
-        raise UsageError(
-            "patch tensors cannot be pooled evenly",
-            where=f"--pool {options.pool}",
-            expected=f"a divisor of the grid's {grid} rows",
-            hint=f"choose another --image-size, a multiple of {options.pool * backbone.patch_size}",
-        )
-    if isinstance(options.view_size, int) and options.view_size % backbone.patch_size:
-        raise UsageError(
-            "views cannot be of this size",
-            where=f"--view-size {options.view_size}",
-            expected=f"model, native, or a multiple of {backbone.patch_size}",
-        )
-    backbone.model.to(device)
+    _refuse_uneven_cells(backbone, options.pool)
+    backbone.module.to(device)
     compiled = options.compile
     if compiled is None:
         compiled = bool(frozen.get("compute.compiled"))
     path = gradient_path(backbone, dtype, compiled=compiled)
+    objectives = {name: options.objectives[name] for name in gradient_features(options)}
+    reads_tokens = any(objective.needs.tokens for objective in objectives.values())
+    views = {
+        name: recipe_of(objective, backbone, options.view_size)
+        for name, objective in objectives.items()
+    }
     columns = path.gradient_shape[0] * path.gradient_shape[1]
     dim = options.projection_dim or backbone.token_dim
     batch_size = options.batch_size or frozen.get("compute.batch_size")
@@ -184,10 +185,12 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         options=options,
         backbone=backbone,
         path=path,
+        token_path=token_path(backbone, path) if reads_tokens else None,
+        views={name: recipe.on(device) for name, recipe in views.items() if recipe is not None},
         device=device,
         dtype=dtype,
         compiled=compiled,
-        batch_size=batch_size or default_batch_size(device, grid**2),
+        batch_size=batch_size or default_batch_size(device, prod(backbone.token_shape)),
         batch_is_open=batch_size is None and device.type == "cuda",
         workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
@@ -196,13 +199,26 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     )
 
 
-def modality_of(options: ExtractOptions) -> str:
-    """Return the name of what a model takes, which decides what a source is searched for."""
-    return IMAGE
-
-
 def opened_source(source: str | Path | Source, options: ExtractOptions) -> Source:
     """Return the source that a path names, of what the model takes; a Source as it is."""
     if isinstance(source, str | Path):
-        return open_source(source, modality=modality_of(options))
+        return open_source(source, modality=modality_of(options.model))
     return source
+
+
+def gradient_features(options: ExtractOptions) -> list[str]:
+    """Return the features that are gradients."""
+    return [name for name in options.features if name not in (EMBEDDINGS, PATCHES)]
+
+
+def _refuse_uneven_cells(backbone: Encoder, pool: int) -> None:
+    if any(side % pool for side in backbone.token_shape):
+        sides = " x ".join(map(str, backbone.token_shape))
+        common = gcd(*backbone.token_shape)
+        divisors = [str(side) for side in range(1, common + 1) if common % side == 0]
+        raise UsageError(
+            "tokens cannot be pooled evenly",
+            where=f"--pool {pool}",
+            expected=f"a divisor of the sides of their grid, {sides}",
+            hint=f"--pool {', '.join(divisors)}; or another size of the input",
+        )

@@ -12,6 +12,7 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.compute import compute_tasks
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
+from fungistore.extraction.grids import PATCHES
 from fungistore.extraction.measure import (
     free_bytes,
     refuse_empty,
@@ -301,7 +302,7 @@ def _ready_arrays(
         array = existing.get(spec.name)
         if array is None:
             assert resolved.unit_rows is not None  # with_unit_rows has decided it
-            is_vector = spec.feature != "patches"
+            is_vector = spec.name != PATCHES
             array = UnitArray.create(
                 store.root,
                 f"{resolved.options.name}/{spec.name}",

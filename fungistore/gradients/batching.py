@@ -9,13 +9,12 @@ from fungistore.machine.powers import power_of_two_within
 TOKENS_A_THREAD = 512
 
 
-def forward_size(device: torch.device, side: int, patch_size: int) -> int | None:
-    """Return how many views of `side` pixels one forward should take, None for any number.
+def forward_size(device: torch.device, tokens: int) -> int | None:
+    """Return how many views of some tokens each one forward should take, None for any number.
 
     A CPU computes fastest on tensors that fit its caches and need no new pages of memory; a GPU on
     as many views as it is given.
     """
     if device.type != "cpu":
         return None
-    tokens = (side // patch_size) ** 2
     return power_of_two_within(TOKENS_A_THREAD * torch.get_num_threads() / tokens)

@@ -1,4 +1,4 @@
-"""The general path: any linear layer, any pooling, any timm model; exact, and slower.
+"""The general path: any linear layer, any pooling, any encoder; exact, and slower.
 
 A forward hook cuts the graph at the target layer's output, so autograd still records nothing
 before it; per-token gradients are contracted over tokens and views, never stored.
@@ -6,52 +6,58 @@ before it; per-token gradients are contracted over tokens and views, never store
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fungistore.backbones.backbone import Backbone, prepare_trunk
+from fungistore.backbones.encoder import Encoder, TokenGrid, join_grids
 from fungistore.errors import UsageError
 from fungistore.gradients.batching import forward_size
-from fungistore.gradients.tape import Tape, Views
+from fungistore.gradients.tape import Chunks, Tape, flat_inputs
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.modalities.views import Inputs
 
 
 class LayerPath:
-    """Gradients of any `nn.Linear` of the model; takes the backbone over.
+    """Gradients of any `nn.Linear` of a model; also of losses of its tokens.
 
     Args:
-        backbone: the model and its target layer; blocks before the target's are cast in place.
-        dtype: precision of the blocks before the target's; the rest stays in float32.
-        compiled: compile the blocks before the target's.
+        encoder: the model and its target layer, its trunk prepared; from `exact_from` on, it
+            stays in float32.
     """
 
-    def __init__(self, backbone: Backbone, dtype: torch.dtype, *, compiled: bool = False) -> None:
-        self._model = backbone.model
-        self._target: nn.Linear = backbone.target
-        self._grid = backbone
-        self._dtype = torch.float32
-        block = backbone.target_block
-        if block is not None:
-            self._dtype = prepare_trunk(backbone, block, dtype, compiled=compiled)
-            self._model.blocks[block].register_forward_pre_hook(_to_float32, with_kwargs=True)
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._target = encoder.target
+        if (module := encoder.exact_from) is not None:
+            module.register_forward_pre_hook(_to_float32, with_kwargs=True)
 
     @property
     def gradient_shape(self) -> tuple[int, int]:
         """(out, in + 1), or (out, in) without a bias."""
         return self._target.out_features, self._target.in_features + (self._target.bias is not None)
 
-    def images_at_once(self, views: int, batch_size: int) -> int:
+    def samples_at_once(self, views: int, batch_size: int) -> int:
         """As many as keep all views, whose tokens autograd must hold, in one forward."""
-        size = self._forward_size(self._grid.image_size) or batch_size
+        size = self._forward_size(prod(self._encoder.token_shape)) or batch_size
         return max(1, min(size, batch_size) // views)
 
-    def record(self, views: Views, *, patches: bool = False, watch: Stopwatch = UNWATCHED) -> Tape:
+    def record(
+        self,
+        chunks: Chunks,
+        *,
+        patches: bool = False,
+        tokens: bool = False,
+        watch: Stopwatch = UNWATCHED,
+    ) -> Tape:
         """Run whole forwards, cutting the graph at the target layer."""
         embeddings, inputs, outputs = [], [], []
-        grid = None
-        for chunk in self._in_forwards(views):
+        grids: list[TokenGrid] = []
+        for chunk in self._in_forwards(chunks):
             calls: list[tuple[Tensor, Tensor]] = []
 
             def cut(module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
@@ -62,36 +68,53 @@ class LayerPath:
             handle = self._target.register_forward_hook(cut)
             try:
                 with watch.stage("trunk"):
-                    tokens = self._model.forward_features(chunk.flatten(0, 1).to(self._dtype))
-                    embedding = self._model.forward_head(tokens)
+                    encoded = self._encoder.run(flat_inputs(chunk))
             finally:
                 handle.remove()
             if len(calls) != 1:
                 raise UsageError(
                     "the target layer must run exactly once a forward",
-                    where=f"--target-layer {self._grid.target_layer}",
+                    where=f"--target-layer {self._encoder.target_layer}",
                     expected="1 call",
                     found=f"{len(calls)} calls",
                     hint="choose another linear layer, such as the last block's attn.proj",
                 )
             entered, output = calls[0]
-            images, count = chunk.shape[:2]
-            embeddings.append(embedding.float().unflatten(0, (images, count)))
-            inputs.append(entered.reshape(images, -1, entered.shape[-1]))
+            samples, count = chunk[0].shape[:2]
+            embeddings.append(encoded.embeddings.float().unflatten(0, (samples, count)))
+            inputs.append(entered.reshape(samples, -1, entered.shape[-1]))
             outputs.append(output)
-            if patches and grid is None:
-                grid = self._grid.to_grid(tokens.detach())
-        has_bias = self._target.bias is not None
-        tape = Tape(torch.cat(embeddings, dim=1), tuple(inputs), tuple(outputs), has_bias, grid)
-        return tape
+            if tokens or (patches and not grids):
+                grids.append(encoded.grid.unflatten(samples, count))
+        return Tape(
+            torch.cat(embeddings, dim=1),
+            tuple(inputs),
+            tuple(outputs),
+            self._target.bias is not None,
+            _first_view(grids[0]) if patches else None,
+            _by_shape(grids) if tokens else (),
+        )
 
-    def _in_forwards(self, views: Views) -> Views:
-        for chunk in views:
-            size = self._forward_size(chunk.shape[-1]) or chunk.shape[:2].numel()
-            yield from chunk.split(max(1, size // len(chunk)), dim=1)
+    def _in_forwards(self, chunks: Chunks) -> Iterator[Inputs]:
+        for chunk in chunks:
+            samples, views = chunk[0].shape[:2]
+            size = self._forward_size(self._encoder.count_tokens(flat_inputs(chunk)))
+            count = max(1, (size or samples * views) // samples)
+            yield from zip(*(tensor.split(count, dim=1) for tensor in chunk), strict=True)
 
-    def _forward_size(self, side: int) -> int | None:
-        return forward_size(self._target.weight.device, side, self._grid.patch_size)
+    def _forward_size(self, tokens: int) -> int | None:
+        return forward_size(self._target.weight.device, tokens)
+
+
+def _first_view(grid: TokenGrid) -> TokenGrid:
+    mask = None if grid.mask is None else grid.mask[:, 0]
+    return TokenGrid(grid.tokens[:, 0].detach(), mask)
+
+
+def _by_shape(grids: list[TokenGrid]) -> tuple[TokenGrid, ...]:
+    """Return one grid [b, v, *shape, d] for each run of views whose tokens have one shape."""
+    runs = groupby(grids, key=lambda grid: grid.tokens.shape[2:])
+    return tuple(join_grids(list(run), dim=1) for _, run in runs)
 
 
 def _to_float32(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,14 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fungistore.backbones.encoder import TokenGrid
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.modalities.views import Inputs
 
-Views = Iterable[Float[Tensor, "b _ 3 _ _"]]
+Chunks = Iterable[Inputs]  # of the inputs of some views each: tensors [b, v, ...]
 
 
 @dataclass(frozen=True)
 class Tape:
-    """What a gradient path recorded for `b` images of `v` views.
+    """What a gradient path recorded for `b` samples of `v` views.
 
     Attributes:
         embeddings: [b, v, e] float32, differentiable back to `outputs`.
@@ -26,14 +28,17 @@ class Tape:
         outputs: the target layer's outputs, leaves that require a gradient; any shape that
             holds [b, n, out] in this order.
         has_bias: the target layer adds a bias.
-        patches: [b, h, w, d] patch tokens of the first view, where they were asked for.
+        patches: tokens [b, *shape, d] of the first view, where they were asked for.
+        tokens: tokens [b, v, *shape, d] of all views, differentiable as `embeddings` are, where
+            they were asked for; one grid for each run of views whose tokens have one shape.
     """
 
     embeddings: Float[Tensor, "b v e"]
     inputs: tuple[Float[Tensor, "b _ i"], ...]
     outputs: tuple[Float[Tensor, ...], ...]
     has_bias: bool
-    patches: Float[Tensor, "b h w d"] | None = None
+    patches: TokenGrid | None = None
+    tokens: tuple[TokenGrid, ...] = ()
 
     def gradients(self, losses: Float[Tensor, " b"]) -> Float[Tensor, "b o m"]:
         """Return dL_b/dW of every sample b: float32 [b, out, in], or [b, out, in + 1] with a bias.
@@ -61,8 +66,20 @@ class GradientPath(Protocol):
     def gradient_shape(self) -> tuple[int, int]:
         """Shape of one sample's gradient: (out, in), or (out, in + 1) with a bias."""
 
-    def images_at_once(self, views: int, batch_size: int) -> int:
-        """How many images of `views` views may be recorded together within `batch_size`."""
+    def samples_at_once(self, views: int, batch_size: int) -> int:
+        """How many samples of `views` views may be recorded together within `batch_size`."""
 
-    def record(self, views: Views, *, patches: bool = False, watch: Stopwatch = UNWATCHED) -> Tape:
-        """Run chunks of views; `patches` also keeps the patch tokens of the first chunk."""
+    def record(
+        self, chunks: Chunks, *, patches: bool = False, watch: Stopwatch = UNWATCHED
+    ) -> Tape:
+        """Run chunks of views; `patches` also keeps the tokens of the first chunk."""
+
+
+def flat_inputs(inputs: Inputs) -> Inputs:
+    """Return inputs [b, v, ...] as the encoder runs them: [b * v, ...]."""
+    return tuple(tensor.flatten(0, 1) for tensor in inputs)
+
+
+def parts_of(inputs: Inputs, size: int) -> Iterator[Inputs]:
+    """Yield inputs [n, ...] in parts of up to `size` views."""
+    yield from zip(*(tensor.split(size) for tensor in inputs), strict=True)

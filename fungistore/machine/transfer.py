@@ -15,8 +15,8 @@ Fetch = Callable[[], dict[str, NDArray[np.float32]]]
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor from the host without making the host wait for a GPU's earlier work."""
-    if device.type != "cuda":
+    """Move a tensor, from the host without making the host wait for a GPU's earlier work."""
+    if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 

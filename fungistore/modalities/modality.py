@@ -6,10 +6,13 @@ without arguments, and imports no torch before it is asked for views.
 
 from __future__ import annotations
 
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from fungistore.errors import ItemError
 from fungistore.registry import Registry
+
+if TYPE_CHECKING:
+    from fungistore.modalities.views import ViewRecipe
 
 IMAGE = "image"  # what samples are where nobody says otherwise
 
@@ -57,6 +60,15 @@ class Modality(Protocol):
 
     def blank(self) -> Any:
         """Return what stands in for an item that cannot be read, and is then discarded."""
+
+    def recipe(self, request: object, encoder: Any, view_size: str | int) -> ViewRecipe | None:
+        """Return the views that an objective's request becomes; None where it has no such views.
+
+        Args:
+            request: plain data, as in `fungistore.modalities.requests`, or a plug-in's own.
+            encoder: whose inputs the views are to be.
+            view_size: "model", "native", or a size, as `--view-size` has it.
+        """
 
     def query(self, text: str) -> str:
         """Return the uri, the same below any root, of the item that a user means by a text.

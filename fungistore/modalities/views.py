@@ -1,24 +1,26 @@
-"""What a set of views is: what an image sends to the device, and the views made from it."""
+"""What a set of views is: what a sample sends to the device, and the inputs made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
 from fungistore.randomness import Stream
 
-Image = UInt8[np.ndarray, "height width 3"]
+Inputs = tuple[Shaped[Tensor, "..."], ...]  # what an encoder takes: pixels, or ids and a mask
+Drawn = tuple[Shaped[np.ndarray, "..."], ...]
+DrawnBatch = tuple[Shaped[Tensor, "b ..."], ...]
 
 
 @dataclass(frozen=True)
 class ViewGroup:
-    """Views of one size: `count` of them, `size` pixels square."""
+    """Views of one size: `count` of them, `size` as the modality measures it, as pixels a side."""
 
     count: int
     size: int
@@ -26,11 +28,11 @@ class ViewGroup:
 
 @runtime_checkable
 class ViewRecipe(Protocol):
-    """Turns one image into several views, in two steps.
+    """Turns one sample into several views, in two steps.
 
-    `draw` runs in a loader thread, once an image, and returns what has to travel to the device;
-    `render` runs on the device, on a batch, and makes the pixels of a few views at a time, so that
-    no batch ever holds all of its views.
+    `draw` runs in a loader thread or process, once a sample, and returns what has to travel to the
+    device; `render` runs beside the encoder, on a batch, and makes the inputs of a few views at a
+    time, so that no batch ever holds all of its views.
     """
 
     @property
@@ -40,23 +42,22 @@ class ViewRecipe(Protocol):
     def on(self, device: torch.device) -> ViewRecipe:
         """Return the recipe of the same views that suits a device best."""
 
-    def draw(self, image: Image, random: Stream) -> tuple[Shaped[np.ndarray, ...], ...]:
-        """Return the arrays to send for one image.
+    def draw(self, item: Any, random: Stream) -> Drawn:
+        """Return the arrays to send for one sample.
 
-        Shapes may differ between images; a batch is padded with zeros at the end of each axis.
+        Shapes may differ between samples; a batch is padded with zeros at the end of each axis.
         """
 
-    def render(
-        self, drawn: tuple[Shaped[Tensor, "b ..."], ...], group: int, views: slice
-    ) -> Float[Tensor, "b v 3 s s"]:
-        """Return some views of a group as float32 pixels in [0, 1] (or a little outside it).
+    def render(self, drawn: DrawnBatch, group: int, views: slice) -> Inputs:
+        """Return some views of a group as the encoder takes them: tensors [b, v, ...].
 
-        Of `drawn`, bytes are pixels, on the device; arrays of other types are on the host.
+        Of `drawn`, bytes are on the device; arrays of other types are on the host. What is made
+        of them on the host is sent to the device afterwards.
         """
 
 
 def count_views(recipe: ViewRecipe) -> int:
-    """Return the number of views of one image."""
+    """Return the number of views of one sample."""
     return sum(group.count for group in recipe.groups)
 
 
@@ -65,19 +66,3 @@ def in_chunks(recipe: ViewRecipe, views_at_once: int) -> Iterator[tuple[int, sli
     for index, group in enumerate(recipe.groups):
         for start in range(0, group.count, views_at_once):
             yield index, slice(start, min(start + views_at_once, group.count))
-
-
-def side_for(view_size: str | int, model_size: int, patch_size: int, extent: float) -> int:
-    """Return the side in pixels at which a view is shown to the model.
-
-    Args:
-        view_size: "model" for the model's input size (the paper), "native" for as many pixels as
-            the view would have if the whole image had the model's input size, or a side in pixels.
-        model_size: the model's input size.
-        patch_size: the side is rounded to a multiple of it.
-        extent: the view's largest side as a fraction of the image's.
-    """
-    if view_size == "model":
-        return model_size
-    side = model_size * extent if view_size == "native" else float(view_size)
-    return max(1, round(side / patch_size)) * patch_size

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.modalities.image.crops import CropFamily, RandomCrops
-from fungistore.modalities.views import side_for
-from fungistore.objectives.objective import Heads, project, require
+from fungistore.modalities.requests import CropFamily, Crops, Normalization
+from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class DINO:
     global_scale: tuple[float, float] = (0.25, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.25)
     same_view_pairs: bool = True
-    normalization: Literal["model", "imagenet"] = "model"
+    normalization: Normalization = "model"
 
     name: ClassVar[str] = "dino"
 
@@ -61,26 +60,22 @@ class DINO:
         require(self.global_crops > 0, "dino.global_crops", "1 or more", self.global_crops)
         require(self.local_crops >= 0, "dino.local_crops", "0 or more", self.local_crops)
 
-    def views(self, image_size: int, patch_size: int, view_size: str | int) -> RandomCrops:
-        """Global crops first. At "native" size a crop gets the pixels of its family on average."""
-
-        def family(count: int, scale: tuple[float, float]) -> CropFamily:
-            side = side_for(view_size, image_size, patch_size, extent=(sum(scale) / 2) ** 0.5)
-            return CropFamily(count, side, scale)
-
-        families = [family(self.global_crops, self.global_scale)]
+    @property
+    def needs(self) -> Needs:
+        """Global crops, then local ones, and two independent heads."""
+        families = [CropFamily(self.global_crops, self.global_scale)]
         if self.local_crops:
-            families.append(family(self.local_crops, self.local_scale))
-        return RandomCrops(tuple(families))
-
-    def head_widths(self) -> dict[str, int]:
-        """Two independent heads."""
-        return {"student": self.head_dim, "teacher": self.head_dim}
+            families.append(CropFamily(self.local_crops, self.local_scale))
+        return Needs(
+            heads={"student": self.head_dim, "teacher": self.head_dim},
+            views=Crops(tuple(families), self.normalization),
+        )
 
     def losses(
-        self, embeddings: Float[Tensor, "b v e"], heads: Heads, negatives: Tensor | None = None
+        self, views: ViewOutputs, heads: Heads, bank: Tensor | None = None
     ) -> Float[Tensor, " b"]:
         """Return the sum of the cross-entropies of all pairs (teacher view, student view)."""
+        embeddings = views.embeddings
         student = project(embeddings, heads["student"], normalize=self.normalize)
         global_views = embeddings[:, : self.global_crops].detach()
         teacher = project(global_views, heads["teacher"], normalize=self.normalize)

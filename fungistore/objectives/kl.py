@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.objectives.objective import Heads, project, require
+from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require
 
 
 @dataclass(frozen=True)
@@ -31,25 +31,22 @@ class KL:
     direction: Literal["uniform-first", "uniform-last"] = "uniform-first"
 
     name: ClassVar[str] = "kl"
-    normalization: ClassVar[str] = "model"
 
     def __post_init__(self) -> None:
         """Refuse unusable parameters with UsageError."""
         require(0 < self.temperature < inf, "kl.temperature", "a number above 0", self.temperature)
         require(self.head_dim > 0, "kl.head_dim", "1 or more", self.head_dim)
 
-    def views(self, image_size: int, patch_size: int, view_size: str | int) -> None:
-        """None: the loss is taken on the view that the embedding is made from."""
-
-    def head_widths(self) -> dict[str, int]:
-        """One head."""
-        return {"projection": self.head_dim}
+    @property
+    def needs(self) -> Needs:
+        """One head; the loss is taken on the view that the embedding is made from."""
+        return Needs(heads={"projection": self.head_dim})
 
     def losses(
-        self, embeddings: Float[Tensor, "b 1 e"], heads: Heads, negatives: Tensor | None = None
+        self, views: ViewOutputs, heads: Heads, bank: Tensor | None = None
     ) -> Float[Tensor, " b"]:
         """Return the divergence divided by the head's width, as PyTorch's "mean" reduction does."""
-        latents = project(embeddings[:, 0], heads["projection"], normalize=self.normalize)
+        latents = project(views.embeddings[:, 0], heads["projection"], normalize=self.normalize)
         return self.divergence(latents)
 
     def divergence(self, latents: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

@@ -1,23 +1,77 @@
-"""What an objective is: parameters, views, heads and one loss a sample.
+"""What an objective is: parameters, what it needs, and one loss a sample.
 
 A new objective is one file with one frozen dataclass like the others here, named in
-`fungistore.objectives.OBJECTIVES`; nothing else changes. Its fields are its parameters: they are
-reachable from the command line (`--set NAME.FIELD=VALUE`), from a configuration file, and part of
-the fingerprint.
+`fungistore.objectives.registry`, or by a plug-in as an entry point of the group
+"fungistore.objectives"; nothing else changes. Its fields are its parameters: they are reachable
+from the command line (`--set NAME.FIELD=VALUE`), from a configuration file, and part of the
+fingerprint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from fungistore.backbones.encoder import TokenGrid
 from fungistore.errors import UsageError
-from fungistore.modalities.views import ViewRecipe
 
 Heads = Mapping[str, nn.Linear]
+
+
+@dataclass(frozen=True)
+class BankSpec:
+    """Latents of other samples, encoded once before the first unit, and frozen under a name.
+
+    Attributes:
+        name: what it is called, in its setup and in messages: "negatives".
+        width: of a latent.
+        samples: how many samples of the train split are encoded; None: all of them.
+    """
+
+    name: str
+    width: int
+    samples: int | None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an objective asks for, as plain data.
+
+    Attributes:
+        heads: output width of each projection head; every head is Linear(E, width).
+        token_heads: the same for heads of tokens, Linear(D, width).
+        views: a request that the modality makes a recipe of (`fungistore.modalities.requests`),
+            or the objective's own recipe (`OwnViews`); None: the view that embeddings have.
+        tokens: `losses` reads tokens, whose gradients then count too.
+        bank: latents of other samples that `losses` compares with; None where there are none.
+    """
+
+    heads: Mapping[str, int]
+    token_heads: Mapping[str, int] = field(default_factory=dict)
+    views: Any = None
+    tokens: bool = False
+    bank: BankSpec | None = None
+
+
+@dataclass(frozen=True)
+class ViewOutputs:
+    """What the encoder makes of some samples' views.
+
+    Attributes:
+        embeddings: of b samples of v views.
+        tokens: of the same views, [b, v, *shape, d], where the objective needs them: one grid for
+            each run of views whose tokens have one shape.
+        drawn: the arrays that the view recipe drew for these samples, such as which tokens a view
+            hides.
+    """
+
+    embeddings: Float[Tensor, "b v e"]
+    tokens: tuple[TokenGrid, ...] = ()
+    drawn: tuple[Shaped[Tensor, "b ..."], ...] = ()
 
 
 @runtime_checkable
@@ -27,34 +81,27 @@ class Objective(Protocol):
     name: ClassVar[str]
 
     @property
-    def normalization(self) -> str:
-        """ "model" for the backbone's own pixel statistics, "imagenet" for the reference code's."""
-
-    def views(self, image_size: int, patch_size: int, view_size: str | int) -> ViewRecipe | None:
-        """Return the views, or None for the one that the embedding is made from."""
-
-    def head_widths(self) -> Mapping[str, int]:
-        """Return the output width of each projection head; every head is Linear(E, width)."""
+    def needs(self) -> Needs:
+        """What it asks for, with these parameters."""
 
     def losses(
-        self,
-        embeddings: Float[Tensor, "b v e"],
-        heads: Heads,
-        negatives: Float[Tensor, "n d"] | None,
+        self, views: ViewOutputs, heads: Heads, bank: Float[Tensor, ...] | None
     ) -> Float[Tensor, " b"]:
-        """Return one loss a sample, differentiable in `embeddings`."""
+        """Return one loss a sample, differentiable in embeddings, and in tokens if it needs them.
+
+        `bank` is what `reduce` made of the latents of other samples, where it needs one.
+        """
 
 
 @runtime_checkable
-class ContrastiveObjective(Objective, Protocol):
-    """An objective that also needs latents of other images, encoded once and frozen."""
+class BankObjective(Objective, Protocol):
+    """An objective that needs a bank."""
 
-    @property
-    def negative_images(self) -> int:
-        """How many images of the train split are encoded."""
+    def latents(self, views: ViewOutputs, heads: Heads) -> Float[Tensor, "b v d"]:
+        """Return what some samples put into the bank."""
 
-    def latents(self, embeddings: Float[Tensor, "b v e"], heads: Heads) -> Float[Tensor, "b v d"]:
-        """Return what `losses` takes as its negatives, for some images' views."""
+    def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, ...]:
+        """Return the bank that all of its samples' latents make, as they are or as prototypes."""
 
 
 def require(condition: bool, setting: str, expected: str, found: object) -> None:

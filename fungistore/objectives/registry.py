@@ -1,11 +1,15 @@
-"""The objectives by name."""
+"""The objectives by name: ours, and those of plug-ins."""
 
 from __future__ import annotations
 
-from typing import Any
+from fungistore.registry import Registry
 
-from fungistore.objectives.dino import DINO
-from fungistore.objectives.kl import KL
-from fungistore.objectives.simclr import SimCLR
-
-OBJECTIVES: dict[str, type[Any]] = {objective.name: objective for objective in (KL, DINO, SimCLR)}
+OBJECTIVES = Registry(
+    "objective",
+    "fungistore.objectives",
+    {
+        "kl": "fungistore.objectives.kl:KL",
+        "dino": "fungistore.objectives.dino:DINO",
+        "simclr": "fungistore.objectives.simclr:SimCLR",
+    },
+)

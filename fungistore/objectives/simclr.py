@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, isqrt
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fungistore.modalities.image.patchify import Patchify
-from fungistore.modalities.views import side_for
-from fungistore.objectives.objective import Heads, project, require
+from fungistore.modalities.requests import Normalization, Windows
+from fungistore.objectives.objective import (
+    BankSpec,
+    Heads,
+    Needs,
+    ViewOutputs,
+    project,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class SimCLR:
     negatives: int = 256
     negative_temperature: bool = True
     normalize: bool = False
-    normalization: Literal["model", "imagenet"] = "model"
+    normalization: Normalization = "model"
 
     name: ClassVar[str] = "simclr"
 
@@ -54,34 +60,31 @@ class SimCLR:
         require(self.negatives >= 0, "simclr.negatives", "0 or more", self.negatives)
 
     @property
-    def negative_images(self) -> int:
-        """The number of images to encode once, before the first unit."""
-        return self.negatives
-
-    def views(self, image_size: int, patch_size: int, view_size: str | int) -> Patchify:
-        """All windows have one size; at "native" size a window keeps its own pixels."""
-        side = side_for(view_size, image_size, patch_size, extent=self.base_patches**-0.5)
-        return Patchify(image_size, self.base_patches, self.stride_scale, side)
-
-    def head_widths(self) -> dict[str, int]:
-        """One head."""
-        return {"projection": self.head_dim}
+    def needs(self) -> Needs:
+        """Windows of one size, one head, and other images' latents."""
+        spec = BankSpec("negatives", self.head_dim, self.negatives)
+        return Needs(
+            heads={"projection": self.head_dim},
+            views=Windows(self.base_patches, self.stride_scale, self.normalization),
+            bank=spec if self.negatives else None,
+        )
 
     def losses(
-        self,
-        embeddings: Float[Tensor, "b v e"],
-        heads: Heads,
-        negatives: Float[Tensor, "n d"] | None,
+        self, views: ViewOutputs, heads: Heads, bank: Float[Tensor, "n d"] | None
     ) -> Float[Tensor, " b"]:
         """Return the mean over an image's windows of InfoNCE against the other windows."""
-        latents = self.latents(embeddings, heads)
-        if negatives is None:
-            negatives = latents.new_zeros(0, latents.shape[-1])
-        return self.info_nce(latents, negatives)
+        latents = self.latents(views, heads)
+        if bank is None:
+            bank = latents.new_zeros(0, latents.shape[-1])
+        return self.info_nce(latents, bank)
 
-    def latents(self, embeddings: Float[Tensor, "b v e"], heads: Heads) -> Float[Tensor, "b v d"]:
+    def latents(self, views: ViewOutputs, heads: Heads) -> Float[Tensor, "b v d"]:
         """Return the head's outputs, not normalised."""
-        return project(embeddings, heads["projection"], normalize=self.normalize)
+        return project(views.embeddings, heads["projection"], normalize=self.normalize)
+
+    def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Return the negatives: the latents as they are."""
+        return latents
 
     def info_nce(
         self, positives: Float[Tensor, "b p d"], negatives: Float[Tensor, "n d"]

@@ -145,9 +145,10 @@ from fungistore.extraction.decoders import InProcesses
 from fungistore.extraction.drawing import Drawer
 from fungistore.modalities.image.images import Images
 from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.modality import find_modality
 
-config = resolve_data_config({"img_size": 32})
-decoders = InProcesses(Drawer(Images(), InferenceView(config), {}, 0), 1)
+view = InferenceView(resolve_data_config({"img_size": 32}))
+decoders = InProcesses(Drawer(find_modality("image"), view, {}, 0), 1)
 decoders.draw([], frozenset())
 print(decoders._processes[0].pid, flush=True)
 time.sleep(600)

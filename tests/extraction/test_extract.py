@@ -215,7 +215,7 @@ def test_a_grown_source_appends_rows(images: Path, tmp_path: Path, options: Extr
     store = tmp_path / "s.fungi"
     extract(str(images), store, options)
     early = read(store)
-    negatives = [path.read_bytes() for path in store.glob("setups/*/tensors.safetensors")]
+    negatives = [path.read_bytes() for path in store.glob("setups/*/*.safetensors")]
     write_images(images / "ant", 3, seed=9)
     result = extract(str(images), store, options)
     assert (result.samples, result.images_computed) == (27, 3)
@@ -227,7 +227,7 @@ def test_a_grown_source_appends_rows(images: Path, tmp_path: Path, options: Extr
     for name, array in read(store).items():
         np.testing.assert_array_equal(array[:24], early[name], err_msg=name)
         assert np.isfinite(array[24:]).all()
-    assert [p.read_bytes() for p in store.glob("setups/*/tensors.safetensors")] == negatives
+    assert [p.read_bytes() for p in store.glob("setups/*/*.safetensors")] == negatives
 
 
 def test_one_bad_image_never_stops_a_run(

@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from fungistore.backbones.backbone import keeps_head, load_backbone, prepare_trunk
 from fungistore.backbones.catalogue import describe_backbones, find_backbones
-from fungistore.backbones.quantized import Int8Linear
-from fungistore.backbones.weights import load_weights, weights_hash
+from fungistore.backbones.families import load_backbone as load_any
+from fungistore.backbones.timm_vit.encoder import TimmViT
+from fungistore.backbones.timm_vit.loading import keeps_head
+from fungistore.backbones.timm_vit.quantized import Int8Linear
+from fungistore.backbones.timm_vit.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError
 
 SeededModel = Callable[..., Any]
@@ -34,6 +36,13 @@ class Payload:
 
     def __reduce__(self) -> tuple[Any, tuple[str, int]]:
         return os.mkdir, (str(self.marker), 0o700)
+
+
+def load_backbone(model: str, **options: Any) -> TimmViT:
+    """Load as `--model` does; every model here is timm's."""
+    encoder = load_any(model, **options)
+    assert isinstance(encoder, TimmViT)
+    return encoder
 
 
 def usage_error(call: Callable[[], object], *patterns: str) -> UsageError:
@@ -55,15 +64,15 @@ def test_a_weights_file_gives_timms_embedding(
     backbone = load_backbone("test_vit", weights=weights_file("test_vit"))
     model = seeded_model("test_vit", num_classes=0)
     pixels = pixels_for(160)
-    assert torch.equal(backbone.model(pixels), model(pixels))
+    assert torch.equal(backbone.module(pixels), model(pixels))
     assert (backbone.name, backbone.image_size, backbone.patch_size) == ("test_vit", 160, 16)
     assert (backbone.embedding_dim, backbone.token_dim) == (64, 64)
     assert (backbone.prefix_tokens, backbone.pooling) == (1, "token")
     assert backbone.target_layer == "blocks.5.attn.proj"
-    assert backbone.target is backbone.model.blocks[5].attn.proj
+    assert backbone.target is backbone.module.blocks[5].attn.proj
     assert backbone.target_block == 5
-    assert not backbone.model.training
-    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+    assert not backbone.module.training
+    assert not any(parameter.requires_grad for parameter in backbone.module.parameters())
 
 
 @pytest.mark.parametrize("name", ["test_vit2", "deit_tiny_patch16_224", "eva02_tiny_patch14_224"])
@@ -73,7 +82,7 @@ def test_weights_of_other_families_load_too(
     """Average-pooled, distilled-era and rotary models round-trip through a file as well."""
     backbone = load_backbone(name, weights=weights_file(name))
     pixels = pixels_for(backbone.image_size)
-    assert torch.equal(backbone.model(pixels), seeded_model(name, num_classes=0)(pixels))
+    assert torch.equal(backbone.module(pixels), seeded_model(name, num_classes=0)(pixels))
 
 
 @pytest.mark.parametrize(
@@ -206,24 +215,24 @@ def test_position_embeddings_are_resampled_as_timm_does(
         img_size=image_size,
         num_classes=0,
     )
-    ours, expected = backbone.model.state_dict(), theirs.state_dict()
+    ours, expected = backbone.module.state_dict(), theirs.state_dict()
     assert ours.keys() == expected.keys()
     assert all(torch.equal(ours[key], expected[key]) for key in ours)
     assert backbone.image_size == image_size
     assert ours["pos_embed"].shape[1] == (image_size // 16) ** 2 + 1
-    assert backbone.model(pixels_for(image_size)).shape == (2, 64)
+    assert backbone.module(pixels_for(image_size)).shape == (2, 64)
 
 
 def test_a_model_for_several_sizes_embeds_its_own_size_the_same(
     weights_file: WeightsFile,
 ) -> None:
-    """`several_sizes` accepts other inputs too and leaves the model's own size as it was."""
+    """A view size other than "model" lets other inputs in and leaves the own size as it was."""
     path = weights_file("test_vit")
     fixed = load_backbone("test_vit", weights=path)
-    flexible = load_backbone("test_vit", weights=path, several_sizes=True)
+    flexible = load_backbone("test_vit", weights=path, view_size="native")
     pixels = pixels_for(160)
-    assert torch.allclose(fixed.model(pixels), flexible.model(pixels), atol=1e-5)
-    assert flexible.model(pixels_for(96)).shape == (2, 64)
+    assert torch.allclose(fixed.module(pixels), flexible.module(pixels), atol=1e-5)
+    assert flexible.module(pixels_for(96)).shape == (2, 64)
     assert flexible.weights_hash == fixed.weights_hash
 
 
@@ -265,7 +274,7 @@ def test_any_linear_layer_can_be_the_target(weights_file: WeightsFile) -> None:
         "test_vit", weights=weights_file("test_vit"), target_layer="blocks.3.mlp.fc1"
     )
     assert isinstance(backbone.target, nn.Linear)
-    assert backbone.target is backbone.model.blocks[3].mlp.fc1
+    assert backbone.target is backbone.module.blocks[3].mlp.fc1
     assert backbone.target_block == 3
 
 
@@ -371,10 +380,10 @@ def test_the_hash_changes_with_a_single_weight(weights_file: WeightsFile) -> Non
     path = weights_file("test_vit")
     backbone = load_backbone("test_vit", weights=path)
     assert backbone.weights_hash == load_backbone("test_vit", weights=path).weights_hash
-    assert backbone.weights_hash == weights_hash(backbone.model)
-    weight = backbone.model.blocks[3].mlp.fc2.weight
+    assert backbone.weights_hash == weights_hash(backbone.module)
+    weight = backbone.module.blocks[3].mlp.fc2.weight
     weight.data[5, 7] = torch.nextafter(weight.data[5, 7], torch.tensor(torch.inf))
-    assert weights_hash(backbone.model) != backbone.weights_hash
+    assert weights_hash(backbone.module) != backbone.weights_hash
 
 
 def test_the_hash_knows_a_swap_of_equal_shapes(seeded_model: SeededModel) -> None:
@@ -448,9 +457,13 @@ def test_patch_tokens_become_a_grid(weights_file: WeightsFile) -> None:
 
 def test_int8_lowers_the_blocks_between_the_first_and_the_target(weights_file: WeightsFile) -> None:
     """The first block's errors would pass through all; the target's block is differentiated."""
-    backbone = load_backbone("test_vit", weights=weights_file("test_vit"))
-    blocks = backbone.model.blocks
-    assert prepare_trunk(backbone, 4, torch.int8) == torch.float32
+    backbone = load_backbone(
+        "test_vit", weights=weights_file("test_vit"), target_layer="blocks.4.attn.proj"
+    )
+    blocks = backbone.module.blocks
+    backbone.prepare_trunk(torch.int8)
+    assert backbone.dtype == torch.float32
+    assert backbone.exact_from is blocks[4]
     lowered = [any(type(layer) is Int8Linear for layer in block.modules()) for block in blocks]
     assert lowered == [False, True, True, True, False, False]
-    assert all(parameter.dtype == torch.float32 for parameter in backbone.model.parameters())
+    assert all(parameter.dtype == torch.float32 for parameter in backbone.module.parameters())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fungistore.backbones.backbone import Backbone, load_backbone
+from fungistore.backbones.families import load_backbone
+from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.errors import FungiError
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.loader import stack_drawn
@@ -27,10 +29,13 @@ from fungistore.machine.stopwatch import Clock
 from fungistore.machine.transfer import start_fetch
 from fungistore.modalities.image.crops import DeviceCrops, RandomCrops
 from fungistore.modalities.image.inference import InferenceView
-from fungistore.modalities.views import ViewRecipe
+from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
+from fungistore.objectives.objective import ViewOutputs
 from fungistore.objectives.simclr import SimCLR
+from fungistore.objectives.views import recipe_of
+from fungistore.randomness import Stream
 from tiny_world import needs_vnni
 
 Pixels = NDArray[np.uint8]
@@ -44,21 +49,28 @@ OBJECTIVES: dict[str, KL | DINO | SimCLR] = {
     "simclr": SimCLR(stride_scale=2),  # nine windows
 }
 CPU = torch.device("cpu")
+PathOf = Callable[[TimmViT], GradientPath]
+
+
+def class_token_path(backbone: TimmViT) -> ClassTokenPath:
+    """The fast path, for a model that can be cut so."""
+    split = backbone.class_token_split()
+    assert split is not None
+    return ClassTokenPath(backbone, split)
 
 
 def make(
-    backbone: Backbone,
+    backbone: TimmViT,
     *,
     dtype: torch.dtype = torch.float32,
     batch_size: int = 16,
     pool: int = 1,
     view_size: str | int = "model",
     seed: int = 0,
-    path_type: type[ClassTokenPath] | type[LayerPath] | None = None,
-    path: GradientPath | None = None,
-    crops: Callable[[RandomCrops], ViewRecipe] = lambda crops: crops,
+    path_of: PathOf | None = None,
+    crops: Callable[[RandomCrops], PixelRecipe] = lambda crops: crops,
 ) -> FeatureMaker:
-    path = path or (path_type or gradient_path)(backbone, dtype)
+    path = path_of(backbone) if path_of else gradient_path(backbone, dtype)
     rows, columns = path.gradient_shape
     spec = ProjectionSpec("binary", backbone.token_dim, rows * columns, seed=42)
     torch.manual_seed(1)
@@ -67,11 +79,11 @@ def make(
     for name, objective in OBJECTIVES.items():
         heads = {
             head: nn.Linear(backbone.embedding_dim, width).requires_grad_(False)
-            for head, width in objective.head_widths().items()
+            for head, width in objective.needs.heads.items()
         }
-        recipe = objective.views(backbone.image_size, backbone.patch_size, view_size)
-        if isinstance(recipe, RandomCrops):
-            recipe = crops(recipe)
+        recipe = recipe_of(objective, backbone, view_size)
+        if isinstance(recipe, NormalizedViews) and isinstance(recipe.pixels, RandomCrops):
+            recipe = replace(recipe, pixels=crops(recipe.pixels))
         gradients[name] = GradientFeature(
             objective, recipe, heads, negatives if name == "simclr" else None
         )
@@ -112,8 +124,10 @@ def cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
     return np.asarray((first * second).sum(axis=1) / lengths)
 
 
-def tiny(weights_file: WeightsFile, name: str = "test_vit", **options: Any) -> Backbone:
-    return load_backbone(name, weights=weights_file(name), image_size=64, **options)
+def tiny(weights_file: WeightsFile, name: str = "test_vit", **options: Any) -> TimmViT:
+    backbone = load_backbone(name, weights=weights_file(name), **{"image_size": 64} | options)
+    assert isinstance(backbone, TimmViT)
+    return backbone
 
 
 @pytest.fixture(params=["class token", "layer", "average pool"])
@@ -121,8 +135,8 @@ def maker(request: pytest.FixtureRequest, weights_file: WeightsFile) -> FeatureM
     """A feature maker for each gradient path, and for a model that pools by average."""
     if request.param == "average pool":
         return make(tiny(weights_file, "test_vit2"))
-    path_type = ClassTokenPath if request.param == "class token" else LayerPath
-    return make(tiny(weights_file), path_type=path_type)
+    path_of = class_token_path if request.param == "class token" else LayerPath
+    return make(tiny(weights_file), path_of=path_of)
 
 
 def test_every_feature_gives_its_arrays(maker: FeatureMaker, photos: list[Pixels]) -> None:
@@ -196,9 +210,9 @@ def test_the_batch_size_changes_rounding_alone(
     weights_file: WeightsFile, photos: list[Pixels], batch_size: int
 ) -> None:
     """How many views run in one forward moves a row by no more than 1e-5, on either path."""
-    for path_type in (ClassTokenPath, LayerPath):
-        one = make(tiny(weights_file), path_type=path_type)
-        other = make(tiny(weights_file), path_type=path_type, batch_size=batch_size)
+    for path_of in (class_token_path, LayerPath):
+        one = make(tiny(weights_file), path_of=path_of)
+        other = make(tiny(weights_file), path_of=path_of, batch_size=batch_size)
         batch = batch_of(one, photos[:3])
         assert_close(other.compute(batch, ALL), one.compute(batch, ALL))
 
@@ -207,8 +221,8 @@ def test_both_gradient_paths_give_the_same_features(
     weights_file: WeightsFile, photos: list[Pixels]
 ) -> None:
     """The fast path's features equal the general path's, for a class-token model, to 1e-5."""
-    fast = make(tiny(weights_file), path_type=ClassTokenPath)
-    general = make(tiny(weights_file), path_type=LayerPath)
+    fast = make(tiny(weights_file), path_of=class_token_path)
+    general = make(tiny(weights_file), path_of=LayerPath)
     batch = batch_of(fast, photos[:3])
     assert_close(fast.compute(batch, ALL), general.compute(batch, ALL))
 
@@ -223,11 +237,14 @@ def test_embeddings_and_patches_are_timms(weights_file: WeightsFile, photos: lis
         )
         backbone = tiny(weights_file, name)
         view = InferenceView(backbone.data_config)
-        pixels = torch.from_numpy(np.stack([view.draw(photo) for photo in photos])).float() / 255
+        pixels = (
+            torch.from_numpy(np.stack([view.draw(photo, Stream(0))[0] for photo in photos])).float()
+            / 255
+        )
         mean, std = (torch.tensor(backbone.data_config[k]).view(3, 1, 1) for k in ("mean", "std"))
-        tokens = backbone.model.forward_features((pixels - mean) / std)
+        tokens = backbone.module.forward_features((pixels - mean) / std)
         expected = {
-            "embeddings": backbone.model.forward_head(tokens).numpy(),
+            "embeddings": backbone.module.forward_head(tokens).numpy(),
             "patches": tokens[:, backbone.prefix_tokens :].unflatten(1, (4, 4)).numpy(),
         }
         assert_close(rows, expected)
@@ -247,9 +264,9 @@ def test_gradient_features_are_autograds(weights_file: WeightsFile, photos: list
     gradients = []
     for photo in photos:
         target.zero_grad()
-        pixels = (torch.from_numpy(view.draw(photo)).float() / 255 - mean) / std
-        embedding = backbone.model(pixels[None])[None]
-        KL().losses(embedding, {"projection": head}).sum().backward()
+        pixels = (torch.from_numpy(view.draw(photo, Stream(0))[0]).float() / 255 - mean) / std
+        embedding = backbone.module(pixels[None])[None]
+        KL().losses(ViewOutputs(embedding), {"projection": head}).sum().backward()
         assert target.weight.grad is not None
         assert target.bias.grad is not None
         gradients.append(torch.cat([target.weight.grad, target.bias.grad[:, None]], dim=1))
@@ -316,7 +333,7 @@ def test_views_of_native_size_give_features_as_well(
     weights_file: WeightsFile, photos: list[Pixels]
 ) -> None:
     """Smaller views run through the same model, and their rows do not depend on the batch."""
-    maker = make(tiny(weights_file, several_sizes=True), view_size="native")
+    maker = make(tiny(weights_file, view_size="native"), view_size="native")
     batch = batch_of(maker, photos[:3])
     assert batch["dino"][1].shape[-1] == 32
     whole = maker.compute(batch, ALL)
@@ -335,8 +352,8 @@ def test_a_trunk_of_low_precision_keeps_the_features(
     photos: list[Pixels],
 ) -> None:
     """With the trunk in bfloat16 or int8, embeddings and gradients stay close to float32's."""
-    exact = make(load_backbone(name, weights=weights_file(name), image_size=96))
-    fast = make(load_backbone(name, weights=weights_file(name), image_size=96), dtype=dtype)
+    exact = make(tiny(weights_file, name, image_size=96))
+    fast = make(tiny(weights_file, name, image_size=96), dtype=dtype)
     batch = batch_of(exact, photos[:4])
     one, other = exact.compute(batch, ALL), fast.compute(batch, ALL)
     least = {key: float(cosines(one[key], other[key]).min()) for key in [*VECTORS, "patches"]}
@@ -425,7 +442,7 @@ def test_a_full_gpu_is_explained(weights_file: WeightsFile, photos: list[Pixels]
     backbone = tiny(weights_file)
     maker = make(backbone, batch_size=16)
     batch = batch_of(maker, photos[:1])
-    backbone.model.blocks[0].register_forward_pre_hook(fill)
+    backbone.module.blocks[0].register_forward_pre_hook(fill)
     with pytest.raises(FungiError, match=r"(?s)memory.*2 GiB\.\n.*--batch-size 8"):
         maker.compute(batch, ALL)
     with pytest.raises(FungiError, match="memory"):
@@ -449,16 +466,17 @@ def test_a_clock_charges_every_stage(weights_file: WeightsFile, photos: list[Pix
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path_type", [ClassTokenPath, LayerPath])
+@pytest.mark.parametrize("path_of", [class_token_path, LayerPath])
 def test_a_compiled_trunk_gives_the_same_features(
-    path_type: type[ClassTokenPath] | type[LayerPath],
+    path_of: PathOf,
     weights_file: WeightsFile,
     photos: list[Pixels],
 ) -> None:
     """`--compile` changes the last bits only."""
     batch = batch_of(make(tiny(weights_file)), photos[:4])
     backbone = tiny(weights_file)
-    compiled = make(backbone, path=path_type(backbone, torch.float32, compiled=True))
-    kinds = [block._compiled_call_impl is None for block in backbone.model.blocks]
+    backbone.prepare_trunk(torch.float32, compiled=True)
+    compiled = make(backbone, path_of=path_of)
+    kinds = [block._compiled_call_impl is None for block in backbone.module.blocks]
     assert kinds == [False] * (len(kinds) - 1) + [True]
     assert_close(compiled.compute(batch, ALL), make(tiny(weights_file)).compute(batch, ALL))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import timm
 import torch
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from fungistore.backbones.backbone import Backbone
+from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.errors import UsageError
 from fungistore.gradients import batching
-from fungistore.gradients.class_token import ClassTokenPath, takes_class_token_path
+from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path
+from fungistore.gradients.tape import GradientPath
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
+from fungistore.objectives.objective import ViewOutputs
 from fungistore.objectives.simclr import SimCLR
+
+PathOf = Callable[[TimmViT], GradientPath]
 
 CLASS_TOKEN_MODELS = [
     "test_vit",  # class token, layer scale off
@@ -37,7 +43,7 @@ OTHER_MODELS = [
 ]
 
 
-def small(name: str, target_layer: str | None = None, **variant: bool) -> Backbone:
+def small(name: str, target_layer: str | None = None, **variant: bool) -> TimmViT:
     """A randomly initialised backbone at 4 x 4 patches, with non-trivial norms and layer scales."""
     with torch.device("meta"):
         patch = timm.create_model(name, pretrained=False, num_classes=0).patch_embed.patch_size[0]
@@ -58,9 +64,9 @@ def small(name: str, target_layer: str | None = None, **variant: bool) -> Backbo
         elif key.endswith("weight"):  # timm's are so small that all views embed alike
             parameter.data *= 3
     model.requires_grad_(False)
-    return Backbone(
+    return TimmViT(
         name=name,
-        model=model,
+        module=model,
         image_size=4 * patch,
         patch_size=patch,
         embedding_dim=model.head.out_features if clip else model.num_features,
@@ -68,18 +74,25 @@ def small(name: str, target_layer: str | None = None, **variant: bool) -> Backbo
         prefix_tokens=model.num_prefix_tokens,
         pooling=str(model.global_pool),
         target_layer=target_layer or f"blocks.{len(model.blocks) - 1}.attn.proj",
-        data_config={},
+        data_config=resolve_data_config({}, model=model),
         weights_hash="",
     )
 
 
+def class_token_path(backbone: TimmViT) -> ClassTokenPath:
+    """The fast path, for a model that can be cut so."""
+    split = backbone.class_token_split()
+    assert split is not None
+    return ClassTokenPath(backbone, split)
+
+
 def heads_for(objective: KL | DINO | SimCLR, width: int) -> dict[str, nn.Linear]:
     torch.manual_seed(1)
-    return {name: nn.Linear(width, d) for name, d in objective.head_widths().items()}
+    return {name: nn.Linear(width, d) for name, d in objective.needs.heads.items()}
 
 
 def autograd_oracle(
-    backbone: Backbone,
+    backbone: TimmViT,
     views: Tensor,
     objective: KL | DINO | SimCLR,
     heads: dict[str, nn.Linear],
@@ -91,8 +104,8 @@ def autograd_oracle(
     embeddings = []
     for image in views:
         target.zero_grad()
-        embedding = backbone.model(image)[None]
-        objective.losses(embedding, heads, negatives).sum().backward()
+        embedding = backbone.module(image)[None]
+        objective.losses(ViewOutputs(embedding), heads, negatives).sum().backward()
         assert target.weight.grad is not None
         columns = [target.weight.grad]
         if target.bias is not None:
@@ -109,8 +122,8 @@ def relative_error(ours: Tensor, oracle: Tensor) -> float:
 
 
 def check(
-    backbone: Backbone,
-    path_type: type[ClassTokenPath] | type[LayerPath],
+    backbone: TimmViT,
+    path_of: PathOf,
     objective: KL | DINO | SimCLR,
     views: int,
 ) -> None:
@@ -120,8 +133,8 @@ def check(
     heads = heads_for(objective, backbone.embedding_dim)
     negatives = torch.randn(10, 96) if isinstance(objective, SimCLR) else None
     oracle, embeddings = autograd_oracle(backbone, pixels, objective, heads, negatives)
-    tape = path_type(backbone, torch.float32).record(iter(pixels.split(2, dim=1)))
-    gradients = tape.gradients(objective.losses(tape.embeddings, heads, negatives))
+    tape = path_of(backbone).record((chunk,) for chunk in pixels.split(2, dim=1))
+    gradients = tape.gradients(objective.losses(ViewOutputs(tape.embeddings), heads, negatives))
     assert gradients.shape == oracle.shape
     assert relative_error(tape.embeddings.detach(), embeddings) < 1e-5
     for ours, theirs in zip(gradients, oracle, strict=True):
@@ -130,15 +143,13 @@ def check(
 
 
 @pytest.mark.parametrize("name", CLASS_TOKEN_MODELS)
-@pytest.mark.parametrize("path_type", [ClassTokenPath, LayerPath])
-def test_class_token_models_agree_with_autograd_on_both_paths(
-    name: str, path_type: type[ClassTokenPath] | type[LayerPath]
-) -> None:
+@pytest.mark.parametrize("path_of", [class_token_path, LayerPath])
+def test_class_token_models_agree_with_autograd_on_both_paths(name: str, path_of: PathOf) -> None:
     """KL and DINO gradients of class-token models equal autograd's on the fast and general path."""
     backbone = small(name)
-    assert takes_class_token_path(backbone)
-    check(backbone, path_type, KL(), views=1)
-    check(backbone, path_type, DINO(global_crops=2, local_crops=2), views=4)
+    assert isinstance(gradient_path(backbone), ClassTokenPath)
+    check(backbone, path_of, KL(), views=1)
+    check(backbone, path_of, DINO(global_crops=2, local_crops=2), views=4)
 
 
 @pytest.mark.parametrize(
@@ -149,10 +160,10 @@ def test_class_token_models_agree_with_autograd_on_both_paths(
 def test_every_kind_of_attention_agrees_with_autograd(variant: dict[str, bool]) -> None:
     """Whatever timm's attention does to queries, keys and outputs, the fast path does."""
     backbone = small("test_vit", **variant)
-    attention = backbone.model.blocks[-1].attn
+    attention = backbone.module.blocks[-1].attn
     attention.gate = nn.Linear(attention.qkv.in_features, attention.attn_dim)
-    assert takes_class_token_path(backbone)
-    check(backbone, ClassTokenPath, KL(), views=1)
+    assert isinstance(gradient_path(backbone), ClassTokenPath)
+    check(backbone, class_token_path, KL(), views=1)
 
 
 @pytest.mark.parametrize("name", OTHER_MODELS)
@@ -160,7 +171,7 @@ def test_other_models_agree_with_autograd_on_the_general_path(name: str) -> None
     """Any pooling works on the general path, and the fast path does not claim such models."""
     backbone = small(name)
     if name != "test_vit2":
-        assert not takes_class_token_path(backbone)
+        assert backbone.class_token_split() is None
     check(backbone, LayerPath, KL(), views=1)
     check(backbone, LayerPath, SimCLR(), views=3)
 
@@ -178,8 +189,8 @@ def test_a_bfloat16_trunk_keeps_the_gradients_direction(name: str, target: str |
         torch.manual_seed(2)
         side = backbone.image_size
         pixels = torch.randn(2, 1, 3, side, side) + 2 * torch.randn(2, 1, 3, 1, 1)
-        tape = gradient_path(backbone, dtype).record([pixels])
-        losses = KL().losses(tape.embeddings, heads_for(KL(), backbone.embedding_dim))
+        tape = gradient_path(backbone, dtype).record([(pixels,)])
+        losses = KL().losses(ViewOutputs(tape.embeddings), heads_for(KL(), backbone.embedding_dim))
         rows = tape.gradients(losses).flatten(1).double()
         gradients.append(rows / rows.norm(dim=1, keepdim=True))
     assert float((gradients[0] * gradients[1]).sum(dim=1).min()) > 0.999
@@ -192,12 +203,13 @@ def test_patches_are_the_models_patch_tokens(name: str) -> None:
     torch.manual_seed(2)
     pixels = torch.randn(2, 1, 3, backbone.image_size, backbone.image_size)
     with torch.no_grad():
-        tokens = backbone.model.forward_features(pixels[:, 0])
-    patches = gradient_path(backbone).record([pixels], patches=True).patches
-    expected = tokens[:, backbone.model.num_prefix_tokens :].unflatten(1, (4, 4))
+        tokens = backbone.module.forward_features(pixels[:, 0])
+    patches = gradient_path(backbone).record([(pixels,)], patches=True).patches
+    expected = tokens[:, backbone.module.num_prefix_tokens :].unflatten(1, (4, 4))
     assert patches is not None
-    assert not patches.requires_grad
-    assert relative_error(patches, expected) < 1e-5
+    assert patches.mask is None
+    assert not patches.tokens.requires_grad
+    assert relative_error(patches.tokens, expected) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -206,29 +218,29 @@ def test_patches_are_the_models_patch_tokens(name: str) -> None:
 def test_any_linear_layer_agrees_with_autograd(target: str) -> None:
     """A target in any block, whose gradient sums over all tokens, is exact on the general path."""
     backbone = small("test_vit", target)
-    assert not takes_class_token_path(backbone)
+    assert backbone.class_token_split() is None
     check(backbone, LayerPath, DINO(global_crops=2, local_crops=1), views=3)
 
 
 def test_a_layer_that_runs_in_no_forward_is_refused() -> None:
     """A linear layer that the forward never reaches has no gradient, and the error says so."""
     backbone = small("test_vit")
-    backbone.model.blocks[5].idle = nn.Linear(64, 64)
-    path = LayerPath(replace(backbone, target_layer="blocks.5.idle"), torch.float32)
+    backbone.module.blocks[5].idle = nn.Linear(64, 64)
+    path = LayerPath(replace(backbone, target_layer="blocks.5.idle"))
     with pytest.raises(UsageError, match="exactly once") as caught:
-        path.record([torch.randn(1, 1, 3, 64, 64)])
+        path.record([(torch.randn(1, 1, 3, 64, 64),)])
     assert caught.value.found == "0 calls"
 
 
 def test_simclr_agrees_with_autograd_on_the_class_token_path() -> None:
     """The contrastive gradient, which sums over many views, is exact on the fast path too."""
-    check(small("test_vit"), ClassTokenPath, SimCLR(), views=5)
+    check(small("test_vit"), class_token_path, SimCLR(), views=5)
 
 
 def test_chunks_of_unequal_size_may_come_in_a_list() -> None:
     """The last chunk of a group is shorter, a native crop smaller, and a list of them is fine."""
-    path = ClassTokenPath(small("test_vit"), torch.float32)
-    chunks = [torch.randn(1, views, 3, 64, 64) for views in (2, 2, 1)]
+    path = class_token_path(small("test_vit"))
+    chunks = [(torch.randn(1, views, 3, 64, 64),) for views in (2, 2, 1)]
     for _ in range(30):  # beartype looks at one chunk, drawn at random
         assert path.record(chunks).embeddings.shape == (1, 5, 64)
 
@@ -236,13 +248,14 @@ def test_chunks_of_unequal_size_may_come_in_a_list() -> None:
 def test_a_cpu_runs_the_trunk_on_a_few_views_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """In as many parts as it takes: the gradients are autograd's, the patches one forward's."""
     monkeypatch.setattr(batching, "TOKENS_A_THREAD", 16 / torch.get_num_threads())
-    assert batching.forward_size(torch.device("cpu"), side=64, patch_size=16) == 1
-    for path_type in (ClassTokenPath, LayerPath):
-        check(small("test_vit"), path_type, DINO(global_crops=2, local_crops=2), views=4)
+    assert batching.forward_size(torch.device("cpu"), tokens=16) == 1
+    for path_of in (class_token_path, LayerPath):
+        check(small("test_vit"), path_of, DINO(global_crops=2, local_crops=2), views=4)
 
     backbone = small("test_vit")
     pixels = torch.randn(3, 1, 3, backbone.image_size, backbone.image_size)
-    path = ClassTokenPath(backbone, torch.float32)
-    patches = path.record(iter([pixels]), patches=True).patches
-    tokens = backbone.model.forward_features(pixels[:, 0])
-    torch.testing.assert_close(patches, backbone.to_grid(tokens))
+    path = class_token_path(backbone)
+    patches = path.record(iter([(pixels,)]), patches=True).patches
+    tokens = backbone.module.forward_features(pixels[:, 0])
+    assert patches is not None
+    torch.testing.assert_close(patches.tokens, backbone.to_grid(tokens))

@@ -48,7 +48,7 @@ def test_a_batch_stays_on_the_gpu(
     resolved = resolve(options, {})
     maker = throwaway_features(resolved)
     precisions = set()
-    resolved.backbone.model.norm.register_forward_hook(
+    resolved.backbone.module.norm.register_forward_hook(
         lambda *_: precisions.add(torch.backends.cuda.matmul.fp32_precision)
     )
     wanted = frozenset(FEATURES)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from fungistore.errors import UsageError
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
-from fungistore.objectives.objective import ContrastiveObjective
+from fungistore.objectives.objective import BankObjective, BankSpec, ViewOutputs
 from fungistore.objectives.registry import OBJECTIVES
 from fungistore.objectives.simclr import SimCLR
 
@@ -38,7 +38,7 @@ def heads_for(objective: KL | DINO | SimCLR) -> dict[str, nn.Linear]:
     torch.manual_seed(3)
     return {
         name: nn.Linear(EMBEDDING_DIM, width).requires_grad_(False)
-        for name, width in objective.head_widths().items()
+        for name, width in objective.needs.heads.items()
     }
 
 
@@ -106,9 +106,11 @@ def test_simclr_works_without_negatives() -> None:
     objective = SimCLR()
     embeddings = embeddings_for(objective, 3).requires_grad_()
     heads = heads_for(objective)
-    losses = objective.losses(embeddings, heads, None)
+    losses = objective.losses(ViewOutputs(embeddings), heads, None)
     losses.sum().backward()
-    latents = functional.normalize(objective.latents(embeddings, heads).detach(), dim=-1)
+    latents = functional.normalize(
+        objective.latents(ViewOutputs(embeddings), heads).detach(), dim=-1
+    )
     near = latents @ latents.transpose(1, 2) / 0.07
     off_diagonal = near[:, ~torch.eye(12, dtype=torch.bool)].reshape(3, 12, 11)
     expected = (off_diagonal.logsumexp(dim=2) - off_diagonal.mean(dim=2)).mean(dim=1)
@@ -243,7 +245,7 @@ def test_dino_teacher_receives_no_gradient() -> None:
     objective = DINO(global_crops=2, local_crops=10)
     heads = {name: head.requires_grad_() for name, head in heads_for(objective).items()}
     embeddings = embeddings_for(objective, 2).requires_grad_()
-    objective.losses(embeddings, heads).sum().backward()
+    objective.losses(ViewOutputs(embeddings), heads).sum().backward()
     assert heads["teacher"].weight.grad is None
     assert heads["student"].weight.grad is not None
     whole = embeddings.grad
@@ -269,13 +271,13 @@ def test_a_samples_loss_and_gradient_do_not_depend_on_its_batch(
     torch.manual_seed(8)
     negatives = torch.randn(20, 96) if isinstance(objective, SimCLR) else None
     batch = embeddings_for(objective, 5).requires_grad_()
-    losses = objective.losses(batch, heads, negatives)
+    losses = objective.losses(ViewOutputs(batch), heads, negatives)
     losses.sum().backward()
     assert losses.shape == (5,)
     assert batch.grad is not None
     for row in range(5):
         alone = batch[row : row + 1].detach().clone().requires_grad_()
-        loss = objective.losses(alone, heads, negatives)
+        loss = objective.losses(ViewOutputs(alone), heads, negatives)
         loss.sum().backward()
         assert alone.grad is not None
         assert torch.allclose(loss, losses[row : row + 1], rtol=1e-5)
@@ -287,17 +289,23 @@ def test_a_samples_loss_and_gradient_do_not_depend_on_its_batch(
 def test_objectives_that_normalise_ignore_the_embeddings_length(objective: KL | DINO) -> None:
     """KL and DINO L2-normalise before the head, so a longer embedding has the same loss."""
     heads, embeddings = heads_for(objective), embeddings_for(objective, 3)
-    losses = objective.losses(embeddings, heads)
-    assert torch.allclose(objective.losses(7 * embeddings, heads), losses, rtol=1e-4, atol=1e-9)
+    losses = objective.losses(ViewOutputs(embeddings), heads)
+    assert torch.allclose(
+        objective.losses(ViewOutputs(7 * embeddings), heads), losses, rtol=1e-4, atol=1e-9
+    )
     raw = type(objective)(normalize=False)
-    assert not torch.allclose(raw.losses(7 * embeddings, heads), losses, rtol=1e-2, atol=0)
+    assert not torch.allclose(
+        raw.losses(ViewOutputs(7 * embeddings), heads), losses, rtol=1e-2, atol=0
+    )
 
 
 def test_simclr_does_not_normalise_before_its_head() -> None:
     """The latents are the head's plain output, as in the reference code."""
     objective = SimCLR()
     heads, embeddings = heads_for(objective), embeddings_for(objective, 2)
-    assert torch.equal(objective.latents(embeddings, heads), heads["projection"](embeddings))
+    assert torch.equal(
+        objective.latents(ViewOutputs(embeddings), heads), heads["projection"](embeddings)
+    )
 
 
 def test_parameters_are_the_papers_by_default() -> None:
@@ -312,9 +320,11 @@ def test_parameters_are_the_papers_by_default() -> None:
     assert (simclr.base_patches, simclr.stride_scale) == (4, 6)
 
 
-def test_only_simclr_is_contrastive() -> None:
+def test_only_simclr_needs_a_bank() -> None:
     """The registry names every objective after itself; negatives are asked for by SimCLR alone."""
     for name, objective in OBJECTIVES.items():
         assert objective.name == name
-        assert isinstance(objective(), ContrastiveObjective) == (name == "simclr")
-    assert SimCLR(negatives=8).negative_images == 8
+        assert isinstance(objective(), BankObjective) == (name == "simclr")
+        assert (objective().needs.bank is None) == (name != "simclr")
+    assert SimCLR(negatives=8).needs.bank == BankSpec("negatives", width=96, samples=8)
+    assert SimCLR(negatives=0).needs.bank is None

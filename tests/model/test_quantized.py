@@ -7,7 +7,7 @@ import torch
 from timm.layers import GELUTanh, Mlp
 from torch import nn
 
-from fungistore.backbones.quantized import (
+from fungistore.backbones.timm_vit.quantized import (
     Int8Linear,
     gelu,
     quantize_gelu,

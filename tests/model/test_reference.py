@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor, nn
 
-from fungistore.backbones.backbone import Backbone, load_backbone
+from fungistore.backbones.timm_vit.encoder import TimmViT
+from fungistore.backbones.timm_vit.loading import load_timm_vit
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.gradients.path import gradient_path
 from fungistore.gradients.projection import Projection, ProjectionSpec
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
+from fungistore.objectives.views import recipe_of
 
 Pixels = NDArray[np.uint8]
 WeightsFile = Callable[[str], Path]
@@ -41,19 +43,19 @@ def heads_for(objective: KL | DINO | SimCLR, width: int) -> dict[str, nn.Linear]
     torch.manual_seed(1)
     return {
         name: nn.Linear(width, dim).requires_grad_(False)
-        for name, dim in objective.head_widths().items()
+        for name, dim in objective.needs.heads.items()
     }
 
 
 def maker_for(
-    backbone: Backbone, objective: KL | DINO | SimCLR, negatives: Tensor | None
+    backbone: TimmViT, objective: KL | DINO | SimCLR, negatives: Tensor | None
 ) -> tuple[FeatureMaker, dict[str, nn.Linear], Tensor]:
     """Return our feature maker, its heads, and its projection matrix as one dense tensor."""
     path = gradient_path(backbone)
     rows, columns = path.gradient_shape
     spec = ProjectionSpec("binary", backbone.token_dim, rows * columns, seed=42)
     heads = heads_for(objective, backbone.embedding_dim)
-    recipe = objective.views(backbone.image_size, backbone.patch_size, "model")
+    recipe = recipe_of(objective, backbone, "model")
     maker = FeatureMaker(
         backbone,
         path,
@@ -69,7 +71,7 @@ def maker_for(
 
 
 def published_extractor(
-    backbone: Backbone,
+    backbone: TimmViT,
     weights: Path,
     config: KLConfig | DINOConfig | SimCLRConfig,
     heads: dict[str, nn.Linear],
@@ -79,7 +81,7 @@ def published_extractor(
     model: Any = timm.create_model(
         backbone.name, pretrained=False, num_classes=0, img_size=backbone.image_size
     )
-    model.load_state_dict(backbone.model.state_dict())
+    model.load_state_dict(backbone.module.state_dict())
     wrapper = FUNGIWrapper(
         model.eval(),
         target_layer=backbone.target_layer,
@@ -97,7 +99,7 @@ def published_extractor(
     return extractor
 
 
-def normalised(pixels: NDArray[np.uint8], backbone: Backbone) -> Tensor:
+def normalised(pixels: NDArray[np.uint8], backbone: TimmViT) -> Tensor:
     mean, std = (torch.tensor(backbone.data_config[k]).view(3, 1, 1) for k in ("mean", "std"))
     return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
@@ -137,7 +139,7 @@ def test_kl_features_are_the_published_ones(
 ) -> None:
     """KL features equal fungivision's in direction, at its temperature and at the paper's."""
     weights = weights_file(name)
-    backbone = load_backbone(name, weights=weights, image_size=image_size)
+    backbone = load_timm_vit(name, weights=weights, image_size=image_size)
     objective = KL(temperature=temperature)
     maker, heads, matrix = maker_for(backbone, objective, None)
     batch = batch_of(maker, photos, "kl")
@@ -158,7 +160,7 @@ def test_dino_features_are_the_published_ones(
 ) -> None:
     """DINO features of the same twelve crops have a cosine above 0.9999 with fungivision's."""
     weights = weights_file(name)
-    backbone = load_backbone(name, weights=weights, image_size=image_size)
+    backbone = load_timm_vit(name, weights=weights, image_size=image_size)
     maker, heads, matrix = maker_for(backbone, DINO(), None)
     photos = photos[:2]
     batch = batch_of(maker, photos, "dino")
@@ -179,7 +181,7 @@ def test_simclr_features_are_the_published_ones_from_the_image_on(
     The published code has no temperature in the denominator, and ImageNet's pixel statistics.
     """
     weights = weights_file("test_vit")
-    backbone = load_backbone("test_vit", weights=weights, image_size=224)
+    backbone = load_timm_vit("test_vit", weights=weights, image_size=224)
     objective = SimCLR(negative_temperature=False, normalization="imagenet")
     encoder, heads, matrix = maker_for(backbone, objective, None)
     latents = encoder.latents(batch_of(encoder, photos[3:5], "simclr"), "simclr")
@@ -197,7 +199,7 @@ def test_simclr_features_are_the_published_ones_from_the_image_on(
 def test_negatives_are_the_published_ones(photos: list[Pixels], weights_file: WeightsFile) -> None:
     """The latents that serve as negatives equal those that fungivision's setup encodes."""
     weights = weights_file("test_vit")
-    backbone = load_backbone("test_vit", weights=weights, image_size=224)
+    backbone = load_timm_vit("test_vit", weights=weights, image_size=224)
     maker, heads, matrix = maker_for(backbone, SimCLR(normalization="imagenet"), None)
     ours = maker.latents(batch_of(maker, photos[:2], "simclr"), "simclr")
     assert ours.shape == (2, 49, 96)

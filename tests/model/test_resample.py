@@ -12,11 +12,11 @@ from PIL import Image as PILImage
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
-from fungistore.modalities.image.crops import CropFamily, DeviceCrops, RandomCrops
+from fungistore.modalities.image.crops import DeviceCrops, RandomCrops, SizedFamily
 from fungistore.modalities.image.resample import resized_crops
 from fungistore.randomness import Stream
 
-FAMILIES = (CropFamily(2, 56, (0.25, 1.0)), CropFamily(5, 28, (0.05, 0.25)))
+FAMILIES = (SizedFamily(2, 56, (0.25, 1.0)), SizedFamily(5, 28, (0.05, 0.25)))
 SIDE = st.integers(1, 90)
 
 

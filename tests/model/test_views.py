@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,20 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
-from fungistore.modalities.image.crops import ATTEMPTS, CropFamily, RandomCrops, crop_boxes
+from fungistore.modalities.image.crops import ATTEMPTS, RandomCrops, SizedFamily, crop_boxes
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.patchify import Patchify
-from fungistore.modalities.views import ViewRecipe, count_views, in_chunks, side_for
+from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
+from fungistore.modalities.image.recipes import IMAGENET, image_recipe, side_for
+from fungistore.modalities.requests import Crops
+from fungistore.modalities.views import count_views, in_chunks
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
 from fungistore.randomness import Stream
 
 Pixels = NDArray[np.uint8]
-PAPER_CROPS = RandomCrops((CropFamily(2, 224, (0.25, 1.0)), CropFamily(10, 224, (0.05, 0.25))))
+PAPER_CROPS = RandomCrops((SizedFamily(2, 224, (0.25, 1.0)), SizedFamily(10, 224, (0.05, 0.25))))
 PAPER_WINDOWS = Patchify(image_size=224, base_patches=4, stride_scale=6, view_size=224)
 SHAPES = st.tuples(st.integers(1, 700), st.integers(1, 700))
 RATIO = (3 / 4, 4 / 3)
@@ -37,12 +41,29 @@ def noise(height: int, width: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def render_all(recipe: ViewRecipe, drawn: tuple[Pixels, ...]) -> list[Tensor]:
+def render_all(recipe: PixelRecipe, drawn: tuple[Pixels, ...]) -> list[Tensor]:
     batch = tuple(torch.from_numpy(array)[None] for array in drawn)
     return [
         recipe.render(batch, group, slice(0, views.count))[0]
         for group, views in enumerate(recipe.groups)
     ]
+
+
+@dataclass(frozen=True)
+class Taker:
+    """What views need to know of an encoder."""
+
+    image_size: int
+    patch_size: int
+    statistics: Any = ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+
+
+def pixels_of(
+    objective: DINO | SimCLR, image_size: int, patch_size: int, view_size: str | int
+) -> PixelRecipe:
+    recipe = image_recipe(objective.needs.views, Taker(image_size, patch_size), view_size)
+    assert isinstance(recipe, NormalizedViews)
+    return recipe.pixels
 
 
 def torchvision_box(height: int, width: int, scale: tuple[float, float], draws: Any) -> list[int]:
@@ -67,7 +88,7 @@ def torchvision_fallback(height: int, width: int) -> list[int]:
 
 def test_random_crops_are_torchvisions_resized_crops(photos: list[Pixels]) -> None:
     """Given the boxes, every crop equals torchvision's bicubic resized_crop, bit for bit."""
-    recipe = RandomCrops((CropFamily(2, 96, (0.25, 1.0)), CropFamily(10, 48, (0.05, 0.25))))
+    recipe = RandomCrops((SizedFamily(2, 96, (0.25, 1.0)), SizedFamily(10, 48, (0.05, 0.25))))
     for number, photo in enumerate([*photos, noise(1, 1), noise(3, 200), noise(90, 20)]):
         drawn = recipe.draw(photo, Stream(0, "crops", str(number)))
         stream = Stream(0, "crops", str(number))
@@ -91,7 +112,7 @@ def test_random_crops_are_torchvisions_resized_crops(photos: list[Pixels]) -> No
 
 def test_random_crops_are_rendered_as_pixels_over_255(photos: list[Pixels]) -> None:
     """Rendering changes nothing but the type and the range."""
-    recipe = RandomCrops((CropFamily(2, 32, (0.25, 1.0)), CropFamily(3, 16, (0.05, 0.25))))
+    recipe = RandomCrops((SizedFamily(2, 32, (0.25, 1.0)), SizedFamily(3, 16, (0.05, 0.25))))
     drawn = recipe.draw(photos[0], Stream(0, "crops"))
     for pixels, views in zip(drawn, render_all(recipe, drawn), strict=True):
         assert views.dtype == torch.float32
@@ -112,7 +133,7 @@ def test_crop_boxes_are_torchvisions_for_the_same_random_numbers(
     shape: tuple[int, int], seed: int, scale: tuple[float, float]
 ) -> None:
     """A box is RandomResizedCrop's for any image: the first attempt that fits, or its fallback."""
-    family = CropFamily(6, 32, scale)
+    family = SizedFamily(6, 32, scale)
     boxes = crop_boxes(*shape, family, Stream(seed, "boxes"))
     draws = Stream(seed, "boxes").uniform(4, family.count, ATTEMPTS)
     expected = [torchvision_box(*shape, scale, draws[:, crop]) for crop in range(family.count)]
@@ -132,7 +153,7 @@ def test_crop_boxes_keep_to_the_area_and_aspect_that_were_asked_for(
     """A box lies in the image, and has an allowed area and aspect up to rounding, or is centred."""
     height, width = shape
     for left, top, right, bottom in crop_boxes(
-        height, width, CropFamily(6, 32, scale), Stream(seed, "boxes")
+        height, width, SizedFamily(6, 32, scale), Stream(seed, "boxes")
     ).tolist():
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
@@ -154,14 +175,14 @@ def test_crop_boxes_keep_to_the_area_and_aspect_that_were_asked_for(
 @settings(max_examples=200, deadline=None)
 def test_the_fallback_box_is_torchvisions(shape: tuple[int, int]) -> None:
     """Where no attempt fits, the box is torchvision's largest centred one of an allowed aspect."""
-    boxes = crop_boxes(*shape, CropFamily(2, 32, (50.0, 50.0)), Stream(0, "boxes"))
+    boxes = crop_boxes(*shape, SizedFamily(2, 32, (50.0, 50.0)), Stream(0, "boxes"))
     assert boxes.tolist() == [torchvision_fallback(*shape)] * 2
 
 
 def test_crop_boxes_are_distributed_as_torchvisions() -> None:
     """Areas, aspects and positions have torchvision's distributions (Kolmogorov-Smirnov)."""
     count = 3000
-    ours = crop_boxes(300, 400, CropFamily(count, 32, (0.05, 0.25)), Stream(0, "boxes"))
+    ours = crop_boxes(300, 400, SizedFamily(count, 32, (0.05, 0.25)), Stream(0, "boxes"))
     torch.manual_seed(0)
     blank = PILImage.new("L", (400, 300))
     rows = [RandomResizedCrop.get_params(blank, [0.05, 0.25], list(RATIO)) for _ in range(count)]
@@ -186,7 +207,7 @@ def test_crops_use_the_same_count_of_random_numbers_for_every_image(
     shape: tuple[int, int],
 ) -> None:
     """Twelve crops use 4 numbers for each of 10 attempts, whatever fits."""
-    recipe = RandomCrops((CropFamily(2, 8, (0.25, 1.0)), CropFamily(10, 8, (0.05, 0.25))))
+    recipe = RandomCrops((SizedFamily(2, 8, (0.25, 1.0)), SizedFamily(10, 8, (0.05, 0.25))))
     used, skipped = Stream(0, "crops"), Stream(0, "crops")
     recipe.draw(noise(*shape), used)
     skipped.words(4 * 10 * 12)
@@ -195,7 +216,7 @@ def test_crops_use_the_same_count_of_random_numbers_for_every_image(
 
 def test_crops_do_not_depend_on_what_was_drawn_before(photos: list[Pixels]) -> None:
     """Each image's crops follow from its own stream, in any order of the images."""
-    recipe = RandomCrops((CropFamily(2, 32, (0.25, 1.0)), CropFamily(4, 16, (0.05, 0.25))))
+    recipe = RandomCrops((SizedFamily(2, 32, (0.25, 1.0)), SizedFamily(4, 16, (0.05, 0.25))))
     order = list(range(len(photos)))
     runs = [
         {i: recipe.draw(photos[i], Stream(0, "views", "dino", str(i))) for i in sequence}
@@ -210,16 +231,15 @@ def test_crops_do_not_depend_on_what_was_drawn_before(photos: list[Pixels]) -> N
 
 def test_dinos_views_are_the_papers() -> None:
     """Two global and ten local crops, all at the model's size; global ones come first."""
-    assert DINO().views(224, 16, "model") == PAPER_CROPS
-    native = DINO().views(224, 14, "native")
+    assert pixels_of(DINO(), 224, 16, "model") == PAPER_CROPS
+    native = pixels_of(DINO(), 224, 14, "native")
     assert [(group.count, group.size) for group in native.groups] == [(2, 182), (10, 84)]
-    kl: Any = KL()
-    assert kl.views(224, 16, "model") is None
+    assert KL().needs.views is None
 
 
 def test_dino_can_do_without_local_crops() -> None:
     """With local_crops=0, which the options accept, only the global crops are drawn."""
-    recipe = DINO(local_crops=0).views(32, 16, "model")
+    recipe = pixels_of(DINO(local_crops=0), 32, 16, "model")
     drawn = recipe.draw(noise(40, 50), Stream(0, "crops"))
     assert sum(len(crops) for crops in drawn) == 2
 
@@ -302,9 +322,9 @@ def test_patchify_uses_no_random_numbers() -> None:
 
 def test_simclrs_views_are_the_papers() -> None:
     """49 windows at the model's size; at native size each keeps its own pixels."""
-    assert SimCLR().views(224, 16, "model") == PAPER_WINDOWS
-    assert SimCLR().views(224, 16, "native") == Patchify(224, 4, 6, 112)
-    assert SimCLR(base_patches=16).views(224, 14, "native") == Patchify(224, 16, 6, 56)
+    assert pixels_of(SimCLR(), 224, 16, "model") == PAPER_WINDOWS
+    assert pixels_of(SimCLR(), 224, 16, "native") == Patchify(224, 4, 6, 112)
+    assert pixels_of(SimCLR(base_patches=16), 224, 14, "native") == Patchify(224, 16, 6, 56)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +359,7 @@ def test_view_sides_are_multiples_of_the_patch(
 )
 def test_chunks_cover_all_views_once_and_in_order(counts: list[int], views_at_once: int) -> None:
     """Each group's views come once, in order, never more at a time than asked for."""
-    recipe = RandomCrops(tuple(CropFamily(count, 16, (0.1, 1.0)) for count in counts))
+    recipe = RandomCrops(tuple(SizedFamily(count, 16, (0.1, 1.0)) for count in counts))
     chunks = list(in_chunks(recipe, views_at_once))
     covered = [(group, view) for group, views in chunks for view in range(*views.indices(10**6))]
     assert covered == [(group, view) for group, n in enumerate(counts) for view in range(n)]
@@ -350,9 +370,9 @@ def test_chunks_cover_all_views_once_and_in_order(counts: list[int], views_at_on
 @pytest.mark.parametrize("views_at_once", [1, 5, 48, 49, 100])
 def test_views_rendered_in_chunks_are_the_views_rendered_at_once(views_at_once: int) -> None:
     """How many views are made at a time changes nothing."""
-    recipes: list[ViewRecipe] = [
+    recipes: list[PixelRecipe] = [
         Patchify(64, 4, 6, 48),
-        RandomCrops((CropFamily(2, 32, (0.25, 1.0)), CropFamily(10, 32, (0.05, 0.25)))),
+        RandomCrops((SizedFamily(2, 32, (0.25, 1.0)), SizedFamily(10, 32, (0.05, 0.25)))),
     ]
     for recipe in recipes:
         drawn = [recipe.draw(noise(50, 70, seed), Stream(seed, "views")) for seed in range(2)]
@@ -385,10 +405,29 @@ def test_the_inference_view_is_timms_evaluation_transform(
     view = InferenceView(config)
     theirs = create_transform(**config, is_training=False)
     for photo in [*photos[:4], noise(1, 1), noise(5, 300), noise(300, 5), noise(20, 30)]:
-        pixels = view.draw(photo)
+        (pixels,) = view.draw(photo, Stream(0, "unused"))
         assert pixels.dtype == np.uint8
         assert pixels.shape == (3, side, side)
         normalised: Tensor = theirs(PILImage.fromarray(photo))
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in statistics.values())
         ours = (torch.from_numpy(pixels).float() / 255 - mean) / std
         assert float((ours - normalised).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("normalization", ["model", "imagenet"])
+def test_an_images_inputs_are_normalised_pixels(photos: list[Pixels], normalization: Any) -> None:
+    """By the encoder's own statistics or by ImageNet's, whichever the request says."""
+    request = Crops(DINO().needs.views.families, normalization)
+    recipe = image_recipe(request, Taker(32, 16), "model")
+    assert isinstance(recipe, NormalizedViews)
+    drawn = recipe.draw(photos[0], Stream(0, "crops"))
+    batch = tuple(torch.from_numpy(array)[None] for array in drawn)
+    (inputs,) = recipe.render(batch, 1, slice(2, 5))
+    chosen = Taker(32, 16).statistics if normalization == "model" else IMAGENET
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in chosen)
+    assert torch.equal(inputs, (batch[1][:, 2:5].float() / 255 - mean) / std)
+
+
+def test_a_request_that_images_do_not_know_has_no_recipe() -> None:
+    """None, which becomes an error that names the objective."""
+    assert image_recipe(object(), Taker(32, 16), "model") is None

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image as PILImage
 from torch import Tensor
 
+from fungistore.modalities.image.pixels import Image, PixelRecipe
 from fungistore.modalities.image.resample import resized_crops
-from fungistore.modalities.views import Image, ViewGroup, ViewRecipe
+from fungistore.modalities.views import ViewGroup
 from fungistore.randomness import Stream
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop default, which the paper keeps
@@ -23,7 +24,7 @@ ATTEMPTS = 10  # tries before the fallback, as in torchvision's RandomResizedCro
 
 
 @dataclass(frozen=True)
-class CropFamily:
+class SizedFamily:
     """`count` random crops: area as a fraction of the image's within `scale`, shown at `size`."""
 
     count: int
@@ -39,14 +40,14 @@ class RandomCrops:
     RandomResizedCrop, with its random numbers replaced by the sample's own stream.
     """
 
-    families: tuple[CropFamily, ...]
+    families: tuple[SizedFamily, ...]
 
     @property
     def groups(self) -> tuple[ViewGroup, ...]:
         """One group a family."""
         return tuple(ViewGroup(family.count, family.size) for family in self.families)
 
-    def on(self, device: torch.device) -> ViewRecipe:
+    def on(self, device: torch.device) -> PixelRecipe:
         """Return the same crops, resized on the device if that is a GPU."""
         return DeviceCrops(self) if device.type == "cuda" else self
 
@@ -90,7 +91,7 @@ class DeviceCrops:
         """One group a family."""
         return self.crops.groups
 
-    def on(self, device: torch.device) -> ViewRecipe:
+    def on(self, device: torch.device) -> PixelRecipe:
         """Return itself."""
         return self
 
@@ -130,7 +131,7 @@ def _side_by_side(
 
 
 def crop_boxes(
-    height: int, width: int, family: CropFamily, random: Stream
+    height: int, width: int, family: SizedFamily, random: Stream
 ) -> Int[np.ndarray, "v 4"]:
     """Return crop boxes (left, top, right, bottom) in pixels, right and bottom exclusive.
 

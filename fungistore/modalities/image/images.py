@@ -6,7 +6,7 @@ import base64
 import io
 from dataclasses import dataclass
 from html import escape
-from typing import IO, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from fungistore.modalities.image.decode import MAX_PIXELS, decode
 from fungistore.modalities.image.formats import IMAGE_SUFFIXES
 from fungistore.modalities.modality import IMAGE
 from fungistore.modalities.reading import uri_of_file
+
+if TYPE_CHECKING:
+    from fungistore.modalities.views import ViewRecipe
 
 THUMBNAIL = 320  # pixels of the longer side: sharp at 160 CSS pixels on a dense screen
 JPEG_QUALITY = 80
@@ -46,6 +49,12 @@ class Images:
     def blank(self) -> NDArray[np.uint8]:
         """Return a few black pixels."""
         return np.zeros((8, 8, 3), np.uint8)
+
+    def recipe(self, request: object, encoder: Any, view_size: str | int) -> ViewRecipe | None:
+        """Return the views that a request becomes; see `image_recipe`."""
+        from fungistore.modalities.image.recipes import image_recipe
+
+        return image_recipe(request, encoder, view_size)
 
     def query(self, text: str) -> str:
         """Return the uri of the image file at a path."""

@@ -12,7 +12,8 @@ from PIL import Image as PILImage
 from torch import Tensor
 from torch.nn import functional
 
-from fungistore.modalities.views import Image, ViewGroup, ViewRecipe
+from fungistore.modalities.image.pixels import Image, PixelRecipe
+from fungistore.modalities.views import ViewGroup
 from fungistore.randomness import Stream
 
 
@@ -52,7 +53,7 @@ class Patchify:
         per_side = (self.image_size - self.window) // self.stride + 1
         return (ViewGroup(per_side**2, self.view_size),)
 
-    def on(self, device: torch.device) -> ViewRecipe:
+    def on(self, device: torch.device) -> PixelRecipe:
         """Return itself: one small square travels, and any device cuts the windows."""
         return self
 

@@ -1,91 +1,33 @@
-"""Any timm vision transformer, frozen, with its own transform, at any input size it can take."""
+"""Builds timm's vision transformers, with pretrained weights or a file's, and refuses others."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import timm
 import torch
-from jaxtyping import Float
 from timm.data import resolve_data_config
 from timm.layers import to_2tuple
-from torch import Tensor, nn
+from torch import nn
 
-from fungistore.backbones.quantized import quantize_linears
-from fungistore.backbones.weights import load_weights, weights_hash
+from fungistore.backbones.timm_vit.encoder import TimmViT
+from fungistore.backbones.timm_vit.weights import load_weights, weights_hash
 from fungistore.errors import FungiError, UsageError
-from fungistore.modalities.modality import IMAGE
 
 NEAR_NAMES = 5
-MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
 JOINT_SPACE = ("clip", "pe_core")  # families trained on images and texts together
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A frozen model and what the rest of the program needs to know about it.
-
-    Attributes:
-        name: timm's architecture name, without the weights' tag.
-        model: timm's module, in evaluation mode, parameters frozen; `model(pixels)` is the
-            embedding. Typed as Any: what timm's families share, they share by name alone.
-        image_size: side of the square input in pixels.
-        patch_size: side of a patch in pixels.
-        embedding_dim: width E of the embedding (after a CLIP-style projection head, if any).
-        token_dim: width D of the blocks and of the patch tokens.
-        prefix_tokens: class, distillation and register tokens in front of the patches.
-        pooling: how timm pools: "token", "avg", "map", ...
-        target_layer: dotted name of the layer whose per-sample gradient is taken.
-        data_config: timm's evaluation transform for these weights at this image size.
-        weights_hash: digest of every parameter and buffer.
-    """
-
-    name: str
-    model: Any
-    image_size: int
-    patch_size: int
-    embedding_dim: int
-    token_dim: int
-    prefix_tokens: int
-    pooling: str
-    target_layer: str
-    data_config: Mapping[str, Any]
-    weights_hash: str
-
-    modality: ClassVar[str] = IMAGE
-
-    @property
-    def target(self) -> nn.Linear:
-        """The target layer itself."""
-        layer = self.model.get_submodule(self.target_layer)
-        assert isinstance(layer, nn.Linear)  # load_backbone has checked it
-        return layer
-
-    @property
-    def target_block(self) -> int | None:
-        """Index of the block that holds the target layer, None where it lies outside the blocks."""
-        head, _, rest = self.target_layer.partition(".")
-        return int(rest.partition(".")[0]) if head == "blocks" else None
-
-    def to_grid(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n h w d"]:
-        """Drop the prefix tokens and give the patch tokens their rows and columns (a square)."""
-        patches = tokens[:, self.prefix_tokens :]
-        side = round(patches.shape[1] ** 0.5)
-        return patches.unflatten(1, (side, -1))
-
-
-def load_backbone(
+def load_timm_vit(
     name: str,
     *,
     weights: Path | None = None,
     image_size: int | None = None,
     target_layer: str | None = None,
-    several_sizes: bool = False,
-) -> Backbone:
+    view_size: str | int = "model",
+) -> TimmViT:
     """Build a timm model with pretrained weights, on the CPU, in float32.
 
     Args:
@@ -93,10 +35,10 @@ def load_backbone(
         weights: a safetensors or weights-only torch file; None lets timm download its own.
         image_size: side of the input in pixels; position embeddings are resampled to it.
         target_layer: dotted name of a linear layer; default: the last block's `attn.proj`.
-        several_sizes: inputs of other sizes than `image_size` will come too.
+        view_size: "model", or that inputs of other sizes will come too: "native" or pixels a side.
 
     Raises:
-        UsageError: the name, size, target layer or weights file cannot be used.
+        UsageError: the name, a size, the target layer or weights file cannot be used.
         FungiError: the pretrained weights could not be had.
     """
     architecture, _, _ = name.partition(".")
@@ -109,19 +51,26 @@ def load_backbone(
             expected="a name of a timm vision transformer",
             hint=f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names",
         )
+    several_sizes = view_size != "model"
     with torch.device("meta"):  # refuse before anything is downloaded
         sketch = _create(name, image_size, several_sizes, pretrained=False)
     patch_size = _patch_size(sketch, name)
     if image_size is not None:
         _check_image_size(image_size, patch_size)
+    if isinstance(view_size, int) and view_size % patch_size:
+        raise UsageError(
+            "views cannot be of this size",
+            where=f"--view-size {view_size}",
+            expected=f"model, native, or a multiple of {patch_size}",
+        )
     model = _create(name, image_size, several_sizes, pretrained=weights is None)
     if weights is not None:
         load_weights(model, weights)
     model.eval().requires_grad_(False)
     config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
-    return Backbone(
+    return TimmViT(
         name=architecture,
-        model=model,
+        module=model,
         image_size=config["input_size"][-1],
         patch_size=patch_size,
         embedding_dim=embedding_dim(model),
@@ -159,46 +108,6 @@ def embedding_dim(model: Any) -> int:
     """Return the width of `model(pixels)`."""
     head = getattr(model, "head", None)
     return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
-
-
-def prepare_trunk(
-    backbone: Backbone, blocks: int, dtype: torch.dtype, *, compiled: bool = False
-) -> torch.dtype:
-    """Make what runs before block number `blocks` fast, in place: embeddings and earlier blocks.
-
-    Args:
-        backbone: the model, in float32.
-        blocks: how many blocks may change.
-        dtype: their precision, and the embeddings'. int8 replaces the linear layers of all blocks
-            but the first, whose errors would pass through all others, and leaves all else as it
-            is; the model is run once, on noise, to find the layers whose inputs do not suit it.
-        compiled: compile each block, once for each shape of input.
-
-    Returns:
-        The type of pixels that the model takes now.
-    """
-    trunk = backbone.model.blocks[:blocks]
-    if dtype == torch.int8:
-        side = backbone.image_size
-        noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        quantize_linears(trunk[1:], lambda: backbone.model.forward_features(noise))
-    else:
-        _cast(backbone.model, trunk, dtype)
-    for block in trunk if compiled else ():
-        block.compile(dynamic=False, recompile_limit=MOST_SHAPES)
-    return torch.float32 if dtype == torch.int8 else dtype
-
-
-def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the model's own parameters and what it has before its blocks, and the trunk."""
-    for parameter in model.parameters(recurse=False):
-        parameter.data = parameter.data.to(dtype)
-    for name, child in model.named_children():
-        if name == "blocks":
-            trunk.to(dtype)
-            break
-        for parameter in child.parameters():
-            parameter.data = parameter.data.to(dtype)
 
 
 def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: bool) -> Any:

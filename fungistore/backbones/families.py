@@ -1,0 +1,144 @@
+"""Families of encoders by name, and the encoder that `--model` means.
+
+`--model NAME` is timm's, `--model FAMILY:NAME` another family's. A plug-in adds a family as an
+entry point of the group "fungistore.backbones".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from fungistore.errors import UsageError
+from fungistore.registry import Registry
+
+if TYPE_CHECKING:  # what tells a family's modality must not import torch
+    from fungistore.backbones.encoder import Encoder
+
+TIMM = "timm"
+
+FAMILIES = Registry(
+    "backbone family",
+    "fungistore.backbones",
+    {TIMM: "fungistore.backbones.timm_vit.family:TimmFamily"},
+)
+
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """One line of the catalogue.
+
+    Attributes:
+        name: what `--model` takes.
+        parameters: how many.
+        image_size: pixels a side; None where the encoder takes no images.
+        patch_size: pixels a side; None as above.
+        embedding_dim: width of the embedding.
+        target_layer: the default; None where there is none.
+        modality: of the items that it takes.
+    """
+
+    name: str
+    parameters: int
+    image_size: int | None
+    patch_size: int | None
+    embedding_dim: int
+    target_layer: str | None
+    modality: str = "image"
+
+
+class Family(Protocol):
+    """Encoders of one kind. Made without arguments; imports no torch before it is asked."""
+
+    @property
+    def modality(self) -> str:
+        """Name of the modality whose items its encoders take."""
+
+    def load(
+        self,
+        name: str,
+        *,
+        weights: Path | None,
+        image_size: int | None,
+        target_layer: str | None,
+        view_size: str | int,
+    ) -> Encoder:
+        """Return an encoder, on the CPU, in float32.
+
+        Args:
+            name: without the family's.
+            weights: a file; None: the family's own for that name.
+            image_size: side of the input in pixels; others than images refuse it.
+            target_layer: dotted name of a linear layer; None: the family's default.
+            view_size: "model", or that other sizes than the encoder's own will come too.
+
+        Raises:
+            UsageError: name, size, target layer or weights cannot be used.
+            FungiError: the weights could not be had.
+        """
+
+    def find(self, pattern: str) -> list[str]:
+        """Return the names that match a shell pattern or contain it."""
+
+    def describe(self, names: list[str]) -> Iterator[BackboneCard]:
+        """Yield a card for each name, downloading nothing."""
+
+
+def split_model(model: str) -> tuple[str, str]:
+    """Return the family and the name in it that `--model` means.
+
+    Raises:
+        UsageError: there is no such family here.
+    """
+    family, colon, name = model.partition(":")
+    if not colon:
+        return TIMM, model
+    if family not in FAMILIES:
+        raise UsageError(
+            "unknown backbone family",
+            where=f"--model {model}",
+            expected=f"a name of timm's, or FAMILY:NAME with FAMILY {' or '.join(FAMILIES)}",
+            found=family,
+            hint="fungi models lists names; a file of your own goes with --weights",
+        )
+    return family, name
+
+
+def find_family(name: str) -> Family:
+    """Return the family of that name."""
+    family: Family = FAMILIES.choose(name, "--model")()
+    return family
+
+
+def modality_of(model: str) -> str:
+    """Return the name of the modality whose items a model takes, without loading it."""
+    family, _ = split_model(model)
+    return find_family(family).modality
+
+
+def feature_set_of(model: str) -> str:
+    """Return the name of the feature set that a model's features have unless told otherwise."""
+    family, name = split_model(model)
+    return name if family == TIMM else re.sub(r"[^A-Za-z0-9._+-]+", "-", model)
+
+
+def load_backbone(
+    model: str,
+    *,
+    weights: Path | None = None,
+    image_size: int | None = None,
+    target_layer: str | None = None,
+    view_size: str | int = "model",
+) -> Encoder:
+    """Return the encoder that `--model` means; see `Family.load`."""
+    family, name = split_model(model)
+    return find_family(family).load(
+        name,
+        weights=weights,
+        image_size=image_size,
+        target_layer=target_layer,
+        view_size=view_size,
+    )

@@ -1,0 +1,1 @@
+"""timm's plain vision transformers as encoders."""

@@ -1,0 +1,172 @@
+"""Any timm vision transformer, frozen, with its own transform, at any input size it can take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fungistore.backbones.encoder import Encoded, TokenGrid
+from fungistore.backbones.timm_vit.class_token import TimmSplit, splits_class_token
+from fungistore.backbones.timm_vit.quantized import quantize_linears
+from fungistore.fingerprint import Config
+from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.image.pixels import NormalizedViews, Statistics
+from fungistore.modalities.views import Inputs, ViewRecipe
+
+MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
+TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+
+
+@dataclass(eq=False)
+class TimmViT:
+    """A frozen model and what the rest of the program needs to know about it.
+
+    Attributes:
+        name: timm's architecture name, without the weights' tag.
+        module: timm's module, in evaluation mode, parameters frozen; `module(pixels)` is the
+            embedding. Typed as Any: what timm's families share, they share by name alone.
+        image_size: side of the square input in pixels.
+        patch_size: side of a patch in pixels.
+        embedding_dim: width E of the embedding (after a CLIP-style projection head, if any).
+        token_dim: width D of the blocks and of the patch tokens.
+        prefix_tokens: class, distillation and register tokens in front of the patches.
+        pooling: how timm pools: "token", "avg", "map", ...
+        target_layer: dotted name of the layer whose per-sample gradient is taken.
+        data_config: timm's evaluation transform for these weights at this image size.
+        weights_hash: digest of every parameter and buffer.
+        dtype: type of pixels that the module takes; `prepare_trunk` changes it.
+    """
+
+    name: str
+    module: Any
+    image_size: int
+    patch_size: int
+    embedding_dim: int
+    token_dim: int
+    prefix_tokens: int
+    pooling: str
+    target_layer: str
+    data_config: Mapping[str, Any]
+    weights_hash: str
+    dtype: torch.dtype = field(default=torch.float32, init=False)
+
+    family: ClassVar[str] = "timm"
+    modality: ClassVar[str] = "image"
+    lengths_differ: ClassVar[bool] = False
+
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        side = self.image_size // self.patch_size
+        return side, side
+
+    @property
+    def target(self) -> nn.Linear:
+        """The target layer itself."""
+        layer = self.module.get_submodule(self.target_layer)
+        assert isinstance(layer, nn.Linear)  # load_timm_vit has checked it
+        return layer
+
+    @property
+    def target_block(self) -> int | None:
+        """Index of the block that holds the target layer, None where it lies outside the blocks."""
+        head, _, rest = self.target_layer.partition(".")
+        return int(rest.partition(".")[0]) if head == "blocks" else None
+
+    @property
+    def exact_from(self) -> nn.Module | None:
+        """The target layer's block."""
+        block = self.target_block
+        return None if block is None else self.module.blocks[block]
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and deviation of the pixels that the weights were trained on."""
+        return tuple(self.data_config["mean"]), tuple(self.data_config["std"])
+
+    @cached_property
+    def base_view(self) -> ViewRecipe:
+        """timm's evaluation transform."""
+        return NormalizedViews(InferenceView(self.data_config), self.statistics)
+
+    def identity(self) -> Config:
+        """Return model, weights, size, pooling and transform."""
+        return {
+            "family": self.family,
+            "model": self.name,
+            "weights": self.weights_hash,
+            "image_size": self.image_size,
+            "pooling": self.pooling,
+            "transform": {key: _plain(self.data_config[key]) for key in TRANSFORM_FIELDS},
+        }
+
+    def count_tokens(self, inputs: Inputs) -> int:
+        """Return the number of patches of one view."""
+        side: int = inputs[0].shape[-1]
+        return (side // self.patch_size) ** 2
+
+    def prepare_trunk(self, dtype: torch.dtype, *, compiled: bool = False) -> None:
+        """Make what runs before the target layer's block fast, in place: embeddings and blocks.
+
+        Where the target layer lies outside the blocks, nothing does.
+
+        Args:
+            dtype: precision of the embeddings and of the blocks. int8 replaces the linear layers
+                of all these blocks but the first, whose errors would pass through all others, and
+                leaves all else as it is; the model is run once, on noise, to find the layers whose
+                inputs do not suit it.
+            compiled: compile each block, once for each shape of input.
+        """
+        if self.target_block is None:
+            return
+        trunk = self.module.blocks[: self.target_block]
+        if dtype == torch.int8:
+            side = self.image_size
+            noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+            quantize_linears(trunk[1:], lambda: self.module.forward_features(noise))
+        else:
+            _cast(self.module, trunk, dtype)
+            self.dtype = dtype
+        for block in trunk if compiled else ():
+            block.compile(dynamic=False, recompile_limit=MOST_SHAPES)
+
+    def run(self, inputs: Inputs) -> Encoded:
+        """Return the embeddings and patch tokens of pixels."""
+        (pixels,) = inputs
+        tokens = self.module.forward_features(pixels.to(self.dtype))
+        return Encoded(self.module.forward_head(tokens), TokenGrid(self.to_grid(tokens)))
+
+    def class_token_split(self) -> TimmSplit | None:
+        """Return the model cut at its last `attn.proj`, where it pools its class token alone."""
+        if not splits_class_token(self.module, self.target):
+            return None
+        return TimmSplit(self.module, self.dtype, self.to_grid)
+
+    def to_grid(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n h w d"]:
+        """Drop the prefix tokens and give the patch tokens their rows and columns (a square)."""
+        patches = tokens[:, self.prefix_tokens :]
+        side = round(patches.shape[1] ** 0.5)
+        return patches.unflatten(1, (side, -1))
+
+
+def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:
+    """Cast the model's own parameters and what it has before its blocks, and the trunk."""
+    for parameter in model.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+    for name, child in model.named_children():
+        if name == "blocks":
+            trunk.to(dtype)
+            break
+        for parameter in child.parameters():
+            parameter.data = parameter.data.to(dtype)
+
+
+def _plain(value: Any) -> Any:
+    """Return a tuple as a list, so that a configuration equals itself after a trip through JSON."""
+    return list(value) if isinstance(value, tuple) else value

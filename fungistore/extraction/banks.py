@@ -1,0 +1,97 @@
+"""Banks: latents of samples of the train split, encoded once, that an objective compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fungistore.errors import FungiError
+from fungistore.extraction.features import FeatureMaker
+from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.resolve import Resolved
+from fungistore.machine.context import Context
+from fungistore.objectives.objective import BankObjective
+from fungistore.randomness import Stream
+from fungistore.store.samples import SampleTable
+
+STAND_IN = 256  # latents of a bank of all samples, whose number does not change what a view costs
+
+
+def encode_bank(
+    resolved: Resolved,
+    samples: SampleTable,
+    feature: str,
+    maker: FeatureMaker,
+    context: Context,
+) -> NDArray[np.float32]:
+    """Encode views of random samples of the train split (of all, where there is none).
+
+    Args:
+        resolved: the settled options.
+        samples: the store's samples.
+        feature: the objective that needs the bank.
+        maker: makes its features, as yet without the bank.
+        context: its reporter is told what happens, its stop asked between batches.
+
+    Returns:
+        What the objective makes of the latents [samples * views, d]. Unreadable samples are
+        replaced by others.
+
+    Raises:
+        FungiError: none of the samples could be read.
+    """
+    spec, items = resolved.banks[feature], resolved.modality.items
+    candidates = samples.rows_of_split("train")
+    wanted = len(candidates) if spec.samples is None else spec.samples
+    if len(candidates) < wanted:
+        context.reporter.notice(
+            f"{feature}: {len(candidates)} {items} to take {spec.name} from, {wanted} asked for"
+        )
+        wanted = len(candidates)
+    stream = Stream(resolved.options.seed, spec.name, feature)
+    order = candidates[stream.choice(len(candidates), min(len(candidates), 2 * wanted))]
+    rows, size = samples.take(order), resolved.batch_size
+
+    def works() -> Iterator[Work]:
+        for start in range(0, len(rows), size):
+            yield Work(0, rows[start : start + size], frozenset([feature]), last=False)
+
+    def latents() -> Iterator[NDArray[np.float32]]:
+        for batch in load_batches(works(), maker, resolved.workers):
+            context.stop_if_asked()
+            failed = {failure.row for failure in batch.failures}
+            encoded = maker.latents(batch.drawn, feature)
+            for row, views in zip(batch.work.rows, encoded, strict=True):
+                if row["row"] not in failed:
+                    context.reporter.advance(1)
+                    yield views
+
+    context.reporter.begin(f"{feature} {spec.name}", wanted)
+    found = list(islice(latents(), wanted))
+    context.reporter.end()
+    if not found:
+        raise FungiError(
+            f"no {resolved.modality.item} could be read to take {spec.name} from",
+            where=f"{len(order)} {items} tried",
+        )
+    return _reduced(resolved, feature, np.concatenate(found))
+
+
+def stand_in(resolved: Resolved, feature: str) -> NDArray[np.float32]:
+    """Return a bank of noise, of about the size that the real one will have."""
+    spec = resolved.banks[feature]
+    rows = STAND_IN if spec.samples is None else spec.samples
+    noise = np.random.default_rng(0).standard_normal((rows, spec.width), np.float32)
+    return _reduced(resolved, feature, noise)
+
+
+def _reduced(resolved: Resolved, feature: str, latents: NDArray[np.float32]) -> NDArray[np.float32]:
+    objective = resolved.objective(feature)
+    assert isinstance(objective, BankObjective)
+    with torch.no_grad():
+        bank: NDArray[np.float32] = objective.reduce(torch.from_numpy(latents)).numpy()
+    return bank

@@ -1,0 +1,41 @@
+"""Token grids as a store keeps them: pooled over cells, padded to one shape, with their lengths."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fungistore.backbones.encoder import TokenGrid
+
+PATCHES, LENGTHS = "patches", "lengths/patches"
+
+
+def stored_grid(grid: TokenGrid, shape: tuple[int, ...], pool: int) -> dict[str, Tensor]:
+    """Return the rows of the arrays that a batch's tokens go into.
+
+    Args:
+        grid: tokens [b, *shape, d]; with a mask, the last dimension of the shape may be shorter.
+        shape: what a sample of full length has.
+        pool: the side of the cells whose tokens are averaged; a masked token does not count, and
+            a cell with no token is zeros.
+    """
+    if grid.mask is None:
+        return {PATCHES: pooled(grid.tokens, pool)}
+    missing = shape[-1] - grid.mask.shape[-1]
+    mask = nn.functional.pad(grid.mask, (0, missing))
+    tokens = nn.functional.pad(grid.tokens, (0, 0, 0, missing))
+    tokens = tokens.masked_fill(~mask[..., None], 0)
+    if pool > 1:
+        share = pooled(mask[..., None].to(tokens.dtype), pool)
+        tokens = pooled(tokens, pool) / share.clamp_min(torch.finfo(share.dtype).tiny)
+        mask = share[..., 0] > 0
+    return {PATCHES: tokens, LENGTHS: mask.flatten(1).sum(1).float()}
+
+
+def pooled(tokens: Tensor, pool: int) -> Tensor:
+    """Average tokens [b, length, d] or [b, h, w, d] over cells of side `pool`, in float32."""
+    if pool == 1:
+        return tokens
+    average = nn.functional.avg_pool1d if tokens.ndim == 3 else nn.functional.avg_pool2d
+    channels_first = tokens.movedim(-1, 1).float()
+    return average(channels_first, pool).movedim(1, -1)

@@ -1,0 +1,93 @@
+"""The requests that images have views for, and the recipes that they become."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from fungistore.modalities.image.crops import RandomCrops, SizedFamily
+from fungistore.modalities.image.patchify import Patchify
+from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe, Statistics
+from fungistore.modalities.requests import Crops, Windows
+from fungistore.modalities.views import ViewRecipe
+
+IMAGENET: Statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+
+
+@runtime_checkable
+class TakesPixels(Protocol):
+    """What views of images need to know of an encoder."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of its square input in pixels."""
+
+    @property
+    def patch_size(self) -> int:
+        """The sides of all its inputs are multiples of it."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """Mean and deviation of the pixels that it was trained on."""
+
+
+def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRecipe | None:
+    """Return the recipe that a request becomes for an encoder, None where images have no such.
+
+    Args:
+        request: one of `fungistore.modalities.requests`.
+        encoder: one that takes pixels.
+        view_size: "model", "native", or a side in pixels; see `side_for`.
+    """
+    takes: TakesPixels = encoder
+    if isinstance(request, Crops):
+        pixels: PixelRecipe = _crops(request, takes, view_size)
+    elif isinstance(request, Windows):
+        pixels = _windows(request, takes, view_size)
+    else:
+        return None
+    own = request.normalization == "model"
+    return NormalizedViews(pixels, takes.statistics if own else IMAGENET)
+
+
+def _crops(request: Crops, encoder: TakesPixels, view_size: str | int) -> RandomCrops:
+    """Return crops; at "native" size one gets the pixels of its family on average."""
+    families = [
+        SizedFamily(
+            family.count,
+            side_for(
+                view_size,
+                encoder.image_size,
+                encoder.patch_size,
+                extent=(sum(family.scale) / 2) ** 0.5,
+            ),
+            family.scale,
+        )
+        for family in request.families
+    ]
+    return RandomCrops(tuple(families))
+
+
+def _windows(request: Windows, encoder: TakesPixels, view_size: str | int) -> Patchify:
+    """Return windows, all of one size; at "native" size each keeps its own pixels."""
+    side = side_for(
+        view_size, encoder.image_size, encoder.patch_size, extent=request.base_patches**-0.5
+    )
+    return Patchify(encoder.image_size, request.base_patches, request.stride_scale, side)
+
+
+def side_for(view_size: str | int, model_size: int, patch_size: int, extent: float) -> int:
+    """Return the side in pixels at which a view is shown to the model.
+
+    Args:
+        view_size: "model" for the model's input size (the paper), "native" for as many pixels as
+            the view would have if the whole image had the model's input size, or a side in pixels.
+        model_size: the model's input size.
+        patch_size: the side is rounded to a multiple of it.
+        extent: the view's largest side as a fraction of the image's.
+    """
+    if view_size == "model":
+        return model_size
+    side = model_size * extent if view_size == "native" else float(view_size)
+    return max(1, round(side / patch_size)) * patch_size

@@ -1,0 +1,47 @@
+"""What an objective may ask of a modality's views, as plain data that says nothing of pixels.
+
+A modality makes a recipe of the requests that it knows; plug-ins may add their own, which their
+own modality knows. An objective whose views no modality makes brings them itself (`OwnViews`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Normalization = Literal["model", "imagenet"]  # of pixels: the encoder's own, or ImageNet's
+
+
+@dataclass(frozen=True)
+class CropFamily:
+    """`count` random crops, of a size within `scale`, as a fraction of the sample's."""
+
+    count: int
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Random crops, family by family, each brought to the encoder's input size.
+
+    `normalization` chooses the statistics of modalities that have pixels; others have no use for
+    it.
+    """
+
+    families: tuple[CropFamily, ...]
+    normalization: Normalization = "model"
+
+
+@dataclass(frozen=True)
+class Windows:
+    """All overlapping windows of one size, in order.
+
+    Attributes:
+        base_patches: windows that would tile the sample.
+        stride_scale: the stride is a window's side divided by it.
+        normalization: as of `Crops`.
+    """
+
+    base_patches: int
+    stride_scale: int
+    normalization: Normalization = "model"
