@@ -1,60 +1,196 @@
-"""An objective that fungi does not know, added as a user would add one."""
+"""Objectives that fungi does not know, added as a user would: a package with an entry point."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import zarr
-from fungi_cli.main import app
-from torch import Tensor
-from typer.testing import CliRunner
 
-from fungistore.modalities.image.crops import CropFamily, RandomCrops
-from fungistore.objectives.registry import OBJECTIVES
+from fungistore.fingerprint import Config
+from plugins import write_plugin
 from tiny_world import TINY
+
+SOURCE = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fungistore.modalities.image.pixels import NormalizedViews
+from fungistore.modalities.image.crops import RandomCrops, SizedFamily
+from fungistore.modalities.requests import CropFamily, Crops
+from fungistore.modalities.views import ViewGroup
+from fungistore.objectives.objective import BankSpec, Needs
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two crops of an image must have the same projection."""
+    """Two crops of an image must have the same projection, unlike the mean of all images."""
 
     weight: float = 1.0
     head_dim: int = 8
 
     name: ClassVar[str] = "agreement"
-    normalization: ClassVar[str] = "model"
 
-    def views(self, image_size: int, patch_size: int, view_size: str | int) -> RandomCrops:
-        return RandomCrops((CropFamily(2, image_size, (0.3, 1.0)),))
+    @property
+    def needs(self):
+        return Needs(
+            heads={"projection": self.head_dim},
+            views=Crops((CropFamily(2, (0.3, 1.0)),)),
+            bank=BankSpec("prototypes", width=self.head_dim, samples=None),
+        )
 
-    def head_widths(self) -> dict[str, int]:
-        return {"projection": self.head_dim}
+    def latents(self, views, heads):
+        return heads["projection"](views.embeddings)
 
-    def losses(
-        self, embeddings: Tensor, heads: Mapping[str, Any], negatives: Tensor | None
-    ) -> Tensor:
-        first, second = heads["projection"](embeddings).unbind(1)
-        return self.weight * (first - second).square().sum(dim=-1)
+    def reduce(self, latents):
+        return latents.mean(0, keepdim=True)
+
+    def losses(self, views, heads, bank):
+        first, second = self.latents(views, heads).unbind(1)
+        near, far = (first - second).square().sum(-1), (first - bank).square().sum(-1)
+        return self.weight * (near - 0.1 * far)
 
 
-def test_a_new_objective_is_one_class_and_its_name(
-    images: Path, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+class Corner:
+    """The upper left quarter of an image: a recipe of the plug-in's own."""
+
+    def recipe(self, encoder, view_size):
+        return NormalizedViews(Quarter(encoder.image_size), encoder.statistics)
+
+
+@dataclass(frozen=True)
+class Quarter:
+    side: int
+
+    @property
+    def groups(self):
+        return (ViewGroup(1, self.side),)
+
+    def on(self, device):
+        return self
+
+    def draw(self, image, random):
+        quarter = image[: (len(image) + 1) // 2, : (image.shape[1] + 1) // 2]
+        return RandomCrops((SizedFamily(1, self.side, (1.0, 1.0)),)).draw(quarter, random)
+
+    def render(self, drawn, group, views):
+        return drawn[0][:, views].float() / 255
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The tokens of a corner must be alike."""
+
+    name: ClassVar[str] = "corners"
+
+    @property
+    def needs(self):
+        return Needs(heads={}, token_heads={"projection": 4}, views=Corner(), tokens=True)
+
+    def losses(self, views, heads, bank):
+        (grid,) = views.tokens
+        return heads["projection"](grid.tokens).flatten(1, -2).var(1).sum(-1)
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Path:
+    """A package of somebody else's, where PYTHONPATH finds it."""
+    folder = tmp_path / "site"
+    names = {"agreement": "their_objectives:Agreement", "corners": "their_objectives:Corners"}
+    write_plugin(folder, "their_objectives", SOURCE, {"fungistore.objectives": names})
+    return folder
+
+
+def fungi(plugin: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the command with the plug-in installed."""
+    environment = os.environ | {"PYTHONPATH": str(plugin), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "fungi_cli", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def gradients_of(store: Path, feature: str) -> np.ndarray:
+    group = zarr.open_group(store / "features.zarr" / TINY, mode="r")
+    array = group[f"gradients/{feature}"]
+    assert isinstance(array, zarr.Array)
+    return np.asarray(array[:])
+
+
+@pytest.fixture
+def arguments(images: Path, tiny_weights: Path) -> Sequence[object]:
+    """What all extractions here have in common."""
+    features = "agreement,corners,kl"
+    flags = ["--model", TINY, "--weights", tiny_weights, "--image-size", 32, "--features", features]
+    return [images, *flags, "--batch-size", 4, "--unit-rows", 4, "--device", "cpu"]
+
+
+def test_a_plugins_objectives_are_features(
+    plugin: Path, arguments: Sequence[object], tmp_path: Path
 ) -> None:
-    """Named in OBJECTIVES, it is a feature, its parameters are settings, its changes mismatches."""
-    monkeypatch.setitem(OBJECTIVES, Agreement.name, Agreement)
-    arguments = ["extract", str(images), str(tmp_path / "s.fungi"), "--model", TINY]
-    arguments += ["--weights", str(tiny_weights), "--image-size", "32", "--features", "agreement"]
-    done = CliRunner().invoke(app, [*arguments, "--set", "agreement.weight=2"])
-    assert done.exit_code == 0, done.stderr
-    group = zarr.open_group(tmp_path / "s.fungi" / "features.zarr" / TINY, mode="r")
-    gradients = group["gradients/agreement"]
-    assert isinstance(gradients, zarr.Array)
-    np.testing.assert_allclose(np.linalg.norm(gradients[:].astype(float), axis=1), 1, atol=1e-2)
-    refused = CliRunner().invoke(app, [*arguments, "--set", "agreement.weight=3"])
-    assert refused.exit_code == 4
+    """Views, a bank, tokens and a recipe of its own; its fields are settings and fingerprints."""
+    images, *flags = arguments
+    store = tmp_path / "s.fungi"
+    done = fungi(plugin, "extract", images, store, *flags, "--set", "agreement.weight=2")
+    assert done.returncode == 0, done.stderr
+    for feature in ("agreement", "corners", "kl"):
+        lengths = np.linalg.norm(gradients_of(store, feature).astype(float), axis=1)
+        np.testing.assert_allclose(lengths, 1, atol=1e-2)
+    (bank,) = store.glob("setups/*/bank.prototypes.safetensors")
+    checksums: Config = json.loads((bank.parent / "checksums.json").read_text())
+    assert bank.name in checksums
+    refused = fungi(plugin, "extract", images, store, *flags, "--set", "agreement.weight=3")
+    assert refused.returncode == 4
     assert "agreement.weight: stored 2.0, asked 3.0" in refused.stderr
+    verified = fungi(plugin, "verify", store)
+    assert verified.returncode == 0, verified.stderr
+
+
+@pytest.mark.parametrize("flags", [["--decode-in", "processes"], ["--processes", "2"]], ids=str)
+def test_a_plugins_objectives_survive_in_child_processes(
+    plugin: Path, arguments: Sequence[object], tmp_path: Path, flags: list[str]
+) -> None:
+    """Whoever draws or computes, the features are the same."""
+    images, *common = arguments
+    assert fungi(plugin, "extract", images, tmp_path / "one.fungi", *common).returncode == 0
+    done = fungi(plugin, "extract", images, tmp_path / "more.fungi", *common, *flags)
+    assert done.returncode == 0, done.stderr
+    for feature in ("agreement", "corners", "kl"):
+        ours, theirs = (gradients_of(tmp_path / f"{n}.fungi", feature) for n in ("one", "more"))
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_feature_does_not_change_with_what_reads_tokens_beside_it(
+    plugin: Path, arguments: Sequence[object], tmp_path: Path
+) -> None:
+    """KL takes the fast path, beside an objective of tokens on the general one: the same bits."""
+    images, *flags = arguments
+    assert fungi(plugin, "extract", images, tmp_path / "both.fungi", *flags).returncode == 0
+    flags[flags.index("agreement,corners,kl")] = "kl"
+    assert fungi(plugin, "extract", images, tmp_path / "kl.fungi", *flags).returncode == 0
+    both, alone = (gradients_of(tmp_path / f"{name}.fungi", "kl") for name in ("both", "kl"))
+    assert np.array_equal(both, alone)
+
+
+def test_a_store_needs_no_plugin_whose_features_it_lacks(
+    plugin: Path, arguments: Sequence[object], tmp_path: Path, images: Path
+) -> None:
+    """Features of our own, made while a plug-in was there, are continued and searched without."""
+    source, *flags = arguments
+    flags[flags.index("agreement,corners,kl")] = "embeddings,kl"
+    store, nobody = tmp_path / "s.fungi", tmp_path / "nobody"
+    nobody.mkdir()
+    assert fungi(plugin, "extract", source, store, *flags, "--limit", 4).returncode == 0
+    again = fungi(nobody, "extract", source, store, *flags)
+    assert again.returncode == 0, again.stderr
+    assert fungi(nobody, "index", store, "--features", "embeddings,kl").returncode == 0
+    query = next(iter(sorted(images.rglob("*.jpg"))))
+    found = fungi(nobody, "search", store, query, "--json")
+    assert found.returncode == 0, found.stderr
