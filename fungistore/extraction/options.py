@@ -122,9 +122,18 @@ class ExtractOptions:
         return min(samples, self.limit or samples)
 
     def to_config(self) -> Config:
-        """Return a JSON-ready dictionary that `from_config` turns back into the same options."""
+        """Return a JSON-ready dictionary that `from_config` turns back into the same options.
+
+        An objective that is not extracted, and has its defaults, is left out: a plug-in's may not
+        be there when the options are read.
+        """
         config: Config = json.loads(json.dumps(asdict(self)))
-        config |= config.pop("objectives")
+        tables = config.pop("objectives")
+        config |= {
+            name: tables[name]
+            for name, objective in self.objectives.items()
+            if name in self.features or objective != OBJECTIVES[name]()
+        }
         return {key: value for key, value in config.items() if value is not None}
 
     @classmethod

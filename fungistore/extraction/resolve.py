@@ -104,11 +104,6 @@ class Resolved:
         return objective
 
     @property
-    def modality(self) -> Modality:
-        """What the samples are."""
-        return find_modality(self.backbone.modality)
-
-    @property
     def dtype_name(self) -> Any:
         """Name of the trunk's precision, as `--dtype` takes it."""
         return str(self.dtype).removeprefix("torch.")
