@@ -20,7 +20,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from demo_assets import dinov2_vits14_weights
-from fungistore.backbones.backbone import load_backbone
+from fungistore.backbones.timm_vit.loading import load_timm_vit
 from fungistore.loff.augment import Augmentation, shift_channels
 from fungistore.loff.operations import OPERATIONS, operation_matrices
 from fungistore.loff.resample import resample
@@ -65,12 +65,12 @@ def photograph(name: str, left: int) -> Image.Image:
 
 def patch_tokens(photos: list[Image.Image]) -> Tensor:
     """Return the patch tokens [n, h, w, d] of square photographs."""
-    backbone = load_backbone(MODEL, weights=dinov2_vits14_weights(), image_size=SIDE)
+    backbone = load_timm_vit(MODEL, weights=dinov2_vits14_weights(), image_size=SIDE)
     mean, deviation = (torch.tensor(backbone.data_config[key]) for key in ("mean", "std"))
     pixels = torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])) / 255
     with torch.inference_mode():
         pixels = ((pixels - mean) / deviation).permute(0, 3, 1, 2)
-        return backbone.to_grid(backbone.model.forward_features(pixels)).clone()
+        return backbone.run((pixels,)).grid.tokens.clone()
 
 
 def augmented(tokens: Tensor) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import TokenGrid
+from fungistore.matrices.cells import pooled
 
 PATCHES, LENGTHS = "patches", "lengths/patches"
 
@@ -30,12 +31,3 @@ def stored_grid(grid: TokenGrid, shape: tuple[int, ...], pool: int) -> dict[str,
         tokens = pooled(tokens, pool) / share.clamp_min(torch.finfo(share.dtype).tiny)
         mask = share[..., 0] > 0
     return {PATCHES: tokens, LENGTHS: mask.flatten(1).sum(1).float()}
-
-
-def pooled(tokens: Tensor, pool: int) -> Tensor:
-    """Average tokens [b, length, d] or [b, h, w, d] over cells of side `pool`, in float32."""
-    if pool == 1:
-        return tokens
-    average = nn.functional.avg_pool1d if tokens.ndim == 3 else nn.functional.avg_pool2d
-    channels_first = tokens.movedim(-1, 1).float()
-    return average(channels_first, pool).movedim(1, -1)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.task import task_of
 from fungistore.fingerprint import Config, digest_rows
 from fungistore.loff.loader import PatchLoader
 from fungistore.matrices.blocks import FeatureMatrix, choose_feature_set
+from fungistore.matrices.cells import pooled
 from fungistore.matrices.splits import Split, stratified_holdout
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -112,14 +113,6 @@ def open_head_data(
     return HeadData(chosen, array, pool, labels, names, split, task.excluded)
 
 
-def pooled(values: Float[Tensor, "b h w d"], pool: int) -> Float[Tensor, "b h2 w2 d"]:
-    """Average feature maps over pool x pool cells (LOFF-TA's "+ Pool"), in float32."""
-    if pool == 1:
-        return values
-    channels_first = values.permute(0, 3, 1, 2).float()
-    return nn.functional.avg_pool2d(channels_first, pool).permute(0, 2, 3, 1)
-
-
 def moments(loader: PatchLoader, pool: int) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
     """Return mean and standard deviation of each channel, over all cells of a loader's rows."""
     width = int(loader.array.array.shape[-1])
@@ -141,6 +134,13 @@ def _cells(loader: PatchLoader, pool: int) -> Iterator[Float[Tensor, "n d"]]:
 
 def _refuse_unpoolable(array: UnitArray, feature: str, pool: int) -> None:
     shape = array.array.shape[1:-1]
+    if len(shape) == 1:
+        raise UsageError(
+            "heads take feature maps, with rows and columns",
+            where=array.name,
+            found=f"sequences of {shape[0]} tokens",
+            hint="--head linear takes the embeddings",
+        )
     if pool > 1 and (len(shape) != 2 or any(side % pool for side in shape)):
         grid = " x ".join(map(str, shape)) or "no grid"
         raise UsageError(

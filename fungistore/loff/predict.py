@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.replay import replay_extraction
-from fungistore.loff.data import pooled
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.device import resolve_device
+from fungistore.matrices.cells import pooled
 from fungistore.searching.queries import ItemQuery, identify_items
 from fungistore.store.store import Store
 

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 
 from fungistore.evaluation.metrics import Predictions, classification_metrics
-from fungistore.loff.data import pooled
 from fungistore.loff.heads import Head
 from fungistore.loff.loader import PatchLoader
+from fungistore.matrices.cells import pooled
 
 
 @torch.no_grad()

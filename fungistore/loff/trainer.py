@@ -23,7 +23,7 @@ from fungistore.loff.checkpoint import (
     flatten_optimiser,
     restore_optimiser,
 )
-from fungistore.loff.data import HeadData, moments, pooled
+from fungistore.loff.data import HeadData, moments
 from fungistore.loff.heads import HeadSpec, Standardise, build_head
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import TrainOptions
@@ -32,6 +32,7 @@ from fungistore.loff.scoring import score_head
 from fungistore.loff.tensorboard import Scalars
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, send, start_fetch
+from fungistore.matrices.cells import pooled
 from fungistore.randomness import Stream
 
 GRADIENT_NORM = 1.0  # gradients are clipped to it, as is usual for vision transformers

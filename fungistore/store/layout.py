@@ -91,7 +91,8 @@ ARRAY = StoredKind(
         Field("embeddings", "float16 or float32 [N, E]", "the model's pooled output"),
         Field("gradients/<objective>", "float16 or float32 [N, D]", "unit vectors: kl, dino, .."),
         Field("norms/<objective>", "float32 [N]", "the norms that these vectors had"),
-        Field("patches", "float16 [N, h, w, D]", "patch tokens after the final norm"),
+        Field("patches", "float16 [N, h, w, D] or [N, length, D]", "tokens after the final norm"),
+        Field("lengths/patches", "float32 [N]", "how many are real, where their number differs"),
         Field("pca/<name>", "float16 or float32 [N, dim]", "coordinates of a PCA"),
         Field("attributes.fingerprint", "text", "the setup that the array belongs to"),
         Field("attributes.codec", "text", "none, zstd or bitround"),
@@ -130,7 +131,7 @@ SETUP = StoredKind(
     "everything that decides an array's values; the fingerprint is a hash of it",
     (
         Field("schema", "integer", "the major version"),
-        Field("backbone", "table", "model, hash of the weights, image size, pooling, transform"),
+        Field("backbone", "table", "family, model, hash of the weights, and what else makes it"),
         Field("compute", "table", "precision up to the target layer, batch size"),
         Field("layout", "table", "rows of a unit, codec"),
         Field("vectors", "table", "type of the stored vectors"),
@@ -164,8 +165,14 @@ TENSORS = StoredKind(
     (
         Field("<head>.weight", "float32 [out, E]", "a projection head"),
         Field("<head>.bias", "float32 [out]", "its bias"),
-        Field("negatives", "float32 [images x views, d]", "SimCLR's negatives, not normalised"),
     ),
+)
+
+BANK = StoredKind(
+    "setups/<fingerprint>/bank.<name>.safetensors",
+    "extract",
+    "what an objective compares with, made from samples of the train split",
+    (Field("bank", "float32 [...]", "SimCLR's negatives: [images x views, d], not normalised"),),
 )
 
 PCA = StoredKind(
@@ -359,6 +366,7 @@ FILES = (
     OPTIONS,
     CHECKSUMS,
     TENSORS,
+    BANK,
     PCA,
     FAILURES,
     INDEX,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from fungistore.backbones.catalogue import describe_backbones, find_backbones
+from fungistore.backbones.encoder import Encoder
+from fungistore.backbones.families import FAMILIES, feature_set_of, modality_of, split_model
 from fungistore.backbones.families import load_backbone as load_any
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.backbones.timm_vit.loading import keeps_head
@@ -467,3 +471,45 @@ def test_int8_lowers_the_blocks_between_the_first_and_the_target(weights_file: W
     lowered = [any(type(layer) is Int8Linear for layer in block.modules()) for block in blocks]
     assert lowered == [False, True, True, True, False, False]
     assert all(parameter.dtype == torch.float32 for parameter in backbone.module.parameters())
+
+
+def test_a_models_family_stands_before_its_name(weights_file: WeightsFile) -> None:
+    """Without a family it is timm's, whose name may be said, too."""
+    path = weights_file("test_vit")
+    plain, named = (load_backbone(name, weights=path) for name in ("test_vit", "timm:test_vit"))
+    assert plain.identity() == named.identity()
+    assert isinstance(plain, Encoder)
+    assert split_model("timm:vit_tiny.tag") == ("timm", "vit_tiny.tag")
+    assert (modality_of("vit_tiny"), modality_of("timm:vit_tiny")) == ("image", "image")
+    assert (feature_set_of("vit_tiny.tag"), feature_set_of("timm:vit_tiny")) == (
+        "vit_tiny.tag",
+        "vit_tiny",
+    )
+    assert next(iter(FAMILIES)) == "timm"
+
+
+@pytest.mark.parametrize("name", ["hf-hub:timm/vit_small_patch14_dinov2.lvd142m", ":x", "C:/w.pt"])
+def test_a_family_that_is_not_there_is_refused(name: str) -> None:
+    """A hub's prefix or a path says what --model takes, and how a file is given."""
+    error = usage_error(lambda: load_any(name), "unknown backbone family", re.escape(name), "timm")
+    assert "--weights" in (error.hint or "")
+
+
+def test_what_tells_a_models_modality_imports_no_torch() -> None:
+    """The command line asks before anything is loaded."""
+    code = "import sys; from fungistore.backbones.families import modality_of as of; of('x')"
+    code += "; assert not {'torch', 'timm'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("dim", "token_shape"), [(224, (14, 14)), (96, (6, 6))])
+def test_an_encoder_says_how_many_tokens_a_view_has(
+    dim: int, token_shape: tuple[int, int], weights_file: WeightsFile
+) -> None:
+    """Of its own input size, and of any input."""
+    encoder = load_backbone("test_vit", weights=weights_file("test_vit"), image_size=dim)
+    assert encoder.token_shape == token_shape
+    assert encoder.count_tokens((torch.zeros(1, 3, 32, 32),)) == 4
+    encoded = encoder.run((pixels_for(dim),))
+    assert torch.equal(encoded.embeddings, encoder.module(pixels_for(dim)))
+    assert (encoded.grid.tokens.shape, encoded.grid.mask) == ((2, *token_shape, 64), None)
