@@ -12,6 +12,7 @@ from timm.data import resolve_data_config
 from timm.layers import to_2tuple
 from torch import nn
 
+from fungistore.backbones.families import TIMM, split_model
 from fungistore.backbones.timm_vit.loading import is_plain
 from fungistore.doctor.check import Check, passed
 from fungistore.errors import UsageError
@@ -71,7 +72,10 @@ def measure_floor(
     place = resolve_device(device)
     name = fast_dtype(place)
     dtype: torch.dtype = getattr(torch, name)
-    network = _build(model, image_size, place).to(dtype)
+    family, architecture = split_model(model)
+    if family != TIMM:
+        raise _unusable(model, "a model that is not timm's")
+    network = _build(architecture, image_size, place).to(dtype)
     config = resolve_data_config({"img_size": image_size} if image_size else {}, model=network)
     side: int = config["input_size"][-1]
     patch = _patch_size(network)

@@ -17,7 +17,7 @@ from fungistore.randomness import Stream
 from fungistore.store.failures import Failure
 
 Drawn = dict[str, tuple[NDArray[Any], ...]]
-BASE = "base"  # the view that embeddings, patch tensors and one-view objectives share
+BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
 
 
 @dataclass(frozen=True)

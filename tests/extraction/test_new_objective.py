@@ -97,6 +97,8 @@ class Corners:
 
     def losses(self, views, heads, bank):
         (grid,) = views.tokens
+        (crops,) = views.drawn
+        assert len(crops) == len(grid.tokens)
         return heads["projection"](grid.tokens).flatten(1, -2).var(1).sum(-1)
 '''
 

@@ -311,7 +311,7 @@ def test_draws_follow_from_the_sample_and_the_seed(
     maker.drawer.draw(photos[1], "b.jpg", ALL)
     among = maker.drawer.draw(photos[0], "a.jpg", ALL)
     assert sorted(alone) == ["dino"]
-    assert sorted(among) == ["base", "dino", "simclr"]
+    assert sorted(among) == ["dino", "embeddings", "simclr"]
     for one, other in zip(alone["dino"], among["dino"], strict=True):
         assert np.array_equal(one, other)
     renamed = maker.drawer.draw(photos[0], "b.jpg", frozenset(["dino"]))

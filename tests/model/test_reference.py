@@ -146,7 +146,7 @@ def test_kl_features_are_the_published_ones(
     ours = maker.compute(batch, frozenset(["kl"]))
     config = KLConfig(temperature=temperature)
     theirs = published_extractor(backbone, weights, config, heads, matrix)
-    views = normalised(batch["base"][0].numpy(), backbone)
+    views = normalised(batch["embeddings"][0].numpy(), backbone)
     theirs.transform = lambda number: views[number]
     expected = theirs(list(range(len(photos))))
     assert cosines(ours["gradients/kl"], expected).min() > ALIKE
