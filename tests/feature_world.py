@@ -74,7 +74,7 @@ def write_block(
         }
         store.setups.freeze(config, {}, {})
         array = UnitArray.create(
-            store.root,
+            store.backend,
             f"{feature_set}/{name}",
             shape=vectors.shape,
             dtype=str(vectors.dtype),

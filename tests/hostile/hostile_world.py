@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from feature_world import clustered
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.sources.sample import Sample
+from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -109,7 +110,7 @@ def store_of(root: Path, ids: list[str], labels: list[str], split: str | None = 
     config = {"schema": 1, "layout": {"unit_rows": 8, "codec": "none"}, "made": {"name": "x"}}
     store.setups.freeze(config, {}, {})
     array = UnitArray.create(
-        root,
+        LocalBackend(root),
         "set/embeddings",
         shape=vectors.shape,
         dtype="float32",
