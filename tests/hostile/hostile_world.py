@@ -107,7 +107,7 @@ def store_of(root: Path, ids: list[str], labels: list[str], split: str | None = 
         NamedSource([Sample(i, i, label, split) for i, label in zip(ids, labels, strict=True)])
     )
     vectors, _ = clustered(len(ids), len(set(labels)), 4)
-    config = {"schema": 1, "layout": {"unit_rows": 8, "codec": "none"}, "made": {"name": "x"}}
+    config = {"schema": 2, "layout": {"unit_rows": 8, "codec": "none"}, "made": {"name": "x"}}
     store.setups.freeze(config, {}, {})
     array = UnitArray.create(
         LocalBackend(root),

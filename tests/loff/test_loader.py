@@ -260,7 +260,7 @@ def test_the_store_is_never_written(tmp_path: Path) -> None:
 
 class CountingArray(UnitArray):
     def __init__(self, root: Path, name: str) -> None:
-        super().__init__(root, name)
+        super().__init__(LocalBackend(root), name)
         self.starts: list[int] = []
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

@@ -36,7 +36,7 @@ MANIFEST: dict[str, Any] = {
     "samples": 2,
 }
 CONFIG: Config = {
-    "schema": 1,
+    "schema": SCHEMA_VERSION[0],
     "backbone": {"model": "vit_small", "weights": "abc", "transform": {"mean": [0.5, 0.5]}},
     "layout": {"unit_rows": 8, "codec": "none"},
     "gradient": {"seed": 42, "projection": {"kind": "binary", "dim": 384}},
