@@ -92,7 +92,7 @@ class Trainer:
         rows, seconds = 0, 0.0
         with _own_random_state(self._device):
             optimiser = self._restore(progress)
-            scalars = Scalars(self._run.folder.local_path(""))
+            scalars = Scalars(self._run.folder.directory())
             self._reporter.begin("steps", self._steps, done=self._done(progress))
             while not progress.done:
                 began, before = time.perf_counter(), progress.step

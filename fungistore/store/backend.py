@@ -86,6 +86,9 @@ class Backend(Protocol):
             FileNotFoundError: there is no such object, where that is known without looking inside.
         """
 
+    def directory(self, key: str = "") -> Path | None:
+        """Return a folder as a directory of this machine, None where there is none."""
+
     def scratch(self) -> AbstractContextManager[Path]:
         """Yield the path of a file of this machine for what memory may not hold; it goes again."""
 

@@ -72,6 +72,10 @@ class Folder:
         """Return where an object can be read as a file of this machine."""
         return self.backend.local_path(self.key_of(name))
 
+    def directory(self) -> Path | None:
+        """Return it as a directory of this machine, None where there is none."""
+        return self.backend.directory(self.key)
+
     def digest(self, name: str) -> str:
         """Return 32 hexadecimal digits that identify an object's bytes."""
         return file_digest(self.local_path(name))

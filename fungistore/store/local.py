@@ -109,6 +109,10 @@ class LocalBackend:
         """Return the path of a file."""
         return self._root / key
 
+    def directory(self, key: str = "") -> Path:
+        """Return the path of a folder."""
+        return self._root / key
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """Yield the path of a file on the store's own disk, which a kill leaves to be swept."""

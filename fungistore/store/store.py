@@ -124,8 +124,15 @@ class Store:
 
     @property
     def root(self) -> Path:
-        """The directory of a store on this machine, for those who look into it."""
-        return self.backend.local_path("")
+        """The directory of a store on this machine, for those who look into it.
+
+        Raises:
+            FungiError: it is elsewhere.
+        """
+        directory = self.backend.directory()
+        if directory is None:
+            raise FungiError("the store is not a directory of this machine", where=self.where)
+        return directory
 
     def folder(self, *names: str) -> Folder:
         """Return a folder of the store, such as that of an index."""

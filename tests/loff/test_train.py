@@ -288,7 +288,7 @@ def test_a_grown_store_is_other_rows(tmp_path, store):
 def test_what_killed_runs_left_goes_with_the_next_one(store):
     """Weights that no state names, and files half written; a run with nothing to do is enough."""
     train_loff(store.root, options())
-    path = RunFolder(store, "set", "h").folder.local_path("")
+    path = RunFolder(store, "set", "h").folder.directory()
     before = sorted(path.iterdir())
     (path / "state-0001-000002.safetensors").write_bytes(b"of a kill before they were forgotten")
     (path / f".state-0002-000001.safetensors.{'0' * 32}.partial").write_bytes(b"half")
