@@ -23,6 +23,7 @@ from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
 from fungistore.sources.sample import Source
 from fungistore.store.backend import open_backend
+from fungistore.store.copying import copy_samples
 from fungistore.store.feature import Feature
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
@@ -95,7 +96,7 @@ def estimate(
     with TemporaryDirectory() as directory:  # the samples that the store would have
         real = Store.open(place) if Store.exists(place) else None
         copy = Path(directory)
-        scratch = real.copy_samples(copy) if real else Store.open_or_create(copy)
+        scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
         scratch.add_source(source, resolved.modality.name)
         refuse_empty(scratch, source, resolved.modality)
         samples = scratch.samples

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -310,15 +309,6 @@ class Store:
     def writers(self) -> list[Claim]:
         """Return who writes into the store now; needs no write access, and hinders nobody."""
         return self._locks.writers()
-
-    def copy_samples(self, where: StorePlace) -> Store:
-        """Return a store at an empty place, with this one's samples and no features."""
-        copy, table = open_backend(where), self.folder(SAMPLES)
-        for part in self.manifest.parts:
-            original = table.local_path(part.file)
-            copy.publish_file(f"{SAMPLES}/{part.file}", partial(shutil.copyfile, original))
-        copy.publish(MANIFEST, self.manifest.to_json())
-        return Store(copy, self.manifest)
 
     def remove(self) -> None:
         """Delete the whole store."""

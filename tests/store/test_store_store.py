@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, fingerprint
+from fungistore.store.copying import copy_samples
 from fungistore.store.durable import publish
 from fungistore.store.failures import Failure
 from fungistore.store.manifest import SCHEMA_VERSION
@@ -721,7 +722,7 @@ def test_a_copy_of_the_samples_is_another_store(tmp_path: Path) -> None:
     add_array(store, "vit/embeddings", CONFIG, publish=True)
     target = tmp_path / "copy"
     target.mkdir()
-    copy = store.copy_samples(target)
+    copy = copy_samples(store, target)
     assert copy.samples.rows(0, 5) == store.samples.rows(0, 5)
     assert copy.feature_sets() == []
     copy.add_source(numbered(9))
