@@ -26,6 +26,7 @@ from fungistore.loff.augment import Augmentation, augment, draw
 from fungistore.loff.heads import HeadSpec, build_head
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Shuffled
+from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray
 
 GRID, CHANNELS, CLASSES, BATCH = 16, 384, 100, 64
@@ -73,7 +74,7 @@ def make_array(root: Path, rows: int) -> UnitArray:
     """Write patch tensors of noise."""
     random = np.random.default_rng(0)
     array = UnitArray.create(
-        root,
+        LocalBackend(root),
         "set/patches",
         shape=(rows, GRID, GRID, CHANNELS),
         dtype="float16",

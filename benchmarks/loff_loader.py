@@ -26,9 +26,12 @@ import numpy as np
 
 from fungistore.loff.cache import CacheChoice
 from fungistore.loff.loader import PatchLoader
-from fungistore.loff.order import Rows, Shuffled
+from fungistore.loff.order import Shuffled
 from fungistore.machine.resources import reading_threads
-from fungistore.store.units import Codec, UnitArray
+from fungistore.store.chunks import Codec
+from fungistore.store.local import LocalBackend
+from fungistore.store.samples import Rows
+from fungistore.store.units import UnitArray
 
 SHAPE = (16, 16, 384)  # 256 patch tokens of ViT-S
 EPOCHS = "ours, zstd, epochs"
@@ -171,7 +174,7 @@ def write(
 ) -> UnitArray:
     """Write an array of normal values, and the same bytes as one plain file."""
     array = UnitArray.create(
-        root,
+        LocalBackend(root),
         "vit/patches",
         shape=(rows, *SHAPE),
         dtype="float16",

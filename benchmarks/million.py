@@ -21,6 +21,7 @@ import numpy as np
 
 from fungistore.fingerprint import fingerprint
 from fungistore.sources.sample import Sample
+from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -79,7 +80,7 @@ def make(root: Path, rows: int) -> None:
         config = {"schema": 1, "made": name}
         store.setups.freeze(config, {}, {})
         array = UnitArray.create(
-            root,
+            LocalBackend(root),
             f"set/{name}",
             shape=(rows, DIM),
             dtype="float16",

@@ -21,7 +21,7 @@ from fungistore.machine.context import QUIET
 from fungistore.store.durable import file_digest
 from fungistore.store.store import Store
 from fungistore.verification import units
-from fungistore.verification.layout import StoredArray, read_layout
+from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.verify import verify_store
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     store = Store.open(asked.store)
-    arrays = read_layout(store, len(store.samples)).arrays
+    arrays = read_arrays(store, len(store.samples)).arrays
     chunks = [stored.array.chunk_path(unit) for stored in arrays for unit in stored.records]
     megabytes = sum(path.stat().st_size for path in chunks) / 1e6
     verify_store(asked.store)  # imports what the later stages need

@@ -100,7 +100,7 @@ def pca_dims(text: str | None) -> tuple[int | None, ...]:
 
 
 def show(
-    evaluation: Evaluation, saved: Path | None, *, as_json: bool, tell: Sequence[str] = ()
+    evaluation: Evaluation, saved: str | None, *, as_json: bool, tell: Sequence[str] = ()
 ) -> None:
     """Print an evaluation as one JSON object, or as a table of its scores.
 
@@ -111,7 +111,7 @@ def show(
         tell: fields of the scores' protocols that get a column where they occur.
     """
     if as_json:
-        result_json(evaluation.to_json() | {"saved": str(saved) if saved else None})
+        result_json(evaluation.to_json() | {"saved": saved})
         return
     from rich.table import Table
 

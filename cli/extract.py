@@ -229,12 +229,14 @@ def _show_profile(times: list[StageTime]) -> None:
 
 def _show_estimate(planned: Estimate) -> None:
     short, long = planned.seconds
-    fits = "fits" if planned.bytes <= planned.free_bytes else "DOES NOT FIT"
+    free = planned.free_bytes
+    fits = "fits" if free is None or planned.bytes <= free else "DOES NOT FIT"
+    room = "" if free is None else f", {size(free)} free ({fits})"
     for line in (
         f"images    {planned.images} to compute, of {planned.samples}",
         f"units     {planned.units} of {planned.unit_rows} rows, batches of {planned.batch_size}",
         f"forwards  {planned.forwards_per_image} an image",
-        f"bytes     {size(planned.bytes)}, {size(planned.free_bytes)} free ({fits})",
+        f"bytes     {size(planned.bytes)}{room}",
         f"time      {duration(short)} to {duration(long)}",
     ):
         result(line)

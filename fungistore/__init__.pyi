@@ -42,8 +42,8 @@ from .extraction.result import ExtractResult as ExtractResult
 from .extraction.stage import extract as extract
 from .indexing.build import IndexResult as IndexResult
 from .indexing.build import build_index as build_index
+from .indexing.opening import open_index as open_index
 from .indexing.options import IndexOptions as IndexOptions
-from .indexing.record import open_index as open_index
 from .loff.augment import Augmentation as Augmentation
 from .loff.evaluate import LoffEvaluation as LoffEvaluation
 from .loff.evaluate import evaluate_loff as evaluate_loff

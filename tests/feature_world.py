@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.sources.sample import Sample
+from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -68,13 +69,13 @@ def write_block(
     array = store.arrays(feature_set).get(name)
     if array is None:
         config = {
-            "schema": 1,
+            "schema": SCHEMA_VERSION[0],
             "layout": {"unit_rows": unit_rows, "codec": "none"},
             "made": {"name": name, "salt": salt},
         }
         store.setups.freeze(config, {}, {})
         array = UnitArray.create(
-            store.root,
+            store.backend,
             f"{feature_set}/{name}",
             shape=vectors.shape,
             dtype=str(vectors.dtype),

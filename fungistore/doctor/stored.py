@@ -9,7 +9,7 @@ from pathlib import Path
 from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.errors import StoreError
 from fungistore.modalities.modality import MODALITIES, find_modality
-from fungistore.store.locks import Claim, StoreLocks
+from fungistore.store.locks import Claim
 from fungistore.store.manifest import newer_minor
 from fungistore.store.status import FeatureSetStatus, StoreStatus, status
 from fungistore.store.store import Store
@@ -24,7 +24,7 @@ def check_store(root: Path) -> Iterator[Check]:
     try:
         store = Store.open(root)
         yield judge_schema(store.manifest.schema)
-        yield judge_writers(StoreLocks(root).writers())
+        yield judge_writers(store.writers())
         found = status(root)
     except StoreError as error:
         fix = error.hint or "fungi verify STORE --repair drops what is damaged"

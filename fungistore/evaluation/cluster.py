@@ -21,8 +21,9 @@ from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Rows, open_features
+from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.randomness import Stream
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
 POINTS_PER_CLUSTER = 256  # more do not move the centroids of faiss's k-means; its own default too
@@ -77,7 +78,7 @@ def evaluate_cluster(
         StoreError: the store is damaged.
     """
     _refuse_unusable(options)
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
     )
@@ -114,7 +115,7 @@ def evaluate_cluster(
         "rows without usable features": int((is_labelled & ~is_usable)[pool].sum()),
     }
     return Evaluation(
-        "cluster", str(opened.root), matrix.feature_set, protocol, excluded, tuple(scores)
+        "cluster", opened.where, matrix.feature_set, protocol, excluded, tuple(scores)
     )
 
 
@@ -203,7 +204,7 @@ def _rows_of(store: Store, split: str | None) -> Rows:
     if split not in splits:
         raise UsageError(
             f"there is no split {split!r}",
-            where=store.root,
+            where=store.where,
             expected=", ".join(splits) or "no --split: the store has no splits",
             hint="leave out --split to cluster all rows",
         )

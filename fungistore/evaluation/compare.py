@@ -24,7 +24,8 @@ from fungistore.evaluation.result import Evaluation, Score, class_names, refuse_
 from fungistore.evaluation.task import Task, TaskRows, open_task
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors
+from fungistore.matrices.blocks import FeatureMatrix, Vectors
+from fungistore.store.samples import Rows
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def compare_features(
     }
     return Comparison(
         kind="compare",
-        store=str(task.store.root),
+        store=task.store.where,
         feature_set=matrix.feature_set,
         protocol=protocol,
         excluded=task.excluded,

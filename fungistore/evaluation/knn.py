@@ -18,9 +18,10 @@ from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, normalize
+from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.matrices.neighbours import Database, nearest, nearest_rows
 from fungistore.randomness import Stream
+from fungistore.store.samples import Rows
 
 NEIGHBOURS = 20  # FUNGI, section 4
 TEMPERATURE = 0.07  # of the weighted vote (DINO, section 4.1 and its code)

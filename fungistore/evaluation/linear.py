@@ -19,8 +19,9 @@ from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Rows
+from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.splits import stratified_holdout
+from fungistore.store.samples import Rows
 
 STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference code
 VALIDATION_PART = 0.2  # the same

@@ -8,8 +8,9 @@ from typing import Literal
 
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
-from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, nested
+from fungistore.matrices.blocks import FeatureMatrix, Vectors, nested
 from fungistore.pca.components import Pca, fit
+from fungistore.store.samples import Rows
 
 Combinations = Literal["one", "nested", "all"]
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
-from fungistore.store.durable import publish_bytes
-from fungistore.store.seal import sealed
+from fungistore.store.backend import open_backend
+from fungistore.store.documents import encode_document, sealed
+from fungistore.store.folder import Folder
 from fungistore.store.store import Store
 
 EVALS = "evals"
+KEY_DIGITS = 16  # of an evaluation's fingerprint, in its file's name
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Evaluation:
             **document,
         }
 
-    def save(self, context: Context) -> Path | None:
+    def save(self, context: Context) -> str | None:
         """Write the result under evals/; the same evaluation again replaces it.
 
         Returns:
@@ -83,13 +83,15 @@ class Evaluation:
         document = sealed(self.to_json())
         sources = [score.fingerprints for score in self.scores]
         key = fingerprint({"protocol": self.protocol, "sources": sources})
-        path = Path(self.store) / EVALS / f"{self.kind}-{self.feature_set}-{key[:16]}.json"
+        folder = Folder(open_backend(self.store)).at(EVALS)
+        name = f"{self.kind}-{self.feature_set}-{key[:KEY_DIGITS]}.json"
         try:
-            publish_bytes(path, json.dumps(document, indent=1, sort_keys=True).encode())
+            folder.publish(name, encode_document(document))
         except OSError as error:
-            context.reporter.notice(f"the result was not saved: {path}: {error.strerror}")
+            where = folder.where(name)
+            context.reporter.notice(f"the result was not saved: {where}: {error.strerror}")
             return None
-        return path
+        return folder.where(name)
 
 
 def refuse_too_few(what: str, found: int, least: int, hint: str) -> None:

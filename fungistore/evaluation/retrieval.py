@@ -32,11 +32,12 @@ from fungistore.evaluation.reduction import Combinations, combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Rows, normalize, open_features
+from fungistore.matrices.blocks import FeatureMatrix, normalize, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
 from fungistore.randomness import Stream
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
 Metric = Literal["dot", "cosine"]
@@ -105,7 +106,7 @@ def evaluate_retrieval(
         MismatchError: the PCA was fitted on queries that are not in the database.
         StoreError: the store is damaged.
     """
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
     )
@@ -143,7 +144,7 @@ def evaluate_retrieval(
         "blocks": "stored PCA" if options.pca else "L2-normalised, concatenated",
     }
     return Evaluation(
-        "retrieval", str(opened.root), matrix.feature_set, protocol, search.excluded, tuple(scores)
+        "retrieval", opened.where, matrix.feature_set, protocol, search.excluded, tuple(scores)
     )
 
 
@@ -295,7 +296,7 @@ def _rows_by_name(store: Store, truth: GroundTruth, path: Path) -> dict[str, int
             if name is not None and name in found:
                 raise UsageError(
                     f"two samples have the name {name!r} of the ground truth",
-                    where=store.root,
+                    where=store.where,
                     found=f"rows {found[name]} and {row}",
                     hint="extract the images of one data set into a store of its own",
                 )
@@ -307,7 +308,7 @@ def _rows_by_name(store: Store, truth: GroundTruth, path: Path) -> dict[str, int
         raise UsageError(
             f"{len(missing)} of the {len(set(names))} images of the ground truth "
             "are not in the store",
-            where=store.root,
+            where=store.where,
             expected="sample ids that end in the names of the ground truth, extension aside",
             found=f"{path.name} names {', '.join(missing[:NAMES_SHOWN])}"
             + (", ..." if len(missing) > NAMES_SHOWN else ""),

@@ -132,7 +132,7 @@ def evaluate_table(
     context.reporter.end()
     return Evaluation(
         kind=kind,
-        store=str(task.store.root),
+        store=task.store.where,
         feature_set=task.matrix.feature_set,
         protocol={
             "split": task.split.description,

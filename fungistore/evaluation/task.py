@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
-from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, open_features
+from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.matrices.splits import Split, choose_split
 from fungistore.pca.stage import refuse_leak
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
 RESIDENT_BYTES = 1_000_000_000  # of vectors that are kept in memory rather than read again
@@ -69,7 +70,7 @@ def open_task(
             or all training rows are of one class.
         MismatchError: the PCA was fitted on test rows.
     """
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     matrix = open_features(opened, features, pca=pca, feature_set=feature_set)
     task = task_of(matrix, holdout=holdout, seed=seed)
     refuse_leak(matrix, task.split.test)
@@ -97,7 +98,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
     if not is_labelled[rows].any():
         raise UsageError(
             "the samples have no labels",
-            where=opened.root,
+            where=opened.where,
             expected="class folders, or a manifest with a column `label`",
             hint="fungi extract from such a source gives labels",
         )
@@ -110,7 +111,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
         if not len(getattr(kept, name)):
             raise UsageError(
                 f"there are no {name} rows",
-                where=opened.root,
+                where=opened.where,
                 found=f"{len(getattr(split, name))} rows, none with a label and usable features",
                 hint="fungi status shows what is missing; fungi extract completes it",
             )
@@ -118,7 +119,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
     if len(present) < 2:
         raise UsageError(
             "all training rows are of one class",
-            where=opened.root,
+            where=opened.where,
             expected="two classes or more",
             found=opened.manifest.labels[present[0]],
         )

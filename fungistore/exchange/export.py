@@ -18,10 +18,9 @@ from fungistore.exchange.formats import (
     SAMPLE_SCHEMA,
     VECTORS,
     Block,
+    Contents,
     Format,
-    Layout,
     Matrix,
-    disk_errors_explained,
     format_of,
     rows_at_once,
 )
@@ -31,8 +30,8 @@ from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.store import Store
-from fungistore.store.units import UnitArray
 
 Mask = NDArray[np.bool_]
 
@@ -141,7 +140,7 @@ def export_features(
     kind = format_of(path, options.format)
     files = (path, sidecar_of(path)) if kind == "npy" else (path,)
     _refuse_existing(files, overwrite=overwrite)
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
     )
@@ -150,7 +149,7 @@ def export_features(
         matrices = {name: matrix.subset([name]) for name in matrix.features}
     selected = _selected(opened, options.split)
     usable = matrix.coverage().usable
-    layout = Layout(
+    contents = Contents(
         widths={name: part.dim for name, part in matrices.items()},
         dtype=options.dtype,
         label_names=opened.manifest.labels,
@@ -159,32 +158,32 @@ def export_features(
     if not (selected & usable).any() and not options.keep_unusable:
         raise UsageError(
             "no row has all of these features",
-            where=opened.root,
+            where=opened.where,
             found=f"{int(selected.sum())} rows, none of them usable",
             hint="fungi extract adds what is missing; --keep-unusable exports rows of NaN",
         )
     chosen = selected if options.keep_unusable else selected & usable
-    _refuse_full_disk(path, int(chosen.sum()), layout)
+    _refuse_full_disk(path, int(chosen.sum()), contents)
     count = _Count()
     blocks = _blocks(opened, matrices, selected, usable, options, count, context)
-    writers: dict[Format, Callable[[Path, Layout, Iterable[Block]], None]] = {
+    writers: dict[Format, Callable[[Path, Contents, Iterable[Block]], None]] = {
         "npy": write_npy,
         "parquet": write_parquet,
         "hdf5": write_hdf5,
     }
     with disk_errors_explained(path, "nothing was written"):
-        writers[kind](path, layout, blocks)
+        writers[kind](path, contents, blocks)
     if count.unusable:
         fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps them)"
         context.reporter.notice(f"{count.unusable} rows have no usable features and were {fate}")
     return ExportResult(
-        store=str(opened.root),
+        store=opened.where,
         feature_set=matrix.feature_set,
         features=matrix.features,
         files=tuple(map(str, files)),
         format=kind,
         rows=count.rows,
-        widths=layout.widths,
+        widths=contents.widths,
         dtype=options.dtype,
         unusable=count.unusable,
         fingerprints=matrix.fingerprints,
@@ -203,9 +202,9 @@ def _refuse_existing(files: tuple[Path, ...], *, overwrite: bool) -> None:
             )
 
 
-def _refuse_full_disk(path: Path, rows: int, layout: Layout) -> None:
+def _refuse_full_disk(path: Path, rows: int, contents: Contents) -> None:
     """Say at once what would fail late; HDF5 also breaks noisily where a disk fills up."""
-    needed = rows * sum(layout.widths.values()) * np.dtype(layout.dtype).itemsize
+    needed = rows * sum(contents.widths.values()) * np.dtype(contents.dtype).itemsize
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -226,7 +225,7 @@ def _selected(store: Store, split: str | None) -> Mask:
     if split not in splits:
         raise UsageError(
             f"there is no split {split!r}",
-            where=store.root,
+            where=store.where,
             expected=", ".join(splits) or "no --split: the store has no splits",
         )
     mask = np.zeros(len(store.samples), bool)
@@ -318,13 +317,12 @@ def _read(matrix: FeatureMatrix, start: int, stop: int, *, raw: bool) -> Matrix:
         vectors[: end - start] = matrix.read(start, end)
         return vectors
     column = 0
-    for name in matrix.fingerprints:
-        array = UnitArray(matrix.store.root, name)
+    for array in matrix.arrays:
         try:
             block = array.read(start, end)
         except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
             raise StoreError(
-                "a chunk is damaged", where=f"{name}, rows {start} to {end}", found=error
+                "a chunk is damaged", where=f"{array.name}, rows {start} to {end}", found=error
             ) from error
         vectors[: end - start, column : column + block.shape[1]] = block
         column += block.shape[1]

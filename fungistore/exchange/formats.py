@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -14,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
-from fungistore.store.disk_errors import HINTS
 
 Format = Literal["npy", "parquet", "hdf5"]
 SUFFIXES: Mapping[str, Format] = MappingProxyType(
@@ -40,7 +37,7 @@ Matrix = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class Contents:
     """What a file is going to hold.
 
     Attributes:
@@ -177,23 +174,3 @@ def refuse_missing_file(path: Path) -> None:
     if not path.is_file():
         found = "a directory" if path.is_dir() else "nothing"
         raise UsageError("there is no such file", where=path, expected="a file", found=found)
-
-
-@contextmanager
-def disk_errors_explained(path: Path, consequence: str) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that says what to do, and what was kept."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # HDF5 reports some as RuntimeError
-        number = getattr(error, "errno", None)
-        if isinstance(error, RuntimeError) and f"errno = {errno.ENOSPC}" in str(error):
-            number = errno.ENOSPC
-        if isinstance(error, RuntimeError) and number is None:
-            raise
-        raise FungiError(
-            "a file cannot be read or written",
-            where=getattr(error, "filename", None) or path,
-            found=getattr(error, "strerror", None) or str(error),
-            hint=f"{HINTS.get(number or 0, 'mend that')}, then run the same command again: "
-            f"{consequence}",
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,6 @@ from fungistore.errors import UsageError
 from fungistore.exchange.formats import Matrix, VectorFile, rows_at_once
 from fungistore.exchange.npy import take_rows
 from fungistore.machine.context import Context
-from fungistore.store.durable import partial_path
 
 LONGEST_SPAN = 4  # units' worth of a file that are read at once to get one unit out of them
 
@@ -78,7 +77,7 @@ def gathering(
     vectors: Concatenated,
     wanted: NDArray[np.int64],
     unit_rows: int,
-    scratch: Path,
+    scratch: AbstractContextManager[Path],
     context: Context,
 ) -> Iterator[Take]:
     """Yield a function that returns the vectors of some samples, NaN for those without.
@@ -90,13 +89,12 @@ def gathering(
         vectors: the files.
         wanted: the files' row of each sample, -1 where there is none.
         unit_rows: how many samples are asked for at a time.
-        scratch: a directory for the copy, which needs the size of the vectors.
+        scratch: a file for the copy, which needs the size of the vectors.
         context: its reporter is told what happens, its stop asked while it is made.
     """
     is_scattered = _longest_span(wanted, unit_rows) > LONGEST_SPAN * unit_rows
     is_copied = is_scattered and not all(file.is_random_access for file in vectors.files)
-    copy = partial_path(scratch / "import")
-    try:
+    with scratch as copy:
         if is_copied:
             context.reporter.notice(
                 "the rows are in another order: copying them to a scratch file first"
@@ -119,8 +117,6 @@ def gathering(
             return found
 
         yield gather
-    finally:
-        copy.unlink(missing_ok=True)
 
 
 def count_too_large(vectors: Concatenated, dtype: str, context: Context) -> int:

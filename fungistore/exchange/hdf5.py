@@ -1,4 +1,4 @@
-"""HDF5: the layout of FUNGI's reference code, `embeddings` and `targets`, with ids and splits."""
+"""HDF5: the contents of FUNGI's reference code, `embeddings` and `targets`, with ids and splits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fungistore.exchange.formats import (
     PROVENANCE,
     VECTORS,
     Block,
-    Layout,
+    Contents,
     Matrix,
     import_h5py,
     refuse_matrix,
@@ -33,39 +33,39 @@ LABEL_NAMES = "label_names"
 CHUNK_BYTES = 1_000_000
 
 
-def write_hdf5(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
+def write_hdf5(path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
     """Write vectors, targets, ids and splits; the file appears whole or not at all.
 
     Raises:
         UsageError: h5py is not installed.
     """
     h5py = import_h5py()
-    publish(path, lambda temporary: _write(h5py, temporary, layout, blocks))
+    publish(path, lambda temporary: _write(h5py, temporary, contents, blocks))
 
 
-def _write(h5py: Any, path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
+def _write(h5py: Any, path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
     text = h5py.string_dtype("utf-8")
     with h5py.File(path, "w") as file:
-        file.attrs[PROVENANCE] = json.dumps(layout.provenance)
+        file.attrs[PROVENANCE] = json.dumps(contents.provenance)
         columns: dict[str, Any] = {"rows": np.int64, "ids": text, "splits": text}
-        if layout.label_names:
+        if contents.label_names:
             columns["targets"] = np.uint32
-            file.create_dataset(LABEL_NAMES, data=list(layout.label_names), dtype=text)
+            file.create_dataset(LABEL_NAMES, data=list(contents.label_names), dtype=text)
         for name, dtype in columns.items():
             file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(ROWS,))
-        if layout.label_names:
+        if contents.label_names:
             file["targets"].attrs["unlabelled"] = np.uint32(UNLABELLED)
-        for name, width in layout.widths.items():
-            row_bytes = width * np.dtype(layout.dtype).itemsize
+        for name, width in contents.widths.items():
+            row_bytes = width * np.dtype(contents.dtype).itemsize
             chunks = (max(1, CHUNK_BYTES // row_bytes), width)
             file.create_dataset(
-                name, (0, width), layout.dtype, maxshape=(None, width), chunks=chunks
+                name, (0, width), contents.dtype, maxshape=(None, width), chunks=chunks
             )
         for block in blocks:
             _append(file["rows"], block.samples["row"].to_numpy())
             _append(file["ids"], block.samples["id"].to_pylist())
             _append(file["splits"], block.samples["split"].fill_null("").to_pylist())
-            if layout.label_names:
+            if contents.label_names:
                 labels = block.samples["label"].cast(pa.int64()).fill_null(UNLABELLED)
                 _append(file["targets"], labels.to_numpy())
             for name, vectors in block.vectors.items():

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.formats import (
-    VECTORS,
     VectorFile,
-    disk_errors_explained,
     format_of,
 )
 from fungistore.exchange.gather import Concatenated, count_too_large, gathering
@@ -28,10 +26,13 @@ from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
-from fungistore.matrices.blocks import BLOCK_ORDER, GRADIENTS
+from fungistore.store.backend import StorePlace, open_backend
+from fungistore.store.chunks import Codec
+from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
-from fungistore.store.units import Codec, UnitArray
+from fungistore.store.units import UnitArray
 
 FEATURE_SET = "imported"
 UNIT_BYTES = 1 << 24  # 16 MiB a unit: 100 million rows of 384 are 9,000 files, a kill costs little
@@ -53,7 +54,7 @@ class _Plan:
     @property
     def array(self) -> str:
         """The array's name in the feature set."""
-        return VECTORS if self.feature == VECTORS else GRADIENTS + self.feature
+        return vector_path(self.feature)
 
 
 def import_features(
@@ -84,15 +85,15 @@ def import_features(
         StoppedError: `stop` asked for it.
         FungiError: a full disk.
     """
-    options, path = options or ImportOptions(), Path(store)
+    options, place = options or ImportOptions(), open_backend(store)
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     consequence = "every committed unit is kept"
-    with disk_errors_explained(path, consequence), ExitStack() as opened:
+    with disk_errors_explained(place.where, consequence), ExitStack() as opened:
         plan = _plan(paths, options, opened, context)
-        if restart or not _is_begun(plan, path):
+        if restart or not _is_begun(plan, place):
             _refuse_too_large(plan, context)
         thing = f"features/{plan.feature_set}/{plan.array}"
-        made = Store.open_or_create(path)
+        made = Store.open_or_create(place)
         with made.writing("samples", patience=context) as listed, listed.writing(thing) as target:
             if not len(target.samples):
                 _add_samples(target, plan.samples)
@@ -127,7 +128,7 @@ def _plan(paths: list[Path], options: ImportOptions, opened: ExitStack, context:
         samples=samples,
         ids=ids,
         feature_set=options.feature_set or exported or FEATURE_SET,
-        feature=options.feature or (key if key in BLOCK_ORDER else VECTORS),
+        feature=options.feature or (key if key in KNOWN else EMBEDDINGS),
         dtype=options.storage_dtype or ("float16" if vectors.dtype.itemsize == 2 else "float32"),
         source=source,
     )
@@ -154,8 +155,8 @@ def open_vectors(path: Path, options: ImportOptions, names: ColumnNames) -> Vect
     return NpyFile(path, names)
 
 
-def _is_begun(plan: _Plan, path: Path) -> bool:
-    return Store.exists(path) and plan.array in Store.open(path).arrays(plan.feature_set)
+def _is_begun(plan: _Plan, place: StorePlace) -> bool:
+    return Store.exists(place) and plan.array in Store.open(place).arrays(plan.feature_set)
 
 
 def _refuse_too_large(plan: _Plan, context: Context) -> None:
@@ -198,7 +199,7 @@ def _import(
         known = np.zeros(plan.vectors.rows, bool)
         known[wanted[wanted >= 0]] = True
         if options.unknown == "refuse" or not matched:
-            refuse_unknown(plan.samples.ids(), known, matched, store.root)
+            refuse_unknown(plan.samples.ids(), known, matched, store.where)
         context.reporter.notice(f"{unknown} rows have ids that the store does not know: skipped")
     if restart and plan.array in store.arrays(plan.feature_set):
         _remove(store, plan, context)
@@ -217,7 +218,7 @@ def _import(
                 f"{count} rows have {what}: kept, and left out by later commands"
             )
     return ImportResult(
-        store=str(store.root),
+        store=store.where,
         feature_set=plan.feature_set,
         feature=plan.feature,
         rows=plan.vectors.rows,
@@ -252,7 +253,8 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
     if removed:
         context.reporter.notice(f"removed {removed} unfinished files of an interrupted run")
     existing = store.arrays(plan.feature_set)
-    unit_rows, codec = options.unit_rows or _unit_rows(plan), "none"
+    unit_rows = options.unit_rows or _unit_rows(plan)
+    codec: Codec = "none"
     if existing:  # features of one set have the same units
         neighbour = next(iter(existing.values()))
         unit_rows = options.unit_rows or neighbour.unit_rows
@@ -267,14 +269,12 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
     array = existing.get(plan.array)
     if array is None:
         store.setups.freeze(config, {}, {})
-        chunks: Codec = "none" if codec == "none" else "zstd"  # bitround is for patch tensors
-        array = UnitArray.create(
-            store.root,
-            f"{plan.feature_set}/{plan.array}",
-            shape=(len(store.samples), plan.vectors.dim),
-            dtype=plan.dtype,
+        array = store.create_array(
+            plan.feature_set,
+            Feature(plan.array, (plan.vectors.dim,), plan.dtype),
+            rows=len(store.samples),
             unit_rows=unit_rows,
-            codec=chunks,
+            codec=codec,
             fingerprint=fingerprint(config),
         )
     array.grow(len(store.samples))
@@ -317,7 +317,8 @@ def _write(
             f"resuming: {len(units) - len(to_do)}/{len(units)} units done, {len(to_do)} to go"
         )
     context.reporter.begin("units", len(units), done=len(units) - len(to_do))
-    with gathering(plan.vectors, wanted, array.unit_rows, store.root, context) as gather:
+    scratch = store.backend.scratch()
+    with gathering(plan.vectors, wanted, array.unit_rows, scratch, context) as gather:
         for unit in to_do:
             context.stop_if_asked()
             start = unit * array.unit_rows

@@ -24,7 +24,7 @@ from fungistore.exchange.formats import (
     READ_BYTES,
     SAMPLE_SCHEMA,
     Block,
-    Layout,
+    Contents,
     Matrix,
     refuse_matrix,
     refuse_missing_file,
@@ -46,31 +46,31 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.npy')}.samples.parquet")
 
 
-def write_npy(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
+def write_npy(path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
     """Write the matrix and its table; each of them appears whole or not at all.
 
     Raises:
         UsageError: there is more than one matrix to write.
     """
-    if len(layout.widths) > 1:
+    if len(contents.widths) > 1:
         raise UsageError(
             "a .npy file holds one matrix",
             where="--separate",
-            found=", ".join(layout.widths),
+            found=", ".join(contents.widths),
             hint="leave out --separate, or export to .h5 or .parquet",
         )
     sidecar = sidecar_of(path)
-    publish(sidecar, lambda table: publish(path, lambda npy: _write(npy, table, layout, blocks)))
+    publish(sidecar, lambda table: publish(path, lambda npy: _write(npy, table, contents, blocks)))
 
 
-def _write(path: Path, sidecar: Path, layout: Layout, blocks: Iterable[Block]) -> None:
-    ((name, width),) = layout.widths.items()
+def _write(path: Path, sidecar: Path, contents: Contents, blocks: Iterable[Block]) -> None:
+    ((name, width),) = contents.widths.items()
     state = hashlib.blake2b(digest_size=16)
-    document = layout.provenance | {"label_names": layout.label_names}
+    document = contents.provenance | {"label_names": contents.label_names}
     schema = SAMPLE_SCHEMA.with_metadata({PROVENANCE: json.dumps(document)})
     rows = 0
     with path.open("wb") as file, pq.ParquetWriter(sidecar, schema, compression="zstd") as table:
-        file.write(_header(rows, width, layout.dtype))
+        file.write(_header(rows, width, contents.dtype))
         for block in blocks:
             data = np.ascontiguousarray(block.vectors[name]).data
             file.write(data)
@@ -79,7 +79,7 @@ def _write(path: Path, sidecar: Path, layout: Layout, blocks: Iterable[Block]) -
             rows += len(block.samples)
         table.add_key_value_metadata({MATRIX: state.hexdigest()})
         file.seek(0)
-        file.write(_header(rows, width, layout.dtype))
+        file.write(_header(rows, width, contents.dtype))
 
 
 def _header(rows: int, width: int, dtype: str) -> bytes:

@@ -21,7 +21,7 @@ from fungistore.exchange.formats import (
     SAMPLE_SCHEMA,
     VECTORS,
     Block,
-    Layout,
+    Contents,
     Matrix,
     refuse_matrix,
     refuse_missing_file,
@@ -34,25 +34,25 @@ from fungistore.store.durable import publish
 BUFFER_BYTES = 1 << 20  # read ahead of a column, instead of all its bytes in a row group
 
 
-def write_parquet(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
+def write_parquet(path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
     """Write samples and vectors, a row group a block; the file appears whole or not at all."""
-    publish(path, lambda temporary: _write(temporary, layout, blocks))
+    publish(path, lambda temporary: _write(temporary, contents, blocks))
 
 
-def _write(path: Path, layout: Layout, blocks: Iterable[Block]) -> None:
-    value = pa.from_numpy_dtype(layout.dtype)
-    lists = [pa.field(name, pa.list_(value, width)) for name, width in layout.widths.items()]
-    document = layout.provenance | {"label_names": layout.label_names}
+def _write(path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
+    value = pa.from_numpy_dtype(contents.dtype)
+    lists = [pa.field(name, pa.list_(value, width)) for name, width in contents.widths.items()]
+    document = contents.provenance | {"label_names": contents.label_names}
     schema = pa.schema([*SAMPLE_SCHEMA, *lists], {PROVENANCE: json.dumps(document)})
     # vectors do not compress, and a dictionary of their values only costs time
     codecs = dict.fromkeys(SAMPLE_SCHEMA.names, "zstd")
-    codecs |= {f"{name}.list.element": "none" for name in layout.widths}
+    codecs |= {f"{name}.list.element": "none" for name in contents.widths}
     with pq.ParquetWriter(
         path, schema, compression=codecs, use_dictionary=["label_name", "split"]
     ) as writer:
         for block in blocks:
             columns = [*block.samples.columns]
-            for name, width in layout.widths.items():
+            for name, width in contents.widths.items():
                 values = pa.array(block.vectors[name].reshape(-1))
                 columns.append(pa.FixedSizeListArray.from_arrays(values, width))
             writer.write_table(pa.table(columns, schema=schema))

@@ -25,7 +25,7 @@ from fungistore.store.failures import Failure
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray
 
-Rows = dict[str, NDArray[Any]]
+ArrayRows = dict[str, NDArray[Any]]  # by the array's path in the feature set
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ComputedBatch:
 
     work: Work
     failures: list[Failure]
-    rows: Rows
+    rows: ArrayRows
 
 
 def compute_tasks(
@@ -127,13 +127,13 @@ def _launches(
         yield batch, fetch
 
 
-def _computed(batch: LoadedBatch, computed: Rows, resolved: Resolved) -> ComputedBatch:
+def _computed(batch: LoadedBatch, computed: ArrayRows, resolved: Resolved) -> ComputedBatch:
     """Return a batch as it is stored: in the arrays' types, unreadable rows NaN, no pixels."""
-    dtypes = {spec.name: spec.dtype for spec in resolved.arrays}
+    dtypes = {spec.path: spec.dtype for spec in resolved.arrays}
     unreadable = {failure.row for failure in batch.failures}
     failed = [i for i, row in enumerate(batch.work.rows) if row["row"] in unreadable]
     with np.errstate(over="ignore"):  # infinities are counted at the commit
-        stored: Rows = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
+        stored: ArrayRows = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
     for rows in stored.values():
         rows[failed] = np.nan
     noted = [replace(f, feature_set=resolved.options.name) for f in batch.failures]

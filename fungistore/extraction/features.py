@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoder
 from fungistore.extraction.drawing import BASE, Drawer
-from fungistore.extraction.grids import PATCHES, stored_grid
+from fungistore.extraction.grids import stored_grid
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.projection import Projection, normalized_projection
 from fungistore.gradients.tape import GradientPath, Tape
@@ -26,8 +26,8 @@ from fungistore.machine.transfer import send, start_fetch
 from fungistore.modalities.modality import find_modality
 from fungistore.modalities.views import Inputs, ViewRecipe, count_views, in_chunks
 from fungistore.objectives.objective import BankObjective, Objective, ViewOutputs
+from fungistore.store.feature import EMBEDDINGS, GRADIENTS, NORMS, PATCHES
 
-EMBEDDINGS = "embeddings"
 DrawnBatch = dict[str, tuple[Shaped[Tensor, "b ..."], ...]]
 
 
@@ -220,7 +220,7 @@ class FeatureMaker:
         assert self._projection is not None
         with watch.stage("projection"):
             unit, norm = normalized_projection(torch.cat(gradients), self._projection)
-        return {f"gradients/{name}": unit, f"norms/{name}": norm}
+        return {GRADIENTS + name: unit, NORMS + name: norm}
 
     def _to_device(
         self, arrays: tuple[Shaped[Tensor, "b ..."], ...]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,15 @@ from torch import nn
 
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.banks import encode_bank, stand_in
-from fungistore.extraction.features import EMBEDDINGS, FeatureMaker, GradientFeature
-from fungistore.extraction.grids import PATCHES
+from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import Config, fingerprint, flatten
 from fungistore.gradients.projection import Projection
 from fungistore.machine.context import Context
 from fungistore.randomness import Stream
+from fungistore.store.backend import StorePlace
+from fungistore.store.feature import EMBEDDINGS, PATCHES
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 
@@ -38,14 +38,14 @@ class Frozen:
     bank: NDArray[np.float32] | None
 
 
-def settle(path: Path, options: ExtractOptions, *, restart: bool) -> Resolved:
+def settle(place: StorePlace, options: ExtractOptions, *, restart: bool) -> Resolved:
     """Decide everything for a store, and refuse settings that its feature set was not made with.
 
     Raises:
         UsageError: the options cannot be served.
         MismatchError: a field differs from the feature set's; nothing was changed.
     """
-    store = Store.open(path) if Store.exists(path) and not restart else None
+    store = Store.open(place) if Store.exists(place) and not restart else None
     frozen = frozen_choices(store, options.name) if store else {}
     resolved = resolve(options, frozen)
     _refuse_huge_chunks(resolved)
@@ -60,10 +60,10 @@ def _refuse_huge_chunks(resolved: Resolved) -> None:
         chunk = (resolved.unit_rows or 0) * spec.row_bytes
         if chunk > LARGEST_CHUNK_BYTES:
             raise UsageError(
-                f"a chunk of {spec.feature} would have {chunk / 1e9:.1f} GB",
+                f"a chunk of {spec.asked} would have {chunk / 1e9:.1f} GB",
                 where=f"feature set {resolved.options.name!r} of {resolved.unit_rows} rows a unit",
                 expected=f"at most {LARGEST_CHUNK_BYTES / 1e9:.1f} GB",
-                hint=f"keep {spec.feature} in a set of their own with --feature-set, "
+                hint=f"keep {spec.asked} in a set of their own with --feature-set, "
                 "or give a smaller --unit-rows",
             )
 
@@ -93,7 +93,7 @@ def as_frozen(resolved: Resolved, store: Store) -> Resolved:
     try:
         store.refuse_mismatch(resolved.options.name, by_array(resolved, array_configs(resolved)))
     except MismatchError:  # decided otherwise on a machine of another kind, unless it is refused
-        return settle(store.root, resolved.options, restart=False)
+        return settle(store.backend, resolved.options, restart=False)
     return resolved
 
 
@@ -140,7 +140,7 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
 
 def by_array(resolved: Resolved, configs: Mapping[str, Config]) -> dict[str, Config]:
     """Return the configuration of each array from those of the features."""
-    return {spec.name: configs[spec.feature] for spec in resolved.arrays}
+    return {spec.path: configs[spec.asked] for spec in resolved.arrays}
 
 
 def freeze(

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import TokenGrid
 from fungistore.matrices.cells import pooled
-
-PATCHES, LENGTHS = "patches", "lengths/patches"
+from fungistore.store.feature import LENGTHS, PATCHES
 
 
 def stored_grid(grid: TokenGrid, shape: tuple[int, ...], pool: int) -> dict[str, Tensor]:
@@ -30,4 +29,4 @@ def stored_grid(grid: TokenGrid, shape: tuple[int, ...], pool: int) -> dict[str,
         share = pooled(mask[..., None].to(tokens.dtype), pool)
         tokens = pooled(tokens, pool) / share.clamp_min(torch.finfo(share.dtype).tiny)
         mask = share[..., 0] > 0
-    return {PATCHES: tokens, LENGTHS: mask.flatten(1).sum(1).float()}
+    return {PATCHES: tokens, LENGTHS + PATCHES: mask.flatten(1).sum(1).float()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -17,12 +16,15 @@ from fungistore.extraction.freeze import array_configs, settle, throwaway_featur
 from fungistore.extraction.loader import MOST_LOADED, Work, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
-from fungistore.extraction.resolve import ArraySpec, Resolved, opened_source
+from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import fingerprint
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
 from fungistore.sources.sample import Source
+from fungistore.store.backend import open_backend
+from fungistore.store.copying import copy_samples
+from fungistore.store.feature import Feature
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
 
@@ -53,7 +55,7 @@ class Estimate:
         unit_rows: rows of a unit.
         batch_size: images, or views, in one forward.
         bytes: bytes still to be written, before any codec.
-        free_bytes: bytes free where the store is.
+        free_bytes: bytes free where the store is, None where there is no limit.
         seconds: shortest and longest expected time.
         forwards_per_image: what one image costs.
     """
@@ -66,7 +68,7 @@ class Estimate:
     unit_rows: int
     batch_size: int
     bytes: int
-    free_bytes: int
+    free_bytes: int | None
     seconds: tuple[float, float]
     forwards_per_image: int
 
@@ -88,13 +90,13 @@ def estimate(
     Raises:
         As `extract`.
     """
-    path = Path(store)
+    place = open_backend(store)
     source = opened_source(source, options)
-    resolved = settle(path, options, restart=restart)
+    resolved = settle(place, options, restart=restart)
     with TemporaryDirectory() as directory:  # the samples that the store would have
-        real = Store.open(path) if Store.exists(path) else None
+        real = Store.open(place) if Store.exists(place) else None
         copy = Path(directory)
-        scratch = real.copy_samples(copy) if real else Store.open_or_create(copy)
+        scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
         scratch.add_source(source, resolved.modality.name)
         refuse_empty(scratch, source, resolved.modality)
         samples = scratch.samples
@@ -114,7 +116,7 @@ def estimate(
     )
     work = count_images(tasks) + (banks if tasks else 0)
     return Estimate(
-        store=str(path),
+        store=place.where,
         feature_set=options.name,
         samples=rows,
         images=count_images(tasks),
@@ -122,7 +124,7 @@ def estimate(
         unit_rows=unit_rows,
         batch_size=resolved.batch_size,
         bytes=count_bytes(tasks, resolved.arrays),
-        free_bytes=free_bytes(path),
+        free_bytes=place.free_bytes(),
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,
     )
@@ -212,17 +214,8 @@ def measure_rate(
     return Rate(min(measured), max(measured))
 
 
-def choose_unit_rows(rate: Rate, specs: list[ArraySpec]) -> int:
+def choose_unit_rows(rate: Rate, specs: list[Feature]) -> int:
     """Return the largest power of two that keeps a unit short and a patch chunk small."""
     rows = min(rate.high * UNIT_SECONDS, LARGEST_UNIT)
-    rows = min([rows, *(PATCH_CHUNK_BYTES / s.row_bytes for s in specs if s.feature == "patches")])
+    rows = min([rows, *(PATCH_CHUNK_BYTES / s.row_bytes for s in specs if s.kind == "grid")])
     return power_of_two_within(rows)
-
-
-def free_bytes(path: Path) -> int:
-    """Return the bytes free on the file system that holds `path`, or will."""
-    existing = next(
-        parent for parent in [path.absolute(), *path.absolute().parents] if parent.exists()
-    )
-    status = os.statvfs(existing)
-    return status.f_bavail * status.f_frsize

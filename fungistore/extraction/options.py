@@ -18,7 +18,7 @@ from fungistore.fingerprint import Config
 from fungistore.gradients.projection import Kind
 from fungistore.names import NAME_RULE, is_plain_name
 from fungistore.objectives.registry import OBJECTIVES
-from fungistore.store.units import Codec
+from fungistore.store.chunks import Codec
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 

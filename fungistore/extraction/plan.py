@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fungistore.extraction.loader import Work
-from fungistore.extraction.resolve import ArraySpec
+from fungistore.store.feature import Feature
 from fungistore.store.samples import SampleTable
 from fungistore.store.units import UnitArray
 
@@ -22,7 +22,7 @@ class Task:
 
 
 def plan_tasks(
-    specs: list[ArraySpec], arrays: dict[str, UnitArray], rows: int, unit_rows: int
+    specs: list[Feature], arrays: dict[str, UnitArray], rows: int, unit_rows: int
 ) -> list[Task]:
     """Return what is missing, in the order of the units.
 
@@ -31,13 +31,13 @@ def plan_tasks(
     """
     done: dict[str, dict[int, int]] = {}
     for spec in specs:
-        array = arrays.get(spec.name)
+        array = arrays.get(spec.path)
         commits = array.commits() if array else {}
         rows_done = {unit: commit.rows for unit, commit in commits.items()}
-        before = done.get(spec.feature)
+        before = done.get(spec.asked)
         if before is not None:  # a feature of two arrays is done where both are
             rows_done = {u: min(n, before[u]) for u, n in rows_done.items() if u in before}
-        done[spec.feature] = rows_done
+        done[spec.asked] = rows_done
     tasks = []
     for unit in range(-(-rows // unit_rows)):
         start, stop = unit * unit_rows, min((unit + 1) * unit_rows, rows)
@@ -66,11 +66,11 @@ def count_images(tasks: list[Task]) -> int:
     return sum(task.stop - task.start for task in tasks)
 
 
-def count_bytes(tasks: list[Task], specs: list[ArraySpec]) -> int:
+def count_bytes(tasks: list[Task], specs: list[Feature]) -> int:
     """Return the bytes that some tasks write, before any codec."""
     return sum(
         (task.stop - task.start) * spec.row_bytes
         for task in tasks
         for spec in specs
-        if spec.feature in task.features
+        if spec.asked in task.features
     )

@@ -13,16 +13,15 @@ from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, frozen_choices, frozen_features
 from fungistore.extraction.loader import Work, load_batches
-from fungistore.extraction.options import ExtractOptions, read_config
+from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import describe, differences
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import with_article
 from fungistore.sources.sample import NamedItem
+from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
-
-SETTINGS = "setups/{}/options.json"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Replay:
             failed = {failure.row: failure.message for failure in batch.failures}
             computed = self.maker.compute(batch.drawn, features)
             stored = {
-                name: rounded(computed[_name_in_set(array)], array)
+                name: rounded(computed[array.feature.path], array)
                 for name, array in self.arrays.items()
             }
             for place, row in enumerate(batch.work.rows):
@@ -126,17 +125,19 @@ def _options(
     """
     options: dict[str, ExtractOptions] = {}
     for feature, array in arrays.items():
-        path = store.root / SETTINGS.format(array.fingerprint)
-        if not path.is_file():
+        setup = store.setups.folder(array.fingerprint)
+        if not setup.has(OPTIONS):
             raise UsageError(
                 f"the model that made the features is not known, so new {store.modality.items} "
                 "cannot get them",
                 where=f"{feature} of {array.name}",
-                expected=f"{SETTINGS.format(array.fingerprint)}, as fungi extract writes it",
+                expected=f"{setup.key}/{OPTIONS}, as fungi extract writes it",
                 found="no such file: features that were imported have none",
                 hint="samples of the store need no model",
             )
-        options[feature] = ExtractOptions.from_config(read_config(path))
+        options[feature] = ExtractOptions.from_config(
+            store.setups.document(array.fingerprint, OPTIONS)
+        )
     setups = {feature: store.setups.config(array.fingerprint) for feature, array in arrays.items()}
     most = max(arrays, key=lambda f: ("views" in setups[f], "gradient" in setups[f]))
     objectives = {
@@ -163,12 +164,8 @@ def _refuse_mismatch(store: Store, resolved: Resolved, arrays: Mapping[str, Unit
         source = resolved.options.weights or f"timm's {resolved.options.model}"
         raise MismatchError(
             f"{resolved.modality.items} would not get the features that the store has",
-            where=store.root,
+            where=store.where,
             expected="the model and settings that the features were extracted with",
             found=f"{describe(fields)}\n    with the weights of {source}",
             hint="--weights FILE names the weights that were used",
         )
-
-
-def _name_in_set(array: UnitArray) -> str:
-    return array.name.split("/", 1)[1]

@@ -8,14 +8,11 @@ from math import gcd, prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fungistore.backbones.encoder import Encoder
 from fungistore.backbones.families import load_backbone, modality_of
 from fungistore.errors import UsageError
-from fungistore.extraction.features import EMBEDDINGS
-from fungistore.extraction.grids import LENGTHS, PATCHES
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
@@ -30,22 +27,15 @@ from fungistore.objectives.objective import BankSpec, Objective
 from fungistore.objectives.views import recipe_of
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
-from fungistore.store.units import Codec
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One array that an extraction writes: its name in the feature set, row shape and type."""
-
-    name: str
-    feature: str
-    row_shape: tuple[int, ...]
-    dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row, before any codec."""
-        return int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+from fungistore.store.chunks import Codec
+from fungistore.store.feature import (
+    EMBEDDINGS,
+    GRADIENTS,
+    LENGTHS,
+    NORMS,
+    PATCHES,
+    Feature,
+)
 
 
 @dataclass(frozen=True)
@@ -78,24 +68,21 @@ class Resolved:
         return find_modality(self.backbone.modality)
 
     @property
-    def arrays(self) -> list[ArraySpec]:
+    def arrays(self) -> list[Feature]:
         """The arrays that the features make."""
         specs = []
         vectors = self.options.storage_dtype
         for feature in self.options.features:
             if feature == EMBEDDINGS:
-                specs.append(ArraySpec(feature, feature, (self.backbone.embedding_dim,), vectors))
+                specs.append(Feature(EMBEDDINGS, (self.backbone.embedding_dim,), vectors))
             elif feature == PATCHES:
                 cells = (side // self.options.pool for side in self.backbone.token_shape)
-                specs.append(
-                    ArraySpec(feature, feature, (*cells, self.backbone.token_dim), "float16")
-                )
+                specs.append(Feature(PATCHES, (*cells, self.backbone.token_dim), "float16"))
                 if self.backbone.lengths_differ:
-                    specs.append(ArraySpec(LENGTHS, feature, (), "float32"))
+                    specs.append(Feature(LENGTHS + PATCHES, (), "float32"))
             else:
-                name = f"gradients/{feature}"
-                specs.append(ArraySpec(name, feature, (self.projection.dim,), vectors))
-                specs.append(ArraySpec(f"norms/{feature}", feature, (), "float32"))
+                specs.append(Feature(GRADIENTS + feature, (self.projection.dim,), vectors))
+                specs.append(Feature(NORMS + feature, (), "float32"))
         return specs
 
     def objective(self, feature: str) -> Objective:

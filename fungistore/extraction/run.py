@@ -6,15 +6,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.compute import compute_tasks
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
-from fungistore.extraction.grids import PATCHES
 from fungistore.extraction.measure import (
-    free_bytes,
     refuse_empty,
     with_fitting_batch,
     with_unit_rows,
@@ -26,11 +23,12 @@ from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import ExtractResult
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
-from fungistore.matrices.blocks import PCA
 from fungistore.modalities.modality import Modality
 from fungistore.sources.sample import Source
+from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failures import CHANGED_FILE, Failure
+from fungistore.store.feature import is_pca, name_of
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -58,7 +56,7 @@ class Extraction:
     def __init__(
         self,
         source: Source,
-        store: Path,
+        store: StorePlace,
         options: ExtractOptions,
         *,
         restart: bool,
@@ -66,22 +64,22 @@ class Extraction:
         retry_failed: bool,
         context: Context,
     ) -> None:
-        self._path = store
+        self._place = open_backend(store)
         self._context = context
         self._restart = restart
         self._is_redo = update or retry_failed
         self._maker: FeatureMaker | None = None
-        with disk_errors_explained(store):
-            self._resolved = settle(store, options, restart=restart)
-            made = Store.open_or_create(store)
+        with disk_errors_explained(self._place.where):
+            self._resolved = settle(self._place, options, restart=restart)
+            made = Store.open_or_create(self._place)
             with made.writing("samples", patience=context) as target:
                 _add_samples(target, source, self._resolved.modality, context, update=update)
 
     def run(self, part: Slice) -> ExtractResult:
         """Compute and commit what a slice of the units lacks."""
         name, context = self._resolved.options.name, self._context
-        with disk_errors_explained(self._path), ExitStack() as held:
-            store = Store.open(self._path)
+        with disk_errors_explained(self._place.where), ExitStack() as held:
+            store = Store.open(self._place)
             with store.writing(f"prepare/{name}", patience=context) as preparing:
                 if self._restart:
                     with preparing.writing(f"features/{name}") as whole:
@@ -164,21 +162,21 @@ def _things(store: Store, resolved: Resolved) -> list[str]:
     name = resolved.options.name
     derived = [array.name for array in _derived(store, name)]
     return sorted(
-        f"features/{array}" for array in [f"{name}/{s.name}" for s in resolved.arrays] + derived
+        f"features/{array}" for array in [f"{name}/{s.path}" for s in resolved.arrays] + derived
     )
 
 
 def _derived(store: Store, feature_set: str) -> list[UnitArray]:
     arrays = store.arrays(feature_set)
-    return [array for name, array in arrays.items() if name.startswith(PCA)]
+    return [array for name, array in arrays.items() if is_pca(name)]
 
 
 def _refuse_partial_redo(store: Store, resolved: Resolved) -> None:
     """A row is listed once for all features of a set, so all of them are made anew together."""
-    made = {name for name in store.arrays(resolved.options.name) if not name.startswith(PCA)}
-    left_out = made - {spec.name for spec in resolved.arrays}
+    made = {name for name in store.arrays(resolved.options.name) if not is_pca(name)}
+    left_out = made - {spec.path for spec in resolved.arrays}
     if left_out:
-        features = [*resolved.options.features, *sorted(n.split("/")[-1] for n in left_out)]
+        features = [*resolved.options.features, *sorted(map(name_of, left_out))]
         raise UsageError(
             "rows are made anew for all features of a feature set together",
             where=f"feature set {resolved.options.name!r}",
@@ -209,7 +207,7 @@ def _work(job: _Job, context: Context) -> ExtractResult:
         store.sweep()  # what others left, if this is the last of them
         units_done -= len({task.unit for task in job.missing()})
     return ExtractResult(
-        store=str(store.root),
+        store=store.where,
         feature_set=options.name,
         features=options.features,
         samples=job.rows,
@@ -235,7 +233,7 @@ def _tell_redone(
         context.reporter.notice(
             f"{names}: the units of these rows are dropped; fungi pca makes them again"
         )
-    older = [name for name in ("indexes", "heads") if (store.root / name).is_dir()]
+    older = [name for name in ("indexes", "heads") if store.folder(name).folders()]
     if redone.mended and older:
         context.reporter.notice(f"{' and '.join(older)} made before are older than these rows")
 
@@ -299,21 +297,19 @@ def _ready_arrays(
     existing = store.arrays(resolved.options.name)
     ready = {}
     for spec in resolved.arrays:
-        array = existing.get(spec.name)
+        array = existing.get(spec.path)
         if array is None:
             assert resolved.unit_rows is not None  # with_unit_rows has decided it
-            is_vector = spec.name != PATCHES
-            array = UnitArray.create(
-                store.root,
-                f"{resolved.options.name}/{spec.name}",
-                shape=(rows, *spec.row_shape),
-                dtype=spec.dtype,
+            array = store.create_array(
+                resolved.options.name,
+                spec,
+                rows=rows,
                 unit_rows=resolved.unit_rows,
-                codec="zstd" if resolved.codec == "bitround" and is_vector else resolved.codec,
-                fingerprint=fingerprint(configs[spec.feature]),
+                codec=resolved.codec,
+                fingerprint=fingerprint(configs[spec.asked]),
             )
         array.grow(rows)
-        ready[spec.name] = array
+        ready[spec.path] = array
     return ready
 
 
@@ -336,8 +332,8 @@ def _say_what_is_left(job: _Job, tasks: list[Task], context: Context) -> None:
             f"{who}extracting {features} of {job.own_rows()} {job.resolved.modality.items} "
             f"in {units} units"
         )
-    needed, free = count_bytes(tasks, job.resolved.arrays), free_bytes(store.root)
-    if needed > free:
+    needed, free = count_bytes(tasks, job.resolved.arrays), store.backend.free_bytes()
+    if free is not None and needed > free:
         context.reporter.notice(
             f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free"
         )

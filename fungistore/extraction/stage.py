@@ -62,7 +62,7 @@ def extract(
         _refuse_restart_of_one(engine.part, restart=restart)
         extraction = Extraction(
             opened_source(source, options),
-            Path(store),
+            store,
             options,
             restart=restart,
             update=update,
@@ -90,7 +90,7 @@ def open_extraction(arguments: Config, place: Place, context: Context) -> RunSli
     threads = options.workers or default_workers(device.partition(":")[0], place.neighbours)
     extraction = Extraction(
         opened_source(arguments["source"], options),
-        Path(arguments["store"]),
+        arguments["store"],
         replace(options, device=device, workers=threads),
         restart=False,
         update=arguments["update"],

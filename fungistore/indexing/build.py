@@ -17,6 +17,7 @@ from fungistore.indexing.choose import (
     choose_factory,
     training_rows,
 )
+from fungistore.indexing.opening import read_vectors
 from fungistore.indexing.options import (
     AUTO,
     DEFAULT_METRIC,
@@ -32,9 +33,8 @@ from fungistore.indexing.record import (
     StoredFile,
     checked_file,
     crc32,
-    index_directory,
+    index_folder,
     read_record,
-    read_vectors,
     remove_index,
     remove_strays,
     restart_hint,
@@ -49,10 +49,12 @@ from fungistore.indexing.reference import (
 from fungistore.indexing.rows import committed_rows, content_digest, usable_blocks
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Rows, Vectors, open_features
+from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.randomness import Stream
+from fungistore.store.backend import Listing
 from fungistore.store.disk_errors import disk_errors_explained
-from fungistore.store.durable import publish
+from fungistore.store.folder import Folder
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
 CHECKPOINT_SECONDS = 120.0
@@ -114,16 +116,15 @@ def build_index(
         StoppedError: `stop` asked for it.
         FungiError: a full disk, or another writer.
     """
-    path, began = Path(store), time.perf_counter()
-    store_now, asked = Store.open(path), options or IndexOptions()
-    directory, _, _ = _find(store_now, asked, restart=restart)
-    thing = directory.relative_to(path).as_posix()
-    with disk_errors_explained(path), store_now.writing(thing) as opened:
+    began = time.perf_counter()
+    store_now, asked = Store.open(store), options or IndexOptions()
+    folder, _, _ = _find(store_now, asked, restart=restart)
+    with disk_errors_explained(store_now.where), store_now.writing(folder.key) as opened:
         builder = _Builder.start(opened, asked, context, restart=restart)
         before = builder.record.vectors
         builder.run(checkpoint_seconds)
         return IndexResult(
-            store=str(path),
+            store=opened.where,
             index=builder.record,
             added=builder.record.vectors - before,
             missing=len(opened.samples) - builder.available,
@@ -136,7 +137,7 @@ class _Builder:
 
     def __init__(
         self,
-        directory: Path,
+        folder: Folder,
         record: IndexRecord,
         matrix: FeatureMatrix,
         available: int,
@@ -144,7 +145,7 @@ class _Builder:
     ) -> None:
         self.record = record
         self.available = available
-        self._directory = directory
+        self._folder = folder
         self._matrix = matrix
         self._context = context
         self._vectors: VectorIndex
@@ -155,24 +156,24 @@ class _Builder:
         cls, store: Store, options: IndexOptions, context: Context, *, restart: bool
     ) -> _Builder:
         """Find or begin the index that is asked for, and say what there is to do."""
-        directory, stored, matrix = _find(store, options, restart=restart)
+        folder, stored, matrix = _find(store, options, restart=restart)
         available = committed_rows(matrix)
         if stored is not None:
             _refuse_changed(store, stored, content_digest(matrix, stored.rows_done))
-            remove_strays(directory, stored)
-            builder = cls(directory, stored, matrix, available, context)
+            remove_strays(folder, stored)
+            builder = cls(folder, stored, matrix, available, context)
             builder._read()
             target = options.target_recall
             if target not in (None, stored.target_recall):
                 builder.record = replace(stored, target_recall=target, recall=None)
             builder._say_what_is_left(stored.recall is None)
             return builder
-        record = _new_record(store, options, matrix, directory.name, available)
-        builder = cls(directory, record, matrix, available, context)
+        record = _new_record(store, options, matrix, folder.name, available)
+        builder = cls(folder, record, matrix, available, context)
         builder._vectors = VectorIndex.make(record.factory, record.dim, record.metric)
-        if restart and directory.exists():  # only now that the new one is known to be possible
-            context.reporter.notice(f"--restart: deleting {directory.relative_to(store.root)}")
-            remove_index(directory)
+        if restart and folder.list() != Listing():  # only now that a new one is possible
+            context.reporter.notice(f"--restart: deleting {folder.key}")
+            remove_index(folder)
         context.reporter.notice(
             f"new index {record.name}: {available} rows of {matrix.name} ({record.dim} values), "
             f"{record.metric}, {record.factory}: {record.reason}"
@@ -193,12 +194,12 @@ class _Builder:
                     self._vectors, self._reference, self.record.target_recall
                 )
             self.record = replace(self.record, effort=effort, recall=recall)
-            write_record(self._directory, self.record)
+            write_record(self._folder, self.record)
 
     def _read(self) -> None:
-        self._vectors = read_vectors(self._directory, self.record)
+        self._vectors = read_vectors(self._folder, self.record)
         if "reference" in self.record.files:
-            path = checked_file(self._directory, self.record, "reference")
+            path = checked_file(self._folder, self.record, "reference")
             self._reference = Reference.read(path)
 
     def _say_what_is_left(self, is_unfinished: bool) -> None:
@@ -286,13 +287,13 @@ class _Builder:
         """Write the index as it is in memory, so that a kill from now on costs nothing before."""
         name = f"vectors-{rows_done}.faiss"
         checksums: list[int] = []
-        publish(self._directory / name, lambda path: checksums.append(self._vectors.write(path)))
-        size = (self._directory / name).stat().st_size
-        files = {"vectors": StoredFile(name, size, checksums[0])}
+        self._folder.publish_file(name, lambda path: checksums.append(self._vectors.write(path)))
+        files = {"vectors": StoredFile(name, self._folder.size(name), checksums[0])}
         if self._reference is not None:
-            path = self._directory / f"reference-{rows_done}.safetensors"
-            publish(path, self._reference.write)
-            files["reference"] = StoredFile(path.name, path.stat().st_size, crc32(path))
+            name = f"reference-{rows_done}.safetensors"
+            self._folder.publish_file(name, self._reference.write)
+            path = self._folder.local_path(name)
+            files["reference"] = StoredFile(name, self._folder.size(name), crc32(path))
         self.record = replace(
             self.record,
             rows_done=rows_done,
@@ -303,7 +304,7 @@ class _Builder:
             recall=None,
             files=files,
         )
-        write_record(self._directory, self.record)
+        write_record(self._folder, self.record)
 
     def _stop_if_asked(self) -> None:
         if self._context.stop():
@@ -318,19 +319,19 @@ class _Builder:
 
 def _find(
     store: Store, options: IndexOptions, *, restart: bool
-) -> tuple[Path, IndexRecord | None, FeatureMatrix]:
-    """Return the index's directory, its record where there is one, and the features it is of."""
+) -> tuple[Folder, IndexRecord | None, FeatureMatrix]:
+    """Return the index's folder, its record where there is one, and the features it is of."""
     matrix = open_features(
         store, options.features, pca=options.pca, feature_set=options.feature_set
     )
     name = options.name or default_name(matrix.features, options.metric or DEFAULT_METRIC)
-    directory = index_directory(store, matrix.feature_set, name)
-    record = None if restart else read_record(directory)
+    folder = index_folder(store, matrix.feature_set, name)
+    record = None if restart else read_record(folder)
     if record is not None:
         is_named = options.features is not None or options.pca is not None
         _refuse_other(store, record, options, matrix.features if is_named else None)
         matrix = record.matrix(store)  # the features that it has, whatever has joined them since
-    return directory, record, matrix
+    return folder, record, matrix
 
 
 def _new_record(
@@ -391,7 +392,7 @@ def _refuse_other(
     if changed:
         raise MismatchError(
             f"index {record.name!r} was made with other settings",
-            where=store.root,
+            where=store.where,
             expected="the same settings, or another index",
             found=describe(changed),
             hint=restart_hint(store, record),
@@ -402,7 +403,7 @@ def _refuse_changed(store: Store, record: IndexRecord, content: str) -> None:
     if record.rows_done and content != record.content:
         raise MismatchError(
             f"rows that index {record.name!r} has were extracted anew since",
-            where=store.root,
+            where=store.where,
             expected=f"content {record.content} of rows 0 to {record.rows_done}",
             found=f"content {content}",
             hint=restart_hint(store, record),

@@ -7,7 +7,6 @@ kill at any moment leaves the old state or the new one.
 from __future__ import annotations
 
 import json
-import shutil
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,18 +17,17 @@ from pydantic import TypeAdapter
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, differences
 from fungistore.indexing.options import Metric
-from fungistore.indexing.vectors import VectorIndex
-from fungistore.matrices.blocks import PCA, FeatureMatrix, open_features
+from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.names import is_file_name
-from fungistore.store.durable import publish_bytes, sync
-from fungistore.store.seal import sealed
+from fungistore.store.documents import encode_document, sealed
+from fungistore.store.feature import is_pca, name_of
+from fungistore.store.folder import Folder
 from fungistore.store.store import Store
 
 INDEXES = "indexes"
 RECORD = "index.json"
 SCHEMA = 1
 READ_BYTES = 1 << 24
-ATTEMPTS = 3  # a writer may replace the files between reading the record and opening them
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class IndexRecord:
     def pca(self) -> str | None:
         """Name of the PCA that was indexed, or None."""
         first = self.features[0]
-        return first.removeprefix(PCA) if first.startswith(PCA) else None
+        return name_of(first) if is_pca(first) else None
 
     def matrix(self, store: Store) -> FeatureMatrix:
         """Open the features that the index was made from.
@@ -131,7 +129,7 @@ class IndexRecord:
         if changed:
             raise MismatchError(
                 f"the store has changed since index {self.name!r} was made",
-                where=store.root,
+                where=store.where,
                 expected="the features that the index was made from",
                 found="\n    ".join(
                     f"{name}: index {old!r}, store {new!r}" for name, (old, new) in changed.items()
@@ -144,68 +142,27 @@ class IndexRecord:
 RECORDS = TypeAdapter(IndexRecord)
 
 
-@dataclass(frozen=True)
-class OpenIndex:
-    """An index that can be searched, with the store's features that it belongs to."""
-
-    store: Store
-    record: IndexRecord
-    vectors: VectorIndex
-    matrix: FeatureMatrix
+def index_folders(store: Store) -> list[Folder]:
+    """Return the folders of all indexes that have a record."""
+    sets = store.folder(INDEXES).folders()
+    return [folder for each in sets for folder in each.folders() if folder.has(RECORD)]
 
 
-def open_index(
-    store: Store, name: str | None = None, *, feature_set: str | None = None
-) -> OpenIndex:
-    """Open an index for searching.
-
-    Args:
-        store: the store.
-        name: of the index; may be left out where there is one.
-        feature_set: that the index belongs to; may be left out where the name tells.
-
-    Raises:
-        UsageError: there is no such index, or a choice between several; lists what exists.
-        MismatchError: the store's features are not those that the index was made from.
-        StoreError: the index is damaged.
-    """
-    for attempt in range(ATTEMPTS):
-        directory = _choose(store, name, feature_set)
-        record = read_record(directory)
-        assert record is not None  # _choose lists directories with a record
-        matrix = record.matrix(store)
-        try:
-            vectors = read_vectors(directory, record)
-        except StoreError as error:
-            is_replaced = isinstance(error.__cause__, FileNotFoundError)
-            if is_replaced and attempt + 1 < ATTEMPTS:
-                continue
-            raise
-        return OpenIndex(store, record, vectors, matrix)
-    raise AssertionError  # the last attempt returns or raises
-
-
-def index_directories(store: Store) -> list[Path]:
-    """Return the directories of all indexes that have a record."""
-    return sorted(path.parent for path in (store.root / INDEXES).glob(f"*/*/{RECORD}"))
-
-
-def index_directory(store: Store, feature_set: str, name: str) -> Path:
+def index_folder(store: Store, feature_set: str, name: str) -> Folder:
     """Return where an index is, or would be."""
-    return store.root / INDEXES / feature_set / name
+    return store.folder(INDEXES, feature_set, name)
 
 
-def read_record(directory: Path) -> IndexRecord | None:
+def read_record(folder: Folder) -> IndexRecord | None:
     """Read a record, None where there is none.
 
     Raises:
         StoreError: it is damaged, or of a newer version.
     """
-    path = directory / RECORD
-    if not path.exists():
+    if not folder.has(RECORD):
         return None
     try:
-        data = path.read_bytes()
+        data = folder.read(RECORD)
         schema = json.loads(data)["schema"]
         if schema != SCHEMA:
             raise ValueError(f"schema {schema}; this version reads {SCHEMA}")
@@ -219,54 +176,35 @@ def read_record(directory: Path) -> IndexRecord | None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(
             "the record of an index is missing or damaged",
-            where=path,
+            where=folder.where(RECORD),
             found=error,
-            hint=f"remove {directory} and run fungi index again",
+            hint=f"remove {folder.where()} and run fungi index again",
         ) from error
 
 
-def write_record(directory: Path, record: IndexRecord) -> None:
+def write_record(folder: Folder, record: IndexRecord) -> None:
     """Make a state of the index the one that counts, then remove files of earlier ones."""
-    document = sealed(asdict(record))
-    publish_bytes(directory / RECORD, json.dumps(document, indent=1).encode())
-    remove_strays(directory, record)
+    folder.publish(RECORD, encode_document(sealed(asdict(record))))
+    remove_strays(folder, record)
 
 
-def remove_strays(directory: Path, record: IndexRecord) -> None:
+def remove_strays(folder: Folder, record: IndexRecord) -> None:
     """Remove what neither is the record nor is named by it."""
     named = {RECORD, *(file.name for file in record.files.values())}
-    for path in directory.iterdir():
-        if path.name not in named:
-            path.unlink()
+    for name in folder.list().files:
+        if name not in named:
+            folder.remove(name)
+    for key in folder.backend.leftovers(folder.key):
+        folder.backend.remove(key)
 
 
-def remove_index(directory: Path) -> None:
+def remove_index(folder: Folder) -> None:
     """Delete an index, the record first: a kill half-way leaves nothing that looks whole."""
-    (directory / RECORD).unlink(missing_ok=True)
-    sync(directory)
-    shutil.rmtree(directory)
+    folder.remove(RECORD)
+    folder.remove()
 
 
-def read_vectors(directory: Path, record: IndexRecord) -> VectorIndex:
-    """Read the faiss file, comparing its checksum, with the search effort that was settled on.
-
-    Raises:
-        StoreError: it is missing or damaged.
-    """
-    vectors = VectorIndex.read(checked_file(directory, record, "vectors"), record.metric)
-    if vectors.count != record.vectors:
-        raise StoreError(
-            "an index does not hold what its record says",
-            where=directory,
-            expected=f"{record.vectors} vectors",
-            found=vectors.count,
-        )
-    for value in record.effort.values():
-        vectors.set_effort(value)
-    return vectors
-
-
-def checked_file(directory: Path, record: IndexRecord, kind: str) -> Path:
+def checked_file(folder: Folder, record: IndexRecord, kind: str) -> Path:
     """Return the path of a file that the record names, after comparing its size and CRC-32.
 
     Raises:
@@ -275,12 +213,12 @@ def checked_file(directory: Path, record: IndexRecord, kind: str) -> Path:
     if kind not in record.files:
         raise StoreError(
             "the record of an index names no file",
-            where=directory / RECORD,
+            where=folder.where(RECORD),
             expected=kind,
             hint="the same fungi index command with --restart builds it anew",
         )
     stored = record.files[kind]
-    path = directory / stored.name
+    path = folder.local_path(stored.name)
     try:
         found = crc32(path)
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
@@ -313,33 +251,6 @@ def crc32(path: Path) -> int:
 def restart_hint(store: Store, record: IndexRecord) -> str:
     """Return how to build the index anew, or beside itself."""
     return (
-        f"fungi index {store.root} --feature-set {record.feature_set} --name {record.name} "
+        f"fungi index {store.where} --feature-set {record.feature_set} --name {record.name} "
         "--restart builds it anew; another --name keeps both"
-    )
-
-
-def _choose(store: Store, name: str | None, feature_set: str | None) -> Path:
-    found = index_directories(store)
-    fitting = [
-        path
-        for path in found
-        if name in (None, path.name) and feature_set in (None, path.parent.name)
-    ]
-    if len(fitting) == 1:
-        return fitting[0]
-    several = len({path.parent for path in fitting}) > 1
-    listed = [f"{path.parent.name}: {path.name}" for path in found]
-    raise UsageError(
-        ("there is more than one index" if name is None else f"there are several {name!r}")
-        if fitting
-        else f"there is no index {name!r}"
-        if found and name is not None
-        else "there is no index here",
-        where=f"feature set {feature_set!r} of {store.root}" if feature_set else store.root,
-        expected=", ".join(listed) or None,
-        hint=f"build one with: fungi index {store.root}"
-        if not found
-        else "name its --feature-set"
-        if several and name is not None
-        else "name one with --index",
     )

@@ -18,7 +18,8 @@ from fungistore.errors import StoreError
 from fungistore.indexing.options import Metric
 from fungistore.indexing.record import Recall
 from fungistore.indexing.vectors import VectorIndex, distances, faiss_metric
-from fungistore.matrices.blocks import Rows, Vectors, normalize
+from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.store.samples import Rows
 
 RECALL_K = 10
 RECALL_QUERIES = 256  # 2,560 neighbours: a standard error of 1 % at a recall of 0.9, or less

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Rows, Vectors
-from fungistore.store.units import UnitArray
+from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Vectors
+from fungistore.store.samples import Rows
 
 
 def committed_rows(matrix: FeatureMatrix) -> int:
     """Return how many rows, from the first on, every block has: rows beyond a gap come later."""
     least = matrix.rows
-    for array in _arrays(matrix):
+    for array in matrix.arrays:
         commits, rows = array.commits(), 0
         for unit in range(array.units):
             if unit not in commits:
@@ -29,7 +29,7 @@ def committed_rows(matrix: FeatureMatrix) -> int:
 def content_digest(matrix: FeatureMatrix, rows: int) -> str:
     """Return a digest of the checksums of the whole units among the first rows."""
     state = hashlib.blake2b(digest_size=16)
-    for array in _arrays(matrix):
+    for array in matrix.arrays:
         for unit in range(rows // array.unit_rows):
             commit = array.commit(unit)
             state.update(commit.checksum.encode() if commit else b"-")
@@ -51,7 +51,3 @@ def usable_blocks(
         usable = np.flatnonzero(~np.isnan(vectors[:, 0]))
         yield end, start + usable, vectors if len(usable) == len(vectors) else vectors[usable]
         start = end
-
-
-def _arrays(matrix: FeatureMatrix) -> list[UnitArray]:
-    return [UnitArray(matrix.store.root, name) for name in matrix.fingerprints]

@@ -13,7 +13,8 @@ import numpy as np
 
 from fungistore.errors import StoreError, UsageError
 from fungistore.indexing.options import Metric
-from fungistore.matrices.blocks import Rows, Vectors, normalize
+from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.store.samples import Rows
 
 FACTORIES = "auto, Flat, HNSW32, IVF1024,Flat, OPQ48_384,IVF1024,PQ48, ..."
 LEAST_EFFORT = {"nprobe": 1, "efSearch": 16}

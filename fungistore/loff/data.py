@@ -97,7 +97,7 @@ def open_head_data(
     if array is None:
         raise UsageError(
             f"there are no {feature} to train on",
-            where=f"feature set {chosen!r} of {store.root}",
+            where=f"feature set {chosen!r} of {store.where}",
             found=", ".join(store.arrays(chosen)),
             hint=f"fungi extract with --features {feature} makes them",
         )

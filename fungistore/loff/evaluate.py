@@ -62,7 +62,7 @@ def evaluate_loff(
         UsageError: there is no such head.
         MismatchError: features or rows are not those of its training any more.
     """
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     place = resolve_device(device)
     groups = [find_heads(opened, pattern, feature_set) for pattern in heads or (None,)]
     scores, protocol, excluded = [], [], {}
@@ -96,7 +96,7 @@ def evaluate_loff(
     context.reporter.end()
     return LoffEvaluation(
         kind="loff",
-        store=str(opened.root),
+        store=opened.where,
         feature_set=groups[0][0],
         protocol={"heads": protocol, "augmentation": "none at test time"},
         excluded=excluded,

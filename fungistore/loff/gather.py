@@ -6,20 +6,14 @@ together then, where a bare map waits for each 128 kB in turn. For rows in the p
 only cost a tenth of the time. `preadv` was measured too: about as good from disk, but slower from
 the page cache on a machine with other work.
 
-A map of a file that is too short crashes the process, so sizes are checked before mapping. Stores
-replace chunks whole and never shorten one, so a mapped chunk stays as it was.
-
 Mapped rows are not checked against the chunk's CRC-32C, which covers the whole chunk: that would
 read hundreds of rows for one. `fungi verify` checks values.
 """
 
 from __future__ import annotations
 
-import math
 import mmap
-import os
 import resource
-import sys
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -34,13 +28,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from zarr.codecs import BytesCodec, Crc32cCodec, Endian
 
 from fungistore.errors import StoreError
-from fungistore.loff.order import Rows
+from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
 
-CRC_BYTES = 4  # what Crc32cCodec puts behind a chunk
 COLD_PARTS = 256  # of batches whose rows are announced after one that had to wait for a disk
 JOBS = 8  # that run at the same time, at most: more than the loader has in flight
 MOST_MAPS = 4096  # Linux allows a process 65,530
@@ -72,23 +64,20 @@ class Chunk:
 
 
 class MappedChunks:
-    """Rows of an array whose chunks are plain arrays in files; see `is_plain`.
+    """Rows of an array whose chunks are plain arrays in files.
 
     Args:
-        array: the array.
+        array: the array, which has a layout of plain chunks.
         parts: jobs that a batch is split into.
         maps: chunks that stay mapped; default: see `default_maps`. As many again can be in use.
     """
 
     def __init__(self, array: UnitArray, parts: int, maps: int | None = None) -> None:
+        assert array.plain is not None
         self._array = array
+        self._plain = array.plain
         self._parts = parts
         self._maps = default_maps() if maps is None else maps
-        self._shape = (array.unit_rows, *array.array.shape[1:])
-        self._dtype = np.dtype(array.array.dtype)
-        self._row_bytes = row_bytes(array)
-        checksums = CRC_BYTES * len(array.array.compressors)
-        self._chunk_bytes = array.unit_rows * self._row_bytes + checksums
         self._cold_parts = COLD_PARTS
         self._lock = threading.Lock()
         self._mapped: OrderedDict[int, Chunk] = OrderedDict()  # latest used last
@@ -116,7 +105,7 @@ class MappedChunks:
             unit, start = divmod(int(rows[index]), self._array.unit_rows)
             chunk = self._chunk(unit)
             if is_cold:
-                chunk.announce(start, count, self._row_bytes)
+                chunk.announce(start, count, self._plain.row_bytes)
             found.append(chunk.rows[start : start + count])
             index += count
         torch.cat(found, out=out)  # one call: a loop would fight for Python's lock at each row
@@ -139,24 +128,12 @@ class MappedChunks:
     def _map(self, unit: int) -> Chunk:
         path = self._array.chunk_path(unit)
         try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size != self._chunk_bytes:
-                    raise StoreError(
-                        "a chunk does not have the size of its rows",
-                        where=path,
-                        expected=f"{self._chunk_bytes} bytes",
-                        found=f"{size} bytes",
-                        hint=VERIFY_HINT,
-                    )
-                # a private map: even a stray write into it would never reach the file
-                mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-        except OSError as error:
+            values, mapped = self._plain.map(path)
+        except (OSError, ValueError) as error:
             raise StoreError(
                 "a chunk cannot be read", where=path, found=error, hint=VERIFY_HINT
             ) from error
-        values = np.frombuffer(mapped, self._dtype, math.prod(self._shape))
-        return Chunk(torch.from_numpy(values.reshape(self._shape)), mapped)
+        return Chunk(torch.from_numpy(values), mapped)
 
 
 class DecodedUnits:
@@ -235,7 +212,7 @@ class DecodedUnits:
         start = unit * self._array.unit_rows
         stop = start + self._array.rows_of(unit)
         try:
-            if not self._array.chunk_path(unit).stat().st_size:  # zarr would say that it is NaN
+            if not self._array.chunk_size(unit):  # zarr would say that it is NaN
                 raise ValueError("the chunk is empty")
             return self._array.read(start, stop)
         except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
@@ -336,21 +313,6 @@ def gather(
             del values  # so that a batch which the caller has dropped makes room for the next
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def is_plain(array: UnitArray) -> bool:
-    """Whether a chunk is a plain C-order array in this machine's byte order, and checksums."""
-    zarr_array = array.array
-    serializer = zarr_array.serializer
-    if zarr_array.shards or zarr_array.filters or not isinstance(serializer, BytesCodec):
-        return False
-    is_native = zarr_array.dtype.itemsize == 1 or serializer.endian == Endian(sys.byteorder)
-    return is_native and all(isinstance(c, Crc32cCodec) for c in zarr_array.compressors)
-
-
-def row_bytes(array: UnitArray) -> int:
-    """Return the bytes of one decoded row."""
-    return int(np.prod(array.array.shape[1:], dtype=np.int64)) * array.array.dtype.itemsize
 
 
 def require_committed(array: UnitArray, rows: Rows) -> None:

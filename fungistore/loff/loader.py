@@ -23,14 +23,13 @@ from fungistore.loff.gather import (
     RowReader,
     RowsInMemory,
     gather,
-    is_plain,
     require_committed,
-    row_bytes,
 )
-from fungistore.loff.order import Order, Rows
+from fungistore.loff.order import Order
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import reading_threads
 from fungistore.machine.transfer import send
+from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
 
 Remainder = Literal["keep", "drop"]
@@ -104,15 +103,17 @@ class PatchLoader:
         self.batch_size = batch_size
         self.remainder = remainder
         self.device = device or torch.device("cpu")
-        self.window = max(1, window_bytes // max(1, 2 * array.unit_rows * row_bytes(array)))
+        self.window = max(1, window_bytes // max(1, 2 * array.unit_rows * array.feature.row_bytes))
         self._shape = tuple(int(size) for size in array.array.shape[1:])
         dtype = np.dtype(array.array.dtype)
         self._dtype = torch.from_numpy(np.empty(0, dtype)).dtype
         self._buffers = BatchBuffers((batch_size, *self._shape), dtype, BATCHES_AHEAD + 2)
         wanted = np.unique(order.rows)
         require_committed(array, wanted)
-        self.cache = choose_cache(cache, len(wanted) * row_bytes(array), self.device, context)
-        self._mapped = MappedChunks(array, PARTS) if is_plain(array) else None
+        self.cache = choose_cache(
+            cache, len(wanted) * array.feature.row_bytes, self.device, context
+        )
+        self._mapped = MappedChunks(array, PARTS) if array.plain else None
         self._memory: RowsInMemory | None = None
         self._loaded: tuple[Rows, Tensor] | None = None
         if self.cache == "ram":
@@ -169,7 +170,7 @@ class PatchLoader:
 
     def _load(self, rows: Rows, device: torch.device, context: Context) -> Tensor:
         whole = torch.empty((len(rows), *self._shape), dtype=self._dtype, device=device)
-        step = max(1, LOAD_BYTES // max(1, row_bytes(self.array)))
+        step = max(1, LOAD_BYTES // max(1, self.array.feature.row_bytes))
         blocks = np.split(rows, range(step, len(rows), step)) if len(rows) else []
         taken = filled = 0
 

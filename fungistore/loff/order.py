@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.randomness import Stream
-
-Rows = NDArray[np.int64]
+from fungistore.store.samples import Rows
 
 
 class Order(Protocol):

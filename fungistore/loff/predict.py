@@ -163,7 +163,7 @@ def predict_rows(
 
 
 def _open(store: str | Path, head: str | None, feature_set: str | None) -> tuple[Store, StoredHead]:
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     chosen, names = find_heads(opened, head, feature_set)
     if len(names) > 1:
         raise UsageError("which head?", where="--head", expected="one", found=", ".join(names))

@@ -9,9 +9,10 @@ import torch
 
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
-from fungistore.loff.checkpoint import RunDirectory, below, head_names
+from fungistore.loff.checkpoint import below, load_tensors
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import Head, HeadSpec, build_head
+from fungistore.loff.run_folder import RunFolder, head_names
 from fungistore.matrices.blocks import choose_feature_set
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -74,9 +75,9 @@ def find_heads(store: Store, pattern: str | None, feature_set: str | None) -> tu
     if not matching or (pattern is None and len(matching) > 1):
         raise UsageError(
             f"there is no head {pattern!r}" if pattern else "which head?",
-            where=f"feature set {chosen!r} of {store.root}",
+            where=f"feature set {chosen!r} of {store.where}",
             expected=", ".join(names) or "none was trained yet",
-            hint="name one with --head" if names else f"fungi train-loff {store.root} trains one",
+            hint="name one with --head" if names else f"fungi train-loff {store.where} trains one",
         )
     return chosen, matching
 
@@ -89,12 +90,12 @@ def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
         MismatchError: the features were made anew since.
         StoreError: it is damaged.
     """
-    run = RunDirectory(store, feature_set, name)
+    run = RunFolder(store, feature_set, name)
     config, progress = run.config(), run.progress()
     if config is None or progress.best_epoch is None:
         raise UsageError(
             f"the head {name!r} is not trained yet",
-            where=run.path,
+            where=run.folder.where(),
             hint="run the same fungi train-loff again: it continues",
         )
     spec = HeadSpec.from_config(config["head"] | {"init": "random"})
@@ -104,18 +105,18 @@ def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
     if array is None or fields:
         raise MismatchError(
             "the head was trained on other features",
-            where=run.path,
+            where=run.folder.where(),
             expected="the features of its training",
             found=describe(fields),
             hint="train it again: fungi train-loff with --restart",
         )
-    tensors = below(run.tensors(progress), "best.")
+    tensors = below(load_tensors(run, progress), "best.")
     try:
         head = build_head(spec, seed=0)
         head.load_state_dict(tensors)
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         found = str(error).partition("\n")[0]
-        raise StoreError("a head is damaged", where=run.path, found=found) from error
+        raise StoreError("a head is damaged", where=run.folder.where(), found=found) from error
     return StoredHead(name, feature_set, head.eval(), config, array)
 
 

@@ -11,12 +11,12 @@ class Scalars:
     """Writes events below a run's directory; does nothing where TensorBoard is not installed.
 
     Args:
-        directory: of the run.
+        directory: of the run; None where it has none, as in an object store: no events there.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path | None) -> None:
         self._writer = None
-        if find_spec("tensorboard"):
+        if directory is not None and find_spec("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(directory / "tensorboard"))

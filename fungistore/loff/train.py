@@ -11,10 +11,10 @@ import torch
 from fungistore.errors import MismatchError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.augment import NONE, Augmentation
-from fungistore.loff.checkpoint import RunDirectory
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import LINEAR, HeadSpec
 from fungistore.loff.options import TrainOptions
+from fungistore.loff.run_folder import RunFolder
 from fungistore.loff.trainer import Trainer
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.device import fast_dtype, resolve_device
@@ -89,7 +89,7 @@ def train_loff(
         StoppedError: `stop` asked for it.
         FungiError: the loss is not finite; the last good checkpoint is kept.
     """
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     device = resolve_device(options.device)
     kind = options.head or ("deit-s" if device.type == "cuda" else "vit-xs")
     if kind == LINEAR:
@@ -105,7 +105,7 @@ def train_loff(
     )
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
-    run = RunDirectory(opened, data.feature_set, name)
+    run = RunFolder(opened, data.feature_set, name)
     spec = HeadSpec(
         kind=kind,
         in_dim=data.width,
@@ -117,7 +117,7 @@ def train_loff(
         dropout=options.dropout,
     )
     thing = f"heads/{data.feature_set}/{name}"
-    with disk_errors_explained(opened.root), opened.writing(thing):
+    with disk_errors_explained(opened.where), opened.writing(thing):
         if restart:
             context.reporter.notice(f"--restart: deleting head {name!r}")
             run.remove()
@@ -134,7 +134,7 @@ def train_loff(
             progress = run.progress()
     assert progress.best_epoch is not None  # an epoch has ended
     return TrainResult(
-        store=str(opened.root),
+        store=opened.where,
         feature_set=data.feature_set,
         name=name,
         head=spec.to_config(),
@@ -151,7 +151,7 @@ def train_loff(
 
 
 def _settle(
-    run: RunDirectory,
+    run: RunFolder,
     data: HeadData,
     options: TrainOptions,
     spec: HeadSpec,
@@ -182,7 +182,7 @@ def _settle(
     if fields:
         raise MismatchError(
             "a head of this name was trained with other settings",
-            where=run.path,
+            where=run.folder.where(),
             expected="the same settings and rows, or another name",
             found=describe(fields),
             hint="another --name keeps both, --restart starts anew",

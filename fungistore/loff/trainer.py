@@ -16,18 +16,19 @@ from fungistore.errors import FungiError
 from fungistore.loff.augment import augment, draw
 from fungistore.loff.cache import CacheChoice
 from fungistore.loff.checkpoint import (
-    Progress,
-    RunDirectory,
     Tensors,
     below,
     flatten_optimiser,
+    load_tensors,
     restore_optimiser,
+    save_tensors,
 )
 from fungistore.loff.data import HeadData, moments
 from fungistore.loff.heads import HeadSpec, Standardise, build_head
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.order import Order, Sequential, Shuffled, Weighted, balanced_weights
+from fungistore.loff.run_folder import Progress, RunFolder
 from fungistore.loff.scoring import score_head
 from fungistore.loff.tensorboard import Scalars
 from fungistore.machine.context import Context
@@ -59,7 +60,7 @@ class Trainer:
         spec: HeadSpec,
         dtype: str,
         device: torch.device,
-        run: RunDirectory,
+        run: RunFolder,
         context: Context,
     ) -> None:
         self._data, self._options, self._device = data, options, device
@@ -91,7 +92,7 @@ class Trainer:
         rows, seconds = 0, 0.0
         with _own_random_state(self._device):
             optimiser = self._restore(progress)
-            scalars = Scalars(self._run.path)
+            scalars = Scalars(self._run.folder.directory())
             self._reporter.begin("steps", self._steps, done=self._done(progress))
             while not progress.done:
                 began, before = time.perf_counter(), progress.step
@@ -114,7 +115,7 @@ class Trainer:
                 head.standardise.set_moments(*moments(sequence, self._options.pool))
             head.to(self._device)
             return self._optimiser()
-        tensors = self._run.tensors(progress)
+        tensors = load_tensors(self._run, progress)
         head.load_state_dict(below(tensors, "model."))
         head.to(self._device)
         self._best = below(tensors, "best.")
@@ -251,10 +252,10 @@ class Trainer:
     def _save(self, progress: Progress, optimiser: torch.optim.Optimizer) -> Progress:
         best = {f"best.{name}": tensor for name, tensor in self._best.items()}
         if progress.done:  # nothing will be trained any more
-            return self._run.save(progress, best)
+            return save_tensors(self._run, progress, best)
         model = {f"model.{name}": tensor for name, tensor in self._head.state_dict().items()}
         moments = flatten_optimiser(optimiser, self._names())
-        return self._run.save(progress, {**model, **moments, **best})
+        return save_tensors(self._run, progress, {**model, **moments, **best})
 
     def _refuse_nan(self, stepped: tuple[Batch, Fetch] | None) -> None:
         if stepped is None:

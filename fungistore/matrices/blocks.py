@@ -7,21 +7,20 @@ so memory is bounded whatever the store's size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import StoreError, UsageError
+from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray
 
-BLOCK_ORDER = ("embeddings", "kl", "dino", "simclr")
 STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units are smaller
-GRADIENTS, PCA = "gradients/", "pca/"
 
-Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 
@@ -60,7 +59,7 @@ class FeatureMatrix:
         self.store = store
         self.feature_set = feature_set
         self.features = features
-        self._arrays = arrays
+        self.arrays = arrays
 
     @property
     def name(self) -> str:
@@ -70,22 +69,22 @@ class FeatureMatrix:
     @property
     def dim(self) -> int:
         """Width of a row."""
-        return sum(int(array.array.shape[1]) for array in self._arrays)
+        return sum(int(array.array.shape[1]) for array in self.arrays)
 
     @property
     def rows(self) -> int:
         """Rows that all blocks have room for."""
-        return min(array.rows for array in self._arrays)
+        return min(array.rows for array in self.arrays)
 
     @property
     def unit_rows(self) -> int:
         """Rows of a unit, the same in all blocks."""
-        return self._arrays[0].unit_rows
+        return self.arrays[0].unit_rows
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of each block's array, by the array's name in the store."""
-        return {array.name: array.fingerprint for array in self._arrays}
+        return {array.name: array.fingerprint for array in self.arrays}
 
     def subset(self, features: Sequence[str]) -> FeatureMatrix:
         """Return the matrix of some of the blocks."""
@@ -94,7 +93,7 @@ class FeatureMatrix:
             self.store,
             self.feature_set,
             tuple(self.features[i] for i in chosen),
-            tuple(self._arrays[i] for i in chosen),
+            tuple(self.arrays[i] for i in chosen),
         )
 
     def read(self, start: int, stop: int) -> Vectors:
@@ -106,10 +105,10 @@ class FeatureMatrix:
         vectors = np.empty((stop - start, self.dim), np.float32)
         column = 0
         with np.errstate(invalid="ignore"):  # an infinity turns into NaN
-            for name, array in zip(self.features, self._arrays, strict=True):
+            for name, array in zip(self.features, self.arrays, strict=True):
                 block = vectors[:, column : column + int(array.array.shape[1])]
                 block[:] = _read(array, start, stop)
-                if not name.startswith(PCA):
+                if not is_pca(name):
                     normalize(block)
                 column += block.shape[1]
             vectors[~np.isfinite(vectors.sum(axis=1))] = np.nan
@@ -150,7 +149,7 @@ class FeatureMatrix:
 
     def committed(self, unit: int) -> Commit | None:
         """Return the record of the block that has the fewest rows of a unit, None without any."""
-        commits = [array.commit(unit) for array in self._arrays]
+        commits = [array.commit(unit) for array in self.arrays]
         present = [commit for commit in commits if commit is not None]
         complete = len(present) == len(commits)
         return min(present, key=lambda commit: commit.rows) if complete else None
@@ -159,7 +158,7 @@ class FeatureMatrix:
         """Tell which rows can be used; reads only units whose records count unusable rows."""
         samples = len(self.store.samples)
         present, usable = np.ones(samples, bool), np.ones(samples, bool)
-        for array in self._arrays:
+        for array in self.arrays:
             mine, finite = np.zeros(samples, bool), np.zeros(samples, bool)
             for unit, commit in array.commits().items():
                 start = unit * array.unit_rows
@@ -193,7 +192,7 @@ def open_features(
     """
     chosen = choose_feature_set(store, feature_set)
     arrays = store.arrays(chosen)
-    blocks = blocks_of(arrays)
+    blocks = vectors_of(arrays)
     if pca is not None:
         if features:
             raise UsageError(
@@ -201,20 +200,20 @@ def open_features(
                 found=f"--features {','.join(features)} --pca {pca}",
                 hint="a PCA has its own features: leave out --features",
             )
-        names = [name.removeprefix(PCA) for name in arrays if name.startswith(PCA)]
+        names = [name_of(name) for name in arrays if is_pca(name)]
         if pca not in names:
             raise UsageError(
                 f"there is no PCA {pca!r}",
-                where=f"feature set {chosen!r} of {store.root}",
+                where=f"feature set {chosen!r} of {store.where}",
                 expected=", ".join(names) or "none was fitted yet",
-                hint=f"make one with: fungi pca {store.root} --name {pca}",
+                hint=f"make one with: fungi pca {store.where} --name {pca}",
             )
         return FeatureMatrix(store, chosen, (PCA + pca,), (arrays[PCA + pca],))
     unknown = [name for name in features or () if name not in blocks]
     if unknown or not blocks:
         raise UsageError(
             f"no such feature: {', '.join(unknown)}" if unknown else "there are no vector features",
-            where=f"feature set {chosen!r} of {store.root}",
+            where=f"feature set {chosen!r} of {store.where}",
             expected=", ".join(blocks) or "some of embeddings, kl, dino, simclr",
             hint="fungi extract with --features adds what is missing",
         )
@@ -239,21 +238,10 @@ def choose_feature_set(store: Store, name: str | None) -> str:
         else "there is more than one feature set"
         if names
         else "the store has no features yet",
-        where=store.root,
+        where=store.where,
         expected=", ".join(names) or None,
         hint="name one with --feature-set" if names else "make some with fungi extract",
     )
-
-
-def blocks_of(arrays: Mapping[str, UnitArray]) -> dict[str, UnitArray]:
-    """Return the vector features of a feature set by name, in the order of concatenation."""
-    blocks = {
-        name.removeprefix(GRADIENTS): array
-        for name, array in arrays.items()
-        if name == "embeddings" or name.startswith(GRADIENTS)
-    }
-    known = [name for name in BLOCK_ORDER if name in blocks]
-    return {name: blocks[name] for name in [*known, *sorted(blocks.keys() - set(known))]}
 
 
 def nested(features: Sequence[str]) -> list[tuple[str, ...]]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.machine.precision import float32_products
-from fungistore.matrices.blocks import Rows, Vectors
+from fungistore.matrices.blocks import Vectors
+from fungistore.store.samples import Rows
 
 GROUP = 64  # scores of which only the largest is looked at first
 SPARE = 12  # candidates kept beyond k, so that near ties can be settled

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.randomness import Stream
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
     if test_name is None or "train" not in splits:
         raise UsageError(
             "the store has no train and test splits",
-            where=store.root,
+            where=store.where,
             expected='rows of the splits "train", and "test" or "val"',
             found=", ".join(f"{name} {len(rows)}" for name, rows in splits.items()) or "no splits",
             hint="--holdout 0.2 holds out a fifth of each class",

@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import PCA, FeatureMatrix, blocks_of, open_features
+from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 DEFAULT_DIM = 512  # FUNGI, table 20
 TENSORS = "pca"
-Rows = NDArray[np.int64]
 StorageDtype = Literal["float16", "float32"]
 
 
@@ -120,7 +121,7 @@ def fit_pca(
         MismatchError: a PCA of this name was made with other settings.
         StoppedError: `stop` asked for it; committed units are kept.
     """
-    opened = Store.open(Path(store))
+    opened = Store.open(store)
     matrix = open_features(opened, options.features, feature_set=options.feature_set)
     rows, origin = _fit_rows(opened, matrix, options, context)
     dim = _settle_dim(matrix, len(rows), options.dim, context)
@@ -128,7 +129,7 @@ def fit_pca(
     refuse_odd_name(name, "--name")
     config = _config(matrix, options, dim, origin, rows)
     thing = f"features/{matrix.feature_set}/{PCA}{name}"
-    with disk_errors_explained(opened.root), opened.writing(thing) as target:
+    with disk_errors_explained(opened.where), opened.writing(thing) as target:
         return _fit_pca(target, matrix, name, config, rows, context, restart=restart)
 
 
@@ -161,11 +162,10 @@ def _fit_pca(
         context.reporter.end()
         store.setups.freeze(config, {TENSORS: _tensors(pca, rows, len(store.samples))}, {})
     pca = _load(store, key)
-    array = existing or UnitArray.create(
-        store.root,
-        f"{matrix.feature_set}/{PCA}{name}",
-        shape=(matrix.rows, dim),
-        dtype=config["pca"]["dtype"],
+    array = existing or store.create_array(
+        matrix.feature_set,
+        Feature(PCA + name, (dim,), config["pca"]["dtype"]),
+        rows=matrix.rows,
         unit_rows=matrix.unit_rows,
         codec=config["pca"]["codec"],
         fingerprint=key,
@@ -174,7 +174,7 @@ def _fit_pca(
     computed = _transform(matrix, pca, array, context)
     commits = array.commits().values()
     return PcaResult(
-        store=str(store.root),
+        store=store.where,
         feature_set=matrix.feature_set,
         name=name,
         features=matrix.features,
@@ -213,7 +213,7 @@ def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
     Raises:
         MismatchError: the PCA has seen some of them.
     """
-    if not matrix.features[0].startswith(PCA):
+    if not is_pca(matrix.features[0]):
         return
     (key,) = matrix.fingerprints.values()
     bits = matrix.store.setups.tensors(key, TENSORS)["fit_rows"]
@@ -253,7 +253,7 @@ def _fit_rows(
     else:
         raise UsageError(
             f"there is no split {options.fit_split!r}",
-            where=store.root,
+            where=store.where,
             expected=", ".join(["all", *splits]),
             hint="--fit-split names one of them",
         )
@@ -287,7 +287,7 @@ def _settle_dim(matrix: FeatureMatrix, rows: int, asked: int | None, context: Co
 def _config(
     matrix: FeatureMatrix, options: PcaOptions, dim: int, origin: Config, rows: Rows
 ) -> Config:
-    inputs = blocks_of(matrix.store.arrays(matrix.feature_set))
+    inputs = vectors_of(matrix.store.arrays(matrix.feature_set))
     return {
         "schema": SCHEMA_VERSION[0],
         "pca": {

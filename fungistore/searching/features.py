@@ -12,10 +12,11 @@ from fungistore.errors import FungiError, MismatchError
 from fungistore.extraction.replay import Replay, replay_extraction, rounded
 from fungistore.fingerprint import describe, differences
 from fungistore.machine.context import Context
-from fungistore.matrices.blocks import FeatureMatrix, Vectors, blocks_of, normalize
+from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.pca.components import Pca
 from fungistore.pca.stage import load_pca
 from fungistore.searching.queries import ItemQuery
+from fungistore.store.feature import vectors_of
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -73,11 +74,11 @@ def query_model(
     """
     fitted = load_pca(store, matrix.feature_set, pca) if pca else None
     features = fitted.features if fitted else matrix.features
-    blocks = blocks_of(store.arrays(matrix.feature_set))
+    blocks = vectors_of(store.arrays(matrix.feature_set))
     if gone := [feature for feature in features if feature not in blocks]:
         raise MismatchError(
             f"features that a query {store.modality.item} needs are gone",
-            where=f"feature set {matrix.feature_set!r} of {store.root}",
+            where=f"feature set {matrix.feature_set!r} of {store.where}",
             expected=", ".join(features),
             found=f"no {', '.join(gone)}",
             hint="fungi extract --features makes them; sample ids can be searched without",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.indexing.record import OpenIndex, open_index
+from fungistore.indexing.opening import OpenIndex, open_index
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import Vectors
 from fungistore.searching.queries import ItemQuery, Query, SampleQuery, identify
@@ -60,7 +60,7 @@ def search(
             expected="sample ids, or items that are new (of images, their paths)",
             hint="- reads stdin",
         )
-    opened = open_index(Store.open(Path(store)), index, feature_set=feature_set)
+    opened = open_index(Store.open(store), index, feature_set=feature_set)
     _say_what_is_not_searched(opened, k, context)
     found = identify(opened.store, queries)
     usable: list[tuple[Query, Vectors]] = []
@@ -122,7 +122,7 @@ def _say_what_is_not_searched(opened: OpenIndex, k: int, context: Context) -> No
     if record.rows_done < samples:
         context.reporter.notice(
             f"the index has rows 0 to {record.rows_done} of {samples}; fungi index "
-            f"{opened.store.root} --feature-set {record.feature_set} --name {record.name} "
+            f"{opened.store.where} --feature-set {record.feature_set} --name {record.name} "
             "adds what is extracted"
         )
 

@@ -24,7 +24,7 @@ DUPLICATES_SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SourceChanges:
     """A source against the table.
 
     Attributes:
@@ -87,9 +87,9 @@ class Census:
             self._added.append(keys[~known])
             yield from (sample for sample, old in zip(batch, known, strict=True) if not old)
 
-    def comparison(self) -> Comparison:
+    def changes(self) -> SourceChanges:
         """Return the counts so far."""
-        return Comparison(
+        return SourceChanges(
             sum(map(len, self._added)),
             int(self._seen.sum()),
             self._changed,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fungistore.errors import FungiError, UsageError
 
@@ -19,18 +19,32 @@ HINTS = {
 }
 
 
+HDF5_ERRNO = re.compile(r"errno = (\d+)")  # HDF5 reports what the disk said as a RuntimeError
+
+
 @contextmanager
-def disk_errors_explained(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk, met while a stage writes below `path`, into a FungiError."""
+def disk_errors_explained(
+    where: object, consequence: str = "what was committed is kept"
+) -> Iterator[None]:
+    """Turn a full or read-only disk, met while a stage writes, into a FungiError.
+
+    Args:
+        where: what is written, where the error does not name a file.
+        consequence: what became of what was done.
+    """
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        said = HDF5_ERRNO.search(str(error))
+        number = error.errno if isinstance(error, OSError) else said and int(said[1])
+        if isinstance(error, RuntimeError) and number is None:
+            raise
         raise FungiError(
-            "the store, or a file that it needs, cannot be used",
-            where=error.filename or path,
-            found=error.strerror or str(error),
-            hint=f"{HINTS.get(error.errno or 0, 'mend that')}, then run the same command again: "
-            "what was committed is kept",
+            "a file cannot be read or written",
+            where=getattr(error, "filename", None) or where,
+            found=getattr(error, "strerror", None) or str(error),
+            hint=f"{HINTS.get(number or 0, 'mend that')}, then run the same command again: "
+            f"{consequence}",
         ) from error
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 PARTIAL = ".partial"  # zarr's own suffix for files being written, so one sweep finds both
@@ -29,27 +29,28 @@ def sync(path: Path) -> None:
 
 
 def publish(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file or directory, then make it appear as `path` at once."""
+    """Let `write` fill a temporary file, then make it appear as `path` at once."""
     make_directory(path.parent)
     temporary = partial_path(path)
     try:
         write(temporary)
-        for file in temporary.iterdir() if temporary.is_dir() else ():
-            sync(file)
         sync(temporary)
         temporary.rename(path)
     except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
 
 
-def publish_bytes(path: Path, data: bytes) -> None:
-    """Write a small file durably and atomically, replacing what was there."""
-    publish(path, lambda temporary: _write(temporary, data))
+def publish_bytes(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write a file of some bytes durably and atomically, replacing what was there."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb", buffering=0) as file:
+            for piece in pieces:
+                _write_all(file, memoryview(piece))
+
+    publish(path, write)
 
 
 def file_digest(path: Path) -> str:
@@ -74,5 +75,7 @@ def make_directory(path: Path) -> None:
         sync(path.parent)
 
 
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+def _write_all(file: FileIO, data: memoryview) -> None:
+    """Write all bytes: the system may take a large piece in parts."""
+    while data:
+        data = data[file.write(data) :]

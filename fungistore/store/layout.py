@@ -5,43 +5,10 @@ Tests compare these lists with the dataclasses that are written, and with the fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from fungistore.store.artefact_layout import ARTEFACTS
+from fungistore.store.kinds import SEAL, Field, StoredKind
 
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a JSON file, a column, an attribute, or a tensor."""
-
-    name: str
-    type: str
-    meaning: str
-
-
-@dataclass(frozen=True)
-class StoredKind:
-    """A kind of file.
-
-    Attributes:
-        path: below the store; <words> stand for names.
-        written_by: the command.
-        meaning: what the file is.
-        fields: what is in it.
-        note: what holds for all fields.
-    """
-
-    path: str
-    written_by: str
-    meaning: str
-    fields: tuple[Field, ...] = ()
-    note: str = ""
-
-
-VERSIONS = (
-    ("1.0", "samples, feature arrays, setups, commits, failures"),
-    ("1.1", "`pca/` arrays, `indexes/`, `heads/`, `evals/`, checksums of JSON files and setups"),
-)
-
-SEAL = Field("checksum", "text", "digest of the other fields, for `fungi verify` (since 1.1)")
+VERSIONS = (("2.0", "the first of this major version; stores of 1.x are refused"),)
 
 MANIFEST = StoredKind(
     "store.json",
@@ -55,7 +22,7 @@ MANIFEST = StoredKind(
         Field("parts[].file", "text", "its name in `samples.parquet/`"),
         Field("parts[].rows", "integer", "its rows"),
         Field("parts[].root", "text", "where its relative uris start"),
-        Field("parts[].checksum", "text, null", "digest of the file; null in parts of schema 1.0"),
+        Field("parts[].checksum", "text, null", "digest of the file; null while it is replaced"),
         Field("modality", "text", "what the samples are: image, or a plug-in's"),
         Field("samples", "integer", "rows in all, for human readers"),
         SEAL,
@@ -155,7 +122,7 @@ OPTIONS = StoredKind(
 CHECKSUMS = StoredKind(
     "setups/<fingerprint>/checksums.json",
     "extract, import, pca",
-    "digests of the setup's other files by name, for `fungi verify` (since 1.1)",
+    "digests of the setup's other files by name, for `fungi verify`",
 )
 
 TENSORS = StoredKind(
@@ -202,135 +169,10 @@ FAILURES = StoredKind(
     ),
 )
 
-INDEX = StoredKind(
-    "indexes/<feature set>/<name>/index.json",
-    "index",
-    "what an index is, and the files that count",
-    (
-        Field("schema", "integer", "version of this file: 1"),
-        Field("store", "text", "id of the store"),
-        Field("feature_set", "text", "its name"),
-        Field("name", "text", "of the index"),
-        Field("features", "list of text", "the blocks, or one `pca/<name>`"),
-        Field("dim", "integer", "width of a vector"),
-        Field("metric", "text", "cosine or euclidean"),
-        Field("factory", "text", "faiss factory string"),
-        Field("reason", "text", "why it was chosen"),
-        Field("seed", "integer", "of the training sample and the recall's queries"),
-        Field("target_recall", "number", "recall up to which a search's effort was raised"),
-        Field("chosen_for", "integer", "rows when the kind was chosen"),
-        Field("trained_on", "integer", "vectors of the training sample"),
-        Field("rows_done", "integer", "rows of the sample table that were added or excluded"),
-        Field("vectors", "integer", "vectors in the index"),
-        Field("excluded", "integer", "rows without usable features"),
-        Field("fingerprints", "table", "of the arrays it was made from"),
-        Field("content", "text", "digest of the checksums of the units that it holds"),
-        Field("effort", "table", "search parameter, such as nprobe"),
-        Field("recall", "table, null", "k, value and queries of the measured recall"),
-        Field("files", "table", "`vectors`, and `reference` unless search is exact"),
-        Field("files.*.name", "text", "beside this file"),
-        Field("files.*.bytes", "integer", "its size"),
-        Field("files.*.crc32", "integer", "its CRC-32"),
-        SEAL,
-    ),
-)
-
-VECTORS = StoredKind(
-    "indexes/<feature set>/<name>/vectors-<rows>.faiss",
-    "index",
-    "a faiss index; ids are row numbers",
-)
-
-REFERENCE = StoredKind(
-    "indexes/<feature set>/<name>/reference-<rows>.safetensors",
-    "index",
-    "held-out queries and their exact neighbours, for the recall",
-    (
-        Field("rows", "int64 [q]", "row numbers of the queries"),
-        Field("vectors", "float32 [q, d]", "the queries"),
-        Field("neighbours", "int64 [q, 10]", "rows of their nearest; -1 where there is none"),
-        Field("distances", "float32 [q, 10]", "of these"),
-    ),
-)
-
-HEAD = StoredKind(
-    "heads/<feature set>/<name>/config.json",
-    "train-loff",
-    "everything that decides a head's weights, frozen before the first step",
-    (
-        Field("schema", "integer", "the major version"),
-        Field("options", "table", "the settings of the training"),
-        Field("head", "table", "the architecture"),
-        Field("dtype", "text", "of matrix products"),
-        Field("classes", "list of text", "class names in the order of the outputs"),
-        Field("split", "table", "where train, validation and test rows come from"),
-        Field("rows", "table", "digests of these rows and their labels"),
-        Field("inputs", "table", "fingerprint of the array that it reads"),
-    ),
-)
-
-STATE = StoredKind(
-    "heads/<feature set>/<name>/state.json",
-    "train-loff",
-    "how far a run is",
-    (
-        Field("epoch", "integer", "the epoch under way, from 0"),
-        Field("step", "integer", "its steps that were done"),
-        Field("loss_sum", "number", "of these steps, each weighed by its rows"),
-        Field("best_epoch", "integer, null", "with the best validation metric so far"),
-        Field("done", "true or false", "whether the run has ended"),
-        Field("history", "list", "what each finished epoch gave"),
-        Field("file", "text", "the safetensors file of this moment"),
-        Field("checksums", "table", "digests of `config.json` and of that file (since 1.1)"),
-        SEAL,
-    ),
-)
-
-WEIGHTS = StoredKind(
-    "heads/<feature set>/<name>/state-<epoch>-<step>.safetensors",
-    "train-loff",
-    "tensors named `model.*`, `optimiser.*` and, from the best epoch, `best.*`",
-)
-
-LOG = StoredKind(
-    "heads/<feature set>/<name>/log.jsonl", "train-loff", "one line an epoch: losses and metrics"
-)
-
-EVENTS = StoredKind(
-    "heads/<feature set>/<name>/tensorboard/<events>",
-    "train-loff",
-    "scalars for TensorBoard, where it is installed",
-)
-
-EVALUATION = StoredKind(
-    "evals/<kind>-<feature set>-<protocol>.json",
-    "eval",
-    "one evaluation; the same one again replaces it",
-    (
-        Field("kind", "text", "knn, linear, cluster, retrieval, compare or loff"),
-        Field("store", "text", "the store's directory at that time"),
-        Field("feature_set", "text", "its name"),
-        Field("protocol", "table", "everything that decides the scores"),
-        Field("excluded", "table", "rows left out, by reason"),
-        Field("scores", "list", "one for each combination of features"),
-        Field("scores[].features", "list of text", "the blocks"),
-        Field("scores[].dim", "integer", "width of the vectors"),
-        Field("scores[].n_train", "integer", "rows fitted on, or searched"),
-        Field("scores[].n_test", "integer", "rows tested on"),
-        Field("scores[].metrics", "table", "fractions, not per cent"),
-        Field("scores[].spread", "table", "[low, high] of 95 % intervals"),
-        Field("scores[].protocol", "table", "what this combination has of its own"),
-        Field("scores[].fingerprints", "table", "of the arrays it was made from"),
-        SEAL,
-    ),
-    note="The fields of the last score are at the top level too. A kind may add its own: loff has "
-    "`classes` and `confusion`.",
-)
-
 LOCK = StoredKind(
     ".locks/<name>.lock",
     "all that write",
-    "held, as a system lock, by a writer; `short.lock` for moments (schema 1.0: one `.lock`)",
+    "held, as a system lock, by a writer; `short.lock` for moments",
 )
 
 CLAIM = StoredKind(
@@ -369,25 +211,18 @@ FILES = (
     BANK,
     PCA,
     FAILURES,
-    INDEX,
-    VECTORS,
-    REFERENCE,
-    HEAD,
-    STATE,
-    WEIGHTS,
-    LOG,
-    EVENTS,
-    EVALUATION,
+    *ARTEFACTS,
     LOCK,
     CLAIM,
     PARTIAL,
 )
 
 PROTOCOL = (
-    "The setup is frozen: a folder is filled under another name, flushed, and renamed.",
-    "The unit's chunk is written under another name and renamed; file and folders are flushed.",
-    "The chunk is read back and hashed.",
-    "The record is written under another name, flushed, and renamed; its folder is flushed.",
+    "Files appear whole or not at all: on a disk, each is written under another name, flushed, and "
+    "renamed, and its folder is flushed.",
+    "The setup is frozen: its files appear, its configuration last.",
+    "The unit's chunk appears. It is read back and hashed.",
+    "The record appears.",
     "A unit is done when its record is there and the chunk has the recorded size (or, where it "
     "was completed since, the recorded checksum).",
 )

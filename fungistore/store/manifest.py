@@ -6,7 +6,6 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,12 +15,11 @@ from fungistore.errors import StoreError
 from fungistore.modalities.modality import IMAGE
 from fungistore.names import is_file_name
 from fungistore.sources.location import path_to_uri, uri_to_path
+from fungistore.store.documents import CHECKSUM, sealed
 from fungistore.store.samples import Part
-from fungistore.store.seal import CHECKSUM, sealed
 
-# (major, minor): a reader opens its own major and any minor; `layout.py` describes them. 1.1 added
-# pca/ arrays, indexes/, heads/ and evals/, all of which a reader of 1.0 passes over.
-SCHEMA_VERSION = (1, 1)
+# (major, minor): a reader opens its own major and any minor; `layout.py` describes them
+SCHEMA_VERSION = (2, 0)
 LOGGER = "fungistore"
 
 
@@ -72,13 +70,14 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
     if version[0] != SCHEMA_VERSION[0]:
         is_newer = version[0] > SCHEMA_VERSION[0]
         raise StoreError(
-            f"the store was made by {'a newer' if is_newer else 'another'} major version",
+            f"the store was made by {'a newer' if is_newer else 'an earlier'} major version",
             where=where,
             expected=f"schema {SCHEMA_VERSION[0]}.x",
             found=".".join(map(str, version)),
             hint="pip install --upgrade fungistore; this version leaves the store alone"
             if is_newer
-            else "install the version of fungistore that made it",
+            else "extract into a new store; vectors that were imported come out with fungi export "
+            "of the version that made the store",
         )
     known = ("schema", "id", "labels", "parts", "modality", "samples", CHECKSUM)
     unknown = {key: value for key, value in document.items() if key not in known}
@@ -109,7 +108,7 @@ def newer_minor(schema: tuple[int, int]) -> str | None:
 
 
 @cache  # once a store and process, however often a command opens it
-def say_newer_minor(root: Path, schema: tuple[int, int]) -> None:
+def say_newer_minor(where: str, schema: tuple[int, int]) -> None:
     """Log a warning that a store is of a newer minor version, if it is."""
     if said := newer_minor(schema):
         logging.getLogger(LOGGER).warning(said)

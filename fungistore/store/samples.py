@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from fungistore.errors import StoreError
 from fungistore.sources.location import absolute_uri, locate
 from fungistore.sources.sample import Sample
-from fungistore.store.census import Census, Comparison, hash_samples, microseconds
-from fungistore.store.durable import file_digest, publish
+from fungistore.store.census import Census, SourceChanges, hash_samples, microseconds
+from fungistore.store.folder import Folder
 
 SCHEMA = pa.schema(
     [
@@ -39,6 +39,8 @@ SCHEMA = pa.schema(
 ROWS_PER_GROUP = 16_384
 REMOVED_SHOWN = 3
 
+Rows = NDArray[np.int64]  # row numbers of the table
+
 
 @dataclass(frozen=True)
 class Part:
@@ -48,25 +50,25 @@ class Part:
         file: its name.
         rows: how many it has.
         root: what its relative uris start from.
-        checksum: digest of the file's bytes; None where an earlier version wrote it.
+        checksum: digest of the file's bytes; None while the file is being replaced.
     """
 
     file: str
     rows: int
     root: str
-    checksum: str | None = None
+    checksum: str | None
 
 
 class SampleTable:
     """Reads and extends the table of samples.
 
     Args:
-        directory: the `samples.parquet` directory.
+        folder: `samples.parquet`.
         parts: its committed files, in row order.
     """
 
-    def __init__(self, directory: Path, parts: list[Part]) -> None:
-        self.directory = directory
+    def __init__(self, folder: Folder, parts: list[Part]) -> None:
+        self.folder = folder
         self.parts = parts
 
     def __len__(self) -> int:
@@ -87,7 +89,7 @@ class SampleTable:
             first += part.rows
         return found
 
-    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
+    def take(self, rows: Sequence[int] | Rows) -> list[dict[str, Any]]:
         """Return what `rows` does of single rows, in any order; each row group is read once."""
         numbers = np.asarray(rows, np.int64)
         found: dict[int, dict[str, Any]] = {}
@@ -115,9 +117,9 @@ class SampleTable:
         parts = [batch["label"].fill_null(-1).to_numpy() for batch in self.batches("label")]
         return np.concatenate([np.zeros(0, np.int32), *parts])
 
-    def splits(self) -> dict[str, NDArray[np.int64]]:
+    def splits(self) -> dict[str, Rows]:
         """Return the row numbers of each split; rows without one are in none."""
-        rows: dict[str, list[NDArray[np.int64]]] = {}
+        rows: dict[str, list[Rows]] = {}
         first = 0
         for batch in self.batches("split"):
             column = batch["split"].dictionary_encode()
@@ -128,7 +130,7 @@ class SampleTable:
         joined = {name: np.concatenate(parts) for name, parts in sorted(rows.items())}
         return {name: numbers for name, numbers in joined.items() if len(numbers)}
 
-    def rows_of_split(self, split: str) -> NDArray[np.int64]:
+    def rows_of_split(self, split: str) -> Rows:
         """Return the row numbers of a split, or of all samples where none has that split."""
         return self.splits().get(split, np.arange(len(self)))
 
@@ -139,7 +141,7 @@ class SampleTable:
         labels: Mapping[str, int],
         *,
         keep_changed: bool = False,
-    ) -> tuple[Part | None, Comparison]:
+    ) -> tuple[Part | None, SourceChanges]:
         """Write the samples that the table lacks as a new part, which the caller then commits.
 
         Streams: memory is 16 bytes a sample, whatever the source. `keep_changed` collects the
@@ -154,7 +156,7 @@ class SampleTable:
         if not first:
             census.refuse_duplicates(None)
             return None, self._with_removed(census, root)
-        path = self.directory / f"part-{len(self.parts):05d}.parquet"
+        name = f"part-{len(self.parts):05d}.parquet"
 
         def write(temporary: Path) -> None:
             row, group = len(self), first
@@ -165,9 +167,9 @@ class SampleTable:
                     group = list(islice(fresh, ROWS_PER_GROUP))
             census.refuse_duplicates(temporary)
 
-        publish(path, write)
-        comparison = self._with_removed(census, root)
-        return Part(path.name, comparison.added, root, file_digest(path)), comparison
+        self.folder.publish_file(name, write)
+        changes = self._with_removed(census, root)
+        return Part(name, changes.added, root, self.folder.digest(name)), changes
 
     def other_items(self, changed: Mapping[int, Sample], root: str) -> list[str]:
         """Return the ids of changed rows whose own file, below another root, is still there.
@@ -197,7 +199,6 @@ class SampleTable:
             changed: samples by row of the table.
             root: what the samples' relative uris start from, which may not be the part's root.
         """
-        path = self.directory / part.file
 
         def write(temporary: Path) -> None:
             with (
@@ -216,8 +217,8 @@ class SampleTable:
                             columns["mtime"][place] = microseconds(sample.mtime)
                     writer.write_table(pa.table(columns, schema=SCHEMA))
 
-        publish(path, write)
-        return replace(part, checksum=file_digest(path))
+        self.folder.publish_file(part.file, write)
+        return replace(part, checksum=self.folder.digest(part.file))
 
     def moved(self, part: Part, root: str) -> Part:
         """Return the part with another root, if its own is gone and its first sample is there."""
@@ -227,8 +228,8 @@ class SampleTable:
             uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()
         return replace(part, root=root) if locate(root, uri).exists() else part
 
-    def _with_removed(self, census: Census, root: str) -> Comparison:
-        """Return a comparison that also knows what this table has of a source that lacks it now."""
+    def _with_removed(self, census: Census, root: str) -> SourceChanges:
+        """Return changes that also know what this table has of a source that lacks it now."""
         unseen = census.unseen_rows()
         first, found = 0, [np.zeros(0, np.int64)]
         for part in self.parts:
@@ -240,17 +241,18 @@ class SampleTable:
             first += part.rows
         removed = np.concatenate(found)
         names = [self.rows(row, row + 1)[0]["id"] for row in removed[:REMOVED_SHOWN].tolist()]
-        return replace(census.comparison(), removed=len(removed), first_removed=tuple(names))
+        return replace(census.changes(), removed=len(removed), first_removed=tuple(names))
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[pq.ParquetFile]:
-        path = self.directory / part.file
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(self.folder.local_path(part.file)) as file:
                 yield file
         except (OSError, pa.ArrowInvalid) as error:
             raise StoreError(
-                "a part of the sample table is missing or damaged", where=path, found=error
+                "a part of the sample table is missing or damaged",
+                where=self.folder.where(part.file),
+                found=error,
             ) from error
 
     def _keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fungistore.store.layout import FILES, GUARANTEES, PROTOCOL, VERSIONS, StoredKind
+from fungistore.store.kinds import StoredKind
+from fungistore.store.layout import FILES, GUARANTEES, PROTOCOL, VERSIONS
 from fungistore.store.manifest import SCHEMA_VERSION
 
 PLACEHOLDER = re.compile(r"<([^>]+)>")

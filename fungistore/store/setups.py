@@ -1,15 +1,14 @@
 """Setups: a configuration and everything random or derived that goes with it, frozen.
 
-A setup is a folder named by the fingerprint of its configuration, written as a whole and never
-changed. Arrays, indexes and heads refer to it by that name.
+A setup is a folder named by the fingerprint of its configuration. Its configuration is written
+last, so the setup is there whole or not at all; from then on it never changes. Arrays, indexes and
+heads refer to it by that name.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
+import hashlib
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,28 +16,39 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fungistore.errors import StoreError
-from fungistore.fingerprint import Config, canonical_json, fingerprint
+from fungistore.fingerprint import Config, fingerprint
 from fungistore.names import is_file_name
-from fungistore.store.durable import file_digest, publish
+from fungistore.store.documents import encode_document, read_document
+from fungistore.store.folder import Folder
 
 SETUPS = "setups"
 CONFIG = "config.json"
+OPTIONS = "options.json"  # of what was extracted
 CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
+DAMAGED = "a setup is missing or damaged"
 
 
 class Setups:
     """The setups of a store.
 
     Args:
-        directory: where they are; it may not be there yet.
+        folder: where they are; it may not be there yet.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+
+    def names(self) -> tuple[str, ...]:
+        """Return the fingerprints of the setups that are there, also of those without `has`."""
+        return self._folder.list().folders
+
+    def folder(self, key: str) -> Folder:
+        """Return where a setup is, or would be."""
+        return self._folder.at(key)
 
     def has(self, key: str) -> bool:
         """Whether a setup was frozen."""
-        return (self.directory / key / CONFIG).is_file()
+        return self._folder.at(key).has(CONFIG)
 
     def config(self, key: str) -> Config:
         """Return the resolved configuration that a fingerprint stands for.
@@ -46,16 +56,16 @@ class Setups:
         Raises:
             StoreError: it is missing or damaged.
         """
-        path = self.directory / key / CONFIG
-        try:
-            _refuse_foreign(key)
-            config: Config = json.loads(path.read_bytes())
-            if not isinstance(config, dict):
-                raise ValueError("a list or a value instead of named settings")
-            canonical_json(config)  # refuses numbers that are none
-        except (OSError, ValueError, RecursionError) as error:
-            raise StoreError("a setup is missing or damaged", where=path, found=error) from error
-        return config
+        return self.document(key, CONFIG)
+
+    def document(self, key: str, name: str) -> Config:
+        """Return a JSON file of a setup.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        self._refuse_foreign(key)
+        return read_document(self._folder.at(key), name, DAMAGED)
 
     def tensors(self, key: str, name: str) -> dict[str, NDArray[Any]]:
         """Return a setup's frozen tensors.
@@ -63,12 +73,12 @@ class Setups:
         Raises:
             StoreError: they are missing or damaged.
         """
-        path = self.directory / key / f"{name}.safetensors"
+        self._refuse_foreign(key)
+        folder, file = self._folder.at(key), f"{name}.safetensors"
         try:
-            _refuse_foreign(key)
-            tensors: dict[str, NDArray[Any]] = load_file(path)
+            tensors: dict[str, NDArray[Any]] = load_file(folder.local_path(file))
         except Exception as error:  # safetensors raises its own type and OSError alike
-            raise StoreError("a setup is missing or damaged", where=path, found=error) from error
+            raise StoreError(DAMAGED, where=folder.where(file), found=error) from error
         return tensors
 
     def freeze(
@@ -85,34 +95,31 @@ class Setups:
             documents: further JSON files by name, such as the options that led to `config`.
         """
         key = fingerprint(config)
-
-        def write(directory: Path) -> None:
-            directory.mkdir()
-            for name, document in {"config": config, **documents}.items():
-                text = json.dumps(document, indent=1, sort_keys=True)
-                (directory / f"{name}.json").write_text(text, encoding="utf-8")
-            for name, arrays in tensors.items():
-                contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-                (directory / f"{name}.safetensors").write_bytes(save(contiguous))
-            checksums = {path.name: file_digest(path) for path in sorted(directory.iterdir())}
-            (directory / CHECKSUMS).write_text(json.dumps(checksums, indent=1), encoding="utf-8")
-
         if self.has(key):
             return
-        try:
-            publish(self.directory / key, write)
-        except OSError:
-            if not self.has(key):  # by another process in the meantime, for another set
-                raise
+        files = {f"{name}.json": encode_document(found) for name, found in documents.items()}
+        for name, arrays in tensors.items():
+            contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+            files[f"{name}.safetensors"] = save(contiguous)
+        files[CONFIG] = encode_document(config)
+        checksums = {name: _digest(data) for name, data in files.items()}
+        files = {CHECKSUMS: encode_document(checksums)} | files
+        for name, data in files.items():  # the configuration last
+            self._folder.at(key).publish(name, data)
 
     def keep(self, used: Collection[str]) -> None:
         """Delete all setups but these."""
-        for setup in self.directory.glob("*"):
-            if setup.name not in used:
-                shutil.rmtree(setup)
+        for key in self.names():
+            if key not in used:
+                self._folder.at(key).remove(CONFIG)
+                self._folder.remove(key)
+
+    def _refuse_foreign(self, key: str) -> None:
+        """Raise StoreError for a fingerprint that would lead out of the setups' folder."""
+        if not is_file_name(key):
+            found = f"{key!r} is no fingerprint"
+            raise StoreError(DAMAGED, where=self._folder.where(), found=found)
 
 
-def _refuse_foreign(key: str) -> None:
-    """Raise ValueError for a fingerprint that would lead out of the setups' folder."""
-    if not is_file_name(key):
-        raise ValueError(f"{key!r} is no fingerprint")
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -89,13 +89,13 @@ def status(path: str | Path) -> StoreStatus:
         UsageError: there is no store.
         StoreError: it is damaged.
     """
-    store = Store.open(Path(path))
+    store = Store.open(path)
     splits: Counter[str] = Counter()
     for batch in store.samples.batches("split"):
         splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())
     failures = store.failures()
     return StoreStatus(
-        store=str(store.root),
+        store=store.where,
         id=store.manifest.id,
         schema=".".join(map(str, store.manifest.schema)),
         samples=len(store.samples),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,27 +10,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
+from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.fingerprint import Config, describe, differences
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.sources.sample import Sample, Source
-from fungistore.store.census import Comparison
+from fungistore.store.backend import Backend, StorePlace, open_backend
+from fungistore.store.census import SourceChanges
+from fungistore.store.chunks import Codec
 from fungistore.store.disk_errors import NOT_WRITABLE
-from fungistore.store.durable import (
-    PARTIAL,
-    make_directory,
-    orphans,
-    publish_bytes,
-)
 from fungistore.store.failures import (
     CHANGED_FILE,
+    FAILURES,
     Failure,
     append_failures,
     compact_failures,
     read_failures,
 )
-from fungistore.store.locks import LOCKS, WHOLE, Slice, StoreLocks
+from fungistore.store.feature import Feature
+from fungistore.store.folder import Folder
+from fungistore.store.locks import WHOLE, Claim, Slice, StoreLocks
 from fungistore.store.manifest import (
     SCHEMA_VERSION,
     Manifest,
@@ -42,11 +38,10 @@ from fungistore.store.manifest import (
 )
 from fungistore.store.samples import Part, SampleTable
 from fungistore.store.setups import SETUPS, Setups
-from fungistore.store.units import COMMITS, FEATURES, METADATA, UnitArray
+from fungistore.store.units import COMMITS, FEATURES, UnitArray, array_names
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
-FAILURES = "failures.jsonl"
 OTHERS_SHOWN = 3
 DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
 
@@ -55,75 +50,97 @@ class Store:
     """An open store; use `Store.open` or `Store.open_or_create`.
 
     Args:
-        root: its directory.
+        backend: where it is.
         manifest: the contents of its `store.json`.
 
     Attributes:
         setups: what its features were made with.
     """
 
-    def __init__(self, root: Path, manifest: Manifest) -> None:
-        self.root = root
+    def __init__(self, backend: Backend, manifest: Manifest) -> None:
+        self.backend = backend
         self.manifest = manifest
-        self.setups = Setups(root / SETUPS)
-        self._locks = StoreLocks(root)
+        self.setups = Setups(self.folder(SETUPS))
+        self._locks = StoreLocks(backend.where, backend.claims)
         self._held: frozenset[str] = frozenset()
 
     @staticmethod
-    def exists(root: Path) -> bool:
-        """Whether a store, whatever its state, is at `root`."""
-        return (root / MANIFEST).is_file()
+    def exists(where: StorePlace) -> bool:
+        """Whether a store, whatever its state, is at a place."""
+        return open_backend(where).has(MANIFEST)
 
     @classmethod
-    def open(cls, root: Path) -> Store:
+    def open(cls, where: StorePlace) -> Store:
         """Open an existing store.
+
+        Args:
+            where: its directory, or its URL.
 
         Raises:
             UsageError: there is none.
             StoreError: its manifest is damaged, or of another major schema.
         """
-        path = root / MANIFEST
-        _refuse_odd_path(root)
-        if not cls.exists(root):
+        backend = open_backend(where)
+        if not backend.has(MANIFEST):
             raise UsageError(
                 "not a fungi store",
-                where=root,
+                where=backend.where,
                 expected=f"a directory with a {MANIFEST}",
-                hint=f"make one with: fungi extract SOURCE {root} --model NAME",
+                hint=f"make one with: fungi extract SOURCE {backend.where} --model NAME",
             )
-        manifest = parse_manifest(path.read_bytes(), path)
-        say_newer_minor(root, manifest.schema)
-        return cls(root, manifest)
+        manifest = _read_manifest(backend)
+        say_newer_minor(backend.where, manifest.schema)
+        return cls(backend, manifest)
 
     @classmethod
-    def open_or_create(cls, root: Path) -> Store:
+    def open_or_create(cls, where: StorePlace) -> Store:
         """Open a store, or make an empty one where nothing, or an empty directory, is.
 
         Raises:
             UsageError: something else is there.
             StoreError: as in `open`.
         """
-        if cls.exists(root):
-            return cls.open(root)
-        _refuse_odd_path(root)
-        if root.exists() and (not root.is_dir() or any(map(_counts, root.iterdir()))):
+        backend = open_backend(where)
+        if backend.has(MANIFEST):
+            return cls.open(backend)
+        if not backend.make_room():
             raise UsageError(
                 "the store's place is taken by something else",
-                where=root,
+                where=backend.where,
                 expected="a store, an empty directory, or nothing",
                 hint="choose another STORE, conventionally NAME.fungi",
             )
         manifest = Manifest(SCHEMA_VERSION, uuid.uuid4().hex, (), ())
-        make_directory(root)
-        with StoreLocks(root).short():  # of two that make it at once, one finds it made
-            if not cls.exists(root):
-                publish_bytes(root / MANIFEST, manifest.to_json())
-        return cls.open(root)
+        with backend.claims.moment():  # of two that make it at once, one finds it made
+            if not backend.has(MANIFEST):
+                backend.publish(MANIFEST, manifest.to_json())
+        return cls.open(backend)
+
+    @property
+    def where(self) -> str:
+        """Its place, as messages and commands name it."""
+        return self.backend.where
+
+    @property
+    def root(self) -> Path:
+        """The directory of a store on this machine, for those who look into it.
+
+        Raises:
+            FungiError: it is elsewhere.
+        """
+        directory = self.backend.directory()
+        if directory is None:
+            raise FungiError("the store is not a directory of this machine", where=self.where)
+        return directory
+
+    def folder(self, *names: str) -> Folder:
+        """Return a folder of the store, such as that of an index."""
+        return Folder(self.backend).at(*names)
 
     @cached_property
     def samples(self) -> SampleTable:
         """The sample table."""
-        return SampleTable(self.root / SAMPLES, list(self.manifest.parts))
+        return SampleTable(self.folder(SAMPLES), list(self.manifest.parts))
 
     @property
     def modality(self) -> Modality:
@@ -136,7 +153,7 @@ class Store:
 
     def add_source(
         self, source: Source, modality: str | None = None, *, update: bool = False
-    ) -> Comparison:
+    ) -> SourceChanges:
         """Append the samples of a source that the store lacks; known samples keep their rows.
 
         Labels get integers in sorted order the first time; later labels follow them.
@@ -156,23 +173,23 @@ class Store:
         if old.parts and modality not in (None, old.modality):
             raise MismatchError(
                 "a store has samples of one kind",
-                where=self.root,
+                where=self.where,
                 expected=self.modality.items,
                 found=items,
                 hint="use another STORE",
             )
         names = list(dict.fromkeys([*old.labels, *source.label_names()]))
         labels = {name: number for number, name in enumerate(names)}
-        part, comparison = self.samples.append(source, source.root, labels, keep_changed=update)
+        part, changes = self.samples.append(source, source.root, labels, keep_changed=update)
         others: list[str] = []
         is_known = source.root in {p.root for p in old.parts}
         if is_known:
-            others = self.samples.other_items(comparison.changed_samples, source.root)
-        if others or (comparison.changed and not is_known):
+            others = self.samples.other_items(changes.changed_samples, source.root)
+        if others or (changes.changed and not is_known):
             if part:
-                (self.root / SAMPLES / part.file).unlink()
+                self.folder(SAMPLES).remove(part.file)
             raise UsageError(
-                f"{len(others) or comparison.changed} {items} of this source have the names of "
+                f"{len(others) or changes.changed} {items} of this source have the names of "
                 f"other {items}",
                 where=source.root,
                 expected=f"the source that the store was made from: {old.parts[0].root}",
@@ -180,13 +197,13 @@ class Store:
                 hint="use another STORE, or a manifest whose `id` column tells them apart",
             )
         parts = list(old.parts) + ([part] if part else [])
-        if comparison.known:
+        if changes.known:
             parts = [self.samples.moved(part, source.root) for part in parts]
         self._commit(tuple(names), tuple(parts), modality)
-        if comparison.changed_samples:
-            self._note_changed(comparison.changed_samples)
-            self._refresh_samples(comparison.changed_samples, source.root)
-        return comparison
+        if changes.changed_samples:
+            self._note_changed(changes.changed_samples)
+            self._refresh_samples(changes.changed_samples, source.root)
+        return changes
 
     def _note_changed(self, changed: Mapping[int, Sample]) -> None:
         """List changed rows that were made, before the table forgets that they have changed."""
@@ -215,13 +232,43 @@ class Store:
 
     def arrays(self, feature_set: str) -> dict[str, UnitArray]:
         """Return the arrays of a feature set by their name in it, such as "gradients/kl"."""
-        names = _array_names(self.root / FEATURES / feature_set)
-        return {name: UnitArray(self.root, f"{feature_set}/{name}") for name in names}
+        names = array_names(self.folder(FEATURES, feature_set))
+        return {name: UnitArray(self.backend, f"{feature_set}/{name}") for name in names}
 
     def feature_sets(self) -> list[str]:
         """Return the names of the feature sets."""
-        names = _array_names(self.root / FEATURES)
+        names = array_names(self.folder(FEATURES))
         return list(dict.fromkeys(name.split("/", 1)[0] for name in names))
+
+    def create_array(
+        self,
+        feature_set: str,
+        feature: Feature,
+        *,
+        rows: int,
+        unit_rows: int,
+        codec: Codec,
+        fingerprint: str,
+    ) -> UnitArray:
+        """Create the array of a feature; rows that are not written read as NaN.
+
+        Args:
+            feature_set: that it joins.
+            feature: what a row is.
+            rows: of the array.
+            unit_rows: rows of a unit.
+            codec: of the feature set; see `Feature.codec`.
+            fingerprint: of the setup that it is made with, which is frozen.
+        """
+        return UnitArray.create(
+            self.backend,
+            f"{feature_set}/{feature.path}",
+            shape=(rows, *feature.row_shape),
+            dtype=feature.dtype,
+            unit_rows=unit_rows,
+            codec=feature.codec(codec),
+            fingerprint=fingerprint,
+        )
 
     @contextmanager
     def writing(
@@ -249,33 +296,29 @@ class Store:
                     raise
                 raise FungiError(
                     "the store cannot be written to",
-                    where=self.root,
+                    where=self.where,
                     found=error.strerror or error,
                     hint="status, search, eval and export only read; to write, make a copy with "
                     "cp -r, or be given write access",
                 ) from error
             self._raise_minor()
-            store = Store.open(self.root)
+            store = Store.open(self.backend)
             store._held = self._held | tokens
             yield store
 
-    def copy_samples(self, root: Path) -> Store:
-        """Return a store at `root`, an empty directory, with this one's samples and no features."""
-        shutil.copy(self.root / MANIFEST, root)
-        if (self.root / SAMPLES).is_dir():
-            shutil.copytree(self.root / SAMPLES, root / SAMPLES)
-        return Store(root, self.manifest)
+    def writers(self) -> list[Claim]:
+        """Return who writes into the store now; needs no write access, and hinders nobody."""
+        return self._locks.writers()
 
     def remove(self) -> None:
         """Delete the whole store."""
-        shutil.rmtree(self.root)
+        self.backend.remove("")
 
     def remove_arrays(self, arrays: Iterable[UnitArray]) -> None:
         """Delete arrays, records first: a kill half-way leaves nothing that looks done."""
         for array in arrays:
-            if (self.root / COMMITS / array.name).exists():
-                shutil.rmtree(self.root / COMMITS / array.name)
-            shutil.rmtree(self.root / FEATURES / array.name)
+            self.folder(COMMITS).remove(array.name)
+            self.folder(FEATURES).remove(array.name)
 
     def remove_unused_setups(self) -> None:
         """Delete the setups that no array refers to, unless another writer may be about to."""
@@ -308,7 +351,7 @@ class Store:
         if fields:
             raise MismatchError(
                 f"feature set {feature_set!r} was made with other settings",
-                where=self.root,
+                where=self.where,
                 expected="the same settings, or another feature set",
                 found=describe(causes or fields),
                 hint="repeat the stored settings, or keep both with --feature-set OTHER, "
@@ -317,14 +360,14 @@ class Store:
 
     def failures(self) -> list[Failure]:
         """Return the failed inputs by row; the last line about a row counts."""
-        return read_failures(self.root / FAILURES)
+        return read_failures(self.backend)
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Append failed inputs and flush them to the disk, before their unit is committed."""
         noted = list(failures)
         if noted:
             with self._locks.short():  # nobody replaces the file meanwhile
-                append_failures(self.root / FAILURES, noted)
+                append_failures(self.backend, noted)
 
     def compact_failures(
         self, *, forget: str | None = None, mended: Collection[Failure] = ()
@@ -335,9 +378,9 @@ class Store:
             forget: drop those of this feature set.
             mended: drop these.
         """
-        if (self.root / FAILURES).exists():
+        if self.backend.has(FAILURES):
             with self._locks.short():
-                compact_failures(self.root / FAILURES, forget=forget, mended=mended)
+                compact_failures(self.backend, forget=forget, mended=mended)
 
     def sweep(self) -> int:
         """Remove what interrupted writes left behind; returns how many files or folders.
@@ -347,16 +390,13 @@ class Store:
         with self._locks.short():
             if self._locks.others(self._held):
                 return 0
-            found = list(orphans(self.root))
-            for path in found:
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+            found = list(self.backend.leftovers())
+            for key in found:
+                self.backend.remove(key)
             return len(found)
 
     def _raise_minor(self) -> None:
-        if self._stored().schema < SCHEMA_VERSION:
+        if _read_manifest(self.backend).schema < SCHEMA_VERSION:
             self._commit()
 
     def _commit(
@@ -367,7 +407,7 @@ class Store:
     ) -> None:
         """Change the manifest as it is on the disk now, which another writer may have changed."""
         with self._locks.short():
-            stored = self._stored()
+            stored = _read_manifest(self.backend)
             manifest = replace(
                 stored,
                 schema=max(stored.schema, SCHEMA_VERSION),
@@ -376,47 +416,10 @@ class Store:
                 modality=modality or stored.modality,
             )
             if manifest != stored:
-                publish_bytes(self.root / MANIFEST, manifest.to_json())
+                self.backend.publish(MANIFEST, manifest.to_json())
         self.manifest = manifest
         self.__dict__.pop("samples", None)
 
-    def _stored(self) -> Manifest:
-        path = self.root / MANIFEST
-        return parse_manifest(path.read_bytes(), path)
 
-
-def _refuse_odd_path(root: Path) -> None:
-    try:
-        str(root).encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            "the store's path has bytes that are not UTF-8, which Parquet and others refuse",
-            where=root,
-            expected="a STORE whose path is UTF-8; images may have any names",
-            hint="rename the folder, or go into it and give a path from there",
-        ) from error
-
-
-def _counts(path: Path) -> bool:
-    """Whether a file makes its directory something else than a store that a kill left unmade."""
-    return not path.name.endswith(PARTIAL) and path.name != LOCKS
-
-
-def _array_names(directory: Path) -> list[str]:
-    """Return the arrays below a zarr group, sorted, by their path in it.
-
-    Reads the metadata files alone: what a kill leaves beside them is passed over in silence.
-    """
-    names = []
-    for folder, below, files in os.walk(directory):
-        if METADATA not in files:
-            continue
-        path = Path(folder, METADATA)
-        try:
-            is_array = json.loads(path.read_bytes())["node_type"] == "array"
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise StoreError("zarr metadata are damaged", where=path, found=error) from error
-        if is_array:
-            names.append(Path(folder).relative_to(directory).as_posix())
-            below.clear()  # its chunks
-    return sorted(names)
+def _read_manifest(backend: Backend) -> Manifest:
+    return parse_manifest(backend.read(MANIFEST), f"{backend.where}/{MANIFEST}")

@@ -2,35 +2,43 @@
 
 The order of a commit: the chunk's bytes reach the disk, then its record does. A record therefore
 vouches for its chunk; a chunk without one is nothing. This module is the whole protocol (publish a
-chunk, publish its record, list what is done), so another backend has one place to stand in.
+chunk, publish its record, list what is done), and a backend is all that it writes to.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
-from typing import Any, Literal, cast
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
 
 import numpy as np
 import zarr
-from numcodecs import BitRound
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from zarr.codecs import BloscCodec, Crc32cCodec
 
 from fungistore.errors import StoreError
-from fungistore.store.durable import make_directory, publish_bytes, sync
+from fungistore.store.backend import Backend
+from fungistore.store.chunks import (
+    METADATA,
+    Codec,
+    PlainChunk,
+    blank_array,
+    checksum,
+    count_rows,
+    encode,
+    plain_chunk,
+    round_bits,
+)
+from fungistore.store.feature import Feature
+from fungistore.store.folder import Folder
 
-Codec = Literal["none", "zstd", "bitround"]
-BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
 FEATURES = "features.zarr"
-METADATA = "zarr.json"
-RECORD_NAME = re.compile(r"\d{8,}")
 COMMITS = "commits"
+RECORD_NAME = re.compile(r"\d{8,}")
+GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 
 
 @dataclass(frozen=True)
@@ -68,20 +76,27 @@ class UnitArray:
     """A zarr array of a store, and the records of its committed units.
 
     Args:
-        root: the store's directory.
+        backend: where the store is.
         name: path of the array below `features.zarr`, such as "dinov2/gradients/kl".
+
+    Attributes:
+        folder: where its chunks and metadata are.
+        records: where the records are.
+
+    Raises:
+        StoreError: its metadata are missing or damaged.
     """
 
-    def __init__(self, root: Path, name: str) -> None:
+    def __init__(self, backend: Backend, name: str) -> None:
         self.name = name
-        self._directory = root / FEATURES / name
-        self._records = root / COMMITS / name
+        self.folder = Folder(backend).at(FEATURES, name)
+        self.records = Folder(backend).at(COMMITS, name)
         self.array = self._open()
 
     @classmethod
     def create(
         cls,
-        root: Path,
+        backend: Backend,
         name: str,
         *,
         shape: tuple[int, ...],
@@ -91,39 +106,47 @@ class UnitArray:
         fingerprint: str,
     ) -> UnitArray:
         """Create an array of `shape` (rows first); unwritten rows read as NaN."""
-        parents = [root / FEATURES / parent for parent in reversed(PurePath(name).parents)]
-        for parent in parents:  # one by one: an array must never be there before its groups
-            make_directory(parent)
-            zarr.open_group(parent, mode="a")
-            _sync_metadata(parent)
-        make_directory(root / FEATURES / name)
-        zarr.create_array(
-            root / FEATURES / name,
-            shape=shape,
-            chunks=(unit_rows, *shape[1:]),
-            dtype=dtype,
-            fill_value=float("nan"),
-            compressors=_compressors(codec),
-            attributes={"fingerprint": fingerprint, "codec": codec},
-        )
-        _sync_metadata(root / FEATURES / name)
-        return cls(root, name)
+        features = Folder(backend).at(FEATURES)
+        for parent in reversed(PurePosixPath(name).parents):  # never an array before its groups
+            group = features.at(*parent.parts)
+            if not group.has(METADATA):
+                group.publish(METADATA, GROUP)
+        attributes = {"fingerprint": fingerprint, "codec": codec}
+        _, metadata = blank_array(shape, dtype, unit_rows, codec, attributes)
+        features.at(name).publish(METADATA, metadata)
+        return cls(backend, name)
 
     def _open(self) -> zarr.Array[Any]:
-        mode: Literal["r", "r+"] = "r+" if os.access(self._directory, os.W_OK) else "r"
         try:
-            array = zarr.open_array(self._directory, mode=mode, zarr_format=3)
+            array = zarr.open_array(
+                self.folder.backend.zarr(), path=self.folder.key, mode="r", zarr_format=3
+            )
             if not {"fingerprint", "codec"} <= array.attrs.keys():
                 raise ValueError("an array of another program")
         except Exception as error:  # zarr raises many types on metadata that it cannot use
             raise StoreError(
                 "an array's metadata are damaged",
-                where=self._directory / METADATA,
+                where=self.folder.where(METADATA),
                 found=error,
-                hint=f"remove {self._directory} and run fungi extract again",
+                hint=f"remove {self.folder.where()} and run fungi extract again",
             ) from error
-        # a unit of unreadable images is all NaN, the fill value, and must be written all the same
-        return array.with_config({"write_empty_chunks": True})
+        return array
+
+    @property
+    def feature_set(self) -> str:
+        """Name of the feature set that it is in."""
+        return self.name.partition("/")[0]
+
+    @property
+    def feature(self) -> Feature:
+        """What it holds."""
+        shape = tuple(int(size) for size in self.array.shape[1:])
+        return Feature(self.name.partition("/")[2], shape, str(self.array.dtype))
+
+    @cached_property
+    def plain(self) -> PlainChunk | None:
+        """The layout of its chunks where they are plain arrays, None where they are encoded."""
+        return plain_chunk(self.array)
 
     @property
     def fingerprint(self) -> str:
@@ -153,10 +176,9 @@ class UnitArray:
     def grow(self, rows: int) -> None:
         """Lengthen the array to `rows`, durably; never shortens it."""
         if rows > self.rows:
-            path = self._directory / METADATA
-            document = json.loads(path.read_bytes())
+            document = json.loads(self.folder.read(METADATA))
             document["shape"][0] = rows
-            publish_bytes(path, json.dumps(document, indent=2).encode())
+            self.folder.publish(METADATA, json.dumps(document, indent=2).encode())
             self.array = self._open()
 
     def rows_of(self, unit: int) -> int:
@@ -187,45 +209,36 @@ class UnitArray:
             )
         if self.codec == "bitround":
             block = round_bits(block)
+        block = block.astype(self.array.dtype, copy=False)
+        key = self.chunk_key(unit)
+        self.folder.publish(key, *encode(block, self.unit_rows, self.codec))
         start, rows = unit * self.unit_rows, len(block)
-        whole = np.full((self.rows_of(unit), *expected), np.nan, self.array.dtype)
-        whole[:rows] = block  # a whole chunk, so that zarr never merges with what is there
-        self.array[start : start + len(whole)] = whole
-        chunk = self.chunk_path(unit)
-        sync(chunk)
-        for folder in chunk.relative_to(self._directory).parents:
-            sync(self._directory / folder)
         stored = self.read(start, start + rows)
-        flat = stored.reshape(len(stored), -1)
+        counts = count_rows(stored)
         commit = Commit(
             unit=unit,
             rows=rows,
-            bytes=chunk.stat().st_size,
+            bytes=self.folder.size(key),
             checksum=checksum(stored),
             fingerprint=self.fingerprint,
             ids=ids,
             failed=failed,
-            nan_rows=int(np.isnan(flat).any(axis=1).sum()),
-            inf_rows=int(np.isinf(flat).any(axis=1).sum()),
-            zero_rows=int((flat == 0).all(axis=1).sum()),
+            nan_rows=counts.nan,
+            inf_rows=counts.inf,
+            zero_rows=counts.zero,
         )
-        publish_bytes(self._record_path(unit), json.dumps(asdict(commit), sort_keys=True).encode())
+        record = json.dumps(asdict(commit), sort_keys=True).encode()
+        self.records.publish(record_name(unit), record)
         return commit
 
     def forget(self, unit: int) -> None:
         """Remove a unit's record, durably: it counts as not written, and is written anew."""
-        path = self._record_path(unit)
-        if path.exists():
-            path.unlink()
-            sync(path.parent)
+        self.records.remove(record_name(unit))
 
     def commits(self) -> dict[int, Commit]:
         """Return the records whose chunk is there with the recorded size, by unit."""
-        if not self._records.is_dir():
-            return {}
-        stems = sorted(path.stem for path in self._records.glob("*.json"))
-        units = [int(stem) for stem in stems if RECORD_NAME.fullmatch(stem)]
-        found = {unit: self.commit(unit) for unit in units}
+        units = [record_unit(name) for name in self.records.list().files]
+        found = {unit: self.commit(unit) for unit in units if unit is not None}
         return {unit: commit for unit, commit in found.items() if commit is not None}
 
     def commit(self, unit: int) -> Commit | None:
@@ -235,8 +248,8 @@ class UnitArray:
         commit that completes a partly filled unit, are the rows read and hashed.
         """
         try:
-            commit = parse_commit(self._record_path(unit).read_bytes())
-            size = self.chunk_path(unit).stat().st_size
+            commit = parse_commit(self.records.read(record_name(unit)))
+            size = self.chunk_size(unit)
         except (OSError, ValueError):
             return None
         is_sound = commit.unit == unit and 0 < commit.rows <= self.rows_of(unit)
@@ -252,13 +265,55 @@ class UnitArray:
         except (OSError, ValueError, RuntimeError):  # what codecs raise on damaged bytes
             return False
 
-    def chunk_path(self, unit: int) -> Path:
-        """Return the file that holds a unit."""
-        index = (unit, *(0,) * (self.array.ndim - 1))
-        return self._directory / self.array.metadata.encode_chunk_key(index)
+    def chunk_key(self, unit: int) -> str:
+        """Return the name, in the array's folder, of the object that holds a unit."""
+        return self.array.metadata.encode_chunk_key((unit, *(0,) * (self.array.ndim - 1)))
 
-    def _record_path(self, unit: int) -> Path:
-        return self._records / f"{unit:08d}.json"
+    def chunk_path(self, unit: int) -> Path:
+        """Return where a unit's chunk can be mapped on this machine."""
+        return self.folder.local_path(self.chunk_key(unit))
+
+    def chunk_size(self, unit: int) -> int:
+        """Return the bytes of a unit's chunk.
+
+        Raises:
+            OSError: it is not there.
+        """
+        return self.folder.size(self.chunk_key(unit))
+
+
+def array_names(folder: Folder) -> list[str]:
+    """Return the arrays below a zarr group, sorted, by their path in it.
+
+    Reads the metadata files alone: what a kill leaves beside them is passed over in silence.
+
+    Raises:
+        StoreError: metadata are damaged.
+    """
+    names = []
+    listing = folder.list()
+    if METADATA in listing.files:
+        try:
+            is_array = json.loads(folder.read(METADATA))["node_type"] == "array"
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            where = folder.where(METADATA)
+            raise StoreError("zarr metadata are damaged", where=where, found=error) from error
+        if is_array:
+            return [""]  # the folders below it are chunks
+    for name in listing.folders:
+        names += [f"{name}/{below}".rstrip("/") for below in array_names(folder.at(name))]
+    return sorted(names)
+
+
+def record_name(unit: int) -> str:
+    """Return the name of a unit's record in the folder of its array's records."""
+    return f"{unit:08d}.json"
+
+
+def record_unit(name: str) -> int | None:
+    """Return the unit whose record has a name, None for another file."""
+    stem, dot, suffix = name.rpartition(".")
+    return int(stem) if dot and suffix == "json" and RECORD_NAME.fullmatch(stem) else None
 
 
 def parse_commit(data: bytes) -> Commit:
@@ -268,29 +323,3 @@ def parse_commit(data: bytes) -> Commit:
         ValueError: it is damaged, or lacks a field.
     """
     return COMMIT.validate_json(data, strict=True)
-
-
-def checksum(rows: NDArray[Any]) -> str:
-    """Return a digest of the values of some rows."""
-    return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
-
-
-def round_bits(block: NDArray[Any]) -> NDArray[Any]:
-    """Return values rounded to the mantissa bits that "bitround" keeps, so that they compress.
-
-    Rounding here, and not in a zarr filter, leaves files that every zarr implementation reads.
-    """
-    encoded = BitRound(keepbits=BITROUND_KEPT_BITS).encode(block)
-    rounded = np.asarray(encoded).view(block.dtype).reshape(block.shape)
-    return np.where(np.isnan(block), block, rounded)  # some NaN would round up into numbers
-
-
-def _sync_metadata(directory: Path) -> None:
-    sync(directory / METADATA)
-    sync(directory)
-
-
-def _compressors(codec: Codec) -> list[Any]:
-    if codec == "none":  # a chunk file is then a plain array and can be memory-mapped
-        return [Crc32cCodec()]
-    return [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()]

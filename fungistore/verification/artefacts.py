@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from fungistore.errors import FungiError, StoreError
-from fungistore.evaluation.result import EVALS
+from fungistore.evaluation.result import EVALS, KEY_DIGITS
 from fungistore.fingerprint import Config, fingerprint
+from fungistore.indexing.record import INDEXES, RECORD, IndexRecord, checked_file, read_record
+from fungistore.indexing.rows import content_digest
+from fungistore.loff.run_folder import CHECKSUMS, CONFIG, HEADS, STATE, RunFolder
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.names import is_file_name
-from fungistore.store.durable import PARTIAL, file_digest
-from fungistore.store.seal import seal_is_broken
+from fungistore.store.documents import seal_is_broken
+from fungistore.store.folder import Folder
 from fungistore.store.store import Store
+from fungistore.verification.arrays import StoredArrays
 from fungistore.verification.commands import command_for_array, command_for_index
 from fungistore.verification.findings import Finding, Kind, Remedy, Severity
-from fungistore.verification.layout import Layout
-
-if TYPE_CHECKING:
-    from fungistore.indexing.record import IndexRecord
-
-INDEXES, HEADS = "indexes", "heads"
-KEY_DIGITS = 16  # of an evaluation's fingerprint, in its file's name
 
 
-def check_pcas(store: Store, layout: Layout) -> Iterator[Finding]:
+def check_pcas(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
     """Compare the inputs that each PCA was fitted on with the arrays that are there."""
-    for stored in layout.arrays:
+    for stored in arrays.arrays:
         try:
             made = store.setups.config(stored.array.fingerprint).get("pca")
         except StoreError:
             continue  # the setup has its own finding
         if not isinstance(made, dict):
             continue
-        changed, severity = _changed(made.get("inputs"), layout)
+        changed, severity = _changed(made.get("inputs"), arrays)
         if changed:
             name = stored.array.name
             command = command_for_array(store, name, stored.array.fingerprint)
@@ -52,7 +47,7 @@ def check_pcas(store: Store, layout: Layout) -> Iterator[Finding]:
 
 def check_indexes(
     store: Store,
-    layout: Layout,
+    arrays: StoredArrays,
     bad_units: frozenset[str],
     context: Context,
 ) -> Iterator[Finding]:
@@ -60,17 +55,12 @@ def check_indexes(
 
     Args:
         store: the store.
-        layout: the arrays that are there.
+        arrays: those that are there.
         bad_units: names of arrays with damaged units, whose content says nothing for now.
         stop: asked before each index.
     """
-    if not (store.root / INDEXES).is_dir():
-        return
-    from fungistore.indexing.record import RECORD, read_record  # loads faiss
-
-    for folder in _folders(store.root / INDEXES):
+    for folder in _folders(store, INDEXES):
         context.stop_if_asked()
-        where = folder.relative_to(store.root).as_posix()
         names = (folder.parent.name, folder.name)
         try:
             record = read_record(folder)
@@ -78,16 +68,17 @@ def check_indexes(
             yield _damaged_index(store, names, folder, "a record", error.found, None)
             continue
         if record is None:
+            again = command_for_index(store, *names, record)
             yield Finding(
                 "index-damaged",
-                where,
+                folder.key,
                 f"an {RECORD}; a kill before the first one leaves none",
                 "files without it",
                 "warning",
-                Remedy("removed", remove=(folder,), then=command_for_index(store, *names, record)),
+                Remedy("removed", remove=(folder.key,), then=again),
             )
             continue
-        document = json.loads((folder / RECORD).read_bytes())
+        document = json.loads(folder.read(RECORD))
         if seal_is_broken(document) or (record.feature_set, record.name) != names:
             expected = "a record as it was written"
             yield _damaged_index(store, names, folder, expected, "edited fields", record)
@@ -97,21 +88,17 @@ def check_indexes(
                 store, names, folder, "files as they were written", problem, record
             )
             continue
-        yield from _strays_of_index(store, folder, {RECORD}, record)
-        yield from _stale_index(store, folder, record, layout, bad_units)
+        yield from _strays_of_index(folder, record)
+        yield from _stale_index(store, folder, record, arrays, bad_units)
 
 
-def check_heads(store: Store, layout: Layout, context: Context) -> Iterator[Finding]:
+def check_heads(store: Store, arrays: StoredArrays, context: Context) -> Iterator[Finding]:
     """Check each head: its configuration, its state, its weights, and what it was trained on."""
-    if not (store.root / HEADS).is_dir():
-        return
-    from fungistore.loff.checkpoint import CONFIG, RunDirectory  # loads torch
-
-    for folder in _folders(store.root / HEADS):
+    for folder in _folders(store, HEADS):
         context.stop_if_asked()
-        run = RunDirectory(store, folder.parent.name, folder.name)
-        again = f"fungi train-loff {store.root} --name {folder.name} with its options and --restart"
-        where = folder.relative_to(store.root).as_posix()
+        run = RunFolder(store, folder.parent.name, folder.name)
+        command = f"fungi train-loff {store.where} --name {folder.name}"
+        where, again = folder.key, f"{command} with its options and --restart"
         try:
             config = run.config()
             problem = _wrong_head(run, config)
@@ -126,27 +113,30 @@ def check_heads(store: Store, layout: Layout, context: Context) -> Iterator[Find
         elif config is None:
             yield Finding("head-damaged", where, CONFIG, "missing", "warning", advice=again)
         else:
-            changed, severity = _changed(config.get("inputs"), layout)
+            changed, severity = _changed(config.get("inputs"), arrays)
             expected, advice = "the features that it was trained on", f"train it again: {again}"
             if changed:
                 yield Finding("head-stale", where, expected, changed, severity, advice=advice)
 
 
-def check_evals(store: Store, layout: Layout) -> Iterator[Finding]:
+def check_evals(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
     """Check each saved evaluation; one of other features than those that are there is stale."""
-    for path in sorted((store.root / EVALS).glob("*.json")):
-        where = path.relative_to(store.root).as_posix()
-        problem, sources = _read_eval(path)
+    folder = store.folder(EVALS)
+    for name in folder.list().files:
+        if not name.endswith(".json"):
+            continue
+        where = folder.key_of(name)
+        problem, sources = _read_eval(folder, name)
         if problem:
             yield Finding(
                 "eval-damaged",
                 where,
                 "an evaluation as it was written",
                 problem,
-                remedy=Remedy("removed", remove=(path,), then="the same fungi eval command"),
+                remedy=Remedy("removed", remove=(where,), then="the same fungi eval command"),
             )
             continue
-        changed = "; ".join(filter(None, (_changed(source, layout)[0] for source in sources)))
+        changed = "; ".join(filter(None, (_changed(source, arrays)[0] for source in sources)))
         if changed:
             yield Finding(
                 "eval-stale",
@@ -158,7 +148,7 @@ def check_evals(store: Store, layout: Layout) -> Iterator[Finding]:
             )
 
 
-def _changed(made_from: object, layout: Layout) -> tuple[str, Severity]:
+def _changed(made_from: object, arrays: StoredArrays) -> tuple[str, Severity]:
     """Say which arrays are not those that something was made from, "" if all are.
 
     A damaged array says nothing: once it is repaired, it is what it was. One that is gone may come
@@ -166,8 +156,8 @@ def _changed(made_from: object, layout: Layout) -> tuple[str, Severity]:
     """
     if not isinstance(made_from, dict):
         return "it does not say what it was made from", "error"
-    now = layout.fingerprints
-    others = {name: key for name, key in made_from.items() if name not in layout.lost}
+    now = arrays.fingerprints
+    others = {name: key for name, key in made_from.items() if name not in arrays.lost}
     said = [
         f"{name} is {now.get(name, 'gone')}, not {key}"
         for name, key in others.items()
@@ -180,7 +170,7 @@ def _changed(made_from: object, layout: Layout) -> tuple[str, Severity]:
 def _damaged_index(
     store: Store,
     names: tuple[str, str],
-    folder: Path,
+    folder: Folder,
     expected: str,
     found: object,
     record: IndexRecord | None,
@@ -188,20 +178,18 @@ def _damaged_index(
 ) -> Finding:
     return Finding(
         kind,
-        folder.relative_to(store.root).as_posix(),
+        folder.key,
         expected,
         _line(found),
         remedy=Remedy(
             "removed",
-            remove=(folder / "index.json", folder),
+            remove=(folder.key_of(RECORD), folder.key),
             then=command_for_index(store, *names, record),
         ),
     )
 
 
-def _wrong_index_file(folder: Path, record: IndexRecord) -> str | None:
-    from fungistore.indexing.record import checked_file
-
+def _wrong_index_file(folder: Folder, record: IndexRecord) -> str | None:
     for kind, stored in record.files.items():
         try:
             size = checked_file(folder, record, kind).stat().st_size
@@ -213,30 +201,27 @@ def _wrong_index_file(folder: Path, record: IndexRecord) -> str | None:
     return None if "vectors" in record.files else "no vectors"
 
 
-def _strays_of_index(
-    store: Store, folder: Path, named: set[str], record: IndexRecord
-) -> Iterator[Finding]:
-    named |= {file.name for file in record.files.values()}
-    for path in sorted(folder.iterdir()):
-        if path.name not in named and not path.name.endswith(PARTIAL):
-            where = path.relative_to(store.root).as_posix()
-            remedy = Remedy("removed", remove=(path,))
-            yield Finding("orphan", where, "files of the record", "another", "warning", remedy)
+def _strays_of_index(folder: Folder, record: IndexRecord) -> Iterator[Finding]:
+    named = {RECORD, *(file.name for file in record.files.values())}
+    listing = folder.list()
+    for name in (*listing.files, *listing.folders):
+        if name not in named:
+            key = folder.key_of(name)
+            remedy = Remedy("removed", remove=(key,))
+            yield Finding("orphan", key, "files of the record", "another", "warning", remedy)
 
 
 def _stale_index(
     store: Store,
-    folder: Path,
+    folder: Folder,
     record: IndexRecord,
-    layout: Layout,
+    arrays: StoredArrays,
     bad_units: frozenset[str],
 ) -> Iterator[Finding]:
-    from fungistore.indexing.rows import content_digest
-
     names = (record.feature_set, record.name)
     expected = "the features that it was made from"
-    where = folder.relative_to(store.root).as_posix()
-    changed, severity = _changed(dict(record.fingerprints), layout)
+    where = folder.key
+    changed, severity = _changed(dict(record.fingerprints), arrays)
     if record.store != store.manifest.id:
         changed, severity = f"another store, {record.store}", "error"
     if record.rows_done > len(store.samples):
@@ -249,10 +234,10 @@ def _stale_index(
     if changed:
         yield _damaged_index(store, names, folder, expected, changed, record, "index-stale")
         return
-    if (bad_units | layout.lost) & record.fingerprints.keys():
+    if (bad_units | arrays.lost) & record.fingerprints.keys():
         return  # to be judged when they are repaired
-    arrays = {stored.array.name: stored.array for stored in layout.arrays}
-    mine = tuple(arrays[name] for name in record.fingerprints)
+    by_name = {stored.array.name: stored.array for stored in arrays.arrays}
+    mine = tuple(by_name[name] for name in record.fingerprints)
     gone = sum(
         array.commit(unit) is None
         for array in mine
@@ -270,59 +255,53 @@ def _stale_index(
         yield _damaged_index(store, names, folder, expected, found, record, "index-stale")
 
 
-def _wrong_head(run: Any, config: Config | None) -> str | None:
+def _wrong_head(run: RunFolder, config: Config | None) -> str | None:
     """Return what is wrong with a run's state and weights.
 
     Raises:
-        StoreError: they are damaged.
+        StoreError: the state is damaged.
     """
-    from fungistore.loff.checkpoint import CHECKSUMS, STATE
-
-    path = run.path / STATE
-    if config is None or not path.is_file():
+    if config is None or not run.folder.has(STATE):
         return None
     progress = run.progress()
-    document = json.loads(path.read_bytes())
+    document = json.loads(run.folder.read(STATE))
     if seal_is_broken(document):
         return f"{STATE} has edited fields"
     checksums = document.get(CHECKSUMS)
-    for name, right in checksums.items() if isinstance(checksums, dict) else ():
+    if not isinstance(checksums, dict) or not {CONFIG, progress.file} <= checksums.keys():
+        return f"{STATE} has not the checksums of its files"
+    for name, right in checksums.items():
         if not is_file_name(name):
             return f"{STATE} has the checksum of a file at {name!r}"
         try:
-            found = file_digest(run.path / name)
+            found = run.folder.digest(name)
         except (OSError, ValueError) as error:
             return f"{name}: {error}"
         if found != right:
             return f"{name} has the checksum {found}, not {right}"
-    if progress.file is not None:
-        run.tensors(progress)
     return None
 
 
-def _read_eval(path: Path) -> tuple[str, list[object]]:
+def _read_eval(folder: Folder, name: str) -> tuple[str, list[object]]:
     """Return what is wrong with an evaluation's file, and what its scores were made from."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(folder.read(name))
         scores, protocol = document["scores"], document["protocol"]
         sources = [score["fingerprints"] for score in scores]
         key = fingerprint({"protocol": protocol, "sources": sources})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         return f"{type(error).__name__}: {_line(error)}", []
-    if not path.stem.endswith(f"-{key[:KEY_DIGITS]}"):
+    if not name.endswith(f"-{key[:KEY_DIGITS]}.json"):
         return f"protocol and fingerprints of the key {key[:KEY_DIGITS]}", []
     if seal_is_broken(document):
         return "edited fields: its scores need not be those that were measured", []
     return "", sources
 
 
-def _folders(root: Path) -> list[Path]:
-    """Return the folders `<feature set>/<name>` below a directory."""
-    return sorted(
-        path
-        for path in root.glob("*/*")
-        if path.is_dir() and not path.name.endswith(PARTIAL) and not path.match(f"*{PARTIAL}/*")
-    )
+def _folders(store: Store, kind: str) -> list[Folder]:
+    """Return the folders `<kind>/<feature set>/<name>`."""
+    sets = store.folder(kind).folders()
+    return [folder for each in sets for folder in each.folders()]
 
 
 def _line(found: object) -> str:

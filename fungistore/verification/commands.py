@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
-from fungistore.matrices.blocks import PCA
-from fungistore.store.setups import SETUPS
+from fungistore.indexing.record import IndexRecord
+from fungistore.store.feature import is_pca, name_of
+from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
-
-if TYPE_CHECKING:
-    from fungistore.indexing.record import IndexRecord
 
 
 def command_for_array(store: Store, name: str, fingerprint: str) -> str:
@@ -23,21 +20,22 @@ def command_for_array(store: Store, name: str, fingerprint: str) -> str:
         config = store.setups.config(fingerprint)
     except StoreError:
         config = {}
-    is_pca = isinstance(config.get("pca"), dict)
-    if is_pca or feature.startswith(PCA):
-        return _pca(store, feature_set, feature.removeprefix(PCA), config)
+    if is_pca(feature) or isinstance(config.get("pca"), dict):
+        return _pca(store, feature_set, name_of(feature), config)
     if "import" in config:
-        return _joined("fungi", "import", "FILE", store.root, "--feature-set", feature_set)
-    options = store.root / SETUPS / fingerprint / "options.json"
+        return _joined("fungi", "import", "FILE", store.where, "--feature-set", feature_set)
+    setup = store.setups.folder(fingerprint)
     roots = list(dict.fromkeys(part.root for part in store.manifest.parts))
     source = roots[0] if len(roots) == 1 and os.path.exists(roots[0]) else "SOURCE"
-    command = _joined("fungi", "extract", source, store.root)
-    return f"{command} --config {shlex.quote(str(options))}" if options.is_file() else command
+    command = _joined("fungi", "extract", source, store.where)
+    if not fingerprint or not setup.has(OPTIONS):
+        return command
+    return f"{command} --config {shlex.quote(setup.where(OPTIONS))}"
 
 
 def command_for_index(store: Store, feature_set: str, name: str, record: IndexRecord | None) -> str:
     """Return the command that builds an index anew; without its record, with default settings."""
-    words: list[object] = ["fungi", "index", store.root, "--feature-set", feature_set]
+    words: list[object] = ["fungi", "index", store.where, "--feature-set", feature_set]
     words += ["--name", name]
     if record is not None:
         chosen = ["--pca", record.pca] if record.pca else ["--features", ",".join(record.features)]
@@ -47,7 +45,7 @@ def command_for_index(store: Store, feature_set: str, name: str, record: IndexRe
 
 
 def _pca(store: Store, feature_set: str, name: str, config: Config) -> str:
-    words: list[object] = ["fungi", "pca", store.root, "--feature-set", feature_set]
+    words: list[object] = ["fungi", "pca", store.where, "--feature-set", feature_set]
     words += ["--name", name]
     made = config.get("pca")
     try:

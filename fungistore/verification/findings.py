@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
@@ -43,14 +42,14 @@ class Remedy:
 
     Attributes:
         says: the same in words.
-        remove: files and folders to delete, in this order: records before what they vouch for.
-        write: files to replace, with their new bytes.
+        remove: keys of what is deleted, in this order: records before what they vouch for.
+        write: keys of files that are replaced, with their new bytes.
         then: the command that brings back what was removed, if something was.
     """
 
     says: str
-    remove: tuple[Path, ...] = ()
-    write: tuple[tuple[Path, bytes], ...] = ()
+    remove: tuple[str, ...] = ()
+    write: tuple[tuple[str, bytes], ...] = ()
     then: str | None = None
 
 
@@ -60,7 +59,7 @@ class Finding:
 
     Attributes:
         kind: what sort of problem.
-        where: the file, relative to the store.
+        where: the file's key in the store.
         expected: what would have been right.
         found: what is there.
         severity: "error" where data are wrong or unusable; "warning" for leftovers and stale

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from fungistore.errors import FungiError, StoreError
 from fungistore.machine.context import QUIET, Context
-from fungistore.store.durable import publish_bytes, sync
+from fungistore.store.backend import Backend, open_backend
 from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy, Repair, errors_first
 from fungistore.verification.verify import check_store, verify_store
@@ -37,21 +36,20 @@ def repair_store(
         FungiError: another process is writing, or the store cannot be written to.
         StoppedError: `stop` asked for it; what was repaired stays so.
     """
-    root = Path(path)
+    place = open_backend(path)
     try:
-        Store.open(root)
+        Store.open(place)
     except StoreError:
-        return Repair(verify_store(root, context=context))
+        return Repair(verify_store(path, context=context))
     repaired: list[Finding] = []
-    with Store.open(root).writing():
-        store = Store.open(root)
+    with Store.open(place).writing() as store:
         for _ in range(ROUNDS):
             found = check_store(store, context, is_being_written=False)
             can_be = [finding for finding in found.findings if finding.remedy is not None]
             for finding in can_be:
                 context.stop_if_asked()
                 assert finding.remedy is not None
-                _apply(store.root, finding.remedy)
+                _apply(store.backend, finding.remedy)
             repaired += can_be
             left = [finding for finding in found.findings if finding.remedy is None]
             # a rewritten file, or a group that is there again, may show more: look again
@@ -62,43 +60,32 @@ def repair_store(
     return Repair(replace(found, findings=errors_first(left)), errors_first(repaired), commands)
 
 
-def _apply(root: Path, remedy: Remedy) -> None:
-    for path in (*remedy.remove, *(path for path, _ in remedy.write)):
-        _refuse_outside(root, path)
+def _apply(backend: Backend, remedy: Remedy) -> None:
+    for key in (*remedy.remove, *(key for key, _ in remedy.write)):
+        _refuse_outside(backend, key)
     try:
-        for path in remedy.remove:
-            _remove(path)
-        for path, data in remedy.write:
-            publish_bytes(path, data)
+        for key in remedy.remove:
+            backend.remove(key)
+        for key, data in remedy.write:
+            backend.publish(key, data)
     except OSError as error:
         raise FungiError(
             "the store cannot be repaired",
-            where=error.filename or root,
+            where=error.filename or backend.where,
             found=error.strerror or str(error),
             hint="make it writable, then run fungi verify --repair again",
         ) from error
 
 
-def _refuse_outside(root: Path, path: Path) -> None:
+def _refuse_outside(backend: Backend, key: str) -> None:
     """Raise FungiError where links lead from the store to a file elsewhere, which is not its own.
 
     A link itself can be removed.
     """
-    if not path.parent.resolve().is_relative_to(root.resolve()):
+    if not backend.is_own(key):
         raise FungiError(
             "the store cannot be repaired: a link leads out of it",
-            where=path,
-            expected=f"files below {root.resolve()}",
-            found=path.parent.resolve(),
+            where=f"{backend.where}/{key}",
+            expected=f"files below {backend.where}",
             hint="look at what is there; put the folder in the place of the link, and repair again",
         )
-
-
-def _remove(path: Path) -> None:
-    """Delete a file or folder durably; what is gone already is as it should be."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    if path.parent.is_dir():
-        sync(path.parent)

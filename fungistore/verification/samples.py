@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError
 from fungistore.fingerprint import digest_ids
 from fungistore.machine.context import Context
-from fungistore.store.durable import PARTIAL, file_digest
+from fungistore.store.documents import seal_is_broken
 from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part
-from fungistore.store.seal import seal_is_broken
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.verification.findings import Finding, Remedy
 
@@ -31,7 +30,7 @@ class CheckedSamples:
     Attributes:
         findings: the problems.
         is_sound: whether its rows can be trusted to be those that were written.
-        has_checksums: whether every part has one; an earlier version wrote none.
+        has_checksums: whether every part has one; one whose replacing was killed has none.
     """
 
     findings: tuple[Finding, ...]
@@ -41,8 +40,7 @@ class CheckedSamples:
 
 def check_manifest(store: Store) -> list[Finding]:
     """Compare `store.json` with its own checksum and count."""
-    path = store.root / MANIFEST
-    document = json.loads(path.read_bytes())  # parsed once already, by Store.open
+    document = json.loads(store.backend.read(MANIFEST))  # parsed once already, by Store.open
     problems = []
     if seal_is_broken(document):
         problems.append("its fields differ from its checksum: it was edited, or is damaged")
@@ -89,19 +87,19 @@ def check_samples(store: Store, context: Context) -> CheckedSamples:
 
 def unreferenced_parts(store: Store) -> list[Finding]:
     """Return the files of the table that do not count: a kill before `store.json` leaves one."""
-    folder, named = store.root / SAMPLES, {part.file for part in store.manifest.parts}
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    folder, named = store.folder(SAMPLES), {part.file for part in store.manifest.parts}
+    listing = folder.list()
     return [
         Finding(
             "part-unreferenced",
-            f"{SAMPLES}/{path.name}",
+            folder.key_of(name),
             f"files that {MANIFEST} names",
             "a file that it does not name",
             "warning",
-            Remedy("removed", remove=(path,)),
+            Remedy("removed", remove=(folder.key_of(name),)),
         )
-        for path in paths
-        if path.name not in named and not path.name.endswith(PARTIAL)
+        for name in (*listing.files, *listing.folders)
+        if name not in named
     ]
 
 
@@ -140,10 +138,10 @@ def _check_part(
     context: Context,
 ) -> str:
     """Return what is wrong with a part, "" if nothing is."""
-    path = store.root / SAMPLES / part.file
-    if part.checksum and file_digest(path) != part.checksum:
+    folder = store.folder(SAMPLES)
+    if part.checksum and folder.digest(part.file) != part.checksum:
         return f"its bytes do not have the checksum {part.checksum} of {MANIFEST}"
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(folder.local_path(part.file)) as file:
         if file.metadata.num_rows != part.rows:
             return f"{file.metadata.num_rows} rows"
         if not file.schema_arrow.equals(SCHEMA):

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from pydantic import TypeAdapter
 
 from fungistore.machine.context import Context
-from fungistore.store.durable import orphans
-from fungistore.store.failures import Failure
-from fungistore.store.store import FAILURES, Store
+from fungistore.store.failures import FAILURES, Failure, failure_lines
+from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy
 from fungistore.verification.units import CheckedUnit
 
@@ -19,21 +18,18 @@ FAILURE = TypeAdapter(Failure)
 
 def check_orphans(store: Store, context: Context) -> Iterator[Finding]:
     """Find the files that interrupted writes left behind."""
-    for path in orphans(store.root):
+    for key in store.backend.leftovers():
         context.stop_if_asked()
-        where = path.relative_to(store.root).as_posix()
-        remedy = Remedy("removed", remove=(path,))
-        yield Finding("orphan", where, "no unfinished files", "one", "warning", remedy)
+        remedy = Remedy("removed", remove=(key,))
+        yield Finding("orphan", key, "no unfinished files", "one", "warning", remedy)
 
 
 def check_failures(store: Store, units: Iterable[CheckedUnit]) -> Iterator[Finding]:
     """Compare the list of failed inputs with the counts in the records of extracted arrays."""
-    path = store.root / FAILURES
     good: list[bytes] = []
     bad: list[int] = []
     listed: dict[str, set[int]] = {}
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(failure_lines(store.backend), 1):
         try:
             failure = FAILURE.validate_json(line, strict=True)
             if not 0 <= failure.row < len(store.samples):
@@ -51,7 +47,9 @@ def check_failures(store: Store, units: Iterable[CheckedUnit]) -> Iterator[Findi
             "one JSON object a line, of a row of the sample table",
             f"other lines: {numbers}",
             "warning",
-            Remedy("rewritten without them", write=((path, b"".join(x + b"\n" for x in good)),)),
+            Remedy(
+                "rewritten without them", write=((FAILURES, b"".join(x + b"\n" for x in good)),)
+            ),
         )
     rows = {name: sorted(numbers) for name, numbers in listed.items()}
     for unit in units:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from fungistore.errors import StoreError
 from fungistore.machine.context import QUIET, Context
-from fungistore.store.locks import StoreLocks
 from fungistore.store.store import MANIFEST, Store
+from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import ArrayCounts, Finding, Verification, errors_first
-from fungistore.verification.layout import StoredArray, read_layout
 from fungistore.verification.samples import (
     LOST,
     CheckedSamples,
@@ -56,12 +55,11 @@ def verify_store(
         UsageError: there is no store.
         StoppedError: `stop` asked for it.
     """
-    root = Path(path)
     try:
-        store = Store.open(root)
+        store = Store.open(path)
     except StoreError as error:
         return Verification(str(path), (_unopenable(error),))
-    writers = StoreLocks(root).writers()
+    writers = store.writers()
     for claim in writers:
         context.reporter.notice(f"reading while the store is being written: {claim}")
     return check_store(store, context, is_being_written=bool(writers))
@@ -80,26 +78,26 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     """
     began = time.perf_counter()
     samples = check_samples(store, context)
-    layout = read_layout(store, len(store.samples) if samples.is_sound else None)
-    findings = [*check_manifest(store), *samples.findings, *layout.findings]
-    setups, notes = check_setups(store, layout.arrays, context)
-    findings += setups
-    tally = _Tally(store, layout.arrays)
-    for unit in check_units(store, layout.arrays, context):
+    found = read_arrays(store, len(store.samples) if samples.is_sound else None)
+    findings = [*check_manifest(store), *samples.findings, *found.findings]
+    findings += check_setups(store, found, context)
+    notes: list[str] = []
+    tally = _Tally(store, found.arrays)
+    for unit in check_units(store, found.arrays, context):
         tally.add(unit)
     findings += tally.findings
     bad = frozenset(tally.bad)
     if samples.is_sound:
-        findings += _wrong_ids(store, layout.arrays, tally, samples, context)
+        findings += _wrong_ids(store, found.arrays, tally, samples, context)
     else:
         notes.append("the sample table is damaged: the ids of the units were not compared")
     findings += check_failures(store, tally.failed)
-    findings += check_pcas(store, layout)
-    findings += check_indexes(store, layout, bad, context)
-    findings += check_heads(store, layout, context)
-    findings += check_evals(store, layout)
-    uncommitted = uncommitted_chunks(store, layout.arrays)
-    notes += missing_units(store, layout.arrays)
+    findings += check_pcas(store, found)
+    findings += check_indexes(store, found, bad, context)
+    findings += check_heads(store, found, context)
+    findings += check_evals(store, found)
+    uncommitted = uncommitted_chunks(store, found.arrays)
+    notes += missing_units(store, found.arrays)
     leftovers = [*check_orphans(store, context), *unreferenced_parts(store), *uncommitted]
     if is_being_written:
         notes.append("another process was writing: leftovers, which may be its own, are not listed")
@@ -107,7 +105,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     elif not any(finding.kind == "manifest-damaged" for finding in findings):
         findings += leftovers
     return Verification(
-        store=str(store.root),
+        store=store.where,
         findings=errors_first(findings),
         units=tally.units,
         bytes=tally.bytes,
@@ -179,13 +177,13 @@ def _wrong_ids(
         remedy = drop_unit(stored.array, unit, record, then)
         yield Finding(
             "ids-differ",
-            record.relative_to(store.root).as_posix(),
+            record,
             f"ids of rows {start} to {end}, of digest {right}"
             if right
             else f"rows of the sample table, which has {len(store.samples)}",
             ids,
             remedy=remedy if samples.has_checksums and right else None,
-            advice="the sample table of an earlier version has no checksum, so it may be "
+            advice="the sample table has no checksum since its replacing was killed, so it may be "
             "the table that is damaged; --restart makes the features anew",
         )
 

@@ -48,6 +48,7 @@ from fungistore.doctor.stored import check_store
 from fungistore.doctor.weights import cached_weights, fungi_cache, judge_weights
 from fungistore.errors import FungiError, UsageError
 from fungistore.machine.device import default_batch_size, fast_dtype
+from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from tiny_world import TINY
 
@@ -255,7 +256,7 @@ def test_a_floor_of_nothing_is_usage(model: str, size: int | None) -> None:
 def test_a_finished_store_is_fit(store: Store) -> None:
     """Schema, writer and rows are told; images that are gone are a warning."""
     checks = by_name(check_store(store.root))
-    assert checks["schema"].found == "1.1"
+    assert checks["schema"].found == ".".join(map(str, SCHEMA_VERSION))
     assert "nobody" in checks["writers"].found
     assert checks["features set"].state == "pass"
     assert checks["features set"].found.startswith("100.0%")

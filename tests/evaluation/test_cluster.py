@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_result_and_one_file(tmp_path: Path) -> Non
     paths = {run.save(_Quiet()) for run in runs}
     (path,) = paths
     assert path is not None
-    document = json.loads(path.read_text())
+    document = json.loads(Path(path).read_text())
     array = store.arrays("set")["embeddings"]
     assert document["scores"][0]["fingerprints"] == {array.name: array.fingerprint}
     assert document["protocol"]["kmeans"] == {"niter": 25, "nredo": 1, "spherical": False}

@@ -109,8 +109,9 @@ def test_the_saved_json_says_what_it_was_made_from(tmp_path: Path) -> None:
     """Both scores, the CKA, the classes, and the fingerprint of every block in it."""
     store, arrays, _ = make_world(tmp_path)
     found = compare_features(tmp_path / "s", CompareOptions(b=("kl",)))
-    path = found.save(QUIET)
-    assert path is not None
+    saved = found.save(QUIET)
+    assert saved is not None
+    path = Path(saved)
     assert path.parent.name == "evals"
     document = json.loads(path.read_text())
     prints = {array.name: array.fingerprint for array in store.arrays("set").values()}

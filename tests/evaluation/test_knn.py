@@ -23,7 +23,7 @@ from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.randomness import Stream
-from fungistore.store.seal import sealed
+from fungistore.store.documents import sealed
 from fungistore.store.store import Store
 
 ROWS = 400

@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from feature_world import clustered
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.sources.sample import Sample
+from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -106,10 +107,10 @@ def store_of(root: Path, ids: list[str], labels: list[str], split: str | None = 
         NamedSource([Sample(i, i, label, split) for i, label in zip(ids, labels, strict=True)])
     )
     vectors, _ = clustered(len(ids), len(set(labels)), 4)
-    config = {"schema": 1, "layout": {"unit_rows": 8, "codec": "none"}, "made": {"name": "x"}}
+    config = {"schema": 2, "layout": {"unit_rows": 8, "codec": "none"}, "made": {"name": "x"}}
     store.setups.freeze(config, {}, {})
     array = UnitArray.create(
-        root,
+        LocalBackend(root),
         "set/embeddings",
         shape=vectors.shape,
         dtype="float32",

@@ -24,7 +24,6 @@ from fungistore.loff.gather import (
     BatchBuffers,
     DecodedUnits,
     MappedChunks,
-    is_plain,
     runs,
 )
 from fungistore.loff.loader import Batch, PatchLoader
@@ -32,7 +31,9 @@ from fungistore.loff.order import Sequential, Shuffled, Weighted
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import free_memory
 from fungistore.report import Silent
-from fungistore.store.units import Codec, UnitArray
+from fungistore.store.chunks import Codec
+from fungistore.store.local import LocalBackend
+from fungistore.store.units import UnitArray
 
 ROWS, UNIT_ROWS, SHAPE = 75, 8, (4, 4, 6)
 WAYS: list[tuple[Codec, CacheChoice]] = [
@@ -63,7 +64,7 @@ def make_array(
     units: int | None = None,
 ) -> UnitArray:
     array = UnitArray.create(
-        root,
+        LocalBackend(root),
         "vit/patches",
         shape=(rows, *shape),
         dtype=dtype,
@@ -113,7 +114,7 @@ def test_an_epoch_has_every_row_once_with_its_stored_values(
     rows = np.setdiff1d(np.arange(ROWS), [0, 9, 40])
     loader = PatchLoader(array, Shuffled(rows, 1), 16, cache=cache, window_bytes=4000)
     batches = epoch(loader)
-    assert is_plain(array) == (codec == "none")
+    assert bool(array.plain) == (codec == "none")
     assert loader.cache == cache
     assert sorted(rows_of(batches)) == rows.tolist()
     assert_content(batches, array)
@@ -259,7 +260,7 @@ def test_the_store_is_never_written(tmp_path: Path) -> None:
 
 class CountingArray(UnitArray):
     def __init__(self, root: Path, name: str) -> None:
-        super().__init__(root, name)
+        super().__init__(LocalBackend(root), name)
         self.starts: list[int] = []
 
     def read(self, start: int, stop: int) -> NDArray[Any]:

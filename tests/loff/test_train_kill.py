@@ -13,7 +13,8 @@ import pytest
 import torch
 from test_train import store_of
 
-from fungistore.loff.checkpoint import RunDirectory
+from fungistore.loff.checkpoint import load_tensors
+from fungistore.loff.run_folder import RunFolder
 
 KILLS = 6
 
@@ -25,17 +26,17 @@ def test_killed_runs_continue_to_the_same_weights(tmp_path):
     draw = random.Random(0)
     for _ in range(KILLS):
         process = subprocess.Popen(command(killed), env=environment(), stderr=subprocess.DEVNULL)
-        run = RunDirectory(killed, "set", "h")
+        run = RunFolder(killed, "set", "h")
         before = run.progress()
         while process.poll() is None and run.progress() == before:
             time.sleep(0.02)  # until it has got somewhere
         time.sleep(draw.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert not RunDirectory(killed, "set", "h").progress().done
+    assert not RunFolder(killed, "set", "h").progress().done
     subprocess.run(command(killed), check=True, env=environment())
     one, other = (
-        (run := RunDirectory(store, "set", "h")).tensors(run.progress())
+        load_tensors(run := RunFolder(store, "set", "h"), run.progress())
         for store in (killed, whole)
     )
     assert one.keys() == other.keys()

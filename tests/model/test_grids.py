@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fungistore.backbones.encoder import TokenGrid
-from fungistore.extraction.grids import LENGTHS, PATCHES, stored_grid
+from fungistore.extraction.grids import stored_grid
+from fungistore.store.feature import LENGTHS, PATCHES
 
 CELLS = 8
 
@@ -29,7 +30,7 @@ def test_a_sequence_is_pooled_as_if_it_were_alone(lengths: list[int], pool: int,
     assert found[PATCHES].shape == (len(lengths), CELLS // pool, 3)
     for row, length in enumerate(lengths):
         expected = [cell.mean(0) for cell in tokens[row, :length].split(pool)]
-        assert found[LENGTHS][row] == len(expected)
+        assert found[LENGTHS + PATCHES][row] == len(expected)
         torch.testing.assert_close(found[PATCHES][row, : len(expected)], torch.stack(expected))
         assert not found[PATCHES][row, len(expected) :].any()
 

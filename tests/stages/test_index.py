@@ -16,8 +16,8 @@ from fungistore.errors import MismatchError, StoppedError, StoreError, UsageErro
 from fungistore.fingerprint import canonical_json
 from fungistore.indexing.build import build_index
 from fungistore.indexing.choose import TRAIN_BYTES, choose_factory, part_count, training_rows
+from fungistore.indexing.opening import open_index
 from fungistore.indexing.options import IndexOptions
-from fungistore.indexing.record import open_index
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features

@@ -17,6 +17,7 @@ from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.pca.components import fit
 from fungistore.pca.stage import PcaOptions, fit_pca, load_pca
+from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 
 ROWS, DIM = 150, 12
@@ -187,7 +188,7 @@ def test_the_default_dim_gives_way_to_the_data_and_says_so(store):
 
 def test_an_extraction_may_join_the_set_afterwards(store):
     fit_pca(store.root, PcaOptions(dim=6, name="p"))
-    config = {"schema": 1, "layout": {"unit_rows": 16, "codec": "none"}}
+    config = {"schema": SCHEMA_VERSION[0], "layout": {"unit_rows": 16, "codec": "none"}}
     Store.open(store.root).refuse_mismatch("set", {"gradients/dino": config})
 
 

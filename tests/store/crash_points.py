@@ -20,6 +20,7 @@ import numpy as np
 from list_source import numbered
 
 from fungistore.store.failures import Failure
+from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -64,7 +65,7 @@ def arrayed(root: Path) -> None:
     for name in ("embeddings", "gradients/kl"):
         if name not in arrays:
             UnitArray.create(
-                root,
+                LocalBackend(root),
                 f"vit/{name}",
                 shape=(OLD_ROWS, 96),
                 dtype="float16",

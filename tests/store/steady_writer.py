@@ -12,7 +12,9 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.store.units import Codec, UnitArray
+from fungistore.store.chunks import Codec
+from fungistore.store.local import LocalBackend
+from fungistore.store.units import UnitArray
 
 CODECS = get_args(Codec)[:2]  # the lossless ones
 NAME = "vit/patches"
@@ -29,10 +31,10 @@ def rows(start: int, stop: int) -> NDArray[Any]:
 def main(root: Path, codec: Codec) -> None:
     """Make the array if need be, then write what its commits lack."""
     if (root / "features.zarr" / NAME / "zarr.json").exists():
-        array = UnitArray(root, NAME)
+        array = UnitArray(LocalBackend(root), NAME)
     else:
         array = UnitArray.create(
-            root,
+            LocalBackend(root),
             NAME,
             shape=(UNITS * UNIT_ROWS, *ROW_SHAPE),
             dtype="float16",

@@ -17,7 +17,7 @@ from fungistore.errors import FungiError, StoppedError
 from fungistore.machine.context import Context
 from fungistore.report import Silent
 from fungistore.store.failures import Failure
-from fungistore.store.locks import WHOLE, Slice, StoreLocks
+from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.store import Store
 
 HOLDER = """
@@ -109,7 +109,7 @@ def test_a_refusal_names_the_owner(store: Store) -> None:
         text = str(caught.value)
         assert f"pid {process.pid} on {os.uname().nodename} since 2" in text
         assert "features/vit/kl" in text
-        (claim,) = StoreLocks(store.root).writers()
+        (claim,) = store.writers()
         assert (claim.pid, claim.thing) == (process.pid, "features/vit/kl")
     finally:
         kill(process)
@@ -118,7 +118,7 @@ def test_a_refusal_names_the_owner(store: Store) -> None:
 def test_a_dead_owner_holds_nothing(store: Store) -> None:
     """After SIGKILL the same thing can be held at once, and the dead one's files are gone."""
     kill(hold(store, "features/vit/kl", "features/vit/dino"))
-    assert StoreLocks(store.root).writers() == []
+    assert store.writers() == []
     with store.writing("features/vit"):
         assert len(list((store.root / ".locks").glob("*.json"))) == 1
 

@@ -20,10 +20,11 @@ from fungistore.extraction.measure import (
     UNIT_SECONDS,
     Rate,
     choose_unit_rows,
-    free_bytes,
 )
 from fungistore.extraction.plan import Task, batches_of, count_bytes, count_images, plan_tasks
-from fungistore.extraction.resolve import ArraySpec
+from fungistore.store.chunks import encode
+from fungistore.store.feature import Feature
+from fungistore.store.local import LocalBackend
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -32,10 +33,10 @@ SHARED_TMP_PATH = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 SPECS = [
-    ArraySpec("embeddings", "embeddings", (2,), "float16"),
-    ArraySpec("gradients/kl", "kl", (3,), "float16"),
-    ArraySpec("norms/kl", "kl", (), "float32"),
-    ArraySpec("patches", "patches", (2, 2, 2), "float16"),
+    Feature("embeddings", (2,), "float16"),
+    Feature("gradients/kl", (3,), "float16"),
+    Feature("norms/kl", (), "float32"),
+    Feature("patches", (2, 2, 2), "float16"),
 ]
 History = dict[str, dict[int, int]]  # array: unit: rows committed
 
@@ -46,30 +47,31 @@ def publish_history(
     """Return arrays with these rows of these units committed; a row count of 0 is a bare chunk."""
     arrays = {}
     for spec in SPECS:
-        if spec.name not in history:
+        if spec.path not in history:
             continue
         array = UnitArray.create(
-            root,
-            f"vit/{spec.name}",
+            LocalBackend(root),
+            f"vit/{spec.path}",
             shape=(rows, *spec.row_shape),
             dtype=spec.dtype,
             unit_rows=unit_rows,
             codec="none",
             fingerprint="f",
         )
-        for unit, count in history[spec.name].items():
+        for unit, count in history[spec.path].items():
             start = unit * unit_rows
             block = np.ones((min(count or unit_rows, rows - start), *spec.row_shape), spec.dtype)
             if count:
                 array.publish(unit, block, ids="", failed=0)
             else:  # as after a kill before the record
-                array.array[start : start + len(block)] = block
-        arrays[spec.name] = array
+                key = array.chunk_key(unit)
+                array.folder.publish(key, *encode(block, unit_rows, array.codec))
+        arrays[spec.path] = array
     return arrays
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[int, int, int, History, list[ArraySpec]]:
+def situations(draw: st.DrawFn) -> tuple[int, int, int, History, list[Feature]]:
     """Draw rows then and now, rows of a unit, what was committed, and which arrays are wanted."""
     unit_rows = draw(st.sampled_from([1, 2, 4, 8]))
     rows = draw(st.integers(1, 3 * unit_rows + 1))
@@ -78,15 +80,15 @@ def situations(draw: st.DrawFn) -> tuple[int, int, int, History, list[ArraySpec]
     for spec in SPECS:
         if draw(st.booleans()):
             units = draw(st.sets(st.integers(0, (rows - 1) // unit_rows)))
-            history[spec.name] = {
+            history[spec.path] = {
                 unit: draw(st.integers(0, min(unit_rows, rows - unit * unit_rows)))
                 for unit in units
             }
     asked = draw(st.integers(0, 4 * unit_rows))  # a longer source, or a shorter --limit
-    return rows, asked, unit_rows, history, [spec for spec in SPECS if spec.feature in wanted]
+    return rows, asked, unit_rows, history, [spec for spec in SPECS if spec.asked in wanted]
 
 
-ONE_ARRAY_OF_TWO: tuple[int, int, int, History, list[ArraySpec]] = (
+ONE_ARRAY_OF_TWO: tuple[int, int, int, History, list[Feature]] = (
     8,
     12,
     4,
@@ -99,7 +101,7 @@ ONE_ARRAY_OF_TWO: tuple[int, int, int, History, list[ArraySpec]] = (
 @given(situation=situations())
 @example(situation=ONE_ARRAY_OF_TWO)
 def test_exactly_what_is_missing_is_planned(
-    tmp_path: Path, situation: tuple[int, int, int, History, list[ArraySpec]]
+    tmp_path: Path, situation: tuple[int, int, int, History, list[Feature]]
 ) -> None:
     """Against brute force: a (row, feature) that some array lacks is in one task, no other is."""
     rows, asked, unit_rows, history, specs = situation
@@ -109,12 +111,12 @@ def test_exactly_what_is_missing_is_planned(
         array.grow(asked)
     tasks = plan_tasks(specs, arrays, asked, unit_rows)
 
-    def is_done(row: int, spec: ArraySpec) -> bool:
-        committed = history.get(spec.name, {}).get(row // unit_rows, 0)
+    def is_done(row: int, spec: Feature) -> bool:
+        committed = history.get(spec.path, {}).get(row // unit_rows, 0)
         return row % unit_rows < committed
 
     missing = {
-        (row, spec.feature) for row in range(asked) for spec in specs if not is_done(row, spec)
+        (row, spec.asked) for row in range(asked) for spec in specs if not is_done(row, spec)
     }
     planned = Counter(
         (row, feature)
@@ -149,7 +151,7 @@ def test_features_at_different_rows_of_a_unit_are_planned_apart(tmp_path: Path) 
     """Where one feature has more rows of a unit than another, each gets what it lacks."""
     history: History = {"embeddings": {0: 3}, "patches": {0: 1}}
     arrays = publish_history(tmp_path, history, 4, 4)
-    specs = [spec for spec in SPECS if spec.feature != "kl"]
+    specs = [spec for spec in SPECS if spec.asked != "kl"]
     assert plan_tasks(specs, arrays, 4, 4) == [
         Task(0, 1, 4, frozenset(["patches"])),
         Task(0, 3, 4, frozenset(["embeddings"])),
@@ -176,7 +178,7 @@ def test_a_feature_of_two_arrays_is_done_where_both_are(
 
 def test_a_finished_feature_set_needs_nothing(tmp_path: Path) -> None:
     """All units committed: no task; a shorter limit needs none either, a longer source its tail."""
-    history: History = {spec.name: {0: 4, 1: 3} for spec in SPECS}
+    history: History = {spec.path: {0: 4, 1: 3} for spec in SPECS}
     arrays = publish_history(tmp_path, history, 7, 4)
     assert plan_tasks(SPECS, arrays, 7, 4) == []
     assert plan_tasks(SPECS, arrays, 5, 4) == []
@@ -267,7 +269,7 @@ def test_unit_rows_are_the_largest_power_of_two_within_the_limits(
     rate: float, side: int, width: int, with_patches: bool
 ) -> None:
     """A minute of work, 65,536 rows, 100 MB of patches: as many rows as all three allow, or one."""
-    patches = ArraySpec("patches", "patches", (side, side, width), "float16")
+    patches = Feature("patches", (side, side, width), "float16")
     specs = [*SPECS[:3], patches] if with_patches else SPECS[:3]
     rows = choose_unit_rows(Rate(low=0.0, high=rate), specs)
 
@@ -296,11 +298,11 @@ def test_unit_rows_are_the_largest_power_of_two_within_the_limits(
 )
 def test_unit_rows_of_usual_extractions(rate: float, features: list[str], expected: int) -> None:
     """Slow models get short units, fast vectors long ones, patch tensors what fits in 100 MiB."""
-    large = ArraySpec("patches", "patches", (16, 16, 768), "float16")
-    specs = [spec for spec in [*SPECS[:3], large] if spec.feature in features]
+    large = Feature("patches", (16, 16, 768), "float16")
+    specs = [spec for spec in [*SPECS[:3], large] if spec.asked in features]
     assert choose_unit_rows(Rate(low=rate / 2, high=rate), specs) == expected
 
 
 def test_free_space_of_a_place_that_is_not_there_yet(tmp_path: Path) -> None:
     """The disk of the nearest existing parent is asked."""
-    assert free_bytes(tmp_path / "not" / "yet" / "s.fungi") > 0
+    assert LocalBackend(tmp_path / "not" / "yet" / "s.fungi").free_bytes() > 0

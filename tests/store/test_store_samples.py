@@ -21,7 +21,7 @@ from fungistore.errors import UsageError
 from fungistore.sources.sample import Sample
 from fungistore.store import census as census_module
 from fungistore.store import samples as samples_module
-from fungistore.store.census import Comparison
+from fungistore.store.census import SourceChanges
 from fungistore.store.durable import partial_path
 from fungistore.store.samples import ROWS_PER_GROUP
 from fungistore.store.store import Store
@@ -116,7 +116,7 @@ def test_any_history_of_sources_matches_a_plain_list(
             kept = {sample.id for sample in old}
             removed = [sample.id for sample in model if sample.id not in kept]
             counts = (len(shuffled) - len(old), len(old), changed, len(removed))
-            expected = Comparison(*counts, first_removed=tuple(removed[:3]))
+            expected = SourceChanges(*counts, first_removed=tuple(removed[:3]))
             assert store.add_source(source) == expected
             labels += [name for name in source.label_names() if name not in labels]
             model += [sample for sample in shuffled if sample.id not in known]
@@ -142,8 +142,8 @@ def test_rows_across_real_parts_and_row_groups(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     first = ROWS_PER_GROUP + 100
     total = first + ROWS_PER_GROUP + 5
-    assert store.add_source(numbered(first)) == Comparison(first, 0, 0)
-    assert store.add_source(numbered(total)) == Comparison(total - first, first, 0)
+    assert store.add_source(numbered(first)) == SourceChanges(first, 0, 0)
+    assert store.add_source(numbered(total)) == SourceChanges(total - first, first, 0)
     borders = [0, ROWS_PER_GROUP, first, first + ROWS_PER_GROUP, total]
     expected = numbered(total).samples
     labels = store.manifest.labels
@@ -164,7 +164,7 @@ def test_sources_at_the_size_of_a_row_group(tmp_path: Path, count: int) -> None:
     store = new_store(tmp_path)
     assert store.add_source(numbered(count)).added == len(store.samples) == count
     assert store.samples.rows(count - 1, count)[0]["id"] == f"{count - 1:08d}.jpg"
-    assert store.add_source(numbered(count)) == Comparison(0, count, 0)
+    assert store.add_source(numbered(count)) == SourceChanges(0, count, 0)
 
 
 # --- growing
@@ -184,9 +184,9 @@ def test_a_source_that_lost_samples_loses_no_rows(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.add_source(numbered(10))
     gone = ("00000003.jpg", "00000004.jpg", "00000005.jpg")
-    assert store.add_source(numbered(3)) == Comparison(0, 3, 0, 7, gone)
+    assert store.add_source(numbered(3)) == SourceChanges(0, 3, 0, 7, gone)
     assert store.add_source(ListSource("/images", [])).removed == 10
-    assert store.add_source(ListSource("/other", [])) == Comparison(0, 0, 0)
+    assert store.add_source(ListSource("/other", [])) == SourceChanges(0, 0, 0)
     assert len(store.samples) == 10
 
 
@@ -195,7 +195,7 @@ def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.add_source(numbered(10))
     before = contents(store.root)
-    assert store.add_source(numbered(10)) == Comparison(0, 10, 0)
+    assert store.add_source(numbered(10)) == SourceChanges(0, 10, 0)
     assert contents(store.root) == before
 
 
@@ -219,7 +219,7 @@ def test_changed_size_or_time_is_counted_and_the_row_kept(tmp_path: Path) -> Non
         Sample("d", "d", bytes=None, mtime=None),
         Sample("e", "elsewhere", "cat", "train", bytes=5, mtime=100.0000001),  # below a microsecond
     ]
-    assert store.add_source(ListSource("/i", again)) == Comparison(added=0, known=5, changed=3)
+    assert store.add_source(ListSource("/i", again)) == SourceChanges(added=0, known=5, changed=3)
     assert store.samples.rows(0, 5) == before
 
 
@@ -341,7 +341,7 @@ def test_a_moved_source_is_read_from_where_it_is_now(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.add_source(numbered(4, root=str(old)))
     old.rename(new)
-    assert store.add_source(numbered(6, root=str(new))) == Comparison(2, 4, 0)
+    assert store.add_source(numbered(6, root=str(new))) == SourceChanges(2, 4, 0)
     assert {row["root"] for row in Store.open(store.root).samples.rows(0, 6)} == {str(new)}
     assert ids_of(store) == [f"{n:08d}.jpg" for n in range(6)]
 
@@ -392,7 +392,7 @@ def test_awkward_ids_round_trip(tmp_path: Path) -> None:
     assert [row["uri"] for row in rows] == texts
     assert [row["split"] for row in rows] == texts
     assert [store.manifest.labels[row["label"]] for row in rows] == texts
-    assert store.add_source(ListSource("/i", samples)) == Comparison(0, len(samples), 0)
+    assert store.add_source(ListSource("/i", samples)) == SourceChanges(0, len(samples), 0)
     for number, text in enumerate(texts):
         assert store.samples.rows_of_split(text).tolist() == [number]
 
@@ -477,7 +477,7 @@ def test_a_part_that_was_never_committed_does_not_count(tmp_path: Path) -> None:
     (store.root / "store.json").write_bytes(before)  # the kill came before this was replaced
     again = Store.open(store.root)
     assert len(again.samples) == 5
-    assert again.add_source(numbered(7)) == Comparison(2, 5, 0)
+    assert again.add_source(numbered(7)) == SourceChanges(2, 5, 0)
     assert ids_of(again) == [f"{n:08d}.jpg" for n in range(7)]
     assert len(pq.read_table(store.root / "samples.parquet")) == 7
 

@@ -15,10 +15,12 @@ from feature_world import clustered, make_store
 from fungistore.errors import FungiError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.indexing.build import build_index
+from fungistore.indexing.opening import open_index
 from fungistore.indexing.options import IndexOptions
-from fungistore.indexing.record import index_directories, open_index, read_record
-from fungistore.loff.checkpoint import RunDirectory, head_names
+from fungistore.indexing.record import index_folders, read_record
+from fungistore.loff.checkpoint import load_tensors
 from fungistore.loff.options import TrainOptions
+from fungistore.loff.run_folder import RunFolder, head_names
 from fungistore.loff.stored import open_head
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
@@ -73,12 +75,12 @@ def readers(root: Path) -> list[Callable[[], object]]:
             open_head(store, "set", name)
 
     def state() -> None:
-        run = RunDirectory(Store.open(root), "set", "h")
+        run = RunFolder(Store.open(root), "set", "h")
         run.config()
-        run.tensors(run.progress())
+        load_tensors(run, run.progress())
 
     def records() -> None:
-        for folder in index_directories(Store.open(root)):
+        for folder in index_folders(Store.open(root)):
             read_record(folder)
 
     return [

@@ -21,10 +21,13 @@ from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET, Context
 from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.store.chunks import PIECE_BYTES, Counts, count_rows
+from fungistore.store.documents import sealed
+from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
 from fungistore.verification.samples import digests_of_ranges
-from fungistore.verification.units import PIECE_BYTES, Budget, count_rows
+from fungistore.verification.units import Budget
 from fungistore.verification.verify import verify_store
 
 ROWS, UNIT_ROWS = 60, 16
@@ -236,7 +239,7 @@ def test_setups_hash_to_their_names(root):
     data[-1] ^= 1
     tensors.write_bytes(data)
     assert "pca.safetensors" in only(verify_store(root)).found
-    edit(setup / "config.json", schema=2)
+    edit(setup / "config.json", schema=99)
     assert "fingerprint" in only(verify_store(root)).found
     shutil.rmtree(setup)
     assert kinds(repair_store(root).verification) == ["setup-missing"]
@@ -393,8 +396,22 @@ def test_a_damaged_head_is_named_and_kept(root, file):
     assert path.read_bytes() == data
 
 
+def test_a_setup_that_was_not_frozen_to_its_end_is_a_leftover(root):
+    """Files without a configuration, as a kill leaves them, are removed; used setups never are."""
+    half = root / "setups" / ("0" * 32)
+    half.mkdir()
+    (half / "tensors.safetensors").write_bytes(b"half")
+    finding = only(verify_store(root))
+    assert (finding.kind, finding.severity) == ("orphan", "warning")
+    assert repair_store(root).verification.findings == ()
+    assert not half.exists()
+    array = Store.open(root).arrays("set")["pca/four"]
+    (root / "setups" / array.fingerprint / "config.json").unlink()
+    assert kinds(repair_store(root).verification) == ["setup-damaged"]
+
+
 def test_edited_scores_of_an_evaluation_are_found(root):
-    """A saved evaluation has a checksum; one of an earlier version, without it, is as good."""
+    """A saved evaluation has a checksum; one that has lost it proves nothing."""
     (path,) = (root / "evals").iterdir()
     document = json.loads(path.read_bytes())
     document["scores"][0]["metrics"]["accuracy"] = 1.0
@@ -404,7 +421,7 @@ def test_edited_scores_of_an_evaluation_are_found(root):
     assert "edited" in finding.found
     del document["checksum"]
     path.write_text(json.dumps(document))
-    assert verify_store(root).findings == ()
+    assert "edited" in only(verify_store(root)).found
 
 
 def test_a_damaged_evaluation_is_found(root):
@@ -415,17 +432,15 @@ def test_a_damaged_evaluation_is_found(root):
 
 
 def test_repeated_ids_and_rows_out_of_order_are_found(tmp_path):
-    """A table of an earlier version has no checksum: what it says is checked all the same."""
+    """A table whose replacing was killed has no checksum: what it says is checked all the same."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     vectors, labels = clustered(20, 2, 4)
     root = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels).root
-    edit(root / "store.json", checksum=None)
     document = json.loads((root / "store.json").read_bytes())
     document["parts"][0]["checksum"] = None
-    del document["checksum"]
-    (root / "store.json").write_text(json.dumps(document))
+    (root / "store.json").write_text(json.dumps(sealed(document)))
     assert verify_store(root).is_sound
     (part,) = (root / "samples.parquet").iterdir()
     table = pq.read_table(part)
@@ -459,7 +474,7 @@ def test_rows_are_counted_as_numpy_counts_them(dtype):
     rows = np.random.default_rng(0).choice(odd, (500, 3), p=[0.05] * 4 + [0.3] * 2 + [0.1] * 2)
     rows = rows.astype(dtype)
     expected = (np.isnan(rows).any(1), np.isinf(rows).any(1), (rows == 0).all(1))
-    assert count_rows(rows) == tuple(int(mask.sum()) for mask in expected)
+    assert count_rows(rows) == Counts(*(int(mask.sum()) for mask in expected))
 
 
 def test_a_unit_larger_than_the_budget_still_gets_its_turn():
@@ -531,7 +546,7 @@ def test_tensorstore_reads_the_same_numbers(tmp_path, codec):
 
     values = np.random.default_rng(0).normal(size=(20, 3, 3, 8)).astype(np.float16)
     array = UnitArray.create(
-        tmp_path,
+        LocalBackend(tmp_path),
         "set/patches",
         shape=values.shape,
         dtype="float16",

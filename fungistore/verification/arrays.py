@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.matrices.blocks import PCA
-from fungistore.store.durable import PARTIAL
+from fungistore.store.backend import Listing
+from fungistore.store.chunks import CHUNKS, CODECS, METADATA, blank_array
+from fungistore.store.feature import codec_of, is_pca, kind_of
+from fungistore.store.folder import Folder
 from fungistore.store.store import Store
-from fungistore.store.units import (
-    COMMITS,
-    FEATURES,
-    METADATA,
-    RECORD_NAME,
-    Codec,
-    UnitArray,
-    parse_commit,
-)
+from fungistore.store.units import COMMITS, FEATURES, GROUP, UnitArray, parse_commit, record_unit
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Remedy
-
-CHUNKS = "c"  # zarr's folder of an array's chunks
-GROUP = {"attributes": {}, "zarr_format": 3, "node_type": "group"}
-CODECS = ("none", "zstd", "bitround")
 
 
 @dataclass(frozen=True)
@@ -39,15 +26,15 @@ class StoredArray:
 
     Attributes:
         array: it.
-        records: paths of the records by unit, sound or not.
+        records: keys of the records by unit, sound or not.
     """
 
     array: UnitArray
-    records: dict[int, Path]
+    records: dict[int, str]
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoredArrays:
     """The arrays of a store.
 
     Attributes:
@@ -66,57 +53,58 @@ class Layout:
         return {stored.array.name: stored.array.fingerprint for stored in self.arrays}
 
 
-def read_layout(store: Store, samples: int | None) -> Layout:
+def read_arrays(store: Store, samples: int | None) -> StoredArrays:
     """Find the arrays of a store and compare their metadata with setups and records.
 
     Args:
         store: the store.
         samples: rows of its sample table, None where that is damaged.
     """
-    features, commits = store.root / FEATURES, store.root / COMMITS
-    recorded = {path.relative_to(commits).as_posix(): path for path in _record_folders(commits)}
+    commits = store.folder(COMMITS)
+    recorded = {below.key.removeprefix(f"{commits.key}/"): below for below in _recorded(commits)}
     arrays: list[StoredArray] = []
     findings: list[Finding] = []
     seen = set()
-    for folder, below, files in os.walk(features):
-        below[:] = sorted(name for name in below if not name.endswith(PARTIAL))
-        path = Path(folder)
-        name = path.relative_to(features).as_posix()
-        document = _read(path / METADATA)
+    to_see = [store.folder(FEATURES)]
+    while to_see:
+        folder = to_see.pop(0)
+        name, listing = folder.key.removeprefix(FEATURES).removeprefix("/"), folder.list()
+        document = _read(folder)
         says = document.get("node_type") if document else None
-        is_array = name in recorded or CHUNKS in below or says == "array"
-        if name != "." and is_array:
-            below.clear()
+        is_array = name in recorded or CHUNKS in listing.folders or says == "array"
+        if name and is_array:
             seen.add(name)
             records = _records(recorded.get(name))
             opened, problems = _examine(store, name, document, records, samples)
             findings += problems
             if opened is not None:
                 arrays.append(StoredArray(opened, records))
-        elif (below or files) and (
+            continue
+        to_see[:0] = folder.folders()
+        if listing != Listing() and (
             document is None or says != "group" or document.get("zarr_format") != 3
         ):  # an empty folder is a kill before its first file
-            findings.append(_group(store, path))
+            findings.append(_group(folder))
     for name in sorted(recorded.keys() - seen):
-        findings.append(_without_array(store, name, recorded[name], samples))
-    for name, path in recorded.items():
-        findings += _stray_records(store, name, path)
+        findings.append(_without_array(store, name, recorded[name]))
+    for below in recorded.values():
+        findings += _stray_records(below)
     lost = (recorded.keys() | seen) - {stored.array.name for stored in arrays}
-    return Layout(tuple(arrays), frozenset(lost), tuple(findings))
+    return StoredArrays(tuple(arrays), frozenset(lost), tuple(findings))
 
 
 def _examine(
     store: Store,
     name: str,
     document: Config | None,
-    records: dict[int, Path],
+    records: dict[int, str],
     samples: int | None,
 ) -> tuple[UnitArray | None, list[Finding]]:
     """Open an array and compare it with what it should be."""
     where = f"{FEATURES}/{name}/{METADATA}"
-    made_with, last = _from_records(records)
+    made_with, last = _from_records(store, records)
     try:
-        array, trouble = UnitArray(store.root, name), ""
+        array, trouble = UnitArray(store.backend, name), ""
     except StoreError as error:
         array, trouble = None, _one_line(error.found)
     expected = _expected(store, name, array, document, made_with, last, samples)
@@ -129,15 +117,12 @@ def _examine(
             return array, []
         trouble = "; ".join(f"{key} {now.get(key)!r}, not {right[key]!r}" for key in changed)
     then = command_for_array(store, name, made_with or "")
-    folder = store.root / FEATURES / name
     if expected is not None:
-        remedy = Remedy(
-            "written anew from its setup and records", write=((folder / METADATA, expected[0]),)
-        )
+        remedy = Remedy("written anew from its setup and records", write=((where, expected[0]),))
     else:
         remedy = Remedy(
             "the array is removed, so that all its units are computed again",
-            remove=(store.root / COMMITS / name, folder),
+            remove=(f"{COMMITS}/{name}", f"{FEATURES}/{name}"),
             then=then,
         )
     finding = Finding(
@@ -171,34 +156,26 @@ def _expected(
     least = last * now["unit_rows"] + 1  # fewer would lose a unit; the next run makes it longer
     most = shape[0] if samples is None else samples
     rows = max(min(shape[0], most), least)
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            made = UnitArray.create(
-                Path(scratch),
-                name,
-                shape=(rows, *shape[1:]),
-                dtype=now["dtype"],
-                unit_rows=now["unit_rows"],
-                codec=cast(Codec, now["codec"]),
-                fingerprint=cast(str, key),
-            )
-        except Exception:  # the fields come from damaged files; zarr raises whatever it likes
-            return None
-        data = Path(scratch, FEATURES, name, METADATA).read_bytes()
-        return data, made.array.metadata.to_dict()
+    attributes = {"fingerprint": key, "codec": now["codec"]}
+    shape = (rows, *shape[1:])
+    try:
+        made, data = blank_array(shape, now["dtype"], now["unit_rows"], now["codec"], attributes)
+    except Exception:  # the fields come from damaged files; zarr raises whatever it likes
+        return None
+    return data, made.metadata.to_dict()
 
 
-def _from_setup(feature: str, config: Config) -> Config:
-    """Return the fields of an array that its setup decides."""
+def _from_setup(path: str, config: Config) -> Config:
+    """Return the fields of an array, by its path in the feature set, that its setup decides."""
     made, layout, vectors = (config.get(key) for key in ("pca", "layout", "vectors"))
     fields: Config = {}
-    if feature.startswith(PCA) and isinstance(made, dict):
+    if is_pca(path) and isinstance(made, dict):
         fields = {key: made.get(key) for key in ("dtype", "unit_rows", "codec")}
     elif isinstance(layout, dict):
         fields = {key: layout.get(key) for key in ("unit_rows", "codec")}
-        if fields["codec"] == "bitround" and feature != "patches":
-            fields["codec"] = "zstd"
-        if isinstance(vectors, dict) and not feature.startswith("norms/"):
+        if fields["codec"] in CODECS:
+            fields["codec"] = codec_of(path, fields["codec"])
+        if isinstance(vectors, dict) and kind_of(path) != "numbers":
             fields["dtype"] = vectors.get("dtype")
     return _usable(fields)
 
@@ -225,13 +202,13 @@ def _plain_fields(document: Config | None) -> Config:
     return found | ({"dtype": dtype} if dtype in ("float16", "float32") else {})
 
 
-def _from_records(records: dict[int, Path]) -> tuple[str | None, int]:
+def _from_records(store: Store, records: dict[int, str]) -> tuple[str | None, int]:
     """Return the fingerprint that most records have, and the last unit with a record, or -1."""
     votes: Counter[str] = Counter()
     last = -1
-    for unit, path in records.items():
+    for unit, key in records.items():
         try:
-            commit = parse_commit(path.read_bytes())
+            commit = parse_commit(store.backend.read(key))
         except (OSError, ValueError):
             continue
         if commit.unit == unit and commit.rows > 0:
@@ -240,19 +217,19 @@ def _from_records(records: dict[int, Path]) -> tuple[str | None, int]:
     return (votes.most_common(1)[0][0] if votes else None), last
 
 
-def _group(store: Store, path: Path) -> Finding:
-    data = json.dumps(GROUP, indent=2).encode()
+def _group(folder: Folder) -> Finding:
+    key = folder.key_of(METADATA)
     return Finding(
         "group-damaged",
-        (path / METADATA).relative_to(store.root).as_posix(),
+        key,
         "the metadata of a zarr group",
-        "damaged" if (path / METADATA).exists() else "missing",
-        remedy=Remedy("written anew", write=((path / METADATA, data),)),
+        "damaged" if folder.has(METADATA) else "missing",
+        remedy=Remedy("written anew", write=((key, GROUP),)),
     )
 
 
-def _without_array(store: Store, name: str, folder: Path, samples: int | None) -> Finding:
-    made_with, _ = _from_records(_records(folder))
+def _without_array(store: Store, name: str, folder: Folder) -> Finding:
+    made_with, _ = _from_records(store, _records(folder))
     return Finding(
         "array-missing",
         f"{FEATURES}/{name}",
@@ -260,41 +237,43 @@ def _without_array(store: Store, name: str, folder: Path, samples: int | None) -
         "no such array",
         remedy=Remedy(
             "its records are removed, so that it is computed again",
-            remove=(folder,),
+            remove=(folder.key,),
             then=command_for_array(store, name, made_with or ""),
         ),
     )
 
 
-def _stray_records(store: Store, name: str, folder: Path) -> Iterator[Finding]:
-    for path in sorted(folder.iterdir()):
-        is_record = path.suffix == ".json" and RECORD_NAME.fullmatch(path.stem)
-        if path.is_file() and not is_record and not path.name.endswith(PARTIAL):
+def _stray_records(folder: Folder) -> Iterator[Finding]:
+    for name in folder.list().files:
+        if record_unit(name) is None:
+            key = folder.key_of(name)
             yield Finding(
                 "record-stray",
-                path.relative_to(store.root).as_posix(),
+                key,
                 "records named by their unit, such as 00000000.json",
                 "another file",
                 "warning",
-                Remedy("removed", remove=(path,)),
+                Remedy("removed", remove=(key,)),
             )
 
 
-def _record_folders(commits: Path) -> Iterator[Path]:
-    for folder, below, files in os.walk(commits):
-        below[:] = [name for name in below if not name.endswith(PARTIAL)]
-        if any(name.endswith(".json") for name in files):
-            yield Path(folder)
+def _recorded(folder: Folder) -> Iterator[Folder]:
+    """Yield the folders of records at or below one."""
+    if any(name.endswith(".json") for name in folder.list().files):
+        yield folder
+    for below in folder.folders():
+        yield from _recorded(below)
 
 
-def _records(folder: Path | None) -> dict[int, Path]:
-    paths = sorted(folder.glob("*.json")) if folder else []
-    return {int(path.stem): path for path in paths if RECORD_NAME.fullmatch(path.stem)}
+def _records(folder: Folder | None) -> dict[int, str]:
+    names = folder.list().files if folder else ()
+    units = {record_unit(name): name for name in names}
+    return {u: folder.key_of(name) for u, name in units.items() if folder and u is not None}
 
 
-def _read(path: Path) -> Config | None:
+def _read(folder: Folder) -> Config | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(folder.read(METADATA))
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None

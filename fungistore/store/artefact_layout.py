@@ -1,0 +1,132 @@
+"""What later stages keep in a store, as data: indexes, heads, evaluations."""
+
+from __future__ import annotations
+
+from fungistore.store.kinds import SEAL, Field, StoredKind
+
+INDEX = StoredKind(
+    "indexes/<feature set>/<name>/index.json",
+    "index",
+    "what an index is, and the files that count",
+    (
+        Field("schema", "integer", "version of this file: 1"),
+        Field("store", "text", "id of the store"),
+        Field("feature_set", "text", "its name"),
+        Field("name", "text", "of the index"),
+        Field("features", "list of text", "the blocks, or one `pca/<name>`"),
+        Field("dim", "integer", "width of a vector"),
+        Field("metric", "text", "cosine or euclidean"),
+        Field("factory", "text", "faiss factory string"),
+        Field("reason", "text", "why it was chosen"),
+        Field("seed", "integer", "of the training sample and the recall's queries"),
+        Field("target_recall", "number", "recall up to which a search's effort was raised"),
+        Field("chosen_for", "integer", "rows when the kind was chosen"),
+        Field("trained_on", "integer", "vectors of the training sample"),
+        Field("rows_done", "integer", "rows of the sample table that were added or excluded"),
+        Field("vectors", "integer", "vectors in the index"),
+        Field("excluded", "integer", "rows without usable features"),
+        Field("fingerprints", "table", "of the arrays it was made from"),
+        Field("content", "text", "digest of the checksums of the units that it holds"),
+        Field("effort", "table", "search parameter, such as nprobe"),
+        Field("recall", "table, null", "k, value and queries of the measured recall"),
+        Field("files", "table", "`vectors`, and `reference` unless search is exact"),
+        Field("files.*.name", "text", "beside this file"),
+        Field("files.*.bytes", "integer", "its size"),
+        Field("files.*.crc32", "integer", "its CRC-32"),
+        SEAL,
+    ),
+)
+
+VECTORS = StoredKind(
+    "indexes/<feature set>/<name>/vectors-<rows>.faiss",
+    "index",
+    "a faiss index; ids are row numbers",
+)
+
+REFERENCE = StoredKind(
+    "indexes/<feature set>/<name>/reference-<rows>.safetensors",
+    "index",
+    "held-out queries and their exact neighbours, for the recall",
+    (
+        Field("rows", "int64 [q]", "row numbers of the queries"),
+        Field("vectors", "float32 [q, d]", "the queries"),
+        Field("neighbours", "int64 [q, 10]", "rows of their nearest; -1 where there is none"),
+        Field("distances", "float32 [q, 10]", "of these"),
+    ),
+)
+
+HEAD = StoredKind(
+    "heads/<feature set>/<name>/config.json",
+    "train-loff",
+    "everything that decides a head's weights, frozen before the first step",
+    (
+        Field("schema", "integer", "the major version"),
+        Field("options", "table", "the settings of the training"),
+        Field("head", "table", "the architecture"),
+        Field("dtype", "text", "of matrix products"),
+        Field("classes", "list of text", "class names in the order of the outputs"),
+        Field("split", "table", "where train, validation and test rows come from"),
+        Field("rows", "table", "digests of these rows and their labels"),
+        Field("inputs", "table", "fingerprint of the array that it reads"),
+    ),
+)
+
+STATE = StoredKind(
+    "heads/<feature set>/<name>/state.json",
+    "train-loff",
+    "how far a run is",
+    (
+        Field("epoch", "integer", "the epoch under way, from 0"),
+        Field("step", "integer", "its steps that were done"),
+        Field("loss_sum", "number", "of these steps, each weighed by its rows"),
+        Field("best_epoch", "integer, null", "with the best validation metric so far"),
+        Field("done", "true or false", "whether the run has ended"),
+        Field("history", "list", "what each finished epoch gave"),
+        Field("file", "text", "the safetensors file of this moment"),
+        Field("checksums", "table", "digests of `config.json` and of that file"),
+        SEAL,
+    ),
+)
+
+WEIGHTS = StoredKind(
+    "heads/<feature set>/<name>/state-<epoch>-<step>.safetensors",
+    "train-loff",
+    "tensors named `model.*`, `optimiser.*` and, from the best epoch, `best.*`",
+)
+
+LOG = StoredKind(
+    "heads/<feature set>/<name>/log.jsonl", "train-loff", "one line an epoch: losses and metrics"
+)
+
+EVENTS = StoredKind(
+    "heads/<feature set>/<name>/tensorboard/<events>",
+    "train-loff",
+    "scalars for TensorBoard, where it is installed",
+)
+
+EVALUATION = StoredKind(
+    "evals/<kind>-<feature set>-<protocol>.json",
+    "eval",
+    "one evaluation; the same one again replaces it",
+    (
+        Field("kind", "text", "knn, linear, cluster, retrieval, compare or loff"),
+        Field("store", "text", "the store's directory at that time"),
+        Field("feature_set", "text", "its name"),
+        Field("protocol", "table", "everything that decides the scores"),
+        Field("excluded", "table", "rows left out, by reason"),
+        Field("scores", "list", "one for each combination of features"),
+        Field("scores[].features", "list of text", "the blocks"),
+        Field("scores[].dim", "integer", "width of the vectors"),
+        Field("scores[].n_train", "integer", "rows fitted on, or searched"),
+        Field("scores[].n_test", "integer", "rows tested on"),
+        Field("scores[].metrics", "table", "fractions, not per cent"),
+        Field("scores[].spread", "table", "[low, high] of 95 % intervals"),
+        Field("scores[].protocol", "table", "what this combination has of its own"),
+        Field("scores[].fingerprints", "table", "of the arrays it was made from"),
+        SEAL,
+    ),
+    note="The fields of the last score are at the top level too. A kind may add its own: loff has "
+    "`classes` and `confusion`.",
+)
+
+ARTEFACTS = (INDEX, VECTORS, REFERENCE, HEAD, STATE, WEIGHTS, LOG, EVENTS, EVALUATION)

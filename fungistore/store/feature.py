@@ -1,0 +1,113 @@
+"""What the arrays of a feature set hold: their places, and which are vectors side by side.
+
+embeddings            vectors [E]
+gradients/<objective> unit vectors [D]; norms/<objective> the norms that these had, numbers []
+patches               a grid of tokens [h, w, D]; lengths/patches how many are real, where
+                      that differs
+pca/<name>            coordinates [dim] of other vectors
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from fungistore.store.chunks import Codec
+
+Kind = Literal["vectors", "grid", "numbers", "coordinates"]
+EMBEDDINGS, PATCHES = "embeddings", "patches"
+GRADIENTS, NORMS, LENGTHS, PCA = "gradients/", "norms/", "lengths/", "pca/"
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {GRADIENTS: "vectors", NORMS: "numbers", LENGTHS: "numbers", PCA: "coordinates"}
+)
+KNOWN = (EMBEDDINGS, "kl", "dino", "simclr")  # the order of concatenation (FUNGI, section 3.4)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One array of a feature set.
+
+    Attributes:
+        path: of the array in the feature set, such as "gradients/kl".
+        row_shape: shape of a row.
+        dtype: NumPy name of its type.
+    """
+
+    path: str
+    row_shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def asked(self) -> str:
+        """What it is asked for by, such as "kl": what is asked for may have several arrays."""
+        return name_of(self.path)
+
+    @property
+    def kind(self) -> Kind:
+        """What a row is."""
+        return kind_of(self.path)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, before any codec."""
+        return int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+    def codec(self, asked: Codec) -> Codec:
+        """Return how its chunks are stored in a feature set of some codec."""
+        return codec_of(self.path, asked)
+
+
+def kind_of(path: str) -> Kind:
+    """Return what a row of an array is, by the array's path in its feature set."""
+    if path == PATCHES:
+        return "grid"
+    return KINDS.get(_folder(path), "vectors")
+
+
+def name_of(path: str) -> str:
+    """Return the name that a feature is asked for by: "kl" of "gradients/kl" and "norms/kl"."""
+    folder = _folder(path)
+    return path.removeprefix(folder) if folder in KINDS else path
+
+
+def codec_of(path: str, asked: Codec) -> Codec:
+    """Return how an array is stored in a feature set of some codec: only grids lose digits."""
+    return "zstd" if asked == "bitround" and kind_of(path) != "grid" else asked
+
+
+def is_pca(path: str) -> bool:
+    """Whether an array, or a block of a matrix, has the coordinates of a PCA."""
+    return path.startswith(PCA)
+
+
+def vector_path(name: str) -> str:
+    """Return the path of a vector feature's array in its feature set."""
+    return name if name == EMBEDDINGS else GRADIENTS + name
+
+
+def vectors_of(arrays: Mapping[str, T]) -> dict[str, T]:
+    """Return the arrays that can be put side by side, by name, in the order of concatenation."""
+    blocks = {
+        name_of(path): array
+        for path, array in arrays.items()
+        if path == EMBEDDINGS or path.startswith(GRADIENTS)
+    }
+    return {name: blocks[name] for name in in_order(blocks)}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of vector features in the order of concatenation, those not known last."""
+    found = set(names)
+    known = [name for name in KNOWN if name in found]
+    return [*known, *sorted(found - set(known))]
+
+
+def _folder(path: str) -> str:
+    first, separator, _ = path.partition("/")
+    return first + separator

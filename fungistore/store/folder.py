@@ -1,0 +1,89 @@
+"""A folder of a store: a backend, and the key that everything in it begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungistore.store.backend import Backend, Bytes, Listing
+from fungistore.store.durable import file_digest
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Some objects of a store, by their name in the folder.
+
+    Attributes:
+        backend: where the store is.
+        key: of the folder; "" is the whole store.
+    """
+
+    backend: Backend
+    key: str = ""
+
+    @property
+    def name(self) -> str:
+        """The last part of its key."""
+        return self.key.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Folder:
+        """The folder that it is in."""
+        return Folder(self.backend, self.key.rpartition("/")[0])
+
+    def at(self, *names: str) -> Folder:
+        """Return a folder below it."""
+        return Folder(self.backend, "/".join(filter(None, (self.key, *names))))
+
+    def key_of(self, name: str) -> str:
+        """Return the key of an object in it."""
+        return self.at(name).key
+
+    def where(self, name: str = "") -> str:
+        """Return the place of the folder, or of an object in it, for messages."""
+        return "/".join(filter(None, (self.backend.where, self.key, name)))
+
+    def has(self, name: str) -> bool:
+        """Whether there is such an object."""
+        return self.backend.has(self.key_of(name))
+
+    def size(self, name: str) -> int:
+        """Return the bytes of an object."""
+        return self.backend.size(self.key_of(name))
+
+    def read(self, name: str) -> bytes:
+        """Return an object's bytes."""
+        return self.backend.read(self.key_of(name))
+
+    def list(self, *names: str) -> Listing:
+        """Return what is directly in it, or in a folder below it."""
+        return self.backend.list(self.at(*names).key)
+
+    def publish(self, name: str, *pieces: Bytes) -> None:
+        """Let an object of some bytes appear whole, durably."""
+        self.backend.publish(self.key_of(name), *pieces)
+
+    def publish_file(self, name: str, write: Callable[[Path], None]) -> None:
+        """Publish what `write` puts at a path of this machine."""
+        self.backend.publish_file(self.key_of(name), write)
+
+    def local_path(self, name: str) -> Path:
+        """Return where an object can be read as a file of this machine."""
+        return self.backend.local_path(self.key_of(name))
+
+    def directory(self) -> Path | None:
+        """Return it as a directory of this machine, None where there is none."""
+        return self.backend.directory(self.key)
+
+    def digest(self, name: str) -> str:
+        """Return 32 hexadecimal digits that identify an object's bytes."""
+        return file_digest(self.local_path(name))
+
+    def remove(self, name: str = "") -> None:
+        """Remove an object or a folder below it, or all of it, if it is there."""
+        self.backend.remove(self.key_of(name))
+
+    def folders(self) -> tuple[Folder, ...]:
+        """Return the folders directly below it."""
+        return tuple(self.at(name) for name in self.list().folders)

@@ -1,0 +1,173 @@
+"""A store in a directory: temporary file, fsync, rename, fsync of the directory; flock."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from zarr.storage import LocalStore
+
+from fungistore.errors import UsageError
+from fungistore.store.backend import SCHEME, Bytes, Listing
+from fungistore.store.durable import (
+    PARTIAL,
+    make_directory,
+    orphans,
+    partial_path,
+    publish,
+    publish_bytes,
+    sync,
+)
+from fungistore.store.local_claims import LOCKS, LocalClaims
+from fungistore.store.locks import Claims
+
+
+class LocalBackend:
+    """A directory of this machine, or of a network file system.
+
+    Args:
+        root: the directory.
+
+    Raises:
+        UsageError: its path is not UTF-8.
+    """
+
+    def __init__(self, root: Path) -> None:
+        _refuse_odd_path(root)
+        self.where = str(root)
+        self.claims: Claims = LocalClaims(root)
+        self._root = root
+
+    def make_room(self) -> bool:
+        """Make the directory; False where a file, or files of others, are."""
+        if self._root.exists() and not self._root.is_dir():
+            return False
+        if self._root.is_dir() and any(map(_counts, self._root.iterdir())):
+            return False
+        make_directory(self._root)
+        return True
+
+    def has(self, key: str) -> bool:
+        """Whether there is such a file."""
+        return self.local_path(key).is_file()
+
+    def size(self, key: str) -> int:
+        """Return the bytes of a file."""
+        return self.local_path(key).stat().st_size
+
+    def read(self, key: str) -> bytes:
+        """Return a file's bytes."""
+        return self.local_path(key).read_bytes()
+
+    def list(self, key: str) -> Listing:
+        """Return the names directly below a folder; a link to a folder counts as a file."""
+        files: list[str] = []
+        folders: list[str] = []
+        try:
+            with os.scandir(self.local_path(key)) as entries:
+                for entry in entries:
+                    if not entry.name.endswith(PARTIAL):
+                        is_own = entry.is_dir(follow_symlinks=False)
+                        (folders if is_own else files).append(entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        return Listing(tuple(sorted(files)), tuple(sorted(folders)))
+
+    def publish(self, key: str, *pieces: Bytes) -> None:
+        """Write a file beside its place, flush it, and rename it."""
+        publish_bytes(self.local_path(key), *pieces)
+
+    def publish_file(self, key: str, write: Callable[[Path], None]) -> None:
+        """Let `write` fill a file beside its place, flush it, and rename it."""
+        publish(self.local_path(key), write)
+
+    def append(self, key: str, lines: bytes) -> None:
+        """Add lines to a file, and flush it."""
+        path = self.local_path(key)
+        with path.open("ab+") as file:
+            if file.seek(0, os.SEEK_END) and not _ends_with_newline(path):
+                file.write(b"\n")  # a kill or a full disk cut the last line short
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self, key: str) -> None:
+        """Delete a file, a link, or a folder with all that is in it."""
+        path = self.local_path(key)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            sync(path.parent)
+
+    def local_path(self, key: str) -> Path:
+        """Return the path of a file."""
+        return self._root / key
+
+    def directory(self, key: str = "") -> Path:
+        """Return the path of a folder."""
+        return self._root / key
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield the path of a file on the store's own disk, which a kill leaves to be swept."""
+        path = partial_path(self.local_path("scratch"))
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def zarr(self) -> LocalStore:
+        """Return the directory as zarr reads it."""
+        return LocalStore(self._root, read_only=True)
+
+    def leftovers(self, key: str = "") -> Iterator[str]:
+        """Yield the temporary files and folders that were not renamed."""
+        for path in orphans(self.local_path(key)):
+            yield path.relative_to(self._root).as_posix()
+
+    def is_own(self, key: str) -> bool:
+        """Whether no link leads from the directory to where a file is; it may be a link itself."""
+        return self.local_path(key).parent.resolve().is_relative_to(self._root.resolve())
+
+    def free_bytes(self) -> int:
+        """Return the bytes free on the file system that holds the directory, or will."""
+        place = self._root.absolute()
+        existing = next(parent for parent in [place, *place.parents] if parent.exists())
+        status = os.statvfs(existing)
+        return status.f_bavail * status.f_frsize
+
+
+def open_url(where: str | Path) -> LocalBackend:
+    """Return the backend of a directory, which may be spelled as a `file://` URL."""
+    if isinstance(where, str) and SCHEME in where:
+        return LocalBackend(Path(unquote(urlsplit(where).path)))
+    return LocalBackend(Path(where))
+
+
+def _refuse_odd_path(root: Path) -> None:
+    try:
+        str(root).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            "the store's path has bytes that are not UTF-8, which Parquet and others refuse",
+            where=root,
+            expected="a STORE whose path is UTF-8; images may have any names",
+            hint="rename the folder, or go into it and give a path from there",
+        ) from error
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file makes its directory something else than a store that a kill left unmade."""
+    return not path.name.endswith(PARTIAL) and path.name != LOCKS
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -1,0 +1,240 @@
+"""The backend behind a store: what every one does, and a store that has no directory at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import memory_backend
+from feature_world import clustered, make_store, write_block
+from fungistore.errors import FungiError, StoreError, UsageError
+from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.stage import extract
+from fungistore.indexing.build import build_index
+from fungistore.indexing.options import IndexOptions
+from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.options import TrainOptions
+from fungistore.loff.train import train_loff
+from fungistore.machine.context import QUIET
+from fungistore.matrices.blocks import open_features
+from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.searching.search import search
+from fungistore.store.backend import BACKENDS, Backend, Listing, open_backend
+from fungistore.store.failures import Failure
+from fungistore.store.local import LocalBackend
+from fungistore.store.status import status
+from fungistore.store.store import Store
+from fungistore.verification.repair import repair_store
+from fungistore.verification.verify import verify_store
+from plugins import install, write_plugin
+from tiny_world import TINY
+
+WHERE = "memory://pets.fungi"
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in that serves `memory://` stores."""
+    source = Path(memory_backend.__file__).read_text(encoding="utf-8")
+    points = {"fungistore.backends": {"memory": "memory_store:open_url"}}
+    write_plugin(tmp_path / "plugin", "memory_store", source, points)
+    install(monkeypatch, tmp_path / "plugin", "memory_store", BACKENDS)
+
+
+@pytest.fixture(params=["local", "memory"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    """An empty place of each kind."""
+    found = open_backend(tmp_path / "s.fungi" if request.param == "local" else WHERE)
+    assert found.make_room()
+    return found
+
+
+# --- what every backend does
+
+
+def test_objects_are_published_listed_and_removed(backend: Backend) -> None:
+    """Keys make folders; an object replaces the one before; what is gone is not listed."""
+    backend.publish("a/b/one", b"1", memoryview(b"23"))
+    backend.publish("a/two", b"")
+    backend.publish_file("a/b/three", lambda path: path.write_bytes(b"333") and None)
+    assert backend.list("a") == Listing(("two",), ("b",))
+    assert backend.list("a/b") == Listing(("one", "three"), ())
+    assert backend.list("nothing") == Listing()
+    assert (backend.read("a/b/one"), backend.size("a/b/three")) == (b"123", 3)
+    backend.publish("a/b/one", b"new")
+    assert backend.local_path("a/b/one").read_bytes() == b"new"
+    backend.remove("a/b")
+    backend.remove("a/nothing")
+    assert backend.list("a").files == ("two",)
+    assert not backend.has("a/b/one")
+    assert not list(backend.leftovers())
+
+
+def test_a_missing_object_is_a_missing_file(backend: Backend) -> None:
+    """Whatever the backend, callers catch one kind of error."""
+    for ask in (backend.read, backend.size):
+        with pytest.raises(FileNotFoundError):
+            ask("nothing")
+
+
+def test_lines_are_appended_whole(backend: Backend) -> None:
+    """A line that a kill cut short is ended, so that the next one is whole."""
+    backend.append("lines", b"one\n")
+    backend.append("lines", b"two\n")
+    assert backend.read("lines") == b"one\ntwo\n"
+    backend.publish("lines", b"one\ntw")
+    backend.append("lines", b"three\n")
+    assert backend.read("lines") == b"one\ntw\nthree\n"
+
+
+def test_a_scratch_file_goes_again(backend: Backend) -> None:
+    """It is a file of this machine, for what memory may not hold."""
+    with backend.scratch() as path:
+        path.write_bytes(b"much")
+    assert not path.exists()
+
+
+def test_what_is_written_is_claimed(backend: Backend) -> None:
+    """A second writer of the same thing is refused; other things and readers are not."""
+    store = Store.open_or_create(backend)
+    with store.writing("features/a"):
+        (claim,) = store.writers()
+        assert claim.thing == "features/a"
+        with store.writing("features/b"):
+            pass
+        with pytest.raises(FungiError, match="another process"), store.writing("features"):
+            pass
+    assert store.writers() == []
+    with store.writing():
+        pass
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd", "bitround"])
+def test_both_backends_hold_the_same_bytes(tmp_path: Path, codec: Any) -> None:
+    """Records, metadata and chunks are the same objects, on a disk or not."""
+    from fungistore.store.units import UnitArray
+
+    values = np.random.default_rng(0).normal(size=(20, 4, 4, 8)).astype(np.float16)
+    arrays = [
+        UnitArray.create(
+            place,
+            "set/patches",
+            shape=values.shape,
+            dtype="float16",
+            unit_rows=8,
+            codec=codec,
+            fingerprint="f",
+        )
+        for place in (LocalBackend(tmp_path / "s.fungi"), open_backend(WHERE))
+    ]
+    for array in arrays:
+        for unit in range(array.units):
+            array.publish(unit, values[8 * unit : 8 * unit + 8], ids="", failed=0)
+        array.grow(24)
+    local, memory = (array.folder.backend for array in arrays)
+    keys = [
+        path.relative_to(tmp_path / "s.fungi").as_posix()
+        for path in (tmp_path / "s.fungi").rglob("*")
+        if path.is_file()
+    ]
+    assert len(keys) == 9  # three of zarr's metadata, three chunks, three records
+    assert all(local.read(key) == memory.read(key) for key in keys)
+    np.testing.assert_array_equal(arrays[0].read(0, 20), arrays[1].read(0, 20))
+
+
+# --- a store without a directory
+
+
+def test_stages_work_where_there_is_no_directory(tmp_path: Path) -> None:
+    """PCA, index, search, evaluation, head, status, verification and repair need no local store."""
+    vectors, labels = clustered(64, 2, 8)
+    blocks = {"embeddings": vectors, "gradients/kl": vectors}
+    local = make_store(tmp_path / "s.fungi", blocks, labels)
+    store = make_store(WHERE, blocks, labels)
+    store.add_failures([Failure(3, "x.jpg", "ImageError", "broken", "set")])
+    store.compact_failures()
+    assert not Path("memory:").exists()
+    for place in (local.where, WHERE):
+        fit_pca(place, PcaOptions(dim=4, name="four", fit_split="all"))
+        build_index(place, IndexOptions(name="exact"))
+        build_index(place, IndexOptions(name="graph", factory="HNSW8"))
+    found = [search(place, ["000003.jpg"], index="graph", k=3) for place in (local.where, WHERE)]
+    assert found[0].answers == found[1].answers
+    scores = [evaluate_knn(place, KnnOptions(k=3, holdout=0.25)) for place in (local.where, WHERE)]
+    assert scores[0].scores == scores[1].scores
+    saved = scores[1].save(QUIET)
+    assert saved is not None
+    assert saved.startswith(f"{WHERE}/evals/knn-set-")
+    settings = TrainOptions(head="linear", epochs=1, holdout=0.25, dtype="float32", name="h")
+    train_loff(WHERE, settings)
+    assert evaluate_loff(WHERE, ["h"]).scores
+    (feature_set,) = status(WHERE).feature_sets
+    assert {array.rows_done for array in feature_set.arrays} == {64}
+    assert status(WHERE).failed == 1
+    assert [finding.kind for finding in verify_store(WHERE).findings] == []
+
+
+def test_a_store_without_a_directory_is_repaired(tmp_path: Path) -> None:
+    """Damage is found and dropped by key, and the next run makes exactly that again."""
+    vectors, labels = clustered(64, 2, 8)
+    store = make_store(WHERE, {"embeddings": vectors}, labels)
+    chunk = "features.zarr/set/embeddings/c/1/0"
+    store.backend.publish(chunk, b"\0" * store.backend.size(chunk))
+    record = json.loads(store.backend.read("commits/set/embeddings/00000002.json"))
+    record["nan_rows"] = 5
+    store.backend.publish("commits/set/embeddings/00000002.json", json.dumps(record).encode())
+    repaired = repair_store(WHERE)
+    assert {finding.kind for finding in repaired.repaired} == {"chunk-damaged", "counts-differ"}
+    assert sorted(Store.open(WHERE).arrays("set")["embeddings"].commits()) == [0, 3]
+    write_block(store, "set", "embeddings", vectors)
+    assert verify_store(WHERE).findings == ()
+    assert len(open_features(store).load()[0]) == 64
+
+
+def test_images_are_extracted_where_there_is_no_directory(
+    images: Path, tiny_weights: Path, tmp_path: Path
+) -> None:
+    """The same features as on a disk, grown and restarted the same way."""
+    options = ExtractOptions(
+        model=TINY,
+        weights=str(tiny_weights),
+        image_size=64,
+        features=("embeddings", "kl", "patches"),
+        unit_rows=8,
+        batch_size=4,
+        device="cpu",
+        limit=10,
+    )
+    for place in (tmp_path / "s.fungi", WHERE):
+        assert extract(str(images), place, options).units_computed == 2
+        assert extract(str(images), place, options).units_computed == 0
+    for name, array in Store.open(tmp_path / "s.fungi").arrays(options.name).items():
+        other = Store.open(WHERE).arrays(options.name)[name]
+        np.testing.assert_array_equal(other.read(0, 10), array.read(0, 10))
+    extract(str(images), WHERE, options, restart=True)
+    assert verify_store(WHERE).findings == ()
+
+
+def test_what_is_not_there_is_said_by_its_url() -> None:
+    """Errors name the place as the user did."""
+    with pytest.raises(UsageError, match="memory://none"):
+        Store.open("memory://none")
+    backend = open_backend("memory://damaged")
+    backend.make_room()
+    backend.publish("store.json", b"{")
+    with pytest.raises(StoreError, match=r"memory://damaged/store\.json"):
+        Store.open("memory://damaged")
+
+
+def test_an_unknown_url_is_refused(tmp_path: Path) -> None:
+    """Nothing is made at a path that looks like a URL; a file:// URL is a directory."""
+    with pytest.raises(UsageError, match="memory"):
+        Store.open_or_create("nowhere://x.fungi")
+    store = Store.open_or_create(f"file://{tmp_path}/s%20t.fungi")
+    assert store.root == tmp_path / "s t.fungi"
+    assert Store.open(str(store.root)).manifest.id == store.manifest.id
