@@ -24,11 +24,11 @@ from fungistore.backbones.encoder import Encoded, TokenGrid
 from fungistore.backbones.families import BackboneCard
 from fungistore.errors import ItemError, UsageError
 from fungistore.fingerprint import Config
+from fungistore.location import inline_uri
 from fungistore.modalities.reading import uri_of_file
 from fungistore.modalities.views import Drawn, DrawnBatch, Inputs, ViewGroup, ViewRecipe
 from fungistore.objectives.objective import BankSpec, Heads, Needs, ViewOutputs
 from fungistore.randomness import Stream
-from fungistore.sources.location import inline_uri
 
 LONGEST = 16
 WIDTH = 32

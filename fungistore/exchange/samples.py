@@ -13,8 +13,8 @@ import pyarrow as pa
 from fungistore.errors import UsageError
 from fungistore.exchange.formats import VectorFile
 from fungistore.exchange.table import ROWS, ColumnNames, read_table
+from fungistore.location import locate
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
-from fungistore.sources.location import locate
 from fungistore.sources.sample import Sample
 
 LAST_WORD = re.compile(r"(?:.*[^A-Za-z])?([A-Za-z]+)")

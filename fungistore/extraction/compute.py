@@ -17,10 +17,10 @@ from fungistore.extraction.loader import LoadedBatch, Work, load_batches
 from fungistore.extraction.plan import Task, batches_of, count_images
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
+from fungistore.location import shortened
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, one_behind, start_fetch
 from fungistore.modalities.modality import Modality, with_article
-from fungistore.sources.location import shortened
 from fungistore.store.failures import Failure
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray

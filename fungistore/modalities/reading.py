@@ -1,18 +1,48 @@
-"""From a uri to an item, whatever its modality; whatever goes wrong is one error of it."""
+"""From a uri to its bytes and to an item, whatever the modality; what goes wrong is its error."""
 
 from __future__ import annotations
 
 import os
+import stat
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
 from fungistore.errors import ItemError, UsageError
+from fungistore.location import locate, path_to_uri, shortened
 from fungistore.modalities.modality import Modality
-from fungistore.sources.location import path_to_uri, shortened
-from fungistore.sources.reading import open_item
 
 # Enough of a decoder's own words for one line of a failure record.
 _REASON_LENGTH = 120
+
+
+def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
+    """Open what a source of this root calls `uri`; safe to call from many threads.
+
+    Raises:
+        ItemError: it is empty, not a regular file, or beyond the end of its shard.
+        OSError, ValueError: the file cannot be opened.
+    """
+    location = locate(root, uri)
+    if location.content is not None:
+        if not location.content:
+            raise ItemError("there is nothing in it")
+        return BytesIO(location.content)
+    path = Path(location.path)
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever
+        raise ItemError("this is not a regular file")
+    size = info.st_size if location.size is None else location.size
+    if size == 0:
+        raise ItemError("the file is empty")
+    if location.offset + size > info.st_size:
+        raise ItemError("the shard ends before this item does")
+    file = path.open("rb")
+    if location.size is None:
+        return file
+    with file:
+        file.seek(location.offset)
+        return BytesIO(file.read(size))
 
 
 def read_item(modality: Modality, root: str, uri: str) -> Any:

@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 
 from fungistore.errors import ItemError
+from fungistore.location import is_inline
 from fungistore.modalities.modality import Modality, find_modality, with_article
 from fungistore.modalities.reading import read_item
 from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
-from fungistore.sources.location import is_inline
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fungistore.errors import FungiError, ItemError, UsageError
+from fungistore.location import is_inline, path_to_uri, uri_to_path
 from fungistore.modalities.modality import Modality, with_article
-from fungistore.sources.location import is_inline, path_to_uri, uri_to_path
-from fungistore.sources.reading import open_item
+from fungistore.modalities.reading import open_item
 from fungistore.sources.sample import NamedItem
 from fungistore.store.store import Store
 

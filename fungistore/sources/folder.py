@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungistore.errors import FungiError
+from fungistore.location import path_to_uri
 from fungistore.names import suffix_of
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
-from fungistore.sources.location import path_to_uri
 from fungistore.sources.sample import Sample
 
 

@@ -14,8 +14,8 @@ import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
 from fungistore.errors import UsageError
+from fungistore.location import inline_uri, locate
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
-from fungistore.sources.location import inline_uri, locate
 from fungistore.sources.sample import Sample
 
 COLUMNS = ("path", "label", "split", "id")
@@ -31,7 +31,7 @@ class ManifestSource:
     """The rows of a manifest, in its order; columns that are not named here are ignored.
 
     A path is relative to the manifest's folder unless absolute, and may be any uri that another
-    source gave its samples (`fungistore.sources.location`). The id is the path as written unless
+    source gave its samples (`fungistore.location`). The id is the path as written unless
     there is an `id` column. A missing file is a sample without size and mtime. Empty cells of
     label, split and id mean that it is not known. Parquet labels and ids may be integers.
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from fungistore.errors import UsageError
+from fungistore.location import Location
 from fungistore.names import suffix_of
 from fungistore.sources.folder import is_folder, visible_entries
-from fungistore.sources.location import Location
 
 _SHARD = re.compile(r"\.(tar|(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst)))$", re.IGNORECASE)
 _BRACES = re.compile(r"\{(?:(?P<low>[0-9]+)\.\.(?P<high>[0-9]+)|(?P<words>[^{}]*,[^{}]*))\}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.sources.location import locate, path_to_uri
+from fungistore.location import locate, path_to_uri
 from fungistore.sources.sample import Sample
 
 _CHUNK = 1 << 16

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import FungiError
+from fungistore.location import member_to_uri, path_to_uri
 from fungistore.names import suffix_of
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
-from fungistore.sources.location import member_to_uri, path_to_uri
 from fungistore.sources.sample import Sample
 from fungistore.sources.shards import check_shard
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
-from fungistore.sources.location import is_inline
+from fungistore.location import is_inline
 from fungistore.sources.sample import Sample
 
 SAMPLES_AT_ONCE = 16_384

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from pydantic_core import from_json
 
 from fungistore.errors import StoreError
+from fungistore.location import path_to_uri, uri_to_path
 from fungistore.modalities.modality import IMAGE
 from fungistore.names import is_file_name
-from fungistore.sources.location import path_to_uri, uri_to_path
 from fungistore.store.documents import CHECKSUM, sealed
 from fungistore.store.samples import Part
 

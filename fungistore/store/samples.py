@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.errors import StoreError
-from fungistore.sources.location import absolute_uri, locate
+from fungistore.location import absolute_uri, locate
 from fungistore.sources.sample import Sample
 from fungistore.store.census import Census, SourceChanges, hash_samples, microseconds
 from fungistore.store.folder import Folder

@@ -11,9 +11,9 @@ import pytest
 from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
+from fungistore.location import absolute_uri, locate, path_to_uri
 from fungistore.modalities.image.images import Images
 from fungistore.modalities.reading import read_item
-from fungistore.sources.location import absolute_uri, locate, path_to_uri
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 

@@ -12,7 +12,7 @@ import pytest
 from hostile_world import ESCAPES, NAMES, assert_tame, document, fungi, store_of
 from PIL import Image
 
-from fungistore.sources.location import path_to_uri
+from fungistore.location import path_to_uri
 from tiny_world import write_images
 
 LABELS = ["[red]cat[", f"dog{ESCAPES}\nerror: forged", ":smile:", "\u202erid"]

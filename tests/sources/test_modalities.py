@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from fungistore.errors import ItemError, MismatchError, UsageError
 from fungistore.extraction.decoders import InProcesses
 from fungistore.extraction.drawing import BASE, Drawer, draw_row
+from fungistore.location import absolute_uri, inline_uri, locate, path_to_uri, uri_to_path
 from fungistore.machine.children import python_command, python_environment
 from fungistore.modalities.image.images import Images
 from fungistore.modalities.modality import MODALITIES, Modality, find_modality, with_article
@@ -28,7 +29,6 @@ from fungistore.modalities.reading import read_item
 from fungistore.searching.page import render_page
 from fungistore.searching.queries import ItemQuery, SampleQuery, identify
 from fungistore.searching.result import Answer, SearchResult
-from fungistore.sources.location import absolute_uri, inline_uri, locate, path_to_uri, uri_to_path
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Sample
 from fungistore.store.store import Store
@@ -40,7 +40,7 @@ from html import escape
 import numpy as np
 
 from fungistore.errors import ItemError, UsageError
-from fungistore.sources.location import inline_uri
+from fungistore.location import inline_uri
 
 
 class NumberError(ItemError):

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fungistore.location import locate, path_to_uri
 from fungistore.modalities.image.images import Images
 from fungistore.modalities.reading import read_item
 from fungistore.sources.folder import FolderSource
 from fungistore.sources.labels import sort_label_names
-from fungistore.sources.location import locate, path_to_uri
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Sample
 
