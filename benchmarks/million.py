@@ -21,6 +21,7 @@ import numpy as np
 
 from fungistore.fingerprint import fingerprint
 from fungistore.sources.sample import Sample
+from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -73,7 +74,7 @@ def make(root: Path, rows: int) -> None:
     """Write the store: Gaussian classes in a space of low rank, and noise."""
     random = np.random.default_rng(0)
     store = Store.open_or_create(root)
-    store.add_source(Synthetic(rows))
+    add_source(store, Synthetic(rows))
     for name in ("embeddings", "gradients/kl"):
         mixing = random.normal(size=(RANK, DIM)) / RANK**0.5
         centres = random.normal(size=(CLASSES, RANK))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.sources.sample import Sample
+from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -50,7 +51,7 @@ def make_store(
         for row, (label, split) in enumerate(zip(labels, splits, strict=True))
     ]
     store = Store.open_or_create(root)
-    store.add_source(ListSource(samples))
+    add_source(store, ListSource(samples))
     for name, vectors in blocks.items():
         write_block(store, feature_set, name, vectors, unit_rows=unit_rows, salt=salt)
     return store

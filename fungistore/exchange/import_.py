@@ -30,6 +30,7 @@ from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.chunks import Codec
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
+from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -178,7 +179,7 @@ def _refuse_too_large(plan: _Plan, context: Context) -> None:
 def _add_samples(store: Store, samples: ImportedSamples) -> None:
     """Add the files' samples; where that fails, no new store is left behind."""
     try:
-        store.add_source(samples)
+        add_source(store, samples)
     except FungiError:
         store.remove()
         raise

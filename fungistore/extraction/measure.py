@@ -25,6 +25,7 @@ from fungistore.sources.sample import Source
 from fungistore.store.backend import open_backend
 from fungistore.store.copying import copy_samples
 from fungistore.store.feature import Feature
+from fungistore.store.listing import add_source
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
 
@@ -97,7 +98,7 @@ def estimate(
         real = Store.open(place) if Store.exists(place) else None
         copy = Path(directory)
         scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
-        scratch.add_source(source, resolved.modality.name)
+        add_source(scratch, source, resolved.modality.name)
         refuse_empty(scratch, source, resolved.modality)
         samples = scratch.samples
         resolved = with_fitting_batch(resolved, samples, context)

@@ -29,6 +29,7 @@ from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.feature import is_pca, name_of
+from fungistore.store.listing import add_source
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -244,7 +245,7 @@ def _add_samples(
     """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
     is_new = not len(store.samples)
     try:
-        comparison = store.add_source(source, modality.name, update=update)
+        comparison = add_source(store, source, modality.name, update=update)
         refuse_empty(store, source, modality)
     except FungiError:
         if is_new:

@@ -14,13 +14,10 @@ from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.fingerprint import Config, describe, differences
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality, find_modality
-from fungistore.sources.sample import Sample, Source
 from fungistore.store.backend import Backend, StorePlace, open_backend
-from fungistore.store.census import SourceChanges
 from fungistore.store.chunks import Codec
 from fungistore.store.disk_errors import NOT_WRITABLE
 from fungistore.store.failures import (
-    CHANGED_FILE,
     FAILURES,
     Failure,
     append_failures,
@@ -42,7 +39,6 @@ from fungistore.store.units import COMMITS, FEATURES, UnitArray, array_names
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
-OTHERS_SHOWN = 3
 DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
 
 
@@ -150,85 +146,6 @@ class Store:
             UsageError: a plug-in added it that is not installed here.
         """
         return find_modality(self.manifest.modality)
-
-    def add_source(
-        self, source: Source, modality: str | None = None, *, update: bool = False
-    ) -> SourceChanges:
-        """Append the samples of a source that the store lacks; known samples keep their rows.
-
-        Labels get integers in sorted order the first time; later labels follow them.
-
-        Args:
-            source: samples in their order.
-            modality: name of what they are, of which a store has one; default: the store's.
-            update: of known samples that have changed, take over the new size and time, and list
-                their rows as to be made anew in every feature set that has them.
-
-        Raises:
-            UsageError: two samples have the same id, in the source or in an earlier one.
-            MismatchError: the store has samples of another modality.
-        """
-        old = self.manifest
-        items = find_modality(modality or old.modality).items
-        if old.parts and modality not in (None, old.modality):
-            raise MismatchError(
-                "a store has samples of one kind",
-                where=self.where,
-                expected=self.modality.items,
-                found=items,
-                hint="use another STORE",
-            )
-        names = list(dict.fromkeys([*old.labels, *source.label_names()]))
-        labels = {name: number for number, name in enumerate(names)}
-        part, changes = self.samples.append(source, source.root, labels, keep_changed=update)
-        others: list[str] = []
-        is_known = source.root in {p.root for p in old.parts}
-        if is_known:
-            others = self.samples.other_items(changes.changed_samples, source.root)
-        if others or (changes.changed and not is_known):
-            if part:
-                self.folder(SAMPLES).remove(part.file)
-            raise UsageError(
-                f"{len(others) or changes.changed} {items} of this source have the names of "
-                f"other {items}",
-                where=source.root,
-                expected=f"the source that the store was made from: {old.parts[0].root}",
-                found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
-                hint="use another STORE, or a manifest whose `id` column tells them apart",
-            )
-        parts = list(old.parts) + ([part] if part else [])
-        if changes.known:
-            parts = [self.samples.moved(part, source.root) for part in parts]
-        self._commit(tuple(names), tuple(parts), modality)
-        if changes.changed_samples:
-            self._note_changed(changes.changed_samples)
-            self._refresh_samples(changes.changed_samples, source.root)
-        return changes
-
-    def _note_changed(self, changed: Mapping[int, Sample]) -> None:
-        """List changed rows that were made, before the table forgets that they have changed."""
-        message = "the file has changed since its features were made"
-        for feature_set in self.feature_sets():
-            done = [(array, array.commits()) for array in self.arrays(feature_set).values()]
-            self.add_failures(
-                Failure(row, sample.uri, CHANGED_FILE, message, feature_set)
-                for row, sample in sorted(changed.items())
-                if any(row // array.unit_rows in commits for array, commits in done)
-            )
-
-    def _refresh_samples(self, changed: Mapping[int, Sample], root: str) -> None:
-        first = 0
-        for number, part in enumerate(self.manifest.parts):
-            if any(first <= row < first + part.rows for row in changed):
-                # without a checksum while the file may be the old one or the new one
-                self._replace_part(number, replace(part, checksum=None))
-                self._replace_part(number, self.samples.refresh(part, changed, root))
-            first += part.rows
-
-    def _replace_part(self, number: int, part: Part) -> None:
-        parts = list(self.manifest.parts)
-        parts[number] = part
-        self._commit(parts=tuple(parts))
 
     def arrays(self, feature_set: str) -> dict[str, UnitArray]:
         """Return the arrays of a feature set by their name in it, such as "gradients/kl"."""
@@ -397,9 +314,9 @@ class Store:
 
     def _raise_minor(self) -> None:
         if _read_manifest(self.backend).schema < SCHEMA_VERSION:
-            self._commit()
+            self.commit()
 
-    def _commit(
+    def commit(
         self,
         labels: tuple[str, ...] | None = None,
         parts: tuple[Part, ...] | None = None,

@@ -21,6 +21,7 @@ from fungistore.extraction.stage import extract
 from fungistore.machine.context import QUIET, Context
 from fungistore.report import Silent
 from fungistore.sources.opening import open_source
+from fungistore.store.listing import add_source
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
@@ -44,7 +45,7 @@ def store(tmp_path: Path) -> Store:
     write_images(tmp_path / "images", IMAGES)
     made = Store.open_or_create(tmp_path / "s.fungi")
     with made.writing("samples") as target:
-        target.add_source(open_source(str(tmp_path / "images")))
+        add_source(target, open_source(str(tmp_path / "images")))
     return Store.open(made.root)
 
 

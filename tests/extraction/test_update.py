@@ -16,6 +16,7 @@ from fungistore.extraction.stage import extract
 from fungistore.machine.context import Context
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.report import Silent
+from fungistore.store.listing import add_source
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
@@ -113,7 +114,7 @@ def test_an_update_stopped_before_its_rows_goes_on(
     write_images(images / "dog", 1, seed=77)
     from fungistore.sources.opening import open_source
 
-    Store.open(store).add_source(open_source(str(images)), update=True)
+    add_source(Store.open(store), open_source(str(images)), update=True)
     Store.open(store).arrays(TINY)["gradients/kl"].forget(1)
     done = run(images, store, options, update=True)
     assert (done.redone, done.images_computed, done.failed) == (1, 8, 0)

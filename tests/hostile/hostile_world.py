@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from feature_world import clustered
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.sources.sample import Sample
+from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -103,8 +104,9 @@ class NamedSource:
 def store_of(root: Path, ids: list[str], labels: list[str], split: str | None = None) -> Store:
     """A store of given ids, with embeddings of as many clusters as there are labels."""
     store = Store.open_or_create(root)
-    store.add_source(
-        NamedSource([Sample(i, i, label, split) for i, label in zip(ids, labels, strict=True)])
+    add_source(
+        store,
+        NamedSource([Sample(i, i, label, split) for i, label in zip(ids, labels, strict=True)]),
     )
     vectors, _ = clustered(len(ids), len(set(labels)), 4)
     config = {"schema": 2, "layout": {"unit_rows": 8, "codec": "none"}, "made": {"name": "x"}}

@@ -31,6 +31,7 @@ from fungistore.searching.queries import ItemQuery, SampleQuery, identify
 from fungistore.searching.result import Answer, SearchResult
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Sample
+from fungistore.store.listing import add_source
 from fungistore.store.store import Store
 from plugins import install, write_plugin
 
@@ -323,27 +324,27 @@ def items(*texts: str) -> Items:
 def test_a_store_has_samples_of_one_kind(tmp_path: Path, numbers: Modality) -> None:
     """The first source decides it, and a source of another is refused before anything changes."""
     store = Store.open_or_create(tmp_path / "s.fungi")
-    store.add_source(items("1 2", "3"), "numbers")
+    add_source(store, items("1 2", "3"), "numbers")
     assert Store.open(tmp_path / "s.fungi").modality.items == "sequences"
-    assert store.add_source(items("1 2", "3", "4")).added == 1  # of the store's kind
+    assert add_source(store, items("1 2", "3", "4")).added == 1  # of the store's kind
     with pytest.raises(MismatchError, match="one kind") as caught:
-        store.add_source(items("5"), "image")
+        add_source(store, items("5"), "image")
     assert (caught.value.expected, caught.value.found) == ("sequences", "images")
 
 
 def test_a_changed_item_of_the_same_length_is_noticed(tmp_path: Path, numbers: Modality) -> None:
     """A cell has no time: its content tells, and --update takes it over."""
     store = Store.open_or_create(tmp_path / "s.fungi")
-    store.add_source(items("1 2", "3 4"), "numbers")
-    assert store.add_source(items("1 2", "3 4")).changed == 0
-    assert store.add_source(items("1 2", "3 5"), update=True).changed == 1
+    add_source(store, items("1 2", "3 4"), "numbers")
+    assert add_source(store, items("1 2", "3 4")).changed == 0
+    assert add_source(store, items("1 2", "3 5"), update=True).changed == 1
     assert [row["uri"] for row in store.samples.rows(0, 2)] == ["data:,1%202", "data:,3%205"]
 
 
 def test_a_query_is_what_the_modality_says(tmp_path: Path, numbers: Modality) -> None:
     """A sample's id, an item that is a sample's, a new one, or neither."""
     store = Store.open_or_create(tmp_path / "s.fungi")
-    store.add_source(items("1 2", "3"), "numbers")
+    add_source(store, items("1 2", "3"), "numbers")
     by_id, known, new, wrong = identify(store, ["s1", "1 2", "9", "nine"])
     assert by_id == SampleQuery("s1", 1)
     assert isinstance(known, ItemQuery)

@@ -20,6 +20,7 @@ import numpy as np
 from list_source import numbered
 
 from fungistore.store.failures import Failure
+from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -44,12 +45,12 @@ def empty(root: Path) -> None:
 
 def sampled(root: Path) -> None:
     """Make a store with samples."""
-    Store.open_or_create(root).add_source(numbered(5))
+    add_source(Store.open_or_create(root), numbered(5))
 
 
 def grown(root: Path) -> None:
     """Add samples, known ones before new ones."""
-    Store.open_or_create(root).add_source(numbered(8))
+    add_source(Store.open_or_create(root), numbered(8))
 
 
 def frozen(root: Path) -> None:

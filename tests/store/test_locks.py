@@ -17,6 +17,7 @@ from fungistore.errors import FungiError, StoppedError
 from fungistore.machine.context import Context
 from fungistore.report import Silent
 from fungistore.store.failures import Failure
+from fungistore.store.listing import add_source
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.store import Store
 
@@ -52,7 +53,7 @@ print(Store.open_or_create(Path(sys.argv[1])).manifest.id)
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store.open_or_create(tmp_path / "s.fungi")
-    made.add_source(numbered(5))
+    add_source(made, numbered(5))
     return made
 
 

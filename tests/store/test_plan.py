@@ -24,6 +24,7 @@ from fungistore.extraction.measure import (
 from fungistore.extraction.plan import Task, batches_of, count_bytes, count_images, plan_tasks
 from fungistore.store.chunks import encode
 from fungistore.store.feature import Feature
+from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
@@ -206,8 +207,8 @@ def test_what_a_plan_costs(tmp_path: Path) -> None:
 def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleTable:
     """A table of 40 samples in two parts."""
     store = Store.open_or_create(tmp_path_factory.mktemp("samples"))
-    store.add_source(numbered(13))
-    store.add_source(numbered(40))
+    add_source(store, numbered(13))
+    add_source(store, numbered(40))
     return store.samples
 
 

@@ -23,6 +23,7 @@ from fungistore.store import census as census_module
 from fungistore.store import samples as samples_module
 from fungistore.store.census import SourceChanges
 from fungistore.store.durable import partial_path
+from fungistore.store.listing import add_source
 from fungistore.store.samples import ROWS_PER_GROUP
 from fungistore.store.store import Store
 
@@ -117,7 +118,7 @@ def test_any_history_of_sources_matches_a_plain_list(
             removed = [sample.id for sample in model if sample.id not in kept]
             counts = (len(shuffled) - len(old), len(old), changed, len(removed))
             expected = SourceChanges(*counts, first_removed=tuple(removed[:3]))
-            assert store.add_source(source) == expected
+            assert add_source(store, source) == expected
             labels += [name for name in source.label_names() if name not in labels]
             model += [sample for sample in shuffled if sample.id not in known]
             some = [order.randrange(len(model)) for _ in range(9)] if model else []
@@ -142,8 +143,8 @@ def test_rows_across_real_parts_and_row_groups(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     first = ROWS_PER_GROUP + 100
     total = first + ROWS_PER_GROUP + 5
-    assert store.add_source(numbered(first)) == SourceChanges(first, 0, 0)
-    assert store.add_source(numbered(total)) == SourceChanges(total - first, first, 0)
+    assert add_source(store, numbered(first)) == SourceChanges(first, 0, 0)
+    assert add_source(store, numbered(total)) == SourceChanges(total - first, first, 0)
     borders = [0, ROWS_PER_GROUP, first, first + ROWS_PER_GROUP, total]
     expected = numbered(total).samples
     labels = store.manifest.labels
@@ -162,9 +163,9 @@ def test_rows_across_real_parts_and_row_groups(tmp_path: Path) -> None:
 def test_sources_at_the_size_of_a_row_group(tmp_path: Path, count: int) -> None:
     """No sample is lost where a row group is just full."""
     store = new_store(tmp_path)
-    assert store.add_source(numbered(count)).added == len(store.samples) == count
+    assert add_source(store, numbered(count)).added == len(store.samples) == count
     assert store.samples.rows(count - 1, count)[0]["id"] == f"{count - 1:08d}.jpg"
-    assert store.add_source(numbered(count)) == SourceChanges(0, count, 0)
+    assert add_source(store, numbered(count)) == SourceChanges(0, count, 0)
 
 
 # --- growing
@@ -173,8 +174,8 @@ def test_sources_at_the_size_of_a_row_group(tmp_path: Path, count: int) -> None:
 def test_new_samples_follow_whatever_order_the_source_has(tmp_path: Path) -> None:
     """A sample that sorts before the known ones still gets the next row."""
     store = new_store(tmp_path)
-    store.add_source(numbered(5, start=10))
-    store.add_source(numbered(20))
+    add_source(store, numbered(5, start=10))
+    add_source(store, numbered(20))
     expected = [*range(10, 15), *range(10), *range(15, 20)]
     assert ids_of(store) == [f"{n:08d}.jpg" for n in expected]
 
@@ -182,20 +183,20 @@ def test_new_samples_follow_whatever_order_the_source_has(tmp_path: Path) -> Non
 def test_a_source_that_lost_samples_loses_no_rows(tmp_path: Path) -> None:
     """Rows of images that are gone stay, features may be of them; their first ids are told."""
     store = new_store(tmp_path)
-    store.add_source(numbered(10))
+    add_source(store, numbered(10))
     gone = ("00000003.jpg", "00000004.jpg", "00000005.jpg")
-    assert store.add_source(numbered(3)) == SourceChanges(0, 3, 0, 7, gone)
-    assert store.add_source(ListSource("/images", [])).removed == 10
-    assert store.add_source(ListSource("/other", [])) == SourceChanges(0, 0, 0)
+    assert add_source(store, numbered(3)) == SourceChanges(0, 3, 0, 7, gone)
+    assert add_source(store, ListSource("/images", [])).removed == 10
+    assert add_source(store, ListSource("/other", [])) == SourceChanges(0, 0, 0)
     assert len(store.samples) == 10
 
 
 def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
     """The same source again leaves every file as it was."""
     store = new_store(tmp_path)
-    store.add_source(numbered(10))
+    add_source(store, numbered(10))
     before = contents(store.root)
-    assert store.add_source(numbered(10)) == SourceChanges(0, 10, 0)
+    assert add_source(store, numbered(10)) == SourceChanges(0, 10, 0)
     assert contents(store.root) == before
 
 
@@ -208,8 +209,8 @@ def contents(root: Path) -> dict[str, bytes]:
 def test_changed_size_or_time_is_counted_and_the_row_kept(tmp_path: Path) -> None:
     """A known image with another size or time is reported; the table keeps what it had."""
     store = new_store(tmp_path)
-    store.add_source(
-        ListSource("/i", [Sample(name, name, bytes=5, mtime=100.0) for name in "abcde"])
+    add_source(
+        store, ListSource("/i", [Sample(name, name, bytes=5, mtime=100.0) for name in "abcde"])
     )
     before = store.samples.rows(0, 5)
     again = [
@@ -219,7 +220,7 @@ def test_changed_size_or_time_is_counted_and_the_row_kept(tmp_path: Path) -> Non
         Sample("d", "d", bytes=None, mtime=None),
         Sample("e", "elsewhere", "cat", "train", bytes=5, mtime=100.0000001),  # below a microsecond
     ]
-    assert store.add_source(ListSource("/i", again)) == SourceChanges(added=0, known=5, changed=3)
+    assert add_source(store, ListSource("/i", again)) == SourceChanges(added=0, known=5, changed=3)
     assert store.samples.rows(0, 5) == before
 
 
@@ -234,23 +235,23 @@ def test_duplicates_are_refused_by_name(tmp_path: Path, count: int) -> None:
     source = numbered(count)
     twice = [source.samples[-1], source.samples[0]]
     with pytest.raises(UsageError, match="2 sample ids occur more than once") as caught:
-        store.add_source(ListSource("/i", [*source.samples, *twice]))
+        add_source(store, ListSource("/i", [*source.samples, *twice]))
     assert caught.value.exit_code == 2
     assert all(repr(sample.id) in str(caught.value) for sample in twice)
     assert repr(source.samples[1].id) not in str(caught.value)
     assert contents(store.root) == before
     assert len(Store.open(store.root).samples) == 0
-    assert store.add_source(source).added == count
+    assert add_source(store, source).added == count
 
 
 def test_duplicates_beside_known_samples_leave_the_store_as_it_was(tmp_path: Path) -> None:
     """A refused source changes nothing of a store that has samples, labels included."""
     store = new_store(tmp_path)
-    store.add_source(numbered(5))
+    add_source(store, numbered(5))
     before = contents(store.root)
     twice = [Sample("new", "new", "zebra")] * 2
     with pytest.raises(UsageError, match="'new'"):
-        store.add_source(ListSource("/i", [*numbered(5).samples, *twice]))
+        add_source(store, ListSource("/i", [*numbered(5).samples, *twice]))
     assert contents(store.root) == before
     assert Store.open(store.root).manifest == store.manifest
 
@@ -258,16 +259,16 @@ def test_duplicates_beside_known_samples_leave_the_store_as_it_was(tmp_path: Pat
 def test_duplicates_of_a_known_sample_are_refused_too(tmp_path: Path) -> None:
     """A manifest that repeats a known id, for another image even, is as wrong as a new one."""
     store = new_store(tmp_path)
-    store.add_source(ListSource("/i", [Sample("a", "a.jpg")]))
+    add_source(store, ListSource("/i", [Sample("a", "a.jpg")]))
     with pytest.raises(UsageError, match="'a'"):
-        store.add_source(ListSource("/i", [Sample("a", "a.jpg"), Sample("a", "other.jpg")]))
+        add_source(store, ListSource("/i", [Sample("a", "a.jpg"), Sample("a", "other.jpg")]))
 
 
 def test_many_duplicates_are_counted_and_a_few_named(tmp_path: Path) -> None:
     """The message stays short however many ids are repeated, and says how many there are."""
     samples = numbered(50).samples
     with pytest.raises(UsageError, match="50 sample ids") as caught:
-        new_store(tmp_path).add_source(ListSource("/i", samples + samples))
+        add_source(new_store(tmp_path), ListSource("/i", samples + samples))
     assert "00000000.jpg" in str(caught.value)
     assert len(str(caught.value)) < 500
 
@@ -283,7 +284,7 @@ def test_a_source_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     before = contents(store.root)
     with pytest.raises(OSError, match="network"):
-        store.add_source(Failing("/i", numbered(ROWS_PER_GROUP + 5).samples))
+        add_source(store, Failing("/i", numbered(ROWS_PER_GROUP + 5).samples))
     assert contents(store.root) == before
     assert len(store.samples) == 0
 
@@ -298,11 +299,11 @@ def test_labels_are_frozen_at_first_sight(tmp_path: Path) -> None:
         return ListSource("/i", [Sample(name, name, name) for name in names])
 
     store = new_store(tmp_path)
-    store.add_source(labelled("dog", "cat"))
+    add_source(store, labelled("dog", "cat"))
     assert list(store.manifest.labels) == ["cat", "dog"]
-    store.add_source(labelled("zebra", "dog", "ant", "cat"))
+    add_source(store, labelled("zebra", "dog", "ant", "cat"))
     assert list(store.manifest.labels) == ["cat", "dog", "ant", "zebra"]
-    store.add_source(labelled("bee"))
+    add_source(store, labelled("bee"))
     again = Store.open(store.root)
     assert list(again.manifest.labels) == ["cat", "dog", "ant", "zebra", "bee"]
     rows = again.samples.rows(0, len(again.samples))
@@ -312,7 +313,7 @@ def test_labels_are_frozen_at_first_sight(tmp_path: Path) -> None:
 def test_a_sample_without_label_has_none(tmp_path: Path) -> None:
     """No label is null, not an integer, and the empty word is a label of its own."""
     store = new_store(tmp_path)
-    store.add_source(ListSource("/i", [Sample("a", "a"), Sample("b", "b", ""), Sample("c", "c")]))
+    add_source(store, ListSource("/i", [Sample("a", "a"), Sample("b", "b", ""), Sample("c", "c")]))
     assert [row["label"] for row in store.samples.rows(0, 3)] == [None, 0, None]
     assert store.manifest.labels == ("",)
 
@@ -325,7 +326,7 @@ def test_classes_without_images_keep_their_integer(tmp_path: Path) -> None:
             return ["ant", *super().label_names()]
 
     store = new_store(tmp_path)
-    store.add_source(WithEmptyClass("/i", [Sample("b", "b", "bee")]))
+    add_source(store, WithEmptyClass("/i", [Sample("b", "b", "bee")]))
     assert store.manifest.labels == ("ant", "bee")
     assert store.samples.rows(0, 1)[0]["label"] == 1
 
@@ -339,9 +340,9 @@ def test_a_moved_source_is_read_from_where_it_is_now(tmp_path: Path) -> None:
     old.mkdir()
     (old / "00000000.jpg").touch()
     store = new_store(tmp_path)
-    store.add_source(numbered(4, root=str(old)))
+    add_source(store, numbered(4, root=str(old)))
     old.rename(new)
-    assert store.add_source(numbered(6, root=str(new))) == SourceChanges(2, 4, 0)
+    assert add_source(store, numbered(6, root=str(new))) == SourceChanges(2, 4, 0)
     assert {row["root"] for row in Store.open(store.root).samples.rows(0, 6)} == {str(new)}
     assert ids_of(store) == [f"{n:08d}.jpg" for n in range(6)]
 
@@ -352,8 +353,8 @@ def test_a_root_that_still_exists_is_kept(tmp_path: Path) -> None:
     old.mkdir()
     new.mkdir()
     store = new_store(tmp_path)
-    store.add_source(numbered(4, root=str(old)))
-    store.add_source(numbered(6, root=str(new)))
+    add_source(store, numbered(4, root=str(old)))
+    add_source(store, numbered(6, root=str(new)))
     roots = [row["root"] for row in Store.open(store.root).samples.rows(0, 6)]
     assert roots == [str(old)] * 4 + [str(new)] * 2
 
@@ -361,8 +362,8 @@ def test_a_root_that_still_exists_is_kept(tmp_path: Path) -> None:
 def test_another_source_takes_over_no_root(tmp_path: Path) -> None:
     """A source without a known sample leaves the others' roots alone, even if they are gone."""
     store = new_store(tmp_path)
-    store.add_source(numbered(2, root="/gone"))
-    store.add_source(numbered(2, start=2, root=str(tmp_path)))
+    add_source(store, numbered(2, root="/gone"))
+    add_source(store, numbered(2, start=2, root=str(tmp_path)))
     assert [row["root"] for row in store.samples.rows(0, 4)] == ["/gone"] * 2 + [str(tmp_path)] * 2
 
 
@@ -371,9 +372,9 @@ def test_a_source_takes_over_only_roots_of_its_own_samples(tmp_path: Path) -> No
     here = tmp_path / "here"
     here.mkdir()
     store = new_store(tmp_path)
-    store.add_source(numbered(2, root="/unplugged"))
-    store.add_source(numbered(2, start=2, root=str(here)))
-    store.add_source(numbered(3, start=2, root=str(here)))
+    add_source(store, numbered(2, root="/unplugged"))
+    add_source(store, numbered(2, start=2, root=str(here)))
+    add_source(store, numbered(3, start=2, root=str(here)))
     assert [row["root"] for row in store.samples.rows(0, 2)] == ["/unplugged"] * 2
 
 
@@ -385,14 +386,14 @@ def test_awkward_ids_round_trip(tmp_path: Path) -> None:
     texts = [*AWKWARD_IDS, "long/" + "x" * 100_000 + ".jpg"]
     samples = [Sample(text, text, label=text, split=text) for text in texts]
     store = new_store(tmp_path)
-    store.add_source(ListSource("/i", samples))
+    add_source(store, ListSource("/i", samples))
     store = Store.open(store.root)
     rows = store.samples.rows(0, len(samples))
     assert [row["id"] for row in rows] == texts
     assert [row["uri"] for row in rows] == texts
     assert [row["split"] for row in rows] == texts
     assert [store.manifest.labels[row["label"]] for row in rows] == texts
-    assert store.add_source(ListSource("/i", samples)) == SourceChanges(0, len(samples), 0)
+    assert add_source(store, ListSource("/i", samples)) == SourceChanges(0, len(samples), 0)
     for number, text in enumerate(texts):
         assert store.samples.rows_of_split(text).tolist() == [number]
 
@@ -408,10 +409,10 @@ def test_any_sample_round_trips_or_is_a_named_duplicate(
     repeated = {s.id for s in samples if sum(other.id == s.id for other in samples) > 1}
     if repeated:
         with pytest.raises(UsageError) as caught:
-            store.add_source(source)
+            add_source(store, source)
         assert any(repr(sample_id) in str(caught.value) for sample_id in repeated)
         return
-    store.add_source(source)
+    add_source(store, source)
     names = source.label_names()
     expected = [as_row(row, sample, names, "/i") for row, sample in enumerate(samples)]
     assert store.samples.rows(0, len(samples)) == expected
@@ -420,7 +421,7 @@ def test_any_sample_round_trips_or_is_a_named_duplicate(
 def test_a_file_from_the_far_future_is_readable(tmp_path: Path) -> None:
     """A nonsensical modification time, as some file systems hold, does not stop a run."""
     store = new_store(tmp_path)
-    store.add_source(ListSource("/i", [Sample("a", "a", bytes=1, mtime=3e11)]))
+    add_source(store, ListSource("/i", [Sample("a", "a", bytes=1, mtime=3e11)]))
     assert store.samples.rows(0, 1)[0]["id"] == "a"
 
 
@@ -430,8 +431,8 @@ def test_a_file_from_the_far_future_is_readable(tmp_path: Path) -> None:
 def test_rows_of_a_split(tmp_path: Path) -> None:
     """The rows of a split come in order, across parts; a split that nobody has means all rows."""
     store = new_store(tmp_path)
-    store.add_source(numbered(10))
-    store.add_source(numbered(17))
+    add_source(store, numbered(10))
+    add_source(store, numbered(17))
     test = [n for n in range(17) if n % 5 == 0]
     assert store.samples.rows_of_split("test").tolist() == test
     assert store.samples.rows_of_split("train").tolist() == [n for n in range(17) if n % 5]
@@ -442,9 +443,9 @@ def test_rows_of_a_split_where_no_sample_has_one(tmp_path: Path) -> None:
     """Without splits every row is of any split; without samples there are no rows."""
     store = new_store(tmp_path)
     assert store.samples.rows_of_split("train").tolist() == []
-    store.add_source(ListSource("/i", [Sample("a", "a"), Sample("b", "b")]))
+    add_source(store, ListSource("/i", [Sample("a", "a"), Sample("b", "b")]))
     assert store.samples.rows_of_split("train").tolist() == [0, 1]
-    store.add_source(ListSource("/i", [Sample("c", "c", split="train")]))
+    add_source(store, ListSource("/i", [Sample("c", "c", split="train")]))
     assert store.samples.rows_of_split("train").tolist() == [2]
     assert store.samples.rows_of_split("train").dtype == np.int64
 
@@ -456,7 +457,7 @@ def test_other_tools_read_the_parts_as_one_table(tmp_path: Path) -> None:
     """The directory is a Parquet data set: Arrow reads all parts with the documented columns."""
     store = new_store(tmp_path)
     for count in (3, 7, 8):
-        store.add_source(numbered(count))
+        add_source(store, numbered(count))
     directory = store.root / "samples.parquet"
     table = pq.read_table(directory)
     assert table.column_names == ["row", "id", "uri", "label", "split", "bytes", "mtime"]
@@ -471,13 +472,13 @@ def test_other_tools_read_the_parts_as_one_table(tmp_path: Path) -> None:
 def test_a_part_that_was_never_committed_does_not_count(tmp_path: Path) -> None:
     """A kill between a part and store.json leaves the old table; a later run writes it anew."""
     store = new_store(tmp_path)
-    store.add_source(numbered(5))
+    add_source(store, numbered(5))
     before = (store.root / "store.json").read_bytes()
-    store.add_source(numbered(9))
+    add_source(store, numbered(9))
     (store.root / "store.json").write_bytes(before)  # the kill came before this was replaced
     again = Store.open(store.root)
     assert len(again.samples) == 5
-    assert again.add_source(numbered(7)) == SourceChanges(2, 5, 0)
+    assert add_source(again, numbered(7)) == SourceChanges(2, 5, 0)
     assert ids_of(again) == [f"{n:08d}.jpg" for n in range(7)]
     assert len(pq.read_table(store.root / "samples.parquet")) == 7
 
@@ -485,7 +486,7 @@ def test_a_part_that_was_never_committed_does_not_count(tmp_path: Path) -> None:
 def test_an_interrupted_part_does_not_hide_the_table(tmp_path: Path) -> None:
     """What a kill leaves in the directory does not keep other tools from reading the rest."""
     store = new_store(tmp_path)
-    store.add_source(numbered(5))
+    add_source(store, numbered(5))
     orphan = partial_path(store.root / "samples.parquet" / "part-00001.parquet")
     orphan.write_bytes(b"PAR1 half")
     assert len(pq.read_table(store.root / "samples.parquet")) == 5

@@ -22,6 +22,7 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.store.copying import copy_samples
 from fungistore.store.durable import publish
 from fungistore.store.failures import Failure
+from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -106,7 +107,7 @@ def test_an_empty_directory_becomes_a_store(tmp_path: Path) -> None:
 def test_counts_in_the_manifest_are_for_people(tmp_path: Path) -> None:
     """store.json says how many samples there are; it is JSON with the documented fields."""
     store = new_store(tmp_path)
-    store.add_source(numbered(7))
+    add_source(store, numbered(7))
     document = json.loads((store.root / "store.json").read_bytes())
     assert document["samples"] == 7
     assert document["schema"] == list(SCHEMA_VERSION)
@@ -247,7 +248,7 @@ def test_fields_of_the_wrong_type_are_refused(tmp_path: Path, changes: dict[str,
 def test_a_damaged_part_is_a_damaged_store(tmp_path: Path, damage: bytes | None) -> None:
     """Where a part of the sample table is gone or cut, the error is ours and names the file."""
     store = new_store(tmp_path)
-    store.add_source(numbered(3))
+    add_source(store, numbered(3))
     part = store.root / "samples.parquet" / "part-00000.parquet"
     if damage is None:
         part.unlink()
@@ -283,7 +284,7 @@ def test_a_newer_minor_version_opens(tmp_path: Path) -> None:
     document = MANIFEST | {"schema": [SCHEMA_VERSION[0], 99], "parts": [], "novelty": {"a": 1}}
     store = Store.open(with_manifest(tmp_path, json.dumps(document)))
     assert store.manifest.schema == (SCHEMA_VERSION[0], 99)
-    store.add_source(numbered(3))
+    add_source(store, numbered(3))
     assert Store.open(store.root).manifest.schema == (SCHEMA_VERSION[0], 99)
     assert Store.open(store.root).manifest.labels == ("cat", "dog")
 
@@ -292,7 +293,7 @@ def test_a_newer_minor_version_keeps_its_fields(tmp_path: Path) -> None:
     """What an older version does not understand it hands on."""
     document = MANIFEST | {"schema": [SCHEMA_VERSION[0], 99], "parts": [], "novelty": {"a": 1}}
     store = Store.open(with_manifest(tmp_path, json.dumps(document)))
-    store.add_source(numbered(3))
+    add_source(store, numbered(3))
     assert json.loads((store.root / "store.json").read_bytes())["novelty"] == {"a": 1}
 
 
@@ -565,7 +566,7 @@ HEX = "0f" * 16  # what uuid4().hex looks like
 def test_sweeping_removes_orphans_only(tmp_path: Path) -> None:
     """Temporary files and folders go, wherever they are; every other file stays byte for byte."""
     store = new_store(tmp_path)
-    store.add_source(numbered(3))
+    add_source(store, numbered(3))
     array = add_array(store, "vit/embeddings", CONFIG, publish=True)
     store.add_failures([note(1)])
     (store.root / "notes.partial.txt").write_text("mine")
@@ -613,7 +614,7 @@ def test_a_link_named_partial_does_not_stop_the_sweep(tmp_path: Path) -> None:
 def test_removing_arrays_leaves_the_others(tmp_path: Path) -> None:
     """Removed arrays are gone with their records; other arrays, setups and samples stay."""
     store = new_store(tmp_path)
-    store.add_source(numbered(8))
+    add_source(store, numbered(8))
     gone = add_array(store, "vit/gradients/kl", CONFIG, publish=True)
     kept = add_array(store, "vit/embeddings", CONFIG, publish=True)
     store.remove_arrays([gone])
@@ -718,14 +719,14 @@ def test_leftovers_of_a_kill_are_listed_in_silence(tmp_path: Path, leftover: str
 def test_a_copy_of_the_samples_is_another_store(tmp_path: Path) -> None:
     """A dry run's copy has the samples and no features; growing it leaves the original alone."""
     store = new_store(tmp_path)
-    store.add_source(numbered(5))
+    add_source(store, numbered(5))
     add_array(store, "vit/embeddings", CONFIG, publish=True)
     target = tmp_path / "copy"
     target.mkdir()
     copy = copy_samples(store, target)
     assert copy.samples.rows(0, 5) == store.samples.rows(0, 5)
     assert copy.feature_sets() == []
-    copy.add_source(numbered(9))
+    add_source(copy, numbered(9))
     assert len(copy.samples) == 9
     assert len(Store.open(store.root).samples) == len(store.samples) == 5
 
@@ -734,7 +735,7 @@ def test_a_removed_store_is_gone(tmp_path: Path) -> None:
     """Removing deletes the directory and nothing beside it."""
     (tmp_path / "neighbour").write_text("mine")
     store = new_store(tmp_path)
-    store.add_source(numbered(3))
+    add_source(store, numbered(3))
     store.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["neighbour"]
 
@@ -746,7 +747,7 @@ def test_a_removed_store_is_gone(tmp_path: Path) -> None:
 def test_a_kill_leaves_the_old_manifest_or_the_new_one(tmp_path: Path, moment: str) -> None:
     """Died in the middle of publishing store.json, a process leaves one whole manifest."""
     store = new_store(tmp_path)
-    store.add_source(numbered(3))
+    add_source(store, numbered(3))
     old = (store.root / "store.json").read_bytes()
     new = json.dumps(MANIFEST).encode()
     died = run(

@@ -1,0 +1,100 @@
+"""How a source's samples come into a store's table, and what is noticed of known ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fungistore.errors import MismatchError, UsageError
+from fungistore.modalities.modality import find_modality
+from fungistore.sources.sample import Sample, Source
+from fungistore.store.census import SourceChanges
+from fungistore.store.failures import CHANGED_FILE, Failure
+from fungistore.store.samples import Part
+from fungistore.store.store import SAMPLES, Store
+
+OTHERS_SHOWN = 3
+
+
+def add_source(
+    store: Store, source: Source, modality: str | None = None, *, update: bool = False
+) -> SourceChanges:
+    """Append the samples of a source that the store lacks; known samples keep their rows.
+
+    Labels get integers in sorted order the first time; later labels follow them.
+
+    Args:
+        store: held for writing its samples.
+        source: samples in their order.
+        modality: name of what they are, of which a store has one; default: the store's.
+        update: of known samples that have changed, take over the new size and time, and list
+            their rows as to be made anew in every feature set that has them.
+
+    Raises:
+        UsageError: two samples have the same id, in the source or in an earlier one.
+        MismatchError: the store has samples of another modality.
+    """
+    old = store.manifest
+    items = find_modality(modality or old.modality).items
+    if old.parts and modality not in (None, old.modality):
+        raise MismatchError(
+            "a store has samples of one kind",
+            where=store.where,
+            expected=store.modality.items,
+            found=items,
+            hint="use another STORE",
+        )
+    names = list(dict.fromkeys([*old.labels, *source.label_names()]))
+    labels = {name: number for number, name in enumerate(names)}
+    part, changes = store.samples.append(source, source.root, labels, keep_changed=update)
+    others: list[str] = []
+    is_known = source.root in {p.root for p in old.parts}
+    if is_known:
+        others = store.samples.other_items(changes.changed_samples, source.root)
+    if others or (changes.changed and not is_known):
+        if part:
+            store.folder(SAMPLES).remove(part.file)
+        raise UsageError(
+            f"{len(others) or changes.changed} {items} of this source have the names of "
+            f"other {items}",
+            where=source.root,
+            expected=f"the source that the store was made from: {old.parts[0].root}",
+            found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
+            hint="use another STORE, or a manifest whose `id` column tells them apart",
+        )
+    parts = list(old.parts) + ([part] if part else [])
+    if changes.known:
+        parts = [store.samples.moved(part, source.root) for part in parts]
+    store.commit(tuple(names), tuple(parts), modality)
+    if changes.changed_samples:
+        _note_changed(store, changes.changed_samples)
+        _refresh_samples(store, changes.changed_samples, source.root)
+    return changes
+
+
+def _note_changed(store: Store, changed: Mapping[int, Sample]) -> None:
+    """List changed rows that were made, before the table forgets that they have changed."""
+    message = "the file has changed since its features were made"
+    for feature_set in store.feature_sets():
+        done = [(array, array.commits()) for array in store.arrays(feature_set).values()]
+        store.add_failures(
+            Failure(row, sample.uri, CHANGED_FILE, message, feature_set)
+            for row, sample in sorted(changed.items())
+            if any(row // array.unit_rows in commits for array, commits in done)
+        )
+
+
+def _refresh_samples(store: Store, changed: Mapping[int, Sample], root: str) -> None:
+    first = 0
+    for number, part in enumerate(store.manifest.parts):
+        if any(first <= row < first + part.rows for row in changed):
+            # without a checksum while the file may be the old one or the new one
+            _replace_part(store, number, replace(part, checksum=None))
+            _replace_part(store, number, store.samples.refresh(part, changed, root))
+        first += part.rows
+
+
+def _replace_part(store: Store, number: int, part: Part) -> None:
+    parts = list(store.manifest.parts)
+    parts[number] = part
+    store.commit(parts=tuple(parts))
