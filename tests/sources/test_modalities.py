@@ -76,7 +76,7 @@ class Whole:
     """The view that is the item itself."""
 
     def draw(self, item, *random):
-        return item
+        return (item,)
 '''
 
 
