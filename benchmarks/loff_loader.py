@@ -24,11 +24,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from fungistore.loff.cache import CacheChoice
+from fungistore.choices import Codec
 from fungistore.loff.loader import PatchLoader
+from fungistore.loff.options import CacheChoice
 from fungistore.loff.order import Rows, Shuffled
 from fungistore.machine.resources import reading_threads
-from fungistore.store.units import Codec, UnitArray
+from fungistore.store.units import UnitArray
 
 SHAPE = (16, 16, 384)  # 256 patch tokens of ViT-S
 EPOCHS = "ours, zstd, epochs"

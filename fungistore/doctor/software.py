@@ -14,8 +14,9 @@ from typing import get_args
 import numpy as np
 from packaging.requirements import Requirement
 
+from fungistore.choices import Codec
 from fungistore.doctor.check import Check, failed, passed, warned
-from fungistore.store.units import Codec, UnitArray
+from fungistore.store.units import UnitArray
 
 DISTRIBUTION = "fungistore"
 OLDEST_PYTHON = (3, 11)  # pyproject's requires-python

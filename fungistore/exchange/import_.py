@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.choices import Codec
 from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.formats import (
     VECTORS,
@@ -19,9 +20,10 @@ from fungistore.exchange.formats import (
 )
 from fungistore.exchange.gather import Concatenated, count_too_large, gathering
 from fungistore.exchange.hdf5 import Hdf5File
-from fungistore.exchange.import_options import ImportOptions, ImportResult
+from fungistore.exchange.import_result import ImportResult
 from fungistore.exchange.match import FileIds, read_ids, refuse_unknown
 from fungistore.exchange.npy import NpyFile
+from fungistore.exchange.options import ImportOptions
 from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
@@ -31,7 +33,7 @@ from fungistore.machine.powers import power_of_two_within
 from fungistore.matrices.blocks import BLOCK_ORDER, GRADIENTS
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
-from fungistore.store.units import Codec, UnitArray
+from fungistore.store.units import UnitArray
 
 FEATURE_SET = "imported"
 UNIT_BYTES = 1 << 24  # 16 MiB a unit: 100 million rows of 384 are 9,000 files, a kill costs little
@@ -59,7 +61,7 @@ class _Plan:
 def import_features(
     files: str | Path | Sequence[str | Path],
     store: str | Path,
-    options: ImportOptions | None = None,
+    options: ImportOptions = ImportOptions(),
     *,
     restart: bool = False,
     context: Context = QUIET,
@@ -84,7 +86,7 @@ def import_features(
         StoppedError: `stop` asked for it.
         FungiError: a full disk.
     """
-    options, path = options or ImportOptions(), Path(store)
+    path = Path(store)
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     consequence = "every committed unit is kept"
     with disk_errors_explained(path, consequence), ExitStack() as opened:

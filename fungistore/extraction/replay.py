@@ -13,11 +13,12 @@ from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, frozen_choices, frozen_features
 from fungistore.extraction.loader import Work, load_batches
-from fungistore.extraction.options import ExtractOptions, read_config
+from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import describe, differences
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import with_article
+from fungistore.settings import read_config
 from fungistore.sources.sample import NamedItem
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray

@@ -13,6 +13,7 @@ import torch
 
 from fungistore.backbones.encoder import Encoder
 from fungistore.backbones.families import load_backbone, modality_of
+from fungistore.choices import Codec
 from fungistore.errors import UsageError
 from fungistore.extraction.features import EMBEDDINGS
 from fungistore.extraction.grids import LENGTHS, PATCHES
@@ -30,7 +31,6 @@ from fungistore.objectives.objective import BankSpec, Objective
 from fungistore.objectives.views import recipe_of
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
-from fungistore.store.units import Codec
 
 
 @dataclass(frozen=True)

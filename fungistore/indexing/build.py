@@ -90,7 +90,7 @@ class IndexResult:
 
 def build_index(
     store: str | Path,
-    options: IndexOptions | None = None,
+    options: IndexOptions = IndexOptions(),
     *,
     restart: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -115,11 +115,11 @@ def build_index(
         FungiError: a full disk, or another writer.
     """
     path, began = Path(store), time.perf_counter()
-    store_now, asked = Store.open(path), options or IndexOptions()
-    directory, _, _ = _find(store_now, asked, restart=restart)
+    store_now = Store.open(path)
+    directory, _, _ = _find(store_now, options, restart=restart)
     thing = directory.relative_to(path).as_posix()
     with disk_errors_explained(path), store_now.writing(thing) as opened:
-        builder = _Builder.start(opened, asked, context, restart=restart)
+        builder = _Builder.start(opened, options, context, restart=restart)
         before = builder.record.vectors
         builder.run(checkpoint_seconds)
         return IndexResult(

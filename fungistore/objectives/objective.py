@@ -17,7 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import TokenGrid
-from fungistore.errors import UsageError
+from fungistore.settings import refusal
 
 Heads = Mapping[str, nn.Linear]
 
@@ -111,11 +111,7 @@ def require(condition: bool, setting: str, expected: str, found: object) -> None
         UsageError: naming the setting, what it takes and what it got.
     """
     if not condition:
-        raise UsageError(
-            "a parameter of an objective cannot be used",
-            where=f"--set {setting}={found}",
-            expected=expected,
-        )
+        raise refusal(setting, expected, found)
 
 
 def project(

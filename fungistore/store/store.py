@@ -70,18 +70,19 @@ class Store:
         self._held: frozenset[str] = frozenset()
 
     @staticmethod
-    def exists(root: Path) -> bool:
+    def exists(root: str | Path) -> bool:
         """Whether a store, whatever its state, is at `root`."""
-        return (root / MANIFEST).is_file()
+        return Path(root, MANIFEST).is_file()
 
     @classmethod
-    def open(cls, root: Path) -> Store:
+    def open(cls, root: str | Path) -> Store:
         """Open an existing store.
 
         Raises:
             UsageError: there is none.
             StoreError: its manifest is damaged, or of another major schema.
         """
+        root = Path(root)
         path = root / MANIFEST
         _refuse_odd_path(root)
         if not cls.exists(root):
@@ -96,13 +97,14 @@ class Store:
         return cls(root, manifest)
 
     @classmethod
-    def open_or_create(cls, root: Path) -> Store:
+    def open_or_create(cls, root: str | Path) -> Store:
         """Open a store, or make an empty one where nothing, or an empty directory, is.
 
         Raises:
             UsageError: something else is there.
             StoreError: as in `open`.
         """
+        root = Path(root)
         if cls.exists(root):
             return cls.open(root)
         _refuse_odd_path(root)

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from fungistore.choices import Codec
 from fungistore.errors import StoreError
 from fungistore.store.durable import make_directory, publish_bytes, sync
 
-Codec = Literal["none", "zstd", "bitround"]
 BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
 FEATURES = "features.zarr"
 METADATA = "zarr.json"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from fungistore.choices import Codec
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.matrices.blocks import PCA
@@ -21,7 +22,6 @@ from fungistore.store.units import (
     FEATURES,
     METADATA,
     RECORD_NAME,
-    Codec,
     UnitArray,
     parse_commit,
 )

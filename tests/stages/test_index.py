@@ -398,8 +398,8 @@ def test_a_higher_target_makes_searches_look_longer(tmp_path: Path) -> None:
     low = build_index(
         tmp_path / "s",
         IndexOptions(
-            ["embeddings"],
-            factory="IVF16,Flat",  # type: ignore[arg-type]
+            features=("embeddings",),
+            factory="IVF16,Flat",
             target_recall=0.3,
         ),
     )

@@ -12,7 +12,8 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.store.units import Codec, UnitArray
+from fungistore.choices import Codec
+from fungistore.store.units import UnitArray
 
 CODECS = get_args(Codec)[:2]  # the lossless ones
 NAME = "vit/patches"

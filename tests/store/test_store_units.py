@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fungistore.store.units import Codec, Commit, UnitArray
+from fungistore.choices import Codec
+from fungistore.store.units import Commit, UnitArray
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 LOSSLESS: tuple[Codec, ...] = ("none", "zstd")
