@@ -7,7 +7,8 @@ from typing import Annotated
 
 from annotated_types import Predicate
 
-from fungistore.settings import Words, refusal
+from fungistore.settings import refusal
+from fungistore.type_words import Words
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 NAME_RULE = "letters, digits and . _ + -, up to 128 of them"

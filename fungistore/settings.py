@@ -20,24 +20,22 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path, PurePath
-from types import NoneType, UnionType
+from types import NoneType
 from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
-    Literal,
     NoReturn,
     Self,
     TypeVar,
-    Union,
-    get_args,
     get_origin,
     get_type_hints,
 )
 
-from annotated_types import Ge, Gt, Le, Lt, Predicate
+from annotated_types import Ge, Gt, Lt, Predicate
 
 from fungistore.errors import UsageError
+from fungistore.type_words import Words, atoms_of, elements_of, words_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -68,13 +66,6 @@ class Setting:
     metavar: str = ""
     is_repeated: bool = False
     is_hidden: bool = False
-
-
-@dataclass(frozen=True)
-class Words:
-    """What a type with a check of its own takes, in words."""
-
-    text: str
 
 
 Count = Annotated[int, Ge(1)]
@@ -122,18 +113,18 @@ class Field:
     @property
     def expected(self) -> str:
         """What it takes, in words."""
-        return _words(self.kind)
+        return words_of(self.kind)
 
     @property
     def choices(self) -> tuple[str, ...]:
         """The words that it takes, where it takes no others."""
-        atoms = [atom for atom in _atoms(self.kind) if atom is not NoneType]
+        atoms = [atom for atom in atoms_of(self.kind) if atom is not NoneType]
         return () if any(isinstance(atom, type) for atom in atoms) else tuple(map(str, atoms))
 
     @property
     def types(self) -> frozenset[Any]:
         """What its values are instances of, and the words among them."""
-        return frozenset(_atoms(self.kind))
+        return frozenset(atoms_of(self.kind))
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
@@ -154,7 +145,7 @@ class Field:
         from pydantic import ValidationError
 
         try:
-            if bool not in _atoms(self.kind) and _has_bool(value):
+            if bool not in atoms_of(self.kind) and _has_bool(value):
                 raise TypeError("a truth value is no number")
             return self._adapter.validate_python(_prepared(value, self.kind))
         except (ValidationError, TypeError):
@@ -325,38 +316,16 @@ def _unknown(given: str, known: list[str]) -> UsageError:
     )
 
 
-def _atoms(kind: Any) -> tuple[Any, ...]:
-    """Return the types, and the words of literals, that a type is made of."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return inner
-    if origin is Annotated:
-        return _atoms(inner[0])
-    if origin in (Union, UnionType):
-        return tuple(atom for one in inner for atom in _atoms(one))
-    return (origin or kind,)
-
-
-def _elements(kind: Any) -> Any:
-    """Return the type of a list's elements, None of what is no list."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _elements(inner[0])
-    if origin in (Union, UnionType):
-        return next((found for one in inner if (found := _elements(one))), None)
-    return inner[0] if origin is tuple else None
-
-
 def _prepared(value: Any, kind: Any) -> Any:
     """Return a value as pydantic takes it: NumPy's as Python's, commas as lists, paths as text."""
     if type(value).__module__ == "numpy":
         value = value.tolist()
-    elements = _elements(kind)
+    elements = elements_of(kind)
     if elements is not None and isinstance(value, str):
         words = [word.strip() for word in value.split(",") if word.strip()]
-        is_optional = NoneType in _atoms(elements)
+        is_optional = NoneType in atoms_of(elements)
         return [None if word == "none" and is_optional else word for word in words]
-    if isinstance(value, PurePath) and Path not in _atoms(kind):
+    if isinstance(value, PurePath) and Path not in atoms_of(kind):
         return str(value)
     return value
 
@@ -364,43 +333,6 @@ def _prepared(value: Any, kind: Any) -> Any:
 def _has_bool(value: Any) -> bool:
     values = value if isinstance(value, list | tuple) else [value]
     return any(isinstance(one, bool) for one in values)
-
-
-def _words(kind: Any) -> str:
-    """Return what a type takes, in words."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        said = next((mark.text for mark in inner[1:] if isinstance(mark, Words)), None)
-        bounds = _bounds(inner[1:])
-        link = " of " if bounds[:1].isdecimal() else " "
-        return said or (_words(inner[0]) + link + bounds if bounds else _words(inner[0]))
-    if origin is Literal:
-        return " or ".join(map(str, inner))
-    if origin in (Union, UnionType):
-        return " or ".join(_words(one) for one in inner if one is not NoneType)
-    if origin is tuple:
-        element = inner[0]
-        if get_origin(element) is Literal:
-            return f"some of {', '.join(map(str, get_args(element)))}"
-        return f"one or more of: {_words(element)}"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(kind) or {Path: "a path"}.get(kind) or f"a {getattr(kind, '__name__', kind)}"
-
-
-def _bounds(marks: tuple[Any, ...]) -> str:
-    above = next((mark.gt for mark in marks if isinstance(mark, Gt)), None)
-    below = next((mark.lt for mark in marks if isinstance(mark, Lt)), None)
-    least = next((mark.ge for mark in marks if isinstance(mark, Ge)), None)
-    most = next((mark.le for mark in marks if isinstance(mark, Le)), None)
-    if above is not None and below is not None:
-        return f"between {above} and {below}"
-    words = (
-        None if above is None else f"above {above}",
-        None if least is None else f"{least} or more",
-        None if below is None else f"below {below}",
-        None if most is None else f"at most {most}",
-    )
-    return ", ".join(filter(None, words))
 
 
 def _table(value: object) -> Mapping[str, Any]:

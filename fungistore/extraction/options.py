@@ -178,6 +178,7 @@ class ExtractOptions(ReplayChoice):
             if not isinstance(value, Mapping):
                 raise UsageError("an objective's settings are a table", where=name, found=value)
         settings = rest.pop("set", ())
+        settings = [settings] if isinstance(settings, str) else settings
         return super().from_config(rest | {"objectives": _applied(settings, tables)})
 
 

@@ -9,7 +9,8 @@ from annotated_types import Gt, Le, MaxLen, MinLen
 
 from fungistore.matrices.choices import FeatureChoice
 from fungistore.names import PlainName
-from fungistore.settings import Positive, Setting, Words
+from fungistore.settings import Positive, Setting
+from fungistore.type_words import Words
 
 Metric = Literal["cosine", "euclidean"]
 AUTO = "auto"

@@ -11,7 +11,8 @@ from fungistore.extraction.options import ReplayChoice
 from fungistore.machine.choices import DeviceChoice
 from fungistore.matrices.choices import FeatureSetChoice, SplitChoice
 from fungistore.names import PlainName
-from fungistore.settings import Count, Positive, Setting, Settings, Share, Words
+from fungistore.settings import Count, Positive, Setting, Settings, Share
+from fungistore.type_words import Words
 
 HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "linear"]
 HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
