@@ -62,9 +62,9 @@ from .loff.predict import predict_rows as predict_rows
 from .loff.train import TrainResult as TrainResult
 from .loff.train import train_loff as train_loff
 from .machine.context import Context as Context
+from .machine.device import wait_for_gpu as wait_for_gpu
 from .machine.stopwatch import Clock as Clock
 from .machine.stopwatch import StageTime as StageTime
-from .machine.device import wait_for_gpu as wait_for_gpu
 from .matrices.blocks import FeatureMatrix as FeatureMatrix
 from .matrices.blocks import open_features as open_features
 from .modalities.modality import Modality as Modality
