@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fungistore.loff.augment import Augmentation, augment, draw
+from fungistore.loff.augment import augment, draw
 from fungistore.loff.heads import HeadSpec, build_head
+from fungistore.loff.options import Augmentation
 from fungistore.loff.resample import resample
 
 LIMIT = 0.05

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fungistore.loff.augment import Augmentation, augment, draw
+from fungistore.loff.augment import augment, draw
 from fungistore.loff.heads import HeadSpec, build_head
 from fungistore.loff.loader import PatchLoader
+from fungistore.loff.options import Augmentation
 from fungistore.loff.order import Shuffled
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray

@@ -24,11 +24,11 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from fungistore.loff.cache import CacheChoice
+from fungistore.choices import Codec
 from fungistore.loff.loader import PatchLoader
+from fungistore.loff.options import CacheChoice
 from fungistore.loff.order import Shuffled
 from fungistore.machine.resources import reading_threads
-from fungistore.store.chunks import Codec
 from fungistore.store.local import LocalBackend
 from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray

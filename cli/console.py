@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 import typer
 
 from fungistore.errors import FungiError, MismatchError, StoppedError
+from fungistore.machine.context import Context
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress, TaskID
 
 P = ParamSpec("P")
@@ -28,7 +28,6 @@ R = TypeVar("R")
 
 PLAIN_LINE_SECONDS = 30
 LONGEST_SHOWN = 8192  # characters of one line; no path is longer
-TABLE_WIDTH = 110  # narrower terminals wrap lines rather than cut cells
 SKIPPED_INPUTS = 3
 INTERRUPTED = 130
 DEBUG = "FUNGI_DEBUG"
@@ -54,15 +53,6 @@ def note(text: str) -> None:
 def result(text: str) -> None:
     """Print a line of a result on stdout."""
     print(printable(text), flush=True)
-
-
-def table_console() -> Console:
-    """Return a console for tables on stdout, which takes no cell for markup or an emoji's name."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.width = max(console.width, TABLE_WIDTH)
-    return console
 
 
 def result_json(document: dict[str, Any]) -> None:
@@ -155,6 +145,24 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     finally:
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
+
+
+@contextmanager
+def running() -> Iterator[Context]:
+    """Yield what a stage is given: the console to speak to, and signals that stop it."""
+    with stop_on_signals() as stop:
+        yield Context(ConsoleReporter(), stop)
+
+
+def lines(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments, with the lines of standard input in the place of "-"."""
+    for argument in arguments:
+        if argument != "-":
+            yield argument
+            continue
+        for line in sys.stdin.buffer:
+            if text := os.fsdecode(line.rstrip(b"\r\n")):
+                yield text
 
 
 class ConsoleReporter:

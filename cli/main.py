@@ -7,27 +7,35 @@ from typing import Annotated
 
 import typer
 
-from . import (
-    doctor,
-    eval_cluster,
-    eval_compare,
-    eval_knn,
-    eval_linear,
-    eval_loff,
-    eval_retrieval,
-    export,
-    extract,
-    import_features,
-    index,
-    models,
-    pca,
-    predict,
-    search,
-    status,
-    train_loff,
-    verify,
-)
+from .commands.doctor import doctor
+from .commands.evaluate import Evaluations
+from .commands.export import export
+from .commands.extract import extract
+from .commands.import_features import import_features
+from .commands.index import index
+from .commands.models import models
+from .commands.pca import pca
+from .commands.predict import predict
+from .commands.search import search
+from .commands.status import status
+from .commands.train_loff import train_loff
+from .commands.verify import verify
 from .console import DEBUG
+
+COMMANDS = {
+    "extract": extract,
+    "pca": pca,
+    "index": index,
+    "search": search,
+    "train-loff": train_loff,
+    "predict": predict,
+    "export": export,
+    "import": import_features,
+    "status": status,
+    "verify": verify,
+    "doctor": doctor,
+    "models": models,
+}
 
 app = typer.Typer(
     name="fungi",
@@ -47,26 +55,11 @@ def _common(
         os.environ[DEBUG] = "1"
 
 
-app.command("extract")(extract.extract)
-app.command("pca")(pca.pca)
-app.command("index")(index.index)
-app.command("search")(search.search)
-app.command("train-loff")(train_loff.train_loff)
-app.command("predict")(predict.predict)
-app.command("export")(export.export)
-app.command("import")(import_features.import_features)
-app.command("status")(status.status)
-app.command("verify")(verify.verify)
-app.command("doctor")(doctor.doctor)
-app.command("models")(models.models)
-
-evaluation = typer.Typer(help="Evaluate features: one command a table.", no_args_is_help=True)
-evaluation.command("knn")(eval_knn.knn)
-evaluation.command("linear")(eval_linear.linear)
-evaluation.command("loff")(eval_loff.loff)
-evaluation.command("cluster")(eval_cluster.cluster)
-evaluation.command("retrieval")(eval_retrieval.retrieval)
-evaluation.command("compare")(eval_compare.compare)
+for name, function in COMMANDS.items():
+    app.command(name)(function)
+evaluation = typer.Typer(
+    cls=Evaluations, help="Evaluate features: one command a table.", no_args_is_help=True
+)
 app.add_typer(evaluation, name="eval")
 
 

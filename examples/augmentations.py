@@ -21,8 +21,9 @@ from torch import Tensor
 
 from demo_assets import dinov2_vits14_weights
 from fungistore.backbones.timm_vit.loading import load_timm_vit
-from fungistore.loff.augment import Augmentation, shift_channels
-from fungistore.loff.operations import OPERATIONS, operation_matrices
+from fungistore.loff.augment import shift_channels
+from fungistore.loff.operations import operation_matrices
+from fungistore.loff.options import OPERATIONS, Augmentation
 from fungistore.loff.resample import resample
 
 MODEL = "vit_small_patch14_dinov2"

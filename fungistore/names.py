@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from fungistore.errors import UsageError
+from annotated_types import Predicate
+
+from fungistore.settings import refusal
+from fungistore.type_words import Words
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 NAME_RULE = "letters, digits and . _ + -, up to 128 of them"
@@ -29,4 +33,7 @@ def suffix_of(name: str) -> str:
 def refuse_odd_name(name: str, flag: str) -> None:
     """Raise UsageError if `name`, given by `flag`, is no plain name."""
     if not is_plain_name(name):
-        raise UsageError("not a usable name", where=flag, expected=NAME_RULE, found=name)
+        raise refusal(flag, NAME_RULE, name)
+
+
+PlainName = Annotated[str, Predicate(is_plain_name), Words(NAME_RULE)]

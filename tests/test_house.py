@@ -12,7 +12,18 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "fungistore"
 # from the ground up; what stands on one line may not import from each other
 FLOORS = (
-    ("errors", "names", "report", "fingerprint", "location", "randomness", "registry", "settings"),
+    (
+        "errors",
+        "names",
+        "report",
+        "choices",
+        "fingerprint",
+        "location",
+        "randomness",
+        "registry",
+        "settings",
+        "type_words",
+    ),
     ("machine",),
     ("modalities",),
     ("sources",),

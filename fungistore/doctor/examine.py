@@ -14,6 +14,7 @@ from fungistore.doctor.disk import check_disk
 from fungistore.doctor.floor import Floor, measure_floor
 from fungistore.doctor.hardware import check_hardware
 from fungistore.doctor.limits import check_limits
+from fungistore.doctor.options import DoctorOptions
 from fungistore.doctor.software import check_software
 from fungistore.doctor.stored import check_store
 from fungistore.doctor.weights import check_weights
@@ -51,19 +52,13 @@ class Examination:
 
 
 def examine(
-    store: str | Path | None = None,
-    *,
-    model: str | None = None,
-    image_size: int | None = None,
-    device: str = "auto",
+    store: str | Path | None = None, options: DoctorOptions = DoctorOptions()
 ) -> Examination:
     """Look at this machine, and at a store; takes seconds, and opens no connection.
 
     Args:
         store: a store; its disk is tested instead of the current folder's.
-        model: timm name whose bare forward is measured too.
-        image_size: side of its input in pixels; default: the model's own.
-        device: that it runs on.
+        options: the model whose bare forward is measured too, and where.
 
     Raises:
         UsageError: there is no such store or model.
@@ -73,8 +68,8 @@ def examine(
         Store.open(root)  # raises, and says what would do
     checks = list(_checks(root))
     floor = None
-    if model is not None:
-        floor = measure_floor(model, image_size=image_size, device=device)
+    if options.model is not None:
+        floor = measure_floor(options.model, image_size=options.image_size, device=options.device)
         checks.append(floor.to_check())
     return Examination(None if root is None else str(root), tuple(checks), floor)
 

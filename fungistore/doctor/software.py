@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from packaging.requirements import Requirement
 
+from fungistore.choices import Codec
 from fungistore.doctor.check import Check, failed, passed, warned
-from fungistore.store.chunks import CODECS, Codec
+from fungistore.store.chunks import CODECS
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from fungistore.engines.engine import Engine, Local
+from fungistore.engines.options import EngineChoice
 from fungistore.engines.processes import Processes
 from fungistore.errors import UsageError
 from fungistore.report import Reporter
@@ -19,45 +20,28 @@ VARIABLES = (
 
 
 def choose_engine(
+    choice: EngineChoice,
     device: str,
     *,
-    gpus: Sequence[str | int] | None,
-    processes: int | None,
-    worker_id: int | None,
-    num_workers: int | None,
     environment: Mapping[str, str],
     reporter: Reporter,
 ) -> Engine:
     """Return the engine that flags, or a scheduler's variables, ask for.
 
     Args:
+        choice: the flags.
         device: of `processes`, as --device names it.
-        gpus: numbers of the CUDA devices that get a worker each.
-        processes: how many workers share `device`.
-        worker_id: this process's number, from 0, of several that were started by hand.
-        num_workers: how many these are.
         environment: the process's variables.
         reporter: is told where a scheduler decided.
 
     Raises:
-        UsageError: the flags contradict each other.
+        UsageError: a worker's number is missing, or does not fit.
     """
-    if gpus is not None and processes is not None:
-        raise UsageError("give --gpus or --processes, not both", where="--gpus")
-    if gpus is not None:
-        if not gpus or not all(str(number).isdecimal() for number in gpus):
-            found = ",".join(map(str, gpus))
-            raise UsageError(
-                "not a list of devices", where="--gpus", expected="0,1,2", found=found or "nothing"
-            )
-        return Processes([f"cuda:{number}" for number in gpus])
-    if processes is not None:
-        if processes < 1:
-            raise UsageError(
-                "no workers", where="--processes", expected="1 or more", found=processes
-            )
-        return Processes([device] * processes)
-    return Local(choose_slice(worker_id, num_workers, environment, reporter))
+    if choice.gpus is not None:
+        return Processes([f"cuda:{number}" for number in choice.gpus])
+    if choice.processes is not None:
+        return Processes([device] * choice.processes)
+    return Local(choose_slice(choice.worker_id, choice.num_workers, environment, reporter))
 
 
 def choose_slice(

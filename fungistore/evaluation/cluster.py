@@ -17,7 +17,8 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
 from fungistore.errors import UsageError
-from fungistore.evaluation.reduction import Combinations, combine
+from fungistore.evaluation.options import ClusterOptions
+from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
@@ -31,34 +32,9 @@ FIT_BYTES = 2_000_000_000  # of float32 rows that k-means is fitted on at once
 LEAST_FIT_ROWS = 4  # a cluster, where FIT_BYTES is too little for POINTS_PER_CLUSTER
 
 
-@dataclass(frozen=True)
-class ClusterOptions:
-    """Settings of `fungi eval cluster`.
-
-    Attributes:
-        features: blocks; default: all vector features.
-        pca: a stored PCA, instead of blocks.
-        feature_set: may be left out where there is one.
-        combinations: as in `combine`; "nested" as in table 14.
-        split: cluster the rows of this split alone.
-        niter: iterations of each run of k-means; faiss's default, as the paper states none.
-        nredo: runs from other starts, of which the tightest counts; the paper states none.
-        seed: of the starts, and of the rows fitted on where there are too many for memory.
-    """
-
-    features: tuple[str, ...] | None = None
-    pca: str | None = None
-    feature_set: str | None = None
-    combinations: Combinations = "nested"
-    split: str | None = None
-    niter: int = 25
-    nredo: int = 5
-    seed: int = 0
-
-
 def evaluate_cluster(
     store: str | Path,
-    options: ClusterOptions,
+    options: ClusterOptions = ClusterOptions(),
     *,
     context: Context = QUIET,
 ) -> Evaluation:
@@ -77,7 +53,6 @@ def evaluate_cluster(
         UsageError: a name is unknown, or fewer than two classes have usable rows.
         StoreError: the store is damaged.
     """
-    _refuse_unusable(options)
     opened = Store.open(store)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
@@ -209,9 +184,3 @@ def _rows_of(store: Store, split: str | None) -> Rows:
             hint="leave out --split to cluster all rows",
         )
     return splits[split]
-
-
-def _refuse_unusable(options: ClusterOptions) -> None:
-    for flag, value in (("--niter", options.niter), ("--nredo", options.nredo)):
-        if value < 1:
-            raise UsageError("k-means cannot run", where=flag, expected="1 or more", found=value)

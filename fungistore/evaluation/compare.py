@@ -14,18 +14,22 @@ from pathlib import Path
 import numpy as np
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.evaluation.knn import NEIGHBOURS, KnnOptions, predict
+from fungistore.evaluation.knn import predict
 from fungistore.evaluation.metrics import (
     Predictions,
     accuracy_interval,
     classification_metrics,
 )
-from fungistore.evaluation.result import Evaluation, Score, class_names, refuse_too_few
+from fungistore.evaluation.options import CompareOptions, KnnOptions
+from fungistore.evaluation.plots import check_plot, save_plot
+from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
 from fungistore.evaluation.task import Task, TaskRows, open_task
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors
 from fungistore.store.samples import Rows
+
+CLASSES_SHOWN = 40
 
 
 @dataclass(frozen=True)
@@ -73,33 +77,32 @@ class Comparison(Evaluation):
     cka: Similarity
     classes: tuple[ClassDifference, ...]
 
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """Settings of `fungi eval compare`.
-
-    Attributes:
-        features: blocks to compare; default: all vector features.
-        feature_set: may be left out where there is one.
-        a: combination A, of these blocks; default: the first block.
-        b: combination B; default: all of them.
-        k: neighbours that vote.
-        holdout: part of each class to test on, where the store has no test split.
-        seed: of the holdout.
-    """
-
-    features: tuple[str, ...] | None = None
-    feature_set: str | None = None
-    a: tuple[str, ...] | None = None
-    b: tuple[str, ...] | None = None
-    k: int = NEIGHBOURS
-    holdout: float | None = None
-    seed: int = 0
+    def details(self) -> tuple[Table, ...]:
+        """Return the CKA of every two blocks, and the classes that gain or lose the most."""
+        pairs = zip(self.cka.features, self.cka.matrix, strict=True)
+        similar = tuple((name, *(f"{value:.3f}" for value in values)) for name, values in pairs)
+        rows = [
+            (
+                one.name,
+                str(one.n_test),
+                f"{100 * one.accuracy_a:.2f}",
+                f"{100 * one.accuracy_b:.2f}",
+                f"{100 * one.difference:+.2f}",
+            )
+            for one in self.classes
+        ]
+        if len(rows) > CLASSES_SHOWN:
+            half, left_out = CLASSES_SHOWN // 2, len(rows) - CLASSES_SHOWN
+            rows[half:-half] = [(f"... {left_out} more (--json has them)", "", "", "", "")]
+        return (
+            Table(("linear CKA", *self.cka.features), similar),
+            Table(("class", "test", "A", "B", "B - A"), tuple(rows)),
+        )
 
 
 def compare_features(
     store: str | Path,
-    options: CompareOptions,
+    options: CompareOptions = CompareOptions(),
     *,
     context: Context = QUIET,
 ) -> Comparison:
@@ -120,6 +123,8 @@ def compare_features(
         FungiError: all rows of a block are the same.
         StoreError: the store is damaged.
     """
+    if options.plot is not None:
+        check_plot(options.plot)
     task = open_task(
         store,
         options.features,
@@ -132,7 +137,6 @@ def compare_features(
         "A": _choose(matrix, options.a or matrix.features[:1], "--a"),
         "B": _choose(matrix, options.b or matrix.features, "--b"),
     }
-    refuse_too_few("there are no neighbours to ask", options.k, 1, "--k 20 is the paper's")
     train_rows = len(task.split.train)
     refuse_too_few(
         "there are fewer train rows than neighbours", train_rows, options.k, "a lower --k"
@@ -155,7 +159,7 @@ def compare_features(
         "split": task.split.description,
         "cka": {"kind": "linear", "rows": "all", "fingerprints": matrix.fingerprints},
     }
-    return Comparison(
+    comparison = Comparison(
         kind="compare",
         store=task.store.where,
         feature_set=matrix.feature_set,
@@ -167,6 +171,10 @@ def compare_features(
         cka=cka,
         classes=_differences(task, predictions["A"], predictions["B"]),
     )
+    if options.plot is not None:
+        save_plot(comparison, options.plot)
+        context.reporter.notice(f"plot: {options.plot}")
+    return comparison
 
 
 def linear_cka(matrix: FeatureMatrix, rows: Rows) -> Similarity:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +10,10 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import RANKED, Predictions
+from fungistore.evaluation.options import KnnOptions, ShotRule
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
-from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
+from fungistore.evaluation.table import Outcome, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
@@ -23,49 +22,10 @@ from fungistore.matrices.neighbours import Database, nearest, nearest_rows
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 
-NEIGHBOURS = 20  # FUNGI, section 4
-TEMPERATURE = 0.07  # of the weighted vote (DINO, section 4.1 and its code)
-Vote = Literal["majority", "weighted"]
-ShotRule = Literal["random", "first"]
-
-
-@dataclass(frozen=True)
-class KnnOptions(TableOptions):
-    """Settings of `fungi eval knn`, beside those of `TableOptions`.
-
-    Attributes:
-        k: neighbours.
-        vote: "majority" of Euclidean neighbours, ties to the smallest label, or "weighted":
-            cosine neighbours, each with weight exp(cosine / temperature).
-        temperature: of the weighted vote.
-        shots: training rows of each class; default: all.
-        shot_rule: "random", or "first" in the order of the table (the paper's).
-    """
-
-    k: int = NEIGHBOURS
-    vote: Vote = "majority"
-    temperature: float = TEMPERATURE
-    shots: int | None = None
-    shot_rule: ShotRule = "random"
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
-        super().__post_init__()
-        shots = 1 if self.shots is None else self.shots
-        if min(self.k, shots) < 1 or self.temperature <= 0:
-            raise UsageError("--k, --shots and --temperature have to be positive")
-        is_random = self.holdout is not None or (self.shots and self.shot_rule == "random")
-        if self.seeds > 1 and not is_random:
-            raise UsageError(
-                "every seed would give the same",
-                found="--seeds without --holdout or random --shots",
-                hint="leave out --seeds",
-            )
-
 
 def evaluate_knn(
     store: str | Path,
-    options: KnnOptions,
+    options: KnnOptions = KnnOptions(),
     *,
     context: Context = QUIET,
 ) -> Evaluation:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,11 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import Predictions
+from fungistore.evaluation.options import LinearOptions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
-from fungistore.evaluation.table import Outcome, TableOptions, evaluate_table
+from fungistore.evaluation.table import Outcome, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
@@ -23,34 +22,13 @@ from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.splits import stratified_holdout
 from fungistore.store.samples import Rows
 
-STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference code
-VALIDATION_PART = 0.2  # the same
-ITERATIONS = 300  # the same
+VALIDATION_PART = 0.2  # FUNGI's reference code
 TOLERANCE = 1e-5  # of the gradient: the loss is then within 0.1 % of its minimum (measured)
-
-
-@dataclass(frozen=True)
-class LinearOptions(TableOptions):
-    """Settings of `fungi eval linear`, beside those of `TableOptions`.
-
-    Attributes:
-        strengths: regularisation strengths to choose from.
-        max_iter: of the solver.
-    """
-
-    strengths: tuple[float, ...] = STRENGTHS
-    max_iter: int = ITERATIONS
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
-        super().__post_init__()
-        if min(self.strengths, default=0) <= 0 or self.max_iter < 1:
-            raise UsageError("--strengths and --max-iter have to be positive")
 
 
 def evaluate_linear(
     store: str | Path,
-    options: LinearOptions,
+    options: LinearOptions = LinearOptions(),
     *,
     context: Context = QUIET,
 ) -> Evaluation:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations as subsets
-from typing import Literal
 
+from fungistore.evaluation.options import Combinations
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, nested
 from fungistore.pca.components import Pca, fit
 from fungistore.store.samples import Rows
-
-Combinations = Literal["one", "nested", "all"]
 
 
 @dataclass(frozen=True)

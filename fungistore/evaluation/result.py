@@ -19,6 +19,14 @@ KEY_DIGITS = 16  # of an evaluation's fingerprint, in its file's name
 
 
 @dataclass(frozen=True)
+class Table:
+    """Text in columns, to be shown; the first column is the rows' names."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Score:
     """The result of one combination of features.
 
@@ -62,6 +70,10 @@ class Evaluation:
     protocol: Config
     excluded: Mapping[str, int]
     scores: tuple[Score, ...]
+
+    def details(self) -> tuple[Table, ...]:
+        """Return what there is to show beside the scores."""
+        return ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; the last score's fields are also at the top level."""

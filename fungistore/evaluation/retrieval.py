@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.ground_truth import GroundTruth, Query, read_ground_truth
+from fungistore.evaluation.options import Metric, RetrievalOptions
 from fungistore.evaluation.ranking import (
     Mask,
     Ranks,
@@ -28,7 +28,7 @@ from fungistore.evaluation.ranking import (
     ranks_without_junk,
     trapezoid_precision,
 )
-from fungistore.evaluation.reduction import Combinations, combine
+from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
@@ -40,8 +40,6 @@ from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
-Metric = Literal["dot", "cosine"]
-
 CUTS = (1, 5, 10)
 SCORE_BYTES = 256_000_000
 NAMES_SHOWN = 3
@@ -49,35 +47,9 @@ NAMES_SHOWN = 3
 Scores = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class RetrievalOptions:
-    """Settings of `fungi eval retrieval`.
-
-    Attributes:
-        features: blocks; default: all vector features.
-        pca: a stored PCA, instead of blocks. The paper fits one of 512 on the database, which is
-            what `fungi pca` does where a manifest's `split` calls the database "train".
-        feature_set: may be left out where there is one.
-        combinations: as in `combine`.
-        ground_truth: file as in `read_ground_truth`; default: retrieval by label.
-        queries: by label, use this many queries, chosen by `seed`; default: all.
-        metric: "dot" as in the paper, or "cosine".
-        seed: of the choice of queries.
-    """
-
-    features: tuple[str, ...] | None = None
-    pca: str | None = None
-    feature_set: str | None = None
-    combinations: Combinations = "nested"
-    ground_truth: Path | None = None
-    queries: int | None = None
-    metric: Metric = "dot"
-    seed: int = 0
-
-
 def evaluate_retrieval(
     store: str | Path,
-    options: RetrievalOptions,
+    options: RetrievalOptions = RetrievalOptions(),
     *,
     context: Context = QUIET,
 ) -> Evaluation:
@@ -114,14 +86,8 @@ def evaluate_retrieval(
     truth = options.ground_truth
     if truth is None:
         search = _by_label(opened, usable, options)
-    elif options.queries is None:
-        search = _revisited(opened, usable, read_ground_truth(truth), truth)
     else:
-        raise UsageError(
-            "the ground truth says which the queries are",
-            where="--queries",
-            hint="leave out --queries, or --ground-truth",
-        )
+        search = _revisited(opened, usable, read_ground_truth(truth), truth)
     outside = np.setdiff1d(search.queries, search.database)
     if len(outside):
         refuse_leak(matrix, outside)
@@ -208,7 +174,6 @@ def _by_label(store: Store, usable: Mask, options: RetrievalOptions) -> _Search:
     pool = pool[to_find > 0]
     refuse_too_few("no query has an image to find", len(pool), 1, hint)
     if count is not None:
-        refuse_too_few("the number of queries is too small", count, 1, "--queries 1000, say")
         chosen = Stream(seed, "retrieval", "queries").choice(len(pool), min(count, len(pool)))
         pool = np.sort(pool[chosen])
     classes_of = labels[database]

@@ -8,57 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
-from fungistore.evaluation.reduction import Combinations, combine
+from fungistore.evaluation.options import TableOptions
+from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.evaluation.task import Task, open_task
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """What a table is of; the settings that all classifiers share.
-
-    Attributes:
-        features: blocks; default: all vector features.
-        pca: a stored PCA, instead of blocks.
-        feature_set: may be left out where there is one.
-        combinations: "one": all blocks together; "nested": the first, the first two, and so on;
-            "all": every choice of blocks.
-        pca_dims: fit a PCA to this many components on the training rows of each combination and
-            seed; None is without one. Several give a score each.
-        holdout: part of each class to test on, where the store has no test split.
-        seed: of every choice: the holdout, shots, validation rows.
-        seeds: how many seeds to average over, from `seed` on.
-        kappa: also the quadratic kappa, for ordered classes.
-    """
-
-    features: tuple[str, ...] | None = None
-    pca: str | None = None
-    feature_set: str | None = None
-    combinations: Combinations = "one"
-    pca_dims: tuple[int | None, ...] = (None,)
-    holdout: float | None = None
-    seed: int = 0
-    seeds: int = 1
-    kappa: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant."""
-        dims = [dim for dim in self.pca_dims if dim is not None]
-        if self.seeds < 1 or min(dims, default=1) < 1:
-            raise UsageError("--seeds and --pca-dim have to be 1 or more")
-        if self.pca is None:
-            return
-        if dims or self.combinations != "one":
-            raise UsageError(
-                "a stored PCA is one fixed combination",
-                found="--pca with --pca-dim or --combinations",
-                hint="leave out --pca: --pca-dim fits one for every combination",
-            )
 
 
 @dataclass(frozen=True)

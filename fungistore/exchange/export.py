@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,13 +19,13 @@ from fungistore.exchange.formats import (
     VECTORS,
     Block,
     Contents,
-    Format,
     Matrix,
     format_of,
     rows_at_once,
 )
 from fungistore.exchange.hdf5 import write_hdf5
 from fungistore.exchange.npy import sidecar_of, write_npy
+from fungistore.exchange.options import ExportOptions, Format
 from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
@@ -34,39 +34,6 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.store import Store
 
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export, and how.
-
-    Attributes:
-        features: of "embeddings", "kl", "dino", "simclr"; default: all that are there.
-        pca: name of a PCA, instead of features.
-        feature_set: may be left out where the store has one.
-        split: only rows of this split; default: all.
-        format: default: what the file's suffix says.
-        dtype: of the vectors in the file.
-        raw: the stored values, instead of blocks divided by their norm.
-        separate: a matrix a block, named after it, instead of one of all blocks side by side.
-        keep_unusable: rows with NaN, infinities or no features at all stay, as NaN.
-    """
-
-    features: tuple[str, ...] | None = None
-    pca: str | None = None
-    feature_set: str | None = None
-    split: str | None = None
-    format: Format | None = None
-    dtype: Literal["float32", "float16"] = "float32"
-    raw: bool = False
-    separate: bool = False
-    keep_unusable: bool = False
-
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "float16"):
-            raise UsageError(
-                "no such type", where="--dtype", expected="float32 or float16", found=self.dtype
-            )
 
 
 @dataclass(frozen=True)
@@ -113,7 +80,7 @@ class _Count:
 def export_features(
     store: str | Path,
     file: str | Path,
-    options: ExportOptions | None = None,
+    options: ExportOptions = ExportOptions(),
     *,
     overwrite: bool = False,
     context: Context = QUIET,
@@ -136,7 +103,7 @@ def export_features(
         StoppedError: `stop` asked for it.
         FungiError: a full disk.
     """
-    options, path = options or ExportOptions(), Path(file)
+    path = Path(file)
     kind = format_of(path, options.format)
     files = (path, sidecar_of(path)) if kind == "npy" else (path,)
     _refuse_existing(files, overwrite=overwrite)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.choices import Codec
 from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.formats import (
     VectorFile,
@@ -17,9 +18,10 @@ from fungistore.exchange.formats import (
 )
 from fungistore.exchange.gather import Concatenated, count_too_large, gathering
 from fungistore.exchange.hdf5 import Hdf5File
-from fungistore.exchange.import_options import ImportOptions, ImportResult
+from fungistore.exchange.import_result import ImportResult
 from fungistore.exchange.match import FileIds, read_ids, refuse_unknown
 from fungistore.exchange.npy import NpyFile
+from fungistore.exchange.options import ImportOptions
 from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
@@ -27,7 +29,6 @@ from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.store.backend import StorePlace, open_backend
-from fungistore.store.chunks import Codec
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
 from fungistore.store.listing import add_source
@@ -61,7 +62,7 @@ class _Plan:
 def import_features(
     files: str | Path | Sequence[str | Path],
     store: str | Path,
-    options: ImportOptions | None = None,
+    options: ImportOptions = ImportOptions(),
     *,
     restart: bool = False,
     context: Context = QUIET,
@@ -86,7 +87,7 @@ def import_features(
         StoppedError: `stop` asked for it.
         FungiError: a full disk.
     """
-    options, place = options or ImportOptions(), open_backend(store)
+    place = open_backend(store)
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     consequence = "every committed unit is kept"
     with disk_errors_explained(place.where, consequence), ExitStack() as opened:

@@ -13,13 +13,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
-from typing import IO, Any, Literal
+from typing import IO, Any
 
+from fungistore.choices import DecodeIn
 from fungistore.errors import FungiError
 from fungistore.extraction.drawing import Drawer, DrawnItem, draw_row
 from fungistore.machine.children import python_command, python_environment
 
-DecodeIn = Literal["auto", "threads", "processes"]
 MANY_IMAGES = 4096  # fewer are done before processes have started, which takes seconds
 Row = Mapping[str, Any]
 PIPE_BYTES = 1 << 20  # of Linux's default limit: an image or several

@@ -2,115 +2,136 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import TypeAdapter, ValidationError
+from annotated_types import Ge, MinLen
 
 from fungistore.backbones.families import feature_set_of
+from fungistore.choices import Codec, DecodeIn, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError
-from fungistore.extraction.decoders import DecodeIn
-from fungistore.fingerprint import Config
-from fungistore.gradients.projection import Kind
-from fungistore.names import NAME_RULE, is_plain_name
+from fungistore.machine.choices import DeviceChoice
+from fungistore.names import NAME_RULE, PlainName, is_plain_name
 from fungistore.objectives.registry import OBJECTIVES
-from fungistore.store.chunks import Codec
+from fungistore.settings import Config, Count, PowerOfTwo, Setting, build, to_json
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
-@dataclass(frozen=True)
-class ExtractOptions:
-    """Settings of `fungi extract`; None means "decide, and freeze it with the feature set".
+@dataclass(frozen=True, kw_only=True)
+class ReplayChoice(DeviceChoice):
+    """What may differ where a model makes once more what a store has: its file, and the device."""
 
-    Attributes:
-        model: timm model name.
-        weights: a weights file instead of timm's download.
-        image_size: side of the model's input in pixels.
-        features: what to extract, of "embeddings", "kl", "dino", "simclr", "patches".
-        feature_set: name in the store; default: the model's name.
-        seed: seed of heads, projection, negatives and views.
-        view_size: "model" (the paper), "native", or pixels.
-        pool: patch tensors are averaged over pool x pool cells.
-        projection: kind of random projection.
-        projection_dim: width of a gradient feature; default: the width of the model's blocks.
-        projection_memory: GiB that the projection may occupy beside the model; a larger one is
-            generated anew for each batch.
-        target_layer: linear layer whose gradient is taken; default: the last block's `attn.proj`.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        dtype: precision up to the target layer; "int8" is for CPUs.
-        compile: compile what runs up to the target layer with torch.compile.
-        storage_dtype: precision of stored vectors; patch tensors are always float16.
-        batch_size: images, or views, that are computed together; a CPU may take several forwards.
-        workers: threads, or processes, that decode images.
-        decode_in: "auto" takes processes for a GPU and many images; they change no feature.
-        codec: "none" (memory-mappable), "zstd" (lossless), "bitround" (patches lossy, rest zstd).
-        unit_rows: rows of a unit, a power of two.
-        limit: extract only the first rows of the sample table.
-        on_error: "skip" lists an unreadable image and goes on; "fail" stops at it.
-        objectives: the objectives' own parameters, by name; those left out have their defaults.
-    """
-
-    model: str
-    weights: str | None = None
-    image_size: int | None = None
-    features: tuple[str, ...] = ("embeddings", "kl")
-    feature_set: str | None = None
-    seed: int = 42
-    view_size: str | int = "model"
-    pool: int = 1
-    projection: Kind = "binary"
-    projection_dim: int | None = None
-    projection_memory: float = 4.0
-    target_layer: str | None = None
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    compile: bool | None = None
-    storage_dtype: Literal["float16", "float32"] = "float16"
-    batch_size: int | None = None
-    workers: int | None = None
-    decode_in: DecodeIn = "auto"
-    codec: Codec | None = None
-    unit_rows: int | None = None
-    limit: int | None = None
-    on_error: Literal["skip", "fail"] = "skip"
-    objectives: Mapping[str, Any] = field(default_factory=dict)
+    weights: Annotated[
+        str | None, Setting("The model's weights, if the file has moved.", metavar="FILE")
+    ] = None
 
     def __post_init__(self) -> None:
-        """Fill in the objectives, and refuse values that no extraction could use.
+        """Check every field; a file of weights is known by its whole path."""
+        super().__post_init__()
+        if self.weights is not None:
+            object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(ReplayChoice):
+    """Settings of `fungi extract`; None means "decide, and freeze it with the feature set".
+
+    `objectives` has the objectives' own parameters, by name, as `kl.KL(temperature=1)` or as a
+    table {"temperature": 1}; those left out have their defaults. `projection_memory` is kept
+    beside the model: a larger projection is made anew for each batch.
+    """
+
+    model: Annotated[str, Setting("timm model; see `fungi models`.", metavar="NAME")]
+    weights: Annotated[
+        str | None, Setting("A weights file instead of timm's download.", metavar="FILE")
+    ] = None
+    image_size: Annotated[
+        Count | None, Setting("Side of the model's input in pixels.", default="the model's own")
+    ] = None
+    features: Annotated[
+        Annotated[tuple[str, ...], MinLen(1)],
+        Setting("Of embeddings,kl,dino,simclr,patches.", metavar="NAMES"),
+    ] = ("embeddings", "kl")
+    feature_set: Annotated[
+        PlainName | None, Setting("Name in the store.", default="the model", metavar="NAME")
+    ] = None
+    dtype: Annotated[Dtype, Setting("Precision up to the target layer; int8 is for CPUs.")] = "auto"
+    compile: Annotated[bool | None, Setting("Compile the model; pays where a run takes long.")] = (
+        None
+    )
+    storage_dtype: Annotated[
+        StorageDtype, Setting("Of stored vectors; patch tensors are float16.")
+    ] = "float16"
+    batch_size: Annotated[Count | None, Setting("Images, or views, computed together.")] = None
+    workers: Annotated[Count | None, Setting("Threads, or processes, that decode images.")] = None
+    decode_in: Annotated[
+        DecodeIn, Setting("auto: processes for a GPU and many images; no feature changes.")
+    ] = "auto"
+    seed: Annotated[int, Setting("Of heads, projection, negatives and views.")] = 42
+    view_size: Annotated[
+        Literal["model", "native"] | Count,
+        Setting("model (the paper), native (fewer pixels, faster), or a side in pixels."),
+    ] = "model"
+    pool: Annotated[Count, Setting("Average patch tensors over N x N cells.")] = 1
+    projection: Annotated[ProjectionKind, Setting("Kind of random projection.")] = "binary"
+    projection_dim: Annotated[
+        Count | None, Setting("Width of a gradient feature.", default="the blocks' width")
+    ] = None
+    projection_memory: Annotated[
+        Annotated[float, Ge(0)], Setting("GiB that the projection may occupy.")
+    ] = 4.0
+    target_layer: Annotated[
+        str | None,
+        Setting("Linear layer to differentiate.", default="the last attn.proj", metavar="NAME"),
+    ] = None
+    codec: Annotated[
+        Codec | None,
+        Setting("none: memory-mappable; zstd: lossless; bitround: lossy patches.", default="none"),
+    ] = None
+    unit_rows: Annotated[
+        PowerOfTwo | None, Setting("Rows that are committed at once, a power of two.")
+    ] = None
+    limit: Annotated[Count | None, Setting("Only the first N images; a later run goes on.")] = None
+    on_error: Annotated[
+        Literal["skip", "fail"], Setting("Unreadable images: skip (and list) or fail.")
+    ] = "skip"
+    objectives: Annotated[
+        Mapping[str, Any],
+        Setting(
+            "A parameter of an objective, such as dino.local_crops=6.",
+            flag="--set",
+            metavar="OBJECTIVE.FIELD=VALUE",
+            is_repeated=True,
+        ),
+    ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every field, and fill in the objectives.
 
         Raises:
             UsageError: naming the option, what it takes and what it got.
         """
-        given = dict(self.objectives)
-        complete = {name: given.pop(name, None) or kind() for name, kind in OBJECTIVES.items()}
-        if given:
-            _refuse("objectives", ", ".join(given), f"some of {', '.join(OBJECTIVES)}")
+        super().__post_init__()
+        for name in self.objectives:
+            OBJECTIVES.choose(name, "--set")
+        complete = {
+            name: build(kind, given, name)
+            if isinstance(given := self.objectives.get(name, {}), Mapping)
+            else given
+            for name, kind in OBJECTIVES.items()
+        }
         object.__setattr__(self, "objectives", complete)
         object.__setattr__(self, "features", tuple(dict.fromkeys(self.features)))
         known = ("embeddings", *OBJECTIVES, "patches")
         unknown = [feature for feature in self.features if feature not in known]
-        if unknown or not self.features:
-            _refuse("features", ", ".join(unknown), f"some of {', '.join(known)}")
-        for name in ("image_size", "projection_dim", "batch_size", "workers", "unit_rows", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                _refuse(name, value, "a number of 1 or more")
-        if not self.projection_memory >= 0:
-            _refuse("projection_memory", self.projection_memory, "GiB, 0 or more")
-        if self.pool < 1:
-            _refuse("pool", self.pool, "a number of 1 or more")
-        if self.unit_rows is not None and self.unit_rows & (self.unit_rows - 1):
-            _refuse("unit_rows", self.unit_rows, "a power of two")
-        is_word = isinstance(self.view_size, str)
-        if self.view_size not in ("model", "native") if is_word else int(self.view_size) < 1:
-            _refuse("view_size", self.view_size, "model, native, or a side in pixels")
+        if unknown:
+            self.refuse("features", f"some of {', '.join(known)}", ", ".join(unknown))
         if not is_plain_name(self.name):
-            _refuse("feature_set", self.name, NAME_RULE)
+            self.refuse("feature_set", NAME_RULE, self.name)
 
     @property
     def name(self) -> str:
@@ -121,72 +142,49 @@ class ExtractOptions:
         """Return how many of a store's samples are extracted."""
         return min(samples, self.limit or samples)
 
+    def with_settings(self, *settings: str) -> Self:
+        """Return the options with `OBJECTIVE.FIELD=VALUE` applied.
+
+        Raises:
+            UsageError: a setting is not of that form, or the objective has none such.
+        """
+        tables = {name: to_json(one) for name, one in self.objectives.items()}
+        return replace(self, objectives=_applied(settings, tables))
+
     def to_config(self) -> Config:
         """Return a JSON-ready dictionary that `from_config` turns back into the same options.
 
         An objective that is not extracted, and has its defaults, is left out: a plug-in's may not
         be there when the options are read.
         """
-        config: Config = json.loads(json.dumps(asdict(self)))
+        config = super().to_config()
         tables = config.pop("objectives")
-        config |= {
+        return config | {
             name: tables[name]
             for name, objective in self.objectives.items()
             if name in self.features or objective != OBJECTIVES[name]()
         }
-        return {key: value for key, value in config.items() if value is not None}
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> ExtractOptions:
-        """Build options from flag names (dashes or underscores) and one table an objective.
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Build options from names of flags and one table an objective; `set` is a list of texts.
 
         Raises:
-            UsageError: an unknown key, a value of the wrong type, or no model.
+            UsageError: an unknown key, a value that cannot be used, or no model.
         """
-        values: dict[str, Any] = {}
-        objectives: dict[str, Any] = {}
-        for key, value in config.items():
-            name = key.replace("-", "_")
-            if name not in OBJECTIVES:
-                values[name] = value
-            elif isinstance(value, Mapping):
-                objectives[name] = _build(OBJECTIVES[name], value, f"[{name}] ")
-            else:
+        rest = {key: value for key, value in config.items() if key not in OBJECTIVES}
+        tables = {key: value for key, value in config.items() if key in OBJECTIVES}
+        for name, value in tables.items():
+            if not isinstance(value, Mapping):
                 raise UsageError("an objective's settings are a table", where=name, found=value)
-        if "model" not in values:
-            raise UsageError("no model given", expected="--model NAME, or `model` in --config")
-        options: ExtractOptions = _build(cls, values, "")
-        return replace(options, objectives=objectives)
+        settings = rest.pop("set", ())
+        settings = [settings] if isinstance(settings, str) else settings
+        return super().from_config(rest | {"objectives": _applied(settings, tables)})
 
 
-def read_config(path: Path) -> Config:
-    """Read a TOML or JSON configuration file.
-
-    Raises:
-        UsageError: it is missing or malformed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        config: Config = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        if not isinstance(config, dict):
-            raise ValueError("a list or a value instead of named settings")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            "the configuration cannot be read",
-            where=f"--config {path}",
-            expected="a TOML or JSON file",
-            found=error,
-        ) from error
-    return config
-
-
-def with_settings(config: Config, settings: list[str]) -> Config:
-    """Return a configuration with `OBJECTIVE.FIELD=VALUE` settings applied; values are TOML.
-
-    Raises:
-        UsageError: a setting is not of that form.
-    """
-    merged = dict(config)
+def _applied(settings: tuple[str, ...] | list[str], tables: Mapping[str, Any]) -> Config:
+    """Return the objectives' tables with settings applied, whose values are TOML."""
+    merged = {name: dict(table) for name, table in tables.items()}
     for setting in settings:
         target, equals, text = setting.partition("=")
         table, dot, name = target.partition(".")
@@ -197,38 +195,5 @@ def with_settings(config: Config, settings: list[str]) -> Config:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
-        before = merged.get(table, {})
-        if not isinstance(before, Mapping):
-            raise UsageError("an objective's settings are a table", where=table, found=before)
-        merged[table] = dict(before) | {name: value}
+        merged.setdefault(table, {})[name] = value
     return merged
-
-
-def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    """Construct a dataclass from checked values."""
-    names = [f.name for f in fields(kind)]
-    unknown = sorted(values.keys() - set(names))
-    if unknown:
-        raise UsageError(
-            "unknown setting", where=f"{where}{unknown[0]}", expected=f"one of {', '.join(names)}"
-        )
-    try:
-        return TypeAdapter(kind).validate_python(dict(values))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = f"{where}{'.'.join(map(str, problem['loc']))}"
-        raise UsageError(
-            "a setting has the wrong type or value",
-            where=name,
-            expected=problem["msg"],
-            found=repr(problem["input"]),
-        ) from error
-
-
-def _refuse(name: str, value: object, expected: str) -> None:
-    raise UsageError(
-        f"cannot use this value of {name}",
-        where=f"--{name.replace('_', '-')}",
-        expected=expected,
-        found=repr(value),
-    )

@@ -12,6 +12,7 @@ import torch
 
 from fungistore.backbones.encoder import Encoder
 from fungistore.backbones.families import load_backbone, modality_of
+from fungistore.choices import Codec
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
@@ -27,7 +28,6 @@ from fungistore.objectives.objective import BankSpec, Objective
 from fungistore.objectives.views import recipe_of
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
-from fungistore.store.chunks import Codec
 from fungistore.store.feature import (
     EMBEDDINGS,
     GRADIENTS,

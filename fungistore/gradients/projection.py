@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,14 +16,13 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fungistore.choices import ProjectionKind
 from fungistore.randomness import Stream
 
 BLOCK_COLUMNS = 4096  # part of the definition: each block of columns has its own random stream
 BLOCKS_AT_ONCE = 8  # in one batched product: a single block would leave most of a GPU idle
 CACHE_BYTES = 4 << 30  # blocks are kept when all of them fit in it, and made anew otherwise
 SPARSE_DENSITY = 1 / 3  # Achlioptas, "Database-friendly random projections", 2003
-
-Kind = Literal["binary", "gaussian", "sparse"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class ProjectionSpec:
         seed: seed of the matrix.
     """
 
-    kind: Kind
+    kind: ProjectionKind
     dim: int
     columns: int
     seed: int

@@ -8,10 +8,7 @@ one on changes no other.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,81 +16,11 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import betaincinv
 from torch import Tensor
 
-from fungistore.fingerprint import Config
-from fungistore.loff.operations import FLIPS, OPERATIONS, Matrices, operation_matrices
-from fungistore.loff.resample import Interpolation, Padding, resample
-from fungistore.loff.settings import read_spec, require, write_spec
+from fungistore.loff.operations import Matrices, operation_matrices
+from fungistore.loff.options import FLIPS, TRIVIAL, Augmentation
+from fungistore.loff.resample import resample
 from fungistore.machine.transfer import send
 from fungistore.randomness import Stream
-
-TRIVIAL = "trivial"
-NONE = "none"
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How training tensors are varied. Meant for tokens standardised channel by channel.
-
-    The order is: spatial operations, channel brightness, noise, mixing of samples.
-
-    Attributes:
-        kind: "trivial" draws one spatial operation and strength for each sample, as TrivialAugment
-            does; a comma list such as "hflip,rotate" applies all of them in that order, each at a
-            random strength (a flip half of the time); "none" applies none.
-        strength: part of each operation's range that strengths are drawn from, uniformly.
-        interpolation: "bilinear" or "nearest".
-        padding: "zeros" (the mean, once standardised), "border" or "reflection".
-        noise: standard deviation of Gaussian noise, in the unit of the tokens.
-        brightness: each channel is shifted by up to this part of its own range in the sample, and
-            clipped to that range (channel brightness of FroFA, CVPR 2024).
-        mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
-        cutmix: alpha of CutMix's; with mixup on too, each sample gets one or the other.
-    """
-
-    kind: str = TRIVIAL
-    strength: float = 1.0
-    interpolation: Interpolation = "bilinear"
-    padding: Padding = "zeros"
-    noise: float = 0.1
-    brightness: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse unusable settings with UsageError."""
-        known = f"{NONE}, {TRIVIAL}, or a comma list of {', '.join(OPERATIONS)}"
-        is_known = self.kind in (NONE, TRIVIAL) or set(self.operations) <= set(OPERATIONS)
-        require(is_known, "augment.kind", known, self.kind)
-        require(0 < self.strength <= 1, "augment.strength", "above 0, up to 1", self.strength)
-        for name, options in (
-            ("interpolation", ("bilinear", "nearest")),
-            ("padding", ("zeros", "border", "reflection")),
-        ):
-            value = getattr(self, name)
-            require(value in options, f"augment.{name}", " or ".join(options), value)
-        for name in ("noise", "brightness", "mixup", "cutmix"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, f"augment.{name}", "0 or more", value)
-
-    @property
-    def operations(self) -> tuple[str, ...]:
-        """The spatial operations: those to choose from, or those to apply."""
-        if self.kind == NONE:
-            return ()
-        return OPERATIONS if self.kind == TRIVIAL else tuple(self.kind.split(","))
-
-    def to_config(self) -> Config:
-        """Return a JSON-ready dictionary."""
-        return write_spec(self)
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Augmentation:
-        """Read what `to_config` wrote.
-
-        Raises:
-            UsageError: an unknown field or an unusable value.
-        """
-        return read_spec(cls, config, "augment")
 
 
 @dataclass(frozen=True, eq=False)

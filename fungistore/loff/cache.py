@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 
 from fungistore.errors import UsageError
+from fungistore.loff.options import CacheChoice
 from fungistore.machine.context import Context
 from fungistore.machine.resources import free_memory
 
 Cache = Literal["gpu", "ram", "none"]
-CacheChoice = Literal["auto", "gpu", "ram", "none"]
 AUTO_SHARE = 0.5  # of what is free; the rest is for the head, its activations, and others
 ASKED_SHARE = 0.9  # of what is free, where the user asked for it
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from fungistore.errors import UsageError
+from fungistore.evaluation.confusion import save_confusion
 from fungistore.evaluation.metrics import accuracy_interval, classification_metrics
+from fungistore.evaluation.options import LoffOptions
+from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
@@ -40,10 +42,8 @@ class LoffEvaluation(Evaluation):
 
 def evaluate_loff(
     store: str | Path,
-    heads: Sequence[str] = (),
+    options: LoffOptions = LoffOptions(),
     *,
-    feature_set: str | None = None,
-    device: str = "auto",
     context: Context = QUIET,
 ) -> LoffEvaluation:
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
@@ -53,23 +53,24 @@ def evaluate_loff(
 
     Args:
         store: the store's directory.
-        heads: names, or patterns such as "ta-*", each a score; default: the only head.
-        feature_set: may be left out where there is one.
-        device: "auto", "cpu", "cuda", "cuda:1".
+        options: names of heads, or patterns such as "ta-*", each a score, and where they run.
         context: its reporter is told what happens, its stop asked between heads.
 
     Raises:
         UsageError: there is no such head.
         MismatchError: features or rows are not those of its training any more.
     """
+    if options.plot is not None:
+        check_plot(options.plot)
     opened = Store.open(store)
-    place = resolve_device(device)
-    groups = [find_heads(opened, pattern, feature_set) for pattern in heads or (None,)]
+    place = resolve_device(options.device)
+    patterns = options.heads or (None,)
+    groups = [find_heads(opened, pattern, options.feature_set) for pattern in patterns]
     scores, protocol, excluded = [], [], {}
     confusion = np.zeros((0, 0), np.int64)
     classes: tuple[str, ...] = ()
     context.reporter.begin("heads", sum(len(names) for _, names in groups))
-    for pattern, (chosen, names) in zip(heads or (None,), groups, strict=True):
+    for pattern, (chosen, names) in zip(patterns, groups, strict=True):
         title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
         measured, tested = [], []
         confusion = np.zeros((0, 0), np.int64)
@@ -94,6 +95,9 @@ def evaluate_loff(
         scores.append(_score(tested, measured, title))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
     context.reporter.end()
+    if options.plot is not None:
+        save_confusion(classes, confusion.tolist(), options.plot)
+        context.reporter.notice(f"plot: {options.plot}")
     return LoffEvaluation(
         kind="loff",
         store=opened.where,

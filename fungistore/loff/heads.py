@@ -19,9 +19,10 @@ from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 
 from fungistore.fingerprint import Config
+from fungistore.loff.options import HEADS
 from fungistore.loff.pretrained import load_encoder
-from fungistore.loff.settings import read_spec, require, write_spec
 from fungistore.randomness import Stream
+from fungistore.settings import build, require, to_json
 
 NORM_EPSILON = 1e-6  # of timm's and DeiT's LayerNorms
 POSITION_STD = 0.02  # and of the class token; DeiT's
@@ -45,7 +46,6 @@ ENCODERS: Mapping[str, Encoder] = {
     "vit-xs": Encoder(192, 4, 3, "deit_tiny_patch16_224"),  # for CPUs; its first four blocks
 }
 POOLING, LINEAR = "attn-pool", "linear"
-HEADS = (*ENCODERS, POOLING, LINEAR)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class HeadSpec:
 
     def to_config(self) -> Config:
         """Return a JSON-ready dictionary."""
-        return write_spec(self)
+        return to_json(self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> HeadSpec:
@@ -107,7 +107,7 @@ class HeadSpec:
         Raises:
             UsageError: an unknown field or an unusable value.
         """
-        return read_spec(cls, config, "head")
+        return build(cls, config, "head")
 
 
 class Standardise(nn.Module):

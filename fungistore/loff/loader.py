@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fungistore.loff.cache import CacheChoice, choose_cache
+from fungistore.loff.cache import choose_cache
 from fungistore.loff.gather import (
     BatchBuffers,
     DecodedUnits,
@@ -25,6 +25,7 @@ from fungistore.loff.gather import (
     gather,
     require_committed,
 )
+from fungistore.loff.options import CacheChoice
 from fungistore.loff.order import Order
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import reading_threads

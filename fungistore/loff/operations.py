@@ -23,19 +23,6 @@ TRANSLATION = 32 / 224  # of the grid's side: 32 pixels of an ImageNet image
 ZOOM = 1.5
 SMALLEST_CROP = 0.5  # of the grid's side
 
-FLIPS = ("hflip", "vflip")
-OPERATIONS = (
-    "identity",
-    *FLIPS,
-    "translate-x",
-    "translate-y",
-    "shear-x",
-    "shear-y",
-    "rotate",
-    "scale",
-    "crop",
-)
-
 Matrices = Float[np.ndarray, "n 3 3"]
 
 

@@ -1,101 +1,151 @@
-"""What a training run of LOFF-TA is asked to do."""
+"""What training a head (LOFF-TA), and asking one, are asked to do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
-from fungistore.loff.augment import Augmentation
-from fungistore.loff.cache import CacheChoice
-from fungistore.loff.heads import HEADS
-from fungistore.loff.settings import require
-from fungistore.names import refuse_odd_name
+from annotated_types import Ge, Gt, Le, Lt, Predicate
 
+from fungistore.extraction.options import ReplayChoice
+from fungistore.machine.choices import DeviceChoice
+from fungistore.matrices.choices import FeatureSetChoice, SplitChoice
+from fungistore.names import PlainName
+from fungistore.settings import Count, Positive, Setting, Settings, Share
+from fungistore.type_words import Words
+
+HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "linear"]
+HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
+Interpolation = Literal["bilinear", "nearest"]
+Padding = Literal["zeros", "border", "reflection"]
 Metric = Literal["accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa"]
 Dtype = Literal["auto", "float32", "bfloat16"]
-METRICS = ("accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa")
-DTYPES = ("auto", "float32", "bfloat16")
+CacheChoice = Literal["auto", "gpu", "ram", "none"]
+
+TRIVIAL, NONE = "trivial", "none"
+FLIPS = ("hflip", "vflip")
+OPERATIONS = (
+    "identity",
+    *FLIPS,
+    "translate-x",
+    "translate-y",
+    "shear-x",
+    "shear-y",
+    "rotate",
+    "scale",
+    "crop",
+)
+NOISE = 0.1  # LOFF-TA
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """Settings of `fungi train-loff`; None means "decide, and freeze it with the head".
+def _is_known(kind: str) -> bool:
+    return kind in (NONE, TRIVIAL) or set(kind.split(",")) <= set(OPERATIONS)
+
+
+Operations = Annotated[
+    str,
+    Predicate(_is_known),
+    Words(f"{NONE}, {TRIVIAL}, or a comma list of {', '.join(OPERATIONS)}"),
+]
+NotNegative = Annotated[float, Ge(0)]
+ZeroToOne = Annotated[float, Ge(0), Le(1)]
+Chance = Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(Settings):
+    """How training tensors are varied. Meant for tokens standardised channel by channel.
+
+    The order is: spatial operations, channel brightness, noise, mixing of samples.
 
     Attributes:
-        head: "deit-s" (the paper's cost), "deit-ti", "vit-xs", "attn-pool", or "linear".
-        name: of the head; default: its kind, and "-ta" with augmentation.
-        feature_set: may be left out where there is one.
-        augment: tensor augmentation of training rows.
-        pool: average the cells of a feature map over pool x pool first.
-        init: "random", "timm", or a .safetensors file with timm's names.
-        standardise: standardise channels by the train split's moments; False is the paper's.
-        drop_path: chance to skip a residual branch in the last block.
-        dropout: of the embedded tokens.
-        epochs: passes over the training rows.
-        batch_size: rows of a step.
-        lr: highest learning rate of AdamW.
-        weight_decay: of matrices; biases, norms, positions and the class token have none.
-        warmup: part of all steps in which the rate rises; then it falls along a cosine.
-        label_smoothing: part of the target spread over all classes.
-        balanced: draw every class equally often.
-        patience: stop after so many epochs without a better validation metric.
-        metric: by which the best epoch is chosen, on validation rows.
-        validation: part of each training class to validate on, where the store has no such split.
-        holdout: part of each class to test on, where the store has no test split.
-        seed: of everything random: holdout, validation rows, weights, order, augmentation.
-        dtype: of matrix products; "auto" takes bfloat16 on GPUs that are fast at it.
-        device: "auto", "cpu", "cuda", "cuda:1".
-        cache: where the rows are kept: "auto", "ram", "gpu" or "none".
-        checkpoint_minutes: longest time between checkpoints; each epoch ends with one.
+        kind: "trivial" draws one spatial operation and strength for each sample, as TrivialAugment
+            does; a comma list such as "hflip,rotate" applies all of them in that order, each at a
+            random strength (a flip half of the time); "none" applies none.
+        strength: part of each operation's range that strengths are drawn from, uniformly.
+        padding: "zeros" is the mean, once standardised.
+        noise: standard deviation of Gaussian noise, in the unit of the tokens; None is 0 with
+            "none", else 0.1.
+        brightness: each channel is shifted by up to this part of its own range in the sample, and
+            clipped to that range (channel brightness of FroFA, CVPR 2024).
+        mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
+        cutmix: alpha of CutMix's; with mixup on too, each sample gets one or the other.
     """
 
-    head: str | None = None
-    name: str | None = None
-    feature_set: str | None = None
-    augment: Augmentation = field(default_factory=Augmentation)
-    pool: int = 1
-    init: str = "random"
-    standardise: bool = True
-    drop_path: float = 0.1
-    dropout: float = 0.0
-    epochs: int = 30
-    batch_size: int = 64
-    lr: float = 5e-4
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    label_smoothing: float = 0.0
-    balanced: bool = False
-    patience: int | None = None
-    metric: Metric = "accuracy"
-    validation: float = 0.2
-    holdout: float | None = None
-    seed: int = 0
-    dtype: Dtype = "auto"
-    device: str = "auto"
-    cache: CacheChoice = "auto"
-    checkpoint_minutes: float = 10.0
+    kind: Annotated[
+        Operations, Setting("trivial, none, or operations such as hflip,rotate.", flag="--augment")
+    ] = TRIVIAL
+    strength: Annotated[
+        Annotated[float, Gt(0), Le(1)], Setting("Part of each operation's range.")
+    ] = 1.0
+    interpolation: Annotated[Interpolation, Setting("Between cells.")] = "bilinear"
+    padding: Annotated[Padding, Setting("Beyond the grid; zeros are the mean.")] = "zeros"
+    noise: Annotated[
+        NotNegative | None,
+        Setting("Deviation of Gaussian noise.", default=f"{NOISE}; 0 without augment"),
+    ] = None
+    brightness: Annotated[
+        NotNegative, Setting("Channel brightness (FroFA), part of its range.")
+    ] = 0.0
+    mixup: Annotated[NotNegative, Setting("Alpha of mixup.")] = 0.0
+    cutmix: Annotated[NotNegative, Setting("Alpha of CutMix.")] = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that no training could use, with UsageError."""
-        require(self.head in (None, *HEADS), "--head", " or ".join(HEADS), self.head)
-        if self.name is not None:
-            refuse_odd_name(self.name, "--name")
-        for flag in ("pool", "epochs", "batch_size"):
-            require(getattr(self, flag) >= 1, _flag(flag), "1 or more", getattr(self, flag))
-        for flag in ("lr", "checkpoint_minutes"):
-            require(getattr(self, flag) > 0, _flag(flag), "more than 0", getattr(self, flag))
-        for flag in ("weight_decay", "warmup", "label_smoothing"):
-            value = getattr(self, flag)
-            require(0 <= value <= 1, _flag(flag), "between 0 and 1", value)
-        require(
-            self.patience is None or self.patience >= 1, "--patience", "1 or more", self.patience
-        )
-        require(0 < self.validation < 1, "--validation", "between 0 and 1", self.validation)
-        require(self.metric in METRICS, "--metric", " or ".join(METRICS), self.metric)
-        require(self.dtype in DTYPES, "--dtype", " or ".join(DTYPES), self.dtype)
-        caches = ("auto", "ram", "gpu", "none")
-        require(self.cache in caches, "--cache", " or ".join(caches), self.cache)
+        """Check every field, and decide on the noise."""
+        super().__post_init__()
+        if self.noise is None:
+            object.__setattr__(self, "noise", 0.0 if self.kind == NONE else NOISE)
+
+    @property
+    def operations(self) -> tuple[str, ...]:
+        """The spatial operations: those to choose from, or those to apply."""
+        if self.kind == NONE:
+            return ()
+        return OPERATIONS if self.kind == TRIVIAL else tuple(self.kind.split(","))
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(FeatureSetChoice, SplitChoice, DeviceChoice):
+    """Settings of `fungi train-loff`; None means "decide, and freeze it with the head".
+
+    The seed is of everything random: holdout, validation rows, weights, order, augmentation.
+    """
+
+    head: Annotated[
+        HeadKind | None,
+        Setting("deit-s has the paper's cost.", default="deit-s on a GPU, vit-xs elsewhere"),
+    ] = None
+    name: Annotated[
+        PlainName | None,
+        Setting("Name of the head.", default="its kind, and -ta if augmented", metavar="NAME"),
+    ] = None
+    augment: Augmentation = Augmentation()
+    pool: Annotated[Count, Setting("Average feature maps over N x N cells first.")] = 1
+    init: Annotated[str, Setting("random, timm, or a .safetensors file.")] = "random"
+    standardise: Annotated[bool, Setting("Standardise channels first; the paper does not.")] = True
+    drop_path: Annotated[Chance, Setting("Stochastic depth of the last block.")] = 0.1
+    dropout: Annotated[Chance, Setting("Of embedded tokens.")] = 0.0
+    epochs: Annotated[Count, Setting("Passes over the training rows.")] = 30
+    batch_size: Annotated[Count, Setting("Rows of a step.")] = 64
+    lr: Annotated[Positive, Setting("Highest learning rate of AdamW.")] = 5e-4
+    weight_decay: Annotated[ZeroToOne, Setting("Of AdamW, for matrices.")] = 0.05
+    warmup: Annotated[ZeroToOne, Setting("Part of all steps in which the rate rises.")] = 0.1
+    label_smoothing: Annotated[ZeroToOne, Setting("Part of the target for all classes.")] = 0.0
+    balanced: Annotated[bool, Setting("Draw every class equally often.")] = False
+    patience: Annotated[
+        Count | None, Setting("Stop after so many epochs without a better one.")
+    ] = None
+    metric: Annotated[Metric, Setting("Chooses the epoch, on validation rows.")] = "accuracy"
+    validation: Annotated[Share, Setting("Part of each training class, without a split val.")] = 0.2
+    dtype: Annotated[Dtype, Setting("Of matrix products.")] = "auto"
+    cache: Annotated[CacheChoice, Setting("Where the rows are kept.")] = "auto"
+    checkpoint_minutes: Annotated[Positive, Setting("Longest time between checkpoints.")] = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(FeatureSetChoice, ReplayChoice):
+    """Settings of `fungi predict`."""
+
+    head: Annotated[str | None, Setting("Needed where the store has several.", metavar="NAME")] = (
+        None
+    )

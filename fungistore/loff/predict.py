@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.replay import replay_extraction
 from fungistore.loff.loader import PatchLoader
+from fungistore.loff.options import PredictOptions
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
@@ -21,6 +22,7 @@ from fungistore.machine.context import QUIET, Context
 from fungistore.machine.device import resolve_device
 from fungistore.matrices.cells import pooled
 from fungistore.searching.queries import ItemQuery, identify_items
+from fungistore.settings import refusal
 from fungistore.store.store import Store
 
 BATCH_ROWS = 64
@@ -68,12 +70,9 @@ class PredictResult:
 
 def predict_images(
     store: str | Path,
-    images: Sequence[str],
+    images: Sequence[str | Path],
+    options: PredictOptions = PredictOptions(),
     *,
-    head: str | None = None,
-    feature_set: str | None = None,
-    weights: str | None = None,
-    device: str = "auto",
     context: Context = QUIET,
 ) -> PredictResult:
     """Classify new items, such as image files: the store's own extraction, then the head.
@@ -81,22 +80,20 @@ def predict_images(
     Args:
         store: the store's directory.
         images: paths of image files, or what else means an item of the store's kind.
-        head: its name; may be left out where there is one.
-        feature_set: may be left out where there is one.
-        weights: the backbone's weights, where the file has moved.
-        device: "auto", "cpu", "cuda", "cuda:1".
+        options: which head, and where the backbone runs.
         context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
         UsageError: there is no such head, no image, or the backbone's weights are gone.
         MismatchError: the weights, or the features of the store, are others.
     """
-    opened, stored = _open(store, head, feature_set)
-    found = identify_items(opened, images)
+    opened, stored = _open(store, options)
+    texts = list(map(str, images))
+    found = identify_items(opened, texts)
     items = [one for one in found if isinstance(one, ItemQuery)]
     failed = {
         text: str(one.what)
-        for text, one in zip(images, found, strict=True)
+        for text, one in zip(texts, found, strict=True)
         if isinstance(one, FungiError)
     }
     predictions = []
@@ -105,11 +102,11 @@ def predict_images(
             opened,
             stored.feature_set,
             {stored.head.spec.reads: stored.array},
-            weights=weights,
-            device=device,
+            weights=options.weights,
+            device=options.device,
         )
         features = replay.features(items, context)
-        stored.head.to(resolve_device(device))
+        stored.head.to(resolve_device(options.device))
         for item, values in zip(items, features, strict=True):
             if isinstance(values, FungiError):
                 failed[item.text] = values.what
@@ -121,35 +118,31 @@ def predict_images(
 
 def predict_rows(
     store: str | Path,
-    rows: Sequence[int],
-    *,
-    head: str | None = None,
-    feature_set: str | None = None,
-    device: str = "auto",
+    rows: str | Sequence[int],
+    options: PredictOptions = PredictOptions(),
 ) -> PredictResult:
     """Classify rows of the store, without its backbone.
 
     Args:
         store: the store's directory.
-        rows: row numbers.
-        head: its name; may be left out where there is one.
-        feature_set: may be left out where there is one.
-        device: "auto", "cpu", "cuda", "cuda:1".
+        rows: row numbers, or text such as "0-9,12".
+        options: which head, and where it runs.
 
     Raises:
         UsageError: there is no such head, or no such row.
         StoreError: a row is not there yet, or damaged.
     """
-    opened, stored = _open(store, head, feature_set)
-    wanted = np.unique(np.array(rows, np.int64))
+    opened, stored = _open(store, options)
+    numbers = _numbers(rows) if isinstance(rows, str) else rows
+    wanted = np.unique(np.array(numbers, np.int64))
     if not len(wanted) or wanted[0] < 0 or wanted[-1] >= stored.array.rows:
         raise UsageError(
             "no such row",
             where="--rows",
             expected=f"numbers from 0 to {stored.array.rows - 1}",
-            found=", ".join(map(str, rows[:5])) or "none",
+            found=", ".join(map(str, numbers[:5])) or "none",
         )
-    place = resolve_device(device)
+    place = resolve_device(options.device)
     loader = PatchLoader(stored.array, Sequential(wanted), BATCH_ROWS, device=place, cache="none")
     stored.head.to(place)
     said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
@@ -162,9 +155,20 @@ def predict_rows(
     return _result(store, stored, predictions, failed)
 
 
-def _open(store: str | Path, head: str | None, feature_set: str | None) -> tuple[Store, StoredHead]:
+def _numbers(text: str) -> list[int]:
+    found: list[int] = []
+    try:
+        for word in text.split(","):
+            first, _, last = word.partition("-")
+            found += range(int(first), int(last or first) + 1)
+    except ValueError as error:
+        raise refusal("--rows", "row numbers such as 0-9,12", text) from error
+    return found
+
+
+def _open(store: str | Path, options: PredictOptions) -> tuple[Store, StoredHead]:
     opened = Store.open(store)
-    chosen, names = find_heads(opened, head, feature_set)
+    chosen, names = find_heads(opened, options.head, options.feature_set)
     if len(names) > 1:
         raise UsageError("which head?", where="--head", expected="one", found=", ".join(names))
     return opened, open_head(opened, chosen, names[0])

@@ -16,8 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-Interpolation = Literal["bilinear", "nearest"]
-Padding = Literal["zeros", "border", "reflection"]
+from fungistore.loff.options import Interpolation, Padding
 
 
 def resample(

@@ -10,10 +10,9 @@ import torch
 
 from fungistore.errors import MismatchError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
-from fungistore.loff.augment import NONE, Augmentation
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import LINEAR, HeadSpec
-from fungistore.loff.options import TrainOptions
+from fungistore.loff.options import NONE, Augmentation, TrainOptions
 from fungistore.loff.run_folder import RunFolder
 from fungistore.loff.trainer import Trainer
 from fungistore.machine.context import QUIET, Context
@@ -66,7 +65,7 @@ class TrainResult:
 
 def train_loff(
     store: str | Path,
-    options: TrainOptions,
+    options: TrainOptions = TrainOptions(),
     *,
     restart: bool = False,
     context: Context = QUIET,
@@ -93,7 +92,7 @@ def train_loff(
     device = resolve_device(options.device)
     kind = options.head or ("deit-s" if device.type == "cuda" else "vit-xs")
     if kind == LINEAR:
-        options = replace(options, augment=Augmentation(kind=NONE, noise=0.0))
+        options = replace(options, augment=Augmentation(kind=NONE))
     data = open_head_data(
         opened,
         "embeddings" if kind == LINEAR else "patches",

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from fungistore.errors import FungiError
 from fungistore.loff.augment import augment, draw
-from fungistore.loff.cache import CacheChoice
 from fungistore.loff.checkpoint import (
     Tensors,
     below,
@@ -26,7 +25,7 @@ from fungistore.loff.checkpoint import (
 from fungistore.loff.data import HeadData, moments
 from fungistore.loff.heads import HeadSpec, Standardise, build_head
 from fungistore.loff.loader import Batch, PatchLoader
-from fungistore.loff.options import TrainOptions
+from fungistore.loff.options import CacheChoice, TrainOptions
 from fungistore.loff.order import Order, Sequential, Shuffled, Weighted, balanced_weights
 from fungistore.loff.run_folder import Progress, RunFolder
 from fungistore.loff.scoring import score_head

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungistore.modalities.requests import CropFamily, Crops, Normalization
-from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require
+from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project
+from fungistore.settings import require
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require
+from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project
+from fungistore.settings import require
 
 
 @dataclass(frozen=True)

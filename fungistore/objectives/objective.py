@@ -17,7 +17,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import TokenGrid
-from fungistore.errors import UsageError
 
 Heads = Mapping[str, nn.Linear]
 
@@ -102,20 +101,6 @@ class BankObjective(Objective, Protocol):
 
     def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, ...]:
         """Return the bank that all of its samples' latents make, as they are or as prototypes."""
-
-
-def require(condition: bool, setting: str, expected: str, found: object) -> None:
-    """Refuse a parameter that would make a loss meaningless; `condition` is False for NaN.
-
-    Raises:
-        UsageError: naming the setting, what it takes and what it got.
-    """
-    if not condition:
-        raise UsageError(
-            "a parameter of an objective cannot be used",
-            where=f"--set {setting}={found}",
-            expected=expected,
-        )
 
 
 def project(

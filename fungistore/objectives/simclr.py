@@ -17,8 +17,8 @@ from fungistore.objectives.objective import (
     Needs,
     ViewOutputs,
     project,
-    require,
 )
+from fungistore.settings import require
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
+from fungistore.pca.options import PcaOptions
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
 from fungistore.store.manifest import SCHEMA_VERSION
@@ -26,33 +27,6 @@ from fungistore.store.units import UnitArray
 
 DEFAULT_DIM = 512  # FUNGI, table 20
 TENSORS = "pca"
-StorageDtype = Literal["float16", "float32"]
-
-
-@dataclass(frozen=True)
-class PcaOptions:
-    """Settings of `fungi pca`.
-
-    Attributes:
-        features: blocks to put side by side; default: all vector features.
-        dim: components; default: 512, or as many as the data determine if that is fewer.
-        fit_split: fit on the rows of this split; "all" is every row.
-        holdout: fit on what is left when this part of each class is held out; the evaluations
-            with the same holdout and seed test on the rest.
-        seed: of the holdout.
-        name: the PCA's name; default: its features and dim.
-        feature_set: may be left out where there is one.
-        storage_dtype: of the coordinates.
-    """
-
-    features: tuple[str, ...] | None = None
-    dim: int | None = None
-    fit_split: str = "train"
-    holdout: float | None = None
-    seed: int = 0
-    name: str | None = None
-    feature_set: str | None = None
-    storage_dtype: StorageDtype = "float16"
 
 
 @dataclass(frozen=True)
@@ -100,7 +74,7 @@ class PcaResult:
 
 def fit_pca(
     store: str | Path,
-    options: PcaOptions,
+    options: PcaOptions = PcaOptions(),
     *,
     restart: bool = False,
     context: Context = QUIET,

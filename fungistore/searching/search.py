@@ -11,22 +11,17 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.indexing.opening import OpenIndex, open_index
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import Vectors
+from fungistore.searching.options import SearchOptions
 from fungistore.searching.queries import ItemQuery, Query, SampleQuery, identify
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
 from fungistore.store.store import Store
-
-DEFAULT_K = 10
 
 
 def search(
     store: str | Path,
     queries: Sequence[str],
+    options: SearchOptions = SearchOptions(),
     *,
-    index: str | None = None,
-    feature_set: str | None = None,
-    k: int = DEFAULT_K,
-    weights: str | None = None,
-    device: str = "auto",
     context: Context = QUIET,
 ) -> SearchResult:
     """Find the k nearest samples of each query.
@@ -38,11 +33,7 @@ def search(
     Args:
         store: the store's directory.
         queries: sample ids, and paths of images or what else means an item of the store's kind.
-        index: name of the index; may be left out where there is one.
-        feature_set: of the index; may be left out where the name tells.
-        k: neighbours of each query.
-        weights: a weights file, where the one that was used has moved.
-        device: where the model runs, if there are items that are no samples.
+        options: which index, how many neighbours, and where the model runs.
         context: its reporter is told what happens, its stop asked between batches of items.
 
     Raises:
@@ -52,15 +43,14 @@ def search(
         ItemError: the only item cannot be read.
         StoppedError: `stop` asked for it.
     """
-    if k < 1:
-        raise UsageError("cannot search for so few", where="--k", expected="1 or more", found=k)
     if not queries:
         raise UsageError(
             "there are no queries",
             expected="sample ids, or items that are new (of images, their paths)",
             hint="- reads stdin",
         )
-    opened = open_index(Store.open(store), index, feature_set=feature_set)
+    opened = open_index(Store.open(store), options.index, feature_set=options.feature_set)
+    k = options.k
     _say_what_is_not_searched(opened, k, context)
     found = identify(opened.store, queries)
     usable: list[tuple[Query, Vectors]] = []
@@ -68,7 +58,7 @@ def search(
         place: one for place, one in enumerate(found) if isinstance(one, FungiError)
     }
     known = [(place, one) for place, one in enumerate(found) if not isinstance(one, FungiError)]
-    vectors = _stored(opened, known) | _computed(opened, known, weights, device, context)
+    vectors = _stored(opened, known) | _computed(opened, known, options, context)
     for place, query in known:
         vector = vectors[place]
         if isinstance(vector, FungiError):
@@ -153,8 +143,7 @@ def _stored(
 def _computed(
     opened: OpenIndex,
     known: Iterable[tuple[int, Query]],
-    weights: str | None,
-    device: str,
+    options: SearchOptions,
     context: Context,
 ) -> dict[int, Vectors | FungiError]:
     """Return the vector of each query that is an item, by the query's place."""
@@ -164,7 +153,11 @@ def _computed(
     from fungistore.searching.features import query_model  # torch, for items alone
 
     model = query_model(
-        opened.store, opened.matrix, opened.record.pca, weights=weights, device=device
+        opened.store,
+        opened.matrix,
+        opened.record.pca,
+        weights=options.weights,
+        device=options.device,
     )
     vectors = model.vectors([query for _, query in items], context)
     return dict(zip((place for place, _ in items), vectors, strict=True))

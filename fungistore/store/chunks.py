@@ -11,7 +11,7 @@ import mmap
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, get_args
 
 import google_crc32c
 import numpy as np
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, Endian
 from zarr.storage import MemoryStore
 
-Codec = Literal["none", "zstd", "bitround"]
-CODECS: tuple[Codec, ...] = ("none", "zstd", "bitround")
+from fungistore.choices import Codec
+
+CODECS: tuple[Codec, ...] = get_args(Codec)
 BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
 CHUNKS = "c"  # zarr's folder of an array's chunks
 METADATA = "zarr.json"

@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from fungistore.store.chunks import Codec
+from fungistore.choices import Codec
 
 Kind = Literal["vectors", "grid", "numbers", "coordinates"]
 EMBEDDINGS, PATCHES = "embeddings", "patches"

@@ -10,12 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fungistore.choices import Codec
 from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.fingerprint import Config, describe, differences
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.store.backend import Backend, StorePlace, open_backend
-from fungistore.store.chunks import Codec
 from fungistore.store.disk_errors import NOT_WRITABLE
 from fungistore.store.failures import (
     FAILURES,

@@ -19,11 +19,11 @@ import zarr
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from fungistore.choices import Codec
 from fungistore.errors import StoreError
 from fungistore.store.backend import Backend
 from fungistore.store.chunks import (
     METADATA,
-    Codec,
     PlainChunk,
     blank_array,
     checksum,

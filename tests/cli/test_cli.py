@@ -40,8 +40,8 @@ def commands() -> list[str]:
     """Return the words that name each command, such as "extract" and "eval knn"."""
     found = []
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
-        below = getattr(command, "commands", None)
-        found += [f"{name} {word}" for word in below] if below else [name]
+        below = command.list_commands(None) if hasattr(command, "list_commands") else ()
+        found += [f"{name} {word}" for word in below] or [name]
     return sorted(found)
 
 

@@ -14,7 +14,7 @@ def test_every_package_is_installed_under_its_own_name() -> None:
     """pyproject lists all packages; the folder cli is installed as fungi_cli, never as cli."""
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     folders = [path.parent.relative_to(ROOT) for path in ROOT.glob("fungistore/**/__init__.py")]
-    expected = {".".join(folder.parts) for folder in folders} | {"fungi_cli"}
+    expected = {".".join(folder.parts) for folder in folders} | {"fungi_cli", "fungi_cli.commands"}
     assert set(setup["packages"]) == expected
     assert setup["package-dir"]["fungi_cli"] == "cli"
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import typer
-from fungi_cli import doctor as doctor_command
+from fungi_cli.main import app
 from packaging.requirements import Requirement
 from typer.testing import CliRunner, Result
 
@@ -52,9 +51,6 @@ from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from tiny_world import TINY
 
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command("doctor")(doctor_command.doctor)
-app.command("other")(lambda: None)  # with one command alone, Typer takes no name
 runner = CliRunner()
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from fungi_cli.eval_cluster import cluster as command
+from fungi_cli.main import app
 from sklearn.cluster import KMeans as ReferenceKMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.preprocessing import normalize
@@ -18,7 +17,8 @@ from typer.testing import CliRunner
 from feature_world import clustered, make_store
 from fungistore.errors import UsageError
 from fungistore.evaluation import cluster
-from fungistore.evaluation.cluster import ClusterOptions, evaluate_cluster, match_clusters
+from fungistore.evaluation.cluster import evaluate_cluster, match_clusters
+from fungistore.evaluation.options import ClusterOptions
 
 
 def test_agreement_follows_its_definition() -> None:
@@ -158,15 +158,21 @@ def test_the_command_prints_a_table_or_one_json_object(tmp_path: Path) -> None:
     """Results go to stdout, the file's name to stderr; a wrong choice exits with 2."""
     vectors, labels = clustered(30, 3, 10, noise=0.2)
     make_store(tmp_path / "s", {"embeddings": vectors, "gradients/kl": vectors}, labels)
-    app = typer.Typer()
-    app.command()(command)
-    table = CliRunner().invoke(app, [str(tmp_path / "s")])
+    command = ["eval", "cluster", str(tmp_path / "s")]
+    table = CliRunner().invoke(app, [*command])
     assert table.exit_code == 0, table.stderr
     assert "embeddings + kl" in table.stdout
     assert "mean overlap" in table.stdout
     assert "saved: " in table.stderr
-    done = CliRunner().invoke(app, [str(tmp_path / "s"), "--combinations", "one", "--json"])
+    done = CliRunner().invoke(
+        app, ["eval", "cluster", str(tmp_path / "s"), "--combinations", "one", "--json"]
+    )
     document = json.loads(done.stdout)
     assert document["features"] == ["embeddings", "kl"]
     assert Path(document["saved"]).is_file()
-    assert CliRunner().invoke(app, [str(tmp_path / "s"), "--combinations", "no"]).exit_code == 2
+    assert (
+        CliRunner()
+        .invoke(app, ["eval", "cluster", str(tmp_path / "s"), "--combinations", "no"])
+        .exit_code
+        == 2
+    )

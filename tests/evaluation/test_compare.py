@@ -10,8 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import typer
-from fungi_cli.eval_compare import compare as command
+from fungi_cli.main import app
 from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
@@ -19,7 +18,8 @@ from typer.testing import CliRunner
 
 from feature_world import clustered, make_store
 from fungistore.errors import FungiError, UsageError
-from fungistore.evaluation.compare import CompareOptions, Comparison, compare_features, linear_cka
+from fungistore.evaluation.compare import Comparison, compare_features, linear_cka
+from fungistore.evaluation.options import CompareOptions
 from fungistore.evaluation.plots import MOST_BARS, check_plot, draw, save_plot
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
@@ -142,7 +142,11 @@ def test_rows_that_cannot_be_used_are_counted_and_left_out(tmp_path: Path) -> No
         ([None] * 20, {"holdout": 0.5, "k": 3}, "no labels"),
         (["a", "b"] * 10, {"k": 3}, "--holdout"),
         (["a", "b"] * 10, {"holdout": 0.5}, "a lower --k"),
-        (["a", "b"] * 10, {"holdout": 0.5, "k": 0}, "--k 20"),
+        (
+            ["a", "b"] * 10,
+            {"holdout": 0.5, "k": 0},
+            "--k\n  expected: a whole number of 1 or more",
+        ),
         (["a", "b"] * 10, {"holdout": 0.5, "k": 3, "b": ("dino",)}, "some of embeddings"),
         (["a", "b"] * 10, {"features": ("dino",)}, "no such feature: dino"),
     ],
@@ -195,16 +199,17 @@ def test_a_plot_that_cannot_be_saved_is_refused_first(
 def test_the_command_prints_three_tables_and_draws(tmp_path: Path) -> None:
     """CKA, classes and combinations on stdout; the plot's name on stderr; JSON has them all."""
     make_world(tmp_path)
-    app = typer.Typer()
-    app.command()(command)
     plot = tmp_path / "p.svg"
-    table = CliRunner().invoke(app, [str(tmp_path / "s"), "--b", "kl", "--plot", str(plot)])
+    command = ["eval", "compare", str(tmp_path / "s")]
+    table = CliRunner().invoke(app, [*command, "--b", "kl", "--plot", str(plot)])
     assert table.exit_code == 0, table.stderr
     heads = [line.split()[0] for line in table.stdout.splitlines() if line.strip()]
     assert [heads.index(word) for word in ("linear", "class", "combination")] == [0, 4, 11]
     assert f"plot: {plot}" in table.stderr
     assert plot.is_file()
-    document = json.loads(CliRunner().invoke(app, [str(tmp_path / "s"), "--json"]).stdout)
+    document = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
     assert document["cka"]["features"] == ["embeddings", "kl", "dino"]
-    refused = CliRunner().invoke(app, [str(tmp_path / "s"), "--plot", str(tmp_path / "p.gif")])
+    refused = CliRunner().invoke(
+        app, ["eval", "compare", str(tmp_path / "s"), "--plot", str(tmp_path / "p.gif")]
+    )
     assert refused.exit_code == 2

@@ -16,12 +16,14 @@ from typer.testing import CliRunner
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import task
-from fungistore.evaluation.knn import KnnOptions, choose_shots, evaluate_knn, vote
+from fungistore.evaluation.knn import choose_shots, evaluate_knn, vote
 from fungistore.evaluation.metrics import accuracy_interval
+from fungistore.evaluation.options import KnnOptions
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
-from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca
 from fungistore.randomness import Stream
 from fungistore.store.documents import sealed
 from fungistore.store.store import Store

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import UsageError
-from fungistore.evaluation.linear import LinearOptions, evaluate_linear, fit_probe
+from fungistore.evaluation.linear import evaluate_linear, fit_probe
+from fungistore.evaluation.options import LinearOptions
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split, stratified_holdout
@@ -119,7 +120,7 @@ def test_combinations_and_pca(tmp_path):
 
 
 def test_strengths_have_to_be_positive():
-    with pytest.raises(UsageError, match="positive"):
+    with pytest.raises(UsageError, match=r"--strengths\n  expected: .*above 0"):
         LinearOptions(strengths=(0.0,))
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
-from fungi_cli.eval_retrieval import retrieval as command
+from fungi_cli.main import app
 from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
@@ -20,14 +19,16 @@ from feature_world import clustered, make_store
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import retrieval
 from fungistore.evaluation.ground_truth import read_ground_truth
+from fungistore.evaluation.options import RetrievalOptions
 from fungistore.evaluation.ranking import (
     capped_precision,
     mean_precision,
     ranks_without_junk,
     trapezoid_precision,
 )
-from fungistore.evaluation.retrieval import RetrievalOptions, evaluate_retrieval
-from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.evaluation.retrieval import evaluate_retrieval
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca
 
 IMAGES = 20  # the first rows are the database, the last four the queries
 
@@ -354,9 +355,7 @@ def test_the_command_tells_the_difficulties_apart(tmp_path: Path) -> None:
     """One line for each difficulty; by label there is no such column; JSON says where it went."""
     store, _ = make_world(tmp_path)
     (tmp_path / "t.json").write_text(as_json(truth_document()))
-    app = typer.Typer()
-    app.command()(command)
-    arguments = [str(store), "--ground-truth", str(tmp_path / "t.json")]
+    arguments = ["eval", "retrieval", str(store), "--ground-truth", str(tmp_path / "t.json")]
     table = CliRunner().invoke(app, arguments)
     assert table.exit_code == 0, table.stderr
     first = [line.split()[0] for line in table.stdout.splitlines()]

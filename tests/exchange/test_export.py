@@ -9,17 +9,16 @@ import h5py
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import typer
-from fungi_cli.export import export
+from fungi_cli.main import app
 from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
 from feature_world import clustered, make_store
 from fungistore.errors import FungiError, StoppedError, UsageError
-from fungistore.exchange.export import ExportOptions, export_features
+from fungistore.exchange.export import export_features
 from fungistore.exchange.import_ import import_features
-from fungistore.exchange.import_options import ImportOptions
 from fungistore.exchange.npy import sidecar_of
+from fungistore.exchange.options import ExportOptions, ImportOptions
 from fungistore.machine.context import Context
 from fungistore.store.store import Store
 
@@ -220,15 +219,16 @@ def test_what_cannot_be_exported_is_refused(store: Store, tmp_path: Path) -> Non
     """Unknown suffixes, formats, types and .npy with several matrices name the way out."""
     for name, options, hint in (
         ("f.txt", ExportOptions(), "--format npy, parquet or hdf5"),
-        ("f", ExportOptions(format="zip"), "npy or parquet or hdf5"),  # type: ignore[arg-type]
         ("f.npy", ExportOptions(separate=True), "leave out --separate"),
         ("f.npy", ExportOptions(pca="x"), "fungi pca"),
     ):
         with pytest.raises(UsageError) as caught:
             export_features(store.root, tmp_path / name, options)
         assert hint in str(caught.value)
-    with pytest.raises(UsageError, match="float32 or float16"):
+    with pytest.raises(UsageError, match="float16 or float32"):
         ExportOptions(dtype="int8")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="npy or parquet or hdf5"):
+        ExportOptions(format="zip")  # type: ignore[arg-type]
     done = export_features(store.root, tmp_path / "odd.bin", ExportOptions(format="npy"))
     assert np.load(tmp_path / "odd.bin").shape == (49, 10)
     assert done.files[1].endswith("odd.bin.samples.parquet")
@@ -245,9 +245,7 @@ def test_a_block_of_rows_does_not_depend_on_how_many_are_read_at_once(
 
 
 def fungi_export(*arguments: object):
-    app = typer.Typer()
-    app.command("export")(export)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, ["export", *(str(argument) for argument in arguments)])
 
 
 def test_the_command_prints_one_json_object(store: Store, tmp_path: Path) -> None:

@@ -15,16 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import typer
-from fungi_cli.import_features import import_features as import_command
+from fungi_cli.main import app
 from typer.testing import CliRunner
 
 from feature_world import clustered, make_store
 from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
-from fungistore.exchange.export import ExportOptions, export_features
+from fungistore.exchange.export import export_features
 from fungistore.exchange.import_ import import_features
-from fungistore.exchange.import_options import ImportOptions
 from fungistore.exchange.npy import sidecar_of
+from fungistore.exchange.options import ExportOptions, ImportOptions
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.store.store import Store
@@ -588,9 +587,7 @@ def test_any_span_of_rows_reads_the_same(tmp_path: Path, suffix: str) -> None:
 
 
 def fungi_import(*arguments: object):
-    app = typer.Typer()
-    app.command("import")(import_command)
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(app, ["import", *(str(argument) for argument in arguments)])
 
 
 def test_the_command_takes_several_files_and_prints_json(tmp_path: Path) -> None:

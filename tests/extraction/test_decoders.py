@@ -48,7 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def options(tiny_weights: Path) -> ExtractOptions:
     """Features with views of their own and without."""
     return ExtractOptions(
-        TINY,
+        model=TINY,
         weights=str(tiny_weights),
         image_size=64,
         features=("embeddings", "dino"),

@@ -410,7 +410,7 @@ def test_the_memory_of_the_projection_changes_nothing(
     extract(str(images), tmp_path / "kept.fungi", options)
     extract(str(images), tmp_path / "anew.fungi", replace(options, projection_memory=0))
     assert_same(tmp_path / "kept.fungi", tmp_path / "anew.fungi")
-    with pytest.raises(UsageError, match="projection_memory"):
+    with pytest.raises(UsageError, match="projection-memory"):
         replace(options, projection_memory=-1)
 
 

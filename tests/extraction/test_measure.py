@@ -52,7 +52,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def opened(tiny_weights: Path) -> Resolved:
     """Settings whose batch nobody has decided, as a GPU's are."""
-    options = ExtractOptions(TINY, weights=str(tiny_weights), image_size=64, device="cpu")
+    options = ExtractOptions(model=TINY, weights=str(tiny_weights), image_size=64, device="cpu")
     return replace(resolve(options, {}), batch_size=64, batch_is_open=True)
 
 

@@ -14,7 +14,8 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.result import ExtractResult
 from fungistore.extraction.stage import extract
 from fungistore.machine.context import Context
-from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca
 from fungistore.report import Silent
 from fungistore.store.listing import add_source
 from fungistore.store.store import Store

@@ -21,10 +21,10 @@ from tiny_world import TINY, write_images
 @pytest.fixture
 def options(tiny_weights: Path) -> ExtractOptions:
     return ExtractOptions(
-        TINY,
-        str(tiny_weights),
-        32,
-        ("embeddings",),
+        model=TINY,
+        weights=str(tiny_weights),
+        image_size=32,
+        features=("embeddings",),
         dtype="float32",
         storage_dtype="float32",
         batch_size=4,

@@ -22,15 +22,17 @@ from safetensors.numpy import save_file
 
 from feature_world import clustered, make_store
 from fungistore.errors import FungiError, UsageError
-from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.evaluation.knn import evaluate_knn
+from fungistore.evaluation.options import KnnOptions
 from fungistore.exchange.import_ import import_features
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
-from fungistore.loff.options import TrainOptions
+from fungistore.loff.options import PredictOptions, TrainOptions
 from fungistore.loff.predict import predict_rows
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
-from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
 from fungistore.verification.verify import verify_store
@@ -335,7 +337,7 @@ def test_weights_of_any_shape_in_a_head(store: Path) -> None:
     ):
         save_file(tensors, path)
         with pytest.raises(FungiError):
-            predict_rows(store, [0], head="h", device="cpu")
+            predict_rows(store, [0], PredictOptions(head="h", device="cpu"))
         verify_store(store)
 
 

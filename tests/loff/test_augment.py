@@ -20,16 +20,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from fungistore.errors import UsageError
-from fungistore.loff.augment import (
-    Augmentation,
-    augment,
-    draw,
-    draw_keeps,
-    draw_matrices,
-    shift_channels,
-)
+from fungistore.loff.augment import augment, draw, draw_keeps, draw_matrices, shift_channels
 from fungistore.loff.operations import (
-    OPERATIONS,
     ROTATION,
     SHEAR,
     SMALLEST_CROP,
@@ -37,6 +29,7 @@ from fungistore.loff.operations import (
     ZOOM,
     operation_matrices,
 )
+from fungistore.loff.options import OPERATIONS, Augmentation
 from fungistore.loff.resample import resample
 from fungistore.randomness import Stream
 
@@ -461,18 +454,18 @@ def test_a_specification_goes_through_json(kind: str) -> None:
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"kind": "twist"}, "augment.kind"),
-        ({"kind": "hflip, rotate"}, "augment.kind"),
-        ({"kind": ""}, "augment.kind"),
-        ({"strength": 0}, "augment.strength"),
-        ({"strength": 1.1}, "augment.strength"),
-        ({"noise": -1}, "augment.noise"),
-        ({"brightness": float("nan")}, "augment.brightness"),
-        ({"mixup": float("inf")}, "augment.mixup"),
-        ({"cutmix": "much"}, "augment.cutmix"),
-        ({"padding": "wrap"}, "augment.padding"),
-        ({"interpolation": "bicubic"}, "augment.interpolation"),
-        ({"flips": True}, "augment.flips"),
+        ({"kind": "twist"}, "--augment"),
+        ({"kind": "hflip, rotate"}, "--augment"),
+        ({"kind": ""}, "--augment"),
+        ({"strength": 0}, "--strength"),
+        ({"strength": 1.1}, "--strength"),
+        ({"noise": -1}, "--noise"),
+        ({"brightness": float("nan")}, "--brightness"),
+        ({"mixup": float("inf")}, "--mixup"),
+        ({"cutmix": "much"}, "--cutmix"),
+        ({"padding": "wrap"}, "--padding"),
+        ({"interpolation": "bicubic"}, "--interpolation"),
+        ({"flips": True}, "flips"),
     ],
 )
 def test_unusable_settings_are_refused_by_name(config: dict[str, object], named: str) -> None:
@@ -485,7 +478,7 @@ def test_unusable_settings_are_refused_by_name(config: dict[str, object], named:
 
 def test_python_callers_get_the_same_refusals() -> None:
     """The constructor checks what the reader checks, values of the options included."""
-    with pytest.raises(UsageError, match="cannot be used"):
+    with pytest.raises(UsageError, match="cannot use this value of noise"):
         Augmentation(noise=-0.1)
     with pytest.raises(ValueError, match="unknown operation"):
         operation_matrices("twist", np.zeros(1), np.zeros((1, 2)), (2, 2))

@@ -15,9 +15,9 @@ from feature_world import write_block
 from fungistore import ExtractOptions, extract
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import confusion
-from fungistore.loff.augment import Augmentation
+from fungistore.evaluation.options import LoffOptions
 from fungistore.loff.evaluate import evaluate_loff
-from fungistore.loff.options import TrainOptions
+from fungistore.loff.options import Augmentation, PredictOptions, TrainOptions
 from fungistore.loff.predict import predict_images, predict_rows
 from fungistore.loff.stored import head_rows, open_head
 from fungistore.loff.train import train_loff
@@ -49,7 +49,7 @@ def world(tmp_path_factory, tiny_weights):
 def settings(name, seed, **changes):
     quick = {"head": "vit-xs", "epochs": 2, "batch_size": 8, "holdout": 0.3, "dtype": "float32"}
     return TrainOptions(
-        **(quick | changes), name=name, seed=seed, augment=Augmentation("none", noise=0.0)
+        **(quick | changes), name=name, seed=seed, augment=Augmentation(kind="none", noise=0.0)
     )
 
 
@@ -58,11 +58,13 @@ def test_scores_are_of_the_held_out_rows(world):
     store = Store.open(world / "s.fungi")
     data = head_rows(store, open_head(store, TINY, "a-0"))
     assert len(data.split.test) == 12
-    said = predict_rows(store.root, data.split.test.tolist(), head="a-0").predictions
+    said = predict_rows(
+        store.root, data.split.test.tolist(), PredictOptions(head="a-0")
+    ).predictions
     truth = data.labels[data.split.test]
     labels = np.array([data.names.index(one.label) for one in said])
     chances = np.array([one.probabilities[data.names[1]] for one in said])
-    done = evaluate_loff(store.root, ["a-0"])
+    done = evaluate_loff(store.root, LoffOptions(heads=("a-0",)))
     (score,) = done.scores
     assert score.metrics["accuracy"] == (labels == truth).mean()
     assert score.metrics["roc_auc"] == pytest.approx(roc_auc_score(truth, chances))
@@ -71,7 +73,7 @@ def test_scores_are_of_the_held_out_rows(world):
 
 
 def test_heads_of_one_pattern_are_averaged(world):
-    done = evaluate_loff(world / "s.fungi", ["a-0", "a-1", "a-*"])
+    done = evaluate_loff(world / "s.fungi", LoffOptions(heads=("a-0", "a-1", "a-*")))
     one, two, both = (score.metrics["accuracy"] for score in done.scores)
     assert both == pytest.approx((one + two) / 2)
     deviation = done.scores[2].metrics["accuracy_deviation"]
@@ -80,16 +82,18 @@ def test_heads_of_one_pattern_are_averaged(world):
 
 def test_heads_of_different_kinds_are_not_averaged(world):
     with pytest.raises(UsageError, match="different kinds"):
-        evaluate_loff(world / "s.fungi", ["*"])
+        evaluate_loff(world / "s.fungi", LoffOptions(heads=("*",)))
 
 
 @pytest.mark.parametrize("head", ["a-0", "linear"])
 def test_an_image_of_the_store_is_classified_like_its_row(world, head):
     path = world / "images/dog/003.jpg"
-    (from_file,) = predict_images(world / "s.fungi", [str(path)], head=head).predictions
+    (from_file,) = predict_images(world / "s.fungi", [path], PredictOptions(head=head)).predictions
     store = Store.open(world / "s.fungi")
     ids = [row["id"] for row in store.samples.rows(0, 40)]
-    (from_row,) = predict_rows(store.root, [ids.index("dog/003.jpg")], head=head).predictions
+    (from_row,) = predict_rows(
+        store.root, [ids.index("dog/003.jpg")], PredictOptions(head=head)
+    ).predictions
     assert from_row.input == "dog/003.jpg"
     assert from_file.label == from_row.label
     for name, chance in from_row.probabilities.items():
@@ -149,9 +153,9 @@ def test_a_head_of_features_that_were_made_anew_is_refused(world, tmp_path):
     store.remove_arrays([patches])
     write_block(store, TINY, "patches", values, unit_rows=8, salt=1)
     with pytest.raises(MismatchError, match="trained on other features"):
-        evaluate_loff(copy, ["a-0"])
+        evaluate_loff(copy, LoffOptions(heads=("a-0",)))
     with pytest.raises(MismatchError):
-        predict_rows(copy, [0], head="a-0")
+        predict_rows(copy, [0], PredictOptions(head="a-0"))
     run = CliRunner().invoke(app, ["eval", "loff", str(copy), "--head", "a-0"])
     assert run.exit_code == 4
 

@@ -11,11 +11,10 @@ from safetensors.torch import load_file
 
 from feature_world import Notices, make_store
 from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
-from fungistore.loff.augment import Augmentation
 from fungistore.loff.checkpoint import load_tensors
 from fungistore.loff.data import moments, open_head_data
 from fungistore.loff.loader import PatchLoader
-from fungistore.loff.options import TrainOptions
+from fungistore.loff.options import Augmentation, TrainOptions
 from fungistore.loff.order import Sequential
 from fungistore.loff.run_folder import RunFolder
 from fungistore.loff.train import train_loff
@@ -75,7 +74,7 @@ def same(one, other):
 
 
 def test_a_head_learns_what_a_linear_probe_cannot(store):
-    plain = Augmentation("none", noise=0.0)
+    plain = Augmentation(kind="none", noise=0.0)
     settings = {"epochs": 20, "lr": 3e-3, "batch_size": 8, "drop_path": 0.0, "dropout": 0.0}
     result = train_loff(store.root, options(**settings, augment=plain))
     assert result.validation["accuracy"] > 0.9
@@ -161,7 +160,9 @@ def test_augmentation_leaves_initial_weights_and_order_alone(tmp_path, store):
     """A run with a learning rate of almost nothing shows what it started from."""
     tiny = {"epochs": 1, "lr": 1e-30, "weight_decay": 0.0}
     train_loff(store.root, options(**tiny))
-    train_loff(store.root, options(**tiny, name="plain", augment=Augmentation("none", noise=0.0)))
+    train_loff(
+        store.root, options(**tiny, name="plain", augment=Augmentation(kind="none", noise=0.0))
+    )
     one, other = weights(store), weights(store, "plain")
     assert all(torch.allclose(one[key], other[key], atol=1e-20, rtol=0) for key in one)
 

@@ -24,7 +24,8 @@ from fungistore.indexing.build import build_index  # noqa: E402
 from fungistore.indexing.options import IndexOptions  # noqa: E402
 from fungistore.loff.options import TrainOptions  # noqa: E402
 from fungistore.loff.train import train_loff  # noqa: E402
-from fungistore.pca.stage import PcaOptions, fit_pca  # noqa: E402
+from fungistore.pca.options import PcaOptions  # noqa: E402
+from fungistore.pca.stage import fit_pca  # noqa: E402
 
 ROWS, DIM, CLASSES = 48, 8, 3
 

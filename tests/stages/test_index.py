@@ -208,7 +208,7 @@ def test_a_checkpoint_is_a_whole_index_of_fewer_rows(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s")
     with pytest.MonkeyPatch.context() as monkey:
         monkey.setattr("fungistore.indexing.rows.STREAM_BYTES", 1)
-        monkey.setattr("fungistore.indexing.build.CHECKPOINT_SHARE", 0)
+        monkey.setattr("fungistore.indexing.builder.CHECKPOINT_SHARE", 0)
         add = VectorIndex.add
         left = iter(range(6))
 
@@ -398,8 +398,8 @@ def test_a_higher_target_makes_searches_look_longer(tmp_path: Path) -> None:
     low = build_index(
         tmp_path / "s",
         IndexOptions(
-            ["embeddings"],
-            factory="IVF16,Flat",  # type: ignore[arg-type]
+            features=("embeddings",),
+            factory="IVF16,Flat",
             target_recall=0.3,
         ),
     )

@@ -16,7 +16,8 @@ from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.pca.components import fit
-from fungistore.pca.stage import PcaOptions, fit_pca, load_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca, load_pca
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 
@@ -164,17 +165,17 @@ def test_other_settings_under_one_name_are_refused(store, change):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (PcaOptions(dim=25), "--dim from 1 to 24"),
-        (PcaOptions(dim=0), "--dim from 1 to 24"),
-        (PcaOptions(fit_split="odd"), "all"),
-        (PcaOptions(features=("dino",)), "embeddings, kl"),
-        (PcaOptions(name="../x", dim=2), "letters, digits"),
+        ({"dim": 25}, "--dim from 1 to 24"),
+        ({"dim": 0}, "a whole number of 1 or more"),
+        ({"fit_split": "odd"}, "all"),
+        ({"features": ("dino",)}, "embeddings, kl"),
+        ({"name": "../x", "dim": 2}, "letters, digits"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused_and_nothing_written(store, options, text):
     before = files(store)
     with pytest.raises(UsageError) as caught:
-        fit_pca(store.root, options)
+        fit_pca(store.root, PcaOptions(**options))
     assert text in str(caught.value.expected)
     assert files(store) == before
 

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from fungi_cli import index as index_command
-from fungi_cli import search as search_command
+from fungi_cli.main import app
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -24,16 +22,15 @@ from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.matrices.blocks import open_features
-from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca
+from fungistore.searching.options import SearchOptions
 from fungistore.searching.page import render_page
 from fungistore.searching.search import search
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
 BAD_NAME = "<script>alert(1)</script> & 'co'"
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command("index")(index_command.index)
-app.command("search")(search_command.search)
 runner = CliRunner()
 
 
@@ -75,7 +72,9 @@ def copy(world: Path, tmp_path: Path) -> Path:
 def test_an_image_of_the_store_finds_itself_and_what_its_id_finds(world: Path, index: str) -> None:
     """All features, random views included, are computed as they were stored."""
     path = world / "images/cat/003.jpg"
-    by_file, by_id = search(world / "s.fungi", [str(path), "cat/003.jpg"], index=index, k=8).answers
+    by_file, by_id = search(
+        world / "s.fungi", [str(path), "cat/003.jpg"], SearchOptions(index=index, k=8)
+    ).answers
     first = by_file.neighbours[0]
     assert first.sample.id == "cat/003.jpg"
     assert first.distance == pytest.approx(0, abs=2e-3)
@@ -98,7 +97,7 @@ def test_ids_get_the_neighbours_of_brute_force(world: Path) -> None:
     far = 1 - unit @ unit.T
     np.fill_diagonal(far, np.inf)
     readable = [ids[row] for row in rows]
-    found = search(world / "s.fungi", readable, index="all", k=5)
+    found = search(world / "s.fungi", readable, SearchOptions(index="all", k=5))
     assert (found.vectors, found.excluded, found.is_exact) == (24, 1, True)
     for number, answer in enumerate(found.answers):
         order = np.argsort(far[number])[:5]
@@ -113,7 +112,7 @@ def test_a_copied_file_gets_views_of_its_own_by_its_content(world: Path, tmp_pat
     for name in ("one.jpg", "two.jpg"):
         shutil.copy(world / "images/cat/003.jpg", tmp_path / name)
     queries = [str(tmp_path / "one.jpg"), str(tmp_path / "two.jpg")]
-    one, two = search(world / "s.fungi", queries, index="all", k=3).answers
+    one, two = search(world / "s.fungi", queries, SearchOptions(index="all", k=3)).answers
     assert one.sample is None
     assert one.neighbours == two.neighbours
     assert one.neighbours[0].sample.id == "cat/003.jpg"
@@ -149,12 +148,14 @@ def test_what_cannot_be_answered_is_listed_and_the_rest_is_answered(world: Path)
 def test_a_single_bad_query_is_the_error(world: Path) -> None:
     """One query: an unreadable image exits 1, an unknown name 2, and both say what to do."""
     with pytest.raises(ImageError):
-        search(world / "s.fungi", [str(world / "images/dog/broken.jpg")], index="all")
+        search(
+            world / "s.fungi", [str(world / "images/dog/broken.jpg")], SearchOptions(index="all")
+        )
     unknown = fungi("search", world / "s.fungi", "nothing.jpg", "--index", "all")
     assert unknown.exit_code == 2
     assert "neither an image file nor a sample id" in unknown.stderr
     with pytest.raises(UsageError, match="--k"):
-        search(world / "s.fungi", ["cat/001.jpg"], index="all", k=0)
+        search(world / "s.fungi", ["cat/001.jpg"], SearchOptions(index="all", k=0))
     assert fungi("search", world / "s.fungi", "-", "--index", "all", stdin=b"").exit_code == 2
 
 
@@ -242,14 +243,19 @@ def test_features_without_a_model_are_searched_by_id_alone(tmp_path: Path) -> No
 def test_features_made_anew_are_refused(copy: Path, world: Path, tiny_weights: Path) -> None:
     """After another extraction under the same name, the index exits 4 and shows the fields."""
     options = ExtractOptions(
-        TINY, str(tiny_weights), 32, ("embeddings",), dtype="float32", storage_dtype="float32"
+        model=TINY,
+        weights=str(tiny_weights),
+        image_size=32,
+        features=("embeddings",),
+        dtype="float32",
+        storage_dtype="float32",
     )
     extract(str(world / "images"), copy, options, restart=True)
     done = fungi("search", copy, "cat/001.jpg", "--index", "few")
     assert done.exit_code == 4
     assert f"fingerprints.{TINY}/embeddings" in done.stderr
     with pytest.raises(MismatchError, match="are gone"):
-        search(copy, ["cat/001.jpg"], index="all")
+        search(copy, ["cat/001.jpg"], SearchOptions(index="all"))
 
 
 def test_the_page_is_self_contained_and_escaped(world: Path, tmp_path: Path) -> None:
@@ -288,7 +294,7 @@ def test_images_that_are_gone_get_a_placeholder(tmp_path: Path) -> None:
     vectors, labels = clustered(6, 2, 8)
     make_store(tmp_path / "s", {"embeddings": vectors}, labels)
     build_index(tmp_path / "s")
-    text = render_page(search(tmp_path / "s", ["000001.jpg"], k=3))
+    text = render_page(search(tmp_path / "s", ["000001.jpg"], SearchOptions(k=3)))
     assert text.count("image cannot be read") == 4
     assert 'class="label same"' in text
 

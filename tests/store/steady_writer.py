@@ -12,7 +12,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.store.chunks import Codec
+from fungistore.choices import Codec
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray
 

@@ -13,6 +13,7 @@ import memory_backend
 from feature_world import clustered, make_store, write_block
 from fungistore.errors import FungiError, StoreError, UsageError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.evaluation.options import LoffOptions
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
@@ -23,6 +24,7 @@ from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.searching.options import SearchOptions
 from fungistore.searching.search import search
 from fungistore.store.backend import BACKENDS, Backend, Listing, open_backend
 from fungistore.store.failures import Failure
@@ -163,7 +165,8 @@ def test_stages_work_where_there_is_no_directory(tmp_path: Path) -> None:
         fit_pca(place, PcaOptions(dim=4, name="four", fit_split="all"))
         build_index(place, IndexOptions(name="exact"))
         build_index(place, IndexOptions(name="graph", factory="HNSW8"))
-    found = [search(place, ["000003.jpg"], index="graph", k=3) for place in (local.where, WHERE)]
+    near = SearchOptions(index="graph", k=3)
+    found = [search(place, ["000003.jpg"], near) for place in (local.where, WHERE)]
     assert found[0].answers == found[1].answers
     scores = [evaluate_knn(place, KnnOptions(k=3, holdout=0.25)) for place in (local.where, WHERE)]
     assert scores[0].scores == scores[1].scores
@@ -172,7 +175,7 @@ def test_stages_work_where_there_is_no_directory(tmp_path: Path) -> None:
     assert saved.startswith(f"{WHERE}/evals/knn-set-")
     settings = TrainOptions(head="linear", epochs=1, holdout=0.25, dtype="float32", name="h")
     train_loff(WHERE, settings)
-    assert evaluate_loff(WHERE, ["h"]).scores
+    assert evaluate_loff(WHERE, LoffOptions(heads=("h",))).scores
     (feature_set,) = status(WHERE).feature_sets
     assert {array.rows_done for array in feature_set.arrays} == {64}
     assert status(WHERE).failed == 1

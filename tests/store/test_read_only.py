@@ -24,7 +24,8 @@ from typer.main import get_command
 from feature_world import clustered, make_store
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
-from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca
 from fungistore.store.store import Store
 
 NOBODY = 65534

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from fungi_cli import status as status_command
+from fungi_cli.main import app
 from typer.testing import CliRunner
 
 from feature_world import clustered, make_store, write_block
 from fungistore.errors import StoreError
-from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.evaluation.knn import evaluate_knn
+from fungistore.evaluation.options import KnnOptions
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
@@ -39,9 +39,6 @@ from fungistore.store.units import Commit
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "schema.md"
 MAJOR, MINOR = SCHEMA_VERSION
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command("status")(status_command.status)
-app.command("other")(lambda: None)  # with one command alone, Typer takes no name
 runner = CliRunner()
 
 

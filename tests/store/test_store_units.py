@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fungistore.store.chunks import Codec, encode
+from fungistore.choices import Codec
+from fungistore.store.chunks import encode
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import Commit, UnitArray
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from feature_world import clustered, make_store
 from fungistore.errors import FungiError
-from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.evaluation.knn import evaluate_knn
+from fungistore.evaluation.options import KnnOptions
 from fungistore.indexing.build import build_index
 from fungistore.indexing.opening import open_index
 from fungistore.indexing.options import IndexOptions
@@ -25,7 +26,8 @@ from fungistore.loff.stored import open_head
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
-from fungistore.pca.stage import PcaOptions, fit_pca, load_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca, load_pca
 from fungistore.store.status import status
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store

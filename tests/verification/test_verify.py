@@ -7,20 +7,21 @@ import shutil
 
 import numpy as np
 import pytest
-import typer
-from fungi_cli.verify import verify as verify_command
+from fungi_cli.main import app
 from store_damage import are_equal, contents, copied
 from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store, write_block
 from fungistore.errors import FungiError, StoppedError, UsageError
-from fungistore.evaluation.knn import KnnOptions, evaluate_knn
+from fungistore.evaluation.knn import evaluate_knn
+from fungistore.evaluation.options import KnnOptions
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET, Context
-from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.pca.options import PcaOptions
+from fungistore.pca.stage import fit_pca
 from fungistore.store.chunks import PIECE_BYTES, Counts, count_rows
 from fungistore.store.documents import sealed
 from fungistore.store.local import LocalBackend
@@ -31,9 +32,6 @@ from fungistore.verification.units import Budget
 from fungistore.verification.verify import verify_store
 
 ROWS, UNIT_ROWS = 60, 16
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command("verify")(verify_command)
-app.command("other")(lambda: None)  # with one command alone, Typer takes no name
 runner = CliRunner()
 
 

@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
+import fungistore as fungi
 from fungistore.errors import UsageError
 
-from .console import explains_errors, result, result_json
+from ..console import result, result_json
+from ..flags import Json, command
 
 
-@explains_errors
+@command
 def models(
+    *,
     pattern: Annotated[str, typer.Argument(help="A shell pattern, or a part of the name.")] = "*",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List backbones: parameters, image size, embedding width, default target layer.
 
@@ -26,18 +29,16 @@ def models(
       fungi models dinov2
       fungi models 'vit_*_clip_*openai'
     """
-    from fungistore.backbones.catalogue import describe_backbones, find_backbones
-
-    names = find_backbones(pattern)
+    names = fungi.find_backbones(pattern)
     if not names:
         raise UsageError("no model matches", where=pattern, hint="fungi models '*vit*'")
     if as_json:
-        result_json({"models": [asdict(card) for card in describe_backbones(names)]})
+        result_json({"models": [asdict(card) for card in fungi.describe_backbones(names)]})
         return
     width = max(map(len, names))
     header = ("model".ljust(width), "parameters", "image", "patch", "embedding", "target layer")
     result("{}  {:>10}  {:>5}  {:>5}  {:>9}  {}".format(*header))
-    for card in describe_backbones(names):
+    for card in fungi.describe_backbones(names):
         result(
             f"{card.name.ljust(width)}  {card.parameters / 1e6:>8.1f} M  "
             f"{card.image_size or '-':>5}  {card.patch_size or '-':>5}  "

@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import fungistore as fungi
 from fungistore.machine.context import Context
 
-from .console import (
-    ConsoleReporter,
-    duration,
-    explains_errors,
-    next_step,
-    note,
-    printable,
-    result,
-    result_json,
-    size,
-    stop_on_signals,
-    table_console,
-)
-from .evaluation import Json, StorePath
-
-if TYPE_CHECKING:
-    from fungistore.verification.findings import Finding, Verification
+from ..console import duration, next_step, note, result, result_json, size
+from ..flags import Json, StorePath, command
+from ..tables import show_table
 
 DAMAGED = 5  # the exit code of StoreError
+COLUMNS = ("severity", "kind", "where", "expected", "found", "--repair")
 
 
-@explains_errors
+@command
 def verify(
+    *,
     store: StorePath,
     repair: Annotated[
         bool,
         typer.Option("--repair", help="Drop what is wrong, so that the next run makes it again."),
     ] = False,
     as_json: Json = False,
+    context: Context,
 ) -> None:
     """Read a whole store again and compare it with its records; --repair drops what is wrong.
 
@@ -54,17 +44,12 @@ def verify(
     Exit codes: 0 sound (warnings are no damage) or all repaired, 1 failed, 2 usage, 5 damage was
     found or is left after --repair, 75 stopped by SIGTERM, 130 ^C.
     """
-    with stop_on_signals() as stop:
-        from fungistore.verification.repair import repair_store
-        from fungistore.verification.verify import verify_store
-
-        reporter = ConsoleReporter()
-        if repair:
-            mended = repair_store(store, context=Context(reporter, stop))
-            found, document = mended.verification, mended.to_json()
-        else:
-            mended, found = None, verify_store(store, context=Context(reporter, stop))
-            document = found.to_json()
+    if repair:
+        mended = fungi.repair_store(store, context=context)
+        found, document = mended.verification, mended.to_json()
+    else:
+        mended, found = None, fungi.verify_store(store, context=context)
+        document = found.to_json()
     if as_json:
         result_json(document)
     else:
@@ -74,8 +59,8 @@ def verify(
         _show(found)
     for line in found.notes:
         note(f"note: {line}")
-    for command in mended.commands if mended is not None else ():
-        note(f"to make again what was dropped: {command}")
+    for command_line in mended.commands if mended is not None else ():
+        note(f"to make again what was dropped: {command_line}")
     if not repair and any(finding.remedy for finding in found.findings):
         next_step("fungi", "verify", str(store), "--repair")
     else:
@@ -84,7 +69,7 @@ def verify(
         raise typer.Exit(DAMAGED)
 
 
-def _show(found: Verification) -> None:
+def _show(found: fungi.Verification) -> None:
     errors = len(found.errors)
     warnings = len(found.findings) - errors
     if found.findings:
@@ -102,13 +87,8 @@ def _show(found: Verification) -> None:
     )
 
 
-def _table(findings: Sequence[Finding]) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("severity", "kind", "where", "expected", "found", "--repair"):
-        table.add_column(name, overflow="fold")
-    for finding in findings:
-        cells = (finding.where, finding.expected, finding.found, finding.repair)
-        table.add_row(finding.severity, finding.kind, *map(printable, cells))
-    table_console().print(table)
+def _table(findings: Sequence[fungi.Finding]) -> None:
+    rows = [
+        (one.severity, one.kind, one.where, one.expected, one.found, one.repair) for one in findings
+    ]
+    show_table(COLUMNS, rows, left=COLUMNS, folded=COLUMNS)

@@ -1,0 +1,135 @@
+"""`fungi extract`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+import fungistore as fungi
+from fungistore.machine.context import Context
+
+from ..console import SKIPPED_INPUTS, duration, next_step, result, result_json, size
+from ..flags import Json, Restart, StorePath, command
+
+
+@command
+def extract(
+    *,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder, .csv or .parquet manifest, WebDataset .tar shards, or -.",
+        ),
+    ],
+    store: StorePath,
+    options: fungi.ExtractOptions,
+    negatives: Annotated[
+        str | None,
+        typer.Option("--negatives", metavar="N", help="A short form of --set simclr.negatives=N."),
+    ] = None,
+    engine: fungi.EngineChoice,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Tell at the end where the time went.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Measure and tell; write nothing.")
+    ] = False,
+    restart: Restart = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update", help="Make the rows of changed files anew; try failed inputs again."
+        ),
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failed inputs again.")
+    ] = False,
+    as_json: Json = False,
+    context: Context,
+) -> None:
+    """Write features of images into a store; run it again to continue, or to add images.
+
+    One pass decodes each image once. Embeddings, patches and kl share one forward; dino costs 12
+    forwards an image and simclr 49.
+
+    \b
+    Examples:
+      fungi extract images/ pets.fungi --model vit_small_patch14_dinov2.lvd142m --image-size 224
+      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --features kl,dino
+      fungi extract images/ pets.fungi --model vit_base_patch14_dinov2.lvd142m --features patches \\
+          --image-size 448 --pool 2
+      find . -name '*.jpg' | fungi extract - pets.fungi --model deit_tiny_patch16_224 --dry-run
+      fungi extract images/ pets.fungi --config settings.toml --set kl.temperature=1
+      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --gpus 0,1,2,3
+      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --update
+      fungi extract images/ try.fungi --model deit_tiny_patch16_224 --limit 256 --profile
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done but some inputs were skipped, 4 other settings
+    than the feature set was made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
+    """
+    if negatives is not None:
+        options = options.with_settings(f"simclr.negatives={negatives}")
+    if dry_run:
+        quiet = Context(stop=context.stop)
+        planned = fungi.estimate(source, store, options, restart=restart, context=quiet)
+        result_json(planned.to_json()) if as_json else _show_estimate(planned)
+        return
+    clock = fungi.Clock(fungi.wait_for_gpu) if profile else None
+    done = fungi.extract(
+        source,
+        store,
+        options,
+        restart=restart,
+        update=update,
+        retry_failed=retry_failed,
+        engine=fungi.choose_engine(
+            engine, options.device, environment=os.environ, reporter=context.reporter
+        ),
+        context=replace(context, watch=clock) if clock else context,
+    )
+    times = clock.times() if clock else []
+    if as_json:
+        seconds = {time.stage: round(time.seconds, 4) for time in times}
+        result_json(done.to_json() | ({"profile": seconds} if clock else {}))
+    else:
+        _show_result(done)
+        _show_profile(times)
+    next_step("fungi", "status", str(store))
+    if done.failed:
+        raise typer.Exit(SKIPPED_INPUTS)
+
+
+def _show_profile(times: list[fungi.StageTime]) -> None:
+    for time in sorted(times, key=lambda time: time.beside):
+        place = "beside" if time.beside else f"{time.share:6.1%}"
+        result(f"{time.stage:<10} {time.seconds:9.2f} s  {place:>6}  {time.meaning}")
+
+
+def _show_estimate(planned: fungi.Estimate) -> None:
+    short, long = planned.seconds
+    free = planned.free_bytes
+    fits = "fits" if free is None or planned.bytes <= free else "DOES NOT FIT"
+    room = "no limit" if free is None else f"{size(free)} free"
+    for line in (
+        f"images    {planned.images} to compute, of {planned.samples}",
+        f"units     {planned.units} of {planned.unit_rows} rows, batches of {planned.batch_size}",
+        f"forwards  {planned.forwards_per_image} an image",
+        f"bytes     {size(planned.bytes)}, {room} ({fits})",
+        f"time      {duration(short)} to {duration(long)}",
+    ):
+        result(line)
+
+
+def _show_result(done: fungi.ExtractResult) -> None:
+    rate = f", {done.images_per_second:.1f} images/s" if done.images_computed else ""
+    result(
+        f"{done.store}: {done.samples} images, {', '.join(done.features)} in {done.feature_set}; "
+        f"{done.units_done}/{done.units_total} units, {done.failed} failed inputs{rate}"
+        + (f"; {done.worker} had {done.worker_units} of the units" if done.worker.count > 1 else "")
+        + (f" by {len(done.workers)} workers" if done.workers else "")
+    )

@@ -1,0 +1,58 @@
+"""`fungi import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fungistore as fungi
+from fungistore.machine.context import Context
+
+from ..console import SKIPPED_INPUTS, next_step, result, result_json
+from ..flags import Json, Restart, StorePath, command
+
+
+@command
+def import_features(
+    *,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help=".npy, .parquet or .h5; rows follow each other."),
+    ],
+    store: StorePath,
+    options: fungi.ImportOptions,
+    restart: Restart = False,
+    as_json: Json = False,
+    context: Context,
+) -> None:
+    """Make a store of vectors that already exist, or add them to one; again to continue.
+
+    Rows are matched with the store's samples by id, in any order. Files of the reference code
+    (`embeddings`, `targets`) and of `fungi export` need no flags; a name that ends with train, val
+    or test gives the split.
+
+    \b
+    Examples:
+      fungi import pets.npy pets.fungi --table pets.csv
+      fungi import train.h5 test.h5 pets.fungi
+      fungi import kl-train.h5 kl-test.h5 pets.fungi --key attn_proj --as kl
+      fungi import pets.parquet pets.fungi --key 'f*' --ids name --labels breed
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done but unknown rows were skipped, 4 other files or
+    settings than the feature was made from, 5 damaged store, 75 stopped by SIGTERM (run again).
+    """
+    done = fungi.import_features(files, store, options, restart=restart, context=context)
+    result_json(done.to_json()) if as_json else _show(done)
+    next_step("fungi", "status", str(store))
+    if done.unknown:
+        raise typer.Exit(SKIPPED_INPUTS)
+
+
+def _show(done: fungi.ImportResult) -> None:
+    result(
+        f"{done.store}: {done.matched} of {done.samples} samples have {done.feature} "
+        f"[{done.dim}] of {done.storage_dtype} in {done.feature_set}; {done.units_done} units"
+    )

@@ -1,0 +1,57 @@
+"""`fungi index`."""
+
+from __future__ import annotations
+
+import fungistore as fungi
+from fungistore.machine.context import Context
+
+from ..console import duration, next_step, note, result, result_json, size
+from ..flags import Json, Restart, StorePath, command
+
+
+@command
+def index(
+    *,
+    store: StorePath,
+    options: fungi.IndexOptions,
+    restart: Restart = False,
+    as_json: Json = False,
+    context: Context,
+) -> None:
+    """Build a faiss index of features for `fungi search`; run it again to add what is new.
+
+    Its recall is measured against exact search, on queries that it was not trained on.
+
+    \b
+    Examples:
+      fungi index pets.fungi
+      fungi index pets.fungi --features embeddings,kl --metric euclidean
+      fungi index pets.fungi --pca half --factory HNSW32 --name graph
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 usage, 4 another index of that name, or changed features,
+    5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
+    """
+    done = fungi.build_index(store, options, restart=restart, context=context)
+    result_json(done.to_json()) if as_json else _show(done)
+    next_step("fungi", "search", str(store), "QUERY", "--index", done.index.name)
+
+
+def _show(done: fungi.IndexResult) -> None:
+    record = done.index
+    recall = "recall not measured: too few rows"
+    if record.recall is not None:
+        recall = "exact"
+        if record.recall.queries:
+            effort = "".join(f", {name}={value}" for name, value in record.effort.items())
+            value, queries = 100 * record.recall.value, record.recall.queries
+            recall = f"recall@{record.recall.k} {value:.1f} % on {queries} queries{effort}"
+    result(
+        f"{record.feature_set}: index {record.name}, {record.vectors} vectors of {record.dim} "
+        f"values, {record.metric}, {record.factory}, {size(record.files['vectors'].bytes)}; "
+        f"{recall}; {done.added} added in {duration(done.seconds)}"
+    )
+    if record.excluded:
+        note(f"excluded: {record.excluded} rows without usable features")
+    if done.missing:
+        note(f"not extracted yet: {done.missing} rows; the same command adds them later")

@@ -1,0 +1,43 @@
+"""`fungi pca`."""
+
+from __future__ import annotations
+
+import fungistore as fungi
+from fungistore.machine.context import Context
+
+from ..console import next_step, result, result_json
+from ..flags import Json, Restart, StorePath, command
+
+
+@command
+def pca(
+    *,
+    store: StorePath,
+    options: fungi.PcaOptions,
+    restart: Restart = False,
+    as_json: Json = False,
+    context: Context,
+) -> None:
+    """Fit an exact PCA of normalised, concatenated features, and store the coordinates.
+
+    Fitted in one pass and bounded memory; the same command again transforms only new rows.
+
+    \b
+    Examples:
+      fungi pca pets.fungi --features embeddings,kl,dino --dim 512
+      fungi pca pets.fungi --holdout 0.2 --seed 0 --name half
+      fungi eval knn pets.fungi --pca half --holdout 0.2 --seed 0
+    """
+    done = fungi.fit_pca(store, options, restart=restart, context=context)
+    result_json(done.to_json()) if as_json else _show(done)
+    next_step("fungi", "index", str(store), "--pca", done.name)
+
+
+def _show(done: fungi.PcaResult) -> None:
+    result(f"{done.feature_set}/pca/{done.name}: {done.rows} rows of {done.dim}")
+    result(
+        f"from {' + '.join(done.features)} ({done.input_dim}), fitted on {done.fit['rows']} rows"
+    )
+    result(f"explained variance {done.explained_variance:.1%}")
+    if done.unreadable:
+        result(f"{done.unreadable} rows are NaN, as their features are")

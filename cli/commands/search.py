@@ -1,0 +1,70 @@
+"""`fungi search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fungistore as fungi
+from fungistore.machine.context import Context
+
+from ..console import SKIPPED_INPUTS, lines, note, result_json
+from ..flags import Json, StorePath, command
+from ..tables import show_table, show_text
+
+
+@command
+def search(
+    *,
+    store: StorePath,
+    queries: Annotated[
+        list[str],
+        typer.Argument(metavar="QUERY...", help="Images, sample ids, or - for a list on stdin."),
+    ],
+    options: fungi.SearchOptions,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page with thumbnails to this file.")
+    ] = None,
+    as_json: Json = False,
+    context: Context,
+) -> None:
+    """Find the nearest images of a store to image files or to samples of it.
+
+    An image file goes through the same extraction as the store's images; a sample id is looked
+    up, and is not among its own neighbours.
+
+    \b
+    Examples:
+      fungi search pets.fungi photo.jpg --k 5
+      fungi search pets.fungi cat/001.jpg dog/002.jpg --index embeddings+kl-cosine --html near.html
+      ls new/*.jpg | fungi search pets.fungi - --json
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 usage, 3 done but some queries were not answered, 4 the store
+    or the weights are not those of the index, 5 damaged store, 75 stopped, 130 ^C.
+    """
+    done = fungi.search(store, list(lines(queries)), options, context=context)
+    if html is not None:
+        fungi.write_page(html, done)
+        note(f"saved: {html}")
+    result_json(done.to_json()) if as_json else _show(done)
+    for failure in done.failed:
+        note(f"not answered: {failure.query}: {failure.message}")
+    if done.failed:
+        raise typer.Exit(SKIPPED_INPUTS)
+
+
+def _show(done: fungi.SearchResult) -> None:
+    far = "1 - cosine" if done.metric == "cosine" else "distance"
+    for number, answer in enumerate(done.answers):
+        label = answer.sample.label if answer.sample else None
+        if number:
+            show_text()
+        show_text(answer.query if label is None else f"{answer.query} ({label})")
+        rows = [
+            (str(one.rank), f"{one.distance:.4f}", one.sample.label or "-", one.sample.id)
+            for one in answer.neighbours
+        ]
+        show_table(("rank", far, "label", "id"), rows, left=("label", "id"), folded=("id",))

@@ -1,0 +1,91 @@
+"""`fungi status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import fungistore as fungi
+from fungistore.errors import UsageError
+
+from ..console import result, result_json, size
+from ..flags import Json, command
+from ..tables import show_table, show_text
+
+FINGERPRINT_SHOWN = 12
+LABELS_SHOWN = 8
+COLUMNS = ("array", "rows", "units", "row shape", "type", "size", "unusable rows", "setup")
+
+
+@command
+def status(
+    *,
+    store: Annotated[Path | None, typer.Argument(help="The store's directory.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print what every file of a store is; no STORE needed.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is in a store, what is missing, its size, and where each array came from.
+
+    \b
+    Examples:
+      fungi status pets.fungi
+      fungi status pets.fungi --json | jq '.feature_sets[].arrays[] | {name, rows_done}'
+      fungi status --schema
+    """
+    if schema:
+        described = fungi.schema()
+        if as_json:
+            result_json(described.to_json())
+        else:
+            for line in described.to_markdown().rstrip("\n").split("\n"):
+                result(line)
+        return
+    if store is None:
+        raise UsageError(
+            "no store was named",
+            expected="fungi status STORE",
+            hint="fungi status --schema describes the files of any store",
+        )
+    found = fungi.status(store)
+    result_json(found.to_json()) if as_json else _show(found)
+
+
+def _show(found: fungi.StoreStatus) -> None:
+    labels = ", ".join(found.labels[:LABELS_SHOWN])
+    labels += ", ..." if len(found.labels) > LABELS_SHOWN else ""
+    splits = ", ".join(f"{name or 'none'} {count}" for name, count in found.splits.items())
+    show_text(f"{found.store}  (schema {found.schema}, id {found.id[:FINGERPRINT_SHOWN]})")
+    show_text(f"samples  {found.samples} from {', '.join(found.roots)}")
+    show_text(f"splits   {splits}")
+    show_text(f"labels   {len(found.labels)}" + (f" ({labels})" if found.labels else ""))
+    show_text(f"failed   {found.failed}")
+    for message, count in found.failures.items():
+        show_text(f"         {count} x {message}")
+    for feature_set in found.feature_sets:
+        backbone = feature_set.backbone
+        weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]
+        side = backbone.get("image_size", "?")
+        show_text()
+        show_text(
+            f"{feature_set.name}: {backbone.get('model', '?')} at {side} px, weights {weights}"
+        )
+        rows = [
+            (
+                array.name,
+                f"{array.rows_done}/{found.samples}",
+                f"{array.units_done}/{array.units_total}",
+                " x ".join(map(str, array.shape[1:])) or "1",
+                array.dtype,
+                size(array.bytes),
+                str(array.unusable_rows),
+                array.fingerprint[:FINGERPRINT_SHOWN],
+            )
+            for array in feature_set.arrays
+        ]
+        show_table(COLUMNS, rows, left=("array", "type", "setup"))
+    if not found.feature_sets:
+        show_text("no features yet")

@@ -1,0 +1,43 @@
+"""`fungi train-loff`."""
+
+from __future__ import annotations
+
+import fungistore as fungi
+from fungistore.machine.context import Context
+
+from ..console import next_step, result, result_json
+from ..flags import Json, Restart, StorePath, command
+
+
+@command
+def train_loff(
+    *,
+    store: StorePath,
+    options: fungi.TrainOptions,
+    restart: Restart = False,
+    as_json: Json = False,
+    context: Context,
+) -> None:
+    """Train a compact classifier on cached patch tensors, with tensor augmentation (LOFF-TA).
+
+    The backbone is not run. Killed and run again, it continues to the same weights.
+
+    \b
+    Examples:
+      fungi train-loff pets.fungi --head vit-xs
+      fungi train-loff pets.fungi --augment none --noise 0 --name plain --holdout 0.2 --seed 1
+      fungi train-loff pets.fungi --head deit-s --augment hflip,rotate --brightness 0.1 --epochs 90
+    """
+    done = fungi.train_loff(store, options, restart=restart, context=context)
+    result_json(done.to_json()) if as_json else _show(done)
+    next_step("fungi", "eval", "loff", str(store), "--head", done.name)
+
+
+def _show(done: fungi.TrainResult) -> None:
+    result(f"{done.feature_set}: head {done.name} ({done.head['kind']})")
+    result(f"trained on {done.n_train} rows, {done.epochs} epochs, the best is {done.best_epoch}")
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in done.validation.items())
+    result(f"validation on {done.n_validation} rows: {scores}")
+    for reason, count in done.excluded.items():
+        if count:
+            result(f"excluded: {count} {reason}")

@@ -1,0 +1,103 @@
+"""Tables on stdout: of any cells, and of an evaluation's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import fungistore as fungi
+
+from .console import note, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 110  # narrower terminals wrap lines rather than cut cells
+
+
+def table_console() -> Console:
+    """Return a console for tables on stdout, which takes no cell for markup or an emoji's name."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.width = max(console.width, WIDTH)
+    return console
+
+
+def show_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    left: Sequence[str],
+    folded: Sequence[str] = (),
+) -> None:
+    """Print rows of text below the names of their columns.
+
+    Args:
+        columns: their names.
+        rows: a cell for each column.
+        left: columns that are no numbers.
+        folded: columns of long text, which take several lines where they have to.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        side: Literal["left", "right"] = "left" if name in left else "right"
+        overflow: Literal["fold", "ellipsis"] = "fold" if name in folded else "ellipsis"
+        table.add_column(
+            printable(name), justify=side, no_wrap=name not in folded, overflow=overflow
+        )
+    for row in rows:
+        table.add_row(*map(printable, row))
+    table_console().print(table)
+
+
+def show_text(text: str = "") -> None:
+    """Print a line beside tables, as wide as it is."""
+    table_console().print(printable(text), soft_wrap=True)
+
+
+def show_scores(evaluation: fungi.Evaluation, saved: str | None, tell: Sequence[str]) -> None:
+    """Print an evaluation: its own tables, its scores, what was left out, and where it is kept.
+
+    Args:
+        evaluation: what to print.
+        saved: the file that has it.
+        tell: fields of the scores' protocols that get a column where they occur.
+    """
+    for table in evaluation.details():
+        show_table(table.columns, table.rows, left=table.columns[:1])
+        show_text()
+    names = list(dict.fromkeys(name for score in evaluation.scores for name in score.metrics))
+    names = [name for name in names if name != "balanced_accuracy"]  # = mean per class
+    told = [key for key in tell if any(key in score.protocol for score in evaluation.scores)]
+    titles = [name.replace("_", " ").replace("accuracy", "acc") for name in names]
+    show_table(
+        [*told, "features", "dim", "train", "test", *titles],
+        [
+            (
+                *(str(score.protocol.get(key, "-")) for key in told),
+                " + ".join(score.features),
+                *map(str, (score.dim, score.n_train, score.n_test)),
+                *(_cell(score, name) for name in names),
+            )
+            for score in evaluation.scores
+        ],
+        left=[*told, "features"],
+    )
+    for reason, count in evaluation.excluded.items():
+        if count:
+            note(f"excluded: {count} {reason}")
+    if saved:
+        note(f"saved: {saved}")
+
+
+def _cell(score: fungi.Score, name: str) -> str:
+    value = score.metrics.get(name)
+    if value is None:
+        return "-"
+    if name not in score.spread:
+        return f"{100 * value:.2f}"
+    low, high = score.spread[name]
+    return f"{100 * value:.2f} ({100 * low:.1f}-{100 * high:.1f})"

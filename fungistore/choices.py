@@ -1,0 +1,10 @@
+"""Words that several floors know: what a user can choose, and what the code branches on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Codec = Literal["none", "zstd", "bitround"]
+StorageDtype = Literal["float16", "float32"]
+ProjectionKind = Literal["binary", "gaussian", "sparse"]
+DecodeIn = Literal["auto", "threads", "processes"]

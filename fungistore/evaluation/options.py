@@ -1,0 +1,269 @@
+"""What each evaluation is asked for; a class here, or a plug-in's, is a command of `fungi eval`.
+
+A class's docstring is its command's help. It names the function that does the work, and the
+columns beyond the usual ones that its table shows.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from annotated_types import MinLen
+
+from fungistore.machine.choices import DeviceChoice
+from fungistore.machine.context import QUIET, Context
+from fungistore.matrices.choices import (
+    BlockChoice,
+    FeatureChoice,
+    Features,
+    FeatureSetChoice,
+    SplitChoice,
+)
+from fungistore.settings import Count, Positive, Setting, Settings
+
+if TYPE_CHECKING:
+    from fungistore.evaluation.result import Evaluation
+
+NEIGHBOURS = 20  # FUNGI, section 4
+TEMPERATURE = 0.07  # of the weighted vote (DINO, section 4.1 and its code)
+STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference code
+ITERATIONS = 300  # the same
+
+Combinations = Literal["one", "nested", "all"]
+Vote = Literal["majority", "weighted"]
+ShotRule = Literal["random", "first"]
+Metric = Literal["dot", "cosine"]
+COMBINATIONS = Setting("Of the features: all together, nested, or every choice of them.")
+PLOT = "Draw {}: a .png or .svg file."
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(Settings):
+    """The base of all evaluations.
+
+    Attributes:
+        function: "module:function" that takes a store, these options and `context`.
+        tell: fields of the scores' protocols that get a column where they occur.
+    """
+
+    function: ClassVar[str]
+    tell: ClassVar[tuple[str, ...]] = ()
+
+    def evaluate(self, store: str | Path, *, context: Context = QUIET) -> Evaluation:
+        """Run the evaluation on a store."""
+        found: Evaluation = pkgutil.resolve_name(self.function)(store, self, context=context)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(FeatureChoice, SplitChoice, EvaluationOptions):
+    """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
+
+    combinations: Annotated[Combinations, COMBINATIONS] = "one"
+    pca_dims: Annotated[
+        Annotated[tuple[Count | None, ...], MinLen(1)],
+        Setting(
+            "Fit a PCA on the training rows: 512, or none,512 for both.",
+            flag="--pca-dim",
+            metavar="DIMS",
+        ),
+    ] = (None,)
+    seeds: Annotated[Count, Setting("Average over so many seeds, from the seed on.")] = 1
+    kappa: Annotated[bool, Setting("Quadratic kappa, for ordered classes.")] = False
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant together."""
+        super().__post_init__()
+        is_one = self.combinations == "one" and self.pca_dims == (None,)
+        if self.pca is not None and not is_one:
+            self.refuse(
+                "pca",
+                "no --pca-dim and no --combinations: a stored PCA is one fixed combination",
+                self.pca,
+                "leave out --pca: --pca-dim fits one for every combination",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnnOptions(TableOptions):
+    """Classify the test rows by their nearest training rows.
+
+    The majority vote predicts what scikit-learn's KNeighborsClassifier predicts, row for row.
+    With a train and a test split in the store, or with --holdout.
+
+    \b
+    Examples:
+      fungi eval knn pets.fungi
+      fungi eval knn pets.fungi --combinations nested --pca-dim none,512
+      fungi eval knn pets.fungi --shots 5 --seeds 3 --holdout 0.2
+      fungi eval knn pets.fungi --features embeddings --vote weighted --json
+    """
+
+    function = "fungistore.evaluation.knn:evaluate_knn"
+
+    k: Annotated[Count, Setting("Neighbours.")] = NEIGHBOURS
+    vote: Annotated[
+        Vote, Setting("majority: Euclidean, ties to the smallest label; weighted: cosine, DINO's.")
+    ] = "majority"
+    temperature: Annotated[Positive, Setting("Of the weighted vote.")] = TEMPERATURE
+    shots: Annotated[Count | None, Setting("Training rows of each class.", default="all")] = None
+    shot_rule: Annotated[
+        ShotRule, Setting("Which: random, or the first in the table's order (the paper's).")
+    ] = "random"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant together."""
+        super().__post_init__()
+        is_random = self.holdout is not None or (self.shots and self.shot_rule == "random")
+        if self.seeds > 1 and not is_random:
+            expected = "1 without --holdout or random --shots: every seed would give the same"
+            self.refuse("seeds", expected, self.seeds, "leave out --seeds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearOptions(TableOptions):
+    """Train a linear probe on frozen features and test it.
+
+    Multinomial logistic regression; the strength of the regularisation is chosen on validation
+    rows (the split val, or a fifth of train), the final fit is on all training rows.
+
+    \b
+    Examples:
+      fungi eval linear pets.fungi
+      fungi eval linear pets.fungi --combinations nested --holdout 0.2
+      fungi eval linear pets.fungi --strengths 1e-6,1e-5,1e-4 --json
+    """
+
+    function = "fungistore.evaluation.linear:evaluate_linear"
+
+    strengths: Annotated[
+        Annotated[tuple[Positive, ...], MinLen(1)],
+        Setting("Regularisations to choose from; the paper's five.", metavar="NUMBERS"),
+    ] = STRENGTHS
+    max_iter: Annotated[Count, Setting("Of the solver.")] = ITERATIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoffOptions(FeatureSetChoice, DeviceChoice, EvaluationOptions):
+    """Test trained heads on the rows that their splits left out; patterns average over seeds.
+
+    \b
+    Examples:
+      fungi eval loff pets.fungi --head vit-xs-ta
+      fungi eval loff pets.fungi --head 'plain-*' --head 'ta-*' --plot confusion.png
+    """
+
+    function = "fungistore.loff.evaluate:evaluate_loff"
+    tell = ("heads",)
+
+    heads: Annotated[
+        tuple[str, ...],
+        Setting(
+            "A name or pattern, each a line.",
+            flag="--head",
+            default="the only head",
+            metavar="NAME",
+            is_repeated=True,
+        ),
+    ] = ()
+    plot: Annotated[
+        Path | None, Setting(PLOT.format("the last line's confusion matrix"), metavar="FILE")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterOptions(FeatureChoice, EvaluationOptions):
+    """Cluster the images, one cluster a class, and compare the clusters with the classes.
+
+    `matched acc` is the part of the images in the cluster matched with their class, `mean overlap`
+    the mean of that part over classes; NMI and ARI need no matching. All times 100.
+
+    \b
+    Examples:
+      fungi eval cluster pets.fungi
+      fungi eval cluster pets.fungi --features embeddings,kl --combinations one --json
+      fungi eval cluster pets.fungi --pca fungi512 --split test --nredo 10
+    """
+
+    function = "fungistore.evaluation.cluster:evaluate_cluster"
+
+    combinations: Annotated[Combinations, COMBINATIONS] = "nested"  # as in table 14
+    split: Annotated[
+        str | None, Setting("Cluster this split.", default="all rows", metavar="NAME")
+    ] = None
+    niter: Annotated[Count, Setting("Iterations of k-means.")] = 25  # faiss's; the paper has none
+    nredo: Annotated[Count, Setting("Runs of k-means; the tightest one counts.")] = 5
+    seed: Annotated[int, Setting("Of k-means, and of the rows fitted on if memory is short.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalOptions(FeatureChoice, EvaluationOptions):
+    """Rank the images for each query: mean average precision, and precision at 1, 5 and 10.
+
+    With --ground-truth, the queries, images and difficulties (easy, medium, hard) of revisited
+    Oxford or Paris; an image is found by its file name. Without, the test split searches the train
+    split, or every image all others. All numbers times 100.
+
+    \b
+    Examples:
+      fungi eval retrieval pets.fungi
+      fungi eval retrieval pets.fungi --queries 1000 --combinations one --json
+      fungi eval retrieval oxford.fungi --ground-truth gnd_roxford5k.pkl --pca fungi512
+    """
+
+    function = "fungistore.evaluation.retrieval:evaluate_retrieval"
+    tell = ("difficulty",)
+
+    ground_truth: Annotated[
+        Path | None,
+        Setting(
+            "Of revisited Oxford or Paris: gnd_roxford5k.pkl, or JSON of the same shape.",
+            default="images of the same label should be found",
+            metavar="FILE",
+        ),
+    ] = None
+    combinations: Annotated[Combinations, COMBINATIONS] = "nested"
+    queries: Annotated[
+        Count | None, Setting("By label: this many queries, chosen by the seed.", default="all")
+    ] = None
+    metric: Annotated[Metric, Setting("dot is the paper's raw product.")] = "dot"
+    seed: Annotated[int, Setting("Of the choice of queries.")] = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant together."""
+        super().__post_init__()
+        if self.ground_truth is not None and self.queries is not None:
+            expected = "nothing: the ground truth says which the queries are"
+            hint = "leave out --queries, or --ground-truth"
+            self.refuse("queries", expected, self.queries, hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(BlockChoice, SplitChoice, EvaluationOptions):
+    """Compare features: how alike they are (CKA), and which classes gain from B against A.
+
+    The accuracy of a class is that of its test images' nearest neighbours among the train images.
+    All numbers times 100, but for the CKA, which is 1 between features that are alike.
+
+    \b
+    Examples:
+      fungi eval compare pets.fungi
+      fungi eval compare pets.fungi --a embeddings --b embeddings,kl --plot gain.png
+      fungi eval compare pets.fungi --holdout 0.3 --k 5 --json
+    """
+
+    function = "fungistore.evaluation.compare:compare_features"
+    tell = ("combination",)
+
+    a: Annotated[
+        Features | None,
+        Setting("Combination A.", default="the first feature", metavar="NAMES"),
+    ] = None
+    b: Annotated[
+        Features | None, Setting("Combination B.", default="all features", metavar="NAMES")
+    ] = None
+    k: Annotated[Count, Setting("Nearest neighbours that vote.")] = NEIGHBOURS
+    plot: Annotated[Path | None, Setting(PLOT.format("both tables"), metavar="FILE")] = None

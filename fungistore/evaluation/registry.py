@@ -1,0 +1,12 @@
+"""The evaluations by name: each is a class of options that says what it is and who runs it."""
+
+from __future__ import annotations
+
+from fungistore.registry import Registry
+
+NAMES = ("knn", "linear", "loff", "cluster", "retrieval", "compare")
+EVALUATIONS = Registry(
+    "evaluation",
+    "fungistore.evaluations",
+    {name: f"fungistore.evaluation.options:{name.capitalize()}Options" for name in NAMES},
+)

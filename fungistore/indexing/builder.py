@@ -1,0 +1,340 @@
+"""One build of an index: trained, filled block by block, checkpointed, its recall measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fungistore.errors import MismatchError, StoppedError, UsageError
+from fungistore.fingerprint import describe
+from fungistore.indexing.choose import (
+    Choice,
+    available_memory,
+    choose_factory,
+    training_rows,
+)
+from fungistore.indexing.opening import read_vectors
+from fungistore.indexing.options import (
+    AUTO,
+    DEFAULT_METRIC,
+    DEFAULT_SEED,
+    DEFAULT_TARGET_RECALL,
+    IndexOptions,
+    default_name,
+)
+from fungistore.indexing.record import (
+    SCHEMA,
+    IndexRecord,
+    Recall,
+    StoredFile,
+    checked_file,
+    crc32,
+    index_folder,
+    read_record,
+    remove_index,
+    remove_strays,
+    restart_hint,
+    write_record,
+)
+from fungistore.indexing.reference import (
+    RECALL_K,
+    RECALL_QUERIES,
+    Reference,
+    settle_effort,
+)
+from fungistore.indexing.rows import committed_rows, content_digest, usable_blocks
+from fungistore.indexing.vectors import VectorIndex
+from fungistore.machine.context import Context
+from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
+from fungistore.randomness import Stream
+from fungistore.store.backend import Listing
+from fungistore.store.folder import Folder
+from fungistore.store.samples import Rows
+from fungistore.store.store import Store
+
+# Writing the whole index again and again must not take over: at most a tenth of the time.
+CHECKPOINT_SHARE = 10
+# A kind chosen, and centroids trained, for so many times fewer rows may no longer suit.
+OUTGROWN = 4
+EXACT = Recall(RECALL_K, 1.0, 0)
+
+
+class IndexBuilder:
+    """An index under construction: the record on disk, and what goes beyond it in memory."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        record: IndexRecord,
+        matrix: FeatureMatrix,
+        available: int,
+        context: Context,
+    ) -> None:
+        self.record = record
+        self.available = available
+        self._folder = folder
+        self._matrix = matrix
+        self._context = context
+        self._vectors: VectorIndex
+        self._reference: Reference | None = None
+
+    @classmethod
+    def start(
+        cls, store: Store, options: IndexOptions, context: Context, *, restart: bool
+    ) -> IndexBuilder:
+        """Find or begin the index that is asked for, and say what there is to do."""
+        folder, stored, matrix = find_index(store, options, restart=restart)
+        available = committed_rows(matrix)
+        if stored is not None:
+            _refuse_changed(store, stored, content_digest(matrix, stored.rows_done))
+            remove_strays(folder, stored)
+            builder = cls(folder, stored, matrix, available, context)
+            builder._read()
+            target = options.target_recall
+            if target not in (None, stored.target_recall):
+                builder.record = replace(stored, target_recall=target, recall=None)
+            builder._say_what_is_left(stored.recall is None)
+            return builder
+        record = _new_record(store, options, matrix, folder.name, available)
+        builder = cls(folder, record, matrix, available, context)
+        builder._vectors = VectorIndex.make(record.factory, record.dim, record.metric)
+        if restart and folder.list() != Listing():  # only now that a new one is possible
+            context.reporter.notice(f"--restart: deleting {folder.key}")
+            remove_index(folder)
+        context.reporter.notice(
+            f"new index {record.name}: {available} rows of {matrix.name} ({record.dim} values), "
+            f"{record.metric}, {record.factory}: {record.reason}"
+        )
+        return builder
+
+    def run(self, checkpoint_seconds: float) -> None:
+        """Train where that is needed, add what is missing, and measure the recall."""
+        if not self.record.files:
+            self._begin()
+        if self.record.rows_done < self.available:
+            self._add(checkpoint_seconds)
+        if self.record.recall is None:
+            effort: dict[str, int] = {}
+            recall: Recall | None = EXACT
+            if self._reference is not None:
+                effort, recall = settle_effort(
+                    self._vectors, self._reference, self.record.target_recall
+                )
+            self.record = replace(self.record, effort=effort, recall=recall)
+            write_record(self._folder, self.record)
+
+    def _read(self) -> None:
+        self._vectors = read_vectors(self._folder, self.record)
+        if "reference" in self.record.files:
+            path = checked_file(self._folder, self.record, "reference")
+            self._reference = Reference.read(path)
+
+    def _say_what_is_left(self, is_unfinished: bool) -> None:
+        record, to_go = self.record, self.available - self.record.rows_done
+        if not to_go:
+            again = "" if record.recall else "; measuring its recall"
+            self._context.reporter.notice(
+                f"nothing to add: all {self.available} rows are done{again}"
+            )
+        elif is_unfinished:
+            self._context.reporter.notice(
+                f"resuming {record.name}: {record.rows_done}/{self.available} rows done, "
+                f"{to_go} to go"
+            )
+        else:
+            self._context.reporter.notice(
+                f"adding {to_go} new rows to the {record.rows_done} that are in"
+            )
+        if self.available > OUTGROWN * record.chosen_for:
+            self._context.reporter.notice(
+                f"{record.factory} was chosen for {record.chosen_for} rows; "
+                "--restart chooses and trains anew"
+            )
+
+    def _begin(self) -> None:
+        """Choose the queries of the recall, train on other rows, and keep both."""
+        record, matrix = self.record, self._matrix
+        trained = 0
+        if not self._vectors.is_exact:
+            count = min(RECALL_QUERIES, max(1, self.available // 4))
+            sample = (
+                training_rows(self.available, record.dim) if self._vectors.needs_training else 0
+            )
+            sample = min(sample, self.available - count)
+            stream = Stream(record.seed, "index", "sample")
+            chosen = stream.choice(self.available, count + sample)
+            queries, sampled = np.sort(chosen[:count]), np.sort(chosen[count:])
+            self._reference = Reference.of(*matrix.load(queries))
+            if self._vectors.needs_training:
+                vectors = self._load_sample(sampled)
+                self._context.reporter.notice(
+                    f"training {record.factory} on {len(vectors)} vectors"
+                )
+                self._vectors.train(vectors)
+                trained = len(vectors)
+        self.record = replace(record, trained_on=trained)
+        if trained:
+            self._checkpoint(0, 0, "")
+
+    def _load_sample(self, rows: Rows) -> Vectors:
+        """Return the usable rows of the sample, filled into one array: never two copies of it."""
+        vectors = np.empty((len(rows), self.record.dim), np.float32)
+        count = 0
+        self._context.reporter.begin("training sample", len(rows))
+        for numbers, block in self._matrix.stream(rows):
+            self._stop_if_asked()
+            vectors[count : count + len(numbers)] = block
+            count += len(numbers)
+            self._context.reporter.advance(len(numbers))
+        self._context.reporter.end()
+        return vectors[:count]
+
+    def _add(self, checkpoint_seconds: float) -> None:
+        first = done = self.record.rows_done
+        excluded, saved, pause = self.record.excluded, time.monotonic(), checkpoint_seconds
+        self._context.reporter.begin("rows", self.available, done=first)
+        for end, rows, vectors in usable_blocks(self._matrix, first, self.available):
+            if self._context.stop() or time.monotonic() - saved > pause:
+                writing = time.monotonic()
+                if done > self.record.rows_done:
+                    self._checkpoint(done, excluded, content_digest(self._matrix, done))
+                self._stop_if_asked()
+                saved = time.monotonic()
+                pause = max(checkpoint_seconds, CHECKPOINT_SHARE * (saved - writing))
+            if self._reference is not None:
+                self._reference.update(vectors, rows, self.record.metric)
+            self._vectors.add(vectors, rows)
+            excluded += end - done - len(rows)
+            self._context.reporter.advance(end - done)
+            done = end
+        self._context.reporter.end()
+        self._checkpoint(done, excluded, content_digest(self._matrix, done))
+
+    def _checkpoint(self, rows_done: int, excluded: int, content: str) -> None:
+        """Write the index as it is in memory, so that a kill from now on costs nothing before."""
+        name = f"vectors-{rows_done}.faiss"
+        checksums: list[int] = []
+        self._folder.publish_file(name, lambda path: checksums.append(self._vectors.write(path)))
+        files = {"vectors": StoredFile(name, self._folder.size(name), checksums[0])}
+        if self._reference is not None:
+            name = f"reference-{rows_done}.safetensors"
+            self._folder.publish_file(name, self._reference.write)
+            path = self._folder.local_path(name)
+            files["reference"] = StoredFile(name, self._folder.size(name), crc32(path))
+        self.record = replace(
+            self.record,
+            rows_done=rows_done,
+            vectors=self._vectors.count,
+            excluded=excluded,
+            content=content,
+            effort={},
+            recall=None,
+            files=files,
+        )
+        write_record(self._folder, self.record)
+
+    def _stop_if_asked(self) -> None:
+        if self._context.stop():
+            self._context.reporter.end()
+            raise StoppedError(
+                "stopped on request",
+                where=f"index {self.record.name!r}",
+                found=f"{self.record.rows_done}/{self.available} rows done",
+                hint="run the same command again to continue",
+            )
+
+
+def find_index(
+    store: Store, options: IndexOptions, *, restart: bool
+) -> tuple[Folder, IndexRecord | None, FeatureMatrix]:
+    """Return the index's folder, its record where there is one, and the features it is of."""
+    matrix = open_features(
+        store, options.features, pca=options.pca, feature_set=options.feature_set
+    )
+    name = options.name or default_name(matrix.features, options.metric or DEFAULT_METRIC)
+    folder = index_folder(store, matrix.feature_set, name)
+    record = None if restart else read_record(folder)
+    if record is not None:
+        is_named = options.features is not None or options.pca is not None
+        _refuse_other(store, record, options, matrix.features if is_named else None)
+        matrix = record.matrix(store)  # the features that it has, whatever has joined them since
+    return folder, record, matrix
+
+
+def _new_record(
+    store: Store, options: IndexOptions, matrix: FeatureMatrix, name: str, available: int
+) -> IndexRecord:
+    usable = int(matrix.coverage().usable[:available].sum())
+    if not usable:
+        raise UsageError(
+            "there is no vector to index",
+            where=f"{matrix.name} of feature set {matrix.feature_set!r}",
+            expected="at least one row with usable features",
+            found=f"{available} rows, none of them usable" if available else "no rows",
+            hint="fungi extract makes features; fungi status shows what is there",
+        )
+    choice = Choice(options.factory or AUTO, "asked for")
+    if choice.factory == AUTO:
+        choice = choose_factory(usable, matrix.dim, options.memory_bytes or available_memory())
+    return IndexRecord(
+        schema=SCHEMA,
+        store=store.manifest.id,
+        feature_set=matrix.feature_set,
+        name=name,
+        features=matrix.features,
+        dim=matrix.dim,
+        metric=options.metric or DEFAULT_METRIC,
+        factory=choice.factory,
+        reason=choice.reason,
+        seed=DEFAULT_SEED if options.seed is None else options.seed,
+        target_recall=options.target_recall or DEFAULT_TARGET_RECALL,
+        chosen_for=available,
+        trained_on=0,
+        rows_done=0,
+        vectors=0,
+        excluded=0,
+        fingerprints=matrix.fingerprints,
+        content="",
+        effort={},
+        recall=None,
+        files={},
+    )
+
+
+def _refuse_other(
+    store: Store, record: IndexRecord, options: IndexOptions, features: tuple[str, ...] | None
+) -> None:
+    """Raise MismatchError where the index is not what is asked for; None and "auto" ask nothing."""
+    asked: dict[str, Any] = {
+        "features": features,
+        "metric": options.metric,
+        "factory": None if options.factory == AUTO else options.factory,
+        "seed": options.seed,
+    }
+    changed = {
+        name: (getattr(record, name), value)
+        for name, value in asked.items()
+        if value is not None and value != getattr(record, name)
+    }
+    if changed:
+        raise MismatchError(
+            f"index {record.name!r} was made with other settings",
+            where=store.where,
+            expected="the same settings, or another index",
+            found=describe(changed),
+            hint=restart_hint(store, record),
+        )
+
+
+def _refuse_changed(store: Store, record: IndexRecord, content: str) -> None:
+    if record.rows_done and content != record.content:
+        raise MismatchError(
+            f"rows that index {record.name!r} has were extracted anew since",
+            where=store.where,
+            expected=f"content {record.content} of rows 0 to {record.rows_done}",
+            found=f"content {content}",
+            hint=restart_hint(store, record),
+        )

@@ -1,0 +1,50 @@
+"""Settings that many stages share: which features of a store, and which rows to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import MinLen
+
+from fungistore.settings import Setting, Settings, Share
+
+Features = Annotated[tuple[str, ...], MinLen(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSetChoice(Settings):
+    """Which feature set."""
+
+    feature_set: Annotated[
+        str | None, Setting("Needed where the store has several.", metavar="NAME")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockChoice(FeatureSetChoice):
+    """Which of a feature set's blocks; None stands for all that are there."""
+
+    features: Annotated[
+        Features | None,
+        Setting("Of embeddings,kl,dino,simclr.", default="all that are there", metavar="NAMES"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureChoice(BlockChoice):
+    """Blocks, or the coordinates of a stored PCA."""
+
+    pca: Annotated[str | None, Setting("A PCA made by `fungi pca`, instead.", metavar="NAME")] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitChoice(Settings):
+    """Which rows to test on: those of the store's test split, or a part of each class."""
+
+    holdout: Annotated[
+        Share | None, Setting("Part of each class to test on, without a test split.")
+    ] = None
+    seed: Annotated[int, Setting("Of the holdout and all other choices.")] = 0

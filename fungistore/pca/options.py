@@ -1,0 +1,26 @@
+"""What a PCA is asked to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fungistore.choices import StorageDtype
+from fungistore.matrices.choices import BlockChoice, SplitChoice
+from fungistore.names import PlainName
+from fungistore.settings import Count, Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class PcaOptions(BlockChoice, SplitChoice):
+    """Settings of `fungi pca`; with a holdout, evaluations with the same one test on the rest."""
+
+    dim: Annotated[
+        Count | None, Setting("Components to keep.", default="512, or what the data determine")
+    ] = None
+    fit_split: Annotated[str, Setting("Fit on this split, or all.", metavar="NAME")] = "train"
+    name: Annotated[
+        PlainName | None,
+        Setting("Name of the PCA.", default="its features and dim", metavar="NAME"),
+    ] = None
+    storage_dtype: Annotated[StorageDtype, Setting("Of the coordinates.")] = "float16"

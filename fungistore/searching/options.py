@@ -1,0 +1,20 @@
+"""What a search is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fungistore.extraction.options import ReplayChoice
+from fungistore.matrices.choices import FeatureSetChoice
+from fungistore.settings import Count, Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(FeatureSetChoice, ReplayChoice):
+    """Settings of `fungi search`."""
+
+    index: Annotated[str | None, Setting("Needed where the store has several.", metavar="NAME")] = (
+        None
+    )
+    k: Annotated[Count, Setting("Neighbours of each query.", flag="--k -k")] = 10

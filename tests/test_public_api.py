@@ -1,0 +1,201 @@
+"""The public names: complete, each stated once, light to import, and all that the CLI needs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fungi_cli.main import COMMANDS, app
+from typer.testing import CliRunner
+
+import fungistore as fungi
+from feature_world import clustered, make_store
+from plugins import install, write_plugin
+
+CLI = Path(__file__).parents[1] / "cli"
+MODULES = sorted(CLI.rglob("*.py"))
+ALLOWED = {
+    "fungistore",
+    "fungistore.errors",
+    "fungistore.machine.context",
+    "fungistore.report",
+    "fungistore.settings",
+}
+HEAVY = {"torch", "numpy", "zarr", "timm", "pyarrow", "PIL", "faiss", "sklearn", "scipy"}
+OPTIONS = [
+    "fungistore.doctor.options",
+    "fungistore.engines.options",
+    "fungistore.evaluation.options",
+    "fungistore.evaluation.registry",
+    "fungistore.exchange.options",
+    "fungistore.extraction.options",
+    "fungistore.indexing.options",
+    "fungistore.loff.options",
+    "fungistore.pca.options",
+    "fungistore.searching.options",
+    "fungistore.settings",
+]
+
+
+def used_names(module: Path) -> set[str]:
+    """Return the names of the package that a module of the CLI uses as `fungi.NAME`."""
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "fungi"
+    }
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_the_command_line_stands_on_public_names_alone(module: Path) -> None:
+    """It imports the package, and what both speak: errors, reports, contexts, settings."""
+    imported = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            imported.add(str(node.module))
+    own = {name for name in imported if name.split(".")[0] == "fungistore"}
+    assert own <= ALLOWED
+    assert used_names(module) <= set(fungi.__all__)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_library_function(name: str) -> None:
+    """What the shell can do, Python can: the module of a command calls a public function."""
+    module = CLI / "commands" / f"{COMMANDS[name].__module__.rpartition('.')[2]}.py"
+    calls = {
+        node.func.attr
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "fungi"
+    }
+    assert any(callable(getattr(fungi, call)) for call in calls & set(fungi.__all__))
+
+
+@pytest.mark.parametrize("name", fungi.EVALUATIONS)
+def test_every_evaluation_is_a_public_function_with_public_options(name: str) -> None:
+    """The function that its options name is the one that `fungistore` has."""
+    kind = fungi.EVALUATIONS[name]
+    function = pkgutil.resolve_name(kind.function)
+    assert getattr(fungi, function.__name__) is function
+    assert getattr(fungi, kind.__name__) is kind
+
+
+def test_every_public_name_is_found() -> None:
+    """`__all__` is what the stub states, and each of its names resolves."""
+    stub = ast.parse(Path(str(fungi.__file__)).with_suffix(".pyi").read_text())
+    stated = [a.name for n in stub.body if isinstance(n, ast.ImportFrom) for a in n.names]
+    assert sorted(stated) == sorted(fungi.__all__)
+    assert len(set(stated)) == len(stated)
+    assert all(getattr(fungi, name) is not None for name in stated)
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the heavy packages that a fresh process has imported after some code."""
+    code += "\nimport sys, json\njson.dump(sorted(sys.modules), sys.stderr)\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return HEAVY & set(json.loads(done.stderr))
+
+
+def test_options_are_light() -> None:
+    """Their modules import neither arrays nor models: the command line reads them for its help."""
+    assert not imported_by("\n".join(f"import {name}" for name in OPTIONS))
+
+
+def test_no_help_imports_anything_heavy() -> None:
+    """Of no command, an evaluation's included."""
+    names = [[name] for name in COMMANDS] + [["eval", name] for name in fungi.EVALUATIONS]
+    code = (
+        "from typer.testing import CliRunner\n"
+        "from fungi_cli.main import app\n"
+        f"for words in {[[], ['eval'], *names]!r}:\n"
+        "    assert CliRunner().invoke(app, [*words, '--help']).exit_code == 0, words\n"
+    )
+    assert not imported_by(code)
+
+
+SOURCE = '''
+"""An evaluation that counts the classes with enough rows."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import fungistore as fungi
+from fungistore.settings import Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class CensusOptions(fungi.EvaluationOptions):
+    """Count the classes that have enough rows.
+
+    \\b
+    Examples:
+      fungi eval census pets.fungi --least 5
+    """
+
+    function = "census:evaluate_census"
+    tell = ("least",)
+
+    least: Annotated[Count, fungi.Setting("Rows of a class.")] = 3
+
+
+def evaluate_census(store, options, *, context):
+    opened = fungi.Store.open(store)
+    labels = opened.samples.labels()
+    sizes = [int((labels == one).sum()) for one in range(len(opened.manifest.labels))]
+    share = sum(size >= options.least for size in sizes) / len(sizes)
+    score = fungi.Score((), 0, 0, len(labels), {"share": share}, {}, {"least": options.least}, {})
+    protocol = {"least": options.least}
+    return fungi.Evaluation("census", str(store), "set", protocol, {}, (score,))
+'''
+DECLARED = {"fungistore.evaluations": {"census": "census:CensusOptions"}}
+
+
+def test_an_evaluation_of_a_plugin_is_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file and one entry point: flags, help, checks, table, JSON and the saved result."""
+    vectors, labels = clustered(40, 4, 6)
+    make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
+    write_plugin(tmp_path / "plugin", "census", SOURCE, DECLARED)
+    install(monkeypatch, tmp_path / "plugin", "census", fungi.EVALUATIONS)
+    command = ["eval", "census", str(tmp_path / "s.fungi")]
+    shown = CliRunner().invoke(app, ["eval", "--help"])
+    assert "Count the classes that have enough rows." in shown.stdout
+    shown = CliRunner().invoke(app, [*command, "--help"])
+    assert "fungi eval census pets.fungi --least 5" in shown.stdout
+    assert "Rows of a class.  [default: 3]" in shown.stdout
+    done = CliRunner().invoke(app, [*command, "--least", "10", "--json"])
+    assert done.exit_code == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["metrics"] == {"share": 1.0}
+    assert Path(document["saved"]).is_file()
+    table = CliRunner().invoke(app, command).stdout
+    assert table.split()[:2] == ["least", "features"]
+    refused = CliRunner().invoke(app, [*command, "--least", "few"])
+    assert refused.exit_code == 2
+    assert "expected: a whole number of 1 or more" in refused.stderr
+
+
+def test_a_broken_plugin_breaks_its_own_command_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are listed and work; the broken one says whose fault it is, with exit code 2."""
+    write_plugin(tmp_path / "plugin", "census", "import no_such_package\n", DECLARED)
+    install(monkeypatch, tmp_path / "plugin", "census", fungi.EVALUATIONS)
+    shown = CliRunner().invoke(app, ["eval", "--help"])
+    assert shown.exit_code == 0
+    assert "knn" in shown.stdout
+    broken = CliRunner().invoke(app, ["eval", "census", "s.fungi"])
+    assert broken.exit_code == 2
+    assert "no_such_package" in broken.stderr

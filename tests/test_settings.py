@@ -1,0 +1,309 @@
+"""A setting is stated once: what follows from one definition, for every class of options."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import pytest
+from annotated_types import Ge, Gt, Le
+from fungi_cli.main import app
+from typer.testing import CliRunner
+
+import fungistore as fungi
+from fungistore.errors import UsageError
+from fungistore.settings import (
+    Count,
+    Field,
+    PowerOfTwo,
+    Setting,
+    Settings,
+    Share,
+    build,
+    fields_of,
+)
+
+OPTIONS: list[type[Settings]] = [
+    value
+    for name in fungi.__all__
+    if isinstance(value := getattr(fungi, name), type)
+    and issubclass(value, Settings)
+    and value not in (Settings, fungi.EvaluationOptions, fungi.Augmentation)
+]
+COMMANDS = {  # where each class's flags are
+    "ExtractOptions": ["extract", "images", "s.fungi", "--model", "m"],
+    "EngineChoice": ["extract", "images", "s.fungi", "--model", "m"],
+    "PcaOptions": ["pca", "s.fungi"],
+    "IndexOptions": ["index", "s.fungi"],
+    "SearchOptions": ["search", "s.fungi", "query"],
+    "TrainOptions": ["train-loff", "s.fungi"],
+    "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
+    "ExportOptions": ["export", "s.fungi", "f.npy"],
+    "ImportOptions": ["import", "f.npy", "s.fungi"],
+    "DoctorOptions": ["doctor"],
+} | {kind.__name__: ["eval", name, "s.fungi"] for name, kind in fungi.EVALUATIONS.items()}
+NEEDED = {"ExtractOptions": {"model": "m"}}
+CASES = [(kind, field) for kind in OPTIONS for field in kind.flags()]
+CHOICES = [(kind, field) for kind, field in CASES if field.choices and bool not in field.types]
+
+
+def named(case: Any) -> str:
+    return case.__name__ if isinstance(case, type) else case.key
+
+
+def details(error: UsageError) -> dict[str, Any]:
+    return {key: error.to_json()[key] for key in ("what", "where", "expected", "found")}
+
+
+def shell(*arguments: str) -> dict[str, Any]:
+    """Return what the command line says of an error."""
+    done = CliRunner().invoke(app, [*arguments, "--json"])
+    assert done.exit_code == 2, done.output
+    error = json.loads(done.stdout)["error"]
+    return {key: error[key] for key in ("what", "where", "expected", "found")}
+
+
+@pytest.mark.parametrize(("kind", "field"), CHOICES, ids=named)
+def test_a_wrong_choice_reads_the_same_from_python_a_file_and_the_shell(
+    kind: type[Settings], field: Field, tmp_path: Path
+) -> None:
+    """Flag, choices and what was found, word for word."""
+    with pytest.raises(UsageError) as caught:
+        kind.from_config(NEEDED.get(kind.__name__, {}) | {field.key: "nope"})
+    said = details(caught.value)
+    assert said["where"] == field.where
+    assert all(choice in said["expected"] for choice in field.choices)
+    assert said["found"] == "'nope'"
+    command = COMMANDS[kind.__name__]
+    assert shell(*command, field.where, "nope") == said
+    (tmp_path / "c.toml").write_text(f'{field.key.replace("_", "-")} = "nope"\n')
+    assert shell(*command, "--config", str(tmp_path / "c.toml")) == said
+    own = {one.name for one in fields(kind)}
+    if field.name in own:  # others are of a group
+        with pytest.raises(UsageError) as caught:
+            kind(**NEEDED.get(kind.__name__, {}), **{field.name: "nope"})
+        assert details(caught.value) == said
+
+
+NUMBERS = [(kind, field) for kind, field in CASES if field.types & {int, float}]
+
+
+@pytest.mark.parametrize(("kind", "field"), NUMBERS, ids=named)
+def test_what_is_no_number_reads_the_same_too(kind: type[Settings], field: Field) -> None:
+    """The shell has no wording of its own for a word where a number is meant."""
+    with pytest.raises(UsageError) as caught:
+        kind.from_config(NEEDED.get(kind.__name__, {}) | {field.key: "many"})
+    assert shell(*COMMANDS[kind.__name__], field.where, "many") == details(caught.value)
+
+
+@pytest.mark.parametrize("kind", OPTIONS, ids=named)
+def test_every_field_is_a_setting_with_help_and_a_flag_of_its_own(kind: type[Settings]) -> None:
+    """Help is there, says no default, and no two fields share a flag."""
+    visible = list(kind.flags())
+    for field in visible:
+        assert field.setting.help.endswith(".") or field.setting.help.endswith("'.")
+        assert "default" not in field.setting.help
+    assert len({field.where for field in visible}) == len(visible)
+    hidden = [name for name, field in fields_of(kind).items() if not field.setting.help]
+    assert all(fields_of(kind)[name].group for name in hidden)
+
+
+@pytest.mark.parametrize("kind", OPTIONS, ids=named)
+def test_options_survive_a_configuration_file(kind: type[Settings]) -> None:
+    """What `to_config` writes, `from_config` reads; an empty one has the defaults."""
+    needed = NEEDED.get(kind.__name__, {})
+    plain = kind(**needed)
+    assert kind.from_config(needed) == plain
+    assert kind.from_config(json.loads(json.dumps(plain.to_config()))) == plain
+
+
+@pytest.mark.parametrize("kind", OPTIONS, ids=named)
+def test_the_help_shows_every_flag_with_its_default(kind: type[Settings]) -> None:
+    """Stated in the class alone, the default is what `--help` says."""
+    command = COMMANDS[kind.__name__]
+    words = command[:2] if command[0] == "eval" else command[:1]
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
+    text = " ".join(shown.stdout.split())
+    for field in kind.flags():
+        assert field.where in text
+        assert field.setting.help in text
+        if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
+            assert f"[default: {field.setting.default or field.default}]" in text
+
+
+@pytest.mark.parametrize(
+    ("make", "where", "expected"),
+    [
+        (lambda: fungi.KnnOptions(vote="nope"), "--vote", "majority or weighted"),  # type: ignore[arg-type]
+        (
+            lambda: fungi.ClusterOptions(combinations="x"),  # type: ignore[arg-type]
+            "--combinations",
+            "one or nested or all",
+        ),
+        (lambda: fungi.RetrievalOptions(metric="l2"), "--metric", "dot or cosine"),  # type: ignore[arg-type]
+        (
+            lambda: fungi.ExtractOptions(model="m", dtype="f"),  # type: ignore[arg-type]
+            "--dtype",
+            "auto or float32 or bfloat16 or float16 or int8",
+        ),
+        (
+            lambda: fungi.ExtractOptions(model="m", codec="gzip"),  # type: ignore[arg-type]
+            "--codec",
+            "none or zstd or bitround",
+        ),
+        (
+            lambda: fungi.PcaOptions(storage_dtype="int8"),  # type: ignore[arg-type]
+            "--storage-dtype",
+            "float16 or float32",
+        ),
+        (lambda: fungi.KnnOptions(k=0), "--k", "a whole number of 1 or more"),
+        (lambda: fungi.KnnOptions(k=True), "--k", "a whole number of 1 or more"),
+        (lambda: fungi.KnnOptions(k=2.5), "--k", "a whole number of 1 or more"),  # type: ignore[arg-type]
+        (lambda: fungi.KnnOptions(holdout=1), "--holdout", "a number between 0 and 1"),
+        (lambda: fungi.KnnOptions(temperature=float("nan")), "--temperature", "a number above 0"),
+        (lambda: fungi.LinearOptions(strengths=(0.0,)), "--strengths", "a number above 0"),
+        (lambda: fungi.LinearOptions(strengths=()), "--strengths", "one or more"),
+        (lambda: fungi.KnnOptions(pca_dims=(0,)), "--pca-dim", "1 or more"),
+        (lambda: fungi.KnnOptions(seeds=2), "--seeds", "--holdout"),
+        (lambda: fungi.KnnOptions(pca="p", combinations="all"), "--pca", "no --combinations"),
+        (lambda: fungi.IndexOptions(target_recall=1.1), "--target-recall", "above 0, at most 1"),
+        (lambda: fungi.IndexOptions(name="../x"), "--name", "letters, digits"),
+        (lambda: fungi.ImportOptions(unit_rows=12), "--unit-rows", "a power of two"),
+        (lambda: fungi.ExtractOptions(model="m", features=("blue",)), "--features", "embeddings"),
+        (lambda: fungi.ExtractOptions(model="m", view_size="big"), "--view-size", "native"),  # type: ignore[arg-type]
+        (lambda: fungi.EngineChoice(gpus=("a",)), "--gpus", "a whole number"),  # type: ignore[arg-type]
+        (lambda: fungi.EngineChoice(gpus=(0,), processes=2), "--processes", "--gpus"),
+    ],
+)
+def test_python_is_told_what_the_shell_is_told(make: Any, where: str, expected: str) -> None:
+    """Every unusable value is refused when the options are made, with flag, expected and found."""
+    with pytest.raises(UsageError, match="cannot use this value of") as caught:
+        make()
+    assert caught.value.where == where
+    assert expected in str(caught.value.expected)
+    assert caught.value.found is not None
+
+
+def test_values_are_taken_as_they_come() -> None:
+    """Text, NumPy's numbers, lists and commas become what the field has; words are no letters."""
+    made = fungi.KnnOptions(
+        k=np.int32(5),  # type: ignore[arg-type]
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        shots="3",  # type: ignore[arg-type]
+        features="embeddings, kl",  # type: ignore[arg-type]
+        pca_dims="none,512",  # type: ignore[arg-type]
+    )
+    assert (made.k, made.temperature, made.shots) == (5, 0.5, 3)
+    assert type(made.k) is int
+    assert type(made.temperature) is float
+    assert made.features == ("embeddings", "kl")
+    assert made.pca_dims == (None, 512)
+    assert fungi.KnnOptions(features=["kl"]).features == ("kl",)  # type: ignore[arg-type]
+    assert fungi.KnnOptions(pca_dims=np.array([4, 8])).pca_dims == (4, 8)  # type: ignore[arg-type]
+    assert fungi.ExtractOptions(model="m", view_size="64").view_size == 64  # type: ignore[arg-type]
+    assert fungi.RetrievalOptions(ground_truth="t.json").ground_truth == Path("t.json")  # type: ignore[arg-type]
+    weights = fungi.SearchOptions(weights=Path("w.safetensors")).weights  # type: ignore[arg-type]
+    assert weights == str(Path("w.safetensors").absolute())
+
+
+def test_an_unknown_key_names_what_is_near(tmp_path: Path) -> None:
+    """From a file, or from Python; dashes and underscores are the same."""
+    with pytest.raises(UsageError) as caught:
+        fungi.KnnOptions.from_config({"shot-rul": "first"})
+    assert caught.value.where == "shot-rul"
+    assert caught.value.hint == "did you mean shot-rule or shots?"
+    assert "temperature" in str(caught.value.expected)
+    for key in ("shot-rule", "shot_rule"):
+        assert fungi.KnnOptions.from_config({key: "first"}).shot_rule == "first"
+    (tmp_path / "c.toml").write_text("neighbours = 3\n")
+    said = shell("eval", "knn", "s.fungi", "--config", str(tmp_path / "c.toml"))
+    assert said["where"] == "neighbours"
+
+
+def test_flags_win_over_the_file_on_every_command(tmp_path: Path) -> None:
+    """--config is taken by each command with settings."""
+    (tmp_path / "c.toml").write_text("k = 0\n")
+    for command in (["eval", "knn", "s.fungi"], ["search", "s.fungi", "query"]):
+        said = shell(*command, "--config", str(tmp_path / "c.toml"))
+        assert (said["where"], said["found"]) == ("--k", "0")
+        said = shell(*command, "--config", str(tmp_path / "c.toml"), "--k", "3")
+        assert said["what"] == "not a fungi store"
+
+
+def test_a_group_of_settings_is_flat_in_a_file_and_a_table_too() -> None:
+    """Augmentation's settings stand beside those of the training, or in a table of their own."""
+    flat = fungi.TrainOptions.from_config({"augment": "hflip", "mixup": 0.4, "epochs": 3})
+    table = fungi.TrainOptions.from_config({"augment": {"kind": "hflip", "mixup": 0.4}})
+    assert flat.augment == table.augment == fungi.Augmentation(kind="hflip", mixup=0.4)
+    assert fungi.TrainOptions.from_config({"augment": "none"}).augment.noise == 0
+    assert fungi.TrainOptions().augment.noise == 0.1
+
+
+def test_objectives_are_set_from_tables_and_texts_alike() -> None:
+    """--set, [kl] and Python give the same options; a flag wins over a table."""
+    by_table = fungi.ExtractOptions.from_config({"model": "m", "kl": {"temperature": 2}})
+    by_text = fungi.ExtractOptions.from_config({"model": "m", "set": ["kl.temperature=2"]})
+    python = fungi.ExtractOptions(model="m", objectives={"kl": {"temperature": 2}})
+    both = {"model": "m", "kl": {"temperature": 1}, "set": ["kl.temperature=2"]}
+    assert by_table == by_text == python == fungi.ExtractOptions.from_config(both)
+    assert by_table == fungi.ExtractOptions(model="m").with_settings("kl.temperature=2")
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "expected"),
+    [
+        ({"kl": {"temperature": "warm"}}, "kl.temperature", "a number"),
+        ({"kl": {"temperature": 0}}, "kl.temperature", "above 0"),
+        ({"kl": {"direction": "up"}}, "kl.direction", "uniform-first or uniform-last"),
+        ({"dino": {"head_dim": 1.5}}, "dino.head_dim", "a whole number"),
+        ({"set": ["simclr.negatives=-1"]}, "simclr.negatives", "0 or more"),
+    ],
+)
+def test_objectives_speak_as_settings_do(config: dict[str, Any], where: str, expected: str) -> None:
+    """One wording, for the fields' types and for what an objective checks itself."""
+    with pytest.raises(UsageError, match=f"cannot use this value of {where}") as caught:
+        fungi.ExtractOptions.from_config({"model": "m"} | config)
+    assert caught.value.where == where
+    assert expected in str(caught.value.expected)
+
+
+def test_the_words_of_a_refusal_come_from_the_type() -> None:
+    """Choices, bounds and types are said in words, whatever they are combined to."""
+
+    @dataclass(frozen=True)
+    class Odd:
+        count: Annotated[Count | None, Setting("A.")] = None
+        part: Share = 0.5
+        size: PowerOfTwo = 1
+        word: Literal["a", "b"] | Count = "a"
+        words: tuple[Literal["a", "b"], ...] = ()
+        ramp: Annotated[float, Gt(0), Le(1)] = 1.0
+        path: Path | None = None
+        switch: bool = False
+        table: Annotated[int, Ge(-3)] = 0
+
+    globals()["Odd"] = Odd  # its annotations are text
+    found = {name: field.expected for name, field in fields_of(Odd, "odd").items()}
+    assert found == {
+        "count": "a whole number of 1 or more",
+        "part": "a number between 0 and 1",
+        "size": "a power of two, 1 or more",
+        "word": "a or b or a whole number of 1 or more",
+        "words": "some of a, b",
+        "ramp": "a number above 0, at most 1",
+        "path": "a path",
+        "switch": "true or false",
+        "table": "a whole number -3 or more",
+    }
+    assert build(Odd, {"word": "7", "words": "a,b"}, "odd") == Odd(word=7, words=("a", "b"))
+
+
+def test_choices_are_those_of_the_types() -> None:
+    """What the help lists is what the check knows."""
+    from fungistore.evaluation.options import Vote
+
+    assert fields_of(fungi.KnnOptions)["vote"].choices == get_args(Vote)
+    assert fields_of(fungi.KnnOptions)["features"].choices == ()
