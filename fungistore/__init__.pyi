@@ -10,6 +10,7 @@ from .doctor.examine import examine as examine
 from .doctor.floor import Floor as Floor
 from .doctor.floor import measure_floor as measure_floor
 from .doctor.options import DoctorOptions as DoctorOptions
+from .engines.choose import Asked as Asked
 from .engines.choose import choose_engine as choose_engine
 from .engines.engine import DividedWork as DividedWork
 from .engines.engine import Engine as Engine

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fungistore.engines.engine import ENGINES, DividedWork, Local
+from fungistore.engines.choose import ENGINES, Asked, choose_engine
+from fungistore.engines.engine import DividedWork, Local
+from fungistore.engines.options import EngineChoice
 from fungistore.engines.processes import Processes
 from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
 from fungistore.extraction.options import ExtractOptions
@@ -42,6 +44,10 @@ class Turns:
         run = work.open(Place(), context)
         order = [*range(self.slices), 0, 3]
         return [run(Slice(index, self.slices)) for index in order]
+
+
+def turns(asked):
+    return Turns(asked.choice.num_workers or 5)
 """
 
 
@@ -108,13 +114,23 @@ def test_a_plug_in_places_slices_as_it_likes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An engine of somebody else's opens the work once and runs slices in turn, some twice."""
-    entries = {"fungistore.engines": {"turns": "turns_engine:Turns"}}
+    entries = {"fungistore.engines": {"turns": "turns_engine:turns"}}
     write_plugin(tmp_path / "plugin", "turns_engine", TURNS, entries)
     install(monkeypatch, tmp_path / "plugin", "turns_engine", ENGINES)
-    engine = ENGINES["turns"]()
+    engine = choose_engine(Asked(EngineChoice(engine="turns"), "cpu", {}, Silent()))
     done = extract(images, tmp_path / "s.fungi", options, engine=engine)
     assert contents(tmp_path / "s.fungi") == whole
     assert [one.units_computed for one in done.workers] == [3, 3, 2, 2, 2, 0, 0]
+
+
+def test_an_engine_that_is_not_there_is_refused() -> None:
+    """The error names the flag and the engines there are; flags of two engines do not mix."""
+    with pytest.raises(UsageError) as error:
+        choose_engine(Asked(EngineChoice(engine="ray"), "cpu", {}, Silent()))
+    assert (error.value.where, error.value.found) == ("--engine", "ray")
+    assert "local or processes" in str(error.value.expected)
+    with pytest.raises(UsageError, match="engine"):
+        choose_engine(Asked(EngineChoice(engine="local", processes=2), "cpu", {}, Silent()))
 
 
 def test_an_extraction_is_opened_once_and_runs_slices(

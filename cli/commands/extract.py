@@ -88,7 +88,7 @@ def extract(
         update=update,
         retry_failed=retry_failed,
         engine=fungi.choose_engine(
-            engine, options.device, environment=os.environ, reporter=context.reporter
+            fungi.Asked(engine, options.device, os.environ, context.reporter)
         ),
         context=replace(context, watch=clock) if clock else context,
     )

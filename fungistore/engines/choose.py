@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from fungistore.engines.engine import Engine, Local
 from fungistore.engines.options import EngineChoice
 from fungistore.engines.processes import Processes
 from fungistore.errors import UsageError
+from fungistore.registry import Registry
 from fungistore.report import Reporter
 from fungistore.store.locks import WHOLE, Slice
 
@@ -19,29 +21,63 @@ VARIABLES = (
 )
 
 
-def choose_engine(
-    choice: EngineChoice,
-    device: str,
-    *,
-    environment: Mapping[str, str],
-    reporter: Reporter,
-) -> Engine:
-    """Return the engine that flags, or a scheduler's variables, ask for.
+ENGINES = Registry(
+    "engine",
+    "fungistore.engines",
+    {
+        "local": "fungistore.engines.choose:local",
+        "processes": "fungistore.engines.choose:processes",
+    },
+)
 
-    Args:
+
+@dataclass(frozen=True)
+class Asked:
+    """What an engine is made of.
+
+    Attributes:
         choice: the flags.
-        device: of `processes`, as --device names it.
+        device: of workers that get none of their own, as --device names it.
         environment: the process's variables.
         reporter: is told where a scheduler decided.
+    """
+
+    choice: EngineChoice
+    device: str
+    environment: Mapping[str, str]
+    reporter: Reporter
+
+
+def choose_engine(asked: Asked) -> Engine:
+    """Return the engine that flags, or a scheduler's variables, ask for.
 
     Raises:
-        UsageError: a worker's number is missing, or does not fit.
+        UsageError: there is no such engine, a worker's number is missing, or does not fit.
     """
+    choice = asked.choice
+    name = choice.engine
+    if name is None:
+        several = choice.gpus is not None or choice.processes is not None
+        name = "processes" if several else "local"
+    engine: Engine = ENGINES.choose(name, "--engine")(asked)
+    return engine
+
+
+def local(asked: Asked) -> Local:
+    """Return the engine that is this process alone, with all units or its slice of them."""
+    choice = asked.choice
+    if choice.gpus is not None or choice.processes is not None:
+        choice.refuse("engine", "processes, beside --gpus or --processes", choice.engine)
+    slice_ = choose_slice(choice.worker_id, choice.num_workers, asked.environment, asked.reporter)
+    return Local(slice_)
+
+
+def processes(asked: Asked) -> Processes:
+    """Return the engine of one process a GPU, or of several on one device."""
+    choice = asked.choice
     if choice.gpus is not None:
         return Processes([f"cuda:{number}" for number in choice.gpus])
-    if choice.processes is not None:
-        return Processes([device] * choice.processes)
-    return Local(choose_slice(choice.worker_id, choice.num_workers, environment, reporter))
+    return Processes([asked.device] * (choice.processes or 1))
 
 
 def choose_slice(

@@ -4,8 +4,8 @@ Units are independent, setups are frozen before the first one, and a unit's reco
 about it. So an engine only has to see to it that every slice is run by somebody; a slice that is
 run twice finds its units done. The store at the end is that of one process, bit for bit.
 
-A new engine is one file with one class like those here, and an entry point of the group
-`fungistore.engines`.
+A new engine is one file with one class like those here and a function that makes one of what the
+flags say (`fungistore.engines.choose`), an entry point of the group "fungistore.engines".
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Protocol, runtime_checkable
 
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
-from fungistore.registry import Registry
 from fungistore.store.locks import WHOLE, Slice
 
 
@@ -85,13 +84,3 @@ class Local:
     def run(self, work: DividedWork, context: Context) -> list[Config]:
         """Run the slice here."""
         return [work.open(Place(), context)(self.part)]
-
-
-ENGINES = Registry(
-    "engine",
-    "fungistore.engines",
-    {
-        "local": "fungistore.engines.engine:Local",
-        "processes": "fungistore.engines.processes:Processes",
-    },
-)

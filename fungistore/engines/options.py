@@ -16,6 +16,10 @@ Number = Annotated[int, Ge(0)]
 class EngineChoice(Settings):
     """Which engine: this process alone, workers on this machine, or one of several processes."""
 
+    engine: Annotated[
+        str | None,
+        Setting("local, processes, or a plug-in's.", default="what the other flags ask for"),
+    ] = None
     gpus: Annotated[
         Annotated[tuple[Number, ...], MinLen(1)] | None,
         Setting("Run one worker on each of these CUDA devices, such as 0,1,2,3.", metavar="LIST"),
