@@ -24,8 +24,8 @@ def seal_is_broken(document: Mapping[str, object]) -> bool:
 
 
 def encode_document(document: Mapping[str, object]) -> bytes:
-    """Return a document as its file's bytes, for people to read."""
-    return json.dumps(document, indent=1, sort_keys=True).encode()
+    """Return a document as its file's bytes, for people to read; the order of fields is kept."""
+    return json.dumps(document, indent=1).encode()
 
 
 def read_document(folder: Folder, name: str, what: str, *, hint: str | None = None) -> Config:
