@@ -13,13 +13,13 @@ from torch import Tensor
 from fungistore.gradients.projection import (
     BLOCK_COLUMNS,
     BLOCKS_AT_ONCE,
-    Kind,
     Projection,
+    ProjectionKind,
     ProjectionSpec,
     normalized_projection,
 )
 
-KINDS: list[Kind] = ["binary", "gaussian", "sparse"]
+KINDS: list[ProjectionKind] = ["binary", "gaussian", "sparse"]
 UNEVEN = 2 * BLOCK_COLUMNS + 1234
 SEVERAL_GROUPS = (2 * BLOCKS_AT_ONCE + 3) * BLOCK_COLUMNS + 5
 SIGMAS = 5  # statistical bounds; the seeds are fixed, so nothing here is left to chance
@@ -71,7 +71,7 @@ def gradients_of(rows: int, columns: int, seed: int = 0) -> Tensor:
     "columns",
     [1, 63, BLOCK_COLUMNS - 1, BLOCK_COLUMNS, BLOCK_COLUMNS + 1, UNEVEN, SEVERAL_GROUPS],
 )
-def test_blocks_multiply_as_the_dense_matrix_does(kind: Kind, columns: int) -> None:
+def test_blocks_multiply_as_the_dense_matrix_does(kind: ProjectionKind, columns: int) -> None:
     """R g / sqrt(dim) in float32 equals the dense float64 product, for any count of columns."""
     spec = ProjectionSpec(kind, 24, columns, seed=5)
     matrix = dense(spec)
@@ -85,7 +85,7 @@ def test_blocks_multiply_as_the_dense_matrix_does(kind: Kind, columns: int) -> N
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_cache_changes_nothing(kind: Kind, dtype: torch.dtype) -> None:
+def test_the_cache_changes_nothing(kind: ProjectionKind, dtype: torch.dtype) -> None:
     """Blocks made anew each time give, bit for bit, what kept blocks give, call after call."""
     spec = ProjectionSpec(kind, 16, UNEVEN, seed=5)
     kept = Projection(spec, dtype=dtype, cache_bytes=1 << 30)
@@ -106,7 +106,7 @@ def test_a_low_precision_product_keeps_the_direction() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_entries_have_mean_zero_and_unit_variance(kind: Kind) -> None:
+def test_entries_have_mean_zero_and_unit_variance(kind: ProjectionKind) -> None:
     """A block's mean is 0 and its variance 1, and so are those of its rows and columns."""
     block = ProjectionSpec(kind, 256, BLOCK_COLUMNS, seed=0).block(0).astype(np.float64)
     fourth = {"binary": 1.0, "gaussian": 3.0, "sparse": 3.0}[kind]
@@ -118,7 +118,7 @@ def test_entries_have_mean_zero_and_unit_variance(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_and_columns_are_uncorrelated(kind: Kind) -> None:
+def test_rows_and_columns_are_uncorrelated(kind: ProjectionKind) -> None:
     """No row of the matrix predicts another, within a block or from block to block."""
     spec = ProjectionSpec(kind, 64, 2 * BLOCK_COLUMNS, seed=0)
     for rows in (dense(spec), np.concatenate([spec.block(0), spec.block(1)]).astype(np.float64)):
@@ -145,7 +145,7 @@ def test_each_kind_has_its_own_values() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_blocks_follow_from_the_seed(kind: Kind) -> None:
+def test_blocks_follow_from_the_seed(kind: ProjectionKind) -> None:
     """The same seed gives the same blocks; another seed, kind or index gives others."""
     spec = ProjectionSpec(kind, 8, UNEVEN, seed=1)
     twin = ProjectionSpec(kind, 8, UNEVEN, seed=1)
@@ -167,7 +167,7 @@ def test_a_longer_gradient_begins_with_the_same_whole_blocks() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_entries_are_pinned(kind: Kind) -> None:
+def test_entries_are_pinned(kind: ProjectionKind) -> None:
     """The matrix is part of every store's meaning: a change of generator must not go unnoticed."""
     block = ProjectionSpec(kind, 4, 590_592, seed=42).block(0)
     entries = [*block[0, :8].tolist(), *block[3, -4:].tolist()]
@@ -226,7 +226,7 @@ def test_a_gradient_with_nan_stays_nan_and_alone() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_projections_preserve_inner_products(kind: Kind) -> None:
+def test_projections_preserve_inner_products(kind: ProjectionKind) -> None:
     """Lengths and cosines survive to within a few 1/sqrt(dim) (Johnson and Lindenstrauss)."""
     dim = 1024
     projection = Projection(ProjectionSpec(kind, dim, UNEVEN, seed=5))
