@@ -16,14 +16,17 @@ import pytest
 
 from fungistore.evaluation.knn import evaluate_knn
 from fungistore.evaluation.linear import evaluate_linear
+from fungistore.evaluation.options import LoffOptions
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
 from fungistore.indexing.opening import open_index
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.options import PredictOptions
 from fungistore.loff.predict import predict_images
 from fungistore.machine.context import Context
 from fungistore.pca.stage import fit_pca
+from fungistore.searching.options import SearchOptions
 from fungistore.searching.search import search
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.status import status
@@ -70,9 +73,9 @@ def test_its_numbers_are_those_of_then(root: Path) -> None:
         assert [dict(score.metrics) for score in done.scores] == [s["metrics"] for s in saved]
     for name in ("exact", "graph"):
         assert open_index(Store.open(root), name).vectors.count == 12
-        (answer,) = search(root, ["china/3.jpg"], index=name, k=3).answers
+        (answer,) = search(root, ["china/3.jpg"], SearchOptions(index=name, k=3)).answers
         assert len(answer.neighbours) == 3
-    assert 0 <= evaluate_loff(root, ["head"]).scores[0].metrics["accuracy"] <= 1
+    assert 0 <= evaluate_loff(root, LoffOptions(heads=("head",))).scores[0].metrics["accuracy"] <= 1
 
 
 def test_it_is_continued(root: Path, tmp_path: Path) -> None:
@@ -96,9 +99,10 @@ def test_it_is_continued(root: Path, tmp_path: Path) -> None:
         assert np.isfinite(array.read(12, 18)).all()
     assert {array.rows_done for array in status(root).feature_sets[0].arrays} == {18}
     query = str(images / "china" / "8.jpg")
-    found = search(root, [query], index="exact", k=1, weights=str(weights))
+    found = search(root, [query], SearchOptions(index="exact", k=1, weights=weights))
     assert found.answers[0].neighbours[0].sample.id == "china/8.jpg"
-    (prediction,) = predict_images(root, [query], head="head", weights=str(weights)).predictions
+    settings = PredictOptions(head="head", weights=weights)
+    (prediction,) = predict_images(root, [query], settings).predictions
     assert prediction.label in ("china", "flower")
     kinds = {finding.kind for finding in verify_store(root).findings}
     assert kinds <= {"eval-stale"}
