@@ -32,7 +32,7 @@ LIMIT = 0.05
 CASES = {
     "default: trivial, noise": Augmentation(),
     "trivial alone": Augmentation(noise=0.0),
-    "noise alone": Augmentation(kind="none"),
+    "noise alone": Augmentation(kind="none", noise=0.1),
     "trivial, noise, brightness": Augmentation(brightness=0.2),
     "all: and mixup, cutmix": Augmentation(brightness=0.2, mixup=0.2, cutmix=1.0),
 }
