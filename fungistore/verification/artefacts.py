@@ -57,7 +57,7 @@ def check_indexes(
         store: the store.
         arrays: those that are there.
         bad_units: names of arrays with damaged units, whose content says nothing for now.
-        stop: asked before each index.
+        context: its stop is asked before each index.
     """
     for folder in _folders(store, INDEXES):
         context.stop_if_asked()
