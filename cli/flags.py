@@ -19,7 +19,7 @@ from fungistore.settings import Field, Settings, read_config
 
 from .console import explains_errors, running
 
-StorePath = Annotated[Path, typer.Argument(metavar="STORE", help="The store's directory.")]
+StorePath = Annotated[str, typer.Argument(metavar="STORE", help="The store's directory.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Delete the one of this name first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Config = Annotated[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,7 +18,7 @@ UNFIT = 1
 def doctor(
     *,
     store: Annotated[
-        Path | None, typer.Argument(help="A store to look at too; its disk is the one tested.")
+        str | None, typer.Argument(help="A store to look at too; its disk is the one tested.")
     ] = None,
     options: fungi.DoctorOptions,
     as_json: Json = False,

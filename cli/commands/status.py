@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +21,7 @@ COLUMNS = ("array", "rows", "units", "row shape", "type", "size", "unusable rows
 @command
 def status(
     *,
-    store: Annotated[Path | None, typer.Argument(help="The store's directory.")] = None,
+    store: Annotated[str | None, typer.Argument(help="The store's directory.")] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print what every file of a store is; no STORE needed.")
     ] = False,

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fungi_cli.main import app
+from typer.testing import CliRunner
 
 import memory_backend
 from feature_world import clustered, make_store, write_block
@@ -180,6 +182,16 @@ def test_stages_work_where_there_is_no_directory(tmp_path: Path) -> None:
     assert {array.rows_done for array in feature_set.arrays} == {64}
     assert status(WHERE).failed == 1
     assert [finding.kind for finding in verify_store(WHERE).findings] == []
+
+
+def test_commands_take_the_url_of_a_store() -> None:
+    """STORE on the command line is text: a URL reaches the backend as it was typed."""
+    vectors, labels = clustered(32, 2, 8)
+    make_store(WHERE, {"embeddings": vectors}, labels)
+    for command in (["status"], ["verify"], ["eval", "knn", "--holdout", "0.3", "--k", "3"]):
+        done = CliRunner().invoke(app, [*command, WHERE, "--json"])
+        assert done.exit_code == 0, done.stderr
+        assert json.loads(done.stdout)["store"] == WHERE
 
 
 def test_a_store_without_a_directory_is_repaired(tmp_path: Path) -> None:
