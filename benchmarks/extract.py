@@ -39,7 +39,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fungistore import ExtractOptions, extract
-from fungistore.extraction.features import DrawnBatch, FeatureMaker
+from fungistore.extraction.features import BatchViews, FeatureMaker
 from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.loader import default_workers, stack_drawn
 from fungistore.extraction.resolve import Resolved, resolve
@@ -279,7 +279,7 @@ def time_shares(
 
 def in_batches(
     maker: FeatureMaker, images: Sequence[NDArray[np.uint8]], features: frozenset[str], size: int
-) -> list[DrawnBatch]:
+) -> list[BatchViews]:
     """Draw images in threads, as the loader does."""
     with ThreadPoolExecutor(default_workers(maker.device.type)) as pool:
         drawn = list(
@@ -293,7 +293,7 @@ def in_batches(
 
 
 def extract_from_memory(
-    maker: FeatureMaker, batches: Sequence[DrawnBatch], features: frozenset[str]
+    maker: FeatureMaker, batches: Sequence[BatchViews], features: frozenset[str]
 ) -> None:
     """Compute batches as `fungi extract` does, and keep nothing."""
     launches = (start_fetch(maker.launch(batch, features)) for batch in batches)

@@ -19,6 +19,7 @@ import typer
 
 from fungistore.errors import FungiError, MismatchError, StoppedError
 from fungistore.machine.context import Context
+from fungistore.quantities import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -232,22 +233,3 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the two units that matter."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def size(count: float) -> str:
-    """Return a number of bytes with a decimal unit."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError  # the loop returns at TB

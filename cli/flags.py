@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fungistore.settings import Field, Settings, read_config
+from fungistore.settings import SettingField, Settings, read_config
 
 from .console import explains_errors, running
 
@@ -90,7 +90,7 @@ def _is_settings(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Settings)
 
 
-def _variable(field: Field) -> str:
+def _variable(field: SettingField) -> str:
     return f"setting_{field.key}"
 
 
@@ -115,7 +115,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-def _help(field: Field) -> str:
+def _help(field: SettingField) -> str:
     default, words = field.default, field.setting.default
     if not words and isinstance(default, tuple):
         words = ",".join(str(one).lower() for one in default)
@@ -124,7 +124,7 @@ def _help(field: Field) -> str:
     return f"{field.setting.help}  [default: {words}]" if words else field.setting.help
 
 
-def _metavar(field: Field) -> str:
+def _metavar(field: SettingField) -> str:
     if field.setting.metavar:
         return field.setting.metavar
     if field.choices:

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pydantic import TypeAdapter
 
-Config = dict[str, Any]
+    from fungistore.fingerprint import Config
+
 Spec = TypeVar("Spec")
 NEAR_SHOWN = 3
 
@@ -77,7 +78,7 @@ PowerOfTwo = Annotated[
 
 
 @dataclass(frozen=True)
-class Field:
+class SettingField:
     """A field of a dataclass, as a setting.
 
     Attributes:
@@ -166,7 +167,7 @@ class Settings:
             object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
 
     @classmethod
-    def flags(cls) -> Iterator[Field]:
+    def flags(cls) -> Iterator[SettingField]:
         """Yield the settings that have a flag, groups' among them, needed ones first."""
         fields = fields_of(cls).values()
         for field in sorted(fields, key=lambda field: field.default is not dataclasses.MISSING):
@@ -218,7 +219,7 @@ class Settings:
         raise refusal(fields_of(type(self))[name].where, expected, found, hint)
 
 
-def fields_of(kind: type[Any], table: str = "") -> dict[str, Field]:
+def fields_of(kind: type[Any], table: str = "") -> dict[str, SettingField]:
     """Return the fields of a dataclass as settings, by their names.
 
     Args:
@@ -230,7 +231,7 @@ def fields_of(kind: type[Any], table: str = "") -> dict[str, Field]:
 
 
 @cache
-def _fields_of(kind: type[Any], table: str) -> dict[str, Field]:
+def _fields_of(kind: type[Any], table: str) -> dict[str, SettingField]:
     hints = get_type_hints(kind, include_extras=True)
     found = {}
     for field in dataclasses.fields(kind):
@@ -246,7 +247,7 @@ def _fields_of(kind: type[Any], table: str) -> dict[str, Field]:
         where = setting.flag.split()[0] if setting.flag else "--" + field.name.replace("_", "-")
         if not issubclass(kind, Settings):
             where = f"{table}.{field.name}"
-        found[field.name] = Field(field.name, hint, setting, default, where)
+        found[field.name] = SettingField(field.name, hint, setting, default, where)
     return found
 
 

@@ -19,6 +19,7 @@ FLOORS = (
         "choices",
         "fingerprint",
         "location",
+        "quantities",
         "randomness",
         "registry",
         "settings",

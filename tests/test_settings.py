@@ -17,9 +17,9 @@ import fungistore as fungi
 from fungistore.errors import UsageError
 from fungistore.settings import (
     Count,
-    Field,
     PowerOfTwo,
     Setting,
+    SettingField,
     Settings,
     Share,
     build,
@@ -68,7 +68,7 @@ def shell(*arguments: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("kind", "field"), CHOICES, ids=named)
 def test_a_wrong_choice_reads_the_same_from_python_a_file_and_the_shell(
-    kind: type[Settings], field: Field, tmp_path: Path
+    kind: type[Settings], field: SettingField, tmp_path: Path
 ) -> None:
     """Flag, choices and what was found, word for word."""
     with pytest.raises(UsageError) as caught:
@@ -92,7 +92,7 @@ NUMBERS = [(kind, field) for kind, field in CASES if field.types & {int, float}]
 
 
 @pytest.mark.parametrize(("kind", "field"), NUMBERS, ids=named)
-def test_what_is_no_number_reads_the_same_too(kind: type[Settings], field: Field) -> None:
+def test_what_is_no_number_reads_the_same_too(kind: type[Settings], field: SettingField) -> None:
     """The shell has no wording of its own for a word where a number is meant."""
     with pytest.raises(UsageError) as caught:
         kind.from_config(NEEDED.get(kind.__name__, {}) | {field.key: "many"})

@@ -10,8 +10,9 @@ import typer
 
 import fungistore as fungi
 from fungistore.machine.context import Context
+from fungistore.quantities import duration, size
 
-from ..console import SKIPPED_INPUTS, duration, next_step, result, result_json, size
+from ..console import SKIPPED_INPUTS, next_step, result, result_json
 from ..flags import Json, Restart, StorePath, command
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fungistore as fungi
 from fungistore.machine.context import Context
+from fungistore.quantities import duration, size
 
-from ..console import duration, next_step, note, result, result_json, size
+from ..console import next_step, note, result, result_json
 from ..flags import Json, Restart, StorePath, command
 
 

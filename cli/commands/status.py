@@ -8,8 +8,9 @@ import typer
 
 import fungistore as fungi
 from fungistore.errors import UsageError
+from fungistore.quantities import size
 
-from ..console import result, result_json, size
+from ..console import result, result_json
 from ..flags import Json, command
 from ..tables import show_table, show_text
 

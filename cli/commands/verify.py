@@ -9,8 +9,9 @@ import typer
 
 import fungistore as fungi
 from fungistore.machine.context import Context
+from fungistore.quantities import duration, size
 
-from ..console import duration, next_step, note, result, result_json, size
+from ..console import next_step, note, result, result_json
 from ..flags import Json, StorePath, command
 from ..tables import show_table
 

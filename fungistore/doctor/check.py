@@ -39,11 +39,3 @@ def warned(name: str, found: str, fix: str) -> Check:
 def failed(name: str, found: str, fix: str) -> Check:
     """Return a check that found something that stops the work."""
     return Check(name, "fail", found, fix)
-
-
-def size(count: float) -> str:
-    """Return a number of bytes with a decimal unit."""
-    for unit, bytes_ in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= bytes_:
-            return f"{count / bytes_:.1f} {unit}"
-    return f"{count:.0f} B"

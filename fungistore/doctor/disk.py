@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fungistore.doctor.check import Check, failed, passed, size, warned
+from fungistore.doctor.check import Check, failed, passed, warned
+from fungistore.quantities import size
 from fungistore.store.durable import partial_path, publish_bytes, sync
 
 BLOCK = 4 << 20

@@ -16,7 +16,7 @@ from fungistore.doctor.hardware import check_hardware
 from fungistore.doctor.limits import check_limits
 from fungistore.doctor.options import DoctorOptions
 from fungistore.doctor.software import check_software
-from fungistore.doctor.stored import check_store
+from fungistore.doctor.stored import judge_store
 from fungistore.doctor.weights import check_weights
 from fungistore.store.store import Store
 
@@ -78,4 +78,4 @@ def _checks(root: Path | None) -> Iterator[Check]:
     yield from chain(check_software(), check_hardware(), check_limits(), check_weights())
     yield from check_disk(root or Path())
     if root is not None:
-        yield from check_store(root)
+        yield from judge_store(root)

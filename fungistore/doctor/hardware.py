@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from fungistore.doctor.check import Check, failed, passed, size, warned
+from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.machine.device import fast_dtype
 from fungistore.machine.resources import allowed_cores, free_memory
+from fungistore.quantities import size
 
 LEAST_MEMORY = 1e9  # torch, a ViT-S and one batch
 GOOD_MEMORY = 4e9  # a ViT-L in float32 with its batch

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fungistore.doctor.check import Check, failed, passed, size, warned
+from fungistore.doctor.check import Check, failed, passed, warned
+from fungistore.quantities import size
 
 LEAST_FILES = 64  # what Python, torch and a database of weights have open already, and some
 GOOD_FILES = 1024  # the loader of train-loff maps a quarter of the limit

@@ -15,7 +15,7 @@ from fungistore.store.status import FeatureSetStatus, StoreStatus, status
 from fungistore.store.store import Store
 
 
-def check_store(root: Path) -> Iterator[Check]:
+def judge_store(root: Path) -> Iterator[Check]:
     """Check a store; reads its records and no feature.
 
     Raises:

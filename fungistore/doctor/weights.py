@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from fungistore.doctor.check import Check, passed, size, warned
+from fungistore.doctor.check import Check, passed, warned
+from fungistore.quantities import size
 
 HUB_PREFIX = "models--"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

@@ -19,7 +19,13 @@ from sklearn.metrics.cluster import contingency_matrix
 from fungistore.errors import UsageError
 from fungistore.evaluation.options import ClusterOptions
 from fungistore.evaluation.reduction import combine
-from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
+from fungistore.evaluation.result import (
+    LABEL_HINT,
+    Evaluation,
+    Score,
+    count_excluded,
+    refuse_too_few,
+)
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
@@ -66,14 +72,14 @@ def evaluate_cluster(
         "clusters are compared with classes, and there are too few",
         len(classes),
         2,
-        "label the images (class folders, or a `label` column of the manifest)",
+        LABEL_HINT,
     )
     scores = []
     chosen = combine(matrix.features, options.combinations)
     context.reporter.begin("combinations", len(chosen))
     for features in chosen:
         context.stop_if_asked()
-        scores.append(_score(matrix.subset(features), rows, truth, len(classes), options))
+        scores.append(_clustered(matrix.subset(features), rows, truth, len(classes), options))
         context.reporter.advance(1)
     context.reporter.end()
     protocol: Config = {
@@ -83,12 +89,9 @@ def evaluate_cluster(
         "points_per_cluster": POINTS_PER_CLUSTER,
         "matching": "hungarian",
         "seed": options.seed,
-        "blocks": "stored PCA" if options.pca else "L2-normalised, concatenated",
+        "blocks": matrix.made_of,
     }
-    excluded = {
-        "rows without a label": int((~is_labelled)[pool].sum()),
-        "rows without usable features": int((is_labelled & ~is_usable)[pool].sum()),
-    }
+    excluded = count_excluded(pool, is_labelled, is_usable)
     return Evaluation(
         "cluster", opened.where, matrix.feature_set, protocol, excluded, tuple(scores)
     )
@@ -126,7 +129,7 @@ def match_clusters(truth: NDArray[np.int64], clusters: NDArray[np.int64]) -> Agr
     return Agreement(float(overlap.sum() / sizes.sum()), float(parts.mean()))
 
 
-def _score(
+def _clustered(
     matrix: FeatureMatrix,
     rows: Rows,
     truth: NDArray[np.int64],

@@ -15,11 +15,7 @@ import numpy as np
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.evaluation.knn import predict
-from fungistore.evaluation.metrics import (
-    Predictions,
-    accuracy_interval,
-    classification_metrics,
-)
+from fungistore.evaluation.metrics import Predictions, classification_metrics, over_runs
 from fungistore.evaluation.options import CompareOptions, KnnOptions
 from fungistore.evaluation.plots import check_plot, save_plot
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
@@ -243,14 +239,15 @@ def _as_they_are(vectors: Vectors) -> Vectors:
 
 def _score(name: str, task: Task, matrix: FeatureMatrix, predictions: Predictions) -> Score:
     truth = task.labels[task.split.test]
-    metrics = classification_metrics(truth, predictions, task.classes)
+    measured = classification_metrics(truth, predictions, task.classes)
+    metrics, spread = over_runs([measured], len(truth))
     return Score(
         features=matrix.features,
         dim=matrix.dim,
         n_train=len(task.split.train),
         n_test=len(truth),
         metrics=metrics,
-        spread={"accuracy": accuracy_interval(metrics["accuracy"], len(truth))},
+        spread=spread,
         protocol={"combination": name},
         fingerprints=matrix.fingerprints,
     )

@@ -35,7 +35,7 @@ SHAPE = 'a mapping with "imlist", "qimlist", and "gnd": a mapping of easy, hard,
 
 
 @dataclass(frozen=True)
-class Query:
+class QueryTruth:
     """One query: its image's name and, as positions in the database, what it should find.
 
     Attributes:
@@ -55,7 +55,7 @@ class GroundTruth:
     """The images of a database, and queries on it; `digest` is of the file that says so."""
 
     images: tuple[str, ...]
-    queries: tuple[Query, ...]
+    queries: tuple[QueryTruth, ...]
     digest: str
 
 
@@ -100,7 +100,7 @@ def _parse(document: Any, path: Path, digest: str) -> GroundTruth:
         if len(names) != len(truths):
             raise ValueError(f"{len(names)} queries in qimlist, {len(truths)} in gnd")
         queries = tuple(
-            Query(name, *(_positions(truth[key], len(images)) for key in LISTS))
+            QueryTruth(name, *(_positions(truth[key], len(images)) for key in LISTS))
             for name, truth in zip(names, truths, strict=True)
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +82,22 @@ def classification_metrics(
         value = cohen_kappa_score(truth, predicted, labels=every, weights="quadratic")
         metrics["quadratic_kappa"] = float(value)
     return metrics
+
+
+def over_runs(
+    measured: Sequence[Mapping[str, float]], tested: int
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Return the mean of each metric that all runs have, and the spread of the accuracy.
+
+    One run has `accuracy_interval` of its `tested` rows; several have, among the metrics, the
+    accuracy's standard deviation from run to run.
+    """
+    names = [name for name in measured[0] if all(name in metrics for metrics in measured)]
+    means = {name: float(np.mean([metrics[name] for metrics in measured])) for name in names}
+    if len(measured) == 1:
+        return means, {"accuracy": accuracy_interval(means["accuracy"], tested)}
+    means["accuracy_deviation"] = float(np.std([m["accuracy"] for m in measured], ddof=1))
+    return means, {}
 
 
 def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:

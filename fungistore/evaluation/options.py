@@ -35,7 +35,7 @@ ITERATIONS = 300  # the same
 Combinations = Literal["one", "nested", "all"]
 Vote = Literal["majority", "weighted"]
 ShotRule = Literal["random", "first"]
-Metric = Literal["dot", "cosine"]
+RetrievalMetric = Literal["dot", "cosine"]
 COMBINATIONS = Setting("Of the features: all together, nested, or every choice of them.")
 PLOT = "Draw {}: a .png or .svg file."
 
@@ -229,7 +229,7 @@ class RetrievalOptions(FeatureChoice, EvaluationOptions):
     queries: Annotated[
         Count | None, Setting("By label: this many queries, chosen by the seed.", default="all")
     ] = None
-    metric: Annotated[Metric, Setting("dot is the paper's raw product.")] = "dot"
+    metric: Annotated[RetrievalMetric, Setting("dot is the paper's raw product.")] = "dot"
     seed: Annotated[int, Setting("Of the choice of queries.")] = 0
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.matrices.blocks import Mask
+
 Ranks = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 
 def trapezoid_precision(ranks: Ranks, positives: int) -> float:

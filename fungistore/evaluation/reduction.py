@@ -43,7 +43,7 @@ def fit_reduction(
         matrix: the features.
         train: the rows to fit on.
         dim: components; None for no PCA.
-        reporter: is told where there is none although it was asked for.
+        context: its reporter is told where there is none although it was asked for.
     """
     if dim is None:
         return Reduction(None, matrix.dim, {})

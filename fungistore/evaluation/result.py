@@ -9,12 +9,15 @@ from typing import Any
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
+from fungistore.matrices.blocks import Mask
 from fungistore.store.backend import open_backend
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.folder import Folder
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
 EVALS = "evals"
+LABEL_HINT = "label the images (class folders, or a `label` column of the manifest)"
 KEY_DIGITS = 16  # of an evaluation's fingerprint, in its file's name
 
 
@@ -110,6 +113,14 @@ def refuse_too_few(what: str, found: int, least: int, hint: str) -> None:
     """Raise UsageError where fewer rows, or classes, are there than an evaluation needs."""
     if found < least:
         raise UsageError(what, expected=f"at least {least}", found=found, hint=hint)
+
+
+def count_excluded(rows: Rows, is_labelled: Mask, is_usable: Mask) -> dict[str, int]:
+    """Count the rows that an evaluation leaves out, by reason; masks over the sample table."""
+    return {
+        "rows without a label": int((~is_labelled)[rows].sum()),
+        "rows without usable features": int((is_labelled & ~is_usable)[rows].sum()),
+    }
 
 
 def class_names(store: Store, labels: Sequence[int]) -> list[str]:

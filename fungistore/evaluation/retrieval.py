@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
-from fungistore.evaluation.ground_truth import GroundTruth, Query, read_ground_truth
-from fungistore.evaluation.options import Metric, RetrievalOptions
+from fungistore.evaluation.ground_truth import GroundTruth, QueryTruth, read_ground_truth
+from fungistore.evaluation.options import RetrievalMetric, RetrievalOptions
 from fungistore.evaluation.ranking import (
-    Mask,
     Ranks,
     capped_precision,
     mean_precision,
@@ -29,10 +28,16 @@ from fungistore.evaluation.ranking import (
     trapezoid_precision,
 )
 from fungistore.evaluation.reduction import combine
-from fungistore.evaluation.result import Evaluation, Score, refuse_too_few
+from fungistore.evaluation.result import (
+    LABEL_HINT,
+    Evaluation,
+    Score,
+    count_excluded,
+    refuse_too_few,
+)
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, normalize, open_features
+from fungistore.matrices.blocks import FeatureMatrix, Mask, normalize, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
@@ -107,7 +112,7 @@ def evaluate_retrieval(
         **search.protocol,
         "metric": options.metric,
         "cuts": list(CUTS),
-        "blocks": "stored PCA" if options.pca else "L2-normalised, concatenated",
+        "blocks": matrix.made_of,
     }
     return Evaluation(
         "retrieval", opened.where, matrix.feature_set, protocol, search.excluded, tuple(scores)
@@ -160,19 +165,15 @@ def _by_label(store: Store, usable: Mask, options: RetrievalOptions) -> _Search:
         pool, database, source = everything, everything, {"from": "all others"}
     considered = np.union1d(pool, database)
     fit = usable & (labels >= 0)
-    excluded = {
-        "rows without a label": int((labels[considered] < 0).sum()),
-        "rows without usable features": int((~usable & (labels >= 0))[considered].sum()),
-    }
+    excluded = count_excluded(considered, labels >= 0, usable)
     pool, database = pool[fit[pool]], database[fit[database]]
-    hint = "label the images (class folders, or a `label` column of the manifest)"
     classes = len(np.unique(labels[database]))
-    refuse_too_few("retrieval needs images of several classes", classes, 2, hint)
+    refuse_too_few("retrieval needs images of several classes", classes, 2, LABEL_HINT)
     totals = np.bincount(labels[database], minlength=int(labels.max()) + 1)
     to_find = totals[labels[pool]] - np.isin(pool, database)
     excluded["queries with no other image of their class"] = int((to_find == 0).sum())
     pool = pool[to_find > 0]
-    refuse_too_few("no query has an image to find", len(pool), 1, hint)
+    refuse_too_few("no query has an image to find", len(pool), 1, LABEL_HINT)
     if count is not None:
         chosen = Stream(seed, "retrieval", "queries").choice(len(pool), min(count, len(pool)))
         pool = np.sort(pool[chosen])
@@ -239,7 +240,7 @@ def _revisited(store: Store, usable: Mask, truth: GroundTruth, path: Path) -> _S
 
 
 def _difficulties(
-    query: Query,
+    query: QueryTruth,
 ) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Return (positions to find, positions of junk) by difficulty."""
     return {
@@ -326,7 +327,7 @@ class _Totals:
 
 
 def _score_blocks(
-    matrix: FeatureMatrix, search: _Search, metric: Metric
+    matrix: FeatureMatrix, search: _Search, metric: RetrievalMetric
 ) -> Iterator[tuple[int, Scores]]:
     """Yield (number of the first query, similarity [queries of the block, database])."""
     queries, database = search.queries, search.database

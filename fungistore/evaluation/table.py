@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
+from fungistore.evaluation.metrics import Predictions, classification_metrics, over_runs
 from fungistore.evaluation.options import TableOptions
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score
@@ -85,7 +83,7 @@ def evaluate_table(
             mine = tasks[number % len(tasks)]
             runs.append((mine, classify(mine, matrix, dim, seed)))
             context.reporter.advance(1)
-        scores.append(_score(matrix, runs, kappa=options.kappa))
+        scores.append(_averaged(matrix, runs, kappa=options.kappa))
     context.reporter.end()
     return Evaluation(
         kind=kind,
@@ -94,7 +92,7 @@ def evaluate_table(
         protocol={
             "split": task.split.description,
             "seeds": list(seeds),
-            "blocks": "stored PCA" if options.pca else "L2-normalised, concatenated",
+            "blocks": task.matrix.made_of,
             "pca_dims": list(options.pca_dims),
         }
         | protocol,
@@ -103,7 +101,7 @@ def evaluate_table(
     )
 
 
-def _score(matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], *, kappa: bool) -> Score:
+def _averaged(matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], *, kappa: bool) -> Score:
     """Average the metrics of the seeds."""
     measured = [
         classification_metrics(
@@ -111,20 +109,14 @@ def _score(matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], *, kappa: bo
         )
         for task, outcome in runs
     ]
-    names = [name for name in measured[0] if all(name in metrics for metrics in measured)]
-    metrics = {name: float(np.mean([m[name] for m in measured])) for name in names}
     (task, last), protocols = runs[-1], [outcome.protocol for _, outcome in runs]
-    spread = {}
-    if len(runs) == 1:
-        tested = len(task.split.test)
-        spread["accuracy"] = accuracy_interval(metrics["accuracy"], tested)
-    else:
-        metrics["accuracy_deviation"] = float(np.std([m["accuracy"] for m in measured], ddof=1))
+    tested = len(task.split.test)
+    metrics, spread = over_runs(measured, tested)
     return Score(
         features=matrix.features,
         dim=last.dim,
         n_train=last.n_train,
-        n_test=len(task.split.test),
+        n_test=tested,
         metrics=metrics,
         spread=spread,
         protocol=last.protocol if len(runs) == 1 else {"runs": protocols},

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
+from fungistore.evaluation.result import count_excluded
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.matrices.splits import Split, choose_split
 from fungistore.pca.stage import refuse_leak
@@ -102,10 +103,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
             expected="class folders, or a manifest with a column `label`",
             hint="fungi extract from such a source gives labels",
         )
-    excluded = {
-        "rows without a label": int((~is_labelled[rows]).sum()),
-        "rows without usable features": int((is_labelled & ~is_usable)[rows].sum()),
-    }
+    excluded = count_excluded(rows, is_labelled, is_usable)
     kept = split.keep(is_labelled & is_usable)
     for name in ("train", "test"):
         if not len(getattr(kept, name)):

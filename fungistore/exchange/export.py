@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, StoreError, UsageError
 from fungistore.exchange.formats import (
@@ -29,11 +28,9 @@ from fungistore.exchange.options import ExportOptions, Format
 from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.matrices.blocks import FeatureMatrix, Mask, open_features
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.store import Store
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def export_features(
     Raises:
         UsageError: the features, the split or the file cannot be used.
         StoreError: the store is damaged.
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
         FungiError: a full disk.
     """
     path = Path(file)

@@ -84,7 +84,7 @@ def import_features(
         UsageError: a file, its ids or the options cannot be used; nothing was written.
         MismatchError: the array was made from other files or with other settings.
         StoreError: the store is damaged.
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
         FungiError: a full disk.
     """
     place = open_backend(store)

@@ -1,1 +1,1 @@
-"""The extraction stage: images in, features out, resumable."""
+"""The extraction stage: samples in, features out, resumable."""

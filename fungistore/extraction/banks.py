@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.loader import load_batches
+from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
 from fungistore.objectives.objective import BankObjective
@@ -56,16 +57,16 @@ def encode_bank(
     order = candidates[stream.choice(len(candidates), min(len(candidates), 2 * wanted))]
     rows, size = samples.take(order), resolved.batch_size
 
-    def works() -> Iterator[Work]:
+    def plans() -> Iterator[BatchPlan]:
         for start in range(0, len(rows), size):
-            yield Work(0, rows[start : start + size], frozenset([feature]), last=False)
+            yield BatchPlan(0, rows[start : start + size], frozenset([feature]), last=False)
 
     def latents() -> Iterator[NDArray[np.float32]]:
-        for batch in load_batches(works(), maker, resolved.workers):
+        for batch in load_batches(plans(), maker, resolved.workers):
             context.stop_if_asked()
             failed = {failure.row for failure in batch.failures}
             encoded = maker.latents(batch.drawn, feature)
-            for row, views in zip(batch.work.rows, encoded, strict=True):
+            for row, views in zip(batch.plan.rows, encoded, strict=True):
                 if row["row"] not in failed:
                     context.reporter.advance(1)
                     yield views

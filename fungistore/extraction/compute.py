@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fungistore.errors import ItemError
 from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.loader import LoadedBatch, Work, load_batches
-from fungistore.extraction.plan import Task, batches_of, count_images
+from fungistore.extraction.loader import LoadedBatch, load_batches
+from fungistore.extraction.plan import BatchPlan, Gap, count_samples, plan_batches
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import digest_ids
 from fungistore.location import shortened
@@ -32,17 +32,17 @@ ArrayRows = dict[str, NDArray[Any]]  # by the array's path in the feature set
 class ComputedBatch:
     """One computed batch of the unit under way."""
 
-    work: Work
+    plan: BatchPlan
     failures: list[Failure]
     rows: ArrayRows
 
 
-def compute_tasks(
+def fill_gaps(
     store: Store,
     maker: FeatureMaker,
     resolved: Resolved,
     arrays: Mapping[str, UnitArray],
-    tasks: list[Task],
+    gaps: list[Gap],
     context: Context,
 ) -> None:
     """Compute and commit what is missing; raises what `compute_units` does."""
@@ -50,15 +50,15 @@ def compute_tasks(
     def commit(parts: list[ComputedBatch]) -> None:
         _commit_unit(store, arrays, parts, context)
 
-    works = batches_of(tasks, store.samples, resolved.batch_size)
+    plans = plan_batches(gaps, store.samples, resolved.batch_size)
     in_processes = choose_processes(
-        resolved.options.decode_in, resolved.device.type, count_images(tasks)
+        resolved.options.decode_in, resolved.device.type, count_samples(gaps)
     )
-    compute_units(works, maker, resolved, commit, context, in_processes=in_processes)
+    compute_units(plans, maker, resolved, commit, context, in_processes=in_processes)
 
 
 def compute_units(
-    works: Iterable[Work],
+    plans: Iterable[BatchPlan],
     maker: FeatureMaker,
     resolved: Resolved,
     commit: Callable[[list[ComputedBatch]], None],
@@ -71,15 +71,15 @@ def compute_units(
     A GPU's batch is fetched only after the next one was launched, so that it always has work.
 
     Args:
-        works: the batches; `last` marks those that complete a unit.
+        plans: the batches; `last` marks those that complete a unit.
         maker: makes the features.
         resolved: the settings.
         commit: publishes a unit's batches.
         context: its reporter is told what happens, its stop asked between batches.
-        in_processes: images are decoded in processes instead of threads.
+        in_processes: items are decoded in processes instead of threads.
 
     Raises:
-        StoppedError: `stop` asked for it; the unit under way is dropped.
+        StoppedError: `context` asked for it; the unit under way is dropped.
         ItemError: an item cannot be read, under `on_error="fail"`.
     """
     parts: list[ComputedBatch] = []
@@ -96,14 +96,14 @@ def compute_units(
 
     with ThreadPoolExecutor(1, thread_name_prefix="fungi-commit") as writer:
         batches = load_batches(
-            works, maker, resolved.workers, context.watch, in_processes=in_processes
+            plans, maker, resolved.workers, context.watch, in_processes=in_processes
         )
         launches = _launches(batches, maker, resolved, context)
         for batch, fetch in one_behind(launches, maker.device):
             with context.watch.stage("fetch"):
                 parts.append(_computed(batch, fetch(), resolved))
-            context.reporter.advance(len(batch.work.rows))
-            if batch.work.last:
+            context.reporter.advance(len(batch.plan.rows))
+            if batch.plan.last:
                 finish(pending)
                 pending = writer.submit(publish, parts)
                 parts = []
@@ -121,7 +121,7 @@ def _launches(
         context.stop_if_asked()
         if batch.failures and resolved.options.on_error == "fail":
             raise _as_error(batch.failures[0], resolved.modality)
-        launched = maker.launch(batch.drawn, batch.work.features, context.watch)
+        launched = maker.launch(batch.drawn, batch.plan.features, context.watch)
         with context.watch.stage("fetch"):
             fetch = start_fetch(launched)
         yield batch, fetch
@@ -131,13 +131,13 @@ def _computed(batch: LoadedBatch, computed: ArrayRows, resolved: Resolved) -> Co
     """Return a batch as it is stored: in the arrays' types, unreadable rows NaN, no pixels."""
     dtypes = {spec.path: spec.dtype for spec in resolved.arrays}
     unreadable = {failure.row for failure in batch.failures}
-    failed = [i for i, row in enumerate(batch.work.rows) if row["row"] in unreadable]
+    failed = [i for i, row in enumerate(batch.plan.rows) if row["row"] in unreadable]
     with np.errstate(over="ignore"):  # infinities are counted at the commit
         stored: ArrayRows = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
     for rows in stored.values():
         rows[failed] = np.nan
     noted = [replace(f, feature_set=resolved.options.name) for f in batch.failures]
-    return ComputedBatch(batch.work, noted, stored)
+    return ComputedBatch(batch.plan, noted, stored)
 
 
 def _commit_unit(
@@ -147,14 +147,14 @@ def _commit_unit(
     context: Context,
 ) -> None:
     """Publish a unit's rows in every array that lacks them, after its failures are on disk."""
-    work = parts[0].work
+    plan = parts[0].plan
     failures = [failure for part in parts for failure in part.failures]
     store.add_failures(failures)
-    first, last = work.rows[0]["row"], parts[-1].work.rows[-1]["row"]
+    first, last = plan.rows[0]["row"], parts[-1].plan.rows[-1]["row"]
     for name in parts[0].rows:
         array = arrays[name]
-        start = work.unit * array.unit_rows
-        before = array.commit(work.unit)
+        start = plan.unit * array.unit_rows
+        before = array.commit(plan.unit)
         if before is not None and start + before.rows > last:
             continue  # committed before a kill that hit the feature's other array
         block = np.concatenate([part.rows[name] for part in parts])
@@ -162,7 +162,7 @@ def _commit_unit(
             block = np.concatenate([array.read(start, first), block])
         ids = digest_ids(row["id"] for row in store.samples.rows(start, last + 1))
         earlier = before.failed if before is not None else 0
-        tell_unusable(array.publish(work.unit, block, ids, earlier + len(failures)), name, context)
+        tell_unusable(array.publish(plan.unit, block, ids, earlier + len(failures)), name, context)
 
 
 def tell_unusable(commit: Commit, name: str, context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Who reads and draws images beside the model: threads of this process, or processes of their own.
+"""Who reads and draws items beside the model: threads of this process, or processes of their own.
 
 Threads copy nothing, and Pillow decodes and resizes outside Python's lock, so beside a model on
 the CPU they are as fast as processes. What is left inside the lock, half a millisecond an image,
@@ -20,9 +20,9 @@ from fungistore.errors import FungiError
 from fungistore.extraction.drawing import Drawer, DrawnItem, draw_row
 from fungistore.machine.children import python_command, python_environment
 
-MANY_IMAGES = 4096  # fewer are done before processes have started, which takes seconds
+MANY_SAMPLES = 4096  # fewer are done before processes have started, which takes seconds
 Row = Mapping[str, Any]
-PIPE_BYTES = 1 << 20  # of Linux's default limit: an image or several
+PIPE_BYTES = 1 << 20  # of Linux's default limit: an item or several
 RUN = "from fungistore.extraction.decoders import main; main()"
 
 
@@ -35,7 +35,7 @@ class InThreads:
         self._drawer = drawer
 
     def draw(self, rows: Sequence[Row], features: frozenset[str]) -> list[DrawnItem]:
-        """Return the drawn images of some rows; several threads may call at once."""
+        """Return the drawn items of some rows; several threads may call at once."""
         return [draw_row(self._drawer, row, features) for row in rows]
 
     def close(self) -> None:
@@ -53,7 +53,7 @@ class InProcesses:
         count: how many to start.
     """
 
-    rows_at_once = 8  # a task's way there and back costs about as much as an image
+    rows_at_once = 8  # the way of rows there and back costs about as much as an item
 
     def __init__(self, drawer: Drawer, count: int) -> None:
         self._processes = [_start(drawer) for _ in range(count)]
@@ -62,7 +62,7 @@ class InProcesses:
             self._idle.put(process)
 
     def draw(self, rows: Sequence[Row], features: frozenset[str]) -> list[DrawnItem]:
-        """Return the drawn images of some rows; several threads may call at once.
+        """Return the drawn items of some rows; several threads may call at once.
 
         Raises:
             FungiError: a process has ended.
@@ -70,7 +70,7 @@ class InProcesses:
         process = self._idle.get()
         try:
             _send(process.stdin, (rows, features))
-            images: list[DrawnItem] = _receive(process.stdout)
+            items: list[DrawnItem] = _receive(process.stdout)
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             process.kill()
             raise FungiError(
@@ -80,7 +80,7 @@ class InProcesses:
             ) from error
         finally:
             self._idle.put(process)
-        return images
+        return items
 
     def close(self) -> None:
         """End the processes."""
@@ -90,9 +90,9 @@ class InProcesses:
             process.communicate()
 
 
-def choose_processes(asked: DecodeIn, device: str, images: int) -> bool:
-    """Whether processes decode: where it was asked for, or for a GPU and many images."""
-    return asked == "processes" or (asked == "auto" and device == "cuda" and images > MANY_IMAGES)
+def choose_processes(asked: DecodeIn, device: str, samples: int) -> bool:
+    """Whether processes decode: where it was asked for, or for a GPU and many samples."""
+    return asked == "processes" or (asked == "auto" and device == "cuda" and samples > MANY_SAMPLES)
 
 
 def open_decoders(drawer: Drawer, workers: int, *, in_processes: bool) -> InThreads | InProcesses:
@@ -125,7 +125,7 @@ def _receive(stream: IO[bytes] | None) -> Any:
 
 
 def main() -> None:
-    """Be a decoding process: a drawer, then rows, come in; drawn images go out."""
+    """Be a decoding process: a drawer, then rows, come in; drawn items go out."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever prints must not get between them
     try:

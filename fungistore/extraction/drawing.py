@@ -1,4 +1,4 @@
-"""From a row of the sample table to what its item sends to the device: an image cut and resized."""
+"""From a row of the sample table to what its item sends to the device."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import NDArray
-
 from fungistore.errors import ItemError
 from fungistore.modalities.modality import Modality
 from fungistore.modalities.reading import read_item
-from fungistore.modalities.views import ViewRecipe
+from fungistore.modalities.views import Drawn, ViewRecipe
 from fungistore.randomness import Stream
 from fungistore.store.failures import Failure
 
-Drawn = dict[str, tuple[NDArray[Any], ...]]
+DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
 BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
 
 
@@ -40,9 +38,9 @@ class Drawer:
         """Return the views that are drawn under a name: a feature's, or BASE."""
         return self.base if name == BASE else self.recipes[name]
 
-    def draw(self, item: Any, sample_id: str, features: Iterable[str]) -> Drawn:
+    def draw(self, item: Any, sample_id: str, features: Iterable[str]) -> DrawnViews:
         """Return what one item sends to the device for these features."""
-        drawn: Drawn = {}
+        drawn: DrawnViews = {}
         for name in sorted(features):
             views = name if name in self.recipes else BASE
             if views not in drawn:
@@ -58,7 +56,7 @@ class DrawnItem:
     `decoding` and `drawing` are the seconds that it took.
     """
 
-    drawn: Drawn
+    drawn: DrawnViews
     failure: Failure | None
     decoding: float
     drawing: float

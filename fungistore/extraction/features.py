@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,11 +24,11 @@ from fungistore.machine.precision import OnGpu, float32_products
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.machine.transfer import send, start_fetch
 from fungistore.modalities.modality import find_modality
-from fungistore.modalities.views import Inputs, ViewRecipe, count_views, in_chunks
+from fungistore.modalities.views import DrawnBatch, Inputs, ViewRecipe, count_views, in_chunks
 from fungistore.objectives.objective import BankObjective, Objective, ViewOutputs
 from fungistore.store.feature import EMBEDDINGS, GRADIENTS, NORMS, PATCHES
 
-DrawnBatch = dict[str, tuple[Shaped[Tensor, "b ..."], ...]]
+BatchViews = dict[str, DrawnBatch]  # of a batch's items, by the name of the views
 
 
 @dataclass(frozen=True)
@@ -102,13 +102,13 @@ class FeatureMaker:
         return sum(count_views(self.drawer.recipe(one.views)) for one in self._passes(features))
 
     def compute(
-        self, drawn: DrawnBatch, features: frozenset[str]
+        self, drawn: BatchViews, features: frozenset[str]
     ) -> dict[str, NDArray[np.float32]]:
         """Return each array's rows of a batch, by the array's name in the feature set."""
         return start_fetch(self.launch(drawn, features))()
 
     @torch.no_grad()
-    def latents(self, drawn: DrawnBatch, name: str) -> NDArray[np.float32]:
+    def latents(self, drawn: BatchViews, name: str) -> NDArray[np.float32]:
         """Return an objective's latents [b, v, d] of a batch, for its bank."""
         feature = self._gradients[name]
         assert isinstance(feature.objective, BankObjective)
@@ -123,7 +123,7 @@ class FeatureMaker:
         return latents
 
     def launch(
-        self, drawn: DrawnBatch, features: frozenset[str], watch: Stopwatch = UNWATCHED
+        self, drawn: BatchViews, features: frozenset[str], watch: Stopwatch = UNWATCHED
     ) -> dict[str, Tensor]:
         """Return what `compute` does, still on the device; a GPU may yet be working on it.
 
@@ -147,7 +147,7 @@ class FeatureMaker:
     def _reads_tokens(self, name: str) -> bool:
         return name in self._gradients and self._gradients[name].objective.needs.tokens
 
-    def _launch(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> dict[str, Tensor]:
+    def _launch(self, drawn: BatchViews, one: _Pass, watch: Stopwatch) -> dict[str, Tensor]:
         rows: dict[str, list[Tensor]] = defaultdict(list)
         gradients: dict[str, list[Tensor]] = defaultdict(list)
         for part in self._parts(drawn, one):
@@ -177,9 +177,7 @@ class FeatureMaker:
         assert self._token_path is not None  # `make_features` gives one
         return self._token_path
 
-    def _parts(
-        self, drawn: DrawnBatch, one: _Pass
-    ) -> Iterator[tuple[Shaped[Tensor, "b ..."], ...]]:
+    def _parts(self, drawn: BatchViews, one: _Pass) -> Iterator[DrawnBatch]:
         """Split a batch so that the path can record each part with all of its views."""
         arrays = drawn[one.views]
         views = count_views(self.drawer.recipe(one.views))
@@ -187,9 +185,7 @@ class FeatureMaker:
         for start in range(0, len(arrays[0]), count):
             yield self._to_device(tuple(array[start : start + count] for array in arrays))
 
-    def _record(
-        self, drawn: tuple[Shaped[Tensor, "b ..."], ...], one: _Pass, watch: Stopwatch
-    ) -> Tape:
+    def _record(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> Tape:
         recipe = self.drawer.recipe(one.views)
         at_once = max(1, self._batch_size // len(drawn[0]))
 
@@ -222,9 +218,7 @@ class FeatureMaker:
             unit, norm = normalized_projection(torch.cat(gradients), self._projection)
         return {GRADIENTS + name: unit, NORMS + name: norm}
 
-    def _to_device(
-        self, arrays: tuple[Shaped[Tensor, "b ..."], ...]
-    ) -> tuple[Shaped[Tensor, "b ..."], ...]:
+    def _to_device(self, arrays: DrawnBatch) -> DrawnBatch:
         """Send bytes; what says where in them the views are decides shapes, so it stays."""
         is_pinned = self.device.type == "cuda"  # by the loader: nobody waits for the copy
         return tuple(

@@ -27,14 +27,14 @@ from fungistore.store.store import Store
 
 LARGEST_CHUNK_BYTES = 1 << 30
 HEADS, BANK = "tensors", "bank"  # the file of the heads, and the tensor in a bank's file
-Tensors = dict[str, NDArray[Any]]
+NamedArrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Frozen:
     """What a gradient feature depends on beside its configuration: drawn once, then read back."""
 
-    heads: Tensors
+    heads: NamedArrays
     bank: NDArray[np.float32] | None
 
 
@@ -157,7 +157,7 @@ def freeze(
     for feature, config in configs.items():
         if store.setups.has(fingerprint(config)):
             continue
-        files: dict[str, Tensors] = {}
+        files: dict[str, NamedArrays] = {}
         if feature in resolved.gradient_features:
             files[HEADS] = heads = head_tensors(resolved, feature)
             if feature in resolved.banks:
@@ -237,12 +237,12 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
     )
 
 
-def head_tensors(resolved: Resolved, feature: str) -> Tensors:
+def head_tensors(resolved: Resolved, feature: str) -> NamedArrays:
     """Draw heads: U(-1/sqrt(width), 1/sqrt(width)), PyTorch's default for a linear layer."""
     needs, backbone = resolved.objective(feature).needs, resolved.backbone
     heads = [(name, backbone.embedding_dim, dim) for name, dim in needs.heads.items()]
     heads += [(name, backbone.token_dim, dim) for name, dim in needs.token_heads.items()]
-    tensors: Tensors = {}
+    tensors: NamedArrays = {}
     for name, width, dim in heads:
         bound = width**-0.5
         stream = Stream(resolved.options.seed, "head", feature, name)

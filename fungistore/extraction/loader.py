@@ -1,4 +1,4 @@
-"""Batches of drawn images, a bounded number ahead of the model, in order."""
+"""Batches of drawn items, a bounded number ahead of the model, in order."""
 
 from __future__ import annotations
 
@@ -14,47 +14,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.extraction.decoders import open_decoders
-from fungistore.extraction.drawing import Drawn, DrawnItem
-from fungistore.extraction.features import DrawnBatch, FeatureMaker
+from fungistore.extraction.drawing import DrawnItem, DrawnViews
+from fungistore.extraction.features import BatchViews, FeatureMaker
+from fungistore.extraction.plan import BatchPlan
 from fungistore.machine.resources import allowed_cores
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store.failures import Failure
 
 MOST_LOADED = 3  # batches that wait for the model, or are being loaded
-MOST_WORKERS = 32  # so many processes keep their parent busy, at 0.1 ms an image
-
-
-@dataclass(frozen=True)
-class Work:
-    """One batch to be: rows of the sample table, all of one unit, and the features they need.
-
-    `last` marks the unit's last batch.
-    """
-
-    unit: int
-    rows: list[dict[str, Any]]
-    features: frozenset[str]
-    last: bool
+MOST_WORKERS = 32  # so many processes keep their parent busy, at 0.1 ms an item
 
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """A batch whose images were read and drawn; `failures` names the blank ones."""
+    """A batch whose items were read and drawn; `failures` names the blank ones."""
 
-    work: Work
-    drawn: DrawnBatch
+    plan: BatchPlan
+    drawn: BatchViews
     failures: list[Failure]
 
 
 def load_batches(
-    works: Iterable[Work],
+    plans: Iterable[BatchPlan],
     maker: FeatureMaker,
     workers: int,
     watch: Stopwatch = UNWATCHED,
     *,
     in_processes: bool = False,
 ) -> Iterator[LoadedBatch]:
-    """Yield batches in the order of `works`, read ahead by `workers` threads or processes.
+    """Yield batches in the order of `plans`, read ahead by `workers` threads or processes.
 
     What a sample becomes depends on its own bytes and id alone, so neither their number nor their
     kind changes anything. One more thread puts a batch together, for a GPU in pinned memory.
@@ -64,25 +52,25 @@ def load_batches(
     """
     decoders = open_decoders(maker.drawer, workers, in_processes=in_processes)
 
-    def stack(work: Work, draws: list[Future[list[DrawnItem]]]) -> LoadedBatch:
-        images = [image for draw in draws for image in draw.result()]
-        watch.add("decode", sum(image.decoding for image in images))
-        watch.add("draw", sum(image.drawing for image in images))
-        drawn = [image.drawn for image in images]
+    def stack(plan: BatchPlan, draws: list[Future[list[DrawnItem]]]) -> LoadedBatch:
+        items = [item for draw in draws for item in draw.result()]
+        watch.add("decode", sum(item.decoding for item in items))
+        watch.add("draw", sum(item.drawing for item in items))
+        drawn = [item.drawn for item in items]
         batch = stack_drawn(drawn, pinned=maker.device.type == "cuda")
-        return LoadedBatch(work, batch, [image.failure for image in images if image.failure])
+        return LoadedBatch(plan, batch, [item.failure for item in items if item.failure])
 
     ahead: deque[Future[LoadedBatch]] = deque()
-    stream = iter(works)
+    stream = iter(plans)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fungi-load")
     stacker = ThreadPoolExecutor(1, thread_name_prefix="fungi-stack")
     try:
         while True:
-            while len(ahead) < MOST_LOADED and (work := next(stream, None)) is not None:
-                starts = range(0, len(work.rows), decoders.rows_at_once)
-                parts = [work.rows[start : start + decoders.rows_at_once] for start in starts]
-                draws = [pool.submit(decoders.draw, part, work.features) for part in parts]
-                ahead.append(stacker.submit(stack, work, draws))
+            while len(ahead) < MOST_LOADED and (plan := next(stream, None)) is not None:
+                starts = range(0, len(plan.rows), decoders.rows_at_once)
+                parts = [plan.rows[start : start + decoders.rows_at_once] for start in starts]
+                draws = [pool.submit(decoders.draw, part, plan.features) for part in parts]
+                ahead.append(stacker.submit(stack, plan, draws))
             if not ahead:
                 return
             with watch.stage("wait"):
@@ -114,11 +102,11 @@ def stack_padded(arrays: Sequence[NDArray[Any]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
-def stack_drawn(images: Sequence[Drawn], *, pinned: bool = False) -> DrawnBatch:
-    """Put drawn images together as one batch; in pinned memory a GPU copies while it computes."""
-    batch: DrawnBatch = {}
-    for name in images[0]:
-        arrays = zip(*(drawn[name] for drawn in images), strict=True)
+def stack_drawn(items: Sequence[DrawnViews], *, pinned: bool = False) -> BatchViews:
+    """Put drawn items together as one batch; in pinned memory a GPU copies while it computes."""
+    batch: BatchViews = {}
+    for name in items[0]:
+        arrays = zip(*(drawn[name] for drawn in items), strict=True)
         stacked = map(stack_padded, arrays)
         batch[name] = tuple(tensor.pin_memory() if pinned else tensor for tensor in stacked)
     return batch

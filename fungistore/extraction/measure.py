@@ -13,9 +13,9 @@ from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
-from fungistore.extraction.loader import MOST_LOADED, Work, load_batches
+from fungistore.extraction.loader import MOST_LOADED, load_batches
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.plan import count_bytes, count_images, plan_tasks
+from fungistore.extraction.plan import BatchPlan, count_bytes, count_samples, find_gaps
 from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import fingerprint
 from fungistore.machine.context import QUIET, Context
@@ -37,7 +37,7 @@ PROBES = 2
 
 @dataclass(frozen=True)
 class Rate:
-    """Images per second, the slowest and the fastest of the batches that were timed."""
+    """Samples per second, the slowest and the fastest of the batches that were timed."""
 
     low: float
     high: float
@@ -50,15 +50,15 @@ class Estimate:
     Attributes:
         store: the store's directory.
         feature_set: name of the feature set.
-        samples: images in the source and the store together, after --limit.
-        images: images still to be computed.
+        samples: those of the source and the store together, after --limit.
+        images: samples still to be computed.
         units: units still to be computed.
         unit_rows: rows of a unit.
-        batch_size: images, or views, in one forward.
+        batch_size: samples, or views, in one forward.
         bytes: bytes still to be written, before any codec.
         free_bytes: bytes free where the store is, None where there is no limit.
         seconds: shortest and longest expected time.
-        forwards_per_image: what one image costs.
+        forwards_per_image: what one sample costs.
     """
 
     store: str
@@ -108,23 +108,23 @@ def estimate(
     configs = array_configs(replace(resolved, unit_rows=unit_rows))
     rows = options.rows_of(len(samples))
     done = real.arrays(options.name) if real and not restart else {}
-    tasks = plan_tasks(resolved.arrays, done, rows, unit_rows)
+    gaps = find_gaps(resolved.arrays, done, rows, unit_rows)
     forwards = maker.forwards(frozenset(options.features))
     banks = sum(
         (bank.samples or rows) * maker.forwards(frozenset([feature])) / forwards
         for feature, bank in resolved.banks.items()
         if real is None or not real.setups.has(fingerprint(configs[feature]))
     )
-    work = count_images(tasks) + (banks if tasks else 0)
+    work = count_samples(gaps) + (banks if gaps else 0)
     return Estimate(
         store=place.where,
         feature_set=options.name,
         samples=rows,
-        images=count_images(tasks),
-        units=len({task.unit for task in tasks}),
+        images=count_samples(gaps),
+        units=len({gap.unit for gap in gaps}),
         unit_rows=unit_rows,
         batch_size=resolved.batch_size,
-        bytes=count_bytes(tasks, resolved.arrays),
+        bytes=count_bytes(gaps, resolved.arrays),
         free_bytes=place.free_bytes(),
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,
@@ -146,7 +146,7 @@ def with_fitting_batch(resolved: Resolved, samples: SampleTable, context: Contex
     """Return settings whose batch is decided, by halving an open one until a GPU has held it.
 
     Raises:
-        FullMemoryError: not even one image fits.
+        FullMemoryError: not even one sample fits.
     """
     while resolved.batch_is_open:
         try:
@@ -164,8 +164,8 @@ def with_fitting_batch(resolved: Resolved, samples: SampleTable, context: Contex
 
 def _run_first_batch(resolved: Resolved, samples: SampleTable, context: Context) -> None:
     maker, features = throwaway_features(resolved), frozenset(resolved.options.features)
-    works = [Work(0, samples.rows(0, resolved.batch_size), features, last=False)]
-    for batch in load_batches(works, maker, resolved.workers):
+    plans = [BatchPlan(0, samples.rows(0, resolved.batch_size), features, last=False)]
+    for batch in load_batches(plans, maker, resolved.workers):
         context.stop_if_asked()
         maker.compute(batch.drawn, features)
 
@@ -181,11 +181,11 @@ def with_unit_rows(resolved: Resolved, samples: SampleTable, context: Context) -
 def measure_rate(
     resolved: Resolved, samples: SampleTable, maker: FeatureMaker, context: Context
 ) -> Rate:
-    """Time two small batches of the store's first images, after a warm-up.
+    """Time two small batches of the store's first samples, after a warm-up.
 
     A batch has about `batch_size` forwards, so the measurement costs about as much as two batches
-    of embeddings, whatever the objectives. One image warms up a CPU; a GPU, and what is to be
-    compiled, need a batch of the size that follows. A GPU may be faster than its images come: then
+    of embeddings, whatever the objectives. One sample warms up a CPU; a GPU, and what is to be
+    compiled, need a batch of the size that follows. A GPU may be faster than its items come: then
     the batches that were loaded during the warm-up say nothing, and the two after them are timed.
     """
     features, device = frozenset(resolved.options.features), resolved.device.type
@@ -195,21 +195,21 @@ def measure_rate(
     probes = PROBES if on_cpu else MOST_LOADED + PROBES
     total = min(len(samples), warmup + probes * count)
 
-    def works() -> Iterator[Work]:
+    def plans() -> Iterator[BatchPlan]:
         starts = [0, *range(warmup, max(warmup + 1, total), count)]
         for start, end in zip(starts, [*starts[1:], total], strict=True):
-            first = min(start, total - 1)  # a single image is timed twice
+            first = min(start, total - 1)  # a single sample is timed twice
             rows = samples.rows(first, max(end, first + 1))
-            yield Work(0, rows, features, last=False)
+            yield BatchPlan(0, rows, features, last=False)
 
     rates = []
     began = time.perf_counter()
     in_processes = choose_processes(resolved.options.decode_in, device, len(samples))
-    for batch in load_batches(works(), maker, resolved.workers, in_processes=in_processes):
+    for batch in load_batches(plans(), maker, resolved.workers, in_processes=in_processes):
         context.stop_if_asked()
         maker.compute(batch.drawn, features)
         now = time.perf_counter()
-        rates.append(len(batch.work.rows) / (now - began))
+        rates.append(len(batch.plan.rows) / (now - began))
         began = now
     measured = rates[1:][-PROBES:] or rates
     return Rate(min(measured), max(measured))

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge, MinLen
 
@@ -16,9 +16,12 @@ from fungistore.errors import UsageError
 from fungistore.machine.choices import DeviceChoice
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
 from fungistore.objectives.registry import OBJECTIVES
-from fungistore.settings import Config, Count, PowerOfTwo, Setting, build, to_json
+from fungistore.settings import Count, PowerOfTwo, Setting, build, to_json
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+if TYPE_CHECKING:
+    from fungistore.fingerprint import Config
+
+TrunkDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,9 @@ class ExtractOptions(ReplayChoice):
     feature_set: Annotated[
         PlainName | None, Setting("Name in the store.", default="the model", metavar="NAME")
     ] = None
-    dtype: Annotated[Dtype, Setting("Precision up to the target layer; int8 is for CPUs.")] = "auto"
+    dtype: Annotated[TrunkDtype, Setting("Precision up to the target layer; int8 is for CPUs.")] = (
+        "auto"
+    )
     compile: Annotated[bool | None, Setting("Compile the model; pays where a run takes long.")] = (
         None
     )

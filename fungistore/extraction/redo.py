@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fungistore.extraction.compute import ComputedBatch, compute_units, tell_unusable
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.loader import Work
+from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
 from fungistore.store.failures import Failure
@@ -52,29 +52,29 @@ def redo_rows(
         context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
-        StoppedError: `stop` asked for it; the units that are done are taken off the list.
+        StoppedError: `context` asked for it; the units that are done are taken off the list.
     """
     unit_rows = next(iter(arrays.values())).unit_rows
     features = frozenset(resolved.options.features)
     mended: list[Failure] = []
     by_row = {failure.row: failure for failure in listed}
 
-    def works() -> Iterator[Work]:
+    def plans() -> Iterator[BatchPlan]:
         for unit, group in groupby(listed, key=lambda failure: failure.row // unit_rows):
             rows = store.samples.take([failure.row for failure in group])
             for start in range(0, len(rows), resolved.batch_size):
                 batch = rows[start : start + resolved.batch_size]
-                yield Work(unit, batch, features, last=start + len(batch) == len(rows))
+                yield BatchPlan(unit, batch, features, last=start + len(batch) == len(rows))
 
     def commit(parts: list[ComputedBatch]) -> None:
         _merge(store, arrays, derived, parts, context)
         failing = {failure.row for part in parts for failure in part.failures}
-        rows = {row["row"] for part in parts for row in part.work.rows}
+        rows = {row["row"] for part in parts for row in part.plan.rows}
         mended.extend(by_row[row] for row in rows - failing)
 
     context.reporter.begin("rows to make anew", len(listed))
     try:
-        compute_units(works(), maker, resolved, commit, context)
+        compute_units(plans(), maker, resolved, commit, context)
     finally:
         context.reporter.end()
         if mended:
@@ -90,7 +90,7 @@ def _merge(
     context: Context,
 ) -> None:
     """Replace some rows of a committed unit in every array."""
-    unit = parts[0].work.unit
+    unit = parts[0].plan.unit
     failures = [failure for part in parts for failure in part.failures]
     store.add_failures(failures)
     for array in derived:
@@ -101,7 +101,7 @@ def _merge(
         if before is None:
             continue  # removed by another hand since: extraction makes it
         start = unit * array.unit_rows
-        places = [row["row"] - start for part in parts for row in part.work.rows]
+        places = [row["row"] - start for part in parts for row in part.plan.rows]
         block = array.read(start, start + before.rows)
         new = np.concatenate([part.rows[name] for part in parts]).astype(block.dtype)
         if np.array_equal(block[places], new, equal_nan=True):

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, frozen_choices, frozen_features
-from fungistore.extraction.loader import Work, load_batches
+from fungistore.extraction.loader import load_batches
 from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import describe, differences
 from fungistore.machine.context import Context
@@ -44,21 +45,21 @@ class Replay:
         """Yield the features of each item by name, or why it has none.
 
         Raises:
-            StoppedError: `stop` asked for it.
+            StoppedError: `context` asked for it.
         """
         features, modality = frozenset(self.arrays), self.resolved.modality
         size = self.resolved.batch_size
 
-        def works() -> Iterator[Work]:
+        def plans() -> Iterator[BatchPlan]:
             for start in range(0, len(items), size):
                 rows = [
                     {"row": start + i, "id": item.views, "root": item.root, "uri": item.uri}
                     for i, item in enumerate(items[start : start + size])
                 ]
-                yield Work(0, rows, features, last=False)
+                yield BatchPlan(0, rows, features, last=False)
 
         context.reporter.begin(modality.items, len(items))
-        for batch in load_batches(works(), self.maker, self.resolved.workers):
+        for batch in load_batches(plans(), self.maker, self.resolved.workers):
             context.stop_if_asked()
             failed = {failure.row: failure.message for failure in batch.failures}
             computed = self.maker.compute(batch.drawn, features)
@@ -66,7 +67,7 @@ class Replay:
                 name: rounded(computed[array.feature.path], array)
                 for name, array in self.arrays.items()
             }
-            for place, row in enumerate(batch.work.rows):
+            for place, row in enumerate(batch.plan.rows):
                 text = items[row["row"]].text
                 found = {name: rows[place] for name, rows in stored.items()}
                 context.reporter.advance(1)

@@ -21,7 +21,7 @@ class ExtractResult:
         units_done: units committed in all.
         units_total: units that the rows make.
         units_computed: units committed by this run.
-        images_computed: images computed by this run.
+        images_computed: samples computed by this run.
         failed: inputs that could not be read.
         images_per_second: of this run, loading and writing included; 0 where nothing was to do.
         fingerprints: of the setup of each feature.

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.extraction.compute import compute_tasks
+from fungistore.extraction.compute import fill_gaps
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
 from fungistore.extraction.measure import (
@@ -17,7 +17,7 @@ from fungistore.extraction.measure import (
     with_unit_rows,
 )
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.plan import Task, count_bytes, count_images, plan_tasks
+from fungistore.extraction.plan import Gap, count_bytes, count_samples, find_gaps
 from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import ExtractResult
@@ -88,10 +88,10 @@ class Extraction:
                     self._restart = False
                 things = _things(preparing, self._resolved)
                 target = held.enter_context(preparing.writing(*things, part=part))
-                job = self._prepare(target, part)
-            return _work(job, context)
+                ready = self._prepare(target, part)
+            return _extract(ready, context)
 
-    def _prepare(self, target: Store, part: Slice) -> _Job:
+    def _prepare(self, target: Store, part: Slice) -> _Ready:
         options, context = self._resolved.options, self._context
         if self._is_redo:
             _refuse_partial_redo(target, self._resolved)
@@ -111,7 +111,7 @@ class Extraction:
             context.reporter.notice(
                 f"{changed} rows are of files that have changed: --update makes them anew"
             )
-        return _Job(
+        return _Ready(
             store=target,
             resolved=resolved,
             configs=configs,
@@ -125,7 +125,7 @@ class Extraction:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Ready:
     """Everything that is settled before the first unit."""
 
     store: Store
@@ -153,9 +153,9 @@ class _Job:
         size = self.unit_rows
         return sum(min(size, self.rows - unit * size) for unit in self.own_units())
 
-    def missing(self) -> list[Task]:
+    def missing(self) -> list[Gap]:
         arrays = dict(self.arrays)
-        return plan_tasks(self.resolved.arrays, arrays, self.rows, self.unit_rows)
+        return find_gaps(self.resolved.arrays, arrays, self.rows, self.unit_rows)
 
 
 def _things(store: Store, resolved: Resolved) -> list[str]:
@@ -187,41 +187,45 @@ def _refuse_partial_redo(store: Store, resolved: Resolved) -> None:
         )
 
 
-def _work(job: _Job, context: Context) -> ExtractResult:
-    store, resolved, options = job.store, job.resolved, job.resolved.options
-    tasks = [task for task in job.missing() if task.unit in job.part]
-    images = count_images(tasks)
-    _say_what_is_left(job, tasks, context)
+def _extract(ready: _Ready, context: Context) -> ExtractResult:
+    store, resolved, options = ready.store, ready.resolved, ready.resolved.options
+    gaps = [gap for gap in ready.missing() if gap.unit in ready.part]
+    samples = count_samples(gaps)
+    _say_what_is_left(ready, gaps, context)
 
     began = time.perf_counter()
-    context.reporter.begin(resolved.modality.items, job.own_rows(), done=job.own_rows() - images)
-    compute_tasks(store, job.maker, resolved, job.arrays, tasks, context)
+    context.reporter.begin(
+        resolved.modality.items, ready.own_rows(), done=ready.own_rows() - samples
+    )
+    fill_gaps(store, ready.maker, resolved, ready.arrays, gaps, context)
     context.reporter.end()
     seconds = time.perf_counter() - began
     redone = Redone(0, 0)
-    if job.redo:
-        redone = redo_rows(job.redo, store, job.maker, resolved, job.arrays, job.derived, context)
-        _tell_redone(store, redone, job.derived, context)
+    if ready.redo:
+        redone = redo_rows(
+            ready.redo, store, ready.maker, resolved, ready.arrays, ready.derived, context
+        )
+        _tell_redone(store, redone, ready.derived, context)
     store.compact_failures()
-    units_done = job.units
-    if job.part != WHOLE:
+    units_done = ready.units
+    if ready.part != WHOLE:
         store.sweep()  # what others left, if this is the last of them
-        units_done -= len({task.unit for task in job.missing()})
+        units_done -= len({gap.unit for gap in ready.missing()})
     return ExtractResult(
         store=store.where,
         feature_set=options.name,
         features=options.features,
-        samples=job.rows,
+        samples=ready.rows,
         units_done=units_done,
-        units_total=job.units,
-        units_computed=len({task.unit for task in tasks}),
-        images_computed=images,
-        failed=_count_failed(store, options.name, job.rows),
-        images_per_second=images / seconds if images else 0.0,
-        fingerprints={feature: fingerprint(config) for feature, config in job.configs.items()},
+        units_total=ready.units,
+        units_computed=len({gap.unit for gap in gaps}),
+        images_computed=samples,
+        failed=_count_failed(store, options.name, ready.rows),
+        images_per_second=samples / seconds if samples else 0.0,
+        fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
         redone=redone.mended,
-        worker=job.part,
-        worker_units=len(job.own_units()),
+        worker=ready.part,
+        worker_units=len(ready.own_units()),
     )
 
 
@@ -314,14 +318,14 @@ def _ready_arrays(
     return ready
 
 
-def _say_what_is_left(job: _Job, tasks: list[Task], context: Context) -> None:
-    store, options = job.store, job.resolved.options
-    units, to_go = len(job.own_units()), len({task.unit for task in tasks})
-    who = "" if job.part == WHOLE else f"{job.part}: "
-    if not tasks:
+def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
+    store, options = ready.store, ready.resolved.options
+    units, to_go = len(ready.own_units()), len({gap.unit for gap in gaps})
+    who = "" if ready.part == WHOLE else f"{ready.part}: "
+    if not gaps:
         context.reporter.notice(f"{who}nothing to do: all {units} units are done")
-    elif count_images(tasks) < job.own_rows():
-        failed = _count_failed(store, options.name, job.rows)
+    elif count_samples(gaps) < ready.own_rows():
+        failed = _count_failed(store, options.name, ready.rows)
         inputs = "input" if failed == 1 else "inputs"
         context.reporter.notice(
             f"{who}resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, "
@@ -330,10 +334,10 @@ def _say_what_is_left(job: _Job, tasks: list[Task], context: Context) -> None:
     else:
         features = ", ".join(options.features)
         context.reporter.notice(
-            f"{who}extracting {features} of {job.own_rows()} {job.resolved.modality.items} "
+            f"{who}extracting {features} of {ready.own_rows()} {ready.resolved.modality.items} "
             f"in {units} units"
         )
-    needed, free = count_bytes(tasks, job.resolved.arrays), store.backend.free_bytes()
+    needed, free = count_bytes(gaps, ready.resolved.arrays), store.backend.free_bytes()
     if free is not None and needed > free:
         context.reporter.notice(
             f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free"

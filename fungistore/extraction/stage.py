@@ -54,7 +54,7 @@ def extract(
         UsageError: options, source or model cannot be used; nothing was written.
         MismatchError: the feature set was made with other settings; nothing was overwritten.
         StoreError: the store is damaged.
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
         FungiError: a full disk, an unreadable item under `on_error="fail"`, or another process
             that writes the same.
     """

@@ -69,7 +69,7 @@ def build_index(
         UsageError: an unknown feature, PCA or factory, too few vectors to train, or none at all.
         MismatchError: the index was made with other settings, or of other features.
         StoreError: the store or the index is damaged.
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
         FungiError: a full disk, or another writer.
     """
     began = time.perf_counter()

@@ -12,9 +12,9 @@ from fungistore.names import PlainName
 from fungistore.settings import Positive, Setting
 from fungistore.type_words import Words
 
-Metric = Literal["cosine", "euclidean"]
+IndexMetric = Literal["cosine", "euclidean"]
 AUTO = "auto"
-DEFAULT_METRIC: Metric = "cosine"
+DEFAULT_METRIC: IndexMetric = "cosine"
 DEFAULT_SEED = 42
 DEFAULT_TARGET_RECALL = 0.95
 LONGEST_FACTORY = 500  # of a sane faiss factory string, with room to spare
@@ -41,7 +41,7 @@ class IndexOptions(FeatureChoice):
         ),
     ] = None
     metric: Annotated[
-        Metric | None, Setting("How far vectors are apart.", default=DEFAULT_METRIC)
+        IndexMetric | None, Setting("How far vectors are apart.", default=DEFAULT_METRIC)
     ] = None
     target_recall: Annotated[
         Annotated[float, Gt(0), Le(1)] | None,
@@ -62,6 +62,6 @@ class IndexOptions(FeatureChoice):
         return None if self.memory is None else int(self.memory * GIGABYTE)
 
 
-def default_name(features: tuple[str, ...], metric: Metric) -> str:
+def default_name(features: tuple[str, ...], metric: IndexMetric) -> str:
     """Return the name of an index that was given none, such as "embeddings+kl-cosine"."""
     return f"{'+'.join(features).replace('/', '-')}-{metric}"

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, differences
-from fungistore.indexing.options import Metric
+from fungistore.indexing.options import IndexMetric
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.names import is_file_name
 from fungistore.store.documents import encode_document, sealed
@@ -82,7 +82,7 @@ class IndexRecord:
     name: str
     features: tuple[str, ...]
     dim: int
-    metric: Metric
+    metric: IndexMetric
     factory: str
     reason: str
     seed: int

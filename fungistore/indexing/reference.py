@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from fungistore.errors import StoreError
-from fungistore.indexing.options import Metric
+from fungistore.indexing.options import IndexMetric
 from fungistore.indexing.record import Recall
 from fungistore.indexing.vectors import VectorIndex, distances, faiss_metric
 from fungistore.matrices.blocks import Vectors, normalize
@@ -74,7 +74,7 @@ class Reference:
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in names}
         path.write_bytes(save(arrays))  # safetensors' own files raise no OSError
 
-    def update(self, vectors: Vectors, rows: Rows, metric: Metric) -> None:
+    def update(self, vectors: Vectors, rows: Rows, metric: IndexMetric) -> None:
         """Merge the neighbours among some more vectors [n, d], which are left as they are."""
         if not len(rows) or not len(self.rows):
             return

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 
 from fungistore.errors import StoreError, UsageError
-from fungistore.indexing.options import Metric
+from fungistore.indexing.options import IndexMetric
 from fungistore.matrices.blocks import Vectors, normalize
 from fungistore.store.samples import Rows
 
@@ -29,14 +29,14 @@ class VectorIndex:
         metric: what `index` was made for; vectors are normalised here where it is "cosine".
     """
 
-    def __init__(self, index: Any, metric: Metric) -> None:
+    def __init__(self, index: Any, metric: IndexMetric) -> None:
         self._index = index
         self._metric = metric
         self._kind = _innermost(index)
         self._gpu_quantizer: Any = None
 
     @classmethod
-    def make(cls, factory: str, dim: int, metric: Metric) -> VectorIndex:
+    def make(cls, factory: str, dim: int, metric: IndexMetric) -> VectorIndex:
         """Make an empty index from a faiss factory string.
 
         Raises:
@@ -55,7 +55,7 @@ class VectorIndex:
         return cls(index if _takes_ids(index) else faiss.IndexIDMap(index), metric)
 
     @classmethod
-    def read(cls, path: Path, metric: Metric) -> VectorIndex:
+    def read(cls, path: Path, metric: IndexMetric) -> VectorIndex:
         """Read an index from a file whose checksum was compared.
 
         Raises:
@@ -200,12 +200,12 @@ class VectorIndex:
             ivf.quantizer, ivf.own_fields = quantizer, own
 
 
-def faiss_metric(metric: Metric) -> int:
+def faiss_metric(metric: IndexMetric) -> int:
     """Return faiss's number of a metric: the inner product of unit vectors, or squared L2."""
     return int(faiss.METRIC_INNER_PRODUCT if metric == "cosine" else faiss.METRIC_L2)
 
 
-def distances(scores: Vectors, metric: Metric) -> Vectors:
+def distances(scores: Vectors, metric: IndexMetric) -> Vectors:
     """Return 1 - cosine from inner products, or distances from squared ones; never below zero."""
     if metric == "cosine":
         return np.maximum(1 - scores, 0)

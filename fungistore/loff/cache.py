@@ -10,6 +10,7 @@ from fungistore.errors import UsageError
 from fungistore.loff.options import CacheChoice
 from fungistore.machine.context import Context
 from fungistore.machine.resources import free_memory
+from fungistore.quantities import size
 
 Cache = Literal["gpu", "ram", "none"]
 AUTO_SHARE = 0.5  # of what is free; the rest is for the head, its activations, and others
@@ -23,7 +24,7 @@ def choose_cache(choice: CacheChoice, needed: int, device: torch.device, context
         choice: what the user asked for; "auto" takes the fastest place with room.
         needed: bytes of all rows.
         device: that batches are wanted on.
-        reporter: is told what "auto" decided.
+        context: its reporter is told what "auto" decided.
 
     Raises:
         UsageError: the place that was asked for is too small, or not there.
@@ -44,23 +45,21 @@ def choose_cache(choice: CacheChoice, needed: int, device: torch.device, context
             raise UsageError(
                 "the rows do not fit",
                 where=f"--cache {choice}",
-                expected=f"at most {_size(ASKED_SHARE * free)}",
-                found=_size(needed),
+                expected=f"at most {size(ASKED_SHARE * free)}",
+                found=size(needed),
                 hint="use --cache none, which reads batches from disk",
             )
         return choice
     for place, free in places.items():
         if free is not None and needed <= AUTO_SHARE * free:
             where = "on the GPU" if place == "gpu" else "in memory"
-            context.reporter.notice(
-                f"{_size(needed)} of features kept {where} ({_size(free)} free)"
-            )
+            context.reporter.notice(f"{size(needed)} of features kept {where} ({size(free)} free)")
             return place
     context.reporter.notice(
-        f"{_size(needed)} of features read from disk batch by batch: "
-        f"{_size(free)} of memory are free, and half of that may be taken"
+        f"{size(needed)} of features read from disk batch by batch: "
+        f"{size(free)} of memory are free, and half of that may be taken"
         if free is not None
-        else f"{_size(needed)} of features read from disk: unknown how much memory is free"
+        else f"{size(needed)} of features read from disk: unknown how much memory is free"
     )
     return "none"
 
@@ -68,7 +67,3 @@ def choose_cache(choice: CacheChoice, needed: int, device: torch.device, context
 def free_on_device(device: torch.device) -> int | None:
     """Return the free bytes of a CUDA device, None for others."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.2f} MB"

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.confusion import save_confusion
-from fungistore.evaluation.metrics import accuracy_interval, classification_metrics
+from fungistore.evaluation.metrics import classification_metrics, over_runs
 from fungistore.evaluation.options import LoffOptions
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
@@ -92,7 +92,7 @@ def evaluate_loff(
             measured.append(metrics)
             tested.append((stored, len(data.split.train), len(truth)))
             context.reporter.advance(1)
-        scores.append(_score(tested, measured, title))
+        scores.append(_averaged(tested, measured, title))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
     context.reporter.end()
     if options.plot is not None:
@@ -110,7 +110,7 @@ def evaluate_loff(
     )
 
 
-def _score(
+def _averaged(
     tested: list[tuple[StoredHead, int, int]], measured: list[dict[str, float]], title: str
 ) -> Score:
     """Average the metrics of heads that differ in their seed."""
@@ -121,13 +121,7 @@ def _score(
             found=", ".join(one.name for one, _, _ in tested),
             hint="give --head once for each kind",
         )
-    names = [name for name in measured[0] if all(name in metrics for metrics in measured)]
-    metrics = {name: float(np.mean([m[name] for m in measured])) for name in names}
-    spread = {}
-    if len(measured) == 1:
-        spread["accuracy"] = accuracy_interval(metrics["accuracy"], n_test)
-    else:
-        metrics["accuracy_deviation"] = float(np.std([m["accuracy"] for m in measured], ddof=1))
+    metrics, spread = over_runs(measured, n_test)
     return Score(
         features=(stored.head.spec.reads,),
         dim=stored.head.spec.in_dim,

@@ -31,7 +31,7 @@ POOL_WIDTH, POOL_HEADS = 384, 6  # one attention layer of deit-s
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderSize:
     """The size of a plain vision transformer, and the timm model with weights of that width."""
 
     width: int
@@ -40,10 +40,10 @@ class Encoder:
     timm: str
 
 
-ENCODERS: Mapping[str, Encoder] = {
-    "deit-s": Encoder(384, 12, 6, "deit_small_patch16_224"),  # the paper's cost
-    "deit-ti": Encoder(192, 12, 3, "deit_tiny_patch16_224"),
-    "vit-xs": Encoder(192, 4, 3, "deit_tiny_patch16_224"),  # for CPUs; its first four blocks
+ENCODERS: Mapping[str, EncoderSize] = {
+    "deit-s": EncoderSize(384, 12, 6, "deit_small_patch16_224"),  # the paper's cost
+    "deit-ti": EncoderSize(192, 12, 3, "deit_tiny_patch16_224"),
+    "vit-xs": EncoderSize(192, 4, 3, "deit_tiny_patch16_224"),  # for CPUs; its first four blocks
 }
 POOLING, LINEAR = "attn-pool", "linear"
 

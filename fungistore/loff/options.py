@@ -18,8 +18,8 @@ HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "linear"]
 HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
 Interpolation = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border", "reflection"]
-Metric = Literal["accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+EpochMetric = Literal["accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa"]
+HeadDtype = Literal["auto", "float32", "bfloat16"]
 CacheChoice = Literal["auto", "gpu", "ram", "none"]
 
 TRIVIAL, NONE = "trivial", "none"
@@ -135,9 +135,9 @@ class TrainOptions(FeatureSetChoice, SplitChoice, DeviceChoice):
     patience: Annotated[
         Count | None, Setting("Stop after so many epochs without a better one.")
     ] = None
-    metric: Annotated[Metric, Setting("Chooses the epoch, on validation rows.")] = "accuracy"
+    metric: Annotated[EpochMetric, Setting("Chooses the epoch, on validation rows.")] = "accuracy"
     validation: Annotated[Share, Setting("Part of each training class, without a split val.")] = 0.2
-    dtype: Annotated[Dtype, Setting("Of matrix products.")] = "auto"
+    dtype: Annotated[HeadDtype, Setting("Of matrix products.")] = "auto"
     cache: Annotated[CacheChoice, Setting("Where the rows are kept.")] = "auto"
     checkpoint_minutes: Annotated[Positive, Setting("Longest time between checkpoints.")] = 10.0
 

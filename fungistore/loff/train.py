@@ -85,7 +85,7 @@ def train_loff(
     Raises:
         UsageError: features or labels are missing, or an option cannot be served.
         MismatchError: a head of this name was trained with other settings, or on other rows.
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
         FungiError: the loss is not finite; the last good checkpoint is kept.
     """
     opened = Store.open(store)

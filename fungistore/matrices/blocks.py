@@ -22,6 +22,7 @@ from fungistore.store.units import Commit, UnitArray
 STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units are smaller
 
 Vectors = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Coverage:
         unreadable: rows with a NaN or an infinity in some block, unreadable inputs among them.
     """
 
-    usable: NDArray[np.bool_]
+    usable: Mask
     missing: int
     unreadable: int
 
@@ -80,6 +81,11 @@ class FeatureMatrix:
     def unit_rows(self) -> int:
         """Rows of a unit, the same in all blocks."""
         return self.arrays[0].unit_rows
+
+    @property
+    def made_of(self) -> str:
+        """What a row is, for a protocol."""
+        return "stored PCA" if is_pca(self.features[0]) else "L2-normalised, concatenated"
 
     @property
     def fingerprints(self) -> dict[str, str]:

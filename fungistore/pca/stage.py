@@ -93,7 +93,7 @@ def fit_pca(
     Raises:
         UsageError: features, split or dim cannot be had.
         MismatchError: a PCA of this name was made with other settings.
-        StoppedError: `stop` asked for it; committed units are kept.
+        StoppedError: `context` asked for it; committed units are kept.
     """
     opened = Store.open(store)
     matrix = open_features(opened, options.features, feature_set=options.feature_set)

@@ -39,7 +39,7 @@ class QueryModel:
         """Yield the vector [d] of each query, or why it has none.
 
         Raises:
-            StoppedError: `stop` asked for it.
+            StoppedError: `context` asked for it.
         """
         for found in self.replay.features([*queries], context):
             yield found if isinstance(found, FungiError) else self._finish(found)

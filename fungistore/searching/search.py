@@ -41,7 +41,7 @@ def search(
         MismatchError: the store, the weights, or the PCA is not what the index was made from.
         StoreError: the store or the index is damaged.
         ItemError: the only item cannot be read.
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
     """
     if not queries:
         raise UsageError(

@@ -18,10 +18,10 @@ import numpy as np
 
 from fungistore.choices import Codec
 
-Kind = Literal["vectors", "grid", "numbers", "coordinates"]
+FeatureKind = Literal["vectors", "grid", "numbers", "coordinates"]
 EMBEDDINGS, PATCHES = "embeddings", "patches"
 GRADIENTS, NORMS, LENGTHS, PCA = "gradients/", "norms/", "lengths/", "pca/"
-KINDS: Mapping[str, Kind] = MappingProxyType(
+KINDS: Mapping[str, FeatureKind] = MappingProxyType(
     {GRADIENTS: "vectors", NORMS: "numbers", LENGTHS: "numbers", PCA: "coordinates"}
 )
 KNOWN = (EMBEDDINGS, "kl", "dino", "simclr")  # the order of concatenation (FUNGI, section 3.4)
@@ -49,7 +49,7 @@ class Feature:
         return name_of(self.path)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> FeatureKind:
         """What a row is."""
         return kind_of(self.path)
 
@@ -63,7 +63,7 @@ class Feature:
         return codec_of(self.path, asked)
 
 
-def kind_of(path: str) -> Kind:
+def kind_of(path: str) -> FeatureKind:
     """Return what a row of an array is, by the array's path in its feature set."""
     if path == PATCHES:
         return "grid"

@@ -19,7 +19,7 @@ from fungistore.store.folder import Folder
 from fungistore.store.store import Store
 from fungistore.verification.arrays import StoredArrays
 from fungistore.verification.commands import command_for_array, command_for_index
-from fungistore.verification.findings import Finding, Kind, Remedy, Severity
+from fungistore.verification.findings import Finding, FindingKind, Remedy, Severity
 
 
 def check_pcas(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def _damaged_index(
     expected: str,
     found: object,
     record: IndexRecord | None,
-    kind: Kind = "index-damaged",
+    kind: FindingKind = "index-damaged",
 ) -> Finding:
     return Finding(
         kind,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Severity = Literal["error", "warning"]
-Kind = Literal[
+FindingKind = Literal[
     "manifest-damaged",
     "samples-damaged",
     "part-unreferenced",
@@ -68,7 +68,7 @@ class Finding:
         advice: what a user can do where there is no remedy.
     """
 
-    kind: Kind
+    kind: FindingKind
     where: str
     expected: str
     found: str

@@ -34,7 +34,7 @@ def repair_store(
     Raises:
         UsageError: there is no store.
         FungiError: another process is writing, or the store cannot be written to.
-        StoppedError: `stop` asked for it; what was repaired stays so.
+        StoppedError: `context` asked for it; what was repaired stays so.
     """
     place = open_backend(path)
     try:

@@ -18,7 +18,7 @@ from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray, parse_commit
 from fungistore.verification.arrays import StoredArray
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import Finding, Kind, Remedy
+from fungistore.verification.findings import Finding, FindingKind, Remedy
 
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
 COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
@@ -77,7 +77,7 @@ def check_units(
     """Check every unit that has a record, and yield them roughly in order.
 
     Raises:
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
     """
     budget = Budget(MEMORY_BYTES)
     work = [(stored, unit) for stored in arrays for unit in stored.records]
@@ -163,7 +163,7 @@ def _check(
     start = unit * array.unit_rows
     chunk = array.folder.key_of(array.chunk_key(unit))
 
-    def wrong(kind: Kind, key: str, expected: object, found: object) -> Finding:
+    def wrong(kind: FindingKind, key: str, expected: object, found: object) -> Finding:
         return Finding(kind, key, str(expected), _line(found), "error", remedy)
 
     def done(size: int, commit: Commit | None, *findings: Finding) -> CheckedUnit:

@@ -53,7 +53,7 @@ def verify_store(
 
     Raises:
         UsageError: there is no store.
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
     """
     try:
         store = Store.open(path)
@@ -74,7 +74,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
         is_being_written: whether another process is at work: leftovers may be its own.
 
     Raises:
-        StoppedError: `stop` asked for it.
+        StoppedError: `context` asked for it.
     """
     began = time.perf_counter()
     samples = check_samples(store, context)

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from fungi_cli.console import duration, printable, size
+from fungi_cli.console import printable
 from fungi_cli.main import app
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from fungistore.machine.stopwatch import BESIDE, MEANINGS
+from fungistore.quantities import duration, size
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 

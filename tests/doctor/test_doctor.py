@@ -43,7 +43,7 @@ from fungistore.doctor.software import (
     judge_packages,
     judge_python,
 )
-from fungistore.doctor.stored import check_store
+from fungistore.doctor.stored import judge_store
 from fungistore.doctor.weights import cached_weights, fungi_cache, judge_weights
 from fungistore.errors import FungiError, UsageError
 from fungistore.machine.device import default_batch_size, fast_dtype
@@ -251,7 +251,7 @@ def test_a_floor_of_nothing_is_usage(model: str, size: int | None) -> None:
 
 def test_a_finished_store_is_fit(store: Store) -> None:
     """Schema, writer and rows are told; images that are gone are a warning."""
-    checks = by_name(check_store(store.root))
+    checks = by_name(judge_store(store.root))
     assert checks["schema"].found == ".".join(map(str, SCHEMA_VERSION))
     assert "nobody" in checks["writers"].found
     assert checks["features set"].state == "pass"
@@ -266,7 +266,7 @@ def test_an_unfinished_store_tells_the_share(store: Store) -> None:
     vectors[0] = np.nan
     array = write_block(store, "set", "gradients/kl", vectors)
     (store.root / "commits" / array.name / "00000001.json").unlink()
-    check = by_name(check_store(store.root))["features set"]
+    check = by_name(judge_store(store.root))["features set"]
     assert check.state == "warn"
     assert check.found == "80.0% of 2 arrays of 40 rows, 1 unusable rows"
 
@@ -274,13 +274,13 @@ def test_an_unfinished_store_tells_the_share(store: Store) -> None:
 def test_a_writer_is_named(store: Store) -> None:
     """While a process writes, its number is told, and asking takes nothing from it."""
     with store.writing():
-        check = by_name(check_store(store.root))["writers"]
+        check = by_name(judge_store(store.root))["writers"]
         assert check.state == "warn"
         assert f"pid {os.getpid()}" in check.found
         assert "whole store" in check.found
         with pytest.raises(FungiError, match="another process"), Store.open(store.root).writing():
             pass
-    assert by_name(check_store(store.root))["writers"].state == "pass"
+    assert by_name(judge_store(store.root))["writers"].state == "pass"
 
 
 def test_a_damaged_store_fails(store: Store) -> None:
@@ -299,7 +299,7 @@ def test_a_damaged_store_fails(store: Store) -> None:
 def test_an_empty_store_has_no_features_yet(tmp_path: Path) -> None:
     """A store without features says how to make some."""
     root = Store.open_or_create(tmp_path / "s.fungi").root
-    assert "fungi extract" in str(by_name(check_store(root))["features"].fix)
+    assert "fungi extract" in str(by_name(judge_store(root))["features"].fix)
 
 
 # --- the command

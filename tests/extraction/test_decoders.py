@@ -17,7 +17,7 @@ import pytest
 
 from fungistore.errors import FungiError
 from fungistore.extraction.decoders import (
-    MANY_IMAGES,
+    MANY_SAMPLES,
     InProcesses,
     InThreads,
     choose_processes,
@@ -131,8 +131,8 @@ def test_a_killed_process_is_explained(images: Path, drawer: Drawer) -> None:
 
 def test_auto_takes_processes_for_a_gpu_and_many_images() -> None:
     """Everything else is done by threads, unless asked for."""
-    assert choose_processes("auto", "cuda", MANY_IMAGES + 1)
-    assert not choose_processes("auto", "cuda", MANY_IMAGES)
+    assert choose_processes("auto", "cuda", MANY_SAMPLES + 1)
+    assert not choose_processes("auto", "cuda", MANY_SAMPLES)
     assert not choose_processes("auto", "cpu", 10**9)
     assert choose_processes("processes", "cpu", 1)
     assert not choose_processes("threads", "cuda", 10**9)

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from list_source import numbered
 
-from fungistore.extraction.loader import Work
 from fungistore.extraction.measure import (
     LARGEST_UNIT,
     PATCH_CHUNK_BYTES,
@@ -21,7 +20,14 @@ from fungistore.extraction.measure import (
     Rate,
     choose_unit_rows,
 )
-from fungistore.extraction.plan import Task, batches_of, count_bytes, count_images, plan_tasks
+from fungistore.extraction.plan import (
+    BatchPlan,
+    Gap,
+    count_bytes,
+    count_samples,
+    find_gaps,
+    plan_batches,
+)
 from fungistore.store.chunks import encode
 from fungistore.store.feature import Feature
 from fungistore.store.listing import add_source
@@ -104,13 +110,13 @@ ONE_ARRAY_OF_TWO: tuple[int, int, int, History, list[Feature]] = (
 def test_exactly_what_is_missing_is_planned(
     tmp_path: Path, situation: tuple[int, int, int, History, list[Feature]]
 ) -> None:
-    """Against brute force: a (row, feature) that some array lacks is in one task, no other is."""
+    """Against brute force: a (row, feature) that some array lacks is in one gap, no other is."""
     rows, asked, unit_rows, history, specs = situation
     root = Path(tempfile.mkdtemp(dir=tmp_path))
     arrays = publish_history(root, history, rows, unit_rows)
     for array in arrays.values():
         array.grow(asked)
-    tasks = plan_tasks(specs, arrays, asked, unit_rows)
+    gaps = find_gaps(specs, arrays, asked, unit_rows)
 
     def is_done(row: int, spec: Feature) -> bool:
         committed = history.get(spec.path, {}).get(row // unit_rows, 0)
@@ -121,31 +127,31 @@ def test_exactly_what_is_missing_is_planned(
     }
     planned = Counter(
         (row, feature)
-        for task in tasks
-        for row in range(task.start, task.stop)
-        for feature in task.features
+        for gap in gaps
+        for row in range(gap.start, gap.stop)
+        for feature in gap.features
     )
     assert set(planned) == missing
     assert set(planned.values()) <= {1}
-    for task in tasks:
-        assert task.start < task.stop <= asked
-        assert task.start // unit_rows == (task.stop - 1) // unit_rows == task.unit
-        assert task.features
-        assert task.stop == min((task.unit + 1) * unit_rows, asked)  # to the end of its unit
-    assert tasks == sorted(tasks, key=lambda task: (task.unit, task.start))
-    spans = [(task.start, task.stop) for task in tasks]
-    assert len(spans) == len(set(spans)), "features that lack the same rows share a task"
+    for gap in gaps:
+        assert gap.start < gap.stop <= asked
+        assert gap.start // unit_rows == (gap.stop - 1) // unit_rows == gap.unit
+        assert gap.features
+        assert gap.stop == min((gap.unit + 1) * unit_rows, asked)  # to the end of its unit
+    assert gaps == sorted(gaps, key=lambda gap: (gap.unit, gap.start))
+    spans = [(gap.start, gap.stop) for gap in gaps]
+    assert len(spans) == len(set(spans)), "features that lack the same rows share a gap"
 
 
 def test_a_new_feature_set_is_planned_unit_by_unit() -> None:
-    """Nothing there: one task a unit with all features, the last one shorter."""
+    """Nothing there: one gap a unit with all features, the last one shorter."""
     features = frozenset(["embeddings", "kl", "patches"])
-    assert plan_tasks(SPECS, {}, 10, 4) == [
-        Task(0, 0, 4, features),
-        Task(1, 4, 8, features),
-        Task(2, 8, 10, features),
+    assert find_gaps(SPECS, {}, 10, 4) == [
+        Gap(0, 0, 4, features),
+        Gap(1, 4, 8, features),
+        Gap(2, 8, 10, features),
     ]
-    assert plan_tasks(SPECS, {}, 0, 4) == []
+    assert find_gaps(SPECS, {}, 0, 4) == []
 
 
 def test_features_at_different_rows_of_a_unit_are_planned_apart(tmp_path: Path) -> None:
@@ -153,9 +159,9 @@ def test_features_at_different_rows_of_a_unit_are_planned_apart(tmp_path: Path) 
     history: History = {"embeddings": {0: 3}, "patches": {0: 1}}
     arrays = publish_history(tmp_path, history, 4, 4)
     specs = [spec for spec in SPECS if spec.asked != "kl"]
-    assert plan_tasks(specs, arrays, 4, 4) == [
-        Task(0, 1, 4, frozenset(["patches"])),
-        Task(0, 3, 4, frozenset(["embeddings"])),
+    assert find_gaps(specs, arrays, 4, 4) == [
+        Gap(0, 1, 4, frozenset(["patches"])),
+        Gap(0, 3, 4, frozenset(["embeddings"])),
     ]
 
 
@@ -172,32 +178,32 @@ def test_a_feature_of_two_arrays_is_done_where_both_are(
         history[behind][1] = has
     arrays = publish_history(tmp_path, history, 8, 4)
     kl = frozenset(["kl"])
-    first = [] if has is not None else [Task(0, 0, 4, kl)]
-    assert plan_tasks(SPECS[1:3], arrays, 8, 4) == [*first, Task(1, 4 + (has or 0), 8, kl)]
-    assert plan_tasks(SPECS[2:0:-1], arrays, 8, 4) == [*first, Task(1, 4 + (has or 0), 8, kl)]
+    first = [] if has is not None else [Gap(0, 0, 4, kl)]
+    assert find_gaps(SPECS[1:3], arrays, 8, 4) == [*first, Gap(1, 4 + (has or 0), 8, kl)]
+    assert find_gaps(SPECS[2:0:-1], arrays, 8, 4) == [*first, Gap(1, 4 + (has or 0), 8, kl)]
 
 
 def test_a_finished_feature_set_needs_nothing(tmp_path: Path) -> None:
-    """All units committed: no task; a shorter limit needs none either, a longer source its tail."""
+    """All units committed: no gap; a shorter limit needs none either, a longer source its tail."""
     history: History = {spec.path: {0: 4, 1: 3} for spec in SPECS}
     arrays = publish_history(tmp_path, history, 7, 4)
-    assert plan_tasks(SPECS, arrays, 7, 4) == []
-    assert plan_tasks(SPECS, arrays, 5, 4) == []
+    assert find_gaps(SPECS, arrays, 7, 4) == []
+    assert find_gaps(SPECS, arrays, 5, 4) == []
     features = frozenset(["embeddings", "kl", "patches"])
-    assert plan_tasks(SPECS, arrays, 9, 4) == [Task(1, 7, 8, features), Task(2, 8, 9, features)]
+    assert find_gaps(SPECS, arrays, 9, 4) == [Gap(1, 7, 8, features), Gap(2, 8, 9, features)]
 
 
 def test_what_a_plan_costs(tmp_path: Path) -> None:
-    """Images are counted once a task, bytes once a row of each array that the task writes."""
+    """Samples are counted once a gap, bytes once a row of each array that the gap writes."""
     arrays = publish_history(tmp_path, {"embeddings": {0: 3}}, 4, 4)
-    tasks = plan_tasks(SPECS, arrays, 4, 4)
-    assert tasks == [
-        Task(0, 0, 4, frozenset(["kl", "patches"])),
-        Task(0, 3, 4, frozenset(["embeddings"])),
+    gaps = find_gaps(SPECS, arrays, 4, 4)
+    assert gaps == [
+        Gap(0, 0, 4, frozenset(["kl", "patches"])),
+        Gap(0, 3, 4, frozenset(["embeddings"])),
     ]
-    assert count_images(tasks) == 4 + 1
-    assert count_bytes(tasks, SPECS) == 4 * (3 * 2 + 4) + 4 * 2 * 2 * 2 * 2 + 1 * 2 * 2
-    assert count_images([]) == count_bytes([], SPECS) == 0
+    assert count_samples(gaps) == 4 + 1
+    assert count_bytes(gaps, SPECS) == 4 * (3 * 2 + 4) + 4 * 2 * 2 * 2 * 2 + 1 * 2 * 2
+    assert count_samples([]) == count_bytes([], SPECS) == 0
 
 
 # --- batches
@@ -222,34 +228,34 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> SampleTable:
 def test_a_batch_never_straddles_a_unit(
     samples: SampleTable, rows: int, unit_rows: int, batch_size: int, skipped: set[int]
 ) -> None:
-    """Batches are full but for each task's last one, which alone is marked; no row is lost."""
-    planned = plan_tasks(SPECS, {}, rows, unit_rows)
-    tasks = [task for number, task in enumerate(planned) if number not in skipped]
-    batches: dict[int, list[Work]] = {}
+    """Batches are full but for each gap's last one, which alone is marked; no row is lost."""
+    planned = find_gaps(SPECS, {}, rows, unit_rows)
+    gaps = [gap for number, gap in enumerate(planned) if number not in skipped]
+    batches: dict[int, list[BatchPlan]] = {}
     order = []
-    for work in batches_of(tasks, samples, batch_size):
-        batches.setdefault(work.unit, []).append(work)
-        order.append(work.unit)
+    for plan in plan_batches(gaps, samples, batch_size):
+        batches.setdefault(plan.unit, []).append(plan)
+        order.append(plan.unit)
     assert order == sorted(order)
-    assert list(batches) == [task.unit for task in tasks]
-    for task in tasks:
-        works = batches[task.unit]
-        covered = [row["row"] for work in works for row in work.rows]
-        assert covered == list(range(task.start, task.stop))
-        assert [len(work.rows) for work in works[:-1]] == [batch_size] * (len(works) - 1)
-        assert 1 <= len(works[-1].rows) <= batch_size
-        assert [work.last for work in works] == [False] * (len(works) - 1) + [True]
-        assert {work.features for work in works} == {task.features}
-        assert all(row["id"] == f"{row['row']:08d}.jpg" for work in works for row in work.rows)
+    assert list(batches) == [gap.unit for gap in gaps]
+    for gap in gaps:
+        plans = batches[gap.unit]
+        covered = [row["row"] for plan in plans for row in plan.rows]
+        assert covered == list(range(gap.start, gap.stop))
+        assert [len(plan.rows) for plan in plans[:-1]] == [batch_size] * (len(plans) - 1)
+        assert 1 <= len(plans[-1].rows) <= batch_size
+        assert [plan.last for plan in plans] == [False] * (len(plans) - 1) + [True]
+        assert {plan.features for plan in plans} == {gap.features}
+        assert all(row["id"] == f"{row['row']:08d}.jpg" for plan in plans for row in plan.rows)
 
 
 def test_two_tasks_of_a_unit_end_separately(samples: SampleTable) -> None:
-    """Each task of a unit has its own last batch, so each is committed by itself."""
+    """Each gap of a unit has its own last batch, so each is committed by itself."""
     patches, embeddings = frozenset(["patches"]), frozenset(["embeddings"])
-    tasks = [Task(1, 5, 8, patches), Task(1, 7, 8, embeddings)]
+    gaps = [Gap(1, 5, 8, patches), Gap(1, 7, 8, embeddings)]
     seen = [
-        ([row["row"] for row in work.rows], work.features, work.last)
-        for work in batches_of(tasks, samples, 2)
+        ([row["row"] for row in plan.rows], plan.features, plan.last)
+        for plan in plan_batches(gaps, samples, 2)
     ]
     assert seen == [([5, 6], patches, False), ([7], patches, True), ([7], embeddings, True)]
 
