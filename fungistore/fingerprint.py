@@ -27,7 +27,12 @@ def canonical_json(value: Any) -> str:
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Return 32 hexadecimal digits that identify a configuration."""
-    return hashlib.blake2b(canonical_json(config).encode(), digest_size=16).hexdigest()
+    return digest_bytes(canonical_json(config).encode())
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return 32 hexadecimal digits that identify some bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def digest_ids(ids: Iterable[str]) -> str:
@@ -40,9 +45,15 @@ def digest_ids(ids: Iterable[str]) -> str:
     return state.hexdigest()
 
 
+def hash_ids(ids: Iterable[str]) -> NDArray[np.uint64]:
+    """Return a number [n] for each id, by which a table of them is searched."""
+    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
+    return np.frombuffer(b"".join(digests), "<u8")
+
+
 def digest_rows(rows: NDArray[np.int64]) -> str:
     """Return a digest of row numbers."""
-    return hashlib.blake2b(rows.astype("<i8").tobytes(), digest_size=16).hexdigest()
+    return digest_bytes(rows.astype("<i8").tobytes())
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Config:

@@ -15,7 +15,6 @@ inert classes below. No NumPy object is built from a state that a file made up.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import pickle
@@ -29,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
+from fungistore.fingerprint import digest_bytes
 
 LISTS = ("easy", "hard", "junk")
 SHAPE = 'a mapping with "imlist", "qimlist", and "gnd": a mapping of easy, hard, junk a query'
@@ -85,8 +85,7 @@ def read_ground_truth(path: Path) -> GroundTruth:
             expected="JSON in a .json file, or the pickle of revisited Oxford or Paris",
             found=f"{type(error).__name__}: {error}",
         ) from error
-    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-    return _parse(document, path, digest)
+    return _parse(document, path, digest_bytes(data))
 
 
 def _load_pickle(data: bytes, path: Path) -> Any:

@@ -255,20 +255,17 @@ def _rows_by_name(store: Store, truth: GroundTruth, path: Path) -> dict[str, int
     names = [*truth.images, *(query.name for query in truth.queries)]
     wanted = {_stem(name, suffixes): name for name in names}
     found: dict[str, int] = {}
-    row = 0
-    for batch in store.samples.batches("id"):
-        for sample_id in batch["id"].to_pylist():
-            name = wanted.get(_stem(sample_id, suffixes))
-            if name is not None and name in found:
-                raise UsageError(
-                    f"two samples have the name {name!r} of the ground truth",
-                    where=store.where,
-                    found=f"rows {found[name]} and {row}",
-                    hint="extract the images of one data set into a store of its own",
-                )
-            if name is not None:
-                found[name] = row
-            row += 1
+    for row, sample_id in enumerate(store.samples.ids()):
+        name = wanted.get(_stem(sample_id, suffixes))
+        if name is not None and name in found:
+            raise UsageError(
+                f"two samples have the name {name!r} of the ground truth",
+                where=store.where,
+                found=f"rows {found[name]} and {row}",
+                hint="extract the images of one data set into a store of its own",
+            )
+        if name is not None:
+            found[name] = row
     missing = [name for name in dict.fromkeys(names) if name not in found]
     if missing:
         raise UsageError(

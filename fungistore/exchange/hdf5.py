@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from fungistore.exchange.formats import (
 )
 from fungistore.exchange.table import ROWS, ColumnNames, texts
 from fungistore.fingerprint import Config
-from fungistore.store.durable import publish
+from fungistore.store.durable import file_digest, publish
 
 UNLABELLED = 2**32 - 1  # of `targets`, which are unsigned in the reference code
 LABEL_NAMES = "label_names"
@@ -143,8 +142,7 @@ class Hdf5File:
 
     def content(self) -> str:
         """Return a digest of the whole file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return file_digest(self.path)
 
     def close(self) -> None:
         """Close the file."""

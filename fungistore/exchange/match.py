@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.exchange.table import ROWS
-from fungistore.fingerprint import digest_ids
+from fungistore.fingerprint import digest_ids, hash_ids
 from fungistore.store.samples import SampleTable
 
 IDS_SHOWN = 3
@@ -37,7 +36,7 @@ class FileIds:
         """Return the files' row of each sample of a store, -1 where they have none."""
         parts = [np.zeros(0, np.int64)]
         for batch in samples.batches("id"):
-            keys = _hashes(batch["id"].to_pylist())
+            keys = hash_ids(batch["id"].to_pylist())
             at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
             parts.append(np.where(self.keys[at] == keys, self.order[at], -1))
         return np.concatenate(parts)
@@ -54,7 +53,7 @@ def read_ids(ids: Callable[[], Iterator[str]], where: object) -> FileIds:
     def hashed() -> Iterator[str]:
         stream = ids()
         while batch := list(islice(stream, ROWS)):
-            parts.append(_hashes(batch))
+            parts.append(hash_ids(batch))
             yield from batch
 
     digest = digest_ids(hashed())
@@ -63,7 +62,7 @@ def read_ids(ids: Callable[[], Iterator[str]], where: object) -> FileIds:
     keys = keys[order]
     repeated = set(keys[1:][keys[1:] == keys[:-1]].tolist())
     if repeated:
-        seen = Counter(i for i in ids() if int(_hashes([i])[0]) in repeated)
+        seen = Counter(i for i in ids() if int(hash_ids([i])[0]) in repeated)
         names = sorted(name for name, times in seen.items() if times > 1)
         raise UsageError(
             f"{len(names)} ids occur more than once",
@@ -98,8 +97,3 @@ def refuse_unknown(
         if matched
         else "name the column of the store's ids with --ids, or choose another STORE",
     )
-
-
-def _hashes(ids: list[str]) -> NDArray[np.uint64]:
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
-    return np.frombuffer(b"".join(digests), "<u8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -29,7 +28,7 @@ from fungistore.exchange.formats import (
 )
 from fungistore.exchange.table import ColumnNames, read_parquet_table
 from fungistore.fingerprint import Config
-from fungistore.store.durable import publish
+from fungistore.store.durable import file_digest, publish
 
 BUFFER_BYTES = 1 << 20  # read ahead of a column, instead of all its bytes in a row group
 
@@ -133,8 +132,7 @@ class ParquetVectors:
 
     def content(self) -> str:
         """Return a digest of the whole file."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        return file_digest(self.path)
 
     def close(self) -> None:
         """Close the file."""

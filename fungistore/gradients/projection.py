@@ -6,7 +6,6 @@ shared by all objectives; with a matrix for each, the paper's authors saw worse 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.choices import ProjectionKind
+from fungistore.fingerprint import digest_bytes
 from fungistore.randomness import Stream
 
 BLOCK_COLUMNS = 4096  # part of the definition: each block of columns has its own random stream
@@ -69,7 +69,7 @@ class ProjectionSpec:
 
     def digest(self) -> str:
         """Return a digest of the first block, which shows whether a generator has changed."""
-        return hashlib.blake2b(self.block(0).tobytes(), digest_size=16).hexdigest()
+        return digest_bytes(self.block(0).tobytes())
 
 
 class Projection:

@@ -146,14 +146,14 @@ def _item_query(
 
 
 def _unknown(store: Store, text: str) -> UsageError:
-    ids = (id_ for batch in store.samples.batches("id") for id_ in batch["id"].to_pylist())
-    near = difflib.get_close_matches(text, list(islice(ids, NEAR_IDS_SEARCHED)), n=1)
+    ids = list(islice(store.samples.ids(), NEAR_IDS_SEARCHED))
+    near = difflib.get_close_matches(text, ids, n=1)
     item = with_article(store.modality.item)
     return UsageError(
         f"a query is neither {item} file nor a sample id",
         where=text,
         expected=f"the path of {item}, or an id of the sample table, such as "
-        + repr(next((id_ for b in store.samples.batches("id") for id_ in b["id"].to_pylist()), "")),
+        + repr(ids[0] if ids else ""),
         hint=f"did you mean {near[0]!r}?" if near else None,
     )
 

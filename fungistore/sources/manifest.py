@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
 from fungistore.errors import UsageError
+from fungistore.fingerprint import digest_bytes
 from fungistore.location import inline_uri, locate
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.sample import Sample
@@ -87,7 +87,7 @@ class ManifestSource:
         keys = [np.zeros(0, _KEY)]
         for batch in self._batches():
             pairs = zip(batch[ITEM], batch["id"], strict=True)
-            own = [_digest(item) for item, id_ in pairs if item is not None and not id_]
+            own = [digest_bytes(item) for item, id_ in pairs if item is not None and not id_]
             keys.append(np.array(own, _KEY))
         digests, counts = np.unique(np.concatenate(keys), return_counts=True)
         return frozenset(digest.decode() for digest in digests[counts > 1].tolist())
@@ -115,13 +115,9 @@ class ManifestSource:
             ) from error
 
 
-def _digest(item: bytes) -> str:
-    return hashlib.blake2b(item, digest_size=16).hexdigest()
-
-
 def _named(item: bytes, repeated: Collection[str], seen: Counter[str]) -> str:
     """Return the id of an item without one; `seen` counts those that are there twice."""
-    digest = _digest(item)
+    digest = digest_bytes(item)
     if digest in repeated:
         seen[digest] += 1
     return f"{digest}-{seen[digest]}" if seen[digest] > 1 else digest

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 
 from fungistore.errors import StoreError
-from fungistore.fingerprint import Config, canonical_json
+from fungistore.fingerprint import Config, canonical_json, digest_bytes
 from fungistore.store.folder import Folder
 
 CHECKSUM = "checksum"
@@ -53,4 +52,4 @@ def read_document(folder: Folder, name: str, what: str, *, hint: str | None = No
 def _digest(document: Mapping[str, object]) -> str:
     fields = {key: value for key, value in document.items() if key != CHECKSUM}
     as_read = json.loads(json.dumps(fields))  # where tuples are lists, and all keys are text
-    return hashlib.blake2b(json.dumps(as_read, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return digest_bytes(json.dumps(as_read, sort_keys=True).encode())

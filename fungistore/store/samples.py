@@ -112,6 +112,11 @@ class SampleTable:
             with self._open(part) as file:
                 yield from file.iter_batches(ROWS_PER_GROUP, columns=list(columns))
 
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all samples, in order."""
+        for batch in self.batches("id"):
+            yield from batch["id"].to_pylist()
+
     def labels(self) -> NDArray[np.int32]:
         """Return every row's label, -1 where it is not known."""
         parts = [batch["label"].fill_null(-1).to_numpy() for batch in self.batches("label")]

@@ -7,7 +7,6 @@ heads refer to it by that name.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fungistore.errors import StoreError
-from fungistore.fingerprint import Config, fingerprint
+from fungistore.fingerprint import Config, digest_bytes, fingerprint
 from fungistore.names import is_file_name
 from fungistore.store.documents import encode_document, read_document
 from fungistore.store.folder import Folder
@@ -102,7 +101,7 @@ class Setups:
             contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
             files[f"{name}.safetensors"] = save(contiguous)
         files[CONFIG] = encode_document(config)
-        checksums = {name: _digest(data) for name, data in files.items()}
+        checksums = {name: digest_bytes(data) for name, data in files.items()}
         files = {CHECKSUMS: encode_document(checksums)} | files
         for name, data in files.items():  # the configuration last
             self._folder.at(key).publish(name, data)
@@ -119,7 +118,3 @@ class Setups:
         if not is_file_name(key):
             found = f"{key!r} is no fingerprint"
             raise StoreError(DAMAGED, where=self._folder.where(), found=found)
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

@@ -17,7 +17,7 @@ from fungistore.store.folder import Folder
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, GROUP, UnitArray, parse_commit, record_unit
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import Finding, Remedy
+from fungistore.verification.findings import Finding, Remedy, first_line
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _examine(
     try:
         array, trouble = UnitArray(store.backend, name), ""
     except StoreError as error:
-        array, trouble = None, _one_line(error.found)
+        array, trouble = None, first_line(error.found)
     expected = _expected(store, name, array, document, made_with, last, samples)
     if array is not None:
         if expected is None:
@@ -277,8 +277,3 @@ def _read(folder: Folder) -> Config | None:
     except (OSError, ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) else None
-
-
-def _one_line(found: object) -> str:
-    lines = str(found).splitlines()
-    return lines[0] if lines else type(found).__name__

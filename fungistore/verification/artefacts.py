@@ -19,7 +19,7 @@ from fungistore.store.folder import Folder
 from fungistore.store.store import Store
 from fungistore.verification.arrays import StoredArrays
 from fungistore.verification.commands import command_for_array, command_for_index
-from fungistore.verification.findings import Finding, FindingKind, Remedy, Severity
+from fungistore.verification.findings import Finding, FindingKind, Remedy, Severity, first_line
 
 
 def check_pcas(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
@@ -103,7 +103,7 @@ def check_heads(store: Store, arrays: StoredArrays, context: Context) -> Iterato
             config = run.config()
             problem = _wrong_head(run, config)
         except FungiError as error:
-            problem = f"{error.what}: {_line(error.found)}"
+            problem = f"{error.what}: {first_line(error.found)}"
             config = None
         if problem:
             expected = "the run as it was written"
@@ -180,7 +180,7 @@ def _damaged_index(
         kind,
         folder.key,
         expected,
-        _line(found),
+        first_line(found),
         remedy=Remedy(
             "removed",
             remove=(folder.key_of(RECORD), folder.key),
@@ -290,7 +290,7 @@ def _read_eval(folder: Folder, name: str) -> tuple[str, list[object]]:
         sources = [score["fingerprints"] for score in scores]
         key = fingerprint({"protocol": protocol, "sources": sources})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        return f"{type(error).__name__}: {_line(error)}", []
+        return f"{type(error).__name__}: {first_line(error)}", []
     if not name.endswith(f"-{key[:KEY_DIGITS]}.json"):
         return f"protocol and fingerprints of the key {key[:KEY_DIGITS]}", []
     if seal_is_broken(document):
@@ -302,8 +302,3 @@ def _folders(store: Store, kind: str) -> list[Folder]:
     """Return the folders `<kind>/<feature set>/<name>`."""
     sets = store.folder(kind).folders()
     return [folder for each in sets for folder in each.folders()]
-
-
-def _line(found: object) -> str:
-    lines = str(found).splitlines()
-    return lines[0] if lines else type(found).__name__

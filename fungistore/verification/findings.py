@@ -36,6 +36,12 @@ FindingKind = Literal[
 ]
 
 
+def first_line(found: object) -> str:
+    """Return the first line of what was found, such as an error; else the name of its type."""
+    lines = str(found).splitlines()
+    return lines[0] if lines else type(found).__name__
+
+
 @dataclass(frozen=True)
 class Remedy:
     """What repairing a finding does.

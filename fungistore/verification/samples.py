@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.errors import FungiError
-from fungistore.fingerprint import digest_ids
+from fungistore.fingerprint import digest_ids, hash_ids
 from fungistore.machine.context import Context
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part
 from fungistore.store.store import MANIFEST, SAMPLES, Store
-from fungistore.verification.findings import Finding, Remedy
+from fungistore.verification.findings import Finding, Remedy, first_line
 
 LOST = "restore it from a copy of the store, or extract into a new store"
 
@@ -68,7 +67,7 @@ def check_samples(store: Store, context: Context) -> CheckedSamples:
         except FungiError:
             raise
         except Exception as error:  # Arrow raises many types on damaged bytes
-            found = f"it cannot be read: {type(error).__name__}: {_line(error)}"
+            found = f"it cannot be read: {type(error).__name__}: {first_line(error)}"
         if found:
             expected = f"rows {first} to {first + part.rows} as they were written"
             problems.append(Finding("samples-damaged", where, expected, found, advice=LOST))
@@ -154,7 +153,7 @@ def _check_part(
                 return f"row numbers out of order after row {row}"
             if _has_odd_label(batch["label"], len(store.manifest.labels)):
                 return f"a label beyond the {len(store.manifest.labels)} names in {MANIFEST}"
-            hashes.append(_hashes(batch["id"].to_pylist()))
+            hashes.append(hash_ids(batch["id"].to_pylist()))
             row += len(numbers)
     return ""
 
@@ -164,11 +163,6 @@ def _has_odd_label(column: pa.Array, names: int) -> bool:
     return bool(((labels < 0) | (labels >= names)).any())
 
 
-def _hashes(ids: list[str]) -> NDArray[np.uint64]:
-    digests = (hashlib.blake2b(name.encode(), digest_size=8).digest() for name in ids)
-    return np.frombuffer(b"".join(digests), "<u8")
-
-
 def _repeated_ids(store: Store, hashes: NDArray[np.uint64]) -> set[str]:
     values, counts = np.unique(hashes, return_counts=True)
     suspects = values[counts > 1]
@@ -176,18 +170,8 @@ def _repeated_ids(store: Store, hashes: NDArray[np.uint64]) -> set[str]:
         return set()
     seen: set[str] = set()  # of ids whose hashes meet, so few unless ids repeat
     repeated = set()
-    for name in _ids(store):
-        if np.isin(_hashes([name]), suspects)[0]:
+    for name in store.samples.ids():
+        if np.isin(hash_ids([name]), suspects)[0]:
             repeated |= {name} & seen
             seen.add(name)
     return repeated
-
-
-def _ids(store: Store) -> Iterator[str]:
-    for batch in store.samples.batches("id"):
-        yield from batch["id"].to_pylist()
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else ""

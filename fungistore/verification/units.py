@@ -18,7 +18,7 @@ from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray, parse_commit
 from fungistore.verification.arrays import StoredArray
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import Finding, FindingKind, Remedy
+from fungistore.verification.findings import Finding, FindingKind, Remedy, first_line
 
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
 COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
@@ -164,7 +164,7 @@ def _check(
     chunk = array.folder.key_of(array.chunk_key(unit))
 
     def wrong(kind: FindingKind, key: str, expected: object, found: object) -> Finding:
-        return Finding(kind, key, str(expected), _line(found), "error", remedy)
+        return Finding(kind, key, str(expected), first_line(found), "error", remedy)
 
     def done(size: int, commit: Commit | None, *findings: Finding) -> CheckedUnit:
         return CheckedUnit(array.name, unit, start, size, commit, findings)
@@ -192,7 +192,7 @@ def _check(
                 found, counts = checksum(rows), count_rows(rows)
     except Exception as error:  # each codec has its own way to refuse damaged bytes
         expected = f"{commit.bytes} bytes that can be decoded"
-        found = f"{size} bytes: {_line(error)}"
+        found = f"{size} bytes: {first_line(error)}"
         return done(size, commit, wrong("chunk-damaged", chunk, expected, found))
     if size == 0 or found != commit.checksum:
         expected = f"rows of checksum {commit.checksum}"
@@ -209,8 +209,3 @@ def _check(
     if size != commit.bytes and commit.rows == most:
         findings.append(wrong("record-damaged", record, f"{size} bytes", f"{commit.bytes} bytes"))
     return done(size, commit, *findings)
-
-
-def _line(found: object) -> str:
-    lines = str(found).splitlines()
-    return lines[0] if lines else type(found).__name__
