@@ -1,4 +1,4 @@
-"""`fungi predict`: labels of new images, or of rows of the store, by a trained head."""
+"""`fungi predict`: labels of new items, or of rows of the store, by a trained head."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ BATCH_ROWS = 64
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a head says of one image.
+    """What a head says of one item.
 
     Attributes:
-        input: the image's path, or the sample's id.
+        input: the item's path, or the sample's id.
         row: of the sample, None for another item.
         label: name of the most likely class.
         probabilities: of all classes, by name.
@@ -84,7 +84,7 @@ def predict_images(
         context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
-        UsageError: there is no such head, no image, or the backbone's weights are gone.
+        UsageError: there is no such head, no item, or the backbone's weights are gone.
         MismatchError: the weights, or the features of the store, are others.
     """
     opened, stored = _open(store, options)
@@ -176,12 +176,12 @@ def _open(store: str | Path, options: PredictOptions) -> tuple[Store, StoredHead
 
 @torch.no_grad()
 def _classify(stored: StoredHead, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probabilities [classes] of one image's features, as scored rows are computed."""
+    """Return the probabilities [classes] of one item's features, as scored rows are computed."""
     device = next(stored.head.parameters()).device
     kept = torch.from_numpy(values.astype(stored.array.array.dtype))[None].to(device)
-    kept = pooled(kept, stored.pool) if stored.pool > 1 else kept
+    tokens = pooled(kept, stored.pool)
     with torch.autocast(device.type, torch.bfloat16, stored.dtype == torch.bfloat16):
-        logits = stored.head(kept)
+        logits = stored.head(tokens)
     chances: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
     return chances
 

@@ -27,7 +27,7 @@ def probabilities(
     head.eval()
     parts = []
     for batch in loader.epoch(0):
-        values = batch.values if pool == 1 else pooled(batch.values, pool)
+        values = pooled(batch.values, pool)
         with torch.autocast(loader.device.type, torch.bfloat16, dtype == torch.bfloat16):
             logits = head(values)
         parts.append(logits.float().softmax(dim=1).cpu())

@@ -179,8 +179,7 @@ class Trainer:
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()
         with torch.no_grad():
-            tokens = batch.values if options.pool == 1 else pooled(batch.values, options.pool)
-            tokens = self._head.standardise(tokens)
+            tokens = self._head.standardise(pooled(batch.values, options.pool))
             if tokens.ndim == 4:
                 shape = (tokens.shape[0], tokens.shape[1], tokens.shape[2], tokens.shape[3])
                 drawn = draw(options.augment, shape, seed=seed, epoch=epoch, step=step)

@@ -100,7 +100,7 @@ class Clock:
             self._seconds[name] += seconds
 
     def times(self) -> list[StageTime]:
-        """Return each stage, in the order of an image's way; shares are of first to last."""
+        """Return each stage, in the order of an item's way; shares are of first to last."""
         with self._lock:
             elapsed = max(self._last - self._first, 0.0)
             return [

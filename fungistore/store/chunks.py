@@ -157,7 +157,7 @@ def encode(block: NDArray[Any], unit_rows: int, codec: Codec) -> tuple[bytes | m
         chunks=whole.shape,
         dtype=whole.dtype,
         compressors=_compressors(codec),
-        # a unit of unreadable images is all NaN, the fill value, and must be written all the same
+        # a unit of unreadable items is all NaN, the fill value, and must be written all the same
         fill_value=float("nan"),
         config={"write_empty_chunks": True},
     )
