@@ -61,7 +61,7 @@ def save_plot(comparison: Comparison, path: Path) -> None:
         FungiError: the disk is full.
     """
     check_plot(path)
-    save_figure(draw(comparison), path)
+    save_figure(draw_comparison(comparison), path)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -79,7 +79,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         raise unwritable("the plot cannot be written", path, error) from error
 
 
-def draw(comparison: Comparison) -> Figure:
+def draw_comparison(comparison: Comparison) -> Figure:
     """Return a figure with the CKA of every two blocks, and a bar for each class."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine

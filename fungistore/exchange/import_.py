@@ -34,11 +34,10 @@ from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
-from fungistore.store.units import UnitArray
+from fungistore.store.units import LARGEST_UNIT, UnitArray
 
 FEATURE_SET = "imported"
 UNIT_BYTES = 1 << 24  # 16 MiB a unit: 100 million rows of 384 are 9,000 files, a kill costs little
-LARGEST_UNIT = 1 << 16
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from fungistore.store.feature import Feature
 from fungistore.store.listing import add_source
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
+from fungistore.store.units import LARGEST_UNIT
 
 UNIT_SECONDS = 60  # a kill loses about this much work at most
 PATCH_CHUNK_BYTES = 100 << 20
-LARGEST_UNIT = 1 << 16
 PROBES = 2
 
 

@@ -249,31 +249,31 @@ def _add_samples(
     """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
     is_new = not len(store.samples)
     try:
-        comparison = add_source(store, source, modality.name, update=update)
+        changes = add_source(store, source, modality.name, update=update)
         refuse_empty(store, source, modality)
     except FungiError:
         if is_new:
             store.remove()
         raise
-    if comparison.known and comparison.added:
+    if changes.known and changes.added:
         context.reporter.notice(
-            f"{comparison.added} new {modality.items} after {comparison.known} known ones"
+            f"{changes.added} new {modality.items} after {changes.known} known ones"
         )
-    if comparison.changed:
+    if changes.changed:
         consequence = (
             "their rows are made anew"
             if update
             else "their rows are kept as they are; --update makes them anew"
         )
         context.reporter.notice(
-            f"{comparison.changed} {modality.items} have another size or time than when they "
+            f"{changes.changed} {modality.items} have another size or time than when they "
             f"were added; {consequence}"
         )
-    if comparison.removed:
-        names = ", ".join(comparison.first_removed)
-        names += ", ..." if comparison.removed > len(comparison.first_removed) else ""
+    if changes.removed:
+        names = ", ".join(changes.first_removed)
+        names += ", ..." if changes.removed > len(changes.first_removed) else ""
         context.reporter.notice(
-            f"{comparison.removed} {modality.items} are not in the source any more ({names}); "
+            f"{changes.removed} {modality.items} are not in the source any more ({names}); "
             "their rows are kept"
         )
 

@@ -37,6 +37,7 @@ from fungistore.store.folder import Folder
 
 FEATURES = "features.zarr"
 COMMITS = "commits"
+LARGEST_UNIT = 1 << 16  # rows: what a new array is given at most
 RECORD_NAME = re.compile(r"\d{8,}")
 GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 

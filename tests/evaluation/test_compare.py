@@ -20,7 +20,7 @@ from feature_world import clustered, make_store
 from fungistore.errors import FungiError, UsageError
 from fungistore.evaluation.compare import Comparison, compare_features, linear_cka
 from fungistore.evaluation.options import CompareOptions
-from fungistore.evaluation.plots import MOST_BARS, check_plot, draw, save_plot
+from fungistore.evaluation.plots import MOST_BARS, check_plot, draw_comparison, save_plot
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.store.store import Store
@@ -171,7 +171,11 @@ def compared(root: Path, classes: int) -> Comparison:
 def test_plots_name_their_classes(tmp_path: Path, classes: int) -> None:
     """An SVG holds a bar for each class; of very many, the best and the worst."""
     found = compared(tmp_path, classes)
-    names = {label.get_text() for axes in draw(found).axes[1:] for label in axes.get_yticklabels()}
+    names = {
+        label.get_text()
+        for axes in draw_comparison(found).axes[1:]
+        for label in axes.get_yticklabels()
+    }
     shown = {one.name for one in found.classes if one.name in names}
     assert len(shown) == (classes if classes <= MOST_BARS else MOST_BARS - 2)
     assert {found.classes[0].name, found.classes[-1].name} <= shown

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from list_source import numbered
 
 from fungistore.extraction.measure import (
-    LARGEST_UNIT,
     PATCH_CHUNK_BYTES,
     UNIT_SECONDS,
     Rate,
@@ -34,7 +33,7 @@ from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
-from fungistore.store.units import UnitArray
+from fungistore.store.units import LARGEST_UNIT, UnitArray
 
 SHARED_TMP_PATH = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
