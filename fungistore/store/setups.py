@@ -94,6 +94,7 @@ class Setups:
             documents: further JSON files by name, such as the options that led to `config`.
         """
         key = fingerprint(config)
+        folder = self._folder.at(key)
         if self.has(key):
             return
         files = {f"{name}.json": encode_document(found) for name, found in documents.items()}
@@ -103,8 +104,11 @@ class Setups:
         files[CONFIG] = encode_document(config)
         checksums = {name: digest_bytes(data) for name, data in files.items()}
         files = {CHECKSUMS: encode_document(checksums)} | files
-        for name, data in files.items():  # the configuration last
-            self._folder.at(key).publish(name, data)
+        with folder.backend.claims.moment():  # another feature set may freeze the same setup
+            if self.has(key):
+                return
+            for name, data in files.items():  # the configuration last
+                folder.publish(name, data)
 
     def keep(self, used: Collection[str]) -> None:
         """Delete all setups but these."""
