@@ -144,8 +144,8 @@ RECORDS = TypeAdapter(IndexRecord)
 
 def index_folders(store: Store) -> list[Folder]:
     """Return the folders of all indexes that have a record."""
-    sets = store.folder(INDEXES).folders()
-    return [folder for each in sets for folder in each.folders() if folder.has(RECORD)]
+    sets = store.folder(INDEXES).below()
+    return [folder for each in sets for folder in each.below() if folder.has(RECORD)]
 
 
 def index_folder(store: Store, feature_set: str, name: str) -> Folder:
@@ -218,14 +218,14 @@ def checked_file(folder: Folder, record: IndexRecord, kind: str) -> Path:
             hint="the same fungi index command with --restart builds it anew",
         )
     stored = record.files[kind]
-    path = folder.local_path(stored.name)
     try:
+        path = folder.local_path(stored.name)
         found = crc32(path)
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         raise StoreError(
             "a file of an index cannot be read",
-            where=path,
-            found=error.strerror if isinstance(error, OSError) else error,
+            where=folder.where(stored.name),
+            found=(isinstance(error, OSError) and error.strerror) or error,
             hint="the same fungi index command with --restart builds it anew",
         ) from error
     if found != stored.crc32:

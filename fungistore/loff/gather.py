@@ -126,12 +126,12 @@ class MappedChunks:
             return chunk
 
     def _map(self, unit: int) -> Chunk:
-        path = self._array.chunk_path(unit)
         try:
-            values, mapped = self._plain.map(path)
+            values, mapped = self._plain.map(self._array.chunk_path(unit))
         except (OSError, ValueError) as error:
+            where = self._array.folder.where(self._array.chunk_key(unit))
             raise StoreError(
-                "a chunk cannot be read", where=path, found=error, hint=VERIFY_HINT
+                "a chunk cannot be read", where=where, found=error, hint=VERIFY_HINT
             ) from error
         return Chunk(torch.from_numpy(values), mapped)
 

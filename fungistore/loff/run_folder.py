@@ -135,5 +135,5 @@ class RunFolder:
 
 def head_names(store: Store, feature_set: str) -> list[str]:
     """Return the names of the heads of a feature set."""
-    heads = store.folder(HEADS, feature_set).folders()
+    heads = store.folder(HEADS, feature_set).below()
     return [folder.name for folder in heads if folder.has(CONFIG)]

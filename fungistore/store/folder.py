@@ -84,6 +84,11 @@ class Folder:
         """Remove an object or a folder below it, or all of it, if it is there."""
         self.backend.remove(self.key_of(name))
 
+    def below(self) -> tuple[Folder, ...]:
+        """Return what is directly below it as folders: they may be links, or plain files."""
+        listing = self.list()
+        return tuple(self.at(name) for name in sorted((*listing.files, *listing.folders)))
+
     def folders(self) -> tuple[Folder, ...]:
         """Return the folders directly below it."""
         return tuple(self.at(name) for name in self.list().folders)

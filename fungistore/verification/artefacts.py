@@ -14,6 +14,7 @@ from fungistore.loff.run_folder import CHECKSUMS, CONFIG, HEADS, STATE, RunFolde
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.names import is_file_name
+from fungistore.store.backend import Listing
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.folder import Folder
 from fungistore.store.store import Store
@@ -300,5 +301,6 @@ def _read_eval(folder: Folder, name: str) -> tuple[str, list[object]]:
 
 def _folders(store: Store, kind: str) -> list[Folder]:
     """Return the folders `<kind>/<feature set>/<name>`."""
-    sets = store.folder(kind).folders()
-    return [folder for each in sets for folder in each.folders()]
+    sets = store.folder(kind).below()
+    below = [(folder, each.folders()) for each in sets for folder in each.below()]
+    return [folder for folder, own in below if folder in own or folder.list() != Listing()]
