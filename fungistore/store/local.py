@@ -40,7 +40,8 @@ class LocalBackend:
         _refuse_odd_path(root)
         self.where = str(root)
         self.claims: Claims = LocalClaims(root)
-        self._root = root
+        self._root = root.absolute()  # whatever directory the process goes to later
+        self._settled: set[Path] = set()  # folders whose own entries this process has flushed
 
     def make_room(self) -> bool:
         """Make the directory; False where a file, or files of others, are."""
@@ -79,25 +80,36 @@ class LocalBackend:
 
     def publish(self, key: str, *pieces: Bytes) -> None:
         """Write a file beside its place, flush it, and rename it."""
-        publish_bytes(self.local_path(key), *pieces)
+        path = self.local_path(key)
+        self._settle(path.parent)
+        publish_bytes(path, *pieces)
 
     def publish_file(self, key: str, write: Callable[[Path], None]) -> None:
         """Let `write` fill a file beside its place, flush it, and rename it."""
-        publish(self.local_path(key), write)
+        path = self.local_path(key)
+        self._settle(path.parent)
+        publish(path, write)
 
     def append(self, key: str, lines: bytes) -> None:
         """Add lines to a file, and flush it."""
         path = self.local_path(key)
+        is_new = not path.exists()
         with path.open("ab+") as file:
             if file.seek(0, os.SEEK_END) and not _ends_with_newline(path):
                 file.write(b"\n")  # a kill or a full disk cut the last line short
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+        if is_new:
+            sync(path.parent)
 
     def remove(self, key: str) -> None:
         """Delete a file, a link, or a folder with all that is in it."""
         path = self.local_path(key)
+        if not key and path.is_symlink():  # the store's place, which its user linked: emptied
+            for name in os.listdir(path):
+                self.remove(name)
+            return
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
@@ -135,10 +147,20 @@ class LocalBackend:
         """Whether no link leads from the directory to where a file is; it may be a link itself."""
         return self.local_path(key).parent.resolve().is_relative_to(self._root.resolve())
 
+    def _settle(self, folder: Path) -> None:
+        """Make a folder, and flush that it is there: who made it may have died before that."""
+        if folder == self._root:
+            make_directory(folder)
+        elif folder not in self._settled or not folder.is_dir():
+            self._settle(folder.parent)
+            folder.mkdir(exist_ok=True)
+            sync(folder.parent)
+            self._settled.add(folder)
+
     def free_bytes(self) -> int:
         """Return the bytes free on the file system that holds the directory, or will."""
-        place = self._root.absolute()
-        existing = next(parent for parent in [place, *place.parents] if parent.exists())
+        places = [self._root, *self._root.parents]
+        existing = next(place for place in places if place.exists())
         status = os.statvfs(existing)
         return status.f_bavail * status.f_frsize
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fungi_cli.main import app
 from typer.testing import CliRunner
 
 import memory_backend
-from feature_world import clustered, make_store, write_block
+from feature_world import ListSource, clustered, make_store, write_block
 from fungistore.errors import FungiError, StoreError, UsageError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.evaluation.options import LoffOptions
@@ -21,6 +22,7 @@ from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.gather import MappedChunks
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
@@ -28,9 +30,13 @@ from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.searching.options import SearchOptions
 from fungistore.searching.search import search
+from fungistore.sources.sample import Sample
+from fungistore.store import durable, local
 from fungistore.store.backend import BACKENDS, Backend, Listing, open_backend
 from fungistore.store.failures import Failure
+from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
+from fungistore.store.setups import OPTIONS
 from fungistore.store.status import status
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
@@ -151,6 +157,89 @@ def test_both_backends_hold_the_same_bytes(tmp_path: Path, codec: Any) -> None:
     np.testing.assert_array_equal(arrays[0].read(0, 20), arrays[1].read(0, 20))
 
 
+# --- a directory of this machine
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
+    """The files and folders that are flushed from now on."""
+    found: set[Path] = set()
+    for module in (durable, local):
+        monkeypatch.setattr(module, "sync", found.add)
+    return found
+
+
+def test_folders_of_a_killed_process_are_flushed(tmp_path: Path, flushed: set[Path]) -> None:
+    """Who made a folder may have died before it was on the disk; what is put there needs it."""
+    (tmp_path / "features/c").mkdir(parents=True)
+    LocalBackend(tmp_path).publish("features/c/0", b"1")
+    assert {tmp_path, tmp_path / "features", tmp_path / "features/c"} <= flushed
+
+
+def test_a_new_file_of_lines_is_flushed_with_its_folder(tmp_path: Path, flushed: set[Path]) -> None:
+    """The lines of a file that the folder does not list yet would be lost with it."""
+    LocalBackend(tmp_path).append("lines", b"one\n")
+    assert flushed == {tmp_path}
+
+
+def test_a_backend_stays_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative path is of the directory in which the store was opened."""
+    monkeypatch.chdir(tmp_path)
+    store = Store.open_or_create("run:1.fungi")
+    add_source(store, ListSource([Sample("a", "a", None, None)]))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(store.samples.rows(0, 1)) == 1
+    assert store.where == "run:1.fungi"
+
+
+def test_a_linked_place_is_emptied(tmp_path: Path) -> None:
+    """The user's link to another disk stays, and nothing is left of the store behind it."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "s.fungi").symlink_to(tmp_path / "disk")
+    Store.open_or_create(tmp_path / "s.fungi").remove()
+    assert list((tmp_path / "s.fungi").iterdir()) == []
+
+
+def test_indexes_may_be_links_to_another_disk(tmp_path: Path) -> None:
+    """What was moved away, with a link in its place, is found, searched and verified."""
+    vectors, labels = clustered(64, 2, 8)
+    make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
+    build_index(tmp_path / "s.fungi", IndexOptions(name="exact"))
+    place, disk = tmp_path / "s.fungi/indexes/set/exact", tmp_path / "disk"
+    place.rename(disk)
+    place.symlink_to(disk)
+    found = search(tmp_path / "s.fungi", ["000003.jpg"], SearchOptions(index="exact", k=3))
+    assert len(found.answers) == 1
+    assert verify_store(tmp_path / "s.fungi").findings == ()
+    (disk / "vectors-64.faiss").write_bytes(b"")
+    (finding,) = verify_store(tmp_path / "s.fungi").findings
+    assert finding.kind == "index-damaged"
+
+
+def test_two_sets_freeze_one_setup_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their options differ in the set's name: the files of one and the checksums of it stay."""
+    store, late = Store.open_or_create(tmp_path / "s.fungi"), []
+
+    def publish(backend: LocalBackend, key: str, *pieces: Any) -> None:
+        if key.endswith(OPTIONS) and not late:
+            late.append(Thread(target=freeze, args=("second",)))
+            late[0].start()
+            late[0].join(0.5)
+        whole(backend, key, *pieces)
+
+    def freeze(name: str) -> None:
+        Store.open(store.root).setups.freeze({"seed": 1}, {}, {"options": {"name": name}})
+
+    whole = LocalBackend.publish
+    monkeypatch.setattr(LocalBackend, "publish", publish)
+    freeze("first")
+    late[0].join()
+    assert verify_store(store.root).errors == ()
+    (key,) = store.setups.names()
+    assert store.setups.document(key, OPTIONS) == {"name": "first"}
+
+
 # --- a store without a directory
 
 
@@ -233,6 +322,23 @@ def test_images_are_extracted_where_there_is_no_directory(
         np.testing.assert_array_equal(other.read(0, 10), array.read(0, 10))
     extract(str(images), WHERE, options, restart=True)
     assert verify_store(WHERE).findings == ()
+
+
+def test_lost_objects_are_said_as_lost_files_are(tmp_path: Path) -> None:
+    """Where there is no directory, a lost index or chunk is a finding and a StoreError too."""
+    vectors, labels = clustered(64, 2, 8)
+    for place in (tmp_path / "s.fungi", WHERE):
+        store = make_store(place, {"embeddings": vectors}, labels)
+        build_index(place, IndexOptions(name="exact"))
+        store.backend.remove("indexes/set/exact/vectors-64.faiss")
+        assert [finding.kind for finding in verify_store(place).findings] == ["index-damaged"]
+        with pytest.raises(StoreError, match="index cannot be read"):
+            search(place, ["000003.jpg"], SearchOptions(index="exact"))
+        store.backend.remove("features.zarr/set/embeddings/c/1/0")
+        chunks = MappedChunks(store.arrays("set")["embeddings"], parts=1)
+        (job,) = chunks.jobs(np.array([20]), np.empty((1, 8), np.float32))
+        with pytest.raises(StoreError, match="chunk cannot be read"):
+            job()
 
 
 def test_what_is_not_there_is_said_by_its_url() -> None:
