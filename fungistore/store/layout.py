@@ -219,7 +219,8 @@ FILES = (
 
 PROTOCOL = (
     "Files appear whole or not at all: on a disk, each is written under another name, flushed, and "
-    "renamed, and its folder is flushed.",
+    "renamed, and its folder is flushed. Only `failures.jsonl` and events grow, and a kill may cut "
+    "their end; of a damaged claim beside a lock that is held, everything counts as claimed.",
     "The setup is frozen: its files appear, its configuration last.",
     "The unit's chunk appears. It is read back and hashed.",
     "The record appears.",
@@ -236,6 +237,7 @@ GUARANTEES = (
     "and evaluated.",
     "What was made with other settings is refused, not overwritten: every array, index, head and "
     "evaluation names the fingerprints of what it was made from.",
-    "Every byte of a feature is covered twice: by the CRC-32C of its chunk, which each read "
-    "checks, and by the checksum of its record.",
+    "Every byte of a feature is covered twice: by the CRC-32C of its chunk, which reads check but "
+    "those of single rows that are mapped (training on uncompressed patches), and by the checksum "
+    "of its record.",
 )

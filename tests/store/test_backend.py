@@ -169,6 +169,16 @@ def flushed(monkeypatch: pytest.MonkeyPatch) -> set[Path]:
     return found
 
 
+def test_unfinished_files_are_not_listed(tmp_path: Path) -> None:
+    """What an interrupted write left is a leftover, and nothing else."""
+    place = LocalBackend(tmp_path)
+    place.publish("a/one", b"1")
+    unfinished = durable.partial_path(tmp_path / "a/two")
+    unfinished.write_bytes(b"2")
+    assert place.list("a") == Listing(("one",))
+    assert list(place.leftovers()) == [f"a/{unfinished.name}"]
+
+
 def test_folders_of_a_killed_process_are_flushed(tmp_path: Path, flushed: set[Path]) -> None:
     """Who made a folder may have died before it was on the disk; what is put there needs it."""
     (tmp_path / "features/c").mkdir(parents=True)

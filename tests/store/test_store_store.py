@@ -23,6 +23,7 @@ from fungistore.store.copying import copy_samples
 from fungistore.store.durable import publish
 from fungistore.store.failures import Failure
 from fungistore.store.listing import add_source
+from fungistore.store.local import LocalBackend
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -340,6 +341,35 @@ def test_a_frozen_setup_stays_frozen(tmp_path: Path) -> None:
     store.setups.freeze(reordered, {"tensors": {"a": np.ones(3)}}, {"options": {}})
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in (store.root / "setups").iterdir()] == [folder.name]
+
+
+def test_the_configuration_of_a_setup_comes_last_and_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that the setup is whole, so a kill between two files must find it not there."""
+    store, seen = new_store(tmp_path), []
+    key = fingerprint(CONFIG)
+
+    def watched(name: str) -> Any:
+        original = getattr(LocalBackend, name)
+
+        def step(backend: LocalBackend, at: str, *rest: Any) -> None:
+            if at.startswith("setups/"):
+                seen.append((name, at.removeprefix(f"setups/{key}"), store.setups.has(key)))
+            original(backend, at, *rest)
+
+        return step
+
+    for name in ("publish", "remove"):
+        monkeypatch.setattr(LocalBackend, name, watched(name))
+    store.setups.freeze(CONFIG, {"tensors": {"a": np.zeros(3)}}, {"options": {}})
+    store.setups.keep(())
+    files = ["/checksums.json", "/options.json", "/tensors.safetensors", "/config.json"]
+    assert seen == [
+        *(("publish", name, False) for name in files),
+        ("remove", "/config.json", True),
+        ("remove", "", False),
+    ]
 
 
 def test_a_setup_that_cannot_be_written_is_not_there(tmp_path: Path) -> None:
