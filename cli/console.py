@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from fungistore.errors import FungiError, MismatchError, StoppedError
+from fungistore.errors import DEBUG, FungiError, MismatchError, StoppedError, explained
 from fungistore.machine.context import Context
 from fungistore.quantities import duration
 
@@ -31,7 +31,6 @@ PLAIN_LINE_SECONDS = 30
 LONGEST_SHOWN = 8192  # characters of one line; no path is longer
 SKIPPED_INPUTS = 3
 INTERRUPTED = 130
-DEBUG = "FUNGI_DEBUG"
 
 
 def printable(text: str) -> str:
@@ -74,8 +73,6 @@ def explains_errors(command: Callable[P, R]) -> Callable[P, R]:
         as_json = bool(kwargs.get("as_json"))
         try:
             return command(*args, **kwargs)
-        except FungiError as error:
-            _fail(error, as_json=as_json)
         except KeyboardInterrupt:
             note("interrupted; committed work is kept, the same command continues it")
             raise typer.Exit(INTERRUPTED) from None
@@ -84,13 +81,8 @@ def explains_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(1) from None
         except typer.Exit:
             raise
-        except MemoryError as error:  # CUDA's out-of-memory error is a RuntimeError, below
-            hint = "a smaller --batch-size, or --projection-dim"
-            _fail(FungiError("out of memory", found=str(error) or None, hint=hint), as_json=as_json)
         except Exception as error:
-            found = f"{type(error).__name__}: {error}"
-            hint = "fungi --debug ... shows where; if it is out of memory, a smaller --batch-size"
-            _fail(FungiError("unexpected error", found=found, hint=hint), as_json=as_json)
+            _fail(explained(error), as_json=as_json)
 
     return run
 

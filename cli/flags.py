@@ -79,11 +79,12 @@ def _add_file(
     path: Path, given: dict[str, dict[str, Any]], groups: dict[str, type[Settings]]
 ) -> None:
     """Add a file's settings to those of the flags; what no group knows is the first one's."""
-    first = next(iter(groups))
-    for key, value in read_config(path).items():
-        plain = key.replace("-", "_")
-        known = (name for name, kind in groups.items() if plain in {f.key for f in kind.flags()})
-        given[next(known, first)].setdefault(plain, value)
+    first, settings = next(iter(groups)), read_config(path)
+    for kind in groups.values():
+        settings = kind.flat(settings)
+    for key, value in settings.items():
+        known = (name for name, kind in groups.items() if key in {f.key for f in kind.flags()})
+        given[next(known, first)].setdefault(key, value)
 
 
 def _is_settings(hint: Any) -> bool:

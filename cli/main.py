@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fungistore.errors import DEBUG
+
 from .commands.doctor import doctor
 from .commands.evaluate import Evaluations
 from .commands.export import export
@@ -20,7 +22,6 @@ from .commands.search import search
 from .commands.status import status
 from .commands.train_loff import train_loff
 from .commands.verify import verify
-from .console import DEBUG
 
 COMMANDS = {
     "extract": extract,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+DEBUG = "FUNGI_DEBUG"  # the variable that asks for tracebacks, of worker processes too
+
 
 class FungiError(Exception):
     """A failure with an explanation; the command line prints it without a traceback.
@@ -89,6 +91,17 @@ class ItemError(FungiError):
 
 class ImageError(ItemError):
     """One input that cannot be turned into pixels."""
+
+
+def explained(error: Exception) -> FungiError:
+    """Return an error as it is told to a user; of one that nobody foresaw, its type and text."""
+    if isinstance(error, FungiError):
+        return error
+    if isinstance(error, MemoryError):  # CUDA's out-of-memory error is a RuntimeError, below
+        hint = "a smaller --batch-size, or --projection-dim"
+        return FungiError("out of memory", found=str(error) or None, hint=hint)
+    hint = "fungi --debug ... shows where; if it is out of memory, a smaller --batch-size"
+    return FungiError("unexpected error", found=f"{type(error).__name__}: {error}", hint=hint)
 
 
 def error_from_json(document: Mapping[str, str | None], exit_code: int) -> FungiError:

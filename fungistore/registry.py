@@ -34,6 +34,11 @@ class Registry(Mapping[str, Any]):
         self._own = {name: EntryPoint(name, where, group) for name, where in own.items()}
         self._loaded: dict[str, Any] = {}
 
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The names that are ours, and no plug-in's."""
+        return tuple(self._own)
+
     @cached_property
     def _points(self) -> dict[str, EntryPoint]:
         found = sorted(entry_points(group=self.group), key=lambda point: point.name)

@@ -145,6 +145,7 @@ class SettingField:
             return value if isinstance(value, self.group) else self.group.from_config(_table(value))
         from pydantic import ValidationError
 
+        value = _plain(value)
         try:
             if bool not in atoms_of(self.kind) and _has_bool(value):
                 raise TypeError("a truth value is no number")
@@ -177,29 +178,45 @@ class Settings:
                 yield field
 
     @classmethod
+    def flat(cls, config: Mapping[str, Any]) -> Config:
+        """Return a configuration with flags' names for fields' and no tables of groups.
+
+        Two configurations can then be put on each other; what is unknown stays as it is.
+        """
+        names = {name: field for field in fields_of(cls).values() for name in field.keys}
+        flat: Config = {}
+        for given, value in config.items():
+            field = names.get(str(given).replace("-", "_"))
+            if field is not None and field.group and isinstance(value, Mapping):
+                flat |= field.group.flat(value)
+            else:
+                flat[given if field is None else field.key] = value
+        return flat
+
+    @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Build options from names of flags, or fields; dashes and underscores are the same.
 
         Raises:
             UsageError: an unknown name, a value that cannot be used, or none where one is needed.
         """
-        fields = fields_of(cls)
+        return cls._from_flat(cls.flat(config))
+
+    @classmethod
+    def _from_flat(cls, flat: Mapping[str, Any]) -> Self:
+        fields = fields_of(cls).values()
         values: dict[str, Any] = {}
-        places = {key: (values, field.name) for field in fields.values() for key in field.keys}
-        for field in fields.values():
+        places = {field.key: (values, field.name) for field in fields}
+        for field in fields:
             if field.group:
                 below = values.setdefault(field.name, {})
                 places |= {one.key: (below, one.key) for one in field.group.flags()}
-        for given, value in config.items():
-            key = given.replace("-", "_")
-            if key in fields and fields[key].group and isinstance(value, Mapping):
-                values[key].update(value)
-            elif key in places:
-                table, name = places[key]
-                table[name] = value
-            else:
-                raise _unknown(given, [one.where.removeprefix("--") for one in cls.flags()])
-        for field in fields_of(cls).values():
+        for key, value in flat.items():
+            if key not in places:
+                raise _unknown(key, [one.where.removeprefix("--") for one in cls.flags()])
+            table, name = places[key]
+            table[name] = value
+        for field in fields:
             if field.name not in values and field.default is dataclasses.MISSING:
                 key = field.name
                 expected = f"{field.where} {key.upper()}, or `{key}` in --config"
@@ -266,6 +283,9 @@ def build(kind: type[Spec], config: Mapping[str, Any], table: str) -> Spec:
     for key in config:
         if key not in fields:
             raise _unknown(f"{table}.{key}", list(fields))
+    for key, field in fields.items():
+        if key not in config and field.default is dataclasses.MISSING:
+            raise UsageError(f"no {field.where} given", expected=field.expected)
     return kind(**{key: fields[key].check(value) for key, value in config.items()})
 
 
@@ -317,18 +337,35 @@ def _unknown(given: str, known: list[str]) -> UsageError:
     )
 
 
-def _prepared(value: Any, kind: Any) -> Any:
-    """Return a value as pydantic takes it: NumPy's as Python's, commas as lists, paths as text."""
+def _plain(value: Any) -> Any:
+    """Return Python's values for NumPy's, in lists too."""
     if type(value).__module__ == "numpy":
-        value = value.tolist()
+        return value.tolist()
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
+
+
+def _prepared(value: Any, kind: Any) -> Any:
+    """Return a value as pydantic takes it: commas, or one number, as lists; paths as text."""
     elements = elements_of(kind)
     if elements is not None and isinstance(value, str):
         words = [word.strip() for word in value.split(",") if word.strip()]
         is_optional = NoneType in atoms_of(elements)
-        return [None if word == "none" and is_optional else word for word in words]
+        return [
+            None if word == "none" and is_optional else _meant(word, elements) for word in words
+        ]
+    if elements is not None and isinstance(value, int | float):
+        return [value]
     if isinstance(value, PurePath) and Path not in atoms_of(kind):
         return str(value)
-    return value
+    return _meant(value, kind) if isinstance(value, str) else value
+
+
+def _meant(word: str, kind: Any) -> Any:
+    """Return the choice that a word stands for where that is no text, such as 1 for "1"."""
+    choices = (atom for atom in atoms_of(kind) if not isinstance(atom, type))
+    return next((choice for choice in choices if str(choice) == word), word)
 
 
 def _has_bool(value: Any) -> bool:

@@ -44,7 +44,7 @@ def elements_of(kind: Any) -> Any:
         return elements_of(inner[0])
     if origin in (Union, UnionType):
         return next((found for one in inner if (found := elements_of(one))), None)
-    return inner[0] if origin is tuple else None
+    return inner[0] if origin in (tuple, list) else None
 
 
 def words_of(kind: Any) -> str:
@@ -59,7 +59,7 @@ def words_of(kind: Any) -> str:
         return " or ".join(map(str, inner))
     if origin in (Union, UnionType):
         return " or ".join(words_of(one) for one in inner if one is not NoneType)
-    if origin is tuple:
+    if origin in (tuple, list):
         element = inner[0]
         if get_origin(element) is Literal:
             return f"some of {', '.join(map(str, get_args(element)))}"

@@ -21,6 +21,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.run import Extraction
 from fungistore.extraction.stage import extract
 from fungistore.machine.context import QUIET, Context
+from fungistore.objectives.registry import OBJECTIVES
 from fungistore.report import Silent
 from fungistore.sources.opening import open_source
 from fungistore.store.locks import Slice
@@ -196,6 +197,73 @@ def test_a_stop_reaches_the_workers(images: Path, tmp_path: Path, options: Extra
             engine=Processes(["cpu", "cpu"]),
             context=Context(stop=lambda: time.monotonic() > began + 0.5),
         )
+
+
+def test_a_stop_before_a_worker_hears_it_is_a_stop(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """A worker that still starts ends of the signal itself; that is no failure."""
+    asked = Context(stop=lambda: True)
+    with pytest.raises(StoppedError):
+        extract(images, tmp_path / "s.fungi", options, engine=Processes(["cpu"]), context=asked)
+
+
+OBJECTIVE = """
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fungistore.objectives.objective import Needs
+
+
+@dataclass(frozen=True)
+class Loud:
+    fails: bool = False
+
+    name: ClassVar[str] = "loud"
+    needs = Needs(heads={"head": 4})
+
+    def losses(self, views, heads, bank):
+        print("printed by", sys.argv[0])
+        if self.fails:
+            raise RuntimeError("a library fails")
+        return heads["head"](views.embeddings[:, 0]).square().sum(-1)
+"""
+
+
+@pytest.fixture
+def loud(
+    tmp_path: Path, options: ExtractOptions, monkeypatch: pytest.MonkeyPatch
+) -> ExtractOptions:
+    """Options of an objective that prints, in workers too."""
+    entries = {"fungistore.objectives": {"loud": "loud:Loud"}}
+    write_plugin(tmp_path / "plugin", "loud", OBJECTIVE, entries)
+    install(monkeypatch, tmp_path / "plugin", "loud", OBJECTIVES)
+    return replace(options, features=("loud",))
+
+
+def test_what_a_worker_prints_is_told(images: Path, tmp_path: Path, loud: ExtractOptions) -> None:
+    """It does not spoil the result; its command is the parent's, which claims then name."""
+    told = Told()
+    done = extract(
+        images, tmp_path / "s.fungi", loud, engine=Processes(["cpu"]), context=Context(told)
+    )
+    assert done.units_done == 12
+    assert f"worker 0: printed by {sys.argv[0]}" in told.notices
+
+
+def test_an_unforeseen_error_of_a_worker_is_told(
+    images: Path, tmp_path: Path, loud: ExtractOptions
+) -> None:
+    """Its type and text are, as those of one process; its traceback is for --debug."""
+    told = Told()
+    failing = replace(loud, objectives={"loud": {"fails": True}})
+    with pytest.raises(FungiError, match="RuntimeError: a library fails") as error:
+        extract(
+            images, tmp_path / "s.fungi", failing, engine=Processes(["cpu"]), context=Context(told)
+        )
+    assert error.value.what == "unexpected error"
+    assert not [text for text in told.notices if "Traceback" in text]
 
 
 def test_work_is_named_so_that_anybody_can_open_it() -> None:

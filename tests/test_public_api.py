@@ -188,15 +188,25 @@ def test_an_evaluation_of_a_plugin_is_a_command(
     assert "expected: a whole number of 1 or more" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import no_such_package\n", "no_such_package"),
+        ("def CensusOptions(store, options, *, context): ...\n", "no class of EvaluationOptions"),
+        (SOURCE.replace("Annotated[Count", "Annotated['NoSuchType'"), "NoSuchType"),
+    ],
+    ids=["import", "function", "annotation"],
+)
 def test_a_broken_plugin_breaks_its_own_command_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others are listed and work; the broken one says whose fault it is, with exit code 2."""
-    write_plugin(tmp_path / "plugin", "census", "import no_such_package\n", DECLARED)
+    write_plugin(tmp_path / "plugin", "census", source, DECLARED)
     install(monkeypatch, tmp_path / "plugin", "census", fungi.EVALUATIONS)
     shown = CliRunner().invoke(app, ["eval", "--help"])
     assert shown.exit_code == 0
     assert "knn" in shown.stdout
     broken = CliRunner().invoke(app, ["eval", "census", "s.fungi"])
     assert broken.exit_code == 2
-    assert "no_such_package" in broken.stderr
+    assert "census" in broken.stderr
+    assert said in broken.stderr

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pytest
+import typer
 from annotated_types import Ge, Gt, Le
+from fungi_cli.flags import Json, command
 from fungi_cli.main import app
 from typer.testing import CliRunner
 
 import fungistore as fungi
 from fungistore.errors import UsageError
+from fungistore.objectives.dino import DINO
 from fungistore.settings import (
     Count,
     PowerOfTwo,
@@ -77,10 +81,10 @@ def test_a_wrong_choice_reads_the_same_from_python_a_file_and_the_shell(
     assert said["where"] == field.where
     assert all(choice in said["expected"] for choice in field.choices)
     assert said["found"] == "'nope'"
-    command = COMMANDS[kind.__name__]
-    assert shell(*command, field.where, "nope") == said
+    words = COMMANDS[kind.__name__]
+    assert shell(*words, field.where, "nope") == said
     (tmp_path / "c.toml").write_text(f'{field.key.replace("_", "-")} = "nope"\n')
-    assert shell(*command, "--config", str(tmp_path / "c.toml")) == said
+    assert shell(*words, "--config", str(tmp_path / "c.toml")) == said
     own = {one.name for one in fields(kind)}
     if field.name in own:  # others are of a group
         with pytest.raises(UsageError) as caught:
@@ -205,6 +209,10 @@ def test_values_are_taken_as_they_come() -> None:
     assert fungi.KnnOptions(pca_dims=np.array([4, 8])).pca_dims == (4, 8)  # type: ignore[arg-type]
     assert fungi.ExtractOptions(model="m", view_size="64").view_size == 64  # type: ignore[arg-type]
     assert fungi.RetrievalOptions(ground_truth="t.json").ground_truth == Path("t.json")  # type: ignore[arg-type]
+    assert fungi.KnnOptions(pca_dims=512).pca_dims == (512,)  # type: ignore[arg-type]
+    assert fungi.EngineChoice(gpus=[np.int64(1)]).gpus == (1,)  # type: ignore[arg-type]
+    with pytest.raises(UsageError):
+        fungi.KnnOptions(k=np.bool_(True))  # type: ignore[arg-type]
     weights = fungi.SearchOptions(weights=Path("w.safetensors")).weights  # type: ignore[arg-type]
     assert weights == str(Path("w.safetensors").absolute())
 
@@ -226,11 +234,78 @@ def test_an_unknown_key_names_what_is_near(tmp_path: Path) -> None:
 def test_flags_win_over_the_file_on_every_command(tmp_path: Path) -> None:
     """--config is taken by each command with settings."""
     (tmp_path / "c.toml").write_text("k = 0\n")
-    for command in (["eval", "knn", "s.fungi"], ["search", "s.fungi", "query"]):
-        said = shell(*command, "--config", str(tmp_path / "c.toml"))
+    for words in (["eval", "knn", "s.fungi"], ["search", "s.fungi", "query"]):
+        said = shell(*words, "--config", str(tmp_path / "c.toml"))
         assert (said["where"], said["found"]) == ("--k", "0")
-        said = shell(*command, "--config", str(tmp_path / "c.toml"), "--k", "3")
+        said = shell(*words, "--config", str(tmp_path / "c.toml"), "--k", "3")
         assert said["what"] == "not a fungi store"
+
+
+def parsed(kind: type[Any], *arguments: str) -> Any:
+    """Return the options that a command is given."""
+    made: list[Any] = []
+
+    def keep(*, options: Settings, as_json: Json = False) -> None:
+        made.append(options)
+
+    keep.__annotations__["options"] = kind
+    alone = typer.Typer()
+    alone.command()(command(keep))
+    done = CliRunner().invoke(alone, arguments)
+    assert done.exit_code == 0, done.output
+    return made[0]
+
+
+HFLIP = fungi.Augmentation(kind="hflip", mixup=0.1, noise=0.3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "saved", "found"),
+    [
+        ("--head a", fungi.LoffOptions(heads=("b",)), {"heads": ("a",)}),
+        ("--pca-dim 8", fungi.KnnOptions(pca_dims=(4,)), {"pca_dims": (8,)}),
+        ("--as kl", fungi.ImportOptions(feature="dino", key="x"), {"feature": "kl", "key": "x"}),
+        (
+            "--mixup 0.4",
+            fungi.TrainOptions(augment=HFLIP),
+            {"augment": replace(HFLIP, mixup=0.4)},
+        ),
+        (
+            "--augment none",
+            fungi.TrainOptions(augment=HFLIP),
+            {"augment": replace(HFLIP, kind="none")},
+        ),
+        (
+            "--set kl.temperature=3 --set dino.local_crops=4",
+            fungi.ExtractOptions(model="m", objectives={"kl": {"head_dim": 5, "temperature": 2}}),
+            {
+                "objectives": fungi.ExtractOptions(
+                    model="m",
+                    objectives={
+                        "kl": {"head_dim": 5, "temperature": 3},
+                        "dino": {"local_crops": 4},
+                    },
+                ).objectives
+            },
+        ),
+    ],
+    ids=["heads", "pca-dim", "as", "mixup", "augment", "set"],
+)
+def test_flags_win_over_a_saved_configuration(
+    flags: str, saved: Settings, found: dict[str, Any], tmp_path: Path
+) -> None:
+    """What a result was made with has fields' names and tables; flags go before those too."""
+    (tmp_path / "c.json").write_text(json.dumps(saved.to_config()))
+    options = parsed(type(saved), *flags.split(), "--config", str(tmp_path / "c.json"))
+    assert options == replace(saved, **found)
+
+
+def test_a_file_and_flags_both_set_objectives(tmp_path: Path) -> None:
+    """A flag changes what it names; what the file sets beside it stays."""
+    (tmp_path / "c.toml").write_text('model = "m"\nset = ["kl.temperature=2"]\n')
+    flags = ["--set", "kl.head_dim=7", "--config", str(tmp_path / "c.toml")]
+    kl = parsed(fungi.ExtractOptions, *flags).objectives["kl"]
+    assert (kl.temperature, kl.head_dim) == (2, 7)
 
 
 def test_a_group_of_settings_is_flat_in_a_file_and_a_table_too() -> None:
@@ -247,6 +322,10 @@ def test_objectives_are_set_from_tables_and_texts_alike() -> None:
     by_table = fungi.ExtractOptions.from_config({"model": "m", "kl": {"temperature": 2}})
     by_text = fungi.ExtractOptions.from_config({"model": "m", "set": ["kl.temperature=2"]})
     python = fungi.ExtractOptions(model="m", objectives={"kl": {"temperature": 2}})
+    field = fungi.ExtractOptions.from_config(
+        {"model": "m", "objectives": {"kl": {"temperature": 2}}}
+    )
+    assert field == by_text
     both = {"model": "m", "kl": {"temperature": 1}, "set": ["kl.temperature=2"]}
     assert by_table == by_text == python == fungi.ExtractOptions.from_config(both)
     assert by_table == fungi.ExtractOptions(model="m").with_settings("kl.temperature=2")
@@ -260,14 +339,25 @@ def test_objectives_are_set_from_tables_and_texts_alike() -> None:
         ({"kl": {"direction": "up"}}, "kl.direction", "uniform-first or uniform-last"),
         ({"dino": {"head_dim": 1.5}}, "dino.head_dim", "a whole number"),
         ({"set": ["simclr.negatives=-1"]}, "simclr.negatives", "0 or more"),
+        ({"set": 3}, "--set", "a list of OBJECTIVE.FIELD=VALUE"),
+        ({"set": [3]}, "--set", "a list of OBJECTIVE.FIELD=VALUE"),
     ],
 )
 def test_objectives_speak_as_settings_do(config: dict[str, Any], where: str, expected: str) -> None:
     """One wording, for the fields' types and for what an objective checks itself."""
-    with pytest.raises(UsageError, match=f"cannot use this value of {where}") as caught:
+    what = f"cannot use this value of {where.removeprefix('--')}"
+    with pytest.raises(UsageError, match=what) as caught:
         fungi.ExtractOptions.from_config({"model": "m"} | config)
     assert caught.value.where == where
     assert expected in str(caught.value.expected)
+
+
+@pytest.mark.parametrize("given", [5, None, "kl", DINO()])
+def test_an_objective_is_of_its_own_class(given: object) -> None:
+    """From Python, another thing, or another objective, is not taken for it."""
+    with pytest.raises(UsageError, match="objectives") as caught:
+        fungi.ExtractOptions(model="m", objectives={"kl": given})
+    assert "KL, or a table" in str(caught.value.expected)
 
 
 def test_the_words_of_a_refusal_come_from_the_type() -> None:
@@ -284,6 +374,8 @@ def test_the_words_of_a_refusal_come_from_the_type() -> None:
         path: Path | None = None
         switch: bool = False
         table: Annotated[int, Ge(-3)] = 0
+        level: Literal[1, 2] = 1
+        sizes: list[int] = dataclass_field(default_factory=list)
 
     globals()["Odd"] = Odd  # its annotations are text
     found = {name: field.expected for name, field in fields_of(Odd, "odd").items()}
@@ -297,8 +389,11 @@ def test_the_words_of_a_refusal_come_from_the_type() -> None:
         "path": "a path",
         "switch": "true or false",
         "table": "a whole number -3 or more",
+        "level": "1 or 2",
+        "sizes": "one or more of: a whole number",
     }
     assert build(Odd, {"word": "7", "words": "a,b"}, "odd") == Odd(word=7, words=("a", "b"))
+    assert build(Odd, {"level": "2", "sizes": "4,5"}, "odd") == Odd(level=2, sizes=[4, 5])
 
 
 def test_choices_are_those_of_the_types() -> None:

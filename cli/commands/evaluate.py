@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 import fungistore as fungi
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
 
 from ..console import explains_errors, result_json
@@ -24,21 +24,34 @@ class Evaluations(TyperGroup):
         return list(fungi.EVALUATIONS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command of a registered evaluation; one that cannot be imported says why."""
+        """Return the command of a registered evaluation; one that cannot be used says why."""
         if cmd_name not in fungi.EVALUATIONS:
             return None
-        taken: dict[str, Any] = {}
         try:
-            function = command(_function(fungi.EVALUATIONS[cmd_name]))
+            return _made(cmd_name, command(_function(fungi.EVALUATIONS[cmd_name])))
         except FungiError as error:
-            function = _failing(error)
-            taken = {"allow_extra_args": True, "ignore_unknown_options": True}
-        app = typer.Typer(rich_markup_mode=None, add_completion=False)
-        app.command(cmd_name, context_settings=taken)(function)
-        return typer.main.get_command(app)
+            failure = error
+        except Exception as error:  # a plug-in's class may be anything
+            failure = UsageError(
+                f"the evaluation {cmd_name!r} of a plug-in cannot be used",
+                found=f"{type(error).__name__}: {error}",
+                hint="mend or uninstall the package that declares it",
+            )
+        return _made(
+            cmd_name, _failing(failure), allow_extra_args=True, ignore_unknown_options=True
+        )
 
 
-def _function(kind: type[fungi.EvaluationOptions]) -> Any:
+def _made(name: str, function: Any, **settings: bool) -> Any:
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
+    app.command(name, context_settings=settings)(function)
+    return typer.main.get_command(app)
+
+
+def _function(kind: Any) -> Any:
+    if not isinstance(kind, type) or not issubclass(kind, fungi.EvaluationOptions):
+        raise TypeError(f"{kind!r} is no class of EvaluationOptions")
+
     def evaluate(
         *,
         store: StorePath,

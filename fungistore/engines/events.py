@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import traceback
 from types import FrameType
 from typing import Any
 
 from fungistore.engines.engine import DividedWork, Place
-from fungistore.errors import FungiError
+from fungistore.errors import DEBUG, explained
 from fungistore.machine.context import Context
 from fungistore.store.locks import Slice
 
@@ -43,9 +45,13 @@ def _send(event: dict[str, Any]) -> None:
 def main() -> None:
     """Be a worker process: work and a slice come in on stdin; its result, or error, goes out.
 
-    SIGTERM asks for a stop; a second one ends the process at once.
+    What libraries print goes to stderr. SIGTERM asks for a stop; a second one ends the process at
+    once.
     """
     asked = False
+    sys.argv = sys.argv[1:] or sys.argv  # the parent's: claims tell which command has them
+    result = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal asked
@@ -61,8 +67,11 @@ def main() -> None:
     try:
         run = DividedWork(**spec["work"]).open(Place(**spec["place"]), context)
         document = {"result": run(Slice(**spec["part"]))}
-    except FungiError as error:
-        code, document = error.exit_code, {"error": error.to_json()}
-    json.dump(document, sys.stdout)
-    sys.stdout.flush()
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            traceback.print_exc()
+        failure = explained(error)
+        code, document = failure.exit_code, {"error": failure.to_json()}
+    with result:
+        json.dump(document, result)
     sys.exit(code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,7 +18,7 @@ from fungistore.engines.events import RUN
 from fungistore.errors import FungiError, StoppedError, UsageError, error_from_json
 from fungistore.fingerprint import Config
 from fungistore.machine.children import python_command, python_environment
-from fungistore.machine.context import Context
+from fungistore.machine.context import Context, stopped
 from fungistore.machine.resources import allowed_cores
 from fungistore.report import Reporter
 from fungistore.store.locks import Slice
@@ -77,6 +78,7 @@ class _Worker:
     total: int = 0
     done: int = 0
     document: dict[str, Any] = field(default_factory=dict)
+    is_stopping: bool = False
 
     def listen(self, lines: Lines) -> None:
         """Read both of its streams, so that it never waits for a reader."""
@@ -84,6 +86,12 @@ class _Worker:
             thread = threading.Thread(target=read, daemon=True)
             thread.start()
             self.listeners.append(thread)
+
+    def stop(self) -> None:
+        """Ask it to stop, once."""
+        if not self.is_stopping:
+            self.is_stopping = True
+            self.process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
         """Wait for its end, and for what it said last."""
@@ -121,6 +129,8 @@ class _Worker:
             return None
         if "error" in self.document:
             return error_from_json(self.document["error"], self.process.returncode)
+        if self.is_stopping and self.process.returncode == -signal.SIGTERM:  # before it could hear
+            return stopped()
         return FungiError(
             f"{self.part} has ended without a result",
             found=f"exit code {self.process.returncode}",
@@ -135,7 +145,7 @@ Lines = SimpleQueue[tuple[_Worker, str | None]]
 def _start(work: DividedWork, place: Place, part: Slice, lines: Lines) -> _Worker:
     threads = str(max(1, int(allowed_cores() / place.neighbours)))
     process = subprocess.Popen(
-        python_command("-c", RUN),
+        python_command("-c", RUN, *sys.argv),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -155,13 +165,11 @@ def _start(work: DividedWork, place: Place, part: Slice, lines: Lines) -> _Worke
 def _follow(workers: list[_Worker], lines: Lines, context: Context) -> None:
     """Show what the workers tell until all of them have ended."""
     shown: tuple[str, int, int] = ("", 0, 0)
-    is_stopping = False
     open_streams = len(workers)
     while open_streams:
-        if context.stop() and not is_stopping:
-            is_stopping = True
+        if context.stop():
             for worker in workers:
-                worker.process.send_signal(signal.SIGTERM)
+                worker.stop()
         try:
             worker, line = lines.get(timeout=POLL_SECONDS)
         except Empty:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -16,7 +16,15 @@ from fungistore.errors import UsageError
 from fungistore.machine.choices import DeviceChoice
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
 from fungistore.objectives.registry import OBJECTIVES
-from fungistore.settings import Count, PowerOfTwo, Setting, build, to_json
+from fungistore.settings import (
+    Count,
+    PowerOfTwo,
+    Setting,
+    build,
+    fields_of,
+    refusal,
+    to_json,
+)
 
 if TYPE_CHECKING:
     from fungistore.fingerprint import Config
@@ -123,11 +131,11 @@ class ExtractOptions(ReplayChoice):
         super().__post_init__()
         for name in self.objectives:
             OBJECTIVES.choose(name, "--set")
+        asked = {*OBJECTIVES.own, *self.features, *self.objectives}  # no other plug-in is imported
         complete = {
-            name: build(kind, given, name)
-            if isinstance(given := self.objectives.get(name, {}), Mapping)
-            else given
-            for name, kind in OBJECTIVES.items()
+            name: _objective(name, self.objectives.get(name, {}))
+            for name in OBJECTIVES
+            if name in asked
         }
         object.__setattr__(self, "objectives", complete)
         object.__setattr__(self, "features", tuple(dict.fromkeys(self.features)))
@@ -167,27 +175,55 @@ class ExtractOptions(ReplayChoice):
         return config | {
             name: tables[name]
             for name, objective in self.objectives.items()
-            if name in self.features or objective != OBJECTIVES[name]()
+            if name in self.features or not _is_default(name, objective)
         }
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build options from names of flags and one table an objective; `set` is a list of texts.
+    def flat(cls, config: Mapping[str, Any]) -> Config:
+        """Return a configuration by names of flags and one table an objective.
 
         Raises:
-            UsageError: an unknown key, a value that cannot be used, or no model.
+            UsageError: an objective's settings, or all of them, are of another form.
         """
-        rest = {key: value for key, value in config.items() if key not in OBJECTIVES}
-        tables = {key: value for key, value in config.items() if key in OBJECTIVES}
-        for name, value in tables.items():
-            if not isinstance(value, Mapping):
-                raise UsageError("an objective's settings are a table", where=name, found=value)
-        settings = rest.pop("set", ())
+        tables = {name: value for name, value in config.items() if name in OBJECTIVES}
+        rest = {name: value for name, value in config.items() if name not in tables}
+        tables |= _table(rest.pop("objectives", {}), "objectives")
+        flat = super().flat(rest)
+        settings = flat.pop("set", ())
         settings = [settings] if isinstance(settings, str) else settings
-        return super().from_config(rest | {"objectives": _applied(settings, tables)})
+        if not isinstance(settings, list | tuple) or not all(isinstance(s, str) for s in settings):
+            raise refusal("--set", "a list of OBJECTIVE.FIELD=VALUE", settings)
+        return flat | _applied(settings, {n: _table(value, n) for n, value in tables.items()})
+
+    @classmethod
+    def _from_flat(cls, flat: Mapping[str, Any]) -> Self:
+        tables = {name: value for name, value in flat.items() if name in OBJECTIVES}
+        rest = {name: value for name, value in flat.items() if name not in tables}
+        return super()._from_flat(rest | {"set": tables})
 
 
-def _applied(settings: tuple[str, ...] | list[str], tables: Mapping[str, Any]) -> Config:
+def _objective(name: str, given: object) -> Any:
+    kind = OBJECTIVES[name]
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping):
+        expected = f"{kind.__name__}, or a table of its fields"
+        raise refusal(f"objectives[{name!r}]", expected, given)
+    return build(kind, given, name)
+
+
+def _is_default(name: str, objective: Any) -> bool:
+    fields = fields_of(type(objective), name).values()
+    return all(getattr(objective, field.name) == field.default for field in fields)
+
+
+def _table(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UsageError("an objective's settings are a table", where=where, found=value)
+    return value
+
+
+def _applied(settings: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> Config:
     """Return the objectives' tables with settings applied, whose values are TOML."""
     merged = {name: dict(table) for name, table in tables.items()}
     for setting in settings:

@@ -141,10 +141,9 @@ def _options(
         )
     setups = {feature: store.setups.config(array.fingerprint) for feature, array in arrays.items()}
     most = max(arrays, key=lambda f: ("views" in setups[f], "gradient" in setups[f]))
-    objectives = {
-        name: options[name if name in options else most].objectives[name]
-        for name in options[most].objectives
-    }
+    objectives = dict(options[most].objectives)
+    for feature, own in options.items():
+        objectives |= {name: one for name, one in own.objectives.items() if name == feature}
     return replace(
         options[most],
         features=tuple(arrays),

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from fungistore.engines.engine import DividedWork, Engine, Local, Place, RunSlice
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import opened_source
@@ -79,8 +79,10 @@ def extract(
         "retry_failed": retry_failed,
     }
     work = DividedWork(f"{__name__}:{open_extraction.__name__}", arguments)
-    results = TypeAdapter(list[ExtractResult])
-    return joined(results.validate_python(engine.run(work, context)))
+    results = engine.run(work, context)
+    if not results:
+        raise FungiError("the engine has run no slice", found=repr(engine))
+    return joined(TypeAdapter(list[ExtractResult]).validate_python(results))
 
 
 def open_extraction(arguments: Config, place: Place, context: Context) -> RunSlice:

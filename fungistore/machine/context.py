@@ -17,6 +17,11 @@ def never() -> bool:
     return False
 
 
+def stopped() -> StoppedError:
+    """Return the error of a run that was asked to stop."""
+    return StoppedError("stopped on request", hint="run the same command again to continue")
+
+
 @dataclass(frozen=True)
 class Context:
     """The surroundings of a run; they decide nothing about its result.
@@ -34,7 +39,7 @@ class Context:
     def stop_if_asked(self) -> None:
         """Raise StoppedError if a signal, or a caller, has asked the run to stop."""
         if self.stop():
-            raise StoppedError("stopped on request", hint="run the same command again to continue")
+            raise stopped()
 
 
 QUIET = Context()

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import zarr
 
+from fungistore.errors import UsageError
+from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
-from plugins import write_plugin
+from fungistore.objectives.registry import OBJECTIVES
+from plugins import install, write_plugin
 from tiny_world import TINY
 
 SOURCE = '''
@@ -196,3 +199,36 @@ def test_a_store_needs_no_plugin_whose_features_it_lacks(
     query = next(iter(sorted(images.rglob("*.jpg"))))
     found = fungi(nobody, "search", store, query, "--json")
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("import no_such_package\n", "cannot be imported"),
+        (SOURCE.replace("weight: float = 1.0", "weight: float"), "no agreement.weight given"),
+    ],
+    ids=["import", "needed"],
+)
+def test_an_objective_that_is_not_asked_for_disturbs_nobody(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is broken, or has to be given a parameter, is refused where it is a feature."""
+    entries = {"fungistore.objectives": {"agreement": "agreement:Agreement"}}
+    write_plugin(tmp_path / "plugin", "agreement", source, entries)
+    install(monkeypatch, tmp_path / "plugin", "agreement", OBJECTIVES)
+    options = ExtractOptions(model="m", features=("embeddings", "kl"))
+    assert ExtractOptions.from_config(options.to_config()) == options
+    with pytest.raises(UsageError, match=said):
+        ExtractOptions(model="m", features=("agreement",))
+
+
+def test_a_needed_parameter_can_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field without a default is set like others, and is kept whether it is extracted or not."""
+    entries = {"fungistore.objectives": {"agreement": "agreement:Agreement"}}
+    source = SOURCE.replace("weight: float = 1.0", "weight: float")
+    write_plugin(tmp_path / "plugin", "agreement", source, entries)
+    install(monkeypatch, tmp_path / "plugin", "agreement", OBJECTIVES)
+    for features in (("agreement",), ("embeddings",)):
+        config = {"model": "m", "set": ["agreement.weight=2"], "features": features}
+        options = ExtractOptions.from_config(config)
+        assert ExtractOptions.from_config(options.to_config()) == options
