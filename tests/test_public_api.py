@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import pkgutil
 import subprocess
@@ -99,6 +100,31 @@ def test_every_public_name_is_found() -> None:
     assert sorted(stated) == sorted(fungi.__all__)
     assert len(set(stated)) == len(stated)
     assert all(getattr(fungi, name) is not None for name in stated)
+
+
+@pytest.mark.parametrize("name", [name for name in fungi.__all__ if name.islower()])
+def test_a_place_is_text_or_a_path(name: str) -> None:
+    """Of every public function: a store, too, is named by either."""
+    for parameter in inspect.signature(getattr(fungi, name)).parameters.values():
+        kind = str(parameter.annotation)
+        if parameter.name == "store" or "Path" in kind:
+            assert "str | Path" in kind, parameter
+
+
+def test_places_are_taken_as_text_and_as_paths(tmp_path: Path) -> None:
+    """What reads a store takes its place, or the open store; what writes a file takes its name."""
+    vectors, labels = clustered(40, 4, 6)
+    opened = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
+    fungi.fit_pca(opened.root, fungi.PcaOptions(dim=2, name="two", fit_split="all"))
+    fungi.build_index(opened.root)
+    for store in (opened.root, str(opened.root), opened):
+        assert fungi.open_features(store).features == ("embeddings",)
+        assert fungi.open_index(store).record.vectors == 40
+        assert fungi.load_pca(store, "set", "two").components.shape == (2, 6)
+    found = fungi.search(str(opened.root), [Path("000003.jpg")], fungi.SearchOptions(k=2))
+    assert found.answers[0].query == "000003.jpg"
+    fungi.write_page(str(tmp_path / "page.html"), found)
+    assert (tmp_path / "page.html").is_file()
 
 
 def imported_by(code: str) -> set[str]:

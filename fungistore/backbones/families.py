@@ -128,7 +128,7 @@ def feature_set_of(model: str) -> str:
 def load_backbone(
     model: str,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     image_size: int | None = None,
     target_layer: str | None = None,
     view_size: str | int = "model",
@@ -137,7 +137,7 @@ def load_backbone(
     family, name = split_model(model)
     return find_family(family).load(
         name,
-        weights=weights,
+        weights=None if weights is None else Path(weights),
         image_size=image_size,
         target_layer=target_layer,
         view_size=view_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from fungistore.errors import StoreError, UsageError
 from fungistore.indexing.record import (
@@ -30,12 +31,12 @@ class OpenIndex:
 
 
 def open_index(
-    store: Store, name: str | None = None, *, feature_set: str | None = None
+    store: str | Path | Store, name: str | None = None, *, feature_set: str | None = None
 ) -> OpenIndex:
     """Open an index for searching.
 
     Args:
-        store: the store.
+        store: the store, or its place.
         name: of the index; may be left out where there is one.
         feature_set: that the index belongs to; may be left out where the name tells.
 
@@ -44,6 +45,7 @@ def open_index(
         MismatchError: the store's features are not those that the index was made from.
         StoreError: the index is damaged.
     """
+    store = Store.open(store)
     for attempt in range(ATTEMPTS):
         folder = _choose(store, name, feature_set)
         record = read_record(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +180,7 @@ class FeatureMatrix:
 
 
 def open_features(
-    store: Store,
+    store: str | Path | Store,
     features: Sequence[str] | None = None,
     *,
     pca: str | None = None,
@@ -188,7 +189,7 @@ def open_features(
     """Choose blocks, or a PCA, of a feature set.
 
     Args:
-        store: the store.
+        store: the store, or its place.
         features: of "embeddings", "kl", "dino", "simclr"; default: all that are there.
         pca: name of a PCA, instead of blocks.
         feature_set: name of the feature set; may be left out where there is one.
@@ -196,6 +197,7 @@ def open_features(
     Raises:
         UsageError: a name is unknown; the error lists what exists.
     """
+    store = Store.open(store)
     chosen = choose_feature_set(store, feature_set)
     arrays = store.arrays(chosen)
     blocks = vectors_of(arrays)

@@ -165,7 +165,7 @@ def _fit_pca(
     )
 
 
-def load_pca(store: Store, feature_set: str, name: str) -> Pca:
+def load_pca(store: str | Path | Store, feature_set: str, name: str) -> Pca:
     """Return a fitted PCA of a store.
 
     Raises:
@@ -174,7 +174,7 @@ def load_pca(store: Store, feature_set: str, name: str) -> Pca:
     """
     matrix = open_features(store, pca=name, feature_set=feature_set)
     (key,) = matrix.fingerprints.values()
-    return _load(store, key)
+    return _load(matrix.store, key)
 
 
 def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:

@@ -58,7 +58,7 @@ li { min-width: 0; }
 """
 
 
-def write_page(path: Path, result: SearchResult) -> None:
+def write_page(path: str | Path, result: SearchResult) -> None:
     """Write the page to a file, whole or not at all.
 
     Raises:
@@ -66,7 +66,7 @@ def write_page(path: Path, result: SearchResult) -> None:
         FungiError: the disk is full.
     """
     try:
-        publish_bytes(path, render_page(result).encode("utf-8", "replace"))
+        publish_bytes(Path(path), render_page(result).encode("utf-8", "replace"))
     except OSError as error:
         raise unwritable("the page cannot be written", f"--html {path}", error) from error
 

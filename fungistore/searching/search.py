@@ -19,7 +19,7 @@ from fungistore.store.store import Store
 
 def search(
     store: str | Path,
-    queries: Sequence[str],
+    queries: Sequence[str | Path],
     options: SearchOptions = SearchOptions(),
     *,
     context: Context = QUIET,
@@ -52,7 +52,8 @@ def search(
     opened = open_index(Store.open(store), options.index, feature_set=options.feature_set)
     k = options.k
     _say_what_is_not_searched(opened, k, context)
-    found = identify(opened.store, queries)
+    texts = list(map(str, queries))
+    found = identify(opened.store, texts)
     usable: list[tuple[Query, Vectors]] = []
     errors: dict[int, FungiError] = {
         place: one for place, one in enumerate(found) if isinstance(one, FungiError)
@@ -65,7 +66,7 @@ def search(
             errors[place] = vector
         else:
             usable.append((query, vector))
-    failed = [(queries[place], errors[place]) for place in sorted(errors)]
+    failed = [(texts[place], errors[place]) for place in sorted(errors)]
     if not usable:
         raise failed[0][1]
     answers = _answers(opened, usable, k)

@@ -66,16 +66,18 @@ class Store:
         return open_backend(where).has(MANIFEST)
 
     @classmethod
-    def open(cls, where: StorePlace) -> Store:
+    def open(cls, where: StorePlace | Store) -> Store:
         """Open an existing store.
 
         Args:
-            where: its directory, or its URL.
+            where: its directory, or its URL; an open store is returned as it is.
 
         Raises:
             UsageError: there is none.
             StoreError: its manifest is damaged, or of another major schema.
         """
+        if isinstance(where, Store):
+            return where
         backend = open_backend(where)
         if not backend.has(MANIFEST):
             raise UsageError(
