@@ -21,6 +21,7 @@ from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
+from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 
 ROWS = 600
@@ -458,3 +459,22 @@ def test_the_record_is_plain_json(tmp_path: Path) -> None:
         ).ntotal
         == document["vectors"]
     )
+
+
+def test_a_restart_removes_the_record_before_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the two leaves no index, and not one whose files are gone."""
+    vectors, labels = clustered(64, 2, 8)
+    make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
+    build_index(tmp_path / "s.fungi", IndexOptions(name="exact"))
+    removed: list[str] = []
+    remove = LocalBackend.remove
+
+    def watched(backend: LocalBackend, key: str) -> None:
+        removed.append(key)
+        remove(backend, key)
+
+    monkeypatch.setattr(LocalBackend, "remove", watched)
+    build_index(tmp_path / "s.fungi", IndexOptions(name="exact"), restart=True)
+    assert removed[:2] == ["indexes/set/exact/index.json", "indexes/set/exact"]
