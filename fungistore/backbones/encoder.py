@@ -53,11 +53,11 @@ class Encoded:
     Attributes:
         embeddings: [n, e].
         grid: their tokens [n, *shape, d] after the final norm, without those that have no place,
-            such as a class token.
+            such as a class token; None where the encoder's tokens have no places.
     """
 
     embeddings: Tensor
-    grid: TokenGrid
+    grid: TokenGrid | None
 
 
 @runtime_checkable
@@ -122,12 +122,15 @@ class Encoder(Protocol):
         """Whether samples have different numbers of tokens, so that grids come with a mask."""
 
     @property
-    def target_layer(self) -> str:
-        """Dotted name of the linear layer whose per-sample gradient is taken."""
+    def target_layer(self) -> str | None:
+        """Dotted name of the linear layer whose per-sample gradient is taken; None: there is none.
+
+        An encoder without one, such as a network of convolutions, has no gradient features.
+        """
 
     @property
-    def target(self) -> nn.Linear:
-        """That layer."""
+    def target(self) -> nn.Linear | None:
+        """That layer. What enters it is [n, ..., in], or such samples one after the other."""
 
     @property
     def weights_hash(self) -> str:

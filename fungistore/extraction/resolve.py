@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
 from pathlib import Path
@@ -149,6 +149,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         view_size=options.view_size,
     )
     _refuse_uneven_cells(backbone, options.pool)
+    _refuse_gradients_of_nothing(backbone, gradient_features(options))
     backbone.module.to(device)
     compiled = options.compile
     if compiled is None:
@@ -191,6 +192,17 @@ def opened_source(source: str | Path | Source, options: ExtractOptions) -> Sourc
 def gradient_features(options: ExtractOptions) -> list[str]:
     """Return the features that are gradients."""
     return [name for name in options.features if name not in (EMBEDDINGS, PATCHES)]
+
+
+def _refuse_gradients_of_nothing(backbone: Encoder, features: Sequence[str]) -> None:
+    if features and backbone.target is None:
+        raise UsageError(
+            "the model has no linear layer to differentiate",
+            where=f"--features {','.join(features)}",
+            expected=f"{EMBEDDINGS}, {PATCHES}",
+            found=f"{backbone.family}:{backbone.name}",
+            hint="--target-layer names a layer, where the model has one",
+        )
 
 
 def _refuse_uneven_cells(backbone: Encoder, pool: int) -> None:

@@ -7,6 +7,7 @@ before it; per-token gradients are contracted over tokens and views, never store
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from math import prod
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fungistore.backbones.encoder import Encoder, TokenGrid, join_grids
+from fungistore.backbones.encoder import Encoded, Encoder, TokenGrid, join_grids
 from fungistore.errors import UsageError
 from fungistore.gradients.batching import forward_size
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs
@@ -24,6 +25,8 @@ from fungistore.modalities.views import Inputs
 
 class LayerPath:
     """Gradients of any `nn.Linear` of a model; also of losses of its tokens.
+
+    A model without such a layer has no gradients: its tapes have embeddings and patches alone.
 
     Args:
         encoder: the model and its target layer, its trunk prepared; from `exact_from` on, it
@@ -38,12 +41,16 @@ class LayerPath:
 
     @property
     def gradient_shape(self) -> tuple[int, int]:
-        """(out, in + 1), or (out, in) without a bias."""
-        return self._target.out_features, self._target.in_features + (self._target.bias is not None)
+        """(out, in + 1), or (out, in) without a bias; nothing without a layer."""
+        target = self._target
+        if target is None:
+            return 0, 0
+        return target.out_features, target.in_features + (target.bias is not None)
 
     def samples_at_once(self, views: int, batch_size: int) -> int:
         """As many as keep all views, whose tokens autograd must hold, in one forward."""
-        size = self._forward_size(prod(self._encoder.token_shape)) or batch_size
+        device = next(self._encoder.module.parameters()).device
+        size = forward_size(device, prod(self._encoder.token_shape)) or batch_size
         return max(1, min(size, batch_size) // views)
 
     def record(
@@ -54,43 +61,28 @@ class LayerPath:
         tokens: bool = False,
         watch: Stopwatch = UNWATCHED,
     ) -> Tape:
-        """Run whole forwards, cutting the graph at the target layer."""
+        """Run whole forwards, cutting the graph at the target layer.
+
+        Raises:
+            UsageError: the layer runs several times, or the encoder has no tokens in places.
+        """
         embeddings, inputs, outputs = [], [], []
         grids: list[TokenGrid] = []
         for chunk in self._in_forwards(chunks):
-            calls: list[tuple[Tensor, Tensor]] = []
-
-            def cut(module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
-                leaf = output.detach().float().requires_grad_()
-                calls.append((entered[0].detach().float(), leaf))  # noqa: B023 (called in this turn)
-                return leaf
-
-            handle = self._target.register_forward_hook(cut)
-            try:
-                with watch.stage("trunk"):
-                    encoded = self._encoder.run(flat_inputs(chunk))
-            finally:
-                handle.remove()
-            if len(calls) != 1:
-                raise UsageError(
-                    "the target layer must run exactly once a forward",
-                    where=f"--target-layer {self._encoder.target_layer}",
-                    expected="1 call",
-                    found=f"{len(calls)} calls",
-                    hint="choose another linear layer, such as the last block's attn.proj",
-                )
-            entered, output = calls[0]
+            with self._cut() as calls, watch.stage("trunk"):
+                encoded = self._encoder.run(flat_inputs(chunk))
             samples, count = chunk[0].shape[:2]
             embeddings.append(encoded.embeddings.float().unflatten(0, (samples, count)))
-            inputs.append(entered.reshape(samples, -1, entered.shape[-1]))
-            outputs.append(output)
+            for entered, output in calls:
+                inputs.append(entered.reshape(samples, -1, entered.shape[-1]))
+                outputs.append(output)
             if tokens or (patches and not grids):
-                grids.append(encoded.grid.unflatten(samples, count))
+                grids.append(self._grid_of(encoded).unflatten(samples, count))
         return Tape(
             torch.cat(embeddings, dim=1),
             tuple(inputs),
             tuple(outputs),
-            self._target.bias is not None,
+            self._target is not None and self._target.bias is not None,
             _first_view(grids[0]) if patches else None,
             _by_shape(grids) if tokens else (),
         )
@@ -98,12 +90,47 @@ class LayerPath:
     def _in_forwards(self, chunks: Chunks) -> Iterator[Inputs]:
         for chunk in chunks:
             samples, views = chunk[0].shape[:2]
-            size = self._forward_size(self._encoder.count_tokens(flat_inputs(chunk)))
+            tokens = self._encoder.count_tokens(flat_inputs(chunk))
+            size = forward_size(chunk[0].device, tokens)
             count = max(1, (size or samples * views) // samples)
             yield from zip(*(tensor.split(count, dim=1) for tensor in chunk), strict=True)
 
-    def _forward_size(self, tokens: int) -> int | None:
-        return forward_size(self._target.weight.device, tokens)
+    @contextmanager
+    def _cut(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """Cut the graph at the target layer; give what enters and leaves it in one forward."""
+        calls: list[tuple[Tensor, Tensor]] = []
+
+        def cut(module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
+            leaf = output.detach().float().requires_grad_()
+            calls.append((entered[0].detach().float(), leaf))
+            return leaf
+
+        if self._target is None:
+            yield calls
+            return
+        handle = self._target.register_forward_hook(cut)
+        try:
+            yield calls
+        finally:
+            handle.remove()
+        if len(calls) != 1:
+            raise UsageError(
+                "the target layer must run exactly once a forward",
+                where=f"--target-layer {self._encoder.target_layer}",
+                expected="1 call",
+                found=f"{len(calls)} calls",
+                hint="choose another linear layer, such as the last block's attn.proj",
+            )
+
+    def _grid_of(self, encoded: Encoded) -> TokenGrid:
+        if encoded.grid is None:
+            raise UsageError(
+                "the model's tokens have no places in a grid",
+                where=f"--model {self._encoder.name}",
+                expected="features of embeddings alone",
+                hint="leave out patches, and objectives of tokens",
+            )
+        return encoded.grid
 
 
 def _first_view(grid: TokenGrid) -> TokenGrid:

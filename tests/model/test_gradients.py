@@ -71,7 +71,7 @@ def small(name: str, target_layer: str | None = None, **variant: bool) -> TimmVi
         patch_size=patch,
         embedding_dim=model.head.out_features if clip else model.num_features,
         token_dim=model.embed_dim,
-        prefix_tokens=model.num_prefix_tokens,
+        prefix_tokens=getattr(model, "num_prefix_tokens", 1),
         pooling=str(model.global_pool),
         target_layer=target_layer or f"blocks.{len(model.blocks) - 1}.attn.proj",
         data_config=resolve_data_config({}, model=model),
@@ -230,6 +230,18 @@ def test_a_layer_that_runs_in_no_forward_is_refused() -> None:
     with pytest.raises(UsageError, match="exactly once") as caught:
         path.record([(torch.randn(1, 1, 3, 64, 64),)])
     assert caught.value.found == "0 calls"
+
+
+def test_a_model_whose_tokens_are_a_map_has_all_but_patches() -> None:
+    """SAM's neck makes maps of channels: embeddings and gradients are there, tokens are not."""
+    backbone = small("samvit_base_patch16_224")
+    path = gradient_path(backbone)
+    pixels = torch.randn(2, 1, 3, backbone.image_size, backbone.image_size)
+    tape = path.record([(pixels,)])
+    torch.testing.assert_close(tape.embeddings[:, 0], backbone.module(pixels[:, 0]))
+    assert tape.gradients(tape.embeddings.square().sum((1, 2))).abs().sum() > 0
+    with pytest.raises(UsageError, match="no places in a grid"):
+        path.record([(pixels,)], patches=True)
 
 
 def test_simclr_agrees_with_autograd_on_the_class_token_path() -> None:

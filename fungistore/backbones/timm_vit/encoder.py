@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isqrt
 from typing import Any, ClassVar
 
 import torch
@@ -140,7 +141,10 @@ class TimmViT:
         """Return the embeddings and patch tokens of pixels."""
         (pixels,) = inputs
         tokens = self.module.forward_features(pixels.to(self.dtype))
-        return Encoded(self.module.forward_head(tokens), TokenGrid(self.to_grid(tokens)))
+        patches = tokens.shape[1] - self.prefix_tokens
+        is_square = tokens.ndim == 3 and isqrt(patches) ** 2 == patches  # SAM's are maps
+        grid = TokenGrid(self.to_grid(tokens)) if is_square else None
+        return Encoded(self.module.forward_head(tokens), grid)
 
     def class_token_split(self) -> TimmSplit | None:
         """Return the model cut at its last `attn.proj`, where it pools its class token alone."""

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from fungistore.errors import UsageError
 from fungistore.modalities.image.crops import RandomCrops, SizedFamily
 from fungistore.modalities.image.patchify import Patchify
 from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe, Statistics
@@ -39,16 +40,26 @@ def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRec
         request: one of `fungistore.modalities.requests`.
         encoder: one that takes pixels.
         view_size: "model", "native", or a side in pixels; see `side_for`.
+
+    Raises:
+        UsageError: the encoder does not say what pixels it takes.
     """
-    takes: TakesPixels = encoder
-    if isinstance(request, Crops):
-        pixels: PixelRecipe = _crops(request, takes, view_size)
-    elif isinstance(request, Windows):
-        pixels = _windows(request, takes, view_size)
-    else:
+    if not isinstance(request, Crops | Windows):
         return None
+    if not isinstance(encoder, TakesPixels):
+        raise UsageError(
+            "the model takes no views of images",
+            where=f"--model {encoder.family}:{encoder.name}",
+            expected="an encoder with an image_size, a patch_size and statistics",
+            hint="leave out dino and simclr",
+        )
+    pixels: PixelRecipe
+    if isinstance(request, Crops):
+        pixels = _crops(request, encoder, view_size)
+    else:
+        pixels = _windows(request, encoder, view_size)
     own = request.normalization == "model"
-    return NormalizedViews(pixels, takes.statistics if own else IMAGENET)
+    return NormalizedViews(pixels, encoder.statistics if own else IMAGENET)
 
 
 def _crops(request: Crops, encoder: TakesPixels, view_size: str | int) -> RandomCrops:
