@@ -63,7 +63,8 @@ def words_of(kind: Any) -> str:
         element = inner[0]
         if get_origin(element) is Literal:
             return f"some of {', '.join(map(str, get_args(element)))}"
-        return f"one or more of: {words_of(element)}"
+        none = " or none" if NoneType in atoms_of(element) else ""
+        return f"one or more of: {words_of(element)}{none}"
     return NAMES.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 

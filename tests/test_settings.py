@@ -376,6 +376,7 @@ def test_the_words_of_a_refusal_come_from_the_type() -> None:
         table: Annotated[int, Ge(-3)] = 0
         level: Literal[1, 2] = 1
         sizes: list[int] = dataclass_field(default_factory=list)
+        widths: tuple[Count | None, ...] = (None,)
 
     globals()["Odd"] = Odd  # its annotations are text
     found = {name: field.expected for name, field in fields_of(Odd, "odd").items()}
@@ -391,6 +392,7 @@ def test_the_words_of_a_refusal_come_from_the_type() -> None:
         "table": "a whole number -3 or more",
         "level": "1 or 2",
         "sizes": "one or more of: a whole number",
+        "widths": "one or more of: a whole number of 1 or more or none",
     }
     assert build(Odd, {"word": "7", "words": "a,b"}, "odd") == Odd(word=7, words=("a", "b"))
     assert build(Odd, {"level": "2", "sizes": "4,5"}, "odd") == Odd(level=2, sizes=[4, 5])
