@@ -49,10 +49,12 @@ class Registry(Mapping[str, Any]):
 
         Raises:
             KeyError: there is none.
-            UsageError: a plug-in's cannot be imported.
+            UsageError: a plug-in's cannot be imported, or two of them have that name.
         """
         if name not in self._loaded:
             point = self._own.get(name) or self._points[name]
+            if name not in self._own:
+                self._refuse_rivals(name)
             try:
                 self._loaded[name] = point.load()
             except Exception as error:  # a plug-in may raise anything
@@ -65,6 +67,16 @@ class Registry(Mapping[str, Any]):
                     hint="mend or uninstall the package that declares it",
                 ) from error
         return self._loaded[name]
+
+    def _refuse_rivals(self, name: str) -> None:
+        values = {point.value for point in entry_points(group=self.group, name=name)}
+        if len(values) > 1:
+            raise UsageError(
+                f"the {self.kind} {name!r} is declared by two plug-ins",
+                where=f"entry points {name} of {self.group}",
+                found=" and ".join(sorted(values)),
+                hint="uninstall one of the packages that declare it",
+            )
 
     def __iter__(self) -> Iterator[str]:
         """Iterate over the names: our own in their order, then those of plug-ins."""

@@ -15,11 +15,12 @@ from fungistore.extraction.loader import load_batches
 from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
-from fungistore.objectives.objective import BankObjective
+from fungistore.modalities.views import count_views
+from fungistore.objectives.objective import BankObjective, BankSpec
 from fungistore.randomness import Stream
 from fungistore.store.samples import SampleTable
 
-STAND_IN = 256  # latents of a bank of all samples, whose number does not change what a view costs
+STAND_IN = 1 << 14  # latents in place of all samples': more than any number of prototypes
 
 
 def encode_bank(
@@ -47,12 +48,11 @@ def encode_bank(
     """
     spec, items = resolved.banks[feature], resolved.modality.items
     candidates = samples.rows_of_split("train")
-    wanted = len(candidates) if spec.samples is None else spec.samples
-    if len(candidates) < wanted:
+    wanted = samples_of(spec, samples)
+    if spec.samples is not None and wanted < spec.samples:
         context.reporter.notice(
-            f"{feature}: {len(candidates)} {items} to take {spec.name} from, {wanted} asked for"
+            f"{feature}: {wanted} {items} to take {spec.name} from, {spec.samples} asked for"
         )
-        wanted = len(candidates)
     stream = Stream(resolved.options.seed, spec.name, feature)
     order = candidates[stream.choice(len(candidates), min(len(candidates), 2 * wanted))]
     rows, size = samples.take(order), resolved.batch_size
@@ -82,10 +82,17 @@ def encode_bank(
     return _reduced(resolved, feature, np.concatenate(found))
 
 
+def samples_of(spec: BankSpec, samples: SampleTable) -> int:
+    """Return how many samples a bank is made of."""
+    candidates = len(samples.rows_of_split("train"))
+    return candidates if spec.samples is None else min(spec.samples, candidates)
+
+
 def stand_in(resolved: Resolved, feature: str) -> NDArray[np.float32]:
     """Return a bank of noise, of about the size that the real one will have."""
-    spec = resolved.banks[feature]
-    rows = STAND_IN if spec.samples is None else spec.samples
+    spec, recipe = resolved.banks[feature], resolved.views.get(feature)
+    views = 1 if recipe is None else count_views(recipe)
+    rows = STAND_IN if spec.samples is None else spec.samples * views
     noise = np.random.default_rng(0).standard_normal((rows, spec.width), np.float32)
     return _reduced(resolved, feature, noise)
 

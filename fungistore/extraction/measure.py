@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fungistore.errors import FullMemoryError, UsageError
+from fungistore.extraction.banks import samples_of
 from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
@@ -104,18 +105,19 @@ def estimate(
         resolved = with_fitting_batch(resolved, samples, context)
         maker = throwaway_features(resolved)
         rate = measure_rate(resolved, samples, maker, context)
+        banks = {name: samples_of(bank, samples) for name, bank in resolved.banks.items()}
     unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
     configs = array_configs(replace(resolved, unit_rows=unit_rows))
     rows = options.rows_of(len(samples))
     done = real.arrays(options.name) if real and not restart else {}
     gaps = find_gaps(resolved.arrays, done, rows, unit_rows)
     forwards = maker.forwards(frozenset(options.features))
-    banks = sum(
-        (bank.samples or rows) * maker.forwards(frozenset([feature])) / forwards
-        for feature, bank in resolved.banks.items()
+    for_banks = sum(
+        count * maker.forwards(frozenset([feature])) / forwards
+        for feature, count in banks.items()
         if real is None or not real.setups.has(fingerprint(configs[feature]))
     )
-    work = count_samples(gaps) + (banks if gaps else 0)
+    work = count_samples(gaps) + (for_banks if gaps else 0)
     return Estimate(
         store=place.where,
         feature_set=options.name,

@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 
 TrunkDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
+# What else a feature set has, and a feature's configuration: no objective can be called so.
+TAKEN = frozenset(
+    {"embeddings", "patches", "schema", "backbone", "compute", "layout"}
+    | {"vectors", "gradient", "views"}
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayChoice(DeviceChoice):
@@ -129,17 +135,20 @@ class ExtractOptions(ReplayChoice):
             UsageError: naming the option, what it takes and what it got.
         """
         super().__post_init__()
+        offered = _offered()
         for name in self.objectives:
-            OBJECTIVES.choose(name, "--set")
+            if name not in offered:
+                expected = " or ".join(offered)
+                raise UsageError("unknown objective", where="--set", expected=expected, found=name)
         asked = {*OBJECTIVES.own, *self.features, *self.objectives}  # no other plug-in is imported
         complete = {
             name: _objective(name, self.objectives.get(name, {}))
-            for name in OBJECTIVES
+            for name in offered
             if name in asked
         }
         object.__setattr__(self, "objectives", complete)
         object.__setattr__(self, "features", tuple(dict.fromkeys(self.features)))
-        known = ("embeddings", *OBJECTIVES, "patches")
+        known = ("embeddings", *offered, "patches")
         unknown = [feature for feature in self.features if feature not in known]
         if unknown:
             self.refuse("features", f"some of {', '.join(known)}", ", ".join(unknown))
@@ -185,7 +194,8 @@ class ExtractOptions(ReplayChoice):
         Raises:
             UsageError: an objective's settings, or all of them, are of another form.
         """
-        tables = {name: value for name, value in config.items() if name in OBJECTIVES}
+        offered = _offered()
+        tables = {name: value for name, value in config.items() if name in offered}
         rest = {name: value for name, value in config.items() if name not in tables}
         tables |= _table(rest.pop("objectives", {}), "objectives")
         flat = super().flat(rest)
@@ -197,9 +207,17 @@ class ExtractOptions(ReplayChoice):
 
     @classmethod
     def _from_flat(cls, flat: Mapping[str, Any]) -> Self:
-        tables = {name: value for name, value in flat.items() if name in OBJECTIVES}
+        offered = _offered()
+        tables = {name: value for name, value in flat.items() if name in offered}
         rest = {name: value for name, value in flat.items() if name not in tables}
         return super()._from_flat(rest | {"set": tables})
+
+
+def _offered() -> list[str]:
+    """Return the objectives' names, but those of plug-ins that mean something else already."""
+    fields = fields_of(ExtractOptions).values()
+    taken = TAKEN.union(*(field.keys for field in fields))
+    return [name for name in OBJECTIVES if name not in taken]
 
 
 def _objective(name: str, given: object) -> Any:
@@ -225,12 +243,12 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
 
 def _applied(settings: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> Config:
     """Return the objectives' tables with settings applied, whose values are TOML."""
-    merged = {name: dict(table) for name, table in tables.items()}
+    merged, offered = {name: dict(table) for name, table in tables.items()}, _offered()
     for setting in settings:
         target, equals, text = setting.partition("=")
         table, dot, name = target.partition(".")
-        if not equals or not dot or table not in OBJECTIVES:
-            known = ", ".join(f"{key}.FIELD=VALUE" for key in OBJECTIVES)
+        if not equals or not dot or table not in offered:
+            known = ", ".join(f"{key}.FIELD=VALUE" for key in offered)
             raise UsageError("malformed setting", where=f"--set {setting}", expected=known)
         try:
             value = tomllib.loads(f"value = {text}")["value"]

@@ -136,9 +136,10 @@ def _options(
                 found="no such file: features that were imported have none",
                 hint="samples of the store need no model",
             )
-        options[feature] = ExtractOptions.from_config(
-            store.setups.document(array.fingerprint, OPTIONS)
-        )
+        document = store.setups.document(array.fingerprint, OPTIONS)
+        others = {*document["features"]} - {feature}  # of a plug-in perhaps, which may be gone
+        alone = {key: value for key, value in document.items() if key not in others}
+        options[feature] = ExtractOptions.from_config(alone | {"features": [feature]})
     setups = {feature: store.setups.config(array.fingerprint) for feature, array in arrays.items()}
     most = max(arrays, key=lambda f: ("views" in setups[f], "gradient" in setups[f]))
     objectives = dict(options[most].objectives)

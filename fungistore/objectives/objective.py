@@ -65,7 +65,7 @@ class ViewOutputs:
         tokens: of the same views, [b, v, *shape, d], where the objective needs them: one grid for
             each run of views whose tokens have one shape.
         drawn: the arrays that the view recipe drew for these samples, such as which tokens a view
-            hides.
+            hides: bytes on the device, others on the host, as `ViewRecipe.render` gets them.
     """
 
     embeddings: Float[Tensor, "b v e"]
@@ -100,7 +100,10 @@ class BankObjective(Objective, Protocol):
         """Return what some samples put into the bank."""
 
     def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, ...]:
-        """Return the bank that all of its samples' latents make, as they are or as prototypes."""
+        """Return the bank that all of its samples' latents make, as they are or as prototypes.
+
+        It is made of noise, too, where the rate of the work is measured before it.
+        """
 
 
 def project(

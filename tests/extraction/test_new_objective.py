@@ -184,15 +184,18 @@ def test_a_feature_does_not_change_with_what_reads_tokens_beside_it(
     assert np.array_equal(both, alone)
 
 
-def test_a_store_needs_no_plugin_whose_features_it_lacks(
-    plugin: Path, arguments: Sequence[object], tmp_path: Path, images: Path
+@pytest.mark.parametrize("beside", ["", "agreement,"])
+def test_our_own_features_need_no_plugin(
+    plugin: Path, arguments: Sequence[object], tmp_path: Path, images: Path, beside: str
 ) -> None:
-    """Features of our own, made while a plug-in was there, are continued and searched without."""
+    """Made while a plug-in was there, or with its features, they are continued without it."""
     source, *flags = arguments
-    flags[flags.index("agreement,corners,kl")] = "embeddings,kl"
+    place = flags.index("agreement,corners,kl")
+    flags[place] = f"{beside}embeddings,kl"
     store, nobody = tmp_path / "s.fungi", tmp_path / "nobody"
     nobody.mkdir()
     assert fungi(plugin, "extract", source, store, *flags, "--limit", 4).returncode == 0
+    flags[place] = "embeddings,kl"
     again = fungi(nobody, "extract", source, store, *flags)
     assert again.returncode == 0, again.stderr
     assert fungi(nobody, "index", store, "--features", "embeddings,kl").returncode == 0
