@@ -158,6 +158,7 @@ def test_a_plugins_objectives_are_features(
     assert verified.returncode == 0, verified.stderr
 
 
+@pytest.mark.slow  # tests/test_toy_modality.py has a quick one
 @pytest.mark.parametrize("flags", [["--decode-in", "processes"], ["--processes", "2"]], ids=str)
 def test_a_plugins_objectives_survive_in_child_processes(
     plugin: Path, arguments: Sequence[object], tmp_path: Path, flags: list[str]
@@ -184,7 +185,7 @@ def test_a_feature_does_not_change_with_what_reads_tokens_beside_it(
     assert np.array_equal(both, alone)
 
 
-@pytest.mark.parametrize("beside", ["", "agreement,"])
+@pytest.mark.parametrize("beside", [pytest.param("", marks=pytest.mark.slow), "agreement,"])
 def test_our_own_features_need_no_plugin(
     plugin: Path, arguments: Sequence[object], tmp_path: Path, images: Path, beside: str
 ) -> None:
