@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from demo_assets import dinov2_vits14_weights, textile_subset  # noqa: E402
 
-PER_CLASS = 8
+PER_CLASS = 6
 MODEL = "vit_small_patch14_dinov2"
 SCORES = ("features", "dim", "n_train", "n_test", "metrics", "spread")
 
@@ -137,7 +137,7 @@ def main() -> None:
     """Compare this checkout with another one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("other", type=Path, help="another checkout of this repository")
-    parser.add_argument("--per-class", type=int, default=PER_CLASS, help="images of each class")
+    parser.add_argument("--per-class", type=int, default=PER_CLASS, help="images of each class, 4 or more")
     options = parser.parse_args()
     weights = dinov2_vits14_weights()
     with TemporaryDirectory() as scratch:
