@@ -137,7 +137,9 @@ def main() -> None:
     """Compare this checkout with another one."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("other", type=Path, help="another checkout of this repository")
-    parser.add_argument("--per-class", type=int, default=PER_CLASS, help="images of each class, 4 or more")
+    parser.add_argument(
+        "--per-class", type=int, default=PER_CLASS, help="images of each class, 4 or more"
+    )
     options = parser.parse_args()
     weights = dinov2_vits14_weights()
     with TemporaryDirectory() as scratch:
