@@ -180,6 +180,7 @@ def test_the_help_shows_every_flag_with_its_default(kind: type[Settings]) -> Non
         (lambda: fungi.ExtractOptions(model="m", view_size="big"), "--view-size", "native"),  # type: ignore[arg-type]
         (lambda: fungi.EngineChoice(gpus=("a",)), "--gpus", "a whole number"),  # type: ignore[arg-type]
         (lambda: fungi.EngineChoice(gpus=(0,), processes=2), "--processes", "--gpus"),
+        (lambda: fungi.TrainOptions(lr=float("inf")), "--lr", "a number above 0"),
     ],
 )
 def test_python_is_told_what_the_shell_is_told(make: Any, where: str, expected: str) -> None:
@@ -298,6 +299,23 @@ def test_flags_win_over_a_saved_configuration(
     (tmp_path / "c.json").write_text(json.dumps(saved.to_config()))
     options = parsed(type(saved), *flags.split(), "--config", str(tmp_path / "c.json"))
     assert options == replace(saved, **found)
+
+
+def test_switches_that_are_on_or_open_can_be_turned_off(tmp_path: Path) -> None:
+    """From the shell, and by a saved configuration, which keeps what is off, zero or empty."""
+    off = parsed(fungi.TrainOptions, "--no-standardise", "--warmup", "0")
+    assert (off.standardise, off.warmup) == (False, 0)
+    (tmp_path / "c.json").write_text(json.dumps(off.to_config()))
+    assert parsed(fungi.TrainOptions, "--config", str(tmp_path / "c.json")) == off
+    for flags, compile_ in ([], None), (["--compile"], True), (["--no-compile"], False):
+        assert parsed(fungi.ExtractOptions, "--model", "m", *flags).compile is compile_
+
+
+def test_a_file_holds_the_settings_of_all_groups_of_a_command(tmp_path: Path) -> None:
+    """Those of the engine stand among those of the extraction."""
+    (tmp_path / "c.toml").write_text('codec = "zstd"\nprocesses = 0\n')
+    said = shell("extract", "images", "s.fungi", "--model", "m", "--config", f"{tmp_path}/c.toml")
+    assert (said["where"], said["found"]) == ("--processes", "0")
 
 
 def test_a_file_and_flags_both_set_objectives(tmp_path: Path) -> None:
