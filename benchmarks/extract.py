@@ -43,6 +43,7 @@ from fungistore.extraction.features import BatchViews, FeatureMaker
 from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.loader import default_workers, stack_drawn
 from fungistore.extraction.resolve import Resolved, resolve
+from fungistore.machine.context import Context
 from fungistore.machine.device import wait_for_gpu
 from fungistore.machine.stopwatch import BESIDE, Clock, Stage
 from fungistore.machine.transfer import one_behind, start_fetch
@@ -269,7 +270,7 @@ def time_shares(
     wanted = frozenset(resolved.options.features)
     clock = Clock(wait_for_gpu)
     for batch in in_batches(maker, images, wanted, resolved.batch_size):
-        launched = maker.launch(batch, wanted, clock)
+        launched = maker.launch(batch, wanted, Context(watch=clock))
         with clock.stage("fetch"):
             for rows in launched.values():
                 rows.cpu()

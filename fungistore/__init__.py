@@ -11,8 +11,8 @@ import os
 
 import lazy_loader
 
-# Intel's MKL reads this when it first multiplies: features then have the same bits whatever the
-# number of threads, at 3 % of the speed
+# Intel's MKL reads this when it first multiplies: the order of its sums then depends on the shapes
+# alone, not on where in memory a matrix lies, at 3 % of the speed
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # `__init__.pyi` states each public name once; it is imported on first use, so `import fungistore`

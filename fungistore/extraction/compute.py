@@ -121,7 +121,7 @@ def _launches(
         context.stop_if_asked()
         if batch.failures and resolved.options.on_error == "fail":
             raise _as_error(batch.failures[0], resolved.modality)
-        launched = maker.launch(batch.drawn, batch.plan.features, context.watch)
+        launched = maker.launch(batch.drawn, batch.plan.features, context)
         with context.watch.stage("fetch"):
             fetch = start_fetch(launched)
         yield batch, fetch

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fungistore.errors import ItemError
+from fungistore.location import shortened
 from fungistore.modalities.modality import Modality
-from fungistore.modalities.reading import read_item
+from fungistore.modalities.reading import read_item, reason_of
 from fungistore.modalities.views import Drawn, ViewRecipe
 from fungistore.randomness import Stream
 from fungistore.store.failures import Failure
@@ -64,13 +65,29 @@ class DrawnItem:
 
 def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -> DrawnItem:
     """Read and draw the item of a row of the sample table."""
-    failure = None
-    began = time.perf_counter()
+    began = decoded = time.perf_counter()
+    modality, failure = drawer.modality, None
     try:
-        item = read_item(drawer.modality, row["root"], row["uri"])
+        item = read_item(modality, row["root"], row["uri"])
+        decoded = time.perf_counter()
+        drawn = _drawn(drawer, item, row, features)
     except ItemError as error:
-        item = drawer.modality.blank()
         failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
-    decoded = time.perf_counter()
-    drawn = drawer.draw(item, row["id"], features)
+        drawn = drawer.draw(modality.blank(), row["id"], features)
     return DrawnItem(drawn, failure, decoded - began, time.perf_counter() - decoded)
+
+
+def _drawn(
+    drawer: Drawer, item: Any, row: Mapping[str, Any], features: frozenset[str]
+) -> DrawnViews:
+    """Return the views of an item; one that has none is a failed input, not the end of a run.
+
+    Raises:
+        ItemError: the modality's own; an image of odd proportions can need any memory, for one.
+    """
+    try:
+        return drawer.draw(item, row["id"], features)
+    except Exception as error:
+        modality = drawer.modality
+        what = f"the {modality.item} has no views: {reason_of(error)}"
+        raise modality.error(what, where=shortened(row["uri"])) from error

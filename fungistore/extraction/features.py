@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,14 +16,28 @@ from fungistore.backbones.encoder import Encoder
 from fungistore.extraction.drawing import BASE, Drawer
 from fungistore.extraction.grids import stored_grid
 from fungistore.gradients.general import LayerPath
-from fungistore.gradients.projection import Projection, normalized_projection
+from fungistore.gradients.projection import (
+    Projection,
+    UnitRows,
+    normalized_projection,
+    unit_rows,
+)
 from fungistore.gradients.tape import GradientPath, Tape
+from fungistore.machine.context import QUIET, Context
+from fungistore.machine.cores import Cores, one_thread_each
 from fungistore.machine.device import explain_full_memory
 from fungistore.machine.precision import OnGpu, float32_products
-from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.machine.stopwatch import UNWATCHED, Stopwatch, shared
 from fungistore.machine.transfer import send, start_fetch
 from fungistore.modalities.modality import find_modality
-from fungistore.modalities.views import DrawnBatch, Inputs, ViewRecipe, count_views, in_chunks
+from fungistore.modalities.views import (
+    DrawnBatch,
+    Inputs,
+    ViewRecipe,
+    count_views,
+    filled_up,
+    in_chunks,
+)
 from fungistore.objectives.objective import BankObjective, Objective, ViewOutputs
 from fungistore.store.feature import EMBEDDINGS, GRADIENTS, NORMS, PATCHES
 
@@ -51,6 +64,14 @@ class _Pass:
     views: str
     features: frozenset[str]
     reads_tokens: bool
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What one core, or a GPU, makes of some samples: arrays' rows, and gradients by feature."""
+
+    rows: dict[str, Tensor]
+    gradients: dict[str, UnitRows]
 
 
 class FeatureMaker:
@@ -107,33 +128,36 @@ class FeatureMaker:
         """Return each array's rows of a batch, by the array's name in the feature set."""
         return start_fetch(self.launch(drawn, features))()
 
-    @torch.no_grad()
     def latents(self, drawn: BatchViews, name: str) -> NDArray[np.float32]:
         """Return an objective's latents [b, v, d] of a batch, for its bank."""
         feature = self._gradients[name]
-        assert isinstance(feature.objective, BankObjective)
+        objective = feature.objective
+        assert isinstance(objective, BankObjective)
         (one,) = self._passes(frozenset([name]))
-        with self._on_device():
-            parts = [
-                feature.objective.latents(_outputs(tape, part), feature.heads)
-                for part in self._parts(drawn, one)
-                for tape in [self._record(part, one, UNWATCHED)]
-            ]
-        latents: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+
+        def encode(part: DrawnBatch) -> Tensor:
+            with torch.no_grad():  # which is a thread's own
+                tape = self._record(part, one, UNWATCHED)
+                return objective.latents(_outputs(tape, part), feature.heads)
+
+        with self._on_device() as cores:
+            parts = list(cores.map(encode, self._parts(drawn, one)))
+        latents: NDArray[np.float32] = torch.cat(parts)[: len(drawn[one.views][0])].cpu().numpy()
         return latents
 
     def launch(
-        self, drawn: BatchViews, features: frozenset[str], watch: Stopwatch = UNWATCHED
+        self, drawn: BatchViews, features: frozenset[str], context: Context = QUIET
     ) -> dict[str, Tensor]:
         """Return what `compute` does, still on the device; a GPU may yet be working on it.
 
         Raises:
             FullMemoryError: a GPU's memory does not hold the batch.
+            StoppedError: `context` asked for it.
         """
         rows: dict[str, Tensor] = {}
-        with self._on_device():
+        with self._on_device() as cores:
             for one in self._passes(features):
-                rows |= self._launch(drawn, one, watch)
+                rows |= self._launch(drawn, one, cores, context)
         return rows
 
     def _passes(self, features: frozenset[str]) -> list[_Pass]:
@@ -147,29 +171,52 @@ class FeatureMaker:
     def _reads_tokens(self, name: str) -> bool:
         return name in self._gradients and self._gradients[name].objective.needs.tokens
 
-    def _launch(self, drawn: BatchViews, one: _Pass, watch: Stopwatch) -> dict[str, Tensor]:
-        rows: dict[str, list[Tensor]] = defaultdict(list)
-        gradients: dict[str, list[Tensor]] = defaultdict(list)
-        for part in self._parts(drawn, one):
-            tape = self._record(part, one, watch)
-            for name in one.features & self._gradients.keys():
-                gradients[name].append(self._gradient(name, tape, part, watch))
-            if EMBEDDINGS in one.features:
-                rows[EMBEDDINGS].append(tape.embeddings[:, 0].detach())
-            if tape.patches is not None:
-                grid = stored_grid(tape.patches, self._encoder.token_shape, self._pool)
-                for name, tokens in grid.items():
-                    rows[name].append(tokens)
-        made = {name: torch.cat(parts) for name, parts in rows.items()}
-        for name, parts in gradients.items():
-            made |= self._project(name, parts, watch)
+    def _launch(
+        self, drawn: BatchViews, one: _Pass, cores: Cores, context: Context
+    ) -> dict[str, Tensor]:
+        watch = shared(context.watch, cores.count)
+
+        def make(part: DrawnBatch) -> _Made:
+            context.stop_if_asked()
+            return self._make(part, one, watch)
+
+        parts = list(cores.map(make, self._parts(drawn, one)))
+        count = len(drawn[one.views][0])
+
+        def joined(rows: Iterable[Tensor]) -> Tensor:
+            return torch.cat(list(rows))[:count]
+
+        made = {name: joined(part.rows[name] for part in parts) for name in parts[0].rows}
+        for name in parts[0].gradients:
+            gradients = UnitRows(
+                joined(part.gradients[name].rows for part in parts),
+                joined(part.gradients[name].norms for part in parts),
+            )
+            with context.watch.stage("projection"):
+                assert self._projection is not None
+                projected = normalized_projection(gradients, self._projection, cores)
+            made |= {GRADIENTS + name: projected.rows, NORMS + name: projected.norms}
         return made
 
+    def _make(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> _Made:
+        tape = self._record(drawn, one, watch)
+        rows = {}
+        if EMBEDDINGS in one.features:
+            rows[EMBEDDINGS] = tape.embeddings[:, 0].detach()
+        if tape.patches is not None:
+            rows |= stored_grid(tape.patches, self._encoder.token_shape, self._pool)
+        names = one.features & self._gradients.keys()
+        return _Made(rows, {name: self._gradient(name, tape, drawn, watch) for name in names})
+
     @contextmanager
-    def _on_device(self) -> Iterator[None]:
-        """Explain a full memory, and choose how float32 is multiplied."""
-        with explain_full_memory(self.device, self._batch_size), float32_products(self._on_gpu):
-            yield
+    def _on_device(self) -> Iterator[Cores]:
+        """Explain a full memory, choose how float32 is multiplied, and give the device's cores."""
+        with (
+            explain_full_memory(self.device, self._batch_size),
+            float32_products(self._on_gpu),
+            one_thread_each(self.device) as cores,
+        ):
+            yield cores
 
     def _path_of(self, one: _Pass) -> GradientPath:
         if not one.reads_tokens:
@@ -178,12 +225,17 @@ class FeatureMaker:
         return self._token_path
 
     def _parts(self, drawn: BatchViews, one: _Pass) -> Iterator[DrawnBatch]:
-        """Split a batch so that the path can record each part with all of its views."""
+        """Split a batch so that the path can record each part with all of its views.
+
+        A CPU's parts are of one size, the last one filled up with copies of its last sample: so a
+        sample's features do not depend on its company.
+        """
         arrays = drawn[one.views]
         views = count_views(self.drawer.recipe(one.views))
         count = self._path_of(one).samples_at_once(views, self._batch_size)
         for start in range(0, len(arrays[0]), count):
-            yield self._to_device(tuple(array[start : start + count] for array in arrays))
+            part = tuple(array[start : start + count] for array in arrays)
+            yield self._to_device(filled_up(part, count) if self.device.type == "cpu" else part)
 
     def _record(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> Tape:
         recipe = self.drawer.recipe(one.views)
@@ -203,20 +255,12 @@ class FeatureMaker:
 
     def _gradient(
         self, name: str, tape: Tape, drawn: tuple[Tensor, ...], watch: Stopwatch
-    ) -> Float[Tensor, "b o m"]:
+    ) -> UnitRows:
         feature = self._gradients[name]
         with watch.stage("tail"):
             outputs = _outputs(tape, drawn)
             losses = feature.objective.losses(outputs, feature.heads, feature.bank)
-            return tape.gradients(losses)
-
-    def _project(
-        self, name: str, gradients: list[Float[Tensor, "_ o m"]], watch: Stopwatch
-    ) -> dict[str, Tensor]:
-        assert self._projection is not None
-        with watch.stage("projection"):
-            unit, norm = normalized_projection(torch.cat(gradients), self._projection)
-        return {GRADIENTS + name: unit, NORMS + name: norm}
+            return unit_rows(tape.gradients(losses))
 
     def _to_device(self, arrays: DrawnBatch) -> DrawnBatch:
         """Send bytes; what says where in them the views are decides shapes, so it stays."""

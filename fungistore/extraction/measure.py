@@ -9,6 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.banks import samples_of
 from fungistore.extraction.decoders import choose_processes
@@ -185,14 +187,16 @@ def measure_rate(
 ) -> Rate:
     """Time two small batches of the store's first samples, after a warm-up.
 
-    A batch has about `batch_size` forwards, so the measurement costs about as much as two batches
-    of embeddings, whatever the objectives. One sample warms up a CPU; a GPU, and what is to be
-    compiled, need a batch of the size that follows. A GPU may be faster than its items come: then
-    the batches that were loaded during the warm-up say nothing, and the two after them are timed.
+    A batch has about `batch_size` forwards, and a sample for each of a CPU's cores, so the
+    measurement costs about as much as two batches of embeddings, whatever the objectives. One
+    sample warms up a CPU; a GPU, and what is to be compiled, need a batch of the size that
+    follows. A GPU may be faster than its items come: then the batches that were loaded during the
+    warm-up say nothing, and the two after them are timed.
     """
     features, device = frozenset(resolved.options.features), resolved.device.type
     on_cpu = device == "cpu"
-    count = max(1, resolved.batch_size // maker.forwards(features))
+    forwards = resolved.batch_size // maker.forwards(features)
+    count = max(1, min(resolved.batch_size, torch.get_num_threads()) if on_cpu else 1, forwards)
     warmup = 1 if on_cpu and not resolved.compiled else min(len(samples), count)
     probes = PROBES if on_cpu else MOST_LOADED + PROBES
     total = min(len(samples), warmup + probes * count)

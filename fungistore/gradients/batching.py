@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
+from fungistore.backbones.encoder import Encoder
 from fungistore.machine.powers import power_of_two_within
 
-TOKENS_A_THREAD = 512
+TOKENS_A_FORWARD = 1280  # four views of 257 tokens; part of what features are, on a CPU
 
 
 def forward_size(device: torch.device, tokens: int) -> int | None:
     """Return how many views of some tokens each one forward should take, None for any number.
 
-    A CPU computes fastest on tensors that fit its caches and need no new pages of memory; a GPU on
-    as many views as it is given.
+    A CPU computes fastest on tensors that fit a core's caches and need no new pages of memory; a
+    GPU on as many views as it is given. The last digits of a product can depend on its size, so
+    nothing that varies enters a CPU's: neither its cores nor the number of samples at hand.
     """
-    if device.type != "cpu":
-        return None
-    return power_of_two_within(TOKENS_A_THREAD * torch.get_num_threads() / tokens)
+    return None if device.type != "cpu" else power_of_two_within(TOKENS_A_FORWARD / tokens)
+
+
+def base_forward_size(encoder: Encoder) -> int | None:
+    """Return the same for views of the encoder's own size, where its module is now."""
+    device = next(encoder.module.parameters()).device
+    return forward_size(device, prod(encoder.token_shape))
+
+
+def samples_within(size: int, views: int, batch_size: int) -> int:
+    """Return how many samples have all of their views in one forward; at least one."""
+    return max(1, min(size, batch_size) // views)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fungistore.backbones.encoder import ClassTokenSplit, Encoder, TokenGrid, join_grids
-from fungistore.gradients.batching import forward_size
+from fungistore.gradients.batching import base_forward_size, forward_size, samples_within
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs, parts_of
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 
@@ -36,8 +36,9 @@ class ClassTokenPath:
         return projection.out_features, projection.in_features + (projection.bias is not None)
 
     def samples_at_once(self, views: int, batch_size: int) -> int:
-        """All of them: a view leaves only two vectors behind."""
-        return batch_size
+        """All of them on a GPU: a view leaves only two vectors behind."""
+        size = base_forward_size(self._encoder)
+        return batch_size if size is None else samples_within(size, views, batch_size)
 
     def record(
         self, chunks: Chunks, *, patches: bool = False, watch: Stopwatch = UNWATCHED

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
-from math import prod
+from threading import local
 from typing import Any
 
 import torch
@@ -17,10 +17,16 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoded, Encoder, TokenGrid, join_grids
 from fungistore.errors import UsageError
-from fungistore.gradients.batching import forward_size
+from fungistore.gradients.batching import base_forward_size, forward_size, samples_within
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.modalities.views import Inputs
+
+
+class _Cutting(local):
+    """Inputs and outputs of the target layer in this thread's forward; None: it is left alone."""
+
+    calls: list[tuple[Tensor, Tensor]] | None = None
 
 
 class LayerPath:
@@ -36,6 +42,9 @@ class LayerPath:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._target = encoder.target
+        self._cutting = _Cutting()
+        if self._target is not None:
+            self._target.register_forward_hook(self._cut)
         if (module := encoder.exact_from) is not None:
             module.register_forward_pre_hook(_to_float32, with_kwargs=True)
 
@@ -49,9 +58,8 @@ class LayerPath:
 
     def samples_at_once(self, views: int, batch_size: int) -> int:
         """As many as keep all views, whose tokens autograd must hold, in one forward."""
-        device = next(self._encoder.module.parameters()).device
-        size = forward_size(device, prod(self._encoder.token_shape)) or batch_size
-        return max(1, min(size, batch_size) // views)
+        size = base_forward_size(self._encoder) or batch_size
+        return samples_within(size, views, batch_size)
 
     def record(
         self,
@@ -69,7 +77,7 @@ class LayerPath:
         embeddings, inputs, outputs = [], [], []
         grids: list[TokenGrid] = []
         for chunk in self._in_forwards(chunks):
-            with self._cut() as calls, watch.stage("trunk"):
+            with self._cut_once() as calls, watch.stage("trunk"):
                 encoded = self._encoder.run(flat_inputs(chunk))
             samples, count = chunk[0].shape[:2]
             embeddings.append(encoded.embeddings.float().unflatten(0, (samples, count)))
@@ -95,25 +103,23 @@ class LayerPath:
             count = max(1, (size or samples * views) // samples)
             yield from zip(*(tensor.split(count, dim=1) for tensor in chunk), strict=True)
 
+    def _cut(self, module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
+        calls = self._cutting.calls
+        if calls is None:
+            return output
+        leaf = output.detach().float().requires_grad_()
+        calls.append((entered[0].detach().float(), leaf))
+        return leaf
+
     @contextmanager
-    def _cut(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    def _cut_once(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """Cut the graph at the target layer; give what enters and leaves it in one forward."""
-        calls: list[tuple[Tensor, Tensor]] = []
-
-        def cut(module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
-            leaf = output.detach().float().requires_grad_()
-            calls.append((entered[0].detach().float(), leaf))
-            return leaf
-
-        if self._target is None:
-            yield calls
-            return
-        handle = self._target.register_forward_hook(cut)
+        calls = self._cutting.calls = []
         try:
             yield calls
         finally:
-            handle.remove()
-        if len(calls) != 1:
+            self._cutting.calls = None
+        if self._target is not None and len(calls) != 1:
             raise UsageError(
                 "the target layer must run exactly once a forward",
                 where=f"--target-layer {self._encoder.target_layer}",

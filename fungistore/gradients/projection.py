@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from fungistore.choices import ProjectionKind
 from fungistore.fingerprint import digest_bytes
+from fungistore.machine.cores import ONE_CORE, Cores
 from fungistore.randomness import Stream
 
 BLOCK_COLUMNS = 4096  # part of the definition: each block of columns has its own random stream
 BLOCKS_AT_ONCE = 8  # in one batched product: a single block would leave most of a GPU idle
+CPU_ROWS = 16  # that a CPU multiplies at once, filled up: last digits may depend on their number
 CACHE_BYTES = 4 << 30  # blocks are kept when all of them fit in it, and made anew otherwise
 SPARSE_DENSITY = 1 / 3  # Achlioptas, "Database-friendly random projections", 2003
 
@@ -98,16 +101,25 @@ class Projection:
         fits = self._keeps_products or entries * spec.itemsize <= cache_bytes
         self._kept: dict[int, Tensor] | None = {} if fits else None
 
-    def __call__(self, gradients: Float[Tensor, "b m"]) -> Float[Tensor, "b d"]:
+    def __call__(
+        self, gradients: Float[Tensor, "b m"], cores: Cores = ONE_CORE
+    ) -> Float[Tensor, "b d"]:
         """Return float32 features; a row's scale carries over, so normalise tiny ones first."""
-        low = gradients.to(self._dtype)
-        features = torch.zeros(len(low), self.spec.dim, device=self._device)
-        for first, last in self._groups():
+        count = len(gradients)
+        rows = CPU_ROWS if self._device.type == "cpu" else max(1, count)
+        low = nn.functional.pad(gradients.to(self._dtype), (0, 0, 0, -count % rows))
+
+        def product(group: tuple[int, int]) -> Tensor:
+            first, last = group
             columns = low[:, first * BLOCK_COLUMNS : last * BLOCK_COLUMNS]
-            parts = columns.unflatten(1, (last - first, -1)).transpose(0, 1)
-            products = parts @ self._blocks(first, last).to(self._dtype)
-            features += products.sum(0, dtype=torch.float32)
-        return features * self.spec.dim**-0.5
+            parts = columns.unflatten(1, (last - first, -1)).transpose(0, 1).split(rows, dim=1)
+            blocks = self._blocks(first, last).to(self._dtype)
+            return torch.cat([(part @ blocks).sum(0, dtype=torch.float32) for part in parts])
+
+        features = torch.zeros(len(low), self.spec.dim, device=self._device)
+        for part in cores.map(product, self._groups()):
+            features += part
+        return features[:count] * self.spec.dim**-0.5
 
     def _groups(self) -> Iterator[tuple[int, int]]:
         """Yield (first, one past the last) of blocks that have the same number of columns."""
@@ -130,18 +142,32 @@ class Projection:
         return blocks
 
 
+class UnitRows(NamedTuple):
+    """Rows of unit length, and the norms that they had."""
+
+    rows: Float[Tensor, "b m"]
+    norms: Float[Tensor, " b"]
+
+
+def unit_rows(rows: Float[Tensor, "b ..."]) -> UnitRows:
+    """Bring each row to unit length in float32; one of zeros stays so, one with NaN becomes NaN.
+
+    A row is scaled by its largest entry first: squares of 1e-20 and of 1e20 are beyond float32.
+    """
+    flat, tiny = rows.flatten(1).float(), torch.finfo(torch.float32).tiny
+    largest = flat.abs().amax(dim=1)
+    scaled = flat / largest.clamp_min(tiny)[:, None]
+    norms = scaled.norm(dim=1)
+    return UnitRows(scaled / norms.clamp_min(tiny)[:, None], norms * largest)
+
+
 def normalized_projection(
-    gradients: Float[Tensor, "b o i"], projection: Projection
-) -> tuple[Float[Tensor, "b d"], Float[Tensor, " b"]]:
+    gradients: UnitRows, projection: Projection, cores: Cores = ONE_CORE
+) -> UnitRows:
     """Return the unit vectors of the projected gradients, and their norms before normalisation.
 
-    Gradients can be as small as 1e-10 (KL), so each is brought to unit length in float32 before it
-    meets a low precision. A gradient of zero, or with NaN in it, keeps its norm and a zero vector
-    or NaN.
+    Gradients can be as small as 1e-10 (KL), so each was brought to unit length before it meets a
+    low precision.
     """
-    flat = gradients.flatten(1).float()
-    length = flat.norm(dim=1)
-    features = projection(flat / length.clamp_min(torch.finfo(torch.float32).tiny)[:, None])
-    norm = features.norm(dim=1)
-    unit = features / norm.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    return unit, norm * length
+    projected = unit_rows(projection(gradients.rows, cores))
+    return UnitRows(projected.rows, projected.norms * gradients.norms)

@@ -52,6 +52,30 @@ UNWATCHED = Unwatched()
 
 
 @dataclass(frozen=True)
+class _Shared:
+    """A stopwatch of stages that run side by side in several threads: each counts for its part."""
+
+    watch: Stopwatch
+    threads: int
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - began)
+
+    def add(self, name: Stage, seconds: float) -> None:
+        self.watch.add(name, seconds / self.threads)
+
+
+def shared(watch: Stopwatch, threads: int) -> Stopwatch:
+    """Return a stopwatch for work that is spread over threads, which adds up to elapsed time."""
+    return watch if threads == 1 else _Shared(watch, threads)
+
+
+@dataclass(frozen=True)
 class StageTime:
     """Seconds of one stage, summed over threads, and as a share of the elapsed time."""
 

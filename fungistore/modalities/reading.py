@@ -62,9 +62,14 @@ def read_item(modality: Modality, root: str, uri: str) -> Any:
         raise modality.error(error.what, where=shortened(uri)) from error
     # Damaged files make decoders raise nearly anything, MemoryError and SyntaxError included.
     except Exception as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        what = f"the {modality.item} cannot be decoded: {reason.splitlines()[0][:_REASON_LENGTH]}"
+        what = f"the {modality.item} cannot be decoded: {reason_of(error)}"
         raise modality.error(what, where=shortened(uri)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a decoder's error says, on one line of bounded length."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return reason.splitlines()[0][:_REASON_LENGTH]
 
 
 def uri_of_file(text: str, item: str) -> str:

@@ -58,6 +58,12 @@ class ViewRecipe(Protocol):
         """
 
 
+def filled_up(drawn: DrawnBatch, count: int) -> tuple[Shaped[Tensor, "n ..."], ...]:
+    """Return what was drawn for up to `count` samples with copies of the last one behind it."""
+    missing = count - len(drawn[0])
+    return tuple(torch.cat([array, *[array[-1:]] * missing]) for array in drawn)
+
+
 def count_views(recipe: ViewRecipe) -> int:
     """Return the number of views of one sample."""
     return sum(group.count for group in recipe.groups)

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fungistore.errors import FungiError
 from fungistore.extraction.decoders import (
@@ -27,6 +29,8 @@ from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
 from fungistore.extraction.stage import extract
+from fungistore.modalities.views import Drawn, DrawnBatch, Inputs, ViewGroup, ViewRecipe
+from fungistore.randomness import Stream
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
 
@@ -95,6 +99,45 @@ def test_processes_draw_what_threads_draw(
             for name, arrays in theirs.drawn.items():
                 assert all(map(np.array_equal, ours.drawn[name], arrays))
     assert sum(image.failure is not None for image in expected) == 1
+
+
+@dataclass(frozen=True)
+class _NoRoom:
+    """Another recipe's views; memory is not enough where the pixels' sum is odd."""
+
+    views: ViewRecipe
+
+    @property
+    def groups(self) -> tuple[ViewGroup, ...]:
+        return self.views.groups
+
+    def on(self, device: torch.device) -> ViewRecipe:
+        return self
+
+    def draw(self, item: Any, random: Stream) -> Drawn:
+        if item.sum() % 2:
+            raise MemoryError
+        return self.views.draw(item, random)
+
+    def render(self, drawn: DrawnBatch, group: int, views: slice) -> Inputs:
+        return self.views.render(drawn, group, views)
+
+
+def test_an_item_without_views_is_a_failed_input(images: Path, drawer: Drawer) -> None:
+    """As one that cannot be read; the rows beside it are what they are without it."""
+    rows = rows_of(images)
+    expected = InThreads(drawer).draw(rows, WANTED)
+    decoders = InThreads(replace(drawer, base=_NoRoom(drawer.base)))
+    found = decoders.draw(rows, WANTED)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.drawn.keys() == theirs.drawn.keys()
+        if ours.failure == theirs.failure:
+            for name, arrays in theirs.drawn.items():
+                assert all(map(np.array_equal, ours.drawn[name], arrays))
+        else:
+            assert ours.failure is not None
+            assert ours.failure.message == "the image has no views: MemoryError"
+    assert 0 < sum(image.failure is not None for image in found) - 1 < IMAGES - 1
 
 
 def test_a_store_is_the_same(images: Path, options: ExtractOptions, tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def room() -> Iterator[list[int]]:
 
     def refuse(module: nn.Module, entered: tuple[Any, ...]) -> None:
         is_head = isinstance(module, nn.Linear) and module.out_features == 768
-        if is_head and isinstance(entered[0], Tensor) and len(entered[0]) > images[0]:
+        if not is_head or not isinstance(entered[0], Tensor):
+            return
+        if len(entered[0].unique(dim=0)) > images[0]:  # without a CPU's copies of the last one
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     handle = register_module_forward_pre_hook(refuse)

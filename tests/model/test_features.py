@@ -23,8 +23,14 @@ from fungistore.extraction.loader import stack_drawn
 from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path
-from fungistore.gradients.projection import Projection, ProjectionSpec, normalized_projection
+from fungistore.gradients.projection import (
+    Projection,
+    ProjectionSpec,
+    normalized_projection,
+    unit_rows,
+)
 from fungistore.gradients.tape import GradientPath
+from fungistore.machine.context import Context
 from fungistore.machine.stopwatch import Clock
 from fungistore.machine.transfer import start_fetch
 from fungistore.modalities.image.crops import DeviceCrops, RandomCrops
@@ -271,7 +277,7 @@ def test_gradient_features_are_autograds(weights_file: WeightsFile, photos: list
         assert target.bias.grad is not None
         gradients.append(torch.cat([target.weight.grad, target.bias.grad[:, None]], dim=1))
     projection = Projection(ProjectionSpec("binary", 64, 64 * 65, seed=42))
-    unit, norm = normalized_projection(torch.stack(gradients), projection)
+    unit, norm = normalized_projection(unit_rows(torch.stack(gradients)), projection)
     assert_close(rows, {"gradients/kl": unit.numpy(), "norms/kl": norm.numpy()})
 
 
@@ -415,22 +421,43 @@ def test_another_codes_precision_changes_nothing(
         assert np.array_equal(found[name], rows), name
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="is about Intel's MKL")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_number_of_threads_changes_no_bit(
-    weights_file: WeightsFile, photos: list[Pixels], dtype: torch.dtype
+@pytest.mark.parametrize("features", ["embeddings patches kl", "dino"])
+@pytest.mark.parametrize(
+    ("dtype", "path_of"),
+    [
+        (torch.float32, None),
+        (torch.bfloat16, None),
+        pytest.param(torch.int8, None, marks=[pytest.mark.slow, needs_vnni]),
+        pytest.param(torch.float32, LayerPath, marks=pytest.mark.slow),
+    ],
+)
+def test_neither_threads_nor_company_change_a_bit(
+    weights_file: WeightsFile,
+    photos: list[Pixels],
+    features: str,
+    dtype: torch.dtype,
+    path_of: PathOf | None,
 ) -> None:
-    """One thread or three: a process that has fewer cores continues what another began."""
-    maker = make(tiny(weights_file), dtype=dtype)
-    batch = batch_of(maker, photos)
-    expected = maker.compute(batch, ALL)
+    """At the size that users have, on one thread or three, alone or in a batch.
+
+    So a process that has fewer cores continues what another began, and what was extracted one by
+    one is what was extracted together. Products of tiny models are too small to show it.
+    """
+    wanted = frozenset(features.split())
+    backbone = tiny(weights_file, "vit_small_patch14_dinov2", image_size=224)
+    maker = make(backbone, dtype=dtype, path_of=path_of)
+    batch = batch_of(maker, photos[:2] if "dino" in wanted else photos[:5], wanted)
+    expected = maker.compute(batch, wanted)
     torch.set_num_threads(3)
     try:
-        found = maker.compute(batch, ALL)
+        found = maker.compute(batch, wanted)
+        alone = maker.compute(part_of(batch, [1]), wanted)
+        assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
     for name, rows in expected.items():
         assert np.array_equal(found[name], rows), name
+        assert np.array_equal(alone[name], rows[1:2]), name
 
 
 def test_a_full_gpu_is_explained(weights_file: WeightsFile, photos: list[Pixels]) -> None:
@@ -455,7 +482,7 @@ def test_a_clock_charges_every_stage(weights_file: WeightsFile, photos: list[Pix
     batch = batch_of(maker, photos)
     clock = Clock()
     began = time.perf_counter()
-    rows = start_fetch(maker.launch(batch, ALL, clock))()
+    rows = start_fetch(maker.launch(batch, ALL, Context(watch=clock)))()
     elapsed = time.perf_counter() - began
     seconds = {time.stage: time.seconds for time in clock.times()}
     assert all(seconds[stage] > 0 for stage in ("views", "trunk", "tail", "projection"))

@@ -259,7 +259,7 @@ def test_chunks_of_unequal_size_may_come_in_a_list() -> None:
 
 def test_a_cpu_runs_the_trunk_on_a_few_views_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """In as many parts as it takes: the gradients are autograd's, the patches one forward's."""
-    monkeypatch.setattr(batching, "TOKENS_A_THREAD", 16 / torch.get_num_threads())
+    monkeypatch.setattr(batching, "TOKENS_A_FORWARD", 16)
     assert batching.forward_size(torch.device("cpu"), tokens=16) == 1
     for path_of in (class_token_path, LayerPath):
         check(small("test_vit"), path_of, DINO(global_crops=2, local_crops=2), views=4)

@@ -17,6 +17,7 @@ from fungistore.gradients.projection import (
     ProjectionKind,
     ProjectionSpec,
     normalized_projection,
+    unit_rows,
 )
 
 KINDS: list[ProjectionKind] = ["binary", "gaussian", "sparse"]
@@ -174,17 +175,17 @@ def test_entries_are_pinned(kind: ProjectionKind) -> None:
     assert entries == pytest.approx(PINNED[kind], rel=1e-6)
 
 
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1.0, 1e30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_tiny_gradients_keep_their_direction_and_their_norm(
     scale: float, dtype: torch.dtype
 ) -> None:
-    """Gradients of 1e-12 give the same unit vectors as large ones, and norms in proportion."""
+    """Gradients of 1e-30 give the same unit vectors as large ones, and norms in proportion."""
     spec = ProjectionSpec("binary", 32, 64 * 65, seed=5)
     projection = Projection(spec, dtype=dtype)
     gradients = gradients_of(5, 64 * 65).reshape(5, 64, 65)
-    unit, norm = normalized_projection(gradients, projection)
-    tiny, tiny_norm = normalized_projection(gradients * scale, projection)
+    unit, norm = normalized_projection(unit_rows(gradients), projection)
+    tiny, tiny_norm = normalized_projection(unit_rows(gradients * scale), projection)
     assert torch.allclose(unit.norm(dim=1), torch.ones(5), atol=1e-6)
     # the unit gradient may fall on the other side of a bfloat16 rounding
     assert float((tiny - unit).abs().max()) < (1e-6 if dtype == torch.float32 else 1e-3)
@@ -197,7 +198,7 @@ def test_norms_are_those_of_the_projected_gradient() -> None:
     """The norm is |R g| / sqrt(dim), so unit vector times norm is the feature itself."""
     spec = ProjectionSpec("gaussian", 32, 64 * 65, seed=5)
     gradients = 1e-10 * gradients_of(3, 64 * 65)
-    unit, norm = normalized_projection(gradients.reshape(3, 64, 65), Projection(spec))
+    unit, norm = normalized_projection(unit_rows(gradients.reshape(3, 64, 65)), Projection(spec))
     expected = gradients.double().numpy() @ dense(spec).T / math.sqrt(32)
     feature = (unit.double() * norm.double()[:, None]).numpy()
     assert np.allclose(feature, expected, rtol=1e-4, atol=1e-14)
@@ -207,9 +208,9 @@ def test_a_zero_gradient_gives_a_zero_vector() -> None:
     """A sample without any gradient has a zero feature and a zero norm, and spoils no neighbour."""
     projection = Projection(ProjectionSpec("binary", 16, 40, seed=5))
     gradients = gradients_of(3, 40).reshape(3, 8, 5)
-    expected, _ = normalized_projection(gradients, projection)
+    expected, _ = normalized_projection(unit_rows(gradients), projection)
     gradients[1] = 0
-    unit, norm = normalized_projection(gradients, projection)
+    unit, norm = normalized_projection(unit_rows(gradients), projection)
     assert unit[1].tolist() == [0.0] * 16
     assert float(norm[1]) == 0
     assert torch.equal(unit[[0, 2]], expected[[0, 2]])
@@ -220,7 +221,7 @@ def test_a_gradient_with_nan_stays_nan_and_alone() -> None:
     projection = Projection(ProjectionSpec("binary", 16, 40, seed=5))
     gradients = gradients_of(3, 40).reshape(3, 8, 5)
     gradients[1, 2, 3] = torch.nan
-    unit, norm = normalized_projection(gradients, projection)
+    unit, norm = normalized_projection(unit_rows(gradients), projection)
     assert norm.isnan().tolist() == [False, True, False]
     assert unit.isnan().any(dim=1).tolist() == [False, True, False]
 

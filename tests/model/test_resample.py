@@ -101,6 +101,17 @@ def test_a_large_image_sends_its_views_instead() -> None:
         assert torch.equal((ours * 255).round().to(torch.uint8), torch.from_numpy(views[1:]))
 
 
+def test_a_long_image_sends_its_views_instead() -> None:
+    """A whole batch would be padded to its length: 512 images of 400,000 x 500 pixels."""
+    crops = RandomCrops(FAMILIES)
+    image = noise(2, 4_000)
+    drawn = DeviceCrops(crops).draw(image, Stream(0, "long"))
+    assert max(drawn[0].shape) < 1_000
+    (ours,) = DeviceCrops(crops).render(stacked([drawn]), 0, slice(0, 1))[0]
+    expected = torch.from_numpy(crops.draw(image, Stream(0, "long"))[0][0])
+    assert torch.equal((ours * 255).round().to(torch.uint8), expected)
+
+
 @pytest.mark.parametrize(("device", "kind"), [("cpu", RandomCrops), ("cuda", DeviceCrops)])
 def test_the_device_decides_who_resizes(device: str, kind: type[object]) -> None:
     """The loader's threads for a CPU, the device itself for a GPU; both have the same views."""

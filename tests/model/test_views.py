@@ -385,6 +385,16 @@ def test_views_rendered_in_chunks_are_the_views_rendered_at_once(views_at_once: 
         assert torch.equal(torch.cat(pieces, dim=1), torch.cat(whole, dim=1))
 
 
+CENTRE: dict[str, Any] = {
+    "input_size": (3, 224, 224),
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
+    "crop_pct": 0.875,
+    "interpolation": "bicubic",
+    "crop_mode": "center",
+}
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -412,6 +422,31 @@ def test_the_inference_view_is_timms_evaluation_transform(
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in statistics.values())
         ours = (torch.from_numpy(pixels).float() / 255 - mean) / std
         assert float((ours - normalised).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(400_000, 1), (1, 400_000), (2, 70_000)])
+def test_a_line_is_drawn_from_its_centre(shape: tuple[int, int]) -> None:
+    """timm would resize all of it first, to 26 billion pixels."""
+    view = InferenceView(CENTRE)
+    pixels = noise(*shape)
+    (ours,) = view.draw(pixels, Stream(0))
+    (expected,) = view.draw(
+        pixels[tuple(slice(max(0, n // 2 - 8), n // 2 + 8) for n in shape)], Stream(0)
+    )
+    assert ours.shape == (3, 224, 224)
+    if min(shape) == 2:
+        assert np.array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("height", [41, 63, 64, 79])
+def test_a_long_images_view_is_timms_within_a_shift(photos: list[Pixels], height: int) -> None:
+    """Cutting its ends off shifts it by half a pixel at most, as timm's own rounding does."""
+    strip = np.ascontiguousarray(photos[0][200 : 200 + height])
+    theirs = create_transform(**CENTRE, is_training=False, normalize=False)
+    expected = theirs(PILImage.fromarray(strip)).numpy().astype(int)
+    (ours,) = InferenceView(CENTRE).draw(strip, Stream(0))
+    a_pixel = np.abs(np.diff(expected, axis=2)).mean()
+    assert np.abs(ours - expected).mean() <= 0.6 * a_pixel
 
 
 @pytest.mark.parametrize("normalization", ["model", "imagenet"])

@@ -20,6 +20,7 @@ from fungistore.modalities.views import ViewGroup
 from fungistore.randomness import Stream
 
 ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop default, which the paper keeps
+MOST_PADDING = 4  # an image's share of a batch, for each pixel of its views
 ATTEMPTS = 10  # tries before the fallback, as in torchvision's RandomResizedCrop
 
 
@@ -80,8 +81,9 @@ class RandomCrops:
 class DeviceCrops:
     """Random crops that are cut and resized on the device; the same boxes as `crops` draws.
 
-    An image larger than all of its views together is not worth sending: the loader resizes its
-    views after all, and sends them as one image with a box around each.
+    An image larger than all of its views together is not worth sending, nor is a very long one,
+    to whose length a whole batch would be padded: the loader resizes its views after all, and
+    sends them as one image with a box around each.
     """
 
     crops: RandomCrops
@@ -100,7 +102,8 @@ class DeviceCrops:
     ) -> tuple[UInt8[np.ndarray, "3 _ _"], Int[np.ndarray, "_ 4"]]:
         """Return what is to be sent: one image, and the box of each view in it."""
         views = sum(group.count * group.size**2 for group in self.groups)
-        if image.shape[0] * image.shape[1] > views:
+        height, width = image.shape[:2]
+        if height * width > views or max(height, width) ** 2 > MOST_PADDING * views:
             return _side_by_side(self.crops.draw(image, random))
         boxes = np.concatenate(self.crops.boxes(image, random))
         return np.ascontiguousarray(image.transpose(2, 0, 1)), boxes.astype(np.int64)
