@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -11,6 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
+import torch
+from safetensors.torch import save_file
 
 from fungistore.engines.choose import choose_slice
 from fungistore.engines.engine import Local
@@ -122,6 +126,36 @@ def test_processes_are_started_and_shown_as_one(
     assert [worker["worker"]["id"] for worker in document["workers"]] == [0, 1]
     assert "worker 1: worker 1 of 2: extracting" in done.stderr
     assert_same(tmp_path / "s.fungi", whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_threads_and_processes_make_one_store_at_real_size(tmp_path: Path, dtype: str) -> None:
+    """ViT-S/14 at 224 on one thread, on three, and in two processes: the same bytes."""
+    name = "vit_small_patch14_dinov2"
+    torch.manual_seed(0)
+    state = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    write_images(tmp_path / "images", 24)
+    stores = []
+    for threads, more in ((1, []), (3, []), (2, ["--processes", "2"])):
+        store = tmp_path / f"{threads}.fungi"
+        run = [sys.executable, "-m", "fungi_cli", "extract", str(tmp_path / "images"), str(store)]
+        run += [
+            "--model",
+            name,
+            "--weights",
+            str(tmp_path / "w.safetensors"),
+            "--image-size",
+            "224",
+        ]
+        run += ["--features", "embeddings,kl", "--dtype", dtype, "--unit-rows", "8", *more]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        stores.append(store)
+    for store in stores[1:]:
+        assert_same(store, stores[0])
 
 
 @pytest.mark.slow
