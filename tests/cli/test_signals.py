@@ -53,7 +53,7 @@ def test_a_signal_stops_cleanly_and_the_same_command_continues(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals, code: int
 ) -> None:
     """SIGTERM exits 75 and SIGINT 130, both say how to go on, and going on completes the store."""
-    write_images(tmp_path / "images", 300)
+    write_images(tmp_path / "images", 120)
     run = command(tmp_path / "images", tmp_path / "s.fungi", tiny_weights)
     process = subprocess.Popen(run, stderr=subprocess.PIPE)
     wait_for_units(tmp_path / "s.fungi", process, 3)
