@@ -164,6 +164,7 @@ def _clustered(
         spread={},
         protocol={"empty_clusters": clusters - len(np.unique(assigned))},
         fingerprints=matrix.fingerprints,
+        contents=matrix.contents,
     )
 
 

@@ -250,6 +250,7 @@ def _score(name: str, task: Task, matrix: FeatureMatrix, predictions: Prediction
         spread=spread,
         protocol={"combination": name},
         fingerprints=matrix.fingerprints,
+        contents=matrix.contents,
     )
 
 

@@ -320,6 +320,7 @@ class _Totals:
                 spread={},
                 protocol={"difficulty": difficulty} if difficulty else {},
                 fingerprints=matrix.fingerprints,
+                contents=matrix.contents,
             )
 
 

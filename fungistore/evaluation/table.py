@@ -121,4 +121,5 @@ def _averaged(matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], *, kappa:
         spread=spread,
         protocol=last.protocol if len(runs) == 1 else {"runs": protocols},
         fingerprints=matrix.fingerprints,
+        contents=matrix.contents,
     )

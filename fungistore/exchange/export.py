@@ -48,6 +48,7 @@ class ExportResult:
         dtype: of the vectors.
         unusable: rows that were left out, or kept as NaN, since a block has no finite values.
         fingerprints: of the arrays, by their name in the store.
+        contents: digests of the rows that these had; they are in the file too.
     """
 
     store: str
@@ -60,6 +61,7 @@ class ExportResult:
     dtype: str
     unusable: int
     fingerprints: Mapping[str, str]
+    contents: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -151,6 +153,7 @@ def export_features(
         dtype=options.dtype,
         unusable=count.unusable,
         fingerprints=matrix.fingerprints,
+        contents=contents.provenance["contents"],
     )
 
 
@@ -207,6 +210,7 @@ def _provenance(matrix: FeatureMatrix, options: ExportOptions) -> Config:
         "normalized": not options.raw,
         "split": options.split,
         "fingerprints": matrix.fingerprints,
+        "contents": {name: content.digest for name, content in matrix.contents.items()},
     }
 
 

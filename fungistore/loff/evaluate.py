@@ -21,6 +21,7 @@ from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.device import resolve_device
+from fungistore.store.contents import Contents, content_of
 from fungistore.store.store import Store
 
 BATCH_ROWS = 64
@@ -72,12 +73,18 @@ def evaluate_loff(
     context.reporter.begin("heads", sum(len(names) for _, names in groups))
     for pattern, (chosen, names) in zip(patterns, groups, strict=True):
         title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
-        measured, tested = [], []
+        measured, tested, contents = [], [], {}
         confusion = np.zeros((0, 0), np.int64)
         for name in names:
             context.stop_if_asked()
             stored = open_head(opened, chosen, name)
             data = head_rows(opened, stored)
+            contents = {stored.array.name: content_of(stored.array)}
+            if stored.is_stale:
+                context.reporter.notice(
+                    f"head {name!r} was trained on rows that were made anew since; "
+                    "train it again: fungi train-loff with --restart"
+                )
             truth = data.labels[data.split.test]
             loader = PatchLoader(
                 stored.array, Sequential(data.split.test), BATCH_ROWS, device=place, cache="none"
@@ -92,7 +99,7 @@ def evaluate_loff(
             measured.append(metrics)
             tested.append((stored, len(data.split.train), len(truth)))
             context.reporter.advance(1)
-        scores.append(_averaged(tested, measured, title))
+        scores.append(_averaged(tested, measured, title, contents))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
     context.reporter.end()
     if options.plot is not None:
@@ -111,7 +118,10 @@ def evaluate_loff(
 
 
 def _averaged(
-    tested: list[tuple[StoredHead, int, int]], measured: list[dict[str, float]], title: str
+    tested: list[tuple[StoredHead, int, int]],
+    measured: list[dict[str, float]],
+    title: str,
+    contents: Contents,
 ) -> Score:
     """Average the metrics of heads that differ in their seed."""
     stored, n_train, n_test = tested[-1]
@@ -131,6 +141,7 @@ def _averaged(
         spread=spread,
         protocol={"heads": title},
         fingerprints={stored.array.name: stored.array.fingerprint},
+        contents=contents,
     )
 
 

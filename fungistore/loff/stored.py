@@ -14,6 +14,7 @@ from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import Head, HeadSpec, build_head
 from fungistore.loff.run_folder import RunFolder, head_names
 from fungistore.matrices.blocks import choose_feature_set
+from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -51,6 +52,11 @@ class StoredHead:
         """Of matrix products."""
         dtype: torch.dtype = getattr(torch, self.config["dtype"])
         return dtype
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether rows of its training were made anew since."""
+        return bool(made_anew([self.array], contents_in(self.config)))
 
     @property
     def fingerprint(self) -> str:

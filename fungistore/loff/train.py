@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fungistore.errors import MismatchError
@@ -18,6 +19,7 @@ from fungistore.loff.trainer import Trainer
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.device import fast_dtype, resolve_device
 from fungistore.names import refuse_odd_name
+from fungistore.store.contents import content_of, contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
@@ -158,6 +160,8 @@ def _settle(
 ) -> Config:
     """Freeze everything that decides the weights, or refuse what differs from what was frozen."""
     stored = run.config()
+    trained_on = np.concatenate([data.split.train, data.split.validation])
+    content = content_of(data.array, trained_on)
     dtype: str = options.dtype
     if dtype == "auto":
         # on CPUs the small products of a head's backward pass are slower in bfloat16 (measured)
@@ -173,11 +177,16 @@ def _settle(
         "split": data.split.description,
         "rows": data.digest(),
         "inputs": {data.array.name: data.array.fingerprint},
+        "contents": {data.array.name: asdict(content)},
     }
     if stored is None:
         run.begin(config)
         return config
-    fields = differences(stored, config, common=False)
+    anew = made_anew([data.array], contents_in(stored))
+    frozen = {key: value for key, value in stored.items() if key != "contents"}
+    asked = {key: value for key, value in config.items() if key != "contents"}
+    fields = differences(frozen, asked, common=False)
+    fields |= {f"rows of {name}": ("those of then", "made anew since") for name in anew}
     if fields:
         raise MismatchError(
             "a head of this name was trained with other settings",
@@ -186,4 +195,4 @@ def _settle(
             found=describe(fields),
             hint="another --name keeps both, --restart starts anew",
         )
-    return config
+    return stored

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,13 +60,18 @@ def content_of(
     return Content(runs_of(counts), _digest(commits, counts))
 
 
-def state_of(array: UnitArray, content: Content) -> State:
+def state_of(array: UnitArray, content: Content, commits: Commits | None = None) -> State:
     """Tell whether the rows that something was made from are still those of an array.
+
+    Args:
+        array: the array.
+        content: what was used.
+        commits: the array's records; default: as they are now.
 
     Returns:
         "gone" where some are not there, so that it cannot be told: they may come back the same.
     """
-    commits = array.commits()
+    commits = array.commits() if commits is None else commits
     counts = counts_of(content.units)
     used = np.flatnonzero(counts).tolist()
     if any(unit not in commits or commits[unit].rows < counts[unit] for unit in used):
@@ -78,6 +83,15 @@ def made_anew(arrays: Iterable[UnitArray], contents: Contents) -> list[str]:
     """Return the names of the arrays whose rows are not those that something was made from."""
     known = [array for array in arrays if array.name in contents]
     return [array.name for array in known if state_of(array, contents[array.name]) == "anew"]
+
+
+def contents_in(document: Mapping[str, Any]) -> Contents:
+    """Return the contents that a stored document names; none where it is of an older version.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return CONTENTS.validate_python(document.get("contents", {}))
 
 
 def digest_of(contents: Contents) -> str:
