@@ -22,6 +22,7 @@ from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray
 
 STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units are smaller
+SAFE_NORMS = (1e-15, 1e18)  # the squares of float32 numbers go from 1e-38 to 3e38
 
 Vectors = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -278,8 +279,18 @@ def nested(features: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def normalize(block: NDArray[np.float32]) -> None:
-    """Divide rows [n, d] by their Euclidean norm, in place; rows of zeros stay as they are."""
+    """Divide rows [n, d] by their Euclidean norm, in place; rows of zeros stay as they are.
+
+    Rows whose squares have no room in float32, or are lost in it, are scaled first.
+    """
     norms = np.sqrt(np.einsum("nd,nd->n", block, block))
+    least, most = SAFE_NORMS
+    odd = np.flatnonzero(~((norms >= least) & (norms <= most)))  # rows with a NaN too
+    if len(odd):
+        largest = np.abs(block[odd]).max(axis=1, initial=0)
+        odd, largest = odd[largest > 0], largest[largest > 0]
+        block[odd] /= largest[:, None]
+        norms[odd] = np.sqrt(np.einsum("nd,nd->n", block[odd], block[odd]))
     norms[norms == 0] = 1
     block /= norms[:, None]
 

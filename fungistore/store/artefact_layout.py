@@ -60,8 +60,8 @@ REFERENCE = StoredKind(
     (
         Field("rows", "int64 [q]", "row numbers of the queries"),
         Field("vectors", "float32 [q, d]", "the queries"),
-        Field("neighbours", "int64 [q, 10]", "rows of their nearest; -1 where there is none"),
-        Field("distances", "float32 [q, 10]", "of these"),
+        Field("neighbours", "int64 [q, 64]", "rows of their nearest; -1 where there is none"),
+        Field("distances", "float32 [q, 64]", "of these"),
     ),
 )
 

@@ -147,6 +147,31 @@ def test_any_faiss_factory_is_searched_by_row_and_its_recall_is_true(
     assert np.mean(hits) == pytest.approx(recall.value, abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("factory", "metric"),
+    [("HNSW32", "cosine"), ("IVF4,Flat", "euclidean"), ("IVF4,PQ4x4", "cosine")],
+)
+def test_equal_images_are_as_good_as_each_other(tmp_path: Path, factory: str, metric: str) -> None:
+    """Many copies of each image: any ten of them are the ten nearest."""
+    base = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
+    copies = 50 if "PQ" not in factory else 30  # estimates cannot be compared with distances
+    make_store(tmp_path / "s", {"embeddings": np.repeat(base, copies, 0)}, ["a"] * 20 * copies)
+    done = build_index(tmp_path / "s", IndexOptions(factory=factory, metric=metric))  # type: ignore[arg-type]
+    assert done.index.recall is not None
+    assert done.index.recall.value > 0.99
+
+
+def test_a_near_miss_is_a_miss(tmp_path: Path) -> None:
+    """Vectors of one scene are told apart: a search of one list of many does not find all."""
+    random = np.random.default_rng(0)
+    vectors = (random.normal(size=32) + 0.03 * random.normal(size=(ROWS, 32))).astype(np.float32)
+    make_store(tmp_path / "s", {"embeddings": vectors}, ["a"] * ROWS)
+    options = IndexOptions(factory="IVF32,Flat", target_recall=0.1)
+    recall = build_index(tmp_path / "s", options).index.recall
+    assert recall is not None
+    assert recall.value < 0.8
+
+
 def test_recall_queries_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No vector of the training sample is one of the held-out queries; two runs train alike."""
     seen: list[np.ndarray] = []
