@@ -23,6 +23,7 @@ from fungistore.exchange.formats import (
     rows_at_once,
 )
 from fungistore.exchange.hdf5 import write_hdf5
+from fungistore.exchange.narrowing import refuse_unfit
 from fungistore.exchange.npy import sidecar_of, write_npy
 from fungistore.exchange.options import ExportOptions, Format
 from fungistore.exchange.parquet import write_parquet
@@ -298,14 +299,7 @@ def _read(matrix: FeatureMatrix, start: int, stop: int, *, raw: bool) -> Matrix:
 
 
 def _cast(vectors: Matrix, dtype: str) -> Matrix:
-    with np.errstate(over="ignore"):
-        cast = vectors.astype(dtype)
-    lost = int((np.isinf(cast) & np.isfinite(vectors)).any(axis=1).sum())
-    if lost:
-        raise UsageError(
-            f"at least {lost} rows have values that are too large for {dtype}",
-            where=f"--dtype {dtype}",
-            expected=f"at most {np.finfo(dtype).max}",
-            hint="--dtype float32, or leave out --raw",
-        )
-    return cast
+    if np.dtype(dtype).itemsize < vectors.itemsize:
+        hint = "--dtype float32, or leave out --raw"
+        refuse_unfit([vectors], dtype, flag=f"--dtype {dtype}", hint=hint, more_follow=True)
+    return vectors.astype(dtype)
