@@ -67,6 +67,7 @@ class Evaluation:
         feature_set: name of the feature set.
         protocol: everything that decides the scores, resolved.
         excluded: rows left out, by reason.
+        unseen: test rows of classes that no training row has: they count, as wrong.
         scores: one for each combination, in the order asked for.
     """
 
@@ -76,6 +77,7 @@ class Evaluation:
     protocol: Config
     excluded: Mapping[str, int]
     scores: tuple[Score, ...]
+    unseen: int = field(default=0, kw_only=True)
 
     def details(self) -> tuple[Table, ...]:
         """Return what there is to show beside the scores."""

@@ -13,6 +13,7 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.confusion import save_confusion
 from fungistore.evaluation.metrics import classification_metrics, over_runs
 from fungistore.evaluation.options import LoffOptions
+from fungistore.evaluation.ordered import ranks_in
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.loff.loader import PatchLoader
@@ -50,7 +51,8 @@ def evaluate_loff(
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
 
     Metrics: accuracy, mean recall (`mean_per_class_accuracy`), ROC-AUC of two classes, quadratic
-    kappa. Test rows are those that the head's own split has left out, never augmented.
+    kappa of ordered ones. Test rows are those that the head's own split has left out, never
+    augmented.
 
     Args:
         store: the store's directory.
@@ -61,6 +63,7 @@ def evaluate_loff(
         UsageError: there is no such head.
         MismatchError: features or rows are not those of its training any more.
     """
+    LoffOptions.accept(options)
     if options.plot is not None:
         check_plot(options.plot)
     opened = Store.open(store)
@@ -92,7 +95,9 @@ def evaluate_loff(
             stored.head.to(place)
             said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
             predictions = ranked(said)
-            metrics = classification_metrics(truth, predictions, said.shape[1], kappa=True)
+            metrics = classification_metrics(
+                truth, predictions, said.shape[1], ranks_in(data.names, stored.order)
+            )
             table = _confusion(truth, predictions.labels, said.shape[1])
             confusion = table if not len(confusion) else confusion + table
             classes, excluded = data.names, data.excluded

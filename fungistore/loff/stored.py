@@ -48,6 +48,11 @@ class StoredHead:
         return int(self.config["options"]["pool"])
 
     @property
+    def order(self) -> list[str] | None:
+        """The classes from low to high, where that was given."""
+        return self.config["options"].get("order")
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of matrix products."""
         dtype: torch.dtype = getattr(torch, self.config["dtype"])

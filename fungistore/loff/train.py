@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fungistore.errors import MismatchError
+from fungistore.errors import MismatchError, UsageError
+from fungistore.evaluation.ordered import require_order
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import LINEAR, HeadSpec
@@ -104,6 +105,7 @@ def train_loff(
         validation=options.validation,
         seed=options.seed,
     )
+    _refuse_metric(data, options)
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
     run = RunFolder(opened, data.feature_set, name)
@@ -151,6 +153,26 @@ def train_loff(
     )
 
 
+def _refuse_metric(data: HeadData, options: TrainOptions) -> None:
+    """Refuse a metric that the validation rows do not have, before anything is frozen."""
+    present = len(np.unique(data.labels[data.split.validation]))
+    if options.order is not None or options.metric == "quadratic_kappa":
+        require_order(data.names, options.order, f"--metric {options.metric}")
+    if options.metric == "roc_auc" and (len(data.names) != 2 or present != 2):
+        expected = "two classes, both of them among the validation rows"
+    elif options.metric == "quadratic_kappa" and present < 2:
+        expected = "two classes or more among the validation rows"
+    else:
+        return
+    raise UsageError(
+        f"{options.metric} cannot choose the best epoch here",
+        where="--metric",
+        expected=expected,
+        found=f"{len(data.names)} classes, {present} of them among the validation rows",
+        hint="--metric accuracy, or mean_per_class_accuracy",
+    )
+
+
 def _settle(
     run: RunFolder,
     data: HeadData,
@@ -168,6 +190,8 @@ def _settle(
         is_fast = device.type == "cuda" and fast_dtype(device) == "bfloat16"
         dtype = stored["dtype"] if stored else "bfloat16" if is_fast else "float32"
     settings = {key: value for key, value in asdict(options).items() if key not in OUTSIDE}
+    if settings["order"] is None:
+        del settings["order"]
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "options": settings | {"head": spec.kind, "dtype": dtype},

@@ -21,7 +21,7 @@ from fungistore.store.store import Store
 
 def search(
     store: str | Path,
-    queries: Sequence[str | Path],
+    queries: str | Path | Sequence[str | Path],
     options: SearchOptions = SearchOptions(),
     *,
     context: Context = QUIET,
@@ -45,7 +45,8 @@ def search(
         ItemError: the only item cannot be read.
         StoppedError: `context` asked for it.
     """
-    if not queries:
+    asked = [queries] if isinstance(queries, str | Path) else queries
+    if not asked:
         raise UsageError(
             "there are no queries",
             expected="sample ids, or items that are new (of images, their paths)",
@@ -61,7 +62,7 @@ def search(
             f"rows that index {opened.record.name!r} has were made anew since, so it has old "
             f"vectors of them: {restart_hint(opened.store, opened.record)}"
         )
-    texts = list(map(str, queries))
+    texts = list(map(str, asked))
     found = identify(opened.store, texts)
     usable: list[tuple[Query, Vectors]] = []
     errors: dict[int, FungiError] = {

@@ -125,6 +125,7 @@ EVALUATION = StoredKind(
         Field("feature_set", "text", "its name"),
         Field("protocol", "table", "everything that decides the scores"),
         Field("excluded", "table", "rows left out, by reason"),
+        Field("unseen", "integer", "test rows of classes without training rows: they are wrong"),
         Field("scores", "list", "one for each combination of features"),
         Field("scores[].features", "list of text", "the blocks"),
         Field("scores[].dim", "integer", "width of the vectors"),
