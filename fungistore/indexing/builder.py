@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fungistore.errors import MismatchError, StoppedError, UsageError
+from fungistore.errors import MismatchError, StoppedError, StoreError, UsageError
 from fungistore.fingerprint import describe
 from fungistore.indexing.choose import (
     Choice,
@@ -26,6 +26,7 @@ from fungistore.indexing.options import (
     default_name,
 )
 from fungistore.indexing.record import (
+    RECORD,
     SCHEMA,
     IndexRecord,
     Recall,
@@ -45,7 +46,7 @@ from fungistore.indexing.reference import (
     Reference,
     settle_effort,
 )
-from fungistore.indexing.rows import Available, first_rows, new_blocks
+from fungistore.indexing.rows import Available, new_blocks
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
@@ -79,10 +80,7 @@ class IndexBuilder:
         self._there = available
         self._matrix = available.matrix
         self._context = context
-        done = counts_of(record.done)
-        if record.rows_done and not record.done:
-            done = first_rows(record.rows_done, self._matrix.unit_rows)
-        self._done = np.pad(done, (0, max(0, len(available.counts) - len(done))))
+        self._done = done_rows(record, available, folder)
         self._vectors: VectorIndex
         self._reference: Reference | None = None
 
@@ -255,6 +253,28 @@ class IndexBuilder:
                 found=f"{self.record.rows_done}/{self.available} rows done",
                 hint="run the same command again to continue",
             )
+
+
+def done_rows(record: IndexRecord, available: Available, folder: Folder) -> Counts:
+    """Return how many rows of each unit an index has added, or left out.
+
+    Raises:
+        StoreError: its record does not say.
+    """
+    units, unit_rows = len(available.counts), available.matrix.unit_rows
+    done = counts_of(record.done, units)
+    if record.rows_done and not record.done:  # of an older version: the first rows
+        starts = unit_rows * np.arange(units)
+        done = np.clip(record.rows_done - starts, 0, unit_rows)
+    if done.sum() != record.rows_done:
+        raise StoreError(
+            "the record of an index is damaged",
+            where=folder.where(RECORD),
+            expected=f"{record.rows_done} rows",
+            found=f"{done.sum()} rows in its units",
+            hint="the same fungi index command with --restart builds it anew",
+        )
+    return np.pad(done, (0, units - len(done)))
 
 
 def find_index(

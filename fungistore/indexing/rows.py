@@ -88,12 +88,6 @@ class NewBlock:
     vectors: Vectors
 
 
-def first_rows(rows: int, unit_rows: int) -> Counts:
-    """Return the rows of each unit that are among the first rows."""
-    starts = np.arange(0, rows, unit_rows)
-    return np.minimum(unit_rows, rows - starts)
-
-
 def new_blocks(available: Available, done: Counts) -> Iterator[NewBlock]:
     """Yield the rows that are there and not done, some whole units at a time."""
     matrix = available.matrix

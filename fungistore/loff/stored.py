@@ -61,7 +61,7 @@ class StoredHead:
     @property
     def is_stale(self) -> bool:
         """Whether rows of its training were made anew since."""
-        return bool(made_anew([self.array], contents_in(self.config)))
+        return bool(made_anew([self.array], contents_in(self.config, self.name)))
 
     @property
     def fingerprint(self) -> str:

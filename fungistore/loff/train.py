@@ -206,7 +206,7 @@ def _settle(
     if stored is None:
         run.begin(config)
         return config
-    anew = made_anew([data.array], contents_in(stored))
+    anew = made_anew([data.array], contents_in(stored, run.folder.where()))
     frozen = {key: value for key, value in stored.items() if key != "contents"}
     asked = {key: value for key, value in config.items() if key != "contents"}
     fields = differences(frozen, asked, common=False)

@@ -303,7 +303,7 @@ def _settled(
             found=describe(fields),
             hint="another --name keeps both, --restart starts anew",
         )
-    if anew := made_anew(matrix.arrays, contents_in(stored["pca"])):
+    if anew := made_anew(matrix.arrays, contents_in(stored["pca"], existing.name)):
         context.reporter.notice(
             f"the PCA was fitted on rows of {', '.join(anew)} that were made anew since: it is "
             "kept as it is; --restart fits it anew"

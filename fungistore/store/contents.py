@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
+from fungistore.errors import StoreError
 from fungistore.fingerprint import digest_bytes
 from fungistore.store.samples import Rows
 from fungistore.store.units import Commit, UnitArray
 
 State = Literal["same", "gone", "anew"]
 Counts = NDArray[np.int64]  # rows of each unit, from the first unit on
-Runs = tuple[tuple[int, int], ...]  # the same in short: (how many units, rows of each)
+Amount = Annotated[int, Ge(0), Le(1 << 40)]  # bounded, since it is read from files
+Runs = tuple[tuple[Amount, Amount], ...]  # the same in short: (how many units, rows of each)
 Commits = Mapping[int, Commit]  # by unit
 
 
@@ -56,7 +59,9 @@ def content_of(
     commits = array.commits() if commits is None else commits
     counts = committed_rows(array, commits)
     if rows is not None:
-        counts[np.setdiff1d(np.arange(len(counts)), rows // array.unit_rows)] = 0
+        used = np.zeros(len(counts), bool)
+        used[rows // array.unit_rows] = True
+        counts[~used] = 0
     return Content(runs_of(counts), _digest(commits, counts))
 
 
@@ -72,7 +77,7 @@ def state_of(array: UnitArray, content: Content, commits: Commits | None = None)
         "gone" where some are not there, so that it cannot be told: they may come back the same.
     """
     commits = array.commits() if commits is None else commits
-    counts = counts_of(content.units)
+    counts = counts_of(content.units, array.units)
     used = np.flatnonzero(counts).tolist()
     if any(unit not in commits or commits[unit].rows < counts[unit] for unit in used):
         return "gone"
@@ -85,13 +90,18 @@ def made_anew(arrays: Iterable[UnitArray], contents: Contents) -> list[str]:
     return [array.name for array in known if state_of(array, contents[array.name]) == "anew"]
 
 
-def contents_in(document: Mapping[str, Any]) -> Contents:
+def contents_in(document: Mapping[str, Any], where: str) -> Contents:
     """Return the contents that a stored document names; none where it is of an older version.
 
     Raises:
-        ValueError: it is damaged.
+        StoreError: they are damaged.
     """
-    return CONTENTS.validate_python(document.get("contents", {}))
+    try:
+        return CONTENTS.validate_python(document.get("contents", {}))
+    except ValueError as error:
+        found = str(error).partition("\n")[0]
+        what = "it cannot be told which rows something was made from"
+        raise StoreError(what, where=where, found=found) from error
 
 
 def digest_of(contents: Contents) -> str:
@@ -112,9 +122,10 @@ def runs_of(counts: Counts) -> Runs:
     return tuple((len(list(run)), rows) for rows, run in groupby(counts.tolist()))
 
 
-def counts_of(runs: Runs) -> Counts:
-    """Undo `runs_of`."""
-    return np.repeat([rows for _, rows in runs], [units for units, _ in runs]).astype(np.int64)
+def counts_of(runs: Runs, most: int) -> Counts:
+    """Undo `runs_of`, for at most so many units: a damaged file may say that there are more."""
+    ends = np.clip(np.cumsum([0, *(units for units, _ in runs)]), 0, most)
+    return np.repeat(np.array([rows for _, rows in runs], np.int64), np.diff(ends))
 
 
 def _digest(commits: Commits, counts: Counts) -> str:

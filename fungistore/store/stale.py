@@ -78,8 +78,8 @@ def _made(store: Store, arrays: Iterable[UnitArray]) -> Iterator[tuple[str, Cont
 def _read(where: str, document: object) -> Iterator[tuple[str, Contents]]:
     if isinstance(document, dict):
         try:
-            yield where, contents_in(document)
-        except ValueError:
+            yield where, contents_in(document, where)
+        except StoreError:
             return
 
 

@@ -191,9 +191,9 @@ def _changed_rows(document: Config, arrays: StoredArrays, bad_units: frozenset[s
     Rows that are damaged, or not there, say nothing: made again, they are what they were.
     """
     try:
-        states = _states(arrays, contents_in(document))
-    except ValueError as error:
-        return f"it does not say which rows: {first_line(error)}"
+        states = _states(arrays, contents_in(document, ""))
+    except StoreError as error:
+        return f"{error.what}: {first_line(error.found)}"
     anew = [name for name, state in states.items() if state == "anew" and name not in bad_units]
     return f"rows of {', '.join(anew)} were made anew since" if anew else ""
 

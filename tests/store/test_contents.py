@@ -128,6 +128,7 @@ def test_contents_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_runs_are_counts_in_short(counts: list[int]) -> None:
     """Nothing is lost, and equal neighbours are one run."""
     runs = runs_of(np.array(counts, np.int64))
-    assert counts_of(runs).tolist() == counts
+    assert counts_of(runs, len(counts)).tolist() == counts
+    assert counts_of(((10**15, 3), (10**15, 1)), 2).tolist() == [3, 3]
     assert all(one[1] != other[1] for one, other in pairwise(runs))
     assert Content(runs, "").units == runs
