@@ -92,7 +92,7 @@ COMMIT = StoredKind(
         Field(
             "prefixes",
             "list of [integer, text]",
-            "rows and checksum of earlier commits of the unit whose rows are still the same",
+            "checksum of its first rows, as many as it was committed with before",
         ),
     ),
 )

@@ -57,9 +57,8 @@ class Commit:
         ids: digest of the rows' sample ids.
         failed: rows whose input could not be read; they are NaN.
         nan_rows, inf_rows, zero_rows: rows with a NaN, with an infinity, with all values zero.
-        prefixes: (rows, checksum) of earlier commits of the unit whose rows are still the same, so
-            that whoever used those can tell: a unit that is completed keeps them, rows that are
-            made anew lose them.
+        prefixes: (rows, checksum) of its first rows, as many as it was committed with before: who
+            used those can tell whether they are the same. A unit that is completed keeps them.
     """
 
     unit: int
@@ -234,7 +233,7 @@ class UnitArray:
         start, rows = unit * self.unit_rows, len(block)
         stored = self.read(start, start + rows)
         counts = count_rows(stored)
-        known = _prefixes(before, self.fingerprint, rows)
+        known = _earlier_rows(before, self.fingerprint, rows)
         *found, whole = checksums(stored, [*known, rows])
         commit = Commit(
             unit=unit,
@@ -247,9 +246,7 @@ class UnitArray:
             nan_rows=counts.nan,
             inf_rows=counts.inf,
             zero_rows=counts.zero,
-            prefixes=tuple(
-                (count, now) for count, now in zip(known, found, strict=True) if known[count] == now
-            ),
+            prefixes=tuple(zip(known, found, strict=True)),
         )
         record = json.dumps(asdict(commit), sort_keys=True).encode()
         self.records.publish(record_name(unit), record)
@@ -336,12 +333,12 @@ def array_names(folder: Folder) -> list[str]:
     return sorted(names)
 
 
-def _prefixes(before: Commit | None, fingerprint: str, rows: int) -> dict[int, str]:
-    """Return the checksums, by number of rows, at which a unit was committed with fewer rows."""
+def _earlier_rows(before: Commit | None, fingerprint: str, rows: int) -> list[int]:
+    """Return the numbers of rows, fewer than now, that a unit was committed with before."""
     if before is None or before.fingerprint != fingerprint:
-        return {}
-    every = sorted([*before.prefixes, (before.rows, before.checksum)])
-    return {count: known for count, known in every if 0 < count < rows}
+        return []
+    every = {before.rows, *(count for count, _ in before.prefixes)}
+    return sorted(count for count in every if 0 < count < rows)
 
 
 def record_name(unit: int) -> str:

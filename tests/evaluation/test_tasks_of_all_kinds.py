@@ -147,15 +147,15 @@ def test_a_kappa_weighs_errors_by_the_order_of_the_classes(tmp_path: Path) -> No
     names = ["1", "10", "9"]
     ranks = ranks_of(names, ("1", "9", "10"))
     assert ranks.tolist() == [0, 2, 1]
-    truth, predicted = (
-        np.array([0, 1, 2, 0, 1, 2], np.int32),
-        np.array([0, 2, 1, 0, 0, 2], np.int32),
-    )
+    truth = np.array([0, 1, 2, 0, 1, 2, 0, 1], np.int32)
+    predicted = np.array([0, 2, 1, 2, 1, 1, 2, 2], np.int32)
     metrics = classification_metrics(truth, Predictions(predicted[:, None]), 3, ranks)
     numbers = np.array([1, 3, 2])  # what the names stand for, ranked
     expected = cohen_kappa_score(numbers[truth], numbers[predicted], weights="quadratic")
     assert metrics["quadratic_kappa"] == pytest.approx(expected)
     assert expected != pytest.approx(cohen_kappa_score(truth, predicted, weights="quadratic"))
+    linear = cohen_kappa_score(numbers[truth], numbers[predicted], weights="linear")
+    assert expected != pytest.approx(linear)
     store = store_of(tmp_path / "s", names * 4, names)
     said: list[str] = []
     done = evaluate_knn(store.root, KnnOptions(k=1, kappa=True), context=Context(Notices(said)))

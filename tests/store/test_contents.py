@@ -91,6 +91,17 @@ def test_a_forgotten_record_can_be_handed_on(array: UnitArray) -> None:
     assert state_of(array, content) == "same"
 
 
+def test_rows_that_are_not_there_say_nothing(array: UnitArray) -> None:
+    """A unit that was dropped, and is there in part, may be completed to what it was."""
+    publish(array, 0, 6)
+    content = content_of(array)
+    array.forget(0)
+    publish(array, 0, 3)
+    assert state_of(array, content) == "gone"
+    publish(array, 0, 6)
+    assert state_of(array, content) == "same"
+
+
 def test_only_the_units_of_the_rows_that_were_used_count(array: UnitArray) -> None:
     """A change elsewhere is none."""
     for unit in range(3):
