@@ -12,7 +12,7 @@ import fungistore as fungi
 from fungistore.machine.context import Context
 from fungistore.quantities import duration, size
 
-from ..console import SKIPPED_INPUTS, next_step, result, result_json
+from ..console import SKIPPED_INPUTS, next_step, note, result, result_json
 from ..flags import Json, Restart, StorePath, command
 
 
@@ -70,8 +70,9 @@ def extract(
       fungi extract images/ try.fungi --model deit_tiny_patch16_224 --limit 256 --profile
 
     \b
-    Exit codes: 0 done, 1 failed, 2 usage, 3 done but some inputs were skipped, 4 other settings
-    than the feature set was made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
+    Exit codes: 0 done, 1 failed, or every row is unusable, 2 usage, 3 done but some inputs were
+    skipped, or have features that are not finite or zero, 4 other settings than the feature set was
+    made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
     """
     if negatives is not None:
         options = options.with_settings(f"simclr.negatives={negatives}")
@@ -101,7 +102,10 @@ def extract(
         _show_result(done)
         _show_profile(times)
     next_step("fungi", "status", str(store))
-    if done.failed:
+    if done.unusable and done.unusable >= done.samples - done.failed:
+        note("failed: no row is usable; the numbers of this model are not finite, or all zero")
+        raise typer.Exit(1)
+    if done.failed or done.unusable:
         raise typer.Exit(SKIPPED_INPUTS)
 
 
@@ -131,6 +135,7 @@ def _show_result(done: fungi.ExtractResult) -> None:
     result(
         f"{done.store}: {done.samples} images, {', '.join(done.features)} in {done.feature_set}; "
         f"{done.units_done}/{done.units_total} units, {done.failed} failed inputs{rate}"
+        + (f", {done.unusable} unusable rows" if done.unusable else "")
         + (f"; {done.worker} had {done.worker_units} of the units" if done.worker.count > 1 else "")
         + (f" by {len(done.workers)} workers" if done.workers else "")
     )

@@ -55,4 +55,4 @@ def _show(done: fungi.IndexResult) -> None:
     if record.excluded:
         note(f"excluded: {record.excluded} rows without usable features")
     if done.missing:
-        note(f"not extracted yet: {done.missing} rows; the same command adds them later")
+        note(f"without features: {done.missing} rows; if some are made, this command adds them")

@@ -87,5 +87,10 @@ def _show(found: fungi.StoreStatus) -> None:
             for array in feature_set.arrays
         ]
         show_table(COLUMNS, rows, left=("array", "type", "setup"))
+    for stale in found.stale:
+        show_text(
+            f"stale    {stale.where}: rows of {', '.join(stale.arrays)} were made anew since; "
+            "fungi verify says what makes it again"
+        )
     if not found.feature_sets:
         show_text("no features yet")

@@ -59,6 +59,7 @@ def evaluate_cluster(
         UsageError: a name is unknown, or fewer than two classes have usable rows.
         StoreError: the store is damaged.
     """
+    ClusterOptions.accept(options)
     opened = Store.open(store)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
@@ -164,6 +165,7 @@ def _clustered(
         spread={},
         protocol={"empty_clusters": clusters - len(np.unique(assigned))},
         fingerprints=matrix.fingerprints,
+        contents=matrix.contents,
     )
 
 

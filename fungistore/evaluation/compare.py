@@ -19,7 +19,7 @@ from fungistore.evaluation.metrics import Predictions, classification_metrics, o
 from fungistore.evaluation.options import CompareOptions, KnnOptions
 from fungistore.evaluation.plots import check_plot, save_plot
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
-from fungistore.evaluation.task import Task, TaskRows, open_task
+from fungistore.evaluation.task import Task, TaskRows, open_task, say_unseen
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors
@@ -119,6 +119,7 @@ def compare_features(
         FungiError: all rows of a block are the same.
         StoreError: the store is damaged.
     """
+    CompareOptions.accept(options)
     if options.plot is not None:
         check_plot(options.plot)
     task = open_task(
@@ -129,6 +130,7 @@ def compare_features(
         seed=options.seed,
     )
     matrix = task.matrix
+    unseen = say_unseen(task.unseen, context)
     combinations = {
         "A": _choose(matrix, options.a or matrix.features[:1], "--a"),
         "B": _choose(matrix, options.b or matrix.features, "--b"),
@@ -161,6 +163,7 @@ def compare_features(
         feature_set=matrix.feature_set,
         protocol=protocol,
         excluded=task.excluded,
+        unseen=unseen,
         scores=tuple(
             _score(name, task, combinations[name], predictions[name]) for name in combinations
         ),
@@ -250,6 +253,7 @@ def _score(name: str, task: Task, matrix: FeatureMatrix, predictions: Prediction
         spread=spread,
         protocol={"combination": name},
         fingerprints=matrix.fingerprints,
+        contents=matrix.contents,
     )
 
 

@@ -44,6 +44,8 @@ def evaluate_knn(
         MismatchError: a stored PCA was fitted on test rows.
     """
 
+    KnnOptions.accept(options)
+
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
         train = task.split.train
         if options.shots is not None:

@@ -49,9 +49,16 @@ def evaluate_linear(
         MismatchError: a stored PCA was fitted on test rows.
     """
 
+    LinearOptions.accept(options)
+
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
         reduction = fit_reduction(matrix, task.split.train, dim, context)
         probe, protocol = choose_probe(task, matrix, reduction, seed, options)
+        if not protocol["validation_rows"]:
+            context.reporter.notice(
+                f"{matrix.name}: every class has one training row, so there are none to choose "
+                f"the strength on: {protocol['strength']}, the middle one"
+            )
         if not protocol["converged"]:
             context.reporter.notice(
                 f"{matrix.name}: not converged after {options.max_iter} iterations"
@@ -77,6 +84,8 @@ def choose_probe(
 ) -> tuple[LogisticRegression, Config]:
     """Choose the strength on validation rows and fit the probe on all training rows.
 
+    Where every class has one training row, none can be held out: the middle strength is taken.
+
     Returns:
         The probe, and what was decided: validation rows and accuracies, strength, convergence.
     """
@@ -90,13 +99,16 @@ def choose_probe(
         numbers, vectors = matrix.load(rows)
         return reduction(vectors).astype(np.float64), task.labels[numbers]
 
-    known, unknown = load(fitted), load(validation)
-    accuracies = [
-        float(fit_probe(*known, strength, options.max_iter)[0].score(*unknown))
-        for strength in options.strengths
-    ]
-    best = options.strengths[int(np.argmax(accuracies))]
-    del known, unknown
+    accuracies: list[float] = []
+    best = sorted(options.strengths)[len(options.strengths) // 2]
+    if len(validation):
+        known, unknown = load(fitted), load(validation)
+        accuracies = [
+            float(fit_probe(*known, strength, options.max_iter)[0].score(*unknown))
+            for strength in options.strengths
+        ]
+        best = options.strengths[int(np.argmax(accuracies))]
+        del known, unknown
     probe, converged = fit_probe(*load(task.split.train), best, options.max_iter)
     return probe, {
         "validation_rows": len(validation),

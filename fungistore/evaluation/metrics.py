@@ -21,10 +21,12 @@ class Predictions:
     Attributes:
         ranked: [n, r] int32 labels, the most likely first; -1 where fewer were found likely.
         positive: [n] float64, of two classes, how likely the second is; None for more classes.
+        pair: these two labels.
     """
 
     ranked: NDArray[np.int32]
     positive: NDArray[np.float64] | None = None
+    pair: tuple[int, int] = (0, 1)
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -37,10 +39,10 @@ class Predictions:
     ) -> Predictions:
         """Rank the labels of probabilities [n, c], one column a label; ties to the first column."""
         order = np.argsort(-chances, axis=1, kind="stable")[:, :RANKED]
-        is_binary = len(labels) == 2
-        return cls(
-            labels[order].astype(np.int32), chances[:, 1].astype(np.float64) if is_binary else None
-        )
+        said = labels[order].astype(np.int32)
+        if len(labels) != 2:
+            return cls(said)
+        return cls(said, chances[:, 1].astype(np.float64), (int(labels[0]), int(labels[1])))
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
@@ -49,23 +51,28 @@ class Predictions:
         return cls(
             np.concatenate([part.ranked for part in parts]),
             np.concatenate(positive) if positive else None,
+            parts[0].pair,
         )
 
 
 def classification_metrics(
-    truth: NDArray[np.int32], predictions: Predictions, classes: int, *, kappa: bool = False
+    truth: NDArray[np.int32],
+    predictions: Predictions,
+    classes: int,
+    ranks: NDArray[np.int64] | None = None,
 ) -> dict[str, float]:
     """Return fractions: accuracy, top-5 where it says something, and metrics per class.
 
     `mean_per_class_accuracy` is the mean over the classes that occur in the truth (the paper's for
     Flowers102, FGVC and Pets) and equals scikit-learn's balanced accuracy. `roc_auc` is there for
-    two classes, `quadratic_kappa` where asked: it makes sense of ordered classes only.
+    two classes that both occur in the truth, `quadratic_kappa` for ordered classes of which two or
+    more do.
 
     Args:
         truth: [n] labels.
         predictions: for the same n rows.
         classes: number of classes.
-        kappa: also compute the quadratically weighted kappa.
+        ranks: of the classes from low to high, [classes]; None where they have no order.
     """
     predicted = predictions.labels
     present = np.unique(truth)
@@ -75,11 +82,12 @@ def classification_metrics(
         hits = (predictions.ranked[:, :RANKED] == truth[:, None]).any(axis=1)
         metrics["top5_accuracy"] = float(hits.mean())
     metrics["mean_per_class_accuracy"] = metrics["balanced_accuracy"] = recall
-    if predictions.positive is not None and len(present) == 2:
+    if predictions.positive is not None and tuple(present.tolist()) == predictions.pair:
         metrics["roc_auc"] = float(roc_auc_score(truth, predictions.positive))
-    if kappa:
-        every = np.arange(classes)
-        value = cohen_kappa_score(truth, predicted, labels=every, weights="quadratic")
+    if ranks is not None and len(present) > 1:
+        value = cohen_kappa_score(
+            ranks[truth], ranks[predicted], labels=np.arange(classes), weights="quadratic"
+        )
         metrics["quadratic_kappa"] = float(value)
     return metrics
 

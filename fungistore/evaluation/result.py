@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fungistore.errors import UsageError
@@ -11,6 +11,7 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import Mask
 from fungistore.store.backend import open_backend
+from fungistore.store.contents import Contents
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.folder import Folder
 from fungistore.store.samples import Rows
@@ -42,6 +43,7 @@ class Score:
         spread: for some metrics, [low, high] of a 95 % confidence interval.
         protocol: what this combination has of its own, such as a PCA that was skipped, and why.
         fingerprints: of the arrays it was made from, by array name.
+        contents: which rows these were.
     """
 
     features: tuple[str, ...]
@@ -52,6 +54,7 @@ class Score:
     spread: Mapping[str, tuple[float, float]]
     protocol: Config
     fingerprints: Mapping[str, str]
+    contents: Contents = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class Evaluation:
         feature_set: name of the feature set.
         protocol: everything that decides the scores, resolved.
         excluded: rows left out, by reason.
+        unseen: test rows of classes that no training row has: they count, as wrong.
         scores: one for each combination, in the order asked for.
     """
 
@@ -73,6 +77,7 @@ class Evaluation:
     protocol: Config
     excluded: Mapping[str, int]
     scores: tuple[Score, ...]
+    unseen: int = field(default=0, kw_only=True)
 
     def details(self) -> tuple[Table, ...]:
         """Return what there is to show beside the scores."""

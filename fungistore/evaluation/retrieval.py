@@ -9,6 +9,7 @@ SCORE_BYTES; the database is read unit by unit for each block.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.ground_truth import GroundTruth, QueryTruth, read_ground_truth
-from fungistore.evaluation.options import RetrievalMetric, RetrievalOptions
+from fungistore.evaluation.options import QUERIES, RetrievalMetric, RetrievalOptions
 from fungistore.evaluation.ranking import (
     Ranks,
     capped_precision,
@@ -41,12 +42,14 @@ from fungistore.matrices.blocks import FeatureMatrix, Mask, normalize, open_feat
 from fungistore.matrices.splits import choose_split
 from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
+from fungistore.quantities import duration
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
 CUTS = (1, 5, 10)
 SCORE_BYTES = 256_000_000
+LONG_SECONDS = 60.0
 NAMES_SHOWN = 3
 
 Scores = NDArray[np.float32]
@@ -70,7 +73,8 @@ def evaluate_retrieval(
     Without ground truth, retrieval by label: the queries are the labelled rows of the test split
     and the database those of the train split, where the store has both; else every labelled row
     searches all others. Images of the query's class should be found; mAP is the mean of
-    `mean_precision`, mP@k the part of the k best that are of the class.
+    `mean_precision`, mP@k the part of the k best that are of the class. Of more than 10,000 queries
+    as many are chosen, unless `options.queries` says how many.
 
     Args:
         store: the store's directory.
@@ -83,6 +87,7 @@ def evaluate_retrieval(
         MismatchError: the PCA was fitted on queries that are not in the database.
         StoreError: the store is damaged.
     """
+    RetrievalOptions.accept(options)
     opened = Store.open(store)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
@@ -90,7 +95,7 @@ def evaluate_retrieval(
     usable = matrix.coverage().usable
     truth = options.ground_truth
     if truth is None:
-        search = _by_label(opened, usable, options)
+        search = _by_label(opened, usable, options, context)
     else:
         search = _revisited(opened, usable, read_ground_truth(truth), truth)
     outside = np.setdiff1d(search.queries, search.database)
@@ -98,7 +103,8 @@ def evaluate_retrieval(
         refuse_leak(matrix, outside)
     scores: list[Score] = []
     chosen = combine(matrix.features, options.combinations)
-    context.reporter.begin("queries", len(chosen) * len(search.queries))
+    total, done, began = len(chosen) * len(search.queries), 0, time.perf_counter()
+    context.reporter.begin("queries", total)
     for features in chosen:
         blocks = _score_blocks(matrix.subset(features), search, options.metric)
         totals = _Totals(search)
@@ -106,6 +112,9 @@ def evaluate_retrieval(
             context.stop_if_asked()
             totals.add(first, block)
             context.reporter.advance(len(block))
+            if not done:
+                _say_time(time.perf_counter() - began, len(block), total, search, context)
+            done += len(block)
         scores += totals.scores(matrix.subset(features))
     context.reporter.end()
     protocol = {
@@ -153,8 +162,18 @@ class _Search:
     excluded: Mapping[str, int]
 
 
-def _by_label(store: Store, usable: Mask, options: RetrievalOptions) -> _Search:
-    count, seed = options.queries, options.seed
+def _say_time(seconds: float, done: int, total: int, search: _Search, context: Context) -> None:
+    """Say how long all queries take, by the time of the first ones, where that is long."""
+    needed = seconds * total / done
+    if needed > LONG_SECONDS:
+        context.reporter.notice(
+            f"about {duration(needed)} for {len(search.queries)} queries of "
+            f"{len(search.database)} images; --queries takes fewer"
+        )
+
+
+def _by_label(store: Store, usable: Mask, options: RetrievalOptions, context: Context) -> _Search:
+    seed = options.seed
     labels = store.samples.labels()
     splits = store.samples.splits()
     everything = np.arange(len(labels))
@@ -174,8 +193,14 @@ def _by_label(store: Store, usable: Mask, options: RetrievalOptions) -> _Search:
     excluded["queries with no other image of their class"] = int((to_find == 0).sum())
     pool = pool[to_find > 0]
     refuse_too_few("no query has an image to find", len(pool), 1, LABEL_HINT)
+    count, every = options.queries, len(pool)
+    if count is None and every > QUERIES:
+        count = QUERIES
+        context.reporter.notice(
+            f"{count} of {every} queries, chosen by the seed {seed}; --queries {every} takes all"
+        )
     if count is not None:
-        chosen = Stream(seed, "retrieval", "queries").choice(len(pool), min(count, len(pool)))
+        chosen = Stream(seed, "retrieval", "queries").choice(every, min(count, every))
         pool = np.sort(pool[chosen])
     classes_of = labels[database]
 
@@ -186,7 +211,7 @@ def _by_label(store: Store, usable: Mask, options: RetrievalOptions) -> _Search:
 
     protocol: Config = {"relevant": "same label", "split": source, "average_precision": "mean"}
     if count is not None:
-        protocol |= {"queries": count, "seed": seed}
+        protocol |= {"queries": len(pool), "of_queries": every, "seed": seed}
     return _Search(
         pool, database, problems, ("",), mean_precision, precision_at, protocol, excluded
     )
@@ -320,6 +345,7 @@ class _Totals:
                 spread={},
                 protocol={"difficulty": difficulty} if difficulty else {},
                 fingerprints=matrix.fingerprints,
+                contents=matrix.contents,
             )
 
 

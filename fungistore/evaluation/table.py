@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fungistore.evaluation.metrics import Predictions, classification_metrics, over_runs
 from fungistore.evaluation.options import TableOptions
+from fungistore.evaluation.ordered import ranks_of, require_order
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score
-from fungistore.evaluation.task import Task, open_task
+from fungistore.evaluation.task import Task, open_task, say_unseen
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
@@ -69,6 +73,14 @@ def evaluate_table(
         for seed in differing
     ]
     task = tasks[0]
+    unseen = say_unseen(max((one.unseen for one in tasks), key=lambda one: one.rows), context)
+    names = task.store.manifest.labels
+    order = None
+    if options.kappa or options.order:
+        order = require_order(names, options.order, "--kappa")
+        context.reporter.notice(f"quadratic kappa with the classes as {' < '.join(order)}")
+        protocol = protocol | {"order": list(order)}
+    ranks = None if order is None else ranks_of(names, order)
     cells = [
         (task.matrix.subset(features), dim)
         for features in combine(task.matrix.features, options.combinations)
@@ -83,7 +95,7 @@ def evaluate_table(
             mine = tasks[number % len(tasks)]
             runs.append((mine, classify(mine, matrix, dim, seed)))
             context.reporter.advance(1)
-        scores.append(_averaged(matrix, runs, kappa=options.kappa))
+        scores.append(_averaged(matrix, runs, ranks))
     context.reporter.end()
     return Evaluation(
         kind=kind,
@@ -97,15 +109,18 @@ def evaluate_table(
         }
         | protocol,
         excluded=task.excluded,
+        unseen=unseen,
         scores=tuple(scores),
     )
 
 
-def _averaged(matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], *, kappa: bool) -> Score:
+def _averaged(
+    matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], ranks: NDArray[np.int64] | None
+) -> Score:
     """Average the metrics of the seeds."""
     measured = [
         classification_metrics(
-            task.labels[task.split.test], outcome.predictions, task.classes, kappa=kappa
+            task.labels[task.split.test], outcome.predictions, task.classes, ranks
         )
         for task, outcome in runs
     ]
@@ -121,4 +136,5 @@ def _averaged(matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], *, kappa:
         spread=spread,
         protocol=last.protocol if len(runs) == 1 else {"runs": protocols},
         fingerprints=matrix.fingerprints,
+        contents=matrix.contents,
     )

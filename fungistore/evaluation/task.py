@@ -10,14 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
-from fungistore.evaluation.result import count_excluded
+from fungistore.evaluation.result import class_names, count_excluded
+from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.matrices.splits import Split, choose_split
 from fungistore.pca.stage import refuse_leak
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
+NAMES_SHOWN = 5
 RESIDENT_BYTES = 1_000_000_000  # of vectors that are kept in memory rather than read again
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Test rows that no classifier can get right.
+
+    Attributes:
+        rows: how many.
+        tested: test rows in all.
+        classes: names of their classes, which no training row has.
+    """
+
+    rows: int
+    tested: int
+    classes: tuple[str, ...]
+
+
+def say_unseen(unseen: Unseen, context: Context) -> int:
+    """Say how many test rows are wrong whatever a classifier says; returns the number."""
+    if unseen.rows:
+        names = ", ".join(unseen.classes[:NAMES_SHOWN])
+        names += ", ..." if len(unseen.classes) > NAMES_SHOWN else ""
+        context.reporter.notice(
+            f"{unseen.rows} of {unseen.tested} test rows are of classes without training rows "
+            f"({names}): they count as wrong"
+        )
+    return unseen.rows
 
 
 @dataclass(frozen=True)
@@ -40,6 +69,14 @@ class Task:
     def store(self) -> Store:
         """The store."""
         return self.matrix.store
+
+    @property
+    def unseen(self) -> Unseen:
+        """The test rows of classes that no training row has."""
+        tested = self.labels[self.split.test]
+        unseen = ~np.isin(tested, self.labels[self.split.train])
+        names = class_names(self.store, np.unique(tested[unseen]).tolist())
+        return Unseen(int(unseen.sum()), len(tested), tuple(names))
 
     @property
     def classes(self) -> int:
@@ -107,6 +144,14 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
     kept = split.keep(is_labelled & is_usable)
     for name in ("train", "test"):
         if not len(getattr(kept, name)):
+            if name == "test" and holdout is not None and len(kept.train):
+                raise UsageError(
+                    "no class can be divided: each has one row",
+                    where="--holdout",
+                    expected="classes of two labelled rows with usable features, or more",
+                    found=f"{len(kept.train)} classes of one row",
+                    hint="label the images by fewer classes, or add images to them",
+                )
             raise UsageError(
                 f"there are no {name} rows",
                 where=opened.where,

@@ -23,6 +23,7 @@ from fungistore.exchange.formats import (
     rows_at_once,
 )
 from fungistore.exchange.hdf5 import write_hdf5
+from fungistore.exchange.narrowing import refuse_unfit
 from fungistore.exchange.npy import sidecar_of, write_npy
 from fungistore.exchange.options import ExportOptions, Format
 from fungistore.exchange.parquet import write_parquet
@@ -48,6 +49,7 @@ class ExportResult:
         dtype: of the vectors.
         unusable: rows that were left out, or kept as NaN, since a block has no finite values.
         fingerprints: of the arrays, by their name in the store.
+        contents: digests of the rows that these had; they are in the file too.
     """
 
     store: str
@@ -60,6 +62,7 @@ class ExportResult:
     dtype: str
     unusable: int
     fingerprints: Mapping[str, str]
+    contents: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -151,6 +154,7 @@ def export_features(
         dtype=options.dtype,
         unusable=count.unusable,
         fingerprints=matrix.fingerprints,
+        contents=contents.provenance["contents"],
     )
 
 
@@ -207,6 +211,7 @@ def _provenance(matrix: FeatureMatrix, options: ExportOptions) -> Config:
         "normalized": not options.raw,
         "split": options.split,
         "fingerprints": matrix.fingerprints,
+        "contents": {name: content.digest for name, content in matrix.contents.items()},
     }
 
 
@@ -294,14 +299,7 @@ def _read(matrix: FeatureMatrix, start: int, stop: int, *, raw: bool) -> Matrix:
 
 
 def _cast(vectors: Matrix, dtype: str) -> Matrix:
-    with np.errstate(over="ignore"):
-        cast = vectors.astype(dtype)
-    lost = int((np.isinf(cast) & np.isfinite(vectors)).any(axis=1).sum())
-    if lost:
-        raise UsageError(
-            f"at least {lost} rows have values that are too large for {dtype}",
-            where=f"--dtype {dtype}",
-            expected=f"at most {np.finfo(dtype).max}",
-            hint="--dtype float32, or leave out --raw",
-        )
-    return cast
+    if np.dtype(dtype).itemsize < vectors.itemsize:
+        hint = "--dtype float32, or leave out --raw"
+        refuse_unfit([vectors], dtype, flag=f"--dtype {dtype}", hint=hint, more_follow=True)
+    return vectors.astype(dtype)

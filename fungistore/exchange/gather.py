@@ -119,17 +119,6 @@ def gathering(
         yield gather
 
 
-def count_too_large(vectors: Concatenated, dtype: str, context: Context) -> int:
-    """Return how many rows have finite values that become infinite in a narrower type."""
-    count = 0
-    for block in vectors.blocks(context):
-        with np.errstate(over="ignore"):
-            cast = block.astype(dtype)
-        lost = np.isinf(cast) & np.isfinite(block)
-        count += int(lost.any(axis=1).sum())
-    return count
-
-
 def _longest_span(wanted: NDArray[np.int64], unit_rows: int) -> int:
     spans = [0]
     for start in range(0, len(wanted), unit_rows):

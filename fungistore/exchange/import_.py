@@ -16,10 +16,11 @@ from fungistore.exchange.formats import (
     VectorFile,
     format_of,
 )
-from fungistore.exchange.gather import Concatenated, count_too_large, gathering
+from fungistore.exchange.gather import Concatenated, gathering
 from fungistore.exchange.hdf5 import Hdf5File
 from fungistore.exchange.import_result import ImportResult
 from fungistore.exchange.match import FileIds, read_ids, refuse_unknown
+from fungistore.exchange.narrowing import refuse_unfit
 from fungistore.exchange.npy import NpyFile
 from fungistore.exchange.options import ImportOptions
 from fungistore.exchange.parquet import ParquetVectors
@@ -92,7 +93,7 @@ def import_features(
     with disk_errors_explained(place.where, consequence), ExitStack() as opened:
         plan = _plan(paths, options, opened, context)
         if restart or not _is_begun(plan, place):
-            _refuse_too_large(plan, context)
+            _refuse_unfit(plan, context)
         thing = f"features/{plan.feature_set}/{plan.array}"
         made = Store.open_or_create(place)
         with made.writing("samples", patience=context) as listed, listed.writing(thing) as target:
@@ -160,20 +161,13 @@ def _is_begun(plan: _Plan, place: StorePlace) -> bool:
     return Store.exists(place) and plan.array in Store.open(place).arrays(plan.feature_set)
 
 
-def _refuse_too_large(plan: _Plan, context: Context) -> None:
+def _refuse_unfit(plan: _Plan, context: Context) -> None:
     """Refuse values that the storage type has no room for, before the first unit is written."""
-    if np.dtype(plan.dtype).itemsize >= plan.vectors.dtype.itemsize:
-        return
-    count = count_too_large(plan.vectors, plan.dtype, context)
-    if count:
-        raise UsageError(
-            f"{count} rows have values that are too large for {plan.dtype}",
-            where="--storage-dtype",
-            expected=f"at most {np.finfo(plan.dtype).max}",
-            hint="--storage-dtype float32"
-            if plan.dtype == "float16"
-            else "scale the vectors down: their length does not matter to the other commands",
-        )
+    if np.dtype(plan.dtype).itemsize < plan.vectors.dtype.itemsize:
+        hint = "scale the vectors: their length does not matter to the other commands"
+        if plan.dtype == "float16":
+            hint = f"--storage-dtype float32, or {hint}"
+        refuse_unfit(plan.vectors.blocks(context), plan.dtype, flag="--storage-dtype", hint=hint)
 
 
 def _add_samples(store: Store, samples: ImportedSamples) -> None:
@@ -213,11 +207,15 @@ def _import(
     if matched < len(wanted):
         missing = len(wanted) - matched
         context.reporter.notice(f"{missing} of {len(wanted)} samples have no row, and stay without")
-    for count, what in ((nan_rows, "NaN"), (inf_rows, "infinities")):
+    zero_rows = sum(commit.zero_rows for commit in commits)
+    fate = "kept, and left out by later commands"
+    for count, what in (
+        (nan_rows, f"have NaN: {fate}"),
+        (inf_rows, f"have infinities: {fate}"),
+        (zero_rows, "are zero throughout: kept, though they have no direction to be compared by"),
+    ):
         if count:
-            context.reporter.notice(
-                f"{count} rows have {what}: kept, and left out by later commands"
-            )
+            context.reporter.notice(f"{count} rows {what}")
     return ImportResult(
         store=store.where,
         feature_set=plan.feature_set,
@@ -230,6 +228,7 @@ def _import(
         unknown=unknown,
         nan_rows=nan_rows,
         inf_rows=inf_rows,
+        zero_rows=zero_rows,
         units_done=len(commits),
         units_computed=computed,
         fingerprint=array.fingerprint,

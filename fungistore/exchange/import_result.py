@@ -22,6 +22,7 @@ class ImportResult:
         unknown: rows that were skipped, since the store does not know their ids.
         nan_rows: of the matched, those with a NaN.
         inf_rows: of the matched, those with an infinity.
+        zero_rows: of the matched, those of zeros.
         units_done: units committed in all.
         units_computed: units committed by this run.
         fingerprint: of the setup.
@@ -38,6 +39,7 @@ class ImportResult:
     unknown: int
     nan_rows: int
     inf_rows: int
+    zero_rows: int
     units_done: int
     units_computed: int
     fingerprint: str

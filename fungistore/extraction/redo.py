@@ -109,7 +109,8 @@ def _merge(
         failed = before.failed - min(before.failed, _count_blank(block[places])) + len(failures)
         block[places] = new
         array.forget(unit)
-        tell_unusable(array.publish(unit, block, before.ids, failed), name, context)
+        written = array.publish(unit, block, before.ids, failed, before)
+        tell_unusable(written, name, context)
 
 
 def _count_blank(rows: NDArray[np.floating]) -> int:

@@ -23,6 +23,8 @@ class ExtractResult:
         units_computed: units committed by this run.
         images_computed: samples computed by this run.
         failed: inputs that could not be read.
+        unusable: samples that could be read, and of which a feature has NaN, infinities or nothing
+            but zeros; where several features have such rows, the count of the worst.
         images_per_second: of this run, loading and writing included; 0 where nothing was to do.
         fingerprints: of the setup of each feature.
         redone: rows of changed or failed inputs that were made anew by this run.
@@ -40,6 +42,7 @@ class ExtractResult:
     units_computed: int
     images_computed: int
     failed: int
+    unusable: int
     images_per_second: float
     fingerprints: Mapping[str, str]
     redone: int = 0

@@ -211,6 +211,13 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
     if ready.part != WHOLE:
         store.sweep()  # what others left, if this is the last of them
         units_done -= len({gap.unit for gap in ready.missing()})
+    unusable = {name: _count_unusable(array) for name, array in ready.arrays.items()}
+    for name, count in unusable.items():
+        if count:
+            context.reporter.notice(
+                f"{name}: {count} of {ready.rows} rows have NaN, infinities or nothing but zeros, "
+                "though their inputs could be read; try --dtype float32, --storage-dtype float32"
+            )
     return ExtractResult(
         store=store.where,
         feature_set=options.name,
@@ -221,6 +228,7 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         units_computed=len({gap.unit for gap in gaps}),
         images_computed=samples,
         failed=_count_failed(store, options.name, ready.rows),
+        unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
         redone=redone.mended,
@@ -346,3 +354,12 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
 
 def _count_failed(store: Store, feature_set: str, rows: int) -> int:
     return sum(f.row < rows and f.feature_set == feature_set for f in store.failures())
+
+
+def _count_unusable(array: UnitArray) -> int:
+    """Count rows without a usable value whose inputs could be read, as the records have them."""
+    if array.feature.kind == "numbers":
+        return 0  # a norm of zero is that of a gradient of zeros, which counts
+    commits = array.commits().values()
+    # a row may have NaN and infinities
+    return sum(max(c.nan_rows - c.failed, c.inf_rows) + c.zero_rows for c in commits)

@@ -29,7 +29,7 @@ class IndexResult:
         store: the store's directory.
         index: the record of the index as it is now.
         added: vectors added by this run.
-        missing: rows of the sample table whose features are not extracted yet.
+        missing: rows of the sample table that have no features, or none yet.
         seconds: that it took.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fungistore.errors import MismatchError, StoppedError, UsageError
+from fungistore.errors import MismatchError, StoppedError, StoreError, UsageError
 from fungistore.fingerprint import describe
 from fungistore.indexing.choose import (
     Choice,
@@ -26,6 +26,7 @@ from fungistore.indexing.options import (
     default_name,
 )
 from fungistore.indexing.record import (
+    RECORD,
     SCHEMA,
     IndexRecord,
     Recall,
@@ -45,12 +46,13 @@ from fungistore.indexing.reference import (
     Reference,
     settle_effort,
 )
-from fungistore.indexing.rows import committed_rows, content_digest, usable_blocks
+from fungistore.indexing.rows import Available, new_blocks
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.randomness import Stream
 from fungistore.store.backend import Listing
+from fungistore.store.contents import Counts, counts_of, runs_of
 from fungistore.store.folder import Folder
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
@@ -69,15 +71,16 @@ class IndexBuilder:
         self,
         folder: Folder,
         record: IndexRecord,
-        matrix: FeatureMatrix,
-        available: int,
+        available: Available,
         context: Context,
     ) -> None:
         self.record = record
-        self.available = available
+        self.available = available.total
         self._folder = folder
-        self._matrix = matrix
+        self._there = available
+        self._matrix = available.matrix
         self._context = context
+        self._done = done_rows(record, available, folder)
         self._vectors: VectorIndex
         self._reference: Reference | None = None
 
@@ -87,26 +90,26 @@ class IndexBuilder:
     ) -> IndexBuilder:
         """Find or begin the index that is asked for, and say what there is to do."""
         folder, stored, matrix = find_index(store, options, restart=restart)
-        available = committed_rows(matrix)
+        available = Available.now(matrix)
         if stored is not None:
-            _refuse_changed(store, stored, content_digest(matrix, stored.rows_done))
+            _refuse_changed(store, stored, available)
             remove_strays(folder, stored)
-            builder = cls(folder, stored, matrix, available, context)
+            builder = cls(folder, stored, available, context)
             builder._read()
             target = options.target_recall
             if target not in (None, stored.target_recall):
                 builder.record = replace(stored, target_recall=target, recall=None)
             builder._say_what_is_left(stored.recall is None)
             return builder
-        record = _new_record(store, options, matrix, folder.name, available)
-        builder = cls(folder, record, matrix, available, context)
+        record = _new_record(store, options, matrix, folder.name, available.total)
+        builder = cls(folder, record, available, context)
         builder._vectors = VectorIndex.make(record.factory, record.dim, record.metric)
         if restart and folder.list() != Listing():  # only now that a new one is possible
             context.reporter.notice(f"--restart: deleting {folder.key}")
             remove_index(folder)
         context.reporter.notice(
-            f"new index {record.name}: {available} rows of {matrix.name} ({record.dim} values), "
-            f"{record.metric}, {record.factory}: {record.reason}"
+            f"new index {record.name}: {available.total} rows of {matrix.name} "
+            f"({record.dim} values), {record.metric}, {record.factory}: {record.reason}"
         )
         return builder
 
@@ -166,7 +169,9 @@ class IndexBuilder:
             sample = min(sample, self.available - count)
             stream = Stream(record.seed, "index", "sample")
             chosen = stream.choice(self.available, count + sample)
-            queries, sampled = np.sort(chosen[:count]), np.sort(chosen[count:])
+            queries, sampled = (
+                self._there.rows_at(np.sort(places)) for places in (chosen[:count], chosen[count:])
+            )
             self._reference = Reference.of(*matrix.load(queries))
             if self._vectors.needs_training:
                 vectors = self._load_sample(sampled)
@@ -177,7 +182,7 @@ class IndexBuilder:
                 trained = len(vectors)
         self.record = replace(record, trained_on=trained)
         if trained:
-            self._checkpoint(0, 0, "")
+            self._checkpoint(self._done, 0)
 
     def _load_sample(self, rows: Rows) -> Vectors:
         """Return the usable rows of the sample, filled into one array: never two copies of it."""
@@ -193,28 +198,30 @@ class IndexBuilder:
         return vectors[:count]
 
     def _add(self, checkpoint_seconds: float) -> None:
-        first = done = self.record.rows_done
-        excluded, saved, pause = self.record.excluded, time.monotonic(), checkpoint_seconds
-        self._context.reporter.begin("rows", self.available, done=first)
-        for end, rows, vectors in usable_blocks(self._matrix, first, self.available):
+        done, excluded = self._done.copy(), self.record.excluded
+        saved, pause, added = time.monotonic(), checkpoint_seconds, False
+        self._context.reporter.begin("rows", self.available, done=self.record.rows_done)
+        for block in new_blocks(self._there, done.copy()):
             if self._context.stop() or time.monotonic() - saved > pause:
                 writing = time.monotonic()
-                if done > self.record.rows_done:
-                    self._checkpoint(done, excluded, content_digest(self._matrix, done))
+                if added:
+                    self._checkpoint(done, excluded)
                 self._stop_if_asked()
-                saved = time.monotonic()
+                saved, added = time.monotonic(), False
                 pause = max(checkpoint_seconds, CHECKPOINT_SHARE * (saved - writing))
             if self._reference is not None:
-                self._reference.update(vectors, rows, self.record.metric)
-            self._vectors.add(vectors, rows)
-            excluded += end - done - len(rows)
-            self._context.reporter.advance(end - done)
-            done = end
+                self._reference.update(block.vectors, block.rows, self.record.metric)
+            self._vectors.add(block.vectors, block.rows)
+            excluded += block.considered - len(block.rows)
+            done[block.units] = np.maximum(done[block.units], self._there.counts[block.units])
+            self._context.reporter.advance(block.considered)
+            added = True
         self._context.reporter.end()
-        self._checkpoint(done, excluded, content_digest(self._matrix, done))
+        self._checkpoint(done, excluded)
 
-    def _checkpoint(self, rows_done: int, excluded: int, content: str) -> None:
+    def _checkpoint(self, done: Counts, excluded: int) -> None:
         """Write the index as it is in memory, so that a kill from now on costs nothing before."""
+        rows_done = int(done.sum())
         name = f"vectors-{rows_done}.faiss"
         checksums: list[int] = []
         self._folder.publish_file(name, lambda path: checksums.append(self._vectors.write(path)))
@@ -227,9 +234,10 @@ class IndexBuilder:
         self.record = replace(
             self.record,
             rows_done=rows_done,
+            done=runs_of(done),
             vectors=self._vectors.count,
             excluded=excluded,
-            content=content,
+            contents=self._there.contents(done),
             effort={},
             recall=None,
             files=files,
@@ -245,6 +253,28 @@ class IndexBuilder:
                 found=f"{self.record.rows_done}/{self.available} rows done",
                 hint="run the same command again to continue",
             )
+
+
+def done_rows(record: IndexRecord, available: Available, folder: Folder) -> Counts:
+    """Return how many rows of each unit an index has added, or left out.
+
+    Raises:
+        StoreError: its record does not say.
+    """
+    units, unit_rows = len(available.counts), available.matrix.unit_rows
+    done = counts_of(record.done, units)
+    if record.rows_done and not record.done:  # of an older version: the first rows
+        starts = unit_rows * np.arange(units)
+        done = np.clip(record.rows_done - starts, 0, unit_rows)
+    if done.sum() != record.rows_done:
+        raise StoreError(
+            "the record of an index is damaged",
+            where=folder.where(RECORD),
+            expected=f"{record.rows_done} rows",
+            found=f"{done.sum()} rows in its units",
+            hint="the same fungi index command with --restart builds it anew",
+        )
+    return np.pad(done, (0, units - len(done)))
 
 
 def find_index(
@@ -267,7 +297,7 @@ def find_index(
 def _new_record(
     store: Store, options: IndexOptions, matrix: FeatureMatrix, name: str, available: int
 ) -> IndexRecord:
-    usable = int(matrix.coverage().usable[:available].sum())
+    usable = int(matrix.coverage().usable.sum())
     if not usable:
         raise UsageError(
             "there is no vector to index",
@@ -297,7 +327,6 @@ def _new_record(
         vectors=0,
         excluded=0,
         fingerprints=matrix.fingerprints,
-        content="",
         effort={},
         recall=None,
         files={},
@@ -329,12 +358,21 @@ def _refuse_other(
         )
 
 
-def _refuse_changed(store: Store, record: IndexRecord, content: str) -> None:
-    if record.rows_done and content != record.content:
+def _refuse_changed(store: Store, record: IndexRecord, available: Available) -> None:
+    states = available.states(record.contents)
+    if anew := [name for name, state in states.items() if state == "anew"]:
         raise MismatchError(
-            f"rows that index {record.name!r} has were extracted anew since",
+            f"rows that index {record.name!r} has were made anew since",
             where=store.where,
-            expected=f"content {record.content} of rows 0 to {record.rows_done}",
-            found=f"content {content}",
+            expected="the rows that it was made from",
+            found=f"others in {', '.join(anew)}",
             hint=restart_hint(store, record),
+        )
+    if gone := [name for name, state in states.items() if state == "gone"]:
+        raise MismatchError(
+            f"rows that index {record.name!r} has are not there now",
+            where=store.where,
+            expected="the rows that it was made from",
+            found=f"units without a record in {', '.join(gone)}",
+            hint="fungi extract, import or pca makes them again; " + restart_hint(store, record),
         )

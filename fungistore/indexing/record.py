@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -19,6 +19,7 @@ from fungistore.fingerprint import Config, differences
 from fungistore.indexing.options import IndexMetric
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.names import is_file_name
+from fungistore.store.contents import Contents, Runs, digest_of
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.feature import is_pca, name_of
 from fungistore.store.folder import Folder
@@ -66,11 +67,12 @@ class IndexRecord:
         target_recall: recall@k up to which the effort of a search was raised.
         chosen_for: rows that there were when the kind was chosen and trained.
         trained_on: vectors of the training sample, 0 where the kind needs none.
-        rows_done: rows of the sample table, from the first on, that were added or excluded.
+        rows_done: rows of the sample table that were added or excluded.
+        done: how many of each unit these are; () where they are the first ones.
         vectors: vectors in the index.
         excluded: rows without usable features.
         fingerprints: of the arrays that it was made from, by array name.
-        content: digest of the checksums of the whole units among `rows_done`.
+        contents: of the arrays that it was made from, by array name.
         effort: the search parameter that was settled on, such as {"nprobe": 8}.
         recall: None until it was measured; 1 by definition, with no queries, for exact search.
         files: the faiss file as "vectors" and, unless search is exact, "reference".
@@ -93,16 +95,22 @@ class IndexRecord:
     vectors: int
     excluded: int
     fingerprints: Mapping[str, str]
-    content: str
     effort: Mapping[str, int]
     recall: Recall | None
     files: Mapping[str, StoredFile]
+    done: Runs = ()
+    contents: Contents = field(default_factory=dict)
 
     @property
     def pca(self) -> str | None:
         """Name of the PCA that was indexed, or None."""
         first = self.features[0]
         return name_of(first) if is_pca(first) else None
+
+    @property
+    def content(self) -> str:
+        """One digest of the rows that it was made from."""
+        return digest_of(self.contents)
 
     def matrix(self, store: Store) -> FeatureMatrix:
         """Open the features that the index was made from.

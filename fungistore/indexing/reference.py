@@ -22,6 +22,9 @@ from fungistore.matrices.blocks import Vectors, normalize
 from fungistore.store.samples import Rows
 
 RECALL_K = 10
+KEPT = 64  # neighbours of a query: as many may be as near as the tenth
+# Two float32 ways to a distance of unit vectors differ by less than this.
+TIED = 2.0**-18
 RECALL_QUERIES = 256  # 2,560 neighbours: a standard error of 1 % at a recall of 0.9, or less
 NONE = -1
 # Two doublings of the effort that gain less than this end the search for a better one.
@@ -35,8 +38,8 @@ class Reference:
     Attributes:
         rows: row numbers of the queries [q].
         vectors: the queries [q, d].
-        neighbours: rows of their nearest [q, k], the query's own row left out; -1 where none.
-        distances: of these [q, k], infinite where there is none.
+        neighbours: rows of their nearest [q, KEPT], the query's own left out; -1 where none.
+        distances: of these [q, KEPT], infinite where there is none.
     """
 
     rows: Rows
@@ -47,7 +50,7 @@ class Reference:
     @classmethod
     def of(cls, rows: Rows, vectors: Vectors) -> Self:
         """Return queries without neighbours yet."""
-        shape = (len(rows), RECALL_K)
+        shape = (len(rows), KEPT)
         return cls(
             rows, vectors, np.full(shape, NONE, np.int64), np.full(shape, np.inf, np.float32)
         )
@@ -83,28 +86,46 @@ class Reference:
             queries, block = queries.copy(), block.copy()
             normalize(queries)
             normalize(block)
-        count = min(RECALL_K + 1, len(rows))  # one more: the query itself may be among them
+        kept = self.neighbours.shape[1]
+        count = min(kept + 1, len(rows))  # one more: the query itself may be among them
         scores, at = faiss.knn(queries, block, count, metric=faiss_metric(metric))
         found, far = rows[at], distances(scores, metric)
         far[found == self.rows[:, None]] = np.inf
         found = np.where(np.isinf(far), NONE, found)
         merged, merged_far = np.hstack([self.neighbours, found]), np.hstack([self.distances, far])
-        order = np.argsort(merged_far, axis=1, kind="stable")[:, :RECALL_K]
+        order = np.argsort(merged_far, axis=1, kind="stable")[:, :kept]
         self.neighbours = np.take_along_axis(merged, order, axis=1)
         self.distances = np.take_along_axis(merged_far, order, axis=1)
 
     def recall(self, index: VectorIndex) -> Recall | None:
-        """Measure how many of the exact neighbours a search finds; None without queries."""
-        known = self.neighbours != NONE
+        """Measure how many of the exact neighbours a search finds; None without queries.
+
+        A row that is as near as the k-th exact neighbour is as good: of equal images, any will do.
+        """
+        known = (self.neighbours[:, :RECALL_K] != NONE).sum(axis=1)
         if not known.any():
             return None
-        _, rows = index.search(self.vectors, RECALL_K + 1)
-        others = np.where(rows == self.rows[:, None], NONE, rows)
+        last = np.take_along_axis(self.distances, np.maximum(known - 1, 0)[:, None], axis=1)
+        limit = _as_near(last, self.vectors, index.metric)
+        far, rows = index.search(self.vectors, RECALL_K + 1)
+        is_other = (rows != self.rows[:, None]) & (rows != NONE)
         # the own row, once removed, leaves k; where it was not found, the last one is too many
-        order = np.argsort(others == NONE, axis=1, kind="stable")[:, :RECALL_K]
-        others = np.take_along_axis(others, order, axis=1)
-        hits = (self.neighbours[:, :, None] == others[:, None, :]).any(axis=2) & known
+        order = np.argsort(~is_other, axis=1, kind="stable")[:, :RECALL_K]
+        rows, far, is_other = (np.take_along_axis(a, order, axis=1) for a in (rows, far, is_other))
+        near = np.where(self.distances <= limit, self.neighbours, NONE)
+        is_hit = (rows[:, :, None] == near[:, None, :]).any(axis=2)
+        if index.measures_exactly:
+            is_hit |= far <= limit
+        hits = np.minimum((is_hit & is_other).sum(axis=1), known)
         return Recall(RECALL_K, float(hits.sum() / known.sum()), len(self.rows))
+
+
+def _as_near(distances: Vectors, queries: Vectors, metric: IndexMetric) -> Vectors:
+    """Return the distances [q, 1] up to which rows count as being as near, rounding included."""
+    if metric == "cosine":
+        return distances + TIED
+    squared = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)[:, None]
+    return np.sqrt(distances**2 + 2 * TIED * squared).astype(np.float32)
 
 
 def settle_effort(

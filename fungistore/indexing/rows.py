@@ -1,53 +1,119 @@
-"""The rows that an index is made from: which are there, their content, and their vectors."""
+"""The rows that an index is made from: which of them are there, and their vectors."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Vectors
+from fungistore.store.contents import (
+    Commits,
+    Content,
+    Contents,
+    Counts,
+    State,
+    committed_rows,
+    content_of,
+    state_of,
+)
 from fungistore.store.samples import Rows
 
 
-def committed_rows(matrix: FeatureMatrix) -> int:
-    """Return how many rows, from the first on, every block has: rows beyond a gap come later."""
-    least = matrix.rows
-    for array in matrix.arrays:
-        commits, rows = array.commits(), 0
-        for unit in range(array.units):
-            if unit not in commits:
-                break
-            rows += commits[unit].rows
-            if commits[unit].rows < array.unit_rows:
-                break
-        least = min(least, rows)
-    return least
+@dataclass(frozen=True)
+class Available:
+    """The rows that there are, as one moment's commit records have them.
 
-
-def content_digest(matrix: FeatureMatrix, rows: int) -> str:
-    """Return a digest of the checksums of the whole units among the first rows."""
-    state = hashlib.blake2b(digest_size=16)
-    for array in matrix.arrays:
-        for unit in range(rows // array.unit_rows):
-            commit = array.commit(unit)
-            state.update(commit.checksum.encode() if commit else b"-")
-    return state.hexdigest()
-
-
-def usable_blocks(
-    matrix: FeatureMatrix, start: int, stop: int
-) -> Iterator[tuple[int, Rows, Vectors]]:
-    """Yield (end, row numbers [n], vectors [n, d]) of rows [start, stop), whole units at a time.
-
-    Every block ends at `end`; of the rows before it, those that cannot be used are left out.
+    Attributes:
+        matrix: the features.
+        commits: the records of each array, by its name.
+        counts: rows of each unit that every block has; of the others, some units may come later,
+            and some never, as where an import knows no vector of them.
     """
-    units = max(1, STREAM_BYTES // (4 * matrix.dim * matrix.unit_rows))
-    step = units * matrix.unit_rows
-    while start < stop:
-        end = min(stop, (start // step + 1) * step)
-        vectors = matrix.read(start, end)
-        usable = np.flatnonzero(~np.isnan(vectors[:, 0]))
-        yield end, start + usable, vectors if len(usable) == len(vectors) else vectors[usable]
-        start = end
+
+    matrix: FeatureMatrix
+    commits: Mapping[str, Commits]
+    counts: Counts
+
+    @classmethod
+    def now(cls, matrix: FeatureMatrix) -> Available:
+        """Read the records."""
+        units = -(-matrix.rows // matrix.unit_rows)
+        commits = {array.name: array.commits() for array in matrix.arrays}
+        found = [committed_rows(array, commits[array.name])[:units] for array in matrix.arrays]
+        return cls(matrix, commits, np.min(found, axis=0))
+
+    @property
+    def total(self) -> int:
+        """How many rows there are."""
+        return int(self.counts.sum())
+
+    def contents(self, done: Counts) -> dict[str, Content]:
+        """Return what the units hold of which some rows are done."""
+        found = {}
+        for array in self.matrix.arrays:
+            used = {u: commit for u, commit in self.commits[array.name].items() if _at(done, u)}
+            found[array.name] = content_of(array, commits=used)
+        return found
+
+    def states(self, contents: Contents) -> dict[str, State]:
+        """Tell for each array whether the rows that something was made from are still the same."""
+        return {
+            array.name: state_of(array, contents[array.name], self.commits[array.name])
+            for array in self.matrix.arrays
+            if array.name in contents
+        }
+
+    def rows_at(self, places: Rows) -> Rows:
+        """Return the numbers of the rows at some places among all that there are."""
+        ends = np.cumsum(self.counts)
+        units = np.searchsorted(ends, places, side="right")
+        return units * self.matrix.unit_rows + places - (ends - self.counts)[units]
+
+
+@dataclass(frozen=True)
+class NewBlock:
+    """Rows of some units that are to be added.
+
+    Attributes:
+        units: these units.
+        considered: how many rows they are.
+        rows, vectors: those of them that can be used.
+    """
+
+    units: slice
+    considered: int
+    rows: Rows
+    vectors: Vectors
+
+
+def new_blocks(available: Available, done: Counts) -> Iterator[NewBlock]:
+    """Yield the rows that are there and not done, some whole units at a time."""
+    matrix = available.matrix
+    step = max(1, STREAM_BYTES // (4 * matrix.dim * matrix.unit_rows))
+    for first in range(0, len(available.counts), step):
+        block = slice(first, min(first + step, len(available.counts)))
+        rows = np.concatenate(
+            [
+                unit * matrix.unit_rows + np.arange(_at(done, unit), available.counts[unit])
+                for unit in range(block.start, block.stop)
+            ]
+        )
+        if not len(rows):
+            continue
+        vectors = matrix.read(int(rows[0]), int(rows[-1]) + 1)
+        if len(rows) < len(vectors):
+            vectors = vectors[rows - rows[0]]
+        usable = ~np.isnan(vectors[:, 0])
+        all_usable = bool(usable.all())
+        yield NewBlock(
+            block,
+            len(rows),
+            rows if all_usable else rows[usable],
+            vectors if all_usable else vectors[usable],
+        )
+
+
+def _at(counts: Counts, unit: int) -> int:
+    return int(counts[unit]) if unit < len(counts) else 0

@@ -19,6 +19,7 @@ from fungistore.store.samples import Rows
 FACTORIES = "auto, Flat, HNSW32, IVF1024,Flat, OPQ48_384,IVF1024,PQ48, ..."
 LEAST_EFFORT = {"nprobe": 1, "efSearch": 16}
 MOST_CANDIDATES = 1024  # of a graph search: beyond this, exact search is hardly slower
+WHOLE = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat, faiss.IndexRefineFlat)
 
 
 class VectorIndex:
@@ -104,6 +105,19 @@ class VectorIndex:
         """Whether a search compares with every vector as it is."""
         is_mapped = isinstance(self._index, faiss.IndexIDMap)
         return is_mapped and isinstance(faiss.downcast_index(self._index.index), faiss.IndexFlat)
+
+    @property
+    def metric(self) -> IndexMetric:
+        """What distances are."""
+        return self._metric
+
+    @property
+    def measures_exactly(self) -> bool:
+        """Whether the distances of a search are those of whole vectors, not estimates."""
+        index = self._index
+        if isinstance(index, faiss.IndexIDMap):
+            index = faiss.downcast_index(index.index)
+        return isinstance(index, WHOLE)
 
     @property
     def effort_name(self) -> str | None:

@@ -13,6 +13,7 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.confusion import save_confusion
 from fungistore.evaluation.metrics import classification_metrics, over_runs
 from fungistore.evaluation.options import LoffOptions
+from fungistore.evaluation.ordered import ranks_in
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.loff.loader import PatchLoader
@@ -21,6 +22,7 @@ from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.device import resolve_device
+from fungistore.store.contents import Contents, content_of
 from fungistore.store.store import Store
 
 BATCH_ROWS = 64
@@ -49,7 +51,8 @@ def evaluate_loff(
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
 
     Metrics: accuracy, mean recall (`mean_per_class_accuracy`), ROC-AUC of two classes, quadratic
-    kappa. Test rows are those that the head's own split has left out, never augmented.
+    kappa of ordered ones. Test rows are those that the head's own split has left out, never
+    augmented.
 
     Args:
         store: the store's directory.
@@ -60,6 +63,7 @@ def evaluate_loff(
         UsageError: there is no such head.
         MismatchError: features or rows are not those of its training any more.
     """
+    LoffOptions.accept(options)
     if options.plot is not None:
         check_plot(options.plot)
     opened = Store.open(store)
@@ -72,12 +76,18 @@ def evaluate_loff(
     context.reporter.begin("heads", sum(len(names) for _, names in groups))
     for pattern, (chosen, names) in zip(patterns, groups, strict=True):
         title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
-        measured, tested = [], []
+        measured, tested, contents = [], [], {}
         confusion = np.zeros((0, 0), np.int64)
         for name in names:
             context.stop_if_asked()
             stored = open_head(opened, chosen, name)
             data = head_rows(opened, stored)
+            contents = {stored.array.name: content_of(stored.array)}
+            if stored.is_stale:
+                context.reporter.notice(
+                    f"head {name!r} was trained on rows that were made anew since; "
+                    "train it again: fungi train-loff with --restart"
+                )
             truth = data.labels[data.split.test]
             loader = PatchLoader(
                 stored.array, Sequential(data.split.test), BATCH_ROWS, device=place, cache="none"
@@ -85,14 +95,16 @@ def evaluate_loff(
             stored.head.to(place)
             said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
             predictions = ranked(said)
-            metrics = classification_metrics(truth, predictions, said.shape[1], kappa=True)
+            metrics = classification_metrics(
+                truth, predictions, said.shape[1], ranks_in(data.names, stored.order)
+            )
             table = _confusion(truth, predictions.labels, said.shape[1])
             confusion = table if not len(confusion) else confusion + table
             classes, excluded = data.names, data.excluded
             measured.append(metrics)
             tested.append((stored, len(data.split.train), len(truth)))
             context.reporter.advance(1)
-        scores.append(_averaged(tested, measured, title))
+        scores.append(_averaged(tested, measured, title, contents))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
     context.reporter.end()
     if options.plot is not None:
@@ -111,7 +123,10 @@ def evaluate_loff(
 
 
 def _averaged(
-    tested: list[tuple[StoredHead, int, int]], measured: list[dict[str, float]], title: str
+    tested: list[tuple[StoredHead, int, int]],
+    measured: list[dict[str, float]],
+    title: str,
+    contents: Contents,
 ) -> Score:
     """Average the metrics of heads that differ in their seed."""
     stored, n_train, n_test = tested[-1]
@@ -131,6 +146,7 @@ def _averaged(
         spread=spread,
         protocol={"heads": title},
         fingerprints={stored.array.name: stored.array.fingerprint},
+        contents=contents,
     )
 
 

@@ -70,7 +70,7 @@ class PredictResult:
 
 def predict_images(
     store: str | Path,
-    images: Sequence[str | Path],
+    images: str | Path | Sequence[str | Path],
     options: PredictOptions = PredictOptions(),
     *,
     context: Context = QUIET,
@@ -88,7 +88,7 @@ def predict_images(
         MismatchError: the weights, or the features of the store, are others.
     """
     opened, stored = _open(store, options)
-    texts = list(map(str, images))
+    texts = list(map(str, [images] if isinstance(images, str | Path) else images))
     found = identify_items(opened, texts)
     items = [one for one in found if isinstance(one, ItemQuery)]
     failed = {

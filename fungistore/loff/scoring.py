@@ -41,8 +41,9 @@ def score_head(
     *,
     pool: int,
     dtype: torch.dtype,
+    ranks: NDArray[np.int64] | None,
 ) -> dict[str, float]:
-    """Return `classification_metrics`, quadratic kappa included, of a loader's rows.
+    """Return `classification_metrics` of a loader's rows.
 
     Args:
         head: the head.
@@ -50,9 +51,10 @@ def score_head(
         truth: their labels [n].
         pool: cells to average over.
         dtype: of matrix products.
+        ranks: of the classes from low to high, None where they have no order.
     """
     said = probabilities(head, loader, pool=pool, dtype=dtype)
-    return classification_metrics(truth, ranked(said), said.shape[1], kappa=True)
+    return classification_metrics(truth, ranked(said), said.shape[1], ranks)
 
 
 def ranked(said: NDArray[np.float32]) -> Predictions:

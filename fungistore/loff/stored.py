@@ -14,6 +14,7 @@ from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import Head, HeadSpec, build_head
 from fungistore.loff.run_folder import RunFolder, head_names
 from fungistore.matrices.blocks import choose_feature_set
+from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -47,10 +48,20 @@ class StoredHead:
         return int(self.config["options"]["pool"])
 
     @property
+    def order(self) -> list[str] | None:
+        """The classes from low to high, where that was given."""
+        return self.config["options"].get("order")
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of matrix products."""
         dtype: torch.dtype = getattr(torch, self.config["dtype"])
         return dtype
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether rows of its training were made anew since."""
+        return bool(made_anew([self.array], contents_in(self.config, self.name)))
 
     @property
     def fingerprint(self) -> str:

@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from fungistore.errors import MismatchError
+from fungistore.errors import MismatchError, UsageError
+from fungistore.evaluation.ordered import require_order
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import LINEAR, HeadSpec
@@ -18,6 +20,7 @@ from fungistore.loff.trainer import Trainer
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.device import fast_dtype, resolve_device
 from fungistore.names import refuse_odd_name
+from fungistore.store.contents import content_of, contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
@@ -102,6 +105,7 @@ def train_loff(
         validation=options.validation,
         seed=options.seed,
     )
+    _refuse_metric(data, options)
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
     run = RunFolder(opened, data.feature_set, name)
@@ -149,6 +153,26 @@ def train_loff(
     )
 
 
+def _refuse_metric(data: HeadData, options: TrainOptions) -> None:
+    """Refuse a metric that the validation rows do not have, before anything is frozen."""
+    present = len(np.unique(data.labels[data.split.validation]))
+    if options.order is not None or options.metric == "quadratic_kappa":
+        require_order(data.names, options.order, f"--metric {options.metric}")
+    if options.metric == "roc_auc" and (len(data.names) != 2 or present != 2):
+        expected = "two classes, both of them among the validation rows"
+    elif options.metric == "quadratic_kappa" and present < 2:
+        expected = "two classes or more among the validation rows"
+    else:
+        return
+    raise UsageError(
+        f"{options.metric} cannot choose the best epoch here",
+        where="--metric",
+        expected=expected,
+        found=f"{len(data.names)} classes, {present} of them among the validation rows",
+        hint="--metric accuracy, or mean_per_class_accuracy",
+    )
+
+
 def _settle(
     run: RunFolder,
     data: HeadData,
@@ -158,12 +182,16 @@ def _settle(
 ) -> Config:
     """Freeze everything that decides the weights, or refuse what differs from what was frozen."""
     stored = run.config()
+    trained_on = np.concatenate([data.split.train, data.split.validation])
+    content = content_of(data.array, trained_on)
     dtype: str = options.dtype
     if dtype == "auto":
         # on CPUs the small products of a head's backward pass are slower in bfloat16 (measured)
         is_fast = device.type == "cuda" and fast_dtype(device) == "bfloat16"
         dtype = stored["dtype"] if stored else "bfloat16" if is_fast else "float32"
     settings = {key: value for key, value in asdict(options).items() if key not in OUTSIDE}
+    if settings["order"] is None:
+        del settings["order"]
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "options": settings | {"head": spec.kind, "dtype": dtype},
@@ -173,11 +201,16 @@ def _settle(
         "split": data.split.description,
         "rows": data.digest(),
         "inputs": {data.array.name: data.array.fingerprint},
+        "contents": {data.array.name: asdict(content)},
     }
     if stored is None:
         run.begin(config)
         return config
-    fields = differences(stored, config, common=False)
+    anew = made_anew([data.array], contents_in(stored, run.folder.where()))
+    frozen = {key: value for key, value in stored.items() if key != "contents"}
+    asked = {key: value for key, value in config.items() if key != "contents"}
+    fields = differences(frozen, asked, common=False)
+    fields |= {f"rows of {name}": ("those of then", "made anew since") for name in anew}
     if fields:
         raise MismatchError(
             "a head of this name was trained with other settings",
@@ -186,4 +219,4 @@ def _settle(
             found=describe(fields),
             hint="another --name keeps both, --restart starts anew",
         )
-    return config
+    return stored

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fungistore.errors import FungiError
+from fungistore.evaluation.ordered import ranks_in
 from fungistore.loff.augment import augment, draw
 from fungistore.loff.checkpoint import (
     Tensors,
@@ -213,19 +214,18 @@ class Trainer:
         """Validate, keep the weights if they are the best so far, and save."""
         options, truth = self._options, self._data.labels[self._data.split.validation]
         metrics = score_head(
-            self._head, self._validation, truth, pool=options.pool, dtype=self._dtype
+            self._head,
+            self._validation,
+            truth,
+            pool=options.pool,
+            dtype=self._dtype,
+            ranks=ranks_in(self._data.names, options.order),
         )
         epoch = progress.epoch
         loss = progress.loss_sum / len(self._data.split.train)
         history = (*progress.history, {"epoch": epoch + 1, "loss": loss, "validation": metrics})
         best = progress.best_epoch
-        value = metrics.get(options.metric)
-        if value is None:
-            raise FungiError(
-                f"the validation rows have no {options.metric}",
-                found=", ".join(metrics),
-                hint="choose another --metric",
-            )
+        value = metrics[options.metric]  # `refuse_metric` knows that there is one
         if best is None or value > history[best]["validation"][options.metric]:
             best = epoch
             self._best = {

@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import StoreError, UsageError
+from fungistore.store.contents import Commits, Content, content_of
 from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray
 
 STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units are smaller
+SAFE_NORMS = (1e-15, 1e18)  # the squares of float32 numbers go from 1e-38 to 3e38
 
 Vectors = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -49,6 +51,8 @@ class FeatureMatrix:
         feature_set: name of the feature set.
         features: names of the blocks in their order, such as ("embeddings", "kl"), or ("pca/x",).
         arrays: the array of each block.
+        records: of some arrays, by name, as they were at a moment that counts; default: as they
+            are when they are first asked for.
     """
 
     def __init__(
@@ -57,11 +61,13 @@ class FeatureMatrix:
         feature_set: str,
         features: tuple[str, ...],
         arrays: tuple[UnitArray, ...],
+        records: dict[str, Commits] | None = None,
     ) -> None:
         self.store = store
         self.feature_set = feature_set
         self.features = features
         self.arrays = arrays
+        self._records: dict[str, Commits] = {} if records is None else records
 
     @property
     def name(self) -> str:
@@ -93,6 +99,20 @@ class FeatureMatrix:
         """The fingerprint of each block's array, by the array's name in the store."""
         return {array.name: array.fingerprint for array in self.arrays}
 
+    @property
+    def contents(self) -> dict[str, Content]:
+        """What each block's array held when its records were first asked for, by its name."""
+        return self.contents_of(None)
+
+    def contents_of(self, rows: Rows | None) -> dict[str, Content]:
+        """Return the same of the units that have some rows."""
+        return {array.name: content_of(array, rows, self._commits(array)) for array in self.arrays}
+
+    def _commits(self, array: UnitArray) -> Commits:
+        if array.name not in self._records:
+            self._records[array.name] = array.commits()
+        return self._records[array.name]
+
     def subset(self, features: Sequence[str]) -> FeatureMatrix:
         """Return the matrix of some of the blocks."""
         chosen = [i for i, name in enumerate(self.features) if name in features]
@@ -101,6 +121,7 @@ class FeatureMatrix:
             self.feature_set,
             tuple(self.features[i] for i in chosen),
             tuple(self.arrays[i] for i in chosen),
+            self._records,
         )
 
     def read(self, start: int, stop: int) -> Vectors:
@@ -167,7 +188,7 @@ class FeatureMatrix:
         present, usable = np.ones(samples, bool), np.ones(samples, bool)
         for array in self.arrays:
             mine, finite = np.zeros(samples, bool), np.zeros(samples, bool)
-            for unit, commit in array.commits().items():
+            for unit, commit in self._commits(array).items():
                 start = unit * array.unit_rows
                 stop = start + commit.rows
                 mine[start:stop] = finite[start:stop] = True
@@ -258,8 +279,18 @@ def nested(features: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def normalize(block: NDArray[np.float32]) -> None:
-    """Divide rows [n, d] by their Euclidean norm, in place; rows of zeros stay as they are."""
+    """Divide rows [n, d] by their Euclidean norm, in place; rows of zeros stay as they are.
+
+    Rows whose squares have no room in float32, or are lost in it, are scaled first.
+    """
     norms = np.sqrt(np.einsum("nd,nd->n", block, block))
+    least, most = SAFE_NORMS
+    odd = np.flatnonzero(~((norms >= least) & (norms <= most)))  # rows with a NaN too
+    if len(odd):
+        largest = np.abs(block[odd]).max(axis=1, initial=0)
+        odd, largest = odd[largest > 0], largest[largest > 0]
+        block[odd] /= largest[:, None]
+        norms[odd] = np.sqrt(np.einsum("nd,nd->n", block[odd], block[odd]))
     norms[norms == 0] = 1
     block /= norms[:, None]
 

@@ -41,6 +41,16 @@ class FeatureChoice(BlockChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OrderChoice(Settings):
+    """What comes before what, where class names are no numbers."""
+
+    order: Annotated[
+        Annotated[tuple[str, ...], MinLen(2)] | None,
+        Setting("Classes from low to high.", default="by their numbers", metavar="NAMES"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitChoice(Settings):
     """Which rows to test on: those of the store's test split, or a part of each class."""
 

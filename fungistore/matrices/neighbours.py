@@ -2,7 +2,9 @@
 
 A float32 product finds candidates; its rounding error is bounded, so where the k-th and the next
 candidate are further apart than that bound the set of neighbours is proven. The pairs of the
-others are measured again in float64. The result is that of float64 arithmetic throughout.
+others are measured again in float64. Where there are more near ties than candidates, as among
+images of one scene, a float64 product of those queries with the whole database finds the few that
+are. The result is that of float64 arithmetic throughout.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ SPARE = 12  # candidates kept beyond k, so that near ties can be settled
 TILE_SCORES = 1 << 24  # scores computed at a time: 64 MB
 QUERY_BYTES = 256_000_000  # queries held at a time; more of them read the database again
 PAIRS_AT_ONCE = 1 << 14  # measured again in float64
-ROUNDING = 2.0**-24  # of one float32 operation
+EXACT_ROWS = 1 << 12  # of the database, multiplied in float64 at a time
+EXACT_SCORES = 1 << 21  # computed in float64 at a time: 16 MB
+ROUNDING, EXACT_ROUNDING = 2.0**-24, 2.0**-53  # of one operation in float32, in float64
+VANISHING = 2.0**-126  # what an operation whose result is too small for float32 may lose
 
 Database = Iterable[tuple[Rows, Vectors]]  # (row numbers, vectors); can be iterated again
 
@@ -51,7 +56,8 @@ class _Candidates:
         positions: [q, c], places of the rows in the database's order.
         rows: [q, c], row numbers.
         bound: [q, 1], what rounding may have changed a score by: that of a product of d terms and
-            a sum with the half norm (Higham, Accuracy and Stability, section 3.1).
+            a sum with the half norm (Higham, Accuracy and Stability, section 3.1). Infinite where
+            squares had no room.
         are_all: whether the database has no other rows.
     """
 
@@ -80,9 +86,7 @@ def nearest(
         ValueError: the database has fewer than k rows.
     """
     parts = [
-        _settle(
-            part, found, found.scores >= found.scores[:, k - 1 : k] - 2 * found.bound, database, k
-        )
+        _settle(part, found, _at_least(found, k - 1), database, k, device)
         for part, found in _searched(queries, database, k, device)
     ]
     rows, squared = zip(*parts, strict=True)
@@ -102,7 +106,7 @@ def nearest_rows(
         rows = found.rows[:, :k].copy()
         if found.scores.shape[1] > k:
             gap = found.scores[:, k - 1] - found.scores[:, k]
-            close = np.flatnonzero(gap <= 2 * found.bound[:, 0])
+            close = np.flatnonzero(~(gap > 2 * found.bound[:, 0]))
             few = _Candidates(
                 found.scores[close],
                 found.positions[close],
@@ -110,10 +114,9 @@ def nearest_rows(
                 found.bound[close],
                 found.are_all,
             )
-            low = few.scores[:, k - 1 : k] - 2 * few.bound
-            high = few.scores[:, k : k + 1] + 2 * few.bound
-            band = (few.scores >= low) & (few.scores <= high)
-            rows[close] = _settle(part[close], few, band, database, k)[0]
+            above = few.scores > few.scores[:, k : k + 1] + 2 * few.bound
+            band = _at_least(few, k - 1) & ~above
+            rows[close] = _settle(part[close], few, band, database, k, device)[0]
         parts.append(rows)
     return np.concatenate(parts)
 
@@ -131,12 +134,19 @@ def _searched(
         yield part, found
 
 
+def _at_least(found: _Candidates, rank: int) -> NDArray[np.bool_]:
+    """Tell which candidates may be as near as one of some rank; all where rounding has no bound."""
+    low = found.scores[:, rank : rank + 1] - 2 * found.bound
+    return ~(found.scores < low)
+
+
 def _settle(
     queries: Vectors,
     found: _Candidates,
     band: NDArray[np.bool_],
     database: Database,
     k: int,
+    device: torch.device | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Measure the candidates in a band in float64, and return the k best rows and their squares.
 
@@ -144,15 +154,18 @@ def _settle(
     A band that reaches the last candidate may go on among the other rows: these queries are
     compared with the whole database.
     """
+    is_open = band[:, -1] & (not found.are_all)
+    closed = np.flatnonzero(~is_open)
     above = np.cumsum(band, axis=1) == 0
     squared = np.where(above, -np.inf, np.inf)
-    query, rank = np.nonzero(band)
+    query, rank = np.nonzero(band & ~is_open[:, None])
     squared[query, rank] = _measure(queries, database, query, found.positions[query, rank])
     order = np.lexsort((found.rows, squared), axis=-1)[:, :k]
     rows = np.take_along_axis(found.rows, order, 1)
     squared = np.take_along_axis(squared, order, 1)
-    if not found.are_all and (open_ended := band[:, -1]).any():
-        rows[open_ended], squared[open_ended] = _exhaustive(queries[open_ended], database, k)
+    if len(closed) < len(queries):
+        least = found.scores[is_open, k - 1] - found.bound[is_open, 0].astype(np.float64)
+        rows[is_open], squared[is_open] = _exhaustive(queries[is_open], database, k, least, device)
     return rows, squared
 
 
@@ -185,8 +198,9 @@ def _candidates(
         places = places.gather(1, order)
         numbers.append(rows)
         first += len(y)
-    terms = (x.shape[1] + 4) * ROUNDING
-    bound = terms * ((2 * largest) ** 0.5 * x.norm(dim=1, keepdim=True) + largest)
+    width = x.shape[1]
+    bound = (width + 4) * ROUNDING * ((2 * largest) ** 0.5 * x.norm(dim=1, keepdim=True) + largest)
+    bound = (bound + 2 * width * VANISHING).nan_to_num(torch.inf, torch.inf)
     positions = places.cpu().numpy()
     return _Candidates(
         scores=best.cpu().numpy(),
@@ -230,28 +244,90 @@ def _measure(
     first = 0
     for numbers, vectors in database:
         low, high = np.searchsorted(ordered, [first, first + len(numbers)])
-        for start in range(low, high, PAIRS_AT_ONCE):
-            pairs = order[start : min(start + PAIRS_AT_ONCE, high)]
-            ours = queries[query[pairs]].astype(np.float64)
-            ours -= vectors[position[pairs] - first]
-            squared[pairs] = np.einsum("pd,pd->p", ours, ours)
+        pairs = order[low:high]
+        squared[pairs] = _differences(queries, query[pairs], vectors, position[pairs] - first)
         first += len(numbers)
     return squared
 
 
 def _exhaustive(
-    queries: Vectors, database: Database, k: int
+    queries: Vectors,
+    database: Database,
+    k: int,
+    least: NDArray[np.float64],
+    device: torch.device | None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return rows and squared distances by float64 alone: for crowds of near ties."""
-    best = np.zeros((len(queries), 0))
-    rows = np.zeros((len(queries), 0), np.int64)
+    """Return rows and squared distances by float64 alone: for crowds of near ties.
+
+    A float64 product tells which rows may be among the k nearest, but for its own rounding; these
+    few are measured.
+
+    Args:
+        queries: [q, d].
+        database: as `nearest` takes it.
+        k: neighbours of each query.
+        least: [q], what the score x.y - |y|^2 / 2 of the k-th best row is at least, if known.
+        device: where the products run.
+    """
+    best = _Best(len(queries), k)
+    least = np.where(np.isfinite(least), least, -np.inf)
+    place = device or torch.device("cpu")
+    x = torch.from_numpy(queries).to(place).double()
+    lengths = x.norm(dim=1)
+    step = max(1, EXACT_SCORES // EXACT_ROWS)
     for numbers, vectors in database:
-        squared = np.empty((len(queries), len(numbers)))
-        for index, query in enumerate(queries):
-            difference = query.astype(np.float64) - vectors
-            squared[index] = np.einsum("nd,nd->n", difference, difference)
-        best = np.concatenate([best, squared], axis=1)
-        rows = np.concatenate([rows, np.broadcast_to(numbers, squared.shape)], axis=1)
-        order = np.lexsort((rows, best), axis=-1)[:, :k]
-        best, rows = np.take_along_axis(best, order, 1), np.take_along_axis(rows, order, 1)
-    return rows, best
+        for first in range(0, len(vectors), EXACT_ROWS):
+            some = vectors[first : first + EXACT_ROWS]
+            y = torch.from_numpy(np.ascontiguousarray(some)).to(place).double()
+            half = y.square().sum(dim=1) / 2
+            largest = half.max()
+            terms = 2 * (x.shape[1] + 4) * EXACT_ROUNDING
+            bound = terms * ((2 * largest).sqrt() * lengths + largest)
+            for start in range(0, len(x), step):
+                part = slice(start, start + step)
+                scores = torch.mm(x[part], y.T).sub_(half)
+                low = torch.from_numpy(least[part]).to(place)
+                near = scores >= (low - bound[part])[:, None]
+                if len(y) > k and int(near.sum()) > 2 * k * len(scores):  # far too many: know more
+                    low = torch.maximum(low, scores.topk(k, dim=1).values[:, -1] - bound[part])
+                    least[part] = low.cpu().numpy()
+                    near = scores >= (low - bound[part])[:, None]
+                query, column = (index.cpu().numpy() for index in near.nonzero(as_tuple=True))
+                squared = _differences(queries, query + start, some, column)
+                best.add(query + start, numbers[first + column], squared)
+    return best.rows, best.squared
+
+
+class _Best:
+    """The k nearest rows of each query so far, by (squared distance, row number)."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self.rows = np.full((queries, k), np.iinfo(np.int64).max)
+        self.squared = np.full((queries, k), np.inf)
+
+    def add(
+        self, query: NDArray[np.int64], rows: NDArray[np.int64], squared: NDArray[np.float64]
+    ) -> None:
+        """Take in pairs of a query and a row."""
+        touched = np.unique(query)
+        k = self.rows.shape[1]
+        query = np.concatenate([query, np.repeat(touched, k)])
+        rows = np.concatenate([rows, self.rows[touched].ravel()])
+        squared = np.concatenate([squared, self.squared[touched].ravel()])
+        order = np.lexsort((rows, squared, query))
+        starts = np.searchsorted(query[order], touched)
+        chosen = order[starts[:, None] + np.arange(k)]
+        self.rows[touched], self.squared[touched] = rows[chosen], squared[chosen]
+
+
+def _differences(
+    queries: Vectors, query: NDArray[np.int64], vectors: Vectors, row: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the squared distances [p], in float64, of pairs of a query and a row of vectors."""
+    squared = np.empty(len(query))
+    for start in range(0, len(query), PAIRS_AT_ONCE):
+        pairs = slice(start, start + PAIRS_AT_ONCE)
+        ours = queries[query[pairs]].astype(np.float64)
+        ours -= vectors[row[pairs]]
+        squared[pairs] = np.einsum("pd,pd->p", ours, ours)
+    return squared

@@ -18,6 +18,7 @@ from fungistore.matrices.splits import choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.pca.options import PcaOptions
+from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
 from fungistore.store.manifest import SCHEMA_VERSION
@@ -125,7 +126,7 @@ def _fit_pca(
         existing = None
     store.sweep()
     if existing:
-        config = _settled(store, existing, config, len(rows), context)
+        config = _settled(store, existing, matrix, config, len(rows), context)
     else:
         store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
     key = fingerprint(config)
@@ -267,6 +268,7 @@ def _config(
         "pca": {
             "features": list(matrix.features),
             "inputs": matrix.fingerprints,
+            "contents": {name: asdict(one) for name, one in matrix.contents_of(rows).items()},
             "dim": dim,
             "fit": origin | {"rows": len(rows), "digest": digest_rows(rows)},
             "dtype": options.storage_dtype,
@@ -277,11 +279,20 @@ def _config(
 
 
 def _settled(
-    store: Store, existing: UnitArray, asked: Config, rows: int, context: Context
+    store: Store,
+    existing: UnitArray,
+    matrix: FeatureMatrix,
+    asked: Config,
+    rows: int,
+    context: Context,
 ) -> Config:
-    """Return the stored configuration, if what is asked for differs in the grown rows alone."""
+    """Return the stored configuration, if what is asked for differs in the rows alone."""
     stored = store.setups.config(existing.fingerprint)
-    fields = differences(stored, asked, common=False)
+    fields = {
+        name: both
+        for name, both in differences(stored, asked, common=False).items()
+        if not name.startswith("pca.contents")
+    }
     grown = fields.pop("pca.fit.digest", None)
     fields.pop("pca.fit.rows", None)
     if fields:
@@ -291,6 +302,11 @@ def _settled(
             expected="the same settings, or another name",
             found=describe(fields),
             hint="another --name keeps both, --restart starts anew",
+        )
+    if anew := made_anew(matrix.arrays, contents_in(stored["pca"], existing.name)):
+        context.reporter.notice(
+            f"the PCA was fitted on rows of {', '.join(anew)} that were made anew since: it is "
+            "kept as it is; --restart fits it anew"
         )
     if grown:
         before = stored["pca"]["fit"]["rows"]

@@ -82,6 +82,8 @@ class SearchResult:
         excluded: rows that are not among them, their features being unusable.
         recall: recall@10 of the index, None where it was not measured.
         is_exact: whether every vector was compared.
+        is_stale: whether rows were made anew since they were added to the index.
+        content: digest of the rows that the index was made from.
         k: neighbours asked for.
         answers: in the order of the queries.
         failed: queries without an answer.
@@ -98,6 +100,8 @@ class SearchResult:
     excluded: int
     recall: float | None
     is_exact: bool
+    is_stale: bool
+    content: str
     k: int
     answers: tuple[Answer, ...]
     failed: tuple[QueryFailure, ...]

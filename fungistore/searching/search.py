@@ -9,6 +9,8 @@ import numpy as np
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.indexing.opening import OpenIndex, open_index
+from fungistore.indexing.record import restart_hint
+from fungistore.indexing.rows import Available
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import Vectors
 from fungistore.searching.options import SearchOptions
@@ -19,7 +21,7 @@ from fungistore.store.store import Store
 
 def search(
     store: str | Path,
-    queries: Sequence[str | Path],
+    queries: str | Path | Sequence[str | Path],
     options: SearchOptions = SearchOptions(),
     *,
     context: Context = QUIET,
@@ -43,7 +45,8 @@ def search(
         ItemError: the only item cannot be read.
         StoppedError: `context` asked for it.
     """
-    if not queries:
+    asked = [queries] if isinstance(queries, str | Path) else queries
+    if not asked:
         raise UsageError(
             "there are no queries",
             expected="sample ids, or items that are new (of images, their paths)",
@@ -51,8 +54,15 @@ def search(
         )
     opened = open_index(Store.open(store), options.index, feature_set=options.feature_set)
     k = options.k
-    _say_what_is_not_searched(opened, k, context)
-    texts = list(map(str, queries))
+    there = Available.now(opened.matrix)
+    is_stale = "anew" in there.states(opened.record.contents).values()
+    _say_what_is_not_searched(opened, k, there, context)
+    if is_stale:
+        context.reporter.notice(
+            f"rows that index {opened.record.name!r} has were made anew since, so it has old "
+            f"vectors of them: {restart_hint(opened.store, opened.record)}"
+        )
+    texts = list(map(str, asked))
     found = identify(opened.store, texts)
     usable: list[tuple[Query, Vectors]] = []
     errors: dict[int, FungiError] = {
@@ -88,6 +98,8 @@ def search(
         excluded=record.excluded,
         recall=record.recall.value if record.recall else None,
         is_exact=opened.vectors.is_exact,
+        is_stale=is_stale,
+        content=record.content,
         k=k,
         answers=answers,
         failed=tuple(
@@ -100,7 +112,9 @@ def _message(error: FungiError) -> str:
     return f"{error.what}; {error.hint}" if error.hint else error.what
 
 
-def _say_what_is_not_searched(opened: OpenIndex, k: int, context: Context) -> None:
+def _say_what_is_not_searched(
+    opened: OpenIndex, k: int, there: Available, context: Context
+) -> None:
     record, samples = opened.record, len(opened.store.samples)
     if record.vectors < k:
         context.reporter.notice(
@@ -110,12 +124,14 @@ def _say_what_is_not_searched(opened: OpenIndex, k: int, context: Context) -> No
         context.reporter.notice(
             f"{record.excluded} rows without usable features are not in the index"
         )
-    if record.rows_done < samples:
+    if record.rows_done < there.total:
         context.reporter.notice(
-            f"the index has rows 0 to {record.rows_done} of {samples}; fungi index "
+            f"the index has {record.rows_done} of {there.total} rows; fungi index "
             f"{opened.store.where} --feature-set {record.feature_set} --name {record.name} "
-            "adds what is extracted"
+            "adds the others"
         )
+    if there.total < samples:
+        context.reporter.notice(f"{samples - there.total} samples have no features to be found by")
 
 
 def _stored(

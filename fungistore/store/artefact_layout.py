@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fungistore.store.kinds import SEAL, Field, StoredKind
+
+CONTENTS = Field(
+    "contents",
+    "table",
+    "which rows these were: of each array, `units`, a list of [units, rows of each] from the first "
+    "on, and `digest`, of the checksums of these rows",
+)
 
 INDEX = StoredKind(
     "indexes/<feature set>/<name>/index.json",
@@ -23,10 +32,11 @@ INDEX = StoredKind(
         Field("chosen_for", "integer", "rows when the kind was chosen"),
         Field("trained_on", "integer", "vectors of the training sample"),
         Field("rows_done", "integer", "rows of the sample table that were added or excluded"),
+        Field("done", "list of [units, rows of each]", "how many of each unit these are"),
         Field("vectors", "integer", "vectors in the index"),
         Field("excluded", "integer", "rows without usable features"),
         Field("fingerprints", "table", "of the arrays it was made from"),
-        Field("content", "text", "digest of the checksums of the units that it holds"),
+        CONTENTS,
         Field("effort", "table", "search parameter, such as nprobe"),
         Field("recall", "table, null", "k, value and queries of the measured recall"),
         Field("files", "table", "`vectors`, and `reference` unless search is exact"),
@@ -50,8 +60,8 @@ REFERENCE = StoredKind(
     (
         Field("rows", "int64 [q]", "row numbers of the queries"),
         Field("vectors", "float32 [q, d]", "the queries"),
-        Field("neighbours", "int64 [q, 10]", "rows of their nearest; -1 where there is none"),
-        Field("distances", "float32 [q, 10]", "of these"),
+        Field("neighbours", "int64 [q, 64]", "rows of their nearest; -1 where there is none"),
+        Field("distances", "float32 [q, 64]", "of these"),
     ),
 )
 
@@ -68,6 +78,7 @@ HEAD = StoredKind(
         Field("split", "table", "where train, validation and test rows come from"),
         Field("rows", "table", "digests of these rows and their labels"),
         Field("inputs", "table", "fingerprint of the array that it reads"),
+        CONTENTS,
     ),
 )
 
@@ -114,6 +125,7 @@ EVALUATION = StoredKind(
         Field("feature_set", "text", "its name"),
         Field("protocol", "table", "everything that decides the scores"),
         Field("excluded", "table", "rows left out, by reason"),
+        Field("unseen", "integer", "test rows of classes without training rows: they are wrong"),
         Field("scores", "list", "one for each combination of features"),
         Field("scores[].features", "list of text", "the blocks"),
         Field("scores[].dim", "integer", "width of the vectors"),
@@ -123,6 +135,7 @@ EVALUATION = StoredKind(
         Field("scores[].spread", "table", "[low, high] of 95 % intervals"),
         Field("scores[].protocol", "table", "what this combination has of its own"),
         Field("scores[].fingerprints", "table", "of the arrays it was made from"),
+        replace(CONTENTS, name="scores[].contents"),
         SEAL,
     ),
     note="The fields of the last score are at the top level too. A kind may add its own: loff has "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, get_args
@@ -169,6 +170,16 @@ def encode(block: NDArray[Any], unit_rows: int, codec: Codec) -> tuple[bytes | m
 def checksum(rows: NDArray[Any]) -> str:
     """Return a digest of the values of some rows."""
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
+
+
+def checksums(rows: NDArray[Any], counts: Sequence[int]) -> list[str]:
+    """Return the checksum of the first rows, for each of some ascending numbers of them."""
+    state, done, found = hashlib.blake2b(digest_size=16), 0, []
+    for count in counts:
+        state.update(np.ascontiguousarray(rows[done:count]).data)
+        found.append(state.hexdigest())
+        done = count
+    return found
 
 
 def count_rows(rows: NDArray[Any]) -> Counts:

@@ -89,6 +89,11 @@ COMMIT = StoredKind(
         Field("nan_rows", "integer", "rows with a NaN"),
         Field("inf_rows", "integer", "rows with an infinity"),
         Field("zero_rows", "integer", "rows of zeros"),
+        Field(
+            "prefixes",
+            "list of [integer, text]",
+            "checksum of its first rows, as many as it was committed with before",
+        ),
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from fungistore.fingerprint import Config
+from fungistore.store.contents import Commits
+from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class StoreStatus:
         failed: inputs that could not be read.
         failures: how many of each error, by its class and message.
         feature_sets: what was extracted.
+        stale: PCAs, indexes, heads and evaluations whose rows were made anew since.
     """
 
     store: str
@@ -76,6 +81,7 @@ class StoreStatus:
     failed: int
     failures: dict[str, int]
     feature_sets: tuple[FeatureSetStatus, ...]
+    stale: tuple[StaleArtefact, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -94,6 +100,9 @@ def status(path: str | Path) -> StoreStatus:
     for batch in store.samples.batches("split"):
         splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())
     failures = store.failures()
+    sets = {name: store.arrays(name) for name in store.feature_sets()}
+    arrays = [array for found in sets.values() for array in found.values()]
+    commits = {array.name: array.commits() for array in arrays}
     return StoreStatus(
         store=store.where,
         id=store.manifest.id,
@@ -104,15 +113,18 @@ def status(path: str | Path) -> StoreStatus:
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=len(failures),
         failures=dict(Counter(f"{f.error}: {f.message}" for f in failures).most_common()),
-        feature_sets=tuple(_feature_set(store, name) for name in store.feature_sets()),
+        feature_sets=tuple(_feature_set(store, name, sets[name], commits) for name in sets),
+        stale=stale_artefacts(store, arrays, commits),
     )
 
 
-def _feature_set(store: Store, name: str) -> FeatureSetStatus:
+def _feature_set(
+    store: Store, name: str, found: Mapping[str, UnitArray], records: Mapping[str, Commits]
+) -> FeatureSetStatus:
     arrays = []
     backbone: Config = {}
-    for array_name, array in store.arrays(name).items():
-        commits = array.commits().values()
+    for array_name, array in found.items():
+        commits = records[array.name].values()
         arrays.append(
             ArrayStatus(
                 name=array_name,

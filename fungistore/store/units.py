@@ -27,6 +27,7 @@ from fungistore.store.chunks import (
     PlainChunk,
     blank_array,
     checksum,
+    checksums,
     count_rows,
     encode,
     plain_chunk,
@@ -56,6 +57,8 @@ class Commit:
         ids: digest of the rows' sample ids.
         failed: rows whose input could not be read; they are NaN.
         nan_rows, inf_rows, zero_rows: rows with a NaN, with an infinity, with all values zero.
+        prefixes: (rows, checksum) of its first rows, as many as it was committed with before: who
+            used those can tell whether they are the same. A unit that is completed keeps them.
     """
 
     unit: int
@@ -68,6 +71,11 @@ class Commit:
     nan_rows: int
     inf_rows: int
     zero_rows: int
+    prefixes: tuple[tuple[int, str], ...] = ()
+
+    def checksum_of(self, rows: int) -> str | None:
+        """Return the checksum of its first rows, None where they were never committed as such."""
+        return dict([*self.prefixes, (self.rows, self.checksum)]).get(rows)
 
 
 COMMIT = TypeAdapter(Commit)
@@ -190,7 +198,14 @@ class UnitArray:
         """Return rows [start, stop)."""
         return np.asarray(self.array[start:stop])
 
-    def publish(self, unit: int, block: NDArray[Any], ids: str, failed: int) -> Commit:
+    def publish(
+        self,
+        unit: int,
+        block: NDArray[Any],
+        ids: str,
+        failed: int,
+        before: Commit | None = None,
+    ) -> Commit:
         """Write the first rows of a unit, or all of them, and commit them.
 
         Args:
@@ -198,6 +213,7 @@ class UnitArray:
             block: its rows, from the unit's first row on; what is left of the unit becomes NaN.
             ids: digest of the rows' sample ids.
             failed: how many of the rows stand for inputs that could not be read.
+            before: the unit's record until now, where it was forgotten; default: the one there.
 
         Raises:
             ValueError: the block is not of the array's row shape, empty, or longer than the unit.
@@ -211,22 +227,26 @@ class UnitArray:
         if self.codec == "bitround":
             block = round_bits(block)
         block = block.astype(self.array.dtype, copy=False)
+        before = before or self._record(unit)
         key = self.chunk_key(unit)
         self.folder.publish(key, *encode(block, self.unit_rows, self.codec))
         start, rows = unit * self.unit_rows, len(block)
         stored = self.read(start, start + rows)
         counts = count_rows(stored)
+        known = _earlier_rows(before, self.fingerprint, rows)
+        *found, whole = checksums(stored, [*known, rows])
         commit = Commit(
             unit=unit,
             rows=rows,
             bytes=self.folder.size(key),
-            checksum=checksum(stored),
+            checksum=whole,
             fingerprint=self.fingerprint,
             ids=ids,
             failed=failed,
             nan_rows=counts.nan,
             inf_rows=counts.inf,
             zero_rows=counts.zero,
+            prefixes=tuple(zip(known, found, strict=True)),
         )
         record = json.dumps(asdict(commit), sort_keys=True).encode()
         self.records.publish(record_name(unit), record)
@@ -257,6 +277,13 @@ class UnitArray:
         if not is_sound or commit.fingerprint != self.fingerprint or size == 0:
             return None
         return commit if size == commit.bytes or self.holds(commit) else None
+
+    def _record(self, unit: int) -> Commit | None:
+        """Return what a unit's record says, whatever its chunk; None where it cannot be read."""
+        try:
+            return parse_commit(self.records.read(record_name(unit)))
+        except (OSError, ValueError):
+            return None
 
     def holds(self, commit: Commit) -> bool:
         """Whether the committed rows still read back as they were written (reads them all)."""
@@ -304,6 +331,14 @@ def array_names(folder: Folder) -> list[str]:
     for name in listing.folders:
         names += [f"{name}/{below}".rstrip("/") for below in array_names(folder.at(name))]
     return sorted(names)
+
+
+def _earlier_rows(before: Commit | None, fingerprint: str, rows: int) -> list[int]:
+    """Return the numbers of rows, fewer than now, that a unit was committed with before."""
+    if before is None or before.fingerprint != fingerprint:
+        return []
+    every = {before.rows, *(count for count, _ in before.prefixes)}
+    return sorted(count for count in every if 0 < count < rows)
 
 
 def record_name(unit: int) -> str:

@@ -9,12 +9,11 @@ from fungistore.errors import FungiError, StoreError
 from fungistore.evaluation.result import EVALS, KEY_DIGITS
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.indexing.record import INDEXES, RECORD, IndexRecord, checked_file, read_record
-from fungistore.indexing.rows import content_digest
 from fungistore.loff.run_folder import CHECKSUMS, CONFIG, HEADS, STATE, RunFolder
 from fungistore.machine.context import Context
-from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.names import is_file_name
 from fungistore.store.backend import Listing
+from fungistore.store.contents import Contents, State, contents_in, state_of
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.folder import Folder
 from fungistore.store.store import Store
@@ -23,7 +22,7 @@ from fungistore.verification.commands import command_for_array, command_for_inde
 from fungistore.verification.findings import Finding, FindingKind, Remedy, Severity, first_line
 
 
-def check_pcas(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
+def check_pcas(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) -> Iterator[Finding]:
     """Compare the inputs that each PCA was fitted on with the arrays that are there."""
     for stored in arrays.arrays:
         try:
@@ -33,9 +32,9 @@ def check_pcas(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
         if not isinstance(made, dict):
             continue
         changed, severity = _changed(made.get("inputs"), arrays)
+        name = stored.array.name
+        command = command_for_array(store, name, stored.array.fingerprint)
         if changed:
-            name = stored.array.name
-            command = command_for_array(store, name, stored.array.fingerprint)
             yield Finding(
                 "pca-stale",
                 f"features.zarr/{name}",
@@ -43,6 +42,15 @@ def check_pcas(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
                 changed,
                 severity,
                 advice=f"extract them as they were, or fit it anew: {command} --restart",
+            )
+        elif rows := _changed_rows(made, arrays, bad_units):
+            yield Finding(
+                "pca-stale",
+                f"features.zarr/{name}",
+                "the rows that it was fitted on",
+                rows,
+                "warning",
+                advice=f"keep it, or fit it anew: {command} --restart",
             )
 
 
@@ -93,7 +101,9 @@ def check_indexes(
         yield from _stale_index(store, folder, record, arrays, bad_units)
 
 
-def check_heads(store: Store, arrays: StoredArrays, context: Context) -> Iterator[Finding]:
+def check_heads(
+    store: Store, arrays: StoredArrays, bad_units: frozenset[str], context: Context
+) -> Iterator[Finding]:
     """Check each head: its configuration, its state, its weights, and what it was trained on."""
     for folder in _folders(store, HEADS):
         context.stop_if_asked()
@@ -118,16 +128,19 @@ def check_heads(store: Store, arrays: StoredArrays, context: Context) -> Iterato
             expected, advice = "the features that it was trained on", f"train it again: {again}"
             if changed:
                 yield Finding("head-stale", where, expected, changed, severity, advice=advice)
+            elif rows := _changed_rows(config, arrays, bad_units):
+                expected = "the rows that it was trained on"
+                yield Finding("head-stale", where, expected, rows, "warning", advice=advice)
 
 
-def check_evals(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
+def check_evals(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) -> Iterator[Finding]:
     """Check each saved evaluation; one of other features than those that are there is stale."""
     folder = store.folder(EVALS)
     for name in folder.list().files:
         if not name.endswith(".json"):
             continue
         where = folder.key_of(name)
-        problem, sources = _read_eval(folder, name)
+        problem, scores = _read_eval(folder, name)
         if problem:
             yield Finding(
                 "eval-damaged",
@@ -137,13 +150,17 @@ def check_evals(store: Store, arrays: StoredArrays) -> Iterator[Finding]:
                 remedy=Remedy("removed", remove=(where,), then="the same fungi eval command"),
             )
             continue
-        changed = "; ".join(filter(None, (_changed(source, arrays)[0] for source in sources)))
-        if changed:
+        changed = [_changed(score["fingerprints"], arrays)[0] for score in scores]
+        if not any(changed):
+            changed = list(
+                dict.fromkeys(_changed_rows(score, arrays, bad_units) for score in scores)
+            )
+        if any(changed):
             yield Finding(
                 "eval-stale",
                 where,
                 "the features that it was made from",
-                changed,
+                "; ".join(filter(None, changed)),
                 "warning",
                 advice="evaluate again, or keep it as a result of what was there",
             )
@@ -166,6 +183,19 @@ def _changed(made_from: object, arrays: StoredArrays) -> tuple[str, Severity]:
     ]
     is_other = any(now.get(name, key) != key for name, key in others.items())
     return "; ".join(said), "error" if is_other else "warning"
+
+
+def _changed_rows(document: Config, arrays: StoredArrays, bad_units: frozenset[str]) -> str:
+    """Say of which arrays rows are not those that something was made from, "" if all are.
+
+    Rows that are damaged, or not there, say nothing: made again, they are what they were.
+    """
+    try:
+        states = _states(arrays, contents_in(document, ""))
+    except StoreError as error:
+        return f"{error.what}: {first_line(error.found)}"
+    anew = [name for name, state in states.items() if state == "anew" and name not in bad_units]
+    return f"rows of {', '.join(anew)} were made anew since" if anew else ""
 
 
 def _damaged_index(
@@ -237,23 +267,21 @@ def _stale_index(
         return
     if (bad_units | arrays.lost) & record.fingerprints.keys():
         return  # to be judged when they are repaired
-    by_name = {stored.array.name: stored.array for stored in arrays.arrays}
-    mine = tuple(by_name[name] for name in record.fingerprints)
-    gone = sum(
-        array.commit(unit) is None
-        for array in mine
-        for unit in range(min(record.rows_done, array.rows) // array.unit_rows)
-    )
-    if gone:
-        found = f"{gone} of its units are not there"
+    states = _states(arrays, record.contents)
+    if gone := [name for name, state in states.items() if state == "gone"]:
+        found = f"units of {', '.join(gone)} are not there"
         advice = "extract them again"
         yield Finding("index-stale", where, expected, found, "warning", advice=advice)
         return
-    matrix = FeatureMatrix(store, record.feature_set, record.features, mine)
-    content = content_digest(matrix, record.rows_done)
-    if record.rows_done and content != record.content:
-        found = f"content {content}, not {record.content}: rows were extracted anew since"
+    if anew := [name for name, state in states.items() if state == "anew"]:
+        found = f"rows of {', '.join(anew)} were made anew since"
         yield _damaged_index(store, names, folder, expected, found, record, "index-stale")
+
+
+def _states(arrays: StoredArrays, contents: Contents) -> dict[str, State]:
+    """Tell for each array that something was made from whether its rows are still the same."""
+    now = {stored.array.name: stored.array for stored in arrays.arrays}
+    return {name: state_of(now[name], content) for name, content in contents.items() if name in now}
 
 
 def _wrong_head(run: RunFolder, config: Config | None) -> str | None:
@@ -283,8 +311,8 @@ def _wrong_head(run: RunFolder, config: Config | None) -> str | None:
     return None
 
 
-def _read_eval(folder: Folder, name: str) -> tuple[str, list[object]]:
-    """Return what is wrong with an evaluation's file, and what its scores were made from."""
+def _read_eval(folder: Folder, name: str) -> tuple[str, list[Config]]:
+    """Return what is wrong with an evaluation's file, and its scores."""
     try:
         document = json.loads(folder.read(name))
         scores, protocol = document["scores"], document["protocol"]
@@ -296,7 +324,7 @@ def _read_eval(folder: Folder, name: str) -> tuple[str, list[object]]:
         return f"protocol and fingerprints of the key {key[:KEY_DIGITS]}", []
     if seal_is_broken(document):
         return "edited fields: its scores need not be those that were measured", []
-    return "", sources
+    return "", scores
 
 
 def _folders(store: Store, kind: str) -> list[Folder]:

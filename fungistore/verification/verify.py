@@ -92,10 +92,10 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     else:
         notes.append("the sample table is damaged: the ids of the units were not compared")
     findings += check_failures(store, tally.failed)
-    findings += check_pcas(store, found)
+    findings += check_pcas(store, found, bad)
     findings += check_indexes(store, found, bad, context)
-    findings += check_heads(store, found, context)
-    findings += check_evals(store, found)
+    findings += check_heads(store, found, bad, context)
+    findings += check_evals(store, found, bad)
     uncommitted = uncommitted_chunks(store, found.arrays)
     notes += missing_units(store, found.arrays)
     leftovers = [*check_orphans(store, context), *unreferenced_parts(store), *uncommitted]

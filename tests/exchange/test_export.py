@@ -169,6 +169,11 @@ def test_float16_is_the_rounded_float32(store: Store, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="3 rows have values that are too large") as caught:
         export_features(large.root, tmp_path / "l.npy", ExportOptions(dtype="float16", raw=True))
     assert "--dtype float32" in str(caught.value)
+    small = make_store(
+        tmp_path / "t.fungi", {"embeddings": np.full((3, 2), 1e-9, np.float32)}, "abc"
+    )
+    with pytest.raises(UsageError, match="3 rows have values that are too small"):
+        export_features(small.root, tmp_path / "l.npy", ExportOptions(dtype="float16", raw=True))
     assert not list(tmp_path.glob("*l.*npy*"))
 
 

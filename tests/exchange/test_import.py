@@ -620,3 +620,20 @@ def test_the_command_has_the_exit_codes_of_the_others(tmp_path: Path) -> None:
     skipped = fungi_import(more, store, "--feature-set", "other", "--unknown", "skip")
     assert skipped.exit_code == 3
     assert "10 rows have ids that the store does not know: skipped" in skipped.stderr
+
+
+def test_values_too_small_for_float16_are_refused_at_once(tmp_path: Path) -> None:
+    """They would be stored as zeros, or with few digits; a zero row is one, and is counted."""
+    matrix = vectors()
+    matrix[1], matrix[3] = matrix[1] * 1e-12, matrix[3] * 3e-7
+    matrix[2], matrix[4] = 0, matrix[4] * 1e-3
+    path = tmp_path / "v.npy"
+    np.save(path, matrix)
+    half = ImportOptions(storage_dtype="float16")
+    with pytest.raises(UsageError, match=r"(?s)2 rows.*too small.*--storage-dtype float32"):
+        import_features(path, tmp_path / "s.fungi", half)
+    assert not (tmp_path / "s.fungi").exists()
+    assert import_features(path, tmp_path / "s.fungi").zero_rows == 1
+    matrix[[1, 3]] = 1
+    np.save(path, matrix)
+    assert import_features(path, tmp_path / "h.fungi", half).zero_rows == 1

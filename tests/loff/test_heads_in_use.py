@@ -88,7 +88,7 @@ def test_heads_of_different_kinds_are_not_averaged(world):
 @pytest.mark.parametrize("head", ["a-0", "linear"])
 def test_an_image_of_the_store_is_classified_like_its_row(world, head):
     path = world / "images/dog/003.jpg"
-    (from_file,) = predict_images(world / "s.fungi", [path], PredictOptions(head=head)).predictions
+    (from_file,) = predict_images(world / "s.fungi", path, PredictOptions(head=head)).predictions
     store = Store.open(world / "s.fungi")
     ids = [row["id"] for row in store.samples.rows(0, 40)]
     (from_row,) = predict_rows(

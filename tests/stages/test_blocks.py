@@ -90,3 +90,19 @@ def test_several_feature_sets_want_a_choice(store, vectors):
     with pytest.raises(UsageError, match="more than one feature set"):
         open_features(store)
     assert open_features(store, feature_set="second").feature_set == "second"
+
+
+@pytest.mark.parametrize("scale", [1e20, 3e38, 1e-20, 1e-25, 1e-38])
+def test_rows_whose_squares_have_no_room_are_normalised(scale):
+    """Squares of 1e20 are infinite in float32, those of 1e-25 are zero: the direction stays."""
+    rows = np.random.default_rng(0).uniform(-1, 1, (6, 9)).astype(np.float32)
+    rows[2], rows[3, 4], rows[4, 1] = 0, np.nan, np.inf
+    expected = rows.copy()
+    large = (rows.astype(np.float64) * scale).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        blocks.normalize(expected)
+        blocks.normalize(large)
+    np.testing.assert_allclose(large[[0, 1, 5]], expected[[0, 1, 5]], rtol=1e-5)
+    assert not large[2].any()
+    assert np.isnan(large[[3, 4]]).any(axis=1).all()
+    np.testing.assert_allclose(np.linalg.norm(large[[0, 1, 5]], axis=1), 1, rtol=1e-5)

@@ -21,8 +21,10 @@ from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
+from fungistore.searching.search import search
 from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
+from fungistore.verification.verify import verify_store
 
 ROWS = 600
 VECTORS, LABELS = clustered(ROWS, 6, 24)
@@ -145,6 +147,31 @@ def test_any_faiss_factory_is_searched_by_row_and_its_recall_is_true(
     assert np.mean(hits) == pytest.approx(recall.value, abs=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("factory", "metric"),
+    [("HNSW32", "cosine"), ("IVF4,Flat", "euclidean"), ("IVF4,PQ4x4", "cosine")],
+)
+def test_equal_images_are_as_good_as_each_other(tmp_path: Path, factory: str, metric: str) -> None:
+    """Many copies of each image: any ten of them are the ten nearest."""
+    base = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
+    copies = 50 if "PQ" not in factory else 30  # estimates cannot be compared with distances
+    make_store(tmp_path / "s", {"embeddings": np.repeat(base, copies, 0)}, ["a"] * 20 * copies)
+    done = build_index(tmp_path / "s", IndexOptions(factory=factory, metric=metric))  # type: ignore[arg-type]
+    assert done.index.recall is not None
+    assert done.index.recall.value > 0.99
+
+
+def test_a_near_miss_is_a_miss(tmp_path: Path) -> None:
+    """Vectors of one scene are told apart: a search of one list of many does not find all."""
+    random = np.random.default_rng(0)
+    vectors = (random.normal(size=32) + 0.03 * random.normal(size=(ROWS, 32))).astype(np.float32)
+    make_store(tmp_path / "s", {"embeddings": vectors}, ["a"] * ROWS)
+    options = IndexOptions(factory="IVF32,Flat", target_recall=0.1)
+    recall = build_index(tmp_path / "s", options).index.recall
+    assert recall is not None
+    assert recall.value < 0.8
+
+
 def test_recall_queries_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No vector of the training sample is one of the held-out queries; two runs train alike."""
     seen: list[np.ndarray] = []
@@ -255,18 +282,60 @@ def test_the_same_command_adds_only_new_rows(tmp_path: Path) -> None:
     assert again.texts == [f"nothing to add: all {ROWS} rows are done"]
 
 
-def test_rows_that_are_not_extracted_yet_wait(tmp_path: Path) -> None:
-    """Rows beyond a missing unit are no excluded rows: they are added once they are there."""
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
+def test_rows_around_a_gap_are_added_and_the_gap_when_it_is_filled(
+    tmp_path: Path, factory: str
+) -> None:
+    """Rows of a missing unit are no excluded rows; those behind it do not wait for it."""
     store = store_of(tmp_path / "s")
     record = tmp_path / "s/commits/set/gradients/kl/00000004.json"
     kept = record.read_bytes()
     record.unlink()
-    done = build_index(tmp_path / "s")
-    assert (done.index.rows_done, done.index.excluded, done.missing) == (128, 2, ROWS - 128)
+    options = IndexOptions(factory=factory)
+    done = build_index(tmp_path / "s", options)
+    assert (done.index.rows_done, done.index.excluded, done.missing) == (ROWS - 32, 2, 32)
+    assert done.index.done == ((4, 32), (1, 0), (13, 32), (1, 24))
+    notes = Notes()
+    assert build_index(tmp_path / "s", options, context=Context(notes)).added == 0
+    assert notes.texts == [f"nothing to add: all {ROWS - 32} rows are done"]
+    found = search(tmp_path / "s", ["000001.jpg"], context=Context(notes))
+    assert notes.texts[-1] == "32 samples have no features to be found by"
     record.write_bytes(kept)
-    done = build_index(tmp_path / "s")
+    search(tmp_path / "s", ["000001.jpg"], context=Context(notes))
+    assert f"the index has {ROWS - 32} of {ROWS} rows" in notes.texts[-1]
+    done = build_index(tmp_path / "s", options)
     assert (done.index.vectors, done.index.excluded, done.missing) == (ROWS - 2, 2, 0)
-    assert open_index(store).vectors.count == ROWS - 2
+    assert not found.is_stale
+    opened = open_index(store)
+    numbers, queries = opened.matrix.load()
+    assert (opened.vectors.search(queries, 1)[1][:, 0] == numbers).mean() > 0.95
+
+
+def test_rows_made_anew_in_the_last_unit_make_an_index_stale(tmp_path: Path) -> None:
+    """A store of less than a unit: growing is allowed, searching says it, verify finds it."""
+    vectors, labels = clustered(20, 2, 4)
+    store = make_store(tmp_path / "s", {"embeddings": vectors[:11]}, labels[:11])
+    build_index(tmp_path / "s")
+    store = make_store(tmp_path / "s", {"embeddings": vectors[:14]}, labels[:14])
+    assert build_index(tmp_path / "s").added == 3
+    assert verify_store(tmp_path / "s").findings == ()
+    changed = vectors[:14].copy()
+    changed[12] *= -1
+    write_block(store, "set", "embeddings", changed)
+    notes = Notes()
+    found = search(tmp_path / "s", ["000001.jpg"], context=Context(notes))
+    assert found.is_stale
+    assert "made anew" in notes.texts[-1]
+    assert "--restart" in notes.texts[-1]
+    (finding,) = verify_store(tmp_path / "s").findings
+    assert (finding.kind, finding.severity) == ("index-stale", "error")
+    with pytest.raises(MismatchError, match="made anew since"):
+        build_index(tmp_path / "s")
+    build_index(tmp_path / "s", restart=True)
+    after = search(tmp_path / "s", ["000001.jpg"])
+    assert not after.is_stale
+    assert after.content != found.content
+    assert verify_store(tmp_path / "s").findings == ()
 
 
 @pytest.mark.parametrize(
@@ -304,7 +373,7 @@ def test_features_that_changed_are_refused(tmp_path: Path) -> None:
     from fungistore.fingerprint import digest_ids
 
     kl.publish(0, MORE[32:64].copy(), digest_ids(rows), 0)
-    with pytest.raises(MismatchError, match="extracted anew"):
+    with pytest.raises(MismatchError, match="made anew"):
         build_index(tmp_path / "s")
     store.remove_arrays([kl])
     with pytest.raises(MismatchError, match="are gone"):

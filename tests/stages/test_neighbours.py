@@ -113,3 +113,43 @@ def test_more_queries_than_are_held_at_a_time(monkeypatch):
     monkeypatch.setattr(neighbours, "TILE_SCORES", 1000)
     found = nearest(queries, blocks(vectors, 300), 5)
     assert np.array_equal(found.rows, expected.rows)
+
+
+def scenes(count, of_each, dim, seed=0):
+    """Unit vectors in scenes: cosines of 0.998 within one, more near ties than float32 can tell."""
+    random = np.random.default_rng(seed)
+    centres = np.repeat(random.normal(size=(count, dim)), of_each, axis=0)
+    vectors = centres + 0.04 * random.normal(size=centres.shape)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("copies", [1, 60])
+def test_crowds_of_near_duplicates_are_told_apart_by_a_product(monkeypatch, copies):
+    """More near ties than candidates: a float64 product finds them, not a loop over queries."""
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 100)
+    monkeypatch.setattr(neighbours, "EXACT_SCORES", 700)
+    vectors = np.repeat(scenes(3, 360 // copies, 512), copies, axis=0)
+    queries = vectors[::47]
+    rows, distances = brute(queries, vectors, 5)
+    asked = []
+    product = neighbours._exhaustive
+    monkeypatch.setattr(neighbours, "_exhaustive", lambda *all: asked.append(all) or product(*all))
+    found = nearest(queries, blocks(vectors, 170), 5)
+    assert np.array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-12)
+    unordered = nearest_rows(queries, blocks(vectors, 170), 5)
+    assert np.array_equal(np.sort(unordered, axis=1), np.sort(rows, axis=1))
+    assert len(asked[0][0]) == len(queries)
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-19, 1e-25])
+@pytest.mark.parametrize("count", [20, 400])
+def test_vectors_whose_squares_have_no_room_have_neighbours(scale, count):
+    """Squares of 1e20 are infinite in float32, those of 1e-25 are zero."""
+    vectors = (gaussian(count, 12).astype(np.float64) * scale).astype(np.float32)
+    rows, distances = brute(vectors[:9], vectors, 4)
+    found = nearest(vectors[:9], blocks(vectors, 130), 4)
+    assert np.array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-12)
+    unordered = nearest_rows(vectors[:9], blocks(vectors, 130), 4)
+    assert np.array_equal(np.sort(unordered, axis=1), np.sort(rows, axis=1))

@@ -204,7 +204,7 @@ def test_a_grown_store_is_searched_as_far_as_its_index_goes(tmp_path: Path) -> N
     build_index(tmp_path / "s")
     make_store(tmp_path / "s", {"embeddings": vectors}, labels)
     done = fungi("search", tmp_path / "s", "000030.jpg", "--json")
-    assert "rows 0 to 20 of 40; fungi index" in done.stderr
+    assert "20 of 40 rows; fungi index" in done.stderr
     (answer,) = json.loads(done.stdout)["answers"]
     assert all(n["row"] < 20 for n in answer["neighbours"])
     assert len(answer["neighbours"]) == 10

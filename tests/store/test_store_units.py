@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from fungistore.choices import Codec
 from fungistore.store.chunks import encode
 from fungistore.store.local import LocalBackend
-from fungistore.store.units import Commit, UnitArray
+from fungistore.store.units import Commit, UnitArray, parse_commit
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 LOSSLESS: tuple[Codec, ...] = ("none", "zstd")
@@ -226,7 +225,7 @@ def test_record_describes_the_unit(tmp_path: Path) -> None:
     assert (commit.nan_rows, commit.inf_rows, commit.zero_rows) == (3, 3, 1)
     assert (commit.ids, commit.fingerprint, array.fingerprint) == ("digest of ids", "f1", "f1")
     assert commit.bytes == array.chunk_path(1).stat().st_size
-    assert json.loads(record_path(tmp_path, array, 1).read_bytes()) == asdict(commit)
+    assert parse_commit(record_path(tmp_path, array, 1).read_bytes()) == commit
     assert reopened(array, tmp_path).commits() == {1: commit}
 
 

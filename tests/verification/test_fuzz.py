@@ -74,7 +74,7 @@ def readers(root: Path) -> list[Callable[[], object]]:
     def heads() -> None:
         store = Store.open(root)
         for name in head_names(store, "set"):
-            open_head(store, "set", name)
+            open_head(store, "set", name).is_stale  # noqa: B018
 
     def state() -> None:
         run = RunFolder(Store.open(root), "set", "h")

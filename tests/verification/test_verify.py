@@ -337,7 +337,9 @@ def test_units_made_anew_with_other_values_make_an_index_stale(root):
     array = store.arrays("set")["gradients/kl"]
     ids = array.commit(1).ids
     array.publish(1, np.ones((16, 8), np.float32), ids, 0)
-    assert set(kinds(verify_store(root))) == {"index-stale"}
+    found = verify_store(root)
+    assert set(kinds(found)) == {"eval-stale", "index-stale", "pca-stale"}
+    assert {finding.kind for finding in found.errors} == {"index-stale"}
 
 
 def test_an_index_waits_for_units_that_were_dropped(root):
