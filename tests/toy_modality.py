@@ -196,6 +196,7 @@ class Toy:
     token_dim: ClassVar[int] = WIDTH
     token_shape: ClassVar[tuple[int, ...]] = (LONGEST,)
     lengths_differ: ClassVar[bool] = True
+    is_thread_safe: ClassVar[bool] = True
     base_view: ClassVar[ViewRecipe] = Whole()
 
     @property

@@ -158,6 +158,14 @@ class Encoder(Protocol):
         """
 
     @property
+    def is_thread_safe(self) -> bool:
+        """Whether several threads may `run` it at once; else a CPU computes on one core.
+
+        It is, unless a forward keeps anything in the module or the encoder, as hooks do that note
+        what a layer gave.
+        """
+
+    @property
     def exact_from(self) -> nn.Module | None:
         """The module from which on everything runs in float32; None: all of it does."""
 

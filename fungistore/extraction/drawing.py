@@ -84,10 +84,11 @@ def _drawn(
 
     Raises:
         ItemError: the modality's own; an image of odd proportions can need any memory, for one.
+            What no input can cause, such as a TypeError, ends the run.
     """
     try:
         return drawer.draw(item, row["id"], features)
-    except Exception as error:
+    except (MemoryError, ValueError, ArithmeticError, OSError, RuntimeError) as error:
         modality = drawer.modality
         what = f"the {modality.item} has no views: {reason_of(error)}"
         raise modality.error(what, where=shortened(row["uri"])) from error

@@ -24,9 +24,9 @@ from fungistore.gradients.projection import (
 )
 from fungistore.gradients.tape import GradientPath, Tape
 from fungistore.machine.context import QUIET, Context
-from fungistore.machine.cores import Cores, one_thread_each
+from fungistore.machine.cores import ONE_CORE, Cores, one_thread_each
 from fungistore.machine.device import explain_full_memory
-from fungistore.machine.precision import OnGpu, float32_products
+from fungistore.machine.precision import OnGpu, float32_products, plain_modes
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch, shared
 from fungistore.machine.transfer import send, start_fetch
 from fungistore.modalities.modality import find_modality
@@ -174,14 +174,14 @@ class FeatureMaker:
     def _launch(
         self, drawn: BatchViews, one: _Pass, cores: Cores, context: Context
     ) -> dict[str, Tensor]:
-        watch = shared(context.watch, cores.count)
+        count = len(drawn[one.views][0])
+        watch = shared(context.watch, min(cores.count, -(-count // self._at_once(one))))
 
         def make(part: DrawnBatch) -> _Made:
             context.stop_if_asked()
             return self._make(part, one, watch)
 
         parts = list(cores.map(make, self._parts(drawn, one)))
-        count = len(drawn[one.views][0])
 
         def joined(rows: Iterable[Tensor]) -> Tensor:
             return torch.cat(list(rows))[:count]
@@ -214,9 +214,10 @@ class FeatureMaker:
         with (
             explain_full_memory(self.device, self._batch_size),
             float32_products(self._on_gpu),
+            plain_modes(self.device),
             one_thread_each(self.device) as cores,
         ):
-            yield cores
+            yield cores if self._encoder.is_thread_safe else ONE_CORE
 
     def _path_of(self, one: _Pass) -> GradientPath:
         if not one.reads_tokens:
@@ -224,15 +225,17 @@ class FeatureMaker:
         assert self._token_path is not None  # `make_features` gives one
         return self._token_path
 
+    def _at_once(self, one: _Pass) -> int:
+        views = count_views(self.drawer.recipe(one.views))
+        return self._path_of(one).samples_at_once(views, self._batch_size)
+
     def _parts(self, drawn: BatchViews, one: _Pass) -> Iterator[DrawnBatch]:
         """Split a batch so that the path can record each part with all of its views.
 
         A CPU's parts are of one size, the last one filled up with copies of its last sample: so a
         sample's features do not depend on its company.
         """
-        arrays = drawn[one.views]
-        views = count_views(self.drawer.recipe(one.views))
-        count = self._path_of(one).samples_at_once(views, self._batch_size)
+        arrays, count = drawn[one.views], self._at_once(one)
         for start in range(0, len(arrays[0]), count):
             part = tuple(array[start : start + count] for array in arrays)
             yield self._to_device(filled_up(part, count) if self.device.type == "cpu" else part)

@@ -23,12 +23,6 @@ from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.modalities.views import Inputs
 
 
-class _Cutting(local):
-    """Inputs and outputs of the target layer in this thread's forward; None: it is left alone."""
-
-    calls: list[tuple[Tensor, Tensor]] | None = None
-
-
 class LayerPath:
     """Gradients of any `nn.Linear` of a model; also of losses of its tokens.
 
@@ -42,9 +36,8 @@ class LayerPath:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self._target = encoder.target
-        self._cutting = _Cutting()
-        if self._target is not None:
-            self._target.register_forward_hook(self._cut)
+        if self._target is not None and _cut not in self._target._forward_hooks.values():
+            self._target.register_forward_hook(_cut)
         if (module := encoder.exact_from) is not None:
             module.register_forward_pre_hook(_to_float32, with_kwargs=True)
 
@@ -103,22 +96,15 @@ class LayerPath:
             count = max(1, (size or samples * views) // samples)
             yield from zip(*(tensor.split(count, dim=1) for tensor in chunk), strict=True)
 
-    def _cut(self, module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
-        calls = self._cutting.calls
-        if calls is None:
-            return output
-        leaf = output.detach().float().requires_grad_()
-        calls.append((entered[0].detach().float(), leaf))
-        return leaf
-
     @contextmanager
     def _cut_once(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
         """Cut the graph at the target layer; give what enters and leaves it in one forward."""
-        calls = self._cutting.calls = []
+        calls: list[tuple[Tensor, Tensor]] = []
+        _CUTTING.at, _CUTTING.calls = self._target, calls
         try:
             yield calls
         finally:
-            self._cutting.calls = None
+            _CUTTING.at = None
         if self._target is not None and len(calls) != 1:
             raise UsageError(
                 "the target layer must run exactly once a forward",
@@ -159,3 +145,22 @@ def _to_float32(
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     return tuple(map(raised, args)), {key: raised(value) for key, value in kwargs.items()}
+
+
+class _Cutting(local):
+    """The layer whose output is cut off in this thread's forward, and its calls so far."""
+
+    at: nn.Module | None = None
+    calls: list[tuple[Tensor, Tensor]]
+
+
+_CUTTING = _Cutting()
+
+
+def _cut(module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
+    """Hook: keep what enters and leaves the layer, and let autograd begin here."""
+    if module is not _CUTTING.at:
+        return output
+    leaf = output.detach().float().requires_grad_()
+    _CUTTING.calls.append((entered[0].detach().float(), leaf))
+    return leaf

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from fungistore.randomness import Stream
 
 BLOCK_COLUMNS = 4096  # part of the definition: each block of columns has its own random stream
 BLOCKS_AT_ONCE = 8  # in one batched product: a single block would leave most of a GPU idle
+MADE_AT_ONCE = 4  # groups of blocks, where none is kept: a core each, and their memory
 CPU_ROWS = 16  # that a CPU multiplies at once, filled up: last digits may depend on their number
 CACHE_BYTES = 4 << 30  # blocks are kept when all of them fit in it, and made anew otherwise
 SPARSE_DENSITY = 1 / 3  # Achlioptas, "Database-friendly random projections", 2003
@@ -117,8 +119,10 @@ class Projection:
             return torch.cat([(part @ blocks).sum(0, dtype=torch.float32) for part in parts])
 
         features = torch.zeros(len(low), self.spec.dim, device=self._device)
-        for part in cores.map(product, self._groups()):
-            features += part
+        groups = iter(self._groups())
+        while some := list(islice(groups, None if self._kept is not None else MADE_AT_ONCE)):
+            for part in cores.map(product, some):
+                features += part
         return features[:count] * self.spec.dim**-0.5
 
     def _groups(self) -> Iterator[tuple[int, int]]:
@@ -158,7 +162,7 @@ def unit_rows(rows: Float[Tensor, "b ..."]) -> UnitRows:
     largest = flat.abs().amax(dim=1)
     scaled = flat / largest.clamp_min(tiny)[:, None]
     norms = scaled.norm(dim=1)
-    return UnitRows(scaled / norms.clamp_min(tiny)[:, None], norms * largest)
+    return UnitRows(scaled / norms.clamp_min(tiny)[:, None], norms * largest.clamp_min(tiny))
 
 
 def normalized_projection(

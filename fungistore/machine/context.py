@@ -28,7 +28,8 @@ class Context:
 
     Attributes:
         reporter: is told what happens; default: nobody.
-        stop: asked between steps; True ends the run with StoppedError, keeping what is committed.
+        stop: asked between steps, by several threads at once; True ends the run with StoppedError,
+            keeping what is committed.
         watch: a `Clock` to measure the stages with.
     """
 

@@ -14,7 +14,7 @@ from torch import nn
 from fungistore.errors import FullMemoryError, UsageError
 from fungistore.machine.powers import power_of_two_within
 
-BATCH_TOKENS = {"cpu": 16_384, "mps": 16_384, "cuda": 65_536}  # that fill the device
+BATCH_TOKENS = {"cpu": 32_768, "mps": 16_384, "cuda": 65_536}  # that fill the device
 LARGEST_BATCH = 512
 PROBE_SIZE = 768  # rows and columns of the products that are timed: a few milliseconds each
 PROBE_ROUNDS = 7

@@ -30,8 +30,11 @@ BESIDE: frozenset[Stage] = frozenset({"decode", "draw", "write"})  # in threads 
 class Stopwatch(Protocol):
     """Is told when a stage begins and ends."""
 
-    def stage(self, name: Stage) -> AbstractContextManager[Any]:
-        """Return a context that lasts as long as one run of the stage; any thread may enter it."""
+    def stage(self, name: Stage, part: float = 1.0) -> AbstractContextManager[Any]:
+        """Return a context that lasts as long as one run of the stage; any thread may enter it.
+
+        It is charged with `part` of its duration: an nth, where n threads run it side by side.
+        """
 
     def add(self, name: Stage, seconds: float) -> None:
         """Charge a stage with what was measured elsewhere."""
@@ -40,7 +43,7 @@ class Stopwatch(Protocol):
 class Unwatched:
     """A stopwatch that does not run."""
 
-    def stage(self, name: Stage) -> AbstractContextManager[Any]:
+    def stage(self, name: Stage, part: float = 1.0) -> AbstractContextManager[Any]:
         """Do nothing."""
         return nullcontext()
 
@@ -58,13 +61,8 @@ class _Shared:
     watch: Stopwatch
     threads: int
 
-    @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(name, time.perf_counter() - began)
+    def stage(self, name: Stage, part: float = 1.0) -> AbstractContextManager[Any]:
+        return self.watch.stage(name, part / self.threads)
 
     def add(self, name: Stage, seconds: float) -> None:
         self.watch.add(name, seconds / self.threads)
@@ -105,8 +103,8 @@ class Clock:
         self._last = 0.0
 
     @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
-        """Add the context's duration to the stage."""
+    def stage(self, name: Stage, part: float = 1.0) -> Iterator[None]:
+        """Add a part of the context's duration to the stage."""
         began = time.perf_counter()
         try:
             yield
@@ -115,7 +113,7 @@ class Clock:
                 self._synchronize()
             ended = time.perf_counter()
             with self._lock:
-                self._seconds[name] += ended - began
+                self._seconds[name] += part * (ended - began)
                 self._first, self._last = min(self._first, began), max(self._last, ended)
 
     def add(self, name: Stage, seconds: float) -> None:

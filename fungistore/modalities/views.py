@@ -54,13 +54,15 @@ class ViewRecipe(Protocol):
         """Return some views of a group as the encoder takes them: tensors [b, v, ...].
 
         Of `drawn`, bytes are on the device; arrays of other types are on the host. What is made
-        of them on the host is sent to the device afterwards.
+        of them on the host is sent to the device afterwards. Several threads may call at once.
         """
 
 
 def filled_up(drawn: DrawnBatch, count: int) -> tuple[Shaped[Tensor, "n ..."], ...]:
     """Return what was drawn for up to `count` samples with copies of the last one behind it."""
     missing = count - len(drawn[0])
+    if not missing:
+        return drawn
     return tuple(torch.cat([array, *[array[-1:]] * missing]) for array in drawn)
 
 

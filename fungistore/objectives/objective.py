@@ -88,7 +88,8 @@ class Objective(Protocol):
     ) -> Float[Tensor, " b"]:
         """Return one loss a sample, differentiable in embeddings, and in tokens if it needs them.
 
-        `bank` is what `reduce` made of the latents of other samples, where it needs one.
+        `bank` is what `reduce` made of the latents of other samples, where it needs one. Several
+        threads may call at once, with other samples.
         """
 
 

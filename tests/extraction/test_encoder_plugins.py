@@ -49,6 +49,7 @@ class Conv:
     embedding_dim = token_dim = 6
     token_shape, lengths_differ, base_view = (2, 4), False, Wide()
     target_layer = target = exact_from = None
+    is_thread_safe = False  # `run` takes the tokens from a hook's notes
 
     def __init__(self):
         torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -458,6 +459,61 @@ def test_neither_threads_nor_company_change_a_bit(
     for name, rows in expected.items():
         assert np.array_equal(found[name], rows), name
         assert np.array_equal(alone[name], rows[1:2]), name
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_callers_modes_change_nothing(
+    weights_file: WeightsFile, photos: list[Pixels], threads: int
+) -> None:
+    """Neither autocast nor inference mode, in which there would be no gradients."""
+    maker = make(tiny(weights_file))
+    wanted = frozenset(["embeddings", "kl"])
+    batch = batch_of(maker, photos[:2], wanted)
+    expected = maker.compute(batch, wanted)
+    torch.set_num_threads(threads)
+    try:
+        with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+            found = maker.compute(batch, wanted)
+    finally:
+        torch.set_num_threads(1)
+    for name, rows in expected.items():
+        assert np.array_equal(found[name], rows), name
+
+
+class _Notes:
+    """An encoder that is not safe in threads: it notes who runs it."""
+
+    is_thread_safe = False
+
+    def __init__(self, encoder: TimmViT) -> None:
+        self._encoder = encoder
+        self.threads: set[int] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def run(self, inputs: Any) -> Any:
+        self.threads.add(threading.get_ident())
+        return self._encoder.run(inputs)
+
+
+def test_an_encoder_that_keeps_notes_runs_in_one_thread(
+    weights_file: WeightsFile, photos: list[Pixels]
+) -> None:
+    """With three threads of torch, too; the features are the same."""
+    plain = make(tiny(weights_file), path_of=LayerPath)
+    notes: Any = _Notes(tiny(weights_file))
+    maker = make(notes, path_of=LayerPath)
+    batch = batch_of(plain, photos)
+    expected = plain.compute(batch, ALL)
+    torch.set_num_threads(3)
+    try:
+        found = maker.compute(batch, ALL)
+    finally:
+        torch.set_num_threads(1)
+    assert notes.threads == {threading.get_ident()}
+    for name, rows in expected.items():
+        assert np.array_equal(found[name], rows), name
 
 
 def test_a_full_gpu_is_explained(weights_file: WeightsFile, photos: list[Pixels]) -> None:

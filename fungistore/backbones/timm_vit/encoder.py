@@ -60,6 +60,7 @@ class TimmViT:
     family: ClassVar[str] = "timm"
     modality: ClassVar[str] = "image"
     lengths_differ: ClassVar[bool] = False
+    is_thread_safe: ClassVar[bool] = True
 
     @property
     def token_shape(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from fungistore.modalities.image.pixels import Image, PixelRecipe
 from fungistore.modalities.views import ViewGroup
 from fungistore.randomness import Stream
 
-MOST_ELONGATED = 8  # long sides for each short one; what is beyond would be resized and cut off
+MOST_ELONGATED = 64  # long sides for each short one; what is beyond would be resized and cut off
 
 
 class InferenceView:
@@ -52,7 +52,7 @@ class InferenceView:
 
 
 def centre_of(image: Image) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Cut off the ends of an image that is more than eight times as long as it is wide."""
+    """Cut off the ends of an image that is more than 64 times as long as it is wide."""
     return image[
         tuple(_middle(length, MOST_ELONGATED * min(image.shape[:2])) for length in image.shape[:2])
     ]
