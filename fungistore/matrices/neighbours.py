@@ -201,6 +201,7 @@ def _candidates(
     width = x.shape[1]
     bound = (width + 4) * ROUNDING * ((2 * largest) ** 0.5 * x.norm(dim=1, keepdim=True) + largest)
     bound = (bound + 2 * width * VANISHING).nan_to_num(torch.inf, torch.inf)
+    best = best.masked_fill(bound.isinf(), 0)  # these say nothing
     positions = places.cpu().numpy()
     return _Candidates(
         scores=best.cpu().numpy(),
@@ -266,11 +267,10 @@ def _exhaustive(
         queries: [q, d].
         database: as `nearest` takes it.
         k: neighbours of each query.
-        least: [q], what the score x.y - |y|^2 / 2 of the k-th best row is at least, if known.
+        least: [q], what the score x.y - |y|^2 / 2 of the k-th best row is at least; changed.
         device: where the products run.
     """
     best = _Best(len(queries), k)
-    least = np.where(np.isfinite(least), least, -np.inf)
     place = device or torch.device("cpu")
     x = torch.from_numpy(queries).to(place).double()
     lengths = x.norm(dim=1)

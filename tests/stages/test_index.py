@@ -18,6 +18,8 @@ from fungistore.indexing.build import build_index
 from fungistore.indexing.choose import TRAIN_BYTES, choose_factory, part_count, training_rows
 from fungistore.indexing.opening import open_index
 from fungistore.indexing.options import IndexOptions
+from fungistore.indexing.record import Recall
+from fungistore.indexing.reference import Reference
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
@@ -153,12 +155,24 @@ def test_any_faiss_factory_is_searched_by_row_and_its_recall_is_true(
 )
 def test_equal_images_are_as_good_as_each_other(tmp_path: Path, factory: str, metric: str) -> None:
     """Many copies of each image: any ten of them are the ten nearest."""
-    base = np.random.default_rng(0).normal(size=(20, 32)).astype(np.float32)
-    copies = 50 if "PQ" not in factory else 30  # estimates cannot be compared with distances
-    make_store(tmp_path / "s", {"embeddings": np.repeat(base, copies, 0)}, ["a"] * 20 * copies)
+    base = np.random.default_rng(0).normal(size=(10, 32)).astype(np.float32)
+    copies = 100 if "PQ" not in factory else 60  # estimates cannot be compared with distances
+    make_store(tmp_path / "s", {"embeddings": np.repeat(base, copies, 0)}, ["a"] * 10 * copies)
     done = build_index(tmp_path / "s", IndexOptions(factory=factory, metric=metric))  # type: ignore[arg-type]
     assert done.index.recall is not None
     assert done.index.recall.value > 0.99
+
+
+def test_any_of_the_nearest_that_are_equal_is_found() -> None:
+    """Where distances are estimates, more exact neighbours than ten are known by their rows."""
+    vectors = np.repeat(np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32), 30, axis=0)
+    reference = Reference.of(np.array([0]), vectors[:1].copy())
+    reference.update(vectors, np.arange(60), "cosine")
+    index = VectorIndex.make("SQ8", 8, "cosine")
+    index.train(vectors.copy())
+    index.add(vectors[18:31].copy(), np.arange(18, 31))  # twelve equal ones, one that is not
+    assert not index.measures_exactly
+    assert reference.recall(index) == Recall(10, 1.0, 1)
 
 
 def test_a_near_miss_is_a_miss(tmp_path: Path) -> None:
