@@ -22,9 +22,9 @@ from fungistore.backbones.encoder import Encoder
 from fungistore.backbones.families import FAMILIES, feature_set_of, modality_of, split_model
 from fungistore.backbones.families import load_backbone as load_any
 from fungistore.backbones.timm_vit.encoder import TimmViT
-from fungistore.backbones.timm_vit.loading import keeps_head
 from fungistore.backbones.timm_vit.quantized import Int8Linear
-from fungistore.backbones.timm_vit.weights import load_weights, weights_hash
+from fungistore.backbones.timm_vit.variants import keeps_head
+from fungistore.backbones.timm_vit.weights import digest_weights
 from fungistore.errors import FungiError, UsageError
 
 SeededModel = Callable[..., Any]
@@ -384,10 +384,10 @@ def test_the_hash_changes_with_a_single_weight(weights_file: WeightsFile) -> Non
     path = weights_file("test_vit")
     backbone = load_backbone("test_vit", weights=path)
     assert backbone.weights_hash == load_backbone("test_vit", weights=path).weights_hash
-    assert backbone.weights_hash == weights_hash(backbone.module)
+    assert backbone.weights_hash == digest_weights(backbone.module.state_dict())
     weight = backbone.module.blocks[3].mlp.fc2.weight
     weight.data[5, 7] = torch.nextafter(weight.data[5, 7], torch.tensor(torch.inf))
-    assert weights_hash(backbone.module) != backbone.weights_hash
+    assert digest_weights(backbone.module.state_dict()) != backbone.weights_hash
 
 
 def test_the_hash_knows_a_swap_of_equal_shapes(seeded_model: SeededModel) -> None:
@@ -395,16 +395,15 @@ def test_the_hash_knows_a_swap_of_equal_shapes(seeded_model: SeededModel) -> Non
     one, other = seeded_model("test_vit"), seeded_model("test_vit")
     first, second = other.blocks[0].attn.proj.weight, other.blocks[1].attn.proj.weight
     first.data, second.data = second.data.clone(), first.data.clone()
-    assert weights_hash(one) != weights_hash(other)
+    assert digest_weights(one.state_dict()) != digest_weights(other.state_dict())
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path, weights_file: WeightsFile) -> None:
     """A file in float16 loads into a model that stays in float32."""
     state = {key: value.half() for key, value in load_file(weights_file("test_vit")).items()}
     save_file(state, tmp_path / "half.safetensors")
-    model = timm.create_model("test_vit", pretrained=False, num_classes=0)
-    load_weights(model, tmp_path / "half.safetensors")
-    for key, value in model.state_dict().items():
+    backbone = load_backbone("test_vit", weights=tmp_path / "half.safetensors")
+    for key, value in backbone.module.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, state[key].float())
 

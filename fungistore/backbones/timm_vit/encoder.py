@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoded, TokenGrid
 from fungistore.backbones.timm_vit.class_token import TimmSplit, splits_class_token
+from fungistore.backbones.timm_vit.fitting import some
 from fungistore.backbones.timm_vit.quantized import quantize_linears
+from fungistore.backbones.timm_vit.variants import TRANSFORM_FIELDS
 from fungistore.fingerprint import Config
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
 
 MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
-TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 @dataclass(eq=False)
@@ -40,7 +41,10 @@ class TimmViT:
         pooling: how timm pools: "token", "avg", "map", ...
         target_layer: dotted name of the layer whose per-sample gradient is taken.
         data_config: timm's evaluation transform for these weights at this image size.
-        weights_hash: digest of every parameter and buffer.
+        weights_hash: digest of the weights as they were stored.
+        origin: where the transform comes from, in words.
+        left_out: heads and projections of the stored weights that the model has no place for.
+        doubts: what could not be told for certain of the weights.
         dtype: type of pixels that the module takes; `prepare_trunk` changes it.
     """
 
@@ -55,6 +59,9 @@ class TimmViT:
     target_layer: str
     data_config: Mapping[str, Any]
     weights_hash: str
+    origin: str = ""
+    left_out: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     dtype: torch.dtype = field(default=torch.float32, init=False)
 
     family: ClassVar[str] = "timm"
@@ -95,6 +102,22 @@ class TimmViT:
     def base_view(self) -> ViewRecipe:
         """timm's evaluation transform."""
         return NormalizedViews(InferenceView(self.data_config), self.statistics)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The transform, what of the weights was left out, and what is doubtful, in words."""
+        config = self.data_config
+        numbers = "; ".join(
+            f"{name} {', '.join(f'{value:.3g}' for value in config[name])}"
+            for name in ("mean", "std")
+        )
+        head = f"; the embedding has {self.embedding_dim} numbers"
+        left_out = f"; left out: {some(self.left_out)}" if self.left_out else ""
+        return (
+            f"transform of {self.origin}: {self.image_size} px, {config['interpolation']}, "
+            f"{config['crop_mode']} crop of {config['crop_pct']:.3g}, {numbers}{head}{left_out}",
+            *(f"warning: {doubt}" for doubt in self.doubts),
+        )
 
     def identity(self) -> Config:
         """Return model, weights, size, pooling and transform."""

@@ -13,11 +13,20 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from fungistore.backbones.timm_vit.encoder import TimmViT
-from fungistore.backbones.timm_vit.weights import load_weights, weights_hash
+from fungistore.backbones.timm_vit.fitting import fit_weights
+from fungistore.backbones.timm_vit.variants import (
+    Variant,
+    published_variant,
+    variant_of_file,
+)
+from fungistore.backbones.timm_vit.weights import (
+    digest_weights,
+    download_weights,
+    read_weights,
+)
 from fungistore.errors import FungiError, UsageError
 
 NEAR_NAMES = 5
-JOINT_SPACE = ("clip", "pe_core")  # families trained on images and texts together
 
 
 def load_timm_vit(
@@ -52,8 +61,9 @@ def load_timm_vit(
             hint=f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names",
         )
     several_sizes = view_size != "model"
+    variant = published_variant(name)
     with torch.device("meta"):  # refuse before anything is downloaded
-        sketch = _create(name, image_size, several_sizes, pretrained=False)
+        sketch = _create(variant, image_size, several_sizes)
     patch_size = _patch_size(sketch, name)
     if image_size is not None:
         _check_image_size(image_size, patch_size)
@@ -63,9 +73,15 @@ def load_timm_vit(
             where=f"--view-size {view_size}",
             expected=f"model, native, or a multiple of {patch_size}",
         )
-    model = _create(name, image_size, several_sizes, pretrained=weights is None)
-    if weights is not None:
-        load_weights(model, weights)
+    if weights is None:
+        state = download_weights(sketch, name)
+    else:
+        state = read_weights(weights)
+        variant = variant_of_file(name, state, weights)
+    model = _create(variant, image_size, several_sizes)
+    fitted = fit_weights(
+        model, state, architecture, where=weights or name, extra_is_error=weights is not None
+    )
     model.eval().requires_grad_(False)
     config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
     return TimmViT(
@@ -79,21 +95,11 @@ def load_timm_vit(
         pooling=str(getattr(model, "global_pool", "token")),
         target_layer=_check_target(model, target_layer),
         data_config=config,
-        weights_hash=weights_hash(model),
+        weights_hash=digest_weights(fitted.used),
+        origin=variant.source,
+        left_out=fitted.left_out,
+        doubts=variant.doubts,
     )
-
-
-def keeps_head(name: str) -> bool:
-    """Whether the model's last linear layer projects into CLIP's joint space, so belongs to it.
-
-    timm stores that projection in the classifier's place. Fine-tuned weights have a true
-    classifier there; a name without a tag stands for timm's default weights.
-    """
-    architecture, _, tag = name.partition(".")
-    default = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    tag = tag or (default.tag if default is not None else "") or ""
-    fine_tuned = any(word in tag for word in ("in1k", "in12k", "in22k"))
-    return any(word in architecture for word in JOINT_SPACE) and not fine_tuned
 
 
 def default_target(model: Any) -> str | None:
@@ -110,14 +116,17 @@ def embedding_dim(model: Any) -> int:
     return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
 
 
-def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: bool) -> Any:
-    options: dict[str, Any] = {} if keeps_head(name) else {"num_classes": 0}
+def _create(variant: Variant, image_size: int | None, several_sizes: bool) -> Any:
+    name = variant.name
+    options: dict[str, Any] = {} if variant.keeps_head else {"num_classes": 0}
     if image_size is not None:
         options["img_size"] = image_size
     if several_sizes:
         options["dynamic_img_size"] = True
+    if variant.overlay:
+        options["pretrained_cfg_overlay"] = dict(variant.overlay)
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+        model: Any = timm.create_model(name, pretrained=False, **options)
     except TypeError as error:
         raise UsageError(
             "the model takes images of its own size only",
@@ -125,12 +134,12 @@ def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: 
             found=str(error),
             hint="leave out --image-size and use --view-size model",
         ) from error
-    except Exception as error:  # timm raises whatever its download library raises
+    except Exception as error:  # timm's builders raise whatever they meet
         raise FungiError(
-            "the model cannot be created" if not pretrained else "pretrained weights cannot be had",
+            "the model cannot be created",
             where=f"--model {name}",
             found=f"{type(error).__name__}: {error}",
-            hint="check the tag with `fungi models`, or give a file with --weights",
+            hint="check the tag with `fungi models`",
         ) from error
     if not is_plain(model):
         raise UsageError(
