@@ -166,3 +166,17 @@ class Encoder(Protocol):
 
     def class_token_split(self) -> ClassTokenSplit | None:
         """Return the prepared encoder cut at its target layer; None where it cannot be cut so."""
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """An encoder that has to say how it came to its weights and its transform."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """One sentence each, for the user."""
+
+
+def remarks_of(encoder: Encoder) -> tuple[str, ...]:
+    """Return what an encoder has to say, if anything."""
+    return encoder.remarks if isinstance(encoder, Remarking) else ()

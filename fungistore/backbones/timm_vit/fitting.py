@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fungistore.errors import UsageError
 
-Convert = Callable[[dict[str, Any], Any], dict[str, Tensor]]
+Convert = Callable[..., dict[str, Tensor]]  # of stored tensors by name, for a model
 
 CLASSIFIERS = ("head", "fc", "head_dist")
 NAMES_SHOWN = 4

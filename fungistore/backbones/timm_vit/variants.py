@@ -171,7 +171,8 @@ def _ambiguities(chosen: str, names: list[str]) -> tuple[str, ...]:
     others = [one for one in names if _transform(one) != mine]
     if not others:
         return ()
-    fields = [key for key in TRANSFORM_FIELDS if any(_transform(o)[key] != mine[key] for o in others)]
+    transforms = [_transform(other) for other in others]
+    fields = [key for key in TRANSFORM_FIELDS if any(t[key] != mine[key] for t in transforms)]
     return (
         f"the file may be of any of {len(names)} variants, with different {', '.join(fields)}: the "
         f"transform is that of {chosen}; --model {chosen.partition('.')[0]}.TAG decides "

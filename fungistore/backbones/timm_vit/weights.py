@@ -73,7 +73,7 @@ def digest_weights(state: Mapping[str, Any]) -> str:
     for name, tensor in sorted(_tensors(state)):
         stored = tensor.float() if tensor.is_floating_point() else tensor
         digest.update(f"{name}:{stored.dtype}:{tuple(stored.shape)};".encode())
-        digest.update(stored.detach().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(stored.detach().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
