@@ -131,6 +131,7 @@ MADE = StoredKind(
     (
         Field("versions", "table", "of the packages that read and compute: torch, timm, pillow"),
         Field("banks", "table", "digest of each bank: features of equal settings need equal banks"),
+        Field("from", "table", "of imported exports: what their arrays were made with"),
     ),
 )
 

@@ -24,6 +24,11 @@ def fingerprint_of(reference: str) -> str:
     return reference.partition(WITH_BANK)[0]
 
 
+def bank_of(reference: str) -> str:
+    """Return the digest of the bank in a reference, "" where it names none."""
+    return reference.partition(WITH_BANK)[2]
+
+
 def is_same(one: object, other: object) -> bool:
     """Whether two references mean features that belong together, as far as they say."""
     first, second = str(one), str(other)
