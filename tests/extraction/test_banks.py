@@ -1,4 +1,4 @@
-"""Banks, such as SimCLR's negatives: what they are made of, whose they are, and how that is told."""
+"""Banks, such as SimCLR's negatives: what they are made of, and whose they are."""
 
 from __future__ import annotations
 
