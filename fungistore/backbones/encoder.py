@@ -115,7 +115,10 @@ class Encoder(Protocol):
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """Rows and columns, or the greatest length, of the tokens of a view of the own size."""
+        """Rows and columns, or the greatest length, of the tokens of a view of the own size.
+
+        An encoder whose tokens have no places may say so by an attribute `has_places`: False.
+        """
 
     @property
     def lengths_differ(self) -> bool:

@@ -39,6 +39,7 @@ FOLLOWS = {
     "embedding_dim",
     "token_dim",
     "prefix_tokens",
+    "has_places",
     "origin",
     "left_out",
     "doubts",

@@ -42,6 +42,7 @@ class TimmViT:
         target_layer: dotted name of the layer whose per-sample gradient is taken.
         data_config: timm's evaluation transform for these weights at this image size.
         weights_hash: digest of the weights as they were stored.
+        has_places: whether its tokens are the patches, row by row.
         origin: where the transform comes from, in words.
         left_out: heads and projections of the stored weights that the model has no place for.
         doubts: what could not be told for certain of the weights.
@@ -59,6 +60,7 @@ class TimmViT:
     target_layer: str
     data_config: Mapping[str, Any]
     weights_hash: str
+    has_places: bool = True
     origin: str = ""
     left_out: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -164,8 +166,8 @@ class TimmViT:
         """Return the embeddings and patch tokens of pixels."""
         (pixels,) = inputs
         tokens = self.module.forward_features(pixels.to(self.dtype))
-        patches = tokens.shape[1] - self.prefix_tokens
-        is_square = tokens.ndim == 3 and isqrt(patches) ** 2 == patches  # SAM's are maps
+        patches = tokens.shape[1] - self.prefix_tokens  # of SAM's maps it means nothing
+        is_square = self.has_places and isqrt(patches) ** 2 == patches
         grid = TokenGrid(self.to_grid(tokens)) if is_square else None
         return Encoded(self.module.forward_head(tokens), grid)
 
@@ -192,6 +194,9 @@ def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:
             break
         for parameter in child.parameters():
             parameter.data = parameter.data.to(dtype)
+        for module in child.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.to(dtype)  # its running statistics are no parameters
 
 
 def _plain(value: Any) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.layers import to_2tuple
 from torch import nn
 
+from fungistore.backbones.timm_vit.anatomy import Anatomy, examine
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.backbones.timm_vit.fitting import fit_weights
 from fungistore.backbones.timm_vit.variants import (
@@ -63,10 +63,17 @@ def load_timm_vit(
     several_sizes = view_size != "model"
     variant = published_variant(name)
     with torch.device("meta"):  # refuse before anything is downloaded
-        sketch = _create(variant, image_size, several_sizes)
-    patch_size = _patch_size(sketch, name)
-    if image_size is not None:
+        sketch = _create(variant, None, several_sizes=False)
+    anatomy = examine(sketch, name, None)
+    patch_size = anatomy.patch_size
+    if image_size is None:
+        _refuse_oblong(anatomy, name)
+    else:
         _check_image_size(image_size, patch_size)
+    if image_size is not None or several_sizes:
+        with torch.device("meta"):
+            sketch = _create(variant, image_size, several_sizes)
+        anatomy = examine(sketch, name, image_size)
     if isinstance(view_size, int) and view_size % patch_size:
         raise UsageError(
             "views cannot be of this size",
@@ -91,11 +98,12 @@ def load_timm_vit(
         patch_size=patch_size,
         embedding_dim=embedding_dim(model),
         token_dim=model.embed_dim,
-        prefix_tokens=getattr(model, "num_prefix_tokens", 1),
+        prefix_tokens=anatomy.prefix_tokens,
         pooling=str(getattr(model, "global_pool", "token")),
         target_layer=_check_target(model, target_layer),
         data_config=config,
         weights_hash=digest_weights(fitted.used),
+        has_places=anatomy.has_places,
         origin=variant.source,
         left_out=fitted.left_out,
         doubts=variant.doubts,
@@ -141,28 +149,20 @@ def _create(variant: Variant, image_size: int | None, several_sizes: bool) -> An
             found=f"{type(error).__name__}: {error}",
             hint="check the tag with `fungi models`",
         ) from error
-    if not is_plain(model):
-        raise UsageError(
-            "the model is not a plain vision transformer",
-            where=f"--model {name}",
-            found=type(model).__name__,
-            hint="fungi models '*vit*' lists names",
-        )
     return model
 
 
-def is_plain(model: Any) -> bool:
-    """Whether a model has what this program asks of a vision transformer."""
-    needed = ("blocks", "embed_dim", "forward_features", "forward_head", "num_features")
-    patch_embed = getattr(model, "patch_embed", None)
-    return all(hasattr(model, n) for n in needed) and hasattr(patch_embed, "patch_size")
-
-
-def _patch_size(model: Any, name: str) -> int:
-    height, width = to_2tuple(model.patch_embed.patch_size)
-    if height != width:
-        raise UsageError("patches must be square", where=f"--model {name}", found=(height, width))
-    return int(height)
+def _refuse_oblong(anatomy: Anatomy, name: str) -> None:
+    """Images are squares here, whatever the shape of those that a model was trained on."""
+    if anatomy.height != anatomy.width:
+        side = min(anatomy.height, anatomy.width)
+        raise UsageError(
+            "the model's own images are not square",
+            where=f"--model {name}",
+            expected="a square input",
+            found=f"{anatomy.height} x {anatomy.width} pixels",
+            hint=f"--image-size {side} takes squares",
+        )
 
 
 def _check_image_size(image_size: int, patch: int) -> None:
