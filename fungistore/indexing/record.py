@@ -131,7 +131,9 @@ class IndexRecord:
                 hint=restart_hint(store, self),
             ) from error
         arrays = changed_references(self.fingerprints, matrix.fingerprints)
-        changed: dict[str, tuple[Any, Any]] = dict(arrays)
+        changed: dict[str, tuple[Any, Any]] = {
+            f"fingerprints.{name}": both for name, both in arrays.items()
+        }
         if self.store != store.manifest.id:
             changed["store"] = (self.store, store.manifest.id)
         if self.rows_done > len(store.samples):

@@ -575,6 +575,7 @@ def test_the_hash_is_the_same_on_another_kind_of_cpu(weights_file: WeightsFile) 
     assert len(found) == 1
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # timm's own, of BEiT's position biases
 @pytest.mark.parametrize(
     ("name", "options"),
     [
