@@ -199,11 +199,11 @@ def gradient_features(options: ExtractOptions) -> list[str]:
 def _refuse_gradients_of_nothing(backbone: Encoder, features: Sequence[str]) -> None:
     if features and backbone.target is None:
         raise UsageError(
-            "the model has no linear layer to differentiate",
+            "the model has no linear layer to differentiate, unless one is named",
             where=f"--features {','.join(features)}",
             expected=f"{EMBEDDINGS}, {PATCHES}",
             found=f"{backbone.family}:{backbone.name}",
-            hint="--target-layer names a layer, where the model has one",
+            hint="--target-layer names a linear layer that runs once a forward, where there is one",
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
+from timm.layers import RelPosMlp
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoded, TokenGrid
@@ -22,6 +23,8 @@ from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
 
+# Their buffers are computed with as their weights are; a rotary embedding's must stay exact.
+BUFFERS_MEET_WEIGHTS = (nn.modules.batchnorm._BatchNorm, RelPosMlp)
 MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
 
 
@@ -39,7 +42,7 @@ class TimmViT:
         token_dim: width D of the blocks and of the patch tokens.
         prefix_tokens: class, distillation and register tokens in front of the patches.
         pooling: how timm pools: "token", "avg", "map", ...
-        target_layer: dotted name of the layer whose per-sample gradient is taken.
+        target_layer: dotted name of the layer whose per-sample gradient is taken; None: none is.
         data_config: timm's evaluation transform for these weights at this image size.
         weights_hash: digest of the weights as they were stored.
         has_places: whether its tokens are the patches, row by row.
@@ -57,7 +60,7 @@ class TimmViT:
     token_dim: int
     prefix_tokens: int
     pooling: str
-    target_layer: str
+    target_layer: str | None
     data_config: Mapping[str, Any]
     weights_hash: str
     has_places: bool = True
@@ -77,8 +80,10 @@ class TimmViT:
         return side, side
 
     @property
-    def target(self) -> nn.Linear:
+    def target(self) -> nn.Linear | None:
         """The target layer itself."""
+        if self.target_layer is None:
+            return None
         layer = self.module.get_submodule(self.target_layer)
         assert isinstance(layer, nn.Linear)  # load_timm_vit has checked it
         return layer
@@ -86,7 +91,7 @@ class TimmViT:
     @property
     def target_block(self) -> int | None:
         """Index of the block that holds the target layer, None where it lies outside the blocks."""
-        head, _, rest = self.target_layer.partition(".")
+        head, _, rest = (self.target_layer or "").partition(".")
         return int(rest.partition(".")[0]) if head == "blocks" else None
 
     @property
@@ -173,7 +178,7 @@ class TimmViT:
 
     def class_token_split(self) -> TimmSplit | None:
         """Return the model cut at its last `attn.proj`, where it pools its class token alone."""
-        if not splits_class_token(self.module, self.target):
+        if self.target is None or not splits_class_token(self.module, self.target):
             return None
         return TimmSplit(self.module, self.dtype, self.to_grid)
 
@@ -195,8 +200,8 @@ def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:
         for parameter in child.parameters():
             parameter.data = parameter.data.to(dtype)
         for module in child.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.to(dtype)  # its running statistics are no parameters
+            if isinstance(module, BUFFERS_MEET_WEIGHTS):
+                module.to(dtype)
 
 
 def _plain(value: Any) -> Any:

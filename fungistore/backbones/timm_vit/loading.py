@@ -176,8 +176,11 @@ def _check_image_size(image_size: int, patch: int) -> None:
         )
 
 
-def _check_target(model: Any, target_layer: str | None) -> str:
-    name = target_layer or default_target(model) or ""
+def _check_target(model: Any, target_layer: str | None) -> str | None:
+    """Return the layer to differentiate; None where the attention has none of its own."""
+    name = target_layer or default_target(model)
+    if name is None:
+        return None
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     if name not in linear:
         near = difflib.get_close_matches(name, linear, NEAR_NAMES, cutoff=0.0)
