@@ -77,6 +77,11 @@ def extracted(name: str, side: int | None, features: Sequence[str], **options: A
     for spec in resolved.arrays:
         assert made[spec.path].shape == (2, *spec.row_shape), spec.path
         assert np.isfinite(made[spec.path]).all(), spec.path
+    if "embeddings" in features and asked.dtype == "float32":
+        (pixels,) = resolved.backbone.base_view.render(drawn["embeddings"], 0, slice(0, 1))
+        expected = resolved.backbone.module(pixels[:, 0]).detach().numpy()
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(made["embeddings"] / scale, expected / scale, atol=1e-4)
 
 
 def outcome(name: str, side: int | None, features: Sequence[str], **options: Any) -> str:
@@ -164,15 +169,17 @@ def test_patches_are_what_becomes_a_token(name: str, patch: int, prefix: int) ->
     assert (anatomy.patch_size, anatomy.prefix_tokens, anatomy.has_places) == (patch, prefix, True)
 
 
-def test_a_hybrid_has_every_feature() -> None:
+def test_a_hybrid_has_gradients_and_patches() -> None:
     """A residual network before a class-token transformer, at a size of its true patches."""
-    extracted("vit_tiny_r_s16_p8_224", 64, (*VECTORS, "patches"))
+    extracted("vit_tiny_r_s16_p8_224", 64, ("embeddings", "kl", "patches"))
 
 
 @pytest.mark.slow
 def test_a_gradient_without_a_default_target_asks_for_one() -> None:
-    """The refusal says which flag names a layer, and the layer that it names is differentiated."""
+    """Where attention and perceptron share their last layer, embeddings need none to be named."""
     name = "vit_dpwee_patch16_reg1_gap_256"
+    assert default_target(sketch_of(name)) is None
+    extracted(name, 32, ["embeddings", "patches"])
     with pytest.raises(UsageError, match="no linear layer to differentiate") as caught:
         extracted(name, 32, ["kl"])
     assert "--target-layer" in str(caught.value)
@@ -187,13 +194,6 @@ def test_batch_norms_before_the_blocks_run_in_the_trunks_precision() -> None:
 def test_maps_of_channels_have_no_patches() -> None:
     """SAM's tokens are refused before a store is made, its embeddings and gradients are not."""
     assert not examine(sketch_of("samvit_base_patch16_224"), "", None).has_places
-
-
-def test_a_model_without_a_target_has_embeddings() -> None:
-    """Where attention and perceptron share their last layer, the gradient's has to be named."""
-    name = "vit_dpwee_patch16_reg1_gap_256"
-    assert default_target(sketch_of(name)) is None
-    extracted(name, 32, ["embeddings", "patches"])
 
 
 def test_an_oblong_model_takes_squares_when_told_to() -> None:

@@ -78,6 +78,9 @@ def test_timms_config_beside_a_file_tells_its_transform(tmp_path: Path) -> None:
     assert "mean" in tagged.doubts[0]
     config.write_text(json.dumps({"architecture": VIT, "pretrained_cfg": stored}))
     assert variant_of_file(CLIP, headed(512), path).overlay == {}  # of another model
+    for broken in ({"mean": "x"}, {"crop_pct": 0}, {"crop_mode": ["center"]}, {"std": [1, 2]}):
+        config.write_text(json.dumps({"architecture": CLIP, "pretrained_cfg": stored | broken}))
+        assert variant_of_file(CLIP, headed(512), path).overlay == {}
     config.write_text("[]")
     assert variant_of_file(CLIP, headed(512), path).overlay == {}
 

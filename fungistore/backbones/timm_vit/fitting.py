@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,7 +55,8 @@ def fit_weights(
         UsageError: they do not match.
     """
     try:
-        converted = conversion_of(architecture)(dict(state), model)
+        with redirect_stdout(sys.stderr):  # one of timm's conversions prints
+            converted = conversion_of(architecture)(dict(state), model)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UsageError(
             "the weights file has tensors of unexpected names or shapes",

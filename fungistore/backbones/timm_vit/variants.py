@@ -21,6 +21,8 @@ from fungistore.errors import UsageError
 JOINT_SPACE = ("clip", "pe_core")  # trained on images and texts together
 FINE_TUNED = ("in1k", "in12k", "in22k")  # tags of weights with a true classifier
 TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
 CONFIG = "config.json"  # beside weights of timm's hub
 # where a head's weight is, and which of its sides is its output
 HEADS = {
@@ -151,8 +153,20 @@ def _config_beside(path: Path, architecture: str) -> dict[str, Any] | None:
             return None
     except (OSError, ValueError, KeyError, TypeError):
         return None  # there is none, or another program's
-    found = {key: stored[key] for key in TRANSFORM_FIELDS if key in stored}
-    return {key: tuple(one) if isinstance(one, list) else one for key, one in found.items()}
+    found = {key: stored[key] for key in TRANSFORM_FIELDS if stored.get(key) is not None}
+    found = {key: tuple(one) if isinstance(one, list) else one for key, one in found.items()}
+    return found if all(_is_usable(*item) for item in found.items()) else None
+
+
+def _is_usable(key: str, value: Any) -> bool:
+    """Whether a field of a foreign file is of the kind that a transform takes."""
+    if key in ("mean", "std"):
+        is_triple = isinstance(value, tuple) and len(value) == 3
+        return is_triple and all(isinstance(one, int | float) for one in value)
+    if key == "crop_pct":
+        return isinstance(value, int | float) and value > 0
+    known = INTERPOLATIONS if key == "interpolation" else CROP_MODES
+    return value in known
 
 
 def _doubts(name: str, beside: Mapping[str, Any] | None) -> tuple[str, ...]:
