@@ -35,6 +35,12 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def digest_array(array: NDArray[Any]) -> str:
+    """Return a digest of an array's type, shape and numbers."""
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return digest_bytes(f"{little.dtype.str}{little.shape}".encode() + little.tobytes())
+
+
 def digest_ids(ids: Iterable[str]) -> str:
     """Return a digest of sample ids in their order; two lists never share one by concatenation."""
     state = hashlib.blake2b(digest_size=16)

@@ -126,6 +126,7 @@ def _show_estimate(planned: fungi.Estimate) -> None:
         f"forwards  {planned.forwards_per_image} an image",
         f"bytes     {size(planned.bytes)}, {room} ({fits})",
         f"time      {duration(short)} to {duration(long)}",
+        *planned.remarks,
     ):
         result(line)
 

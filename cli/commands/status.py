@@ -73,6 +73,8 @@ def _show(found: fungi.StoreStatus) -> None:
         show_text(
             f"{feature_set.name}: {backbone.get('model', '?')} at {side} px, weights {weights}"
         )
+        if transform := backbone.get("transform"):
+            show_text("transform  " + ", ".join(f"{k} {v}" for k, v in sorted(transform.items())))
         rows = [
             (
                 array.name,

@@ -115,7 +115,10 @@ class Encoder(Protocol):
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """Rows and columns, or the greatest length, of the tokens of a view of the own size."""
+        """Rows and columns, or the greatest length, of the tokens of a view of the own size.
+
+        An encoder whose tokens have no places may say so by an attribute `has_places`: False.
+        """
 
     @property
     def lengths_differ(self) -> bool:
@@ -174,3 +177,17 @@ class Encoder(Protocol):
 
     def class_token_split(self) -> ClassTokenSplit | None:
         """Return the prepared encoder cut at its target layer; None where it cannot be cut so."""
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """An encoder that has to say how it came to its weights and its transform."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """One sentence each, for the user."""
+
+
+def remarks_of(encoder: Encoder) -> tuple[str, ...]:
+    """Return what an encoder has to say, if anything."""
+    return encoder.remarks if isinstance(encoder, Remarking) else ()

@@ -13,7 +13,7 @@ from timm.layers import to_2tuple
 from torch import nn
 
 from fungistore.backbones.families import TIMM, split_model
-from fungistore.backbones.timm_vit.loading import is_plain
+from fungistore.backbones.timm_vit.anatomy import is_plain
 from fungistore.doctor.check import Check, passed
 from fungistore.errors import UsageError
 from fungistore.machine.device import default_batch_size, fast_dtype, resolve_device

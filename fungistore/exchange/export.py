@@ -31,6 +31,7 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Mask, open_features
 from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.references import bank_of
 from fungistore.store.store import Store
 
 
@@ -48,7 +49,7 @@ class ExportResult:
         widths: width of each matrix by its name in the file.
         dtype: of the vectors.
         unusable: rows that were left out, or kept as NaN, since a block has no finite values.
-        fingerprints: of the arrays, by their name in the store.
+        fingerprints: of the arrays, by their name in the store, with the digests of their banks.
         contents: digests of the rows that these had; they are in the file too.
     """
 
@@ -212,7 +213,13 @@ def _provenance(matrix: FeatureMatrix, options: ExportOptions) -> Config:
         "split": options.split,
         "fingerprints": matrix.fingerprints,
         "contents": {name: content.digest for name, content in matrix.contents.items()},
+        "banks": _banks(matrix),
     }
+
+
+def _banks(matrix: FeatureMatrix) -> dict[str, str]:
+    """Return the digest of what each block was compared with, by the array's name."""
+    return {name: bank for name, one in matrix.fingerprints.items() if (bank := bank_of(one))}
 
 
 def _blocks(

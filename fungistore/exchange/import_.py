@@ -23,6 +23,7 @@ from fungistore.exchange.match import FileIds, read_ids, refuse_unknown
 from fungistore.exchange.narrowing import refuse_unfit
 from fungistore.exchange.npy import NpyFile
 from fungistore.exchange.options import ImportOptions
+from fungistore.exchange.origin import joined_origin
 from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
@@ -52,6 +53,7 @@ class _Plan:
     feature: str
     dtype: str
     source: Config  # what the vectors are made from, for the fingerprint
+    origin: Config  # what exported files were made with
 
     @property
     def array(self) -> str:
@@ -111,6 +113,7 @@ def _plan(paths: list[Path], options: ImportOptions, opened: ExitStack, context:
     files: list[VectorFile] = []
     for path in paths:
         files.append(opened.enter_context(closing(open_vectors(path, options, own_names))))
+    origin = joined_origin(files, context.reporter)
     vectors = Concatenated(files)
     samples = name_rows(files, options.table, names)
     for remark in samples.remarks():
@@ -133,6 +136,7 @@ def _plan(paths: list[Path], options: ImportOptions, opened: ExitStack, context:
         feature=options.feature or (key if key in KNOWN else EMBEDDINGS),
         dtype=options.storage_dtype or ("float16" if vectors.dtype.itemsize == 2 else "float32"),
         source=source,
+        origin=origin,
     )
 
 
@@ -268,7 +272,7 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
     store.refuse_mismatch(plan.feature_set, {plan.array: config})
     array = existing.get(plan.array)
     if array is None:
-        store.setups.freeze(config, {}, {})
+        store.setups.freeze(config, {}, {"made": plan.origin} if plan.origin else {})
         array = store.create_array(
             plan.feature_set,
             Feature(plan.array, (plan.vectors.dim,), plan.dtype),

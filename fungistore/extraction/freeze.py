@@ -13,20 +13,23 @@ from torch import nn
 
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.banks import encode_bank, stand_in
+from fungistore.extraction.borrowing import borrowed_bank, refuse_other_bank
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
-from fungistore.fingerprint import Config, fingerprint, flatten
+from fungistore.extraction.versions import running_versions
+from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
 from fungistore.gradients.projection import Projection
 from fungistore.machine.context import Context
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
 from fungistore.store.feature import EMBEDDINGS, PATCHES
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.setups import BANK, BANK_FILE
 from fungistore.store.store import Store
 
 LARGEST_CHUNK_BYTES = 1 << 30
-HEADS, BANK = "tensors", "bank"  # the file of the heads, and the tensor in a bank's file
+HEADS = "tensors"  # the file of the heads
 NamedArrays = dict[str, NDArray[Any]]
 
 
@@ -49,9 +52,30 @@ def settle(place: StorePlace, options: ExtractOptions, *, restart: bool) -> Reso
     frozen = frozen_choices(store, options.name) if store else {}
     resolved = resolve(options, frozen)
     _refuse_huge_chunks(resolved)
+    configs = array_configs(resolved)
     if store and frozen:
-        store.refuse_mismatch(options.name, by_array(resolved, array_configs(resolved)))
+        store.refuse_mismatch(options.name, by_array(resolved, configs))
+    _refuse_unborrowable(resolved, store, configs)
     return resolved
+
+
+def _refuse_unborrowable(
+    resolved: Resolved, store: Store | None, configs: Mapping[str, Config]
+) -> None:
+    """Refuse a --bank-from that has no use, or that cannot be had, before anything is written."""
+    options = resolved.options
+    if options.bank_from is not None and not resolved.banks:
+        raise UsageError(
+            "none of the features is compared with a bank",
+            where=f"--bank-from {options.bank_from}",
+            expected="simclr among the features, or a plug-in's objective that has one",
+            found=", ".join(options.features),
+        )
+    for feature, spec in resolved.banks.items():
+        bank = borrowed_bank(resolved, feature, configs[feature])
+        if store is not None:
+            key = fingerprint(configs[feature])
+            refuse_other_bank(store.setups, key, spec.name, bank, store.where)
 
 
 def _refuse_huge_chunks(resolved: Resolved) -> None:
@@ -155,17 +179,28 @@ def freeze(
         context: its reporter is told what happens, its stop asked while a bank is encoded.
     """
     for feature, config in configs.items():
+        borrowed = None
+        if feature in resolved.banks:
+            borrowed = borrowed_bank(resolved, feature, config)
+            name, key = resolved.banks[feature].name, fingerprint(config)
+            refuse_other_bank(store.setups, key, name, borrowed, store.where)
         if store.setups.has(fingerprint(config)):
             continue
         files: dict[str, NamedArrays] = {}
+        banks: dict[str, str] = {}
         if feature in resolved.gradient_features:
             files[HEADS] = heads = head_tensors(resolved, feature)
             if feature in resolved.banks:
                 maker = make_features(resolved, {feature: Frozen(heads, None)})
-                bank = encode_bank(resolved, store.samples, feature, maker, context)
-                files[_bank_file(resolved, feature)] = {BANK: bank}
-        document = {"options": resolved.to_options().to_config()}
-        store.setups.freeze(config, files, document)
+                bank = borrowed
+                if bank is None:
+                    bank = encode_bank(resolved, store.samples, feature, maker, context)
+                name = resolved.banks[feature].name
+                files[BANK_FILE + name] = {BANK: bank}
+                banks[name] = digest_array(bank)
+        made = {"versions": running_versions(), "banks": banks}
+        documents = {"options": resolved.to_options().to_config(), "made": made}
+        store.setups.freeze(config, files, documents)
     return frozen_features(
         resolved, store, {name: fingerprint(config) for name, config in configs.items()}
     )
@@ -184,7 +219,7 @@ def frozen_features(
         key = fingerprints[feature]
         bank = None
         if feature in resolved.banks:
-            bank = store.setups.tensors(key, _bank_file(resolved, feature))[BANK]
+            bank = store.setups.bank(key, resolved.banks[feature].name)
         found[feature] = Frozen(store.setups.tensors(key, HEADS), bank)
     return make_features(resolved, found)
 
@@ -249,11 +284,6 @@ def head_tensors(resolved: Resolved, feature: str) -> NamedArrays:
         tensors[f"{name}.weight"] = (stream.uniform(dim, width) * 2 - 1) * bound
         tensors[f"{name}.bias"] = (stream.uniform(dim) * 2 - 1) * bound
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
-
-
-def _bank_file(resolved: Resolved, feature: str) -> str:
-    """Return the name of a bank's file in its setup, whose digest is recorded beside it."""
-    return f"bank.{resolved.banks[feature].name}"
 
 
 def _linear(weight: NDArray[Any], bias: NDArray[Any], device: torch.device) -> nn.Linear:

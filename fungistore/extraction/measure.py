@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.banks import samples_of
 from fungistore.extraction.decoders import choose_processes
@@ -20,7 +21,7 @@ from fungistore.extraction.loader import MOST_LOADED, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan, count_bytes, count_samples, find_gaps
 from fungistore.extraction.resolve import Resolved, opened_source
-from fungistore.fingerprint import fingerprint
+from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
@@ -62,6 +63,8 @@ class Estimate:
         free_bytes: bytes free where the store is, None where there is no limit.
         seconds: shortest and longest expected time.
         forwards_per_image: what one sample costs.
+        backbone: what decides the encoder's outputs: model, weights, transform.
+        remarks: what the encoder says of its weights and transform.
     """
 
     store: str
@@ -75,6 +78,8 @@ class Estimate:
     free_bytes: int | None
     seconds: tuple[float, float]
     forwards_per_image: int
+    backbone: Config
+    remarks: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -117,7 +122,8 @@ def estimate(
     for_banks = sum(
         count * maker.forwards(frozenset([feature])) / forwards
         for feature, count in banks.items()
-        if real is None or not real.setups.has(fingerprint(configs[feature]))
+        if options.bank_from is None
+        and (real is None or not real.setups.has(fingerprint(configs[feature])))
     )
     work = count_samples(gaps) + (for_banks if gaps else 0)
     return Estimate(
@@ -132,6 +138,8 @@ def estimate(
         free_bytes=place.free_bytes(),
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,
+        backbone=resolved.backbone.identity(),
+        remarks=remarks_of(resolved.backbone),
     )
 
 

@@ -114,6 +114,10 @@ class ExtractOptions(ReplayChoice):
     unit_rows: Annotated[
         PowerOfTwo | None, Setting("Rows that are committed at once, a power of two.")
     ] = None
+    bank_from: Annotated[
+        str | None,
+        Setting("Compare with the negatives of another store, not with own ones.", metavar="STORE"),
+    ] = None
     limit: Annotated[Count | None, Setting("Only the first N images; a later run goes on.")] = None
     on_error: Annotated[
         Literal["skip", "fail"], Setting("Unreadable images: skip (and list) or fail.")
@@ -135,6 +139,8 @@ class ExtractOptions(ReplayChoice):
             UsageError: naming the option, what it takes and what it got.
         """
         super().__post_init__()
+        if self.bank_from is not None and "://" not in self.bank_from:
+            object.__setattr__(self, "bank_from", str(Path(self.bank_from).absolute()))
         offered = _offered()
         for name in self.objectives:
             if name not in offered:

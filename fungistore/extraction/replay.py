@@ -16,6 +16,7 @@ from fungistore.extraction.loader import load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved, resolve
+from fungistore.extraction.versions import say_other_versions
 from fungistore.fingerprint import describe, differences
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import with_article
@@ -88,6 +89,7 @@ def replay_extraction(
     *,
     weights: str | None,
     device: str,
+    context: Context,
 ) -> Replay:
     """Rebuild, from what was frozen, what made some features.
 
@@ -97,6 +99,7 @@ def replay_extraction(
         arrays: by the name of their feature, such as "kl" or "patches".
         weights: a weights file, where the one that was used has moved.
         device: "auto", or where to run the model.
+        context: its reporter is told of other versions of what reads and computes.
 
     Raises:
         UsageError: the weights, or the device, are not there, or the features were imported.
@@ -107,6 +110,7 @@ def replay_extraction(
     resolved = resolve(options, frozen_choices(store, feature_set))
     _refuse_mismatch(store, resolved, arrays)
     fingerprints = {name: array.fingerprint for name, array in arrays.items()}
+    say_other_versions(store.setups, fingerprints.values(), context.reporter)
     return Replay(frozen_features(resolved, store, fingerprints), resolved, arrays)
 
 

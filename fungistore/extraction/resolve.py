@@ -148,6 +148,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         target_layer=options.target_layer,
         view_size=options.view_size,
     )
+    if PATCHES in options.features:
+        _refuse_placeless(backbone)
     _refuse_uneven_cells(backbone, options.pool)
     _refuse_gradients_of_nothing(backbone, gradient_features(options))
     backbone.module.to(device)
@@ -197,11 +199,22 @@ def gradient_features(options: ExtractOptions) -> list[str]:
 def _refuse_gradients_of_nothing(backbone: Encoder, features: Sequence[str]) -> None:
     if features and backbone.target is None:
         raise UsageError(
-            "the model has no linear layer to differentiate",
+            "the model has no linear layer to differentiate, unless one is named",
             where=f"--features {','.join(features)}",
             expected=f"{EMBEDDINGS}, {PATCHES}",
             found=f"{backbone.family}:{backbone.name}",
-            hint="--target-layer names a layer, where the model has one",
+            hint="--target-layer names a linear layer that runs once a forward, where there is one",
+        )
+
+
+def _refuse_placeless(backbone: Encoder) -> None:
+    if not getattr(backbone, "has_places", True):
+        raise UsageError(
+            "the model's tokens have no places in a grid",
+            where=f"--features {PATCHES}",
+            expected=f"{EMBEDDINGS} and gradients",
+            found=f"{backbone.family}:{backbone.name}",
+            hint=f"leave out {PATCHES}, and objectives of tokens",
         )
 
 

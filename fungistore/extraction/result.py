@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fungistore.store.locks import WHOLE, Slice
@@ -27,6 +27,9 @@ class ExtractResult:
             but zeros; where several features have such rows, the count of the worst.
         images_per_second: of this run, loading and writing included; 0 where nothing was to do.
         fingerprints: of the setup of each feature.
+        banks: digest of what each feature was compared with, such as SimCLR's negatives.
+        backbone: what decides the encoder's outputs: model, weights, transform.
+        remarks: what the encoder says of its weights and transform.
         redone: rows of changed or failed inputs that were made anew by this run.
         worker: the slice of the units that was this run's; `units_done` counts those of all.
         worker_units: how many units that are.
@@ -45,6 +48,9 @@ class ExtractResult:
     unusable: int
     images_per_second: float
     fingerprints: Mapping[str, str]
+    banks: Mapping[str, str] = field(default_factory=dict)
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
     redone: int = 0
     worker: Slice = WHOLE
     worker_units: int = 0

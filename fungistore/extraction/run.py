@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.compute import fill_gaps
 from fungistore.extraction.features import FeatureMaker
@@ -21,6 +22,7 @@ from fungistore.extraction.plan import Gap, count_bytes, count_samples, find_gap
 from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import ExtractResult
+from fungistore.extraction.versions import say_other_versions
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality
@@ -102,6 +104,11 @@ class Extraction:
         target.refuse_mismatch(options.name, by_array(resolved, configs))
         if self._maker is None:
             self._maker = freeze(resolved, target, configs, context)
+            if part.index == 0:  # of several workers one says it
+                keys = [fingerprint(config) for config in configs.values()]
+                say_other_versions(target.setups, keys, context.reporter)
+                for remark in remarks_of(resolved.backbone):
+                    context.reporter.notice(remark)
         rows = options.rows_of(len(target.samples))
         arrays = _ready_arrays(target, resolved, configs, rows, context)
         unit_rows = next(iter(arrays.values())).unit_rows
@@ -231,10 +238,17 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
+        banks={f: digest for f, c in ready.configs.items() for digest in _bank_digests(store, c)},
+        backbone=resolved.backbone.identity(),
+        remarks=remarks_of(resolved.backbone),
         redone=redone.mended,
         worker=ready.part,
         worker_units=len(ready.own_units()),
     )
+
+
+def _bank_digests(store: Store, config: Config) -> Iterable[str]:
+    return store.setups.banks(fingerprint(config)).values()
 
 
 def _tell_redone(

@@ -73,7 +73,14 @@ class ProjectionSpec:
         return -(-self.columns // BLOCK_COLUMNS)
 
     def digest(self) -> str:
-        """Return a digest of the first block, which shows whether a generator has changed."""
+        """Return a digest of the first block, which shows whether a generator has changed.
+
+        Of a gaussian one, it is that of the random words: their logarithm's last bit differs
+        between instruction sets, and a store is read on all of them.
+        """
+        if self.kind == "gaussian":
+            stream = Stream(self.seed, "projection", self.kind)
+            return digest_bytes(stream.words(self.dim * BLOCK_COLUMNS).astype("<u8").tobytes())
         return digest_bytes(self.block(0).tobytes())
 
 

@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
 from fungistore.errors import MismatchError, StoreError, UsageError
-from fungistore.fingerprint import Config, differences
 from fungistore.indexing.options import IndexMetric
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.names import is_file_name
@@ -23,6 +23,7 @@ from fungistore.store.contents import Contents, Runs, digest_of
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.feature import is_pca, name_of
 from fungistore.store.folder import Folder
+from fungistore.store.references import changed_references, explain_banks
 from fungistore.store.store import Store
 
 INDEXES = "indexes"
@@ -129,9 +130,12 @@ class IndexRecord:
                 found=error.expected,
                 hint=restart_hint(store, self),
             ) from error
-        asked: Config = {"store": store.manifest.id, "fingerprints": matrix.fingerprints}
-        stored = {"store": self.store, "fingerprints": dict(self.fingerprints)}
-        changed = differences(stored, asked, common=False)
+        arrays = changed_references(self.fingerprints, matrix.fingerprints)
+        changed: dict[str, tuple[Any, Any]] = {
+            f"fingerprints.{name}": both for name, both in arrays.items()
+        }
+        if self.store != store.manifest.id:
+            changed["store"] = (self.store, store.manifest.id)
         if self.rows_done > len(store.samples):
             changed["rows"] = (self.rows_done, len(store.samples))
         if changed:
@@ -141,7 +145,8 @@ class IndexRecord:
                 expected="the features that the index was made from",
                 found="\n    ".join(
                     f"{name}: index {old!r}, store {new!r}" for name, (old, new) in changed.items()
-                ),
+                )
+                + explain_banks(arrays),
                 hint=restart_hint(store, self),
             )
         return matrix

@@ -104,6 +104,7 @@ def predict_images(
             {stored.head.spec.reads: stored.array},
             weights=options.weights,
             device=options.device,
+            context=context,
         )
         features = replay.features(items, context)
         stored.head.to(resolve_device(options.device))

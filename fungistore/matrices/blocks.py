@@ -96,8 +96,12 @@ class FeatureMatrix:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """The fingerprint of each block's array, by the array's name in the store."""
-        return {array.name: array.fingerprint for array in self.arrays}
+        """The reference to each block's array, by the array's name in the store.
+
+        It is the fingerprint, and the digest of its bank where it was made with one.
+        """
+        setups = self.store.setups
+        return {array.name: setups.reference(array.fingerprint) for array in self.arrays}
 
     @property
     def contents(self) -> dict[str, Content]:

@@ -22,6 +22,7 @@ from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.references import explain_banks, is_same
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -295,12 +296,15 @@ def _settled(
     }
     grown = fields.pop("pca.fit.digest", None)
     fields.pop("pca.fit.rows", None)
+    inputs = {name: both for name, both in fields.items() if name.startswith("pca.inputs.")}
+    for name in [name for name, both in inputs.items() if is_same(*both)]:
+        del fields[name], inputs[name]  # one of them does not name its bank
     if fields:
         raise MismatchError(
             "a PCA of this name was made with other settings",
             where=existing.name,
             expected="the same settings, or another name",
-            found=describe(fields),
+            found=describe(fields) + (explain_banks(inputs) if inputs == fields else ""),
             hint="another --name keeps both, --restart starts anew",
         )
     if anew := made_anew(matrix.arrays, contents_in(stored["pca"], existing.name)):

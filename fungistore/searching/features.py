@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, MismatchError
 from fungistore.extraction.replay import Replay, replay_extraction, rounded
-from fungistore.fingerprint import describe, differences
+from fungistore.fingerprint import describe
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.pca.components import Pca
 from fungistore.pca.stage import load_pca
 from fungistore.searching.queries import ItemQuery
 from fungistore.store.feature import vectors_of
+from fungistore.store.references import changed_references, explain_banks
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -56,7 +57,13 @@ class QueryModel:
 
 
 def query_model(
-    store: Store, matrix: FeatureMatrix, pca: str | None, *, weights: str | None, device: str
+    store: Store,
+    matrix: FeatureMatrix,
+    pca: str | None,
+    *,
+    weights: str | None,
+    device: str,
+    context: Context,
 ) -> QueryModel:
     """Rebuild, from what was frozen, what made a matrix's features.
 
@@ -66,6 +73,7 @@ def query_model(
         pca: name of the PCA that the index is over, or None.
         weights: a weights file, where the one that was used has moved.
         device: "auto", or where to run the model.
+        context: its reporter is told what may make a difference.
 
     Raises:
         UsageError: the weights, or the device, are not there, or the features were imported.
@@ -87,7 +95,9 @@ def query_model(
     if fitted:
         _refuse_other_inputs(store, matrix, arrays)
     return QueryModel(
-        replay=replay_extraction(store, matrix.feature_set, arrays, weights=weights, device=device),
+        replay=replay_extraction(
+            store, matrix.feature_set, arrays, weights=weights, device=device, context=context
+        ),
         pca=fitted,
         pca_array=store.arrays(matrix.feature_set)[matrix.features[0]] if fitted else None,
     )
@@ -99,12 +109,12 @@ def _refuse_other_inputs(
     """Refuse a PCA of features that were extracted anew since."""
     (key,) = matrix.fingerprints.values()
     stored = store.setups.config(key)["pca"]["inputs"]
-    now = {array.name: array.fingerprint for array in arrays.values()}
-    fields = differences(stored, now, common=False)
+    now = {array.name: store.setups.reference(array.fingerprint) for array in arrays.values()}
+    fields = changed_references(stored, now)
     if fields:
         raise MismatchError(
             "the features that the PCA was fitted to were extracted anew since",
             where=matrix.name,
-            found=describe(fields),
+            found=describe(fields) + explain_banks(fields),
             hint="fit it again with fungi pca --restart, and index it with fungi index --restart",
         )

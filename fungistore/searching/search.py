@@ -175,6 +175,7 @@ def _computed(
         opened.record.pca,
         weights=options.weights,
         device=options.device,
+        context=context,
     )
     vectors = model.vectors([query for _, query in items], context)
     return dict(zip((place for place, _ in items), vectors, strict=True))

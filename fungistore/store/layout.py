@@ -111,7 +111,7 @@ SETUP = StoredKind(
         Field("views", "table", "size of the views"),
         Field("patches", "table", "pooling of the patch tensors"),
         Field("kl, dino, simclr", "table", "the objective's parameters"),
-        Field("pca", "table", "blocks, fingerprints of their arrays, rows fitted on, width"),
+        Field("pca", "table", "blocks, references to their arrays, rows fitted on, width"),
         Field("import", "table", "digests of the vectors and ids that were imported"),
     ),
     note="A setup has the tables that its array depends on and no others. Frozen before the "
@@ -122,6 +122,17 @@ OPTIONS = StoredKind(
     "setups/<fingerprint>/options.json",
     "extract",
     "the options with every automatic decision; `fungi extract --config` takes it",
+)
+
+MADE = StoredKind(
+    "setups/<fingerprint>/made.json",
+    "extract, import",
+    "what is no setting, but worth knowing of what was made with them",
+    (
+        Field("versions", "table", "of the packages that read and compute: torch, timm, pillow"),
+        Field("banks", "table", "digest of each bank: features of equal settings need equal banks"),
+        Field("from", "table", "of imported exports: what their arrays were made with"),
+    ),
 )
 
 CHECKSUMS = StoredKind(
@@ -211,6 +222,7 @@ FILES = (
     COMMIT,
     SETUP,
     OPTIONS,
+    MADE,
     CHECKSUMS,
     TENSORS,
     BANK,

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fungistore.errors import StoreError
-from fungistore.fingerprint import Config, digest_bytes, fingerprint
+from fungistore.fingerprint import Config, digest_array, digest_bytes, fingerprint
 from fungistore.names import is_file_name
 from fungistore.store.documents import encode_document, read_document
 from fungistore.store.folder import Folder
+from fungistore.store.references import reference
 
 SETUPS = "setups"
 CONFIG = "config.json"
 OPTIONS = "options.json"  # of what was extracted
+MADE = "made.json"  # versions and digests that are no settings
+BANK, BANK_FILE = "bank", "bank."  # a bank's tensor, and the start of its file's name
 CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 DAMAGED = "a setup is missing or damaged"
 
@@ -65,6 +68,49 @@ class Setups:
         """
         self._refuse_foreign(key)
         return read_document(self._folder.at(key), name, DAMAGED)
+
+    def made(self, key: str) -> Config:
+        """Return what is recorded beside a configuration, {} where nothing is.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return self.document(key, MADE) if self._folder.at(key).has(MADE) else {}
+
+    def banks(self, key: str) -> dict[str, str]:
+        """Return the digest of each bank of a setup by its name.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        self._refuse_foreign(key)
+        recorded: dict[str, str] | None = self.made(key).get("banks")
+        if recorded is not None:
+            return recorded
+        files = (file.removesuffix(".safetensors") for file in self._folder.at(key).list().files)
+        names = [file for file in files if file.startswith(BANK_FILE)]
+        return {n.removeprefix(BANK_FILE): digest_array(self.tensors(key, n)[BANK]) for n in names}
+
+    def bank(self, key: str, name: str) -> NDArray[Any]:
+        """Return a bank of a setup.
+
+        Raises:
+            StoreError: it is missing or damaged.
+        """
+        bank: NDArray[Any] = self.tensors(key, BANK_FILE + name)[BANK]
+        recorded = self.banks(key).get(name)
+        if recorded != (found := digest_array(bank)):
+            where = self._folder.at(key).where(f"{BANK_FILE}{name}.safetensors")
+            raise StoreError(DAMAGED, where=where, expected=f"digest {recorded}", found=found)
+        return bank
+
+    def reference(self, key: str) -> str:
+        """Return how artefacts refer to the arrays of a setup: by it, and by its banks.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        return reference(key, self.banks(key))
 
     def tensors(self, key: str, name: str) -> dict[str, NDArray[Any]]:
         """Return a setup's frozen tensors.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,13 @@ class StoredArrays:
         arrays: those that are as they should be.
         lost: names of the others: what was made from them cannot be judged.
         findings: what is wrong with these.
+        references: how artefacts refer to each of them, by name.
     """
 
     arrays: tuple[StoredArray, ...]
     lost: frozenset[str]
     findings: tuple[Finding, ...]
+    references: Mapping[str, str]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -90,7 +92,16 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
     for below in recorded.values():
         findings += _stray_records(below)
     lost = (recorded.keys() | seen) - {stored.array.name for stored in arrays}
-    return StoredArrays(tuple(arrays), frozenset(lost), tuple(findings))
+    references = {s.array.name: _reference(store, s.array.fingerprint) for s in arrays}
+    return StoredArrays(tuple(arrays), frozenset(lost), tuple(findings), references)
+
+
+def _reference(store: Store, key: str) -> str:
+    """Return how artefacts refer to a setup's arrays; without its bank where that is damaged."""
+    try:
+        return store.setups.reference(key)
+    except StoreError:
+        return key
 
 
 def _examine(

@@ -16,6 +16,7 @@ from fungistore.store.backend import Listing
 from fungistore.store.contents import Contents, State, contents_in, state_of
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.folder import Folder
+from fungistore.store.references import is_same
 from fungistore.store.store import Store
 from fungistore.verification.arrays import StoredArrays
 from fungistore.verification.commands import command_for_array, command_for_index
@@ -174,14 +175,14 @@ def _changed(made_from: object, arrays: StoredArrays) -> tuple[str, Severity]:
     """
     if not isinstance(made_from, dict):
         return "it does not say what it was made from", "error"
-    now = arrays.fingerprints
+    now = arrays.references
     others = {name: key for name, key in made_from.items() if name not in arrays.lost}
     said = [
         f"{name} is {now.get(name, 'gone')}, not {key}"
         for name, key in others.items()
-        if now.get(name) != key
+        if name not in now or not is_same(now[name], key)
     ]
-    is_other = any(now.get(name, key) != key for name, key in others.items())
+    is_other = any(not is_same(now.get(name, key), key) for name, key in others.items())
     return "; ".join(said), "error" if is_other else "warning"
 
 

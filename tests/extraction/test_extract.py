@@ -496,12 +496,15 @@ def test_a_dry_run_counts_and_writes_nothing(
     """estimate() tells images, units and bytes, with and without a store, and leaves no trace."""
     fresh = estimate(str(images), tmp_path / "s.fungi", options)
     assert not (tmp_path / "s.fungi").exists()
+    assert fresh.remarks[0].startswith("transform of timm's test_vit")
+    assert fresh.to_json()["backbone"]["transform"]["interpolation"] == "bicubic"
     assert (fresh.samples, fresh.images, fresh.units) == (24, 24, 3)
     vectors = 4 * 64 * 4 + 3 * 4  # four vectors and three norms, float32
     assert fresh.bytes == 24 * (vectors + 4 * 4 * 64 * 2)
     assert fresh.forwards_per_image == 1 + 4 + 9
     assert 0 < fresh.seconds[0] <= fresh.seconds[1]
-    extract(str(images), tmp_path / "s.fungi", replace(options, limit=8))
+    done = extract(str(images), tmp_path / "s.fungi", replace(options, limit=8))
+    assert (done.remarks, done.to_json()["backbone"]) == (fresh.remarks, dict(fresh.backbone))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "s.fungi").rglob("*")}
     partial = estimate(str(images), tmp_path / "s.fungi", options)
     assert (partial.images, partial.units) == (16, 2)

@@ -22,9 +22,10 @@ from fungistore.backbones.encoder import Encoder
 from fungistore.backbones.families import FAMILIES, feature_set_of, modality_of, split_model
 from fungistore.backbones.families import load_backbone as load_any
 from fungistore.backbones.timm_vit.encoder import TimmViT
-from fungistore.backbones.timm_vit.loading import keeps_head
+from fungistore.backbones.timm_vit.fitting import fit_weights
 from fungistore.backbones.timm_vit.quantized import Int8Linear
-from fungistore.backbones.timm_vit.weights import load_weights, weights_hash
+from fungistore.backbones.timm_vit.variants import keeps_head
+from fungistore.backbones.timm_vit.weights import digest_weights
 from fungistore.errors import FungiError, UsageError
 
 SeededModel = Callable[..., Any]
@@ -384,10 +385,10 @@ def test_the_hash_changes_with_a_single_weight(weights_file: WeightsFile) -> Non
     path = weights_file("test_vit")
     backbone = load_backbone("test_vit", weights=path)
     assert backbone.weights_hash == load_backbone("test_vit", weights=path).weights_hash
-    assert backbone.weights_hash == weights_hash(backbone.module)
+    assert backbone.weights_hash == digest_weights(backbone.module.state_dict())
     weight = backbone.module.blocks[3].mlp.fc2.weight
     weight.data[5, 7] = torch.nextafter(weight.data[5, 7], torch.tensor(torch.inf))
-    assert weights_hash(backbone.module) != backbone.weights_hash
+    assert digest_weights(backbone.module.state_dict()) != backbone.weights_hash
 
 
 def test_the_hash_knows_a_swap_of_equal_shapes(seeded_model: SeededModel) -> None:
@@ -395,16 +396,15 @@ def test_the_hash_knows_a_swap_of_equal_shapes(seeded_model: SeededModel) -> Non
     one, other = seeded_model("test_vit"), seeded_model("test_vit")
     first, second = other.blocks[0].attn.proj.weight, other.blocks[1].attn.proj.weight
     first.data, second.data = second.data.clone(), first.data.clone()
-    assert weights_hash(one) != weights_hash(other)
+    assert digest_weights(one.state_dict()) != digest_weights(other.state_dict())
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path, weights_file: WeightsFile) -> None:
     """A file in float16 loads into a model that stays in float32."""
     state = {key: value.half() for key, value in load_file(weights_file("test_vit")).items()}
     save_file(state, tmp_path / "half.safetensors")
-    model = timm.create_model("test_vit", pretrained=False, num_classes=0)
-    load_weights(model, tmp_path / "half.safetensors")
-    for key, value in model.state_dict().items():
+    backbone = load_backbone("test_vit", weights=tmp_path / "half.safetensors")
+    for key, value in backbone.module.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, state[key].float())
 
@@ -513,3 +513,93 @@ def test_an_encoder_says_how_many_tokens_a_view_has(
     encoded = encoder.run((pixels_for(dim),))
     assert torch.equal(encoded.embeddings, encoder.module(pixels_for(dim)))
     assert (encoded.grid.tokens.shape, encoded.grid.mask) == ((2, *token_shape, 64), None)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, weights_file: WeightsFile) -> None:
+    """timm's hub, with the tiny model's weights and a classifier that was published with them."""
+    state = load_file(weights_file("test_vit"))
+    state |= {"head.weight": torch.zeros(1000, 64), "head.bias": torch.zeros(1000)}
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *_, **__: state)
+
+
+@pytest.mark.parametrize("image_size", [None, 96])
+def test_published_weights_are_those_of_their_file(
+    image_size: int | None, hub: None, weights_file: WeightsFile
+) -> None:
+    """Downloaded and from a file, at any size, weights are the same model with the same hash."""
+    published = load_backbone("test_vit", image_size=image_size)
+    filed = load_backbone("test_vit", weights=weights_file("test_vit"), image_size=image_size)
+    assert published.weights_hash == filed.weights_hash
+    ours, theirs = published.module.state_dict(), filed.module.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert published.left_out == ("head.bias", "head.weight")
+    assert any("left out: head.bias, head.weight" in remark for remark in published.remarks)
+
+
+@pytest.mark.parametrize("source", ["file", "hub"])
+def test_nothing_computed_here_enters_the_hash(
+    source: str, hub: None, weights_file: WeightsFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that resamples position embeddings otherwise gives the weights the same hash."""
+    weights = weights_file("test_vit") if source == "file" else None
+    before = load_backbone("test_vit", weights=weights, image_size=96)
+    module = timm.models.vision_transformer
+    exact = module.resample_abs_pos_embed
+    monkeypatch.setattr(
+        module, "resample_abs_pos_embed", lambda *args, **options: exact(*args, **options) + 1e-6
+    )
+    after = load_backbone("test_vit", weights=weights, image_size=96)
+    assert not torch.equal(before.module.pos_embed, after.module.pos_embed)
+    assert after.weights_hash == before.weights_hash
+    assert after.weights_hash == load_backbone("test_vit", weights=weights).weights_hash
+
+
+@pytest.mark.slow
+def test_the_hash_is_the_same_on_another_kind_of_cpu(weights_file: WeightsFile) -> None:
+    """With the plainest instructions a resampled model has the same identity as with the best."""
+    program = (
+        "import sys; from pathlib import Path; "
+        "from fungistore.backbones.families import load_backbone; "
+        "from fungistore.gradients.projection import ProjectionSpec; "
+        "print(load_backbone('test_vit', weights=Path(sys.argv[1]), image_size=224).identity(), "
+        "[ProjectionSpec(kind, 64, 5000, 1).digest() for kind in ('binary', 'gaussian', 'sparse')])"
+    )
+    command = [sys.executable, "-c", program, str(weights_file("test_vit"))]
+    plain = {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}
+    found = {
+        subprocess.run(command, env=os.environ | env, capture_output=True, check=True).stdout
+        for env in ({}, plain)
+    }
+    assert len(found) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # timm's own, of BEiT's position biases
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("flexivit_small", {}),
+        ("deit3_small_patch16_224", {}),
+        ("vit_base_patch16_rope_224", {}),
+        ("beit_base_patch16_224", {"use_rel_pos_bias": True}),
+        ("eva02_tiny_patch14_224", {}),
+    ],
+)
+def test_stored_weights_are_converted_as_timm_does(
+    name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    """At another size, position embeddings are resampled as timm's builder of that model does."""
+    small = {"embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0} | options
+    torch.manual_seed(0)
+    stored = timm.create_model(name, pretrained=False, **small).state_dict()
+    save_file(stored, tmp_path / "own.safetensors")
+    side = 8 * timm.create_model(name, pretrained=False, **small).patch_embed.patch_size[0]
+    overlay = {"file": str(tmp_path / "own.safetensors"), "num_classes": 0, "custom_load": False}
+    theirs: Any = timm.create_model(
+        name, pretrained=True, pretrained_cfg_overlay=overlay, img_size=side, **small
+    )
+    ours = timm.create_model(name, pretrained=False, img_size=side, **small)
+    fit_weights(ours, stored, name, where=name, extra_is_error=True)
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[key]), key

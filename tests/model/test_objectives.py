@@ -328,3 +328,15 @@ def test_only_simclr_needs_a_bank() -> None:
         assert (objective().needs.bank is None) == (name != "simclr")
     assert SimCLR(negatives=8).needs.bank == BankSpec("negatives", width=96, samples=8)
     assert SimCLR(negatives=0).needs.bank is None
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_dino_normalises_for_both_heads_or_for_neither(normalize: bool) -> None:
+    """The loss is that of heads on unit embeddings, or on the embeddings as they are."""
+    objective = DINO(normalize=normalize)
+    heads, embeddings = heads_for(objective), 3 * embeddings_for(objective, 2)
+    seen = functional.normalize(embeddings, dim=-1) if normalize else embeddings
+    expected = objective.cross_entropy(
+        heads["student"](seen), heads["teacher"](seen[:, : objective.global_crops])
+    )
+    assert torch.equal(objective.losses(ViewOutputs(embeddings), heads), expected)

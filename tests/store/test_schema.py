@@ -113,7 +113,8 @@ def test_every_file_of_a_store_is_described(full: Path) -> None:
     assert [path for path in paths if schema().kind_of(path) is None] == []
     found = {kind.path for path in paths if (kind := schema().kind_of(path))}
     rare = {".locks/<name>.json", "<file>.partial"}  # of writers that are at work, or were killed
-    optional = ("tensors.safetensors", "bank.<name>.safetensors", "options.json", "<events>")
+    optional = ("tensors.safetensors", "bank.<name>.safetensors", "options.json", "made.json")
+    optional += ("<events>",)
     expected = {kind.path for kind in schema().files if not kind.path.endswith(optional)}
     assert expected - rare <= found
     assert schema().kind_of("notes.txt") is None

@@ -12,7 +12,8 @@ import torch
 from timm.layers import to_2tuple
 
 from fungistore.backbones.families import BackboneCard
-from fungistore.backbones.timm_vit.loading import default_target, embedding_dim, keeps_head
+from fungistore.backbones.timm_vit.loading import default_target, embedding_dim
+from fungistore.backbones.timm_vit.variants import keeps_head
 
 MODULES = ("vision_transformer", "deit", "eva", "beit")
 

@@ -10,18 +10,22 @@ from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
+from timm.layers import RelPosMlp
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoded, TokenGrid
 from fungistore.backbones.timm_vit.class_token import TimmSplit, splits_class_token
+from fungistore.backbones.timm_vit.fitting import some
 from fungistore.backbones.timm_vit.quantized import quantize_linears
+from fungistore.backbones.timm_vit.variants import TRANSFORM_FIELDS
 from fungistore.fingerprint import Config
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
 
+# Their buffers are computed with as their weights are; a rotary embedding's must stay exact.
+BUFFERS_MEET_WEIGHTS = (nn.modules.batchnorm._BatchNorm, RelPosMlp)
 MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
-TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 @dataclass(eq=False)
@@ -38,9 +42,13 @@ class TimmViT:
         token_dim: width D of the blocks and of the patch tokens.
         prefix_tokens: class, distillation and register tokens in front of the patches.
         pooling: how timm pools: "token", "avg", "map", ...
-        target_layer: dotted name of the layer whose per-sample gradient is taken.
+        target_layer: dotted name of the layer whose per-sample gradient is taken; None: none is.
         data_config: timm's evaluation transform for these weights at this image size.
-        weights_hash: digest of every parameter and buffer.
+        weights_hash: digest of the weights as they were stored.
+        has_places: whether its tokens are the patches, row by row.
+        origin: where the transform comes from, in words.
+        left_out: heads and projections of the stored weights that the model has no place for.
+        doubts: what could not be told for certain of the weights.
         dtype: type of pixels that the module takes; `prepare_trunk` changes it.
     """
 
@@ -52,9 +60,13 @@ class TimmViT:
     token_dim: int
     prefix_tokens: int
     pooling: str
-    target_layer: str
+    target_layer: str | None
     data_config: Mapping[str, Any]
     weights_hash: str
+    has_places: bool = True
+    origin: str = ""
+    left_out: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     dtype: torch.dtype = field(default=torch.float32, init=False)
 
     family: ClassVar[str] = "timm"
@@ -69,8 +81,10 @@ class TimmViT:
         return side, side
 
     @property
-    def target(self) -> nn.Linear:
+    def target(self) -> nn.Linear | None:
         """The target layer itself."""
+        if self.target_layer is None:
+            return None
         layer = self.module.get_submodule(self.target_layer)
         assert isinstance(layer, nn.Linear)  # load_timm_vit has checked it
         return layer
@@ -78,7 +92,7 @@ class TimmViT:
     @property
     def target_block(self) -> int | None:
         """Index of the block that holds the target layer, None where it lies outside the blocks."""
-        head, _, rest = self.target_layer.partition(".")
+        head, _, rest = (self.target_layer or "").partition(".")
         return int(rest.partition(".")[0]) if head == "blocks" else None
 
     @property
@@ -96,6 +110,22 @@ class TimmViT:
     def base_view(self) -> ViewRecipe:
         """timm's evaluation transform."""
         return NormalizedViews(InferenceView(self.data_config), self.statistics)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The transform, what of the weights was left out, and what is doubtful, in words."""
+        config = self.data_config
+        numbers = "; ".join(
+            f"{name} {', '.join(f'{value:.3g}' for value in config[name])}"
+            for name in ("mean", "std")
+        )
+        head = f"; the embedding has {self.embedding_dim} numbers"
+        left_out = f"; left out: {some(self.left_out)}" if self.left_out else ""
+        return (
+            f"transform of {self.origin}: {self.image_size} px, {config['interpolation']}, "
+            f"{config['crop_mode']} crop of {config['crop_pct']:.3g}, {numbers}{head}{left_out}",
+            *(f"warning: {doubt}" for doubt in self.doubts),
+        )
 
     def identity(self) -> Config:
         """Return model, weights, size, pooling and transform."""
@@ -142,14 +172,14 @@ class TimmViT:
         """Return the embeddings and patch tokens of pixels."""
         (pixels,) = inputs
         tokens = self.module.forward_features(pixels.to(self.dtype))
-        patches = tokens.shape[1] - self.prefix_tokens
-        is_square = tokens.ndim == 3 and isqrt(patches) ** 2 == patches  # SAM's are maps
+        patches = tokens.shape[1] - self.prefix_tokens  # of SAM's maps it means nothing
+        is_square = self.has_places and isqrt(patches) ** 2 == patches
         grid = TokenGrid(self.to_grid(tokens)) if is_square else None
         return Encoded(self.module.forward_head(tokens), grid)
 
     def class_token_split(self) -> TimmSplit | None:
         """Return the model cut at its last `attn.proj`, where it pools its class token alone."""
-        if not splits_class_token(self.module, self.target):
+        if self.target is None or not splits_class_token(self.module, self.target):
             return None
         return TimmSplit(self.module, self.dtype, self.to_grid)
 
@@ -170,6 +200,9 @@ def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:
             break
         for parameter in child.parameters():
             parameter.data = parameter.data.to(dtype)
+        for module in child.modules():
+            if isinstance(module, BUFFERS_MEET_WEIGHTS):
+                module.to(dtype)
 
 
 def _plain(value: Any) -> Any:

@@ -9,15 +9,24 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.layers import to_2tuple
 from torch import nn
 
+from fungistore.backbones.timm_vit.anatomy import Anatomy, examine
 from fungistore.backbones.timm_vit.encoder import TimmViT
-from fungistore.backbones.timm_vit.weights import load_weights, weights_hash
+from fungistore.backbones.timm_vit.fitting import fit_weights
+from fungistore.backbones.timm_vit.variants import (
+    Variant,
+    published_variant,
+    variant_of_file,
+)
+from fungistore.backbones.timm_vit.weights import (
+    digest_weights,
+    download_weights,
+    read_weights,
+)
 from fungistore.errors import FungiError, UsageError
 
 NEAR_NAMES = 5
-JOINT_SPACE = ("clip", "pe_core")  # families trained on images and texts together
 
 
 def load_timm_vit(
@@ -52,20 +61,34 @@ def load_timm_vit(
             hint=f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names",
         )
     several_sizes = view_size != "model"
+    variant = published_variant(name)
     with torch.device("meta"):  # refuse before anything is downloaded
-        sketch = _create(name, image_size, several_sizes, pretrained=False)
-    patch_size = _patch_size(sketch, name)
-    if image_size is not None:
+        sketch = _create(variant, None, several_sizes=False)
+    anatomy = examine(sketch, name, None)
+    patch_size = anatomy.patch_size
+    if image_size is None:
+        _refuse_oblong(anatomy, name)
+    else:
         _check_image_size(image_size, patch_size)
+    if image_size is not None or several_sizes:
+        with torch.device("meta"):
+            sketch = _create(variant, image_size, several_sizes)
+        anatomy = examine(sketch, name, image_size)
     if isinstance(view_size, int) and view_size % patch_size:
         raise UsageError(
             "views cannot be of this size",
             where=f"--view-size {view_size}",
             expected=f"model, native, or a multiple of {patch_size}",
         )
-    model = _create(name, image_size, several_sizes, pretrained=weights is None)
-    if weights is not None:
-        load_weights(model, weights)
+    if weights is None:
+        state = download_weights(sketch, name)
+    else:
+        state = read_weights(weights)
+        variant = variant_of_file(name, state, weights)
+    model = _create(variant, image_size, several_sizes)
+    fitted = fit_weights(
+        model, state, architecture, where=weights or name, extra_is_error=weights is not None
+    )
     model.eval().requires_grad_(False)
     config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
     return TimmViT(
@@ -75,25 +98,16 @@ def load_timm_vit(
         patch_size=patch_size,
         embedding_dim=embedding_dim(model),
         token_dim=model.embed_dim,
-        prefix_tokens=getattr(model, "num_prefix_tokens", 1),
+        prefix_tokens=anatomy.prefix_tokens,
         pooling=str(getattr(model, "global_pool", "token")),
         target_layer=_check_target(model, target_layer),
         data_config=config,
-        weights_hash=weights_hash(model),
+        weights_hash=digest_weights(fitted.used),
+        has_places=anatomy.has_places,
+        origin=variant.source,
+        left_out=fitted.left_out,
+        doubts=variant.doubts,
     )
-
-
-def keeps_head(name: str) -> bool:
-    """Whether the model's last linear layer projects into CLIP's joint space, so belongs to it.
-
-    timm stores that projection in the classifier's place. Fine-tuned weights have a true
-    classifier there; a name without a tag stands for timm's default weights.
-    """
-    architecture, _, tag = name.partition(".")
-    default = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    tag = tag or (default.tag if default is not None else "") or ""
-    fine_tuned = any(word in tag for word in ("in1k", "in12k", "in22k"))
-    return any(word in architecture for word in JOINT_SPACE) and not fine_tuned
 
 
 def default_target(model: Any) -> str | None:
@@ -110,14 +124,17 @@ def embedding_dim(model: Any) -> int:
     return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
 
 
-def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: bool) -> Any:
-    options: dict[str, Any] = {} if keeps_head(name) else {"num_classes": 0}
+def _create(variant: Variant, image_size: int | None, several_sizes: bool) -> Any:
+    name = variant.name
+    options: dict[str, Any] = {} if variant.keeps_head else {"num_classes": 0}
     if image_size is not None:
         options["img_size"] = image_size
     if several_sizes:
         options["dynamic_img_size"] = True
+    if variant.overlay:
+        options["pretrained_cfg_overlay"] = dict(variant.overlay)
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained, **options)
+        model: Any = timm.create_model(name, pretrained=False, **options)
     except TypeError as error:
         raise UsageError(
             "the model takes images of its own size only",
@@ -125,35 +142,27 @@ def _create(name: str, image_size: int | None, several_sizes: bool, pretrained: 
             found=str(error),
             hint="leave out --image-size and use --view-size model",
         ) from error
-    except Exception as error:  # timm raises whatever its download library raises
+    except Exception as error:  # timm's builders raise whatever they meet
         raise FungiError(
-            "the model cannot be created" if not pretrained else "pretrained weights cannot be had",
+            "the model cannot be created",
             where=f"--model {name}",
             found=f"{type(error).__name__}: {error}",
-            hint="check the tag with `fungi models`, or give a file with --weights",
+            hint="check the tag with `fungi models`",
         ) from error
-    if not is_plain(model):
-        raise UsageError(
-            "the model is not a plain vision transformer",
-            where=f"--model {name}",
-            found=type(model).__name__,
-            hint="fungi models '*vit*' lists names",
-        )
     return model
 
 
-def is_plain(model: Any) -> bool:
-    """Whether a model has what this program asks of a vision transformer."""
-    needed = ("blocks", "embed_dim", "forward_features", "forward_head", "num_features")
-    patch_embed = getattr(model, "patch_embed", None)
-    return all(hasattr(model, n) for n in needed) and hasattr(patch_embed, "patch_size")
-
-
-def _patch_size(model: Any, name: str) -> int:
-    height, width = to_2tuple(model.patch_embed.patch_size)
-    if height != width:
-        raise UsageError("patches must be square", where=f"--model {name}", found=(height, width))
-    return int(height)
+def _refuse_oblong(anatomy: Anatomy, name: str) -> None:
+    """Images are squares here, whatever the shape of those that a model was trained on."""
+    if anatomy.height != anatomy.width:
+        side = min(anatomy.height, anatomy.width)
+        raise UsageError(
+            "the model's own images are not square",
+            where=f"--model {name}",
+            expected="a square input",
+            found=f"{anatomy.height} x {anatomy.width} pixels",
+            hint=f"--image-size {side} takes squares",
+        )
 
 
 def _check_image_size(image_size: int, patch: int) -> None:
@@ -167,8 +176,11 @@ def _check_image_size(image_size: int, patch: int) -> None:
         )
 
 
-def _check_target(model: Any, target_layer: str | None) -> str:
-    name = target_layer or default_target(model) or ""
+def _check_target(model: Any, target_layer: str | None) -> str | None:
+    """Return the layer to differentiate; None where the attention has none of its own."""
+    name = target_layer or default_target(model)
+    if name is None:
+        return None
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     if name not in linear:
         near = difflib.get_close_matches(name, linear, NEAR_NAMES, cutoff=0.0)

@@ -1,81 +1,89 @@
-"""Weights from a file: never pickled, matched strictly, and identified by their content."""
+"""Weights as they were stored: never pickled, and identified by their content alone.
+
+What is made of them on this machine, such as position embeddings at another size, does not enter
+the digest: instruction sets round it differently, and a store must open on all of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models.vision_transformer import checkpoint_filter_fn
-from torch import Tensor, nn
+from timm.models import load_pretrained
+from torch import Tensor
 
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 
 WRAPPERS = ("state_dict", "model", "teacher", "student", "model_state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "model.")
-CLASSIFIER = (
-    "head.weight",
-    "head.bias",
-    "fc.weight",
-    "fc.bias",
-    "head_dist.weight",
-    "head_dist.bias",
-)
-NAMES_SHOWN = 4
+NO_CLASSES = -1  # which no weights have, so that timm asks for none of the classifier's
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors or weights-only torch file into a timm model, in place.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors or weights-only torch file.
 
-    Known wrappers and prefixes of training code are removed, position embeddings are resampled to
-    the model's grid, and a classifier that the model lacks is left out. All else must match.
+    Known wrappers of training code, and a prefix that all names share, are removed.
 
     Raises:
-        UsageError: the file is missing, unreadable, pickles more than tensors, or does not match.
+        UsageError: the file is missing, unreadable, or pickles more than tensors.
     """
+    return _unwrap(_read(path))
+
+
+def download_weights(sketch: Any, name: str) -> Mapping[str, Any]:
+    """Return timm's pretrained weights of a model as they were published, from cache or hub.
+
+    Args:
+        sketch: the model, which stays as it is; it may be on the meta device.
+        name: of the model, for errors.
+
+    Raises:
+        FungiError: they could not be had.
+    """
+    caught: dict[str, Any] = {}
+
+    def catch(state: Mapping[str, Any], _: object) -> dict[str, Tensor]:
+        caught.update(state)
+        return {}  # so nothing is loaded into the sketch
+
     try:
-        state = checkpoint_filter_fn(_unwrap(_read(path)), model)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UsageError(
-            "the weights file has tensors of unexpected names or shapes",
-            where=f"--weights {path}",
-            expected=f"the weights of a {type(model).__name__}",
+        load_pretrained(sketch, num_classes=NO_CLASSES, filter_fn=catch, strict=False)
+    except Exception as error:  # timm raises whatever its download library raises
+        raise FungiError(
+            "pretrained weights cannot be had",
+            where=f"--model {name}",
             found=f"{type(error).__name__}: {error}",
+            hint="check the tag with `fungi models`, or give a file with --weights",
         ) from error
-    expected = model.state_dict()
-    state = {key: value for key, value in state.items() if key in expected or key not in CLASSIFIER}
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
-    misshapen = [
-        f"{key} {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
-        for key in sorted(expected.keys() & state.keys())
-        if state[key].shape != expected[key].shape
-    ]
-    if missing or unexpected or misshapen:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-        raise UsageError(
-            "the weights do not fit the model",
-            where=path,
-            expected=f"the {len(expected)} tensors of {type(model).__name__}",
-            found="; ".join(
-                f"{len(keys)} {what} ({_some(keys)})" for what, keys in found.items() if keys
-            ),
-            hint="check that --model names the architecture these weights were trained for",
-        )
-    model.load_state_dict(state, strict=True)
+    return caught
 
 
-def weights_hash(model: nn.Module) -> str:
-    """Return a digest of the model's parameters and buffers: names, types, shapes and bytes."""
-    state = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        state.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        state.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy())
-    return state.hexdigest()
+def digest_weights(state: Mapping[str, Any]) -> str:
+    """Return a digest of named tensors: names, types, shapes and bytes.
+
+    Numbers of lower precision count as the float32 that a model makes of them: that is exact.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(_tensors(state)):
+        stored = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name}:{stored.dtype}:{tuple(stored.shape)};".encode())
+        digest.update(stored.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _tensors(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a state dict, which timm's own may keep in tables of tables."""
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, Mapping):
+            yield from _tensors(value, f"{prefix}{name}.")
 
 
 def _read(path: Path) -> Mapping[str, object]:
@@ -113,8 +121,3 @@ def _unwrap(state: Mapping[str, object]) -> dict[str, Tensor]:
         if tensors and all(key.startswith(prefix) for key in tensors):
             return _unwrap({key.removeprefix(prefix): value for key, value in tensors.items()})
     return tensors
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:NAMES_SHOWN])
-    return shown + (", ..." if len(names) > NAMES_SHOWN else "")
