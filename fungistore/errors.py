@@ -100,6 +100,10 @@ def explained(error: Exception) -> FungiError:
     if isinstance(error, MemoryError):  # CUDA's out-of-memory error is a RuntimeError, below
         hint = "a smaller --batch-size, or --projection-dim"
         return FungiError("out of memory", found=str(error) or None, hint=hint)
+    if isinstance(error, OSError) and error.filename is not None:
+        hint = "mend that, then run the same command again: what is stored was left as it is"
+        what, found = "a file cannot be read or written", error.strerror or str(error)
+        return FungiError(what, where=error.filename, found=found, hint=hint)
     hint = "fungi --debug ... shows where; if it is out of memory, a smaller --batch-size"
     return FungiError("unexpected error", found=f"{type(error).__name__}: {error}", hint=hint)
 

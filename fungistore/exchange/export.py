@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fungistore.errors import FungiError, StoreError, UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.formats import (
     SAMPLE_SCHEMA,
     VECTORS,
@@ -30,7 +30,7 @@ from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Mask, open_features
-from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.disk_errors import damage_explained, disk_errors_explained
 from fungistore.store.references import bank_of
 from fungistore.store.store import Store
 
@@ -294,12 +294,8 @@ def _read(matrix: FeatureMatrix, start: int, stop: int, *, raw: bool) -> Matrix:
         return vectors
     column = 0
     for array in matrix.arrays:
-        try:
+        with damage_explained("a chunk is damaged", f"{array.name}, rows {start} to {end}"):
             block = array.read(start, end)
-        except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
-            raise StoreError(
-                "a chunk is damaged", where=f"{array.name}, rows {start} to {end}", found=error
-            ) from error
         vectors[: end - start, column : column + block.shape[1]] = block
         column += block.shape[1]
     return vectors

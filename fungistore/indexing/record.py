@@ -20,6 +20,7 @@ from fungistore.indexing.options import IndexMetric
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.names import is_file_name
 from fungistore.store.contents import Contents, Runs, digest_of
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.feature import is_pca, name_of
 from fungistore.store.folder import Folder
@@ -174,7 +175,11 @@ def read_record(folder: Folder) -> IndexRecord | None:
     """
     if not folder.has(RECORD):
         return None
-    try:
+    with damage_explained(
+        "the record of an index is missing or damaged",
+        folder.where(RECORD),
+        f"remove {folder.where()} and run fungi index again",
+    ):
         data = folder.read(RECORD)
         schema = json.loads(data)["schema"]
         if schema != SCHEMA:
@@ -186,13 +191,6 @@ def read_record(folder: Folder) -> IndexRecord | None:
             if not is_file_name(file.name):
                 raise ValueError(f"a file at {file.name!r}, which is not beside the record")
         return record
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(
-            "the record of an index is missing or damaged",
-            where=folder.where(RECORD),
-            found=error,
-            hint=f"remove {folder.where()} and run fungi index again",
-        ) from error
 
 
 def write_record(folder: Folder, record: IndexRecord) -> None:
@@ -231,16 +229,13 @@ def checked_file(folder: Folder, record: IndexRecord, kind: str) -> Path:
             hint="the same fungi index command with --restart builds it anew",
         )
     stored = record.files[kind]
-    try:
+    with damage_explained(
+        "a file of an index cannot be read",
+        folder.where(stored.name),
+        "the same fungi index command with --restart builds it anew",
+    ):
         path = folder.local_path(stored.name)
         found = crc32(path)
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        raise StoreError(
-            "a file of an index cannot be read",
-            where=folder.where(stored.name),
-            found=(isinstance(error, OSError) and error.strerror) or error,
-            hint="the same fungi index command with --restart builds it anew",
-        ) from error
     if found != stored.crc32:
         raise StoreError(
             "a file of an index is damaged",

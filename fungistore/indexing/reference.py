@@ -14,11 +14,11 @@ import faiss
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from fungistore.errors import StoreError
 from fungistore.indexing.options import IndexMetric
 from fungistore.indexing.record import Recall
 from fungistore.indexing.vectors import VectorIndex, distances, faiss_metric
 from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.samples import Rows
 
 RECALL_K = 10
@@ -62,10 +62,8 @@ class Reference:
         Raises:
             StoreError: the file is damaged.
         """
-        try:
+        with damage_explained("a file of an index is damaged", path):
             return cls(**load_file(path))
-        except Exception as error:  # safetensors raises its own type and OSError alike
-            raise StoreError("a file of an index is damaged", where=path, found=error) from error
 
     def write(self, path: Path) -> None:
         """Write all four arrays.

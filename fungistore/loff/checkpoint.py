@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fungistore.errors import StoreError
 from fungistore.loff.run_folder import STATE, Progress, RunFolder
+from fungistore.store.disk_errors import damage_explained
 
 Tensors = dict[str, Tensor]
 
@@ -20,13 +20,13 @@ def load_tensors(run: RunFolder, progress: Progress) -> Tensors:
     Raises:
         StoreError: they are missing or damaged.
     """
-    try:
+    where = run.folder.where(progress.file or STATE)
+    with damage_explained("a head's weights are damaged", where):
         if progress.file is None:
             raise ValueError("the state names no file")
-        return load_file(run.folder.local_path(progress.file))
-    except Exception as error:  # safetensors raises its own type and OSError alike
-        where = run.folder.where(progress.file or STATE)
-        raise StoreError("a head's weights are damaged", where=where, found=error) from error
+        path = run.folder.local_path(progress.file)
+        path.open("rb").close()  # safetensors takes all that it cannot open for missing
+        return load_file(path)
 
 
 def save_tensors(run: RunFolder, progress: Progress, tensors: Mapping[str, Tensor]) -> Progress:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.errors import StoreError
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
 
@@ -126,13 +127,9 @@ class MappedChunks:
             return chunk
 
     def _map(self, unit: int) -> Chunk:
-        try:
+        where = self._array.folder.where(self._array.chunk_key(unit))
+        with damage_explained("a chunk is damaged", where, VERIFY_HINT):
             values, mapped = self._plain.map(self._array.chunk_path(unit))
-        except (OSError, ValueError) as error:
-            where = self._array.folder.where(self._array.chunk_key(unit))
-            raise StoreError(
-                "a chunk cannot be read", where=where, found=error, hint=VERIFY_HINT
-            ) from error
         return Chunk(torch.from_numpy(values), mapped)
 
 
@@ -211,17 +208,11 @@ class DecodedUnits:
     def _decode(self, unit: int) -> Values:
         start = unit * self._array.unit_rows
         stop = start + self._array.rows_of(unit)
-        try:
+        where = f"{self._array.name}, rows {start} to {stop}"
+        with damage_explained("a chunk is damaged", where, VERIFY_HINT):
             if not self._array.chunk_size(unit):  # zarr would say that it is NaN
                 raise ValueError("the chunk is empty")
             return self._array.read(start, stop)
-        except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
-            raise StoreError(
-                "a chunk is damaged",
-                where=f"{self._array.name}, rows {start} to {stop}",
-                found=error,
-                hint=VERIFY_HINT,
-            ) from error
 
 
 class RowsInMemory:

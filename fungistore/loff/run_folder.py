@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
 from fungistore.names import is_file_name
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.documents import encode_document, read_document, sealed
 from fungistore.store.store import Store
 
@@ -101,14 +102,11 @@ class RunFolder:
         """
         if not self.folder.has(STATE):
             return Progress()
-        try:
+        with damage_explained("a head's state is damaged", self.folder.where(STATE)):
             progress = PROGRESS.validate_json(self.folder.read(STATE))
             if progress.file is not None and not is_file_name(progress.file):
                 raise ValueError(f"weights at {progress.file!r}, which is not beside the state")
             return progress
-        except (OSError, ValueError) as error:
-            where = self.folder.where(STATE)
-            raise StoreError("a head's state is damaged", where=where, found=error) from error
 
     def save(self, progress: Progress, tensors: bytes) -> Progress:
         """Write a state durably, with its tensors' file, then forget the one before."""

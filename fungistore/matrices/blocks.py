@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.errors import StoreError, UsageError
+from fungistore.errors import UsageError
 from fungistore.store.contents import Commits, Content, content_of
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
@@ -300,9 +301,5 @@ def normalize(block: NDArray[np.float32]) -> None:
 
 
 def _read(array: UnitArray, start: int, stop: int) -> NDArray[np.floating]:
-    try:
+    with damage_explained("a chunk is damaged", f"{array.name}, rows {start} to {stop}"):
         return array.read(start, stop)
-    except (OSError, ValueError, RuntimeError) as error:  # what codecs raise on damaged bytes
-        raise StoreError(
-            "a chunk is damaged", where=f"{array.name}, rows {start} to {stop}", found=error
-        ) from error

@@ -1,4 +1,4 @@
-"""Errors of the disk, explained: it is full, read-only, or not ours to write on."""
+"""Errors of the disk: what they say about stored bytes, and how they are told to a user."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import FungiError, StoreError, UsageError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 HINTS = {
     errno.ENOSPC: "make room",
@@ -18,8 +19,35 @@ HINTS = {
     errno.EACCES: "get permission to write there",
 }
 
-
 HDF5_ERRNO = re.compile(r"errno = (\d+)")  # HDF5 reports what the disk said as a RuntimeError
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether an error says nothing about a file but that it cannot be read now.
+
+    A permission, a disk or a network that fails, too many open files, too little memory: what is
+    stored may be sound, so nothing may take it for damaged or absent. No such file, or a folder in
+    its place, does say something; so does an OSError without a number, which is what Arrow raises
+    on bytes that it cannot parse.
+    """
+    if isinstance(error, OSError):
+        return error.errno is not None and error.errno not in ABSENT
+    return isinstance(error, MemoryError)
+
+
+@contextmanager
+def damage_explained(what: str, where: object, hint: str | None = None) -> Iterator[None]:
+    """Turn what reading missing or damaged bytes raises, whatever it is, into a StoreError.
+
+    What cannot be read, as `is_unreadable` tells, is no damage: that error goes on as it is.
+    """
+    try:
+        yield
+    except Exception as error:  # codecs, zarr, Arrow and safetensors have their own types
+        if isinstance(error, FungiError) or is_unreadable(error):
+            raise
+        found = (isinstance(error, OSError) and error.strerror) or error
+        raise StoreError(what, where=where, found=found, hint=hint) from error
 
 
 @contextmanager

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, canonical_json, digest_bytes
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.folder import Folder
 
 CHECKSUM = "checksum"
@@ -38,14 +38,13 @@ def read_document(folder: Folder, name: str, what: str, *, hint: str | None = No
 
     Raises:
         StoreError: it is missing or damaged, or has numbers that are none.
+        OSError: it cannot be read, so nobody knows.
     """
-    try:
+    with damage_explained(what, folder.where(name), hint):
         document: Config = json.loads(folder.read(name))
         if not isinstance(document, dict):
             raise ValueError("a list or a value instead of named fields")
         canonical_json(document)
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(what, where=folder.where(name), found=error, hint=hint) from error
     return document
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from zarr.storage import LocalStore
 
 from fungistore.errors import UsageError
 from fungistore.store.backend import SCHEME, Bytes, Listing
+from fungistore.store.disk_errors import is_unreadable
 from fungistore.store.durable import (
     PARTIAL,
     make_directory,
@@ -54,7 +56,12 @@ class LocalBackend:
 
     def has(self, key: str) -> bool:
         """Whether there is such a file."""
-        return self.local_path(key).is_file()
+        try:
+            return stat.S_ISREG(self.local_path(key).stat().st_mode)
+        except OSError as error:
+            if is_unreadable(error):
+                raise
+            return False
 
     def size(self, key: str) -> int:
         """Return the bytes of a file."""

@@ -95,8 +95,10 @@ class LocalClaims:
 def _is_held(path: Path) -> bool:
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # removed in the meantime
+    except FileNotFoundError:  # removed in the meantime
         return False
+    except OSError:  # nobody knows
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.errors import StoreError
 from fungistore.location import absolute_uri, locate
 from fungistore.sources.sample import Sample
 from fungistore.store.census import Census, SourceChanges, hash_samples, microseconds
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.folder import Folder
 
 SCHEMA = pa.schema(
@@ -250,15 +250,12 @@ class SampleTable:
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[pq.ParquetFile]:
-        try:
-            with pq.ParquetFile(self.folder.local_path(part.file)) as file:
-                yield file
-        except (OSError, pa.ArrowInvalid) as error:
-            raise StoreError(
-                "a part of the sample table is missing or damaged",
-                where=self.folder.where(part.file),
-                found=error,
-            ) from error
+        what = "a part of the sample table is missing or damaged"
+        with (
+            damage_explained(what, self.folder.where(part.file)),
+            pq.ParquetFile(self.folder.local_path(part.file)) as file,
+        ):
+            yield file
 
     def _keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         hashes = [hash_samples([])]

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, digest_array, digest_bytes, fingerprint
 from fungistore.names import is_file_name
+from fungistore.store.disk_errors import damage_explained
 from fungistore.store.documents import encode_document, read_document
 from fungistore.store.folder import Folder
 from fungistore.store.references import reference
@@ -120,10 +121,10 @@ class Setups:
         """
         self._refuse_foreign(key)
         folder, file = self._folder.at(key), f"{name}.safetensors"
-        try:
-            tensors: dict[str, NDArray[Any]] = load_file(folder.local_path(file))
-        except Exception as error:  # safetensors raises its own type and OSError alike
-            raise StoreError(DAMAGED, where=folder.where(file), found=error) from error
+        with damage_explained(DAMAGED, folder.where(file)):
+            path = folder.local_path(file)
+            path.open("rb").close()  # safetensors takes all that it cannot open for missing
+            tensors: dict[str, NDArray[Any]] = load_file(path)
         return tensors
 
     def freeze(

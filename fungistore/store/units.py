@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fungistore.choices import Codec
-from fungistore.errors import StoreError
 from fungistore.store.backend import Backend
 from fungistore.store.chunks import (
     METADATA,
@@ -33,6 +32,7 @@ from fungistore.store.chunks import (
     plain_chunk,
     round_bits,
 )
+from fungistore.store.disk_errors import damage_explained, is_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
 
@@ -126,19 +126,13 @@ class UnitArray:
         return cls(backend, name)
 
     def _open(self) -> zarr.Array[Any]:
-        try:
+        hint = f"fungi verify {self.folder.backend.where} --repair writes them anew where it can"
+        with damage_explained("an array's metadata are damaged", self.folder.where(METADATA), hint):
             array = zarr.open_array(
                 self.folder.backend.zarr(), path=self.folder.key, mode="r", zarr_format=3
             )
             if not {"fingerprint", "codec"} <= array.attrs.keys():
                 raise ValueError("an array of another program")
-        except Exception as error:  # zarr raises many types on metadata that it cannot use
-            raise StoreError(
-                "an array's metadata are damaged",
-                where=self.folder.where(METADATA),
-                found=error,
-                hint=f"remove {self.folder.where()} and run fungi extract again",
-            ) from error
         return array
 
     @property
@@ -257,7 +251,11 @@ class UnitArray:
         self.records.remove(record_name(unit))
 
     def commits(self) -> dict[int, Commit]:
-        """Return the records whose chunk is there with the recorded size, by unit."""
+        """Return the records whose chunk is there with the recorded size, by unit.
+
+        Raises:
+            OSError: a record or a chunk may be there, and cannot be read.
+        """
         units = [record_unit(name) for name in self.records.list().files]
         found = {unit: self.commit(unit) for unit in units if unit is not None}
         return {unit: commit for unit, commit in found.items() if commit is not None}
@@ -267,11 +265,17 @@ class UnitArray:
 
         The sizes are compared; only where they differ, as after a kill between the two steps of a
         commit that completes a partly filled unit, are the rows read and hashed.
+
+        Raises:
+            OSError: the record or the chunk may be there, and cannot be read: a unit that counted
+                as not written for that would be written anew.
         """
         try:
             commit = parse_commit(self.records.read(record_name(unit)))
             size = self.chunk_size(unit)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if is_unreadable(error):
+                raise
             return None
         is_sound = commit.unit == unit and 0 < commit.rows <= self.rows_of(unit)
         if not is_sound or commit.fingerprint != self.fingerprint or size == 0:
@@ -286,11 +290,17 @@ class UnitArray:
             return None
 
     def holds(self, commit: Commit) -> bool:
-        """Whether the committed rows still read back as they were written (reads them all)."""
+        """Whether the committed rows still read back as they were written (reads them all).
+
+        Raises:
+            OSError: the chunk cannot be read, whatever it holds.
+        """
         start = commit.unit * self.unit_rows
         try:
             return checksum(self.read(start, start + commit.rows)) == commit.checksum
-        except (OSError, ValueError, RuntimeError):  # what codecs raise on damaged bytes
+        except (OSError, ValueError, RuntimeError) as error:  # of codecs, on damaged bytes
+            if is_unreadable(error):
+                raise
             return False
 
     def chunk_key(self, unit: int) -> str:
@@ -321,11 +331,8 @@ def array_names(folder: Folder) -> list[str]:
     names = []
     listing = folder.list()
     if METADATA in listing.files:
-        try:
+        with damage_explained("zarr metadata are damaged", folder.where(METADATA)):
             is_array = json.loads(folder.read(METADATA))["node_type"] == "array"
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            where = folder.where(METADATA)
-            raise StoreError("zarr metadata are damaged", where=where, found=error) from error
         if is_array:
             return [""]  # the folders below it are chunks
     for name in listing.folders:
