@@ -95,5 +95,7 @@ from .store.store import Store as Store
 from .verification.findings import Finding as Finding
 from .verification.findings import Repair as Repair
 from .verification.findings import Verification as Verification
+from .verification.rebuild import Rebuilt as Rebuilt
+from .verification.rebuild import rebuild_records as rebuild_records
 from .verification.repair import repair_store as repair_store
 from .verification.verify import verify_store as verify_store

@@ -75,6 +75,10 @@ class StoreError(FungiError):
     exit_code = 5
 
 
+class SchemaError(StoreError):
+    """The store is of another major schema: nothing is said about its state."""
+
+
 class StoppedError(FungiError):
     """A signal asked the run to stop; the same command continues it."""
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import fungistore as fungi
+from fungistore.errors import UsageError
 from fungistore.machine.context import Context
 from fungistore.quantities import duration, size
 
@@ -15,7 +16,8 @@ from ..console import next_step, note, result, result_json
 from ..flags import Json, StorePath, command
 from ..tables import show_table
 
-DAMAGED = 5  # the exit code of StoreError
+EXIT_CODES = {"sound": 0, "unreadable": 1}  # else that of StoreError
+DAMAGED = 5
 COLUMNS = ("severity", "kind", "where", "expected", "found", "--repair")
 
 
@@ -27,29 +29,49 @@ def verify(
         bool,
         typer.Option("--repair", help="Drop what is wrong, so that the next run makes it again."),
     ] = False,
+    rebuild_records: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-records",
+            help="Write a record for each whole chunk that has lost its own, as in a copy without "
+            "commits/: ids are taken from the sample table, the setup from the array.",
+        ),
+    ] = False,
     as_json: Json = False,
     context: Context,
 ) -> None:
     """Read a whole store again and compare it with its records; --repair drops what is wrong.
 
     Every unit is read and hashed; metadata, the sample table, setups, and what PCAs, indexes,
-    heads and evaluations were made from are compared.
+    heads and evaluations were made from are compared. What cannot be read, such as for want of
+    permission, is said, and never dropped.
 
     \b
     Examples:
       fungi verify pets.fungi
       fungi verify pets.fungi --repair
+      fungi verify copy-without-commits.fungi --rebuild-records
       fungi verify pets.fungi --json | jq '.findings[] | {kind, where, repair}'
 
     \b
-    Exit codes: 0 sound (warnings are no damage) or all repaired, 1 failed, 2 usage, 5 damage was
-    found or is left after --repair, 75 stopped by SIGTERM, 130 ^C.
+    Exit codes: 0 sound (warnings are no damage) or all repaired, 1 failed, or something cannot be
+    read, 2 usage, 5 damage was found or is left after --repair, or another schema, 75 stopped by
+    SIGTERM, 130 ^C.
     """
-    if repair:
+    if repair and rebuild_records:
+        raise UsageError(
+            "--repair drops what --rebuild-records could save",
+            hint="--rebuild-records first; then fungi verify shows what is left",
+        )
+    mended, rebuilt = None, None
+    if rebuild_records:
+        rebuilt = fungi.rebuild_records(store, context=context)
+        found, document = rebuilt.verification, rebuilt.to_json()
+    elif repair:
         mended = fungi.repair_store(store, context=context)
         found, document = mended.verification, mended.to_json()
     else:
-        mended, found = None, fungi.verify_store(store, context=context)
+        found = fungi.verify_store(store, context=context)
         document = found.to_json()
     if as_json:
         result_json(document)
@@ -57,17 +79,23 @@ def verify(
         if mended is not None and mended.repaired:
             result(f"repaired: {len(mended.repaired)}")
             _table(mended.repaired)
+        if rebuilt is not None:
+            result(f"records rebuilt: {sum(rebuilt.rebuilt.values())}")
+            for where, why in rebuilt.left:
+                result(f"not rebuilt: {where}: {why}")
         _show(found)
     for line in found.notes:
         note(f"note: {line}")
     for command_line in mended.commands if mended is not None else ():
         note(f"to make again what was dropped: {command_line}")
-    if not repair and any(finding.remedy for finding in found.findings):
+    if any(finding.kind == "records-missing" for finding in found.findings) and rebuilt is None:
+        next_step("fungi", "verify", str(store), "--rebuild-records")
+    elif not repair and any(finding.remedy for finding in found.findings):
         next_step("fungi", "verify", str(store), "--repair")
     else:
         next_step("fungi", "status", str(store))
-    if not found.is_sound:
-        raise typer.Exit(DAMAGED)
+    if code := EXIT_CODES.get(found.verdict, DAMAGED):
+        raise typer.Exit(code)
 
 
 def _show(found: fungi.Verification) -> None:
@@ -79,7 +107,12 @@ def _show(found: fungi.Verification) -> None:
     unusable = sum(array.nan_rows + array.inf_rows for array in found.arrays)
     failed = sum(array.failed for array in found.arrays)
     zero = sum(array.zero_rows for array in found.arrays)
-    verdict = "sound" if found.is_sound else f"DAMAGED: {errors} errors"
+    verdict = {
+        "sound": "sound",
+        "damaged": f"DAMAGED: {errors} errors",
+        "unreadable": f"NOT READ: {errors} files or folders, of which nothing is known",
+        "other schema": "of another schema, not read",
+    }[found.verdict]
     result(
         f"{found.store}: {verdict}, {warnings} warnings; {found.units} units and "
         f"{size(found.bytes)} read in {duration(found.seconds)}; {rows} sound rows in "

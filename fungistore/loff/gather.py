@@ -128,7 +128,7 @@ class MappedChunks:
 
     def _map(self, unit: int) -> Chunk:
         where = self._array.folder.where(self._array.chunk_key(unit))
-        with damage_explained("a chunk is damaged", where, VERIFY_HINT):
+        with damage_explained("a chunk is missing or damaged", where, VERIFY_HINT):
             values, mapped = self._plain.map(self._array.chunk_path(unit))
         return Chunk(torch.from_numpy(values), mapped)
 

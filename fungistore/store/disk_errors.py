@@ -35,6 +35,12 @@ def is_unreadable(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
+def raise_unreadable(error: BaseException) -> None:
+    """Raise an error again if it says nothing about what is stored; see `is_unreadable`."""
+    if is_unreadable(error):
+        raise error
+
+
 @contextmanager
 def damage_explained(what: str, where: object, hint: str | None = None) -> Iterator[None]:
     """Turn what reading missing or damaged bytes raises, whatever it is, into a StoreError.

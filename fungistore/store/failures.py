@@ -34,7 +34,10 @@ def read_failures(backend: Backend) -> list[Failure]:
 
 def failure_lines(backend: Backend) -> list[bytes]:
     """Return the file's lines as they are; none where there is no file."""
-    return backend.read(FAILURES).splitlines() if backend.has(FAILURES) else []
+    try:
+        return backend.read(FAILURES).splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def append_failures(backend: Backend, failures: Iterable[Failure]) -> None:

@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from fungistore.errors import UsageError
 from fungistore.store.backend import SCHEME, Bytes, Listing
-from fungistore.store.disk_errors import is_unreadable
+from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.durable import (
     PARTIAL,
     make_directory,
@@ -59,8 +59,7 @@ class LocalBackend:
         try:
             return stat.S_ISREG(self.local_path(key).stat().st_mode)
         except OSError as error:
-            if is_unreadable(error):
-                raise
+            raise_unreadable(error)
             return False
 
     def size(self, key: str) -> int:

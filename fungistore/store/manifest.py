@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 
-from fungistore.errors import StoreError
+from fungistore.errors import SchemaError, StoreError
 from fungistore.location import path_to_uri, uri_to_path
 from fungistore.modalities.modality import IMAGE
 from fungistore.names import is_file_name
@@ -60,7 +60,8 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
     """Parse the bytes of a `store.json`.
 
     Raises:
-        StoreError: it is damaged, or of another major version.
+        StoreError: it is damaged.
+        SchemaError: it is of another major version.
     """
     try:
         document = from_json(data)
@@ -69,7 +70,7 @@ def parse_manifest(data: bytes, where: object) -> Manifest:
         raise _damaged(where, error) from error
     if version[0] != SCHEMA_VERSION[0]:
         is_newer = version[0] > SCHEMA_VERSION[0]
-        raise StoreError(
+        raise SchemaError(
             f"the store was made by {'a newer' if is_newer else 'an earlier'} major version",
             where=where,
             expected=f"schema {SCHEMA_VERSION[0]}.x",

@@ -32,7 +32,7 @@ from fungistore.store.chunks import (
     plain_chunk,
     round_bits,
 )
-from fungistore.store.disk_errors import damage_explained, is_unreadable
+from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
 
@@ -222,9 +222,19 @@ class UnitArray:
             block = round_bits(block)
         block = block.astype(self.array.dtype, copy=False)
         before = before or self._record(unit)
-        key = self.chunk_key(unit)
-        self.folder.publish(key, *encode(block, self.unit_rows, self.codec))
-        start, rows = unit * self.unit_rows, len(block)
+        self.folder.publish(self.chunk_key(unit), *encode(block, self.unit_rows, self.codec))
+        return self.vouch(unit, len(block), ids, failed, before)
+
+    def vouch(
+        self, unit: int, rows: int, ids: str, failed: int, before: Commit | None = None
+    ) -> Commit:
+        """Commit the first rows of a unit's chunk, which is on the disk, as they read back.
+
+        Args:
+            unit, ids, failed, before: as in `publish`.
+            rows: how many.
+        """
+        start = unit * self.unit_rows
         stored = self.read(start, start + rows)
         counts = count_rows(stored)
         known = _earlier_rows(before, self.fingerprint, rows)
@@ -232,7 +242,7 @@ class UnitArray:
         commit = Commit(
             unit=unit,
             rows=rows,
-            bytes=self.folder.size(key),
+            bytes=self.chunk_size(unit),
             checksum=whole,
             fingerprint=self.fingerprint,
             ids=ids,
@@ -274,8 +284,7 @@ class UnitArray:
             commit = parse_commit(self.records.read(record_name(unit)))
             size = self.chunk_size(unit)
         except (OSError, ValueError) as error:
-            if is_unreadable(error):
-                raise
+            raise_unreadable(error)
             return None
         is_sound = commit.unit == unit and 0 < commit.rows <= self.rows_of(unit)
         if not is_sound or commit.fingerprint != self.fingerprint or size == 0:
@@ -283,10 +292,11 @@ class UnitArray:
         return commit if size == commit.bytes or self.holds(commit) else None
 
     def _record(self, unit: int) -> Commit | None:
-        """Return what a unit's record says, whatever its chunk; None where it cannot be read."""
+        """Return what a unit's record says, whatever its chunk; None without a sound one."""
         try:
             return parse_commit(self.records.read(record_name(unit)))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            raise_unreadable(error)
             return None
 
     def holds(self, commit: Commit) -> bool:
@@ -299,8 +309,7 @@ class UnitArray:
         try:
             return checksum(self.read(start, start + commit.rows)) == commit.checksum
         except (OSError, ValueError, RuntimeError) as error:  # of codecs, on damaged bytes
-            if is_unreadable(error):
-                raise
+            raise_unreadable(error)
             return False
 
     def chunk_key(self, unit: int) -> str:

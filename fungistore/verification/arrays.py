@@ -12,12 +12,13 @@ from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.store.backend import Listing
 from fungistore.store.chunks import CHUNKS, CODECS, METADATA, blank_array
+from fungistore.store.disk_errors import is_unreadable, raise_unreadable
 from fungistore.store.feature import codec_of, is_pca, kind_of
 from fungistore.store.folder import Folder
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, GROUP, UnitArray, parse_commit, record_unit
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import Finding, Remedy, first_line
+from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
     Args:
         store: the store.
         samples: rows of its sample table, None where that is damaged.
+
+    Raises:
+        OSError: a folder of arrays or records cannot be listed, so nothing can be said of them.
     """
     commits = store.folder(COMMITS)
     recorded = {below.key.removeprefix(f"{commits.key}/"): below for below in _recorded(commits)}
@@ -71,13 +75,24 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
     while to_see:
         folder = to_see.pop(0)
         name, listing = folder.key.removeprefix(FEATURES).removeprefix("/"), folder.list()
-        document = _read(folder)
+        try:
+            document = _read(folder)
+        except (OSError, MemoryError) as error:
+            findings.append(unreadable(store.backend, folder.key_of(METADATA), error))
+            if name in recorded or CHUNKS in listing.folders:
+                seen.add(name)
+            else:
+                to_see[:0] = folder.folders()
+            continue
         says = document.get("node_type") if document else None
         is_array = name in recorded or CHUNKS in listing.folders or says == "array"
         if name and is_array:
             seen.add(name)
             records = _records(recorded.get(name))
-            opened, problems = _examine(store, name, document, records, samples)
+            try:
+                opened, problems = _examine(store, name, document, records, samples)
+            except (OSError, MemoryError) as error:
+                opened, problems = None, [unreadable(store.backend, folder.key, error)]
             findings += problems
             if opened is not None:
                 arrays.append(StoredArray(opened, records))
@@ -171,7 +186,8 @@ def _expected(
     shape = (rows, *shape[1:])
     try:
         made, data = blank_array(shape, now["dtype"], now["unit_rows"], now["codec"], attributes)
-    except Exception:  # the fields come from damaged files; zarr raises whatever it likes
+    except Exception as error:  # the fields come from damaged files; zarr raises what it likes
+        raise_unreadable(error)
         return None
     return data, made.metadata.to_dict()
 
@@ -220,7 +236,9 @@ def _from_records(store: Store, records: dict[int, str]) -> tuple[str | None, in
     for unit, key in records.items():
         try:
             commit = parse_commit(store.backend.read(key))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            if is_unreadable(error):
+                last = max(last, unit)  # it may be sound, so the array is as long at least
             continue
         if commit.unit == unit and commit.rows > 0:
             votes[commit.fingerprint] += 1
@@ -285,6 +303,7 @@ def _records(folder: Folder | None) -> dict[int, str]:
 def _read(folder: Folder) -> Config | None:
     try:
         document = json.loads(folder.read(METADATA))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as error:
+        raise_unreadable(error)
         return None
     return document if isinstance(document, dict) else None

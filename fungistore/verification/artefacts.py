@@ -14,13 +14,21 @@ from fungistore.machine.context import Context
 from fungistore.names import is_file_name
 from fungistore.store.backend import Listing
 from fungistore.store.contents import Contents, State, contents_in, state_of
+from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.folder import Folder
 from fungistore.store.references import is_same
 from fungistore.store.store import Store
 from fungistore.verification.arrays import StoredArrays
 from fungistore.verification.commands import command_for_array, command_for_index
-from fungistore.verification.findings import Finding, FindingKind, Remedy, Severity, first_line
+from fungistore.verification.findings import (
+    Finding,
+    FindingKind,
+    Remedy,
+    Severity,
+    first_line,
+    readable,
+)
 
 
 def check_pcas(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) -> Iterator[Finding]:
@@ -28,7 +36,7 @@ def check_pcas(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) ->
     for stored in arrays.arrays:
         try:
             made = store.setups.config(stored.array.fingerprint).get("pca")
-        except StoreError:
+        except (StoreError, OSError):
             continue  # the setup has its own finding
         if not isinstance(made, dict):
             continue
@@ -71,35 +79,8 @@ def check_indexes(
     """
     for folder in _folders(store, INDEXES):
         context.stop_if_asked()
-        names = (folder.parent.name, folder.name)
-        try:
-            record = read_record(folder)
-        except StoreError as error:
-            yield _damaged_index(store, names, folder, "a record", error.found, None)
-            continue
-        if record is None:
-            again = command_for_index(store, *names, record)
-            yield Finding(
-                "index-damaged",
-                folder.key,
-                f"an {RECORD}; a kill before the first one leaves none",
-                "files without it",
-                "warning",
-                Remedy("removed", remove=(folder.key,), then=again),
-            )
-            continue
-        document = json.loads(folder.read(RECORD))
-        if seal_is_broken(document) or (record.feature_set, record.name) != names:
-            expected = "a record as it was written"
-            yield _damaged_index(store, names, folder, expected, "edited fields", record)
-            continue
-        if problem := _wrong_index_file(folder, record):
-            yield _damaged_index(
-                store, names, folder, "files as they were written", problem, record
-            )
-            continue
-        yield from _strays_of_index(folder, record)
-        yield from _stale_index(store, folder, record, arrays, bad_units)
+        found = _check_index(store, folder, arrays, bad_units)
+        yield from readable(store.backend, folder.key, found)
 
 
 def check_heads(
@@ -108,30 +89,9 @@ def check_heads(
     """Check each head: its configuration, its state, its weights, and what it was trained on."""
     for folder in _folders(store, HEADS):
         context.stop_if_asked()
-        run = RunFolder(store, folder.parent.name, folder.name)
-        command = f"fungi train-loff {store.where} --name {folder.name}"
-        where, again = folder.key, f"{command} with its options and --restart"
-        try:
-            config = run.config()
-            problem = _wrong_head(run, config)
-        except FungiError as error:
-            problem = f"{error.what}: {first_line(error.found)}"
-            config = None
-        if problem:
-            expected = "the run as it was written"
-            yield Finding(
-                "head-damaged", where, expected, problem, advice=f"train it again: {again}"
-            )
-        elif config is None:
-            yield Finding("head-damaged", where, CONFIG, "missing", "warning", advice=again)
-        else:
-            changed, severity = _changed(config.get("inputs"), arrays)
-            expected, advice = "the features that it was trained on", f"train it again: {again}"
-            if changed:
-                yield Finding("head-stale", where, expected, changed, severity, advice=advice)
-            elif rows := _changed_rows(config, arrays, bad_units):
-                expected = "the rows that it was trained on"
-                yield Finding("head-stale", where, expected, rows, "warning", advice=advice)
+        yield from readable(
+            store.backend, folder.key, _check_head(store, folder, arrays, bad_units)
+        )
 
 
 def check_evals(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) -> Iterator[Finding]:
@@ -140,31 +100,94 @@ def check_evals(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) -
     for name in folder.list().files:
         if not name.endswith(".json"):
             continue
-        where = folder.key_of(name)
-        problem, scores = _read_eval(folder, name)
-        if problem:
-            yield Finding(
-                "eval-damaged",
-                where,
-                "an evaluation as it was written",
-                problem,
-                remedy=Remedy("removed", remove=(where,), then="the same fungi eval command"),
-            )
-            continue
-        changed = [_changed(score["fingerprints"], arrays)[0] for score in scores]
-        if not any(changed):
-            changed = list(
-                dict.fromkeys(_changed_rows(score, arrays, bad_units) for score in scores)
-            )
-        if any(changed):
-            yield Finding(
-                "eval-stale",
-                where,
-                "the features that it was made from",
-                "; ".join(filter(None, changed)),
-                "warning",
-                advice="evaluate again, or keep it as a result of what was there",
-            )
+        found = _check_eval(folder, name, arrays, bad_units)
+        yield from readable(store.backend, folder.key_of(name), found)
+
+
+def _check_index(
+    store: Store, folder: Folder, arrays: StoredArrays, bad_units: frozenset[str]
+) -> Iterator[Finding]:
+    names = (folder.parent.name, folder.name)
+    try:
+        record = read_record(folder)
+    except StoreError as error:
+        yield _damaged_index(store, names, folder, "a record", error.found, None)
+        return
+    if record is None:
+        again = command_for_index(store, *names, record)
+        yield Finding(
+            "index-damaged",
+            folder.key,
+            f"an {RECORD}; a kill before the first one leaves none",
+            "files without it",
+            "warning",
+            Remedy("removed", remove=(folder.key,), then=again),
+        )
+        return
+    document = json.loads(folder.read(RECORD))
+    if seal_is_broken(document) or (record.feature_set, record.name) != names:
+        expected = "a record as it was written"
+        yield _damaged_index(store, names, folder, expected, "edited fields", record)
+    elif problem := _wrong_index_file(folder, record):
+        yield _damaged_index(store, names, folder, "files as they were written", problem, record)
+    else:
+        yield from _strays_of_index(folder, record)
+        yield from _stale_index(store, folder, record, arrays, bad_units)
+
+
+def _check_head(
+    store: Store, folder: Folder, arrays: StoredArrays, bad_units: frozenset[str]
+) -> Iterator[Finding]:
+    run = RunFolder(store, folder.parent.name, folder.name)
+    command = f"fungi train-loff {store.where} --name {folder.name}"
+    where, again = folder.key, f"{command} with its options and --restart"
+    try:
+        config = run.config()
+        problem = _wrong_head(run, config)
+    except FungiError as error:
+        problem = f"{error.what}: {first_line(error.found)}"
+        config = None
+    if problem:
+        expected = "the run as it was written"
+        yield Finding("head-damaged", where, expected, problem, advice=f"train it again: {again}")
+    elif config is None:
+        yield Finding("head-damaged", where, CONFIG, "missing", "warning", advice=again)
+    else:
+        changed, severity = _changed(config.get("inputs"), arrays)
+        expected, advice = "the features that it was trained on", f"train it again: {again}"
+        if changed:
+            yield Finding("head-stale", where, expected, changed, severity, advice=advice)
+        elif rows := _changed_rows(config, arrays, bad_units):
+            expected = "the rows that it was trained on"
+            yield Finding("head-stale", where, expected, rows, "warning", advice=advice)
+
+
+def _check_eval(
+    folder: Folder, name: str, arrays: StoredArrays, bad_units: frozenset[str]
+) -> Iterator[Finding]:
+    where = folder.key_of(name)
+    problem, scores = _read_eval(folder, name)
+    if problem:
+        yield Finding(
+            "eval-damaged",
+            where,
+            "an evaluation as it was written",
+            problem,
+            remedy=Remedy("removed", remove=(where,), then="the same fungi eval command"),
+        )
+        return
+    changed = [_changed(score["fingerprints"], arrays)[0] for score in scores]
+    if not any(changed):
+        changed = list(dict.fromkeys(_changed_rows(score, arrays, bad_units) for score in scores))
+    if any(changed):
+        yield Finding(
+            "eval-stale",
+            where,
+            "the features that it was made from",
+            "; ".join(filter(None, changed)),
+            "warning",
+            advice="evaluate again, or keep it as a result of what was there",
+        )
 
 
 def _changed(made_from: object, arrays: StoredArrays) -> tuple[str, Severity]:
@@ -306,6 +329,7 @@ def _wrong_head(run: RunFolder, config: Config | None) -> str | None:
         try:
             found = run.folder.digest(name)
         except (OSError, ValueError) as error:
+            raise_unreadable(error)
             return f"{name}: {error}"
         if found != right:
             return f"{name} has the checksum {found}, not {right}"
@@ -320,6 +344,7 @@ def _read_eval(folder: Folder, name: str) -> tuple[str, list[Config]]:
         sources = [score["fingerprints"] for score in scores]
         key = fingerprint({"protocol": protocol, "sources": sources})
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise_unreadable(error)
         return f"{type(error).__name__}: {first_line(error)}", []
     if not name.endswith(f"-{key[:KEY_DIGITS]}.json"):
         return f"protocol and fingerprints of the key {key[:KEY_DIGITS]}", []

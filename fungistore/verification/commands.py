@@ -18,19 +18,18 @@ def command_for_array(store: Store, name: str, fingerprint: str) -> str:
     feature_set, _, feature = name.partition("/")
     try:
         config = store.setups.config(fingerprint)
-    except StoreError:
-        config = {}
+        setup = store.setups.folder(fingerprint)
+        options = setup.where(OPTIONS) if fingerprint and setup.has(OPTIONS) else None
+    except (StoreError, OSError):
+        config, options = {}, None
     if is_pca(feature) or isinstance(config.get("pca"), dict):
         return _pca(store, feature_set, name_of(feature), config)
     if "import" in config:
         return _joined("fungi", "import", "FILE", store.where, "--feature-set", feature_set)
-    setup = store.setups.folder(fingerprint)
     roots = list(dict.fromkeys(part.root for part in store.manifest.parts))
     source = roots[0] if len(roots) == 1 and os.path.exists(roots[0]) else "SOURCE"
     command = _joined("fungi", "extract", source, store.where)
-    if not fingerprint or not setup.has(OPTIONS):
-        return command
-    return f"{command} --config {shlex.quote(setup.where(OPTIONS))}"
+    return f"{command} --config {shlex.quote(options)}" if options else command
 
 
 def command_for_index(store: Store, feature_set: str, name: str, record: IndexRecord | None) -> str:

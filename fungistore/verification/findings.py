@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
+
+from fungistore.store.backend import Backend
+from fungistore.store.disk_errors import is_unreadable
 
 Severity = Literal["error", "warning"]
 FindingKind = Literal[
@@ -33,7 +37,11 @@ FindingKind = Literal[
     "head-stale",
     "eval-damaged",
     "eval-stale",
+    "records-missing",
+    "unreadable",
+    "other-schema",
 ]
+Verdict = Literal["sound", "damaged", "unreadable", "other schema"]
 
 
 def first_line(found: object) -> str:
@@ -103,6 +111,35 @@ class Finding:
         }
 
 
+def unreadable(backend: Backend, where: str, error: BaseException) -> Finding:
+    """Return the finding for what cannot be read, which may be sound: nothing is done about it.
+
+    Args:
+        backend: of the store.
+        where: key of what was looked at, unless the error names a file of the store.
+        error: what reading raised.
+
+    Raises:
+        BaseException: the error, where it does say something; see `is_unreadable`.
+    """
+    if not is_unreadable(error):
+        raise error
+    root, file = backend.directory(), getattr(error, "filename", None)
+    if root is not None and isinstance(file, str) and Path(file).is_relative_to(root):
+        where = Path(file).relative_to(root).as_posix()
+    found = (isinstance(error, OSError) and error.strerror) or str(error) or "out of memory"
+    advice = "it may be sound: mend what keeps it from being read, then verify again"
+    return Finding("unreadable", where, "what can be read", found, advice=advice)
+
+
+def readable(backend: Backend, where: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Yield the findings of a check; where something cannot be read, that ends it, and is one."""
+    try:
+        yield from findings
+    except (OSError, MemoryError) as error:
+        yield unreadable(backend, where, error)
+
+
 @dataclass(frozen=True)
 class ArrayCounts:
     """The sound units of one array.
@@ -162,11 +199,20 @@ class Verification:
         """Whether there is no error."""
         return not self.errors
 
+    @property
+    def verdict(self) -> Verdict:
+        """The whole in a word: unreadable, and of another schema, is not damaged."""
+        kinds = {finding.kind for finding in self.errors}
+        if kinds <= {"unreadable"}:
+            return "unreadable" if kinds else "sound"
+        return "other schema" if kinds == {"other-schema"} else "damaged"
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         return {
             "store": self.store,
             "sound": self.is_sound,
+            "verdict": self.verdict,
             "units": self.units,
             "bytes": self.bytes,
             "findings": [finding.to_json() for finding in self.findings],
@@ -203,4 +249,5 @@ class Repair:
 def errors_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return findings by severity, kind and place."""
     key = {"error": 0, "warning": 1}
-    return tuple(sorted(findings, key=lambda f: (key[f.severity], f.kind, f.where)))
+    once = dict.fromkeys(findings)  # two checks may meet what cannot be read
+    return tuple(sorted(once, key=lambda f: (key[f.severity], f.kind, f.where)))

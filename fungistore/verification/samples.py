@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError
 from fungistore.fingerprint import digest_ids, hash_ids
 from fungistore.machine.context import Context
+from fungistore.store.disk_errors import is_unreadable
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part
 from fungistore.store.store import MANIFEST, SAMPLES, Store
-from fungistore.verification.findings import Finding, Remedy, first_line
+from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
 
 LOST = "restore it from a copy of the store, or extract into a new store"
 
@@ -67,6 +68,9 @@ def check_samples(store: Store, context: Context) -> CheckedSamples:
         except FungiError:
             raise
         except Exception as error:  # Arrow raises many types on damaged bytes
+            if is_unreadable(error):
+                problems.append(unreadable(store.backend, where, error))
+                continue
             found = f"it cannot be read: {type(error).__name__}: {first_line(error)}"
         if found:
             expected = f"rows {first} to {first + part.rows} as they were written"
@@ -84,22 +88,14 @@ def check_samples(store: Store, context: Context) -> CheckedSamples:
     return CheckedSamples(tuple(problems), not problems, has_checksums)
 
 
-def unreferenced_parts(store: Store) -> list[Finding]:
-    """Return the files of the table that do not count: a kill before `store.json` leaves one."""
+def unreferenced_parts(store: Store) -> Iterator[Finding]:
+    """Find the files of the table that do not count: a kill before `store.json` leaves one."""
     folder, named = store.folder(SAMPLES), {part.file for part in store.manifest.parts}
-    listing = folder.list()
-    return [
-        Finding(
-            "part-unreferenced",
-            folder.key_of(name),
-            f"files that {MANIFEST} names",
-            "a file that it does not name",
-            "warning",
-            Remedy("removed", remove=(folder.key_of(name),)),
-        )
-        for name in (*listing.files, *listing.folders)
-        if name not in named
-    ]
+    for below in folder.below():
+        if below.name not in named:
+            expected, found = f"files that {MANIFEST} names", "a file that it does not name"
+            remedy = Remedy("removed", remove=(below.key,))
+            yield Finding("part-unreferenced", below.key, expected, found, "warning", remedy)
 
 
 def digests_of_ranges(

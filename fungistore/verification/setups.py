@@ -9,11 +9,12 @@ from fungistore.errors import StoreError
 from fungistore.fingerprint import fingerprint
 from fungistore.machine.context import Context
 from fungistore.names import is_file_name
+from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.folder import Folder
 from fungistore.store.setups import CHECKSUMS, CONFIG, SETUPS
 from fungistore.store.store import Store
 from fungistore.verification.arrays import StoredArrays
-from fungistore.verification.findings import Finding, Remedy
+from fungistore.verification.findings import Finding, Remedy, readable
 
 LOST = (
     "restore it from a copy of the store; without it the feature set can be read but not "
@@ -28,18 +29,22 @@ def check_setups(store: Store, arrays: StoredArrays, context: Context) -> Iterat
     for key in there:
         context.stop_if_asked()
         folder = store.setups.folder(key)
-        if not folder.has(CONFIG) and key not in used and not arrays.lost:
-            remedy = Remedy("removed", remove=(folder.key,))
-            expected, found = "a whole setup", "one that was not frozen to its end"
-            yield Finding("orphan", folder.key, expected, found, "warning", remedy)
-            continue
-        if problem := "; ".join(_problems(store, key, folder)):
-            expected = "the setup as it was frozen"
-            yield Finding("setup-damaged", folder.key, expected, problem, advice=LOST)
+        may_go = key not in used and not arrays.lost
+        yield from readable(store.backend, folder.key, _check(store, key, folder, may_go=may_go))
     for key in sorted(used - set(there)):
         names = ", ".join(name for name, used_by in arrays.fingerprints.items() if used_by == key)
         where, expected = f"{SETUPS}/{key}", f"the setup of {names}"
         yield Finding("setup-missing", where, expected, "no such setup", advice=LOST)
+
+
+def _check(store: Store, key: str, folder: Folder, *, may_go: bool) -> Iterator[Finding]:
+    if may_go and not folder.has(CONFIG):
+        remedy = Remedy("removed", remove=(folder.key,))
+        expected, found = "a whole setup", "one that was not frozen to its end"
+        yield Finding("orphan", folder.key, expected, found, "warning", remedy)
+    elif problem := "; ".join(_problems(store, key, folder)):
+        expected = "the setup as it was frozen"
+        yield Finding("setup-damaged", folder.key, expected, problem, advice=LOST)
 
 
 def _problems(store: Store, key: str, folder: Folder) -> Iterator[str]:
@@ -48,6 +53,7 @@ def _problems(store: Store, key: str, folder: Folder) -> Iterator[str]:
     try:
         checksums = json.loads(folder.read(CHECKSUMS))
     except (OSError, ValueError, RecursionError) as error:
+        raise_unreadable(error)
         yield f"{CHECKSUMS}: {error}"
         return
     is_plain = isinstance(checksums, dict) and all(isinstance(v, str) for v in checksums.values())
@@ -73,5 +79,6 @@ def _wrong_file(folder: Folder, name: str, right: str) -> str | None:
     try:
         found = folder.digest(name)
     except (OSError, ValueError) as error:
+        raise_unreadable(error)
         return f"{name}: {error}"
     return None if found == right else f"{name} has the checksum {found}, not {right}"

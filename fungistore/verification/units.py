@@ -9,16 +9,27 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition
+from typing import Any
+
+from numpy.typing import NDArray
 
 from fungistore.machine.context import Context
 from fungistore.machine.resources import reading_threads
 from fungistore.store.backend import Backend
 from fungistore.store.chunks import CHUNKS, Counts, checksum, count_rows
+from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
-from fungistore.store.units import Commit, UnitArray, parse_commit
+from fungistore.store.units import COMMITS, FEATURES, Commit, UnitArray, parse_commit
 from fungistore.verification.arrays import StoredArray
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import Finding, FindingKind, Remedy, first_line
+from fungistore.verification.findings import (
+    Finding,
+    FindingKind,
+    Remedy,
+    first_line,
+    readable,
+    unreadable,
+)
 
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
 COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
@@ -104,30 +115,76 @@ def check_units(
             context.reporter.end()
 
 
-def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> list[Finding]:
-    """Return the chunks that no record vouches for, as a kill or a lost record leaves them."""
-    found = []
+def uncommitted_units(stored: StoredArray) -> list[int]:
+    """Return the units of an array whose chunk is there and has no record."""
+    folder = stored.array.folder
+    listing = folder.list(CHUNKS)
+    names = (name for name in (*listing.files, *listing.folders) if UNIT_NAME.fullmatch(name))
+    units = sorted({int(name) for name in names} - stored.records.keys())
+    # a repair leaves an empty folder
+    return [unit for unit in units if folder.has(stored.array.chunk_key(unit))]
+
+
+def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> Iterator[Finding]:
+    """Find the chunks that no record vouches for, as a kill or a lost record leaves them.
+
+    One that is whole is left where it is: it is in nobody's way, and if it was its record that was
+    lost, `rebuild_records` can make another.
+    """
     for stored in arrays:
-        remedy = "removed: nothing tells whether it is whole, and the next run writes it anew"
+        units = uncommitted_units(stored)
+        if units and not stored.records:
+            yield _without_records(store, stored, len(units))
+            continue
         then = command_for_array(store, stored.array.name, stored.array.fingerprint)
-        folder = stored.array.folder
-        listing = folder.list(CHUNKS)
-        for name in sorted((*listing.files, *listing.folders)):
-            if not UNIT_NAME.fullmatch(name) or int(name) in stored.records:
-                continue
-            key = folder.at(CHUNKS, name).key
-            if folder.has(stored.array.chunk_key(int(name))):  # a repair leaves an empty folder
-                found.append(
-                    Finding(
-                        "orphan",
-                        key,
-                        "chunks with a record",
-                        "a chunk without one",
-                        "warning",
-                        Remedy(remedy, remove=(key,), then=then),
-                    )
-                )
-    return found
+        for unit in units:
+            where = stored.array.folder.key_of(f"{CHUNKS}/{unit}")
+            found = _uncommitted(stored.array, unit, where, then)
+            yield from readable(store.backend, where, found)
+
+
+def _without_records(store: Store, stored: StoredArray, chunks: int) -> Finding:
+    name = stored.array.name
+    return Finding(
+        "records-missing",
+        f"{COMMITS}/{name}",
+        f"records of the {chunks} chunks of {FEATURES}/{name}",
+        "none",
+        advice=f"if {COMMITS} was left out of a copy, copy it too, or run fungi verify "
+        f"{store.where} --rebuild-records; if a run was killed before its first record, "
+        "the same command again goes on",
+    )
+
+
+def _uncommitted(array: UnitArray, unit: int, where: str, then: str) -> Iterator[Finding]:
+    remedy, advice = None, None
+    try:
+        whole_rows(array, unit)
+        found = "a whole chunk without one"
+        advice = "the next run writes it anew; if its record was lost, --rebuild-records vouches"
+    except ValueError as error:
+        found = f"a chunk without one, not whole: {first_line(error)}"
+        remedy = Remedy("removed: the next run writes it anew", remove=(where,), then=then)
+    yield Finding("orphan", where, "chunks with a record", found, "warning", remedy, advice)
+
+
+def whole_rows(array: UnitArray, unit: int) -> NDArray[Any]:
+    """Return the rows of a unit that its array has room for, if its chunk's CRC-32C is right.
+
+    Raises:
+        ValueError: the chunk is not whole, or beyond the array's end.
+        OSError: it cannot be read.
+    """
+    if not 0 <= unit < array.units:
+        raise ValueError("beyond the end of the array")
+    if not array.chunk_size(unit):  # zarr would say that it is NaN
+        raise ValueError("no bytes")
+    start = unit * array.unit_rows
+    try:
+        return array.read(start, start + array.rows_of(unit))
+    except Exception as error:  # each codec has its own way to refuse damaged bytes
+        raise_unreadable(error)
+        raise ValueError(first_line(error)) from error
 
 
 def missing_units(store: Store, arrays: tuple[StoredArray, ...]) -> list[str]:
@@ -158,6 +215,17 @@ def _key(stored: StoredArray) -> str:
 def _check(
     backend: Backend, stored: StoredArray, unit: int, budget: Budget, then: str
 ) -> CheckedUnit:
+    try:
+        return _compare(backend, stored, unit, budget, then)
+    except (OSError, MemoryError) as error:
+        array = stored.array
+        finding = unreadable(backend, array.folder.key_of(array.chunk_key(unit)), error)
+        return CheckedUnit(array.name, unit, unit * array.unit_rows, 0, None, (finding,))
+
+
+def _compare(
+    backend: Backend, stored: StoredArray, unit: int, budget: Budget, then: str
+) -> CheckedUnit:
     array, record = stored.array, stored.records[unit]
     remedy = drop_unit(array, unit, record, then)
     start = unit * array.unit_rows
@@ -172,6 +240,7 @@ def _check(
     try:
         commit = parse_commit(backend.read(record))
     except (OSError, ValueError) as error:
+        raise_unreadable(error)
         return done(0, None, wrong("record-damaged", record, "a record", error))
     most = array.rows_of(unit)
     if commit.unit != unit or not 0 < commit.rows <= most:
@@ -180,7 +249,8 @@ def _check(
         return done(0, None, wrong("record-damaged", record, expected, found))
     try:
         size = backend.size(chunk)
-    except OSError:
+    except OSError as error:
+        raise_unreadable(error)
         expected = f"a chunk of {commit.bytes} bytes"
         return done(0, commit, wrong("chunk-missing", chunk, expected, "no file"))
     try:
@@ -191,6 +261,7 @@ def _check(
                 rows = array.read(start, start + commit.rows)
                 found, counts = checksum(rows), count_rows(rows)
     except Exception as error:  # each codec has its own way to refuse damaged bytes
+        raise_unreadable(error)
         expected = f"{commit.bytes} bytes that can be decoded"
         found = f"{size} bytes: {first_line(error)}"
         return done(size, commit, wrong("chunk-damaged", chunk, expected, found))

@@ -7,13 +7,27 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from fungistore.errors import StoreError
+from fungistore.errors import SchemaError, StoreError
+from fungistore.evaluation.result import EVALS
+from fungistore.indexing.record import INDEXES
+from fungistore.loff.run_folder import HEADS
 from fungistore.machine.context import QUIET, Context
-from fungistore.store.store import MANIFEST, Store
+from fungistore.store.failures import FAILURES
+from fungistore.store.setups import SETUPS
+from fungistore.store.store import MANIFEST, SAMPLES, Store
+from fungistore.store.units import COMMITS, FEATURES
 from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import ArrayCounts, Finding, Verification, errors_first
+from fungistore.verification.findings import (
+    ArrayCounts,
+    Finding,
+    FindingKind,
+    Verification,
+    errors_first,
+    readable,
+    unreadable,
+)
 from fungistore.verification.samples import (
     LOST,
     CheckedSamples,
@@ -77,40 +91,47 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
         StoppedError: `context` asked for it.
     """
     began = time.perf_counter()
+    backend, notes = store.backend, list[str]()
     samples = check_samples(store, context)
-    found = read_arrays(store, len(store.samples) if samples.is_sound else None)
+    try:
+        found = read_arrays(store, len(store.samples) if samples.is_sound else None)
+    except (OSError, MemoryError) as error:
+        notes.append("the arrays, and what was made from them, were not checked")
+        seen = [*check_manifest(store), *samples.findings, unreadable(backend, COMMITS, error)]
+        return Verification(store.where, errors_first(seen), notes=tuple(notes))
     findings = [*check_manifest(store), *samples.findings, *found.findings]
-    findings += check_setups(store, found, context)
-    notes: list[str] = []
+    findings += readable(backend, SETUPS, check_setups(store, found, context))
     tally = _Tally(store, found.arrays)
     for unit in check_units(store, found.arrays, context):
         tally.add(unit)
     findings += tally.findings
     bad = frozenset(tally.bad)
     if samples.is_sound:
-        findings += _wrong_ids(store, found.arrays, tally, samples, context)
+        wrong = _wrong_ids(store, found.arrays, tally, samples, context)
+        findings += readable(backend, SAMPLES, wrong)
     else:
-        notes.append("the sample table is damaged: the ids of the units were not compared")
-    findings += check_failures(store, tally.failed)
-    findings += check_pcas(store, found, bad)
-    findings += check_indexes(store, found, bad, context)
-    findings += check_heads(store, found, bad, context)
-    findings += check_evals(store, found, bad)
-    uncommitted = uncommitted_chunks(store, found.arrays)
+        notes.append("the sample table is not sound: the ids of the units were not compared")
+    findings += readable(backend, FAILURES, check_failures(store, tally.failed))
+    findings += readable(backend, FEATURES, check_pcas(store, found, bad))
+    findings += readable(backend, INDEXES, check_indexes(store, found, bad, context))
+    findings += readable(backend, HEADS, check_heads(store, found, bad, context))
+    findings += readable(backend, EVALS, check_evals(store, found, bad))
+    uncommitted = [*readable(backend, FEATURES, uncommitted_chunks(store, found.arrays))]
     notes += missing_units(store, found.arrays)
-    leftovers = [*check_orphans(store, context), *unreferenced_parts(store), *uncommitted]
     if is_being_written:
         notes.append("another process was writing: leftovers, which may be its own, are not listed")
-        findings = [finding for finding in findings if finding.kind != "orphan"]
+        passing = ("orphan", "records-missing")
+        findings = [finding for finding in findings if finding.kind not in passing]
     elif not any(finding.kind == "manifest-damaged" for finding in findings):
-        findings += leftovers
+        findings += [*check_orphans(store, context), *uncommitted]
+        findings += readable(backend, SAMPLES, unreferenced_parts(store))
     return Verification(
         store=store.where,
         findings=errors_first(findings),
         units=tally.units,
         bytes=tally.bytes,
         arrays=tally.counts(),
-        uncommitted=tuple(finding.where for finding in uncommitted),
+        uncommitted=tuple(finding.where for finding in uncommitted if finding.kind == "orphan"),
         notes=tuple(notes),
         is_being_written=is_being_written,
         seconds=time.perf_counter() - began,
@@ -191,11 +212,12 @@ def _wrong_ids(
 def _is_extracted(store: Store, key: str) -> bool:
     try:
         return "backbone" in store.setups.config(key)
-    except StoreError:
+    except (StoreError, OSError):
         return False
 
 
 def _unopenable(error: StoreError) -> Finding:
     found = f"{error.what}: {error.found}" if error.found else error.what
     expected = str(error.expected or "a manifest that can be read")
-    return Finding("manifest-damaged", MANIFEST, expected, found, advice=error.hint or LOST)
+    kind: FindingKind = "other-schema" if isinstance(error, SchemaError) else "manifest-damaged"
+    return Finding(kind, MANIFEST, expected, found, advice=error.hint or LOST)

@@ -347,7 +347,7 @@ def test_lost_objects_are_said_as_lost_files_are(tmp_path: Path) -> None:
         store.backend.remove("features.zarr/set/embeddings/c/1/0")
         chunks = MappedChunks(store.arrays("set")["embeddings"], parts=1)
         (job,) = chunks.jobs(np.array([20]), np.empty((1, 8), np.float32))
-        with pytest.raises(StoreError, match="chunk cannot be read"):
+        with pytest.raises(StoreError, match="chunk is missing"):
             job()
 
 

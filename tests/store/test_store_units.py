@@ -628,3 +628,19 @@ def test_commits_come_in_the_order_of_units(tmp_path: Path) -> None:
         array.publish(unit, normal(8), ids="", failed=0)
     assert list(array.commits()) == [0, 1, 2, 10, 11]
     assert all(isinstance(commit, Commit) for commit in array.commits().values())
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "empty"])
+def test_a_chunk_of_another_size_is_not_mapped(tmp_path: Path, change: str) -> None:
+    """Rows of a file that has bytes to spare, or too few, would be somebody else's, or a crash."""
+    array = make_array(tmp_path)
+    values = normal(ROWS)
+    publish_all(array, values)
+    assert array.plain is not None
+    rows, _ = array.plain.map(array.chunk_path(1))
+    np.testing.assert_array_equal(rows, values[8:16])
+    path = array.chunk_path(1)
+    data = path.read_bytes()
+    path.write_bytes({"longer": data + b"\0", "shorter": data[:-1], "empty": b""}[change])
+    with pytest.raises(ValueError, match=f"{path.stat().st_size} bytes, not {len(data)}"):
+        array.plain.map(path)
