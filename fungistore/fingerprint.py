@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -28,6 +29,11 @@ def canonical_json(value: Any) -> str:
 def fingerprint(config: Mapping[str, Any]) -> str:
     """Return 32 hexadecimal digits that identify a configuration."""
     return digest_bytes(canonical_json(config).encode())
+
+
+def is_fingerprint(name: str) -> bool:
+    """Whether a name is one that `fingerprint` gives."""
+    return re.fullmatch("[0-9a-f]{32}", name) is not None
 
 
 def digest_bytes(data: bytes) -> str:

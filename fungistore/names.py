@@ -1,4 +1,8 @@
-"""Names: those of feature sets, PCAs, indexes and heads, which are folders too; and of files."""
+"""Names: those of feature sets, PCAs, indexes and heads, which are folders too; and of files.
+
+Also the names that no file of ours, and no sample, has: those of what desktops, network storage and
+editors put into any folder that they come by.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,34 @@ from fungistore.type_words import Words
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 NAME_RULE = "letters, digits and . _ + -, up to 128 of them"
+
+LITTER = frozenset(  # in lower case
+    (
+        *("@eadir", "#recycle", "#snapshot", "lost+found"),  # network storage, disks
+        *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
+        *(".ds_store", ".localized", "__macosx", "icon\r"),
+    )
+)
+
+
+def is_litter(name: str) -> bool:
+    """Whether a name is one that systems give to their own files, and nobody else does."""
+    return name.lower() in LITTER or name.startswith(("._", ".nfs", ".fuse_hidden"))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or litter, and so nobody's sample."""
+    return name.startswith(".") or is_litter(name)
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a file or folder that is met in a store is another program's, and none of ours.
+
+    This is the one rule for all that list a folder of a store. The names of unfinished files and
+    the locks' folder begin with a dot, too; nobody lists those.
+    """
+    is_backup = name.endswith("~") or (name.startswith("#") and name.endswith("#"))
+    return is_backup or is_hidden(name)
 
 
 def is_plain_name(name: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fungistore.errors import FungiError
 from fungistore.location import path_to_uri
-from fungistore.names import suffix_of
+from fungistore.names import is_hidden, suffix_of
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.sample import Sample
 
@@ -78,14 +78,14 @@ class FolderSource:
 
 
 def visible_entries(path: str) -> list[os.DirEntry[str]]:
-    """List what is in a folder, hidden names left out, sorted by the bytes of the names.
+    """List what is in a folder, sorted by the bytes of the names; what systems make is left out.
 
     Raises:
         FungiError: the folder cannot be listed.
     """
     try:
         with os.scandir(path) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
+            visible = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise FungiError(
             "a folder of the source cannot be listed",

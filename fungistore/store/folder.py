@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fungistore.names import is_foreign
 from fungistore.store.backend import Backend, Bytes, Listing
 from fungistore.store.durable import file_digest
 
@@ -57,8 +58,13 @@ class Folder:
         return self.backend.read(self.key_of(name))
 
     def list(self, *names: str) -> Listing:
-        """Return what is directly in it, or in a folder below it."""
-        return self.backend.list(self.at(*names).key)
+        """Return what is directly in it, or in a folder below it, but no files of others."""
+        found = self.backend.list(self.at(*names).key)
+        files, folders = (
+            tuple(name for name in some if not is_foreign(name))
+            for some in (found.files, found.folders)
+        )
+        return Listing(files, folders)
 
     def publish(self, name: str, *pieces: Bytes) -> None:
         """Let an object of some bytes appear whole, durably."""

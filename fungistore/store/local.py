@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from zarr.storage import LocalStore
 
 from fungistore.errors import UsageError
+from fungistore.names import is_litter
 from fungistore.store.backend import SCHEME, Bytes, Listing
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.durable import (
@@ -192,7 +193,7 @@ def _refuse_odd_path(root: Path) -> None:
 
 def _counts(path: Path) -> bool:
     """Whether a file makes its directory something else than a store that a kill left unmade."""
-    return not path.name.endswith(PARTIAL) and path.name != LOCKS
+    return not (path.name.endswith(PARTIAL) or path.name == LOCKS or is_litter(path.name))
 
 
 def _ends_with_newline(path: Path) -> bool:

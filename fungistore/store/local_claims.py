@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from fungistore.errors import FungiError
+from fungistore.names import is_foreign
 from fungistore.store.locks import Claim
 
 LOCKS = ".locks"
@@ -89,7 +90,8 @@ class LocalClaims:
         return [_read(path.with_suffix(".json")) for path in self._files() if _is_held(path)]
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self._directory.glob("*.lock") if path.name != SHORT)
+        found = (path for path in self._directory.glob("*.lock") if not is_foreign(path.name))
+        return sorted(path for path in found if path.name != SHORT)
 
 
 def _is_held(path: Path) -> bool:

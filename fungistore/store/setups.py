@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
 from fungistore.errors import StoreError
-from fungistore.fingerprint import Config, digest_array, digest_bytes, fingerprint
+from fungistore.fingerprint import (
+    Config,
+    digest_array,
+    digest_bytes,
+    fingerprint,
+    is_fingerprint,
+)
 from fungistore.names import is_file_name
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.documents import encode_document, read_document
@@ -43,7 +49,7 @@ class Setups:
 
     def names(self) -> tuple[str, ...]:
         """Return the fingerprints of the setups that are there, also of those without `has`."""
-        return self._folder.list().folders
+        return tuple(filter(is_fingerprint, self._folder.list().folders))
 
     def folder(self, key: str) -> Folder:
         """Return where a setup is, or would be."""

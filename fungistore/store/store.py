@@ -26,6 +26,7 @@ from fungistore.store.failures import (
 )
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
+from fungistore.store.groups import ready_groups
 from fungistore.store.locks import WHOLE, Claim, Slice, StoreLocks
 from fungistore.store.manifest import (
     SCHEMA_VERSION,
@@ -236,6 +237,7 @@ class Store:
     def remove_arrays(self, arrays: Iterable[UnitArray]) -> None:
         """Delete arrays, records first: a kill half-way leaves nothing that looks done."""
         for array in arrays:
+            ready_groups(self.folder(FEATURES), array.name)
             self.folder(COMMITS).remove(array.name)
             self.folder(FEATURES).remove(array.name)
 

@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -35,12 +35,12 @@ from fungistore.store.chunks import (
 from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
+from fungistore.store.groups import ready_groups
 
 FEATURES = "features.zarr"
 COMMITS = "commits"
 LARGEST_UNIT = 1 << 16  # rows: what a new array is given at most
 RECORD_NAME = re.compile(r"\d{8,}")
-GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,7 @@ class UnitArray:
     ) -> UnitArray:
         """Create an array of `shape` (rows first); unwritten rows read as NaN."""
         features = Folder(backend).at(FEATURES)
-        for parent in reversed(PurePosixPath(name).parents):  # never an array before its groups
-            group = features.at(*parent.parts)
-            if not group.has(METADATA):
-                group.publish(METADATA, GROUP)
+        ready_groups(features, name)  # never an array before its groups
         attributes = {"fingerprint": fingerprint, "codec": codec}
         _, metadata = blank_array(shape, dtype, unit_rows, codec, attributes)
         features.at(name).publish(METADATA, metadata)
@@ -181,6 +178,7 @@ class UnitArray:
         if rows > self.rows:
             document = json.loads(self.folder.read(METADATA))
             document["shape"][0] = rows
+            ready_groups(Folder(self.folder.backend).at(FEATURES), self.name)
             self.folder.publish(METADATA, json.dumps(document, indent=2).encode())
             self.array = self._open()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from fungistore.store.chunks import CHUNKS, CODECS, METADATA, blank_array
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable
 from fungistore.store.feature import codec_of, is_pca, kind_of
 from fungistore.store.folder import Folder
+from fungistore.store.groups import GROUP, read_metadata
 from fungistore.store.store import Store
-from fungistore.store.units import COMMITS, FEATURES, GROUP, UnitArray, parse_commit, record_unit
+from fungistore.store.units import COMMITS, FEATURES, UnitArray, parse_commit, record_unit
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
 
@@ -76,7 +76,7 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
         folder = to_see.pop(0)
         name, listing = folder.key.removeprefix(FEATURES).removeprefix("/"), folder.list()
         try:
-            document = _read(folder)
+            document = read_metadata(folder)
         except (OSError, MemoryError) as error:
             findings.append(unreadable(store.backend, folder.key_of(METADATA), error))
             if name in recorded or CHUNKS in listing.folders:
@@ -298,12 +298,3 @@ def _records(folder: Folder | None) -> dict[int, str]:
     names = folder.list().files if folder else ()
     units = {record_unit(name): name for name in names}
     return {u: folder.key_of(name) for u, name in units.items() if folder and u is not None}
-
-
-def _read(folder: Folder) -> Config | None:
-    try:
-        document = json.loads(folder.read(METADATA))
-    except (OSError, ValueError, RecursionError) as error:
-        raise_unreadable(error)
-        return None
-    return document if isinstance(document, dict) else None

@@ -38,6 +38,7 @@ FindingKind = Literal[
     "eval-damaged",
     "eval-stale",
     "records-missing",
+    "metadata-stale",
     "unreadable",
     "other-schema",
 ]

@@ -1,19 +1,25 @@
-"""Leftovers of interrupted runs, the lines of failed inputs."""
+"""Leftovers of interrupted runs, files of other programs, the lines of failed inputs."""
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from fungistore.machine.context import Context
+from fungistore.names import is_foreign
+from fungistore.store.durable import PARTIAL
 from fungistore.store.failures import FAILURES, Failure, failure_lines
+from fungistore.store.local_claims import LOCKS
 from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy
 from fungistore.verification.units import CheckedUnit
 
 FAILURE = TypeAdapter(Failure)
+FOREIGN_SHOWN = 5
 
 
 def check_orphans(store: Store, context: Context) -> Iterator[Finding]:
@@ -22,6 +28,25 @@ def check_orphans(store: Store, context: Context) -> Iterator[Finding]:
         context.stop_if_asked()
         remedy = Remedy("removed", remove=(key,))
         yield Finding("orphan", key, "no unfinished files", "one", "warning", remedy)
+
+
+def foreign_files(store: Store, context: Context) -> list[str]:
+    """Say which files of other programs lie in a store, in a sentence; harmless, so they stay.
+
+    Only where the store is a directory: nothing else is visited by desktops and editors.
+    """
+    root = store.backend.directory()
+    found: list[str] = []
+    for directory, folders, files in os.walk(root) if root is not None else ():
+        context.stop_if_asked()
+        for name in [*folders, *files]:
+            if is_foreign(name) and name != LOCKS and not name.endswith(PARTIAL):
+                found.append(Path(directory, name).relative_to(root or "").as_posix())
+        folders[:] = [name for name in folders if not is_foreign(name)]
+    if not found:
+        return []
+    names = ", ".join(sorted(found)[:FOREIGN_SHOWN]) + (", ..." * (len(found) > FOREIGN_SHOWN))
+    return [f"{len(found)} files or folders of other programs are passed over: {names}"]
 
 
 def check_failures(store: Store, units: Iterable[CheckedUnit]) -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from fungistore.store.units import COMMITS, FEATURES
 from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
 from fungistore.verification.commands import command_for_array
+from fungistore.verification.copies import check_copies
 from fungistore.verification.findings import (
     ArrayCounts,
     Finding,
@@ -37,7 +38,7 @@ from fungistore.verification.samples import (
     unreferenced_parts,
 )
 from fungistore.verification.setups import check_setups
-from fungistore.verification.strays import check_failures, check_orphans
+from fungistore.verification.strays import check_failures, check_orphans, foreign_files
 from fungistore.verification.units import (
     CheckedUnit,
     check_units,
@@ -101,6 +102,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
         return Verification(store.where, errors_first(seen), notes=tuple(notes))
     findings = [*check_manifest(store), *samples.findings, *found.findings]
     findings += readable(backend, SETUPS, check_setups(store, found, context))
+    findings += readable(backend, FEATURES, check_copies(store, found))
     tally = _Tally(store, found.arrays)
     for unit in check_units(store, found.arrays, context):
         tally.add(unit)
@@ -117,7 +119,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     findings += readable(backend, HEADS, check_heads(store, found, bad, context))
     findings += readable(backend, EVALS, check_evals(store, found, bad))
     uncommitted = [*readable(backend, FEATURES, uncommitted_chunks(store, found.arrays))]
-    notes += missing_units(store, found.arrays)
+    notes += [*missing_units(store, found.arrays), *foreign_files(store, context)]
     if is_being_written:
         notes.append("another process was writing: leftovers, which may be its own, are not listed")
         passing = ("orphan", "records-missing")

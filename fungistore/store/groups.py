@@ -1,0 +1,59 @@
+"""The zarr groups above the arrays of a store, and what other programs write into them.
+
+`zarr.consolidate_metadata`, as xarray calls it, puts a copy of all metadata below a group into the
+group's own. Whoever opens the group believes the copy, so it must go before an array changes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from fungistore.fingerprint import Config
+from fungistore.store.chunks import METADATA
+from fungistore.store.disk_errors import raise_unreadable
+from fungistore.store.folder import Folder
+
+GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
+CONSOLIDATED = "consolidated_metadata"
+
+
+def ready_groups(features: Folder, name: str) -> None:
+    """Make the groups above an array, without copies in them; call it before the array changes.
+
+    Args:
+        features: the folder of all arrays.
+        name: of the array in it.
+    """
+    for group in groups_above(features, name):
+        if not group.has(METADATA):
+            group.publish(METADATA, GROUP)
+        elif CONSOLIDATED in (document := read_metadata(group) or {}):
+            group.publish(METADATA, without_copies(document))
+
+
+def groups_above(features: Folder, name: str) -> Iterator[Folder]:
+    """Yield the groups that an array is in, the outermost first."""
+    for parent in reversed(PurePosixPath(name).parents):
+        yield features.at(*parent.parts)
+
+
+def read_metadata(folder: Folder) -> Config | None:
+    """Return zarr's metadata of a group or an array, None where they are missing or damaged.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    try:
+        document = json.loads(folder.read(METADATA))
+    except (OSError, ValueError, RecursionError) as error:
+        raise_unreadable(error)
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def without_copies(document: Config) -> bytes:
+    """Return a group's metadata as they were before another program put copies into them."""
+    kept = {key: value for key, value in document.items() if key != CONSOLIDATED}
+    return json.dumps(kept, indent=2).encode()
