@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -91,6 +91,10 @@ class MemoryBackend:
     def publish(self, key: str, *pieces: Bytes) -> None:
         self.objects[key] = default_buffer_prototype().buffer.from_bytes(b"".join(pieces))
 
+    def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
+        for key, pieces in objects.items():
+            self.publish(key, *pieces)
+
     def publish_file(self, key: str, write: Callable[[Path], None]) -> None:
         with self.scratch() as path:
             write(path)
@@ -123,6 +127,9 @@ class MemoryBackend:
 
     def zarr(self) -> MemoryStore:
         return MemoryStore(self.objects, read_only=True)
+
+    def settle(self) -> None:
+        pass
 
     def leftovers(self, key: str = "") -> Iterator[str]:
         return iter(())

@@ -31,6 +31,7 @@ from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.store.backend import StorePlace, open_backend
+from fungistore.store.batches import UnitBatch
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
 from fungistore.store.listing import add_source
@@ -322,7 +323,10 @@ def _write(
         )
     context.reporter.begin("units", len(units), done=len(units) - len(to_do))
     scratch = store.backend.scratch()
-    with gathering(plan.vectors, wanted, array.unit_rows, scratch, context) as gather:
+    with (
+        gathering(plan.vectors, wanted, array.unit_rows, scratch, context) as gather,
+        UnitBatch(array, lambda _: context.reporter.advance(1)) as batch,
+    ):
         for unit in to_do:
             context.stop_if_asked()
             start = unit * array.unit_rows
@@ -331,7 +335,6 @@ def _write(
                 block = gather(rows).astype(plan.dtype)
             names = store.samples.rows(start, start + len(rows))
             ids = digest_ids(sample["id"] for sample in names)
-            array.publish(unit, block, ids, failed=int((rows < 0).sum()))
-            context.reporter.advance(1)
+            batch.add(unit, block, ids, failed=int((rows < 0).sum()))
     context.reporter.end()
     return len(to_do)

@@ -18,6 +18,7 @@ from fungistore.matrices.splits import choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.pca.options import PcaOptions
+from fungistore.store.batches import UnitBatch
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
@@ -25,7 +26,7 @@ from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.references import explain_banks, is_same
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
-from fungistore.store.units import UnitArray
+from fungistore.store.units import Commit, UnitArray
 
 DEFAULT_DIM = 512  # FUNGI, table 20
 TENSORS = "pca"
@@ -343,19 +344,23 @@ def _transform(
     elif not to_do:
         context.reporter.notice(f"nothing to do: all {len(ready)} units are done")
     context.reporter.begin("units", len(ready), done=len(ready) - len(to_do))
-    for unit in to_do:
-        context.stop_if_asked()
-        commit, start = ready[unit], unit * array.unit_rows
-        coordinates = pca.transform(matrix.read(start, start + commit.rows))
-        with np.errstate(over="ignore"):
-            stored = coordinates.astype(array.array.dtype)
-        written = array.publish(unit, stored, commit.ids, commit.failed)
+
+    def tell(written: Commit) -> None:
         if written.inf_rows:
             context.reporter.notice(
-                f"unit {unit} has {written.inf_rows} rows with infinities; "
+                f"unit {written.unit} has {written.inf_rows} rows with infinities; "
                 "try --storage-dtype float32"
             )
         context.reporter.advance(1)
+
+    with UnitBatch(array, tell) as batch:
+        for unit in to_do:
+            context.stop_if_asked()
+            commit, start = ready[unit], unit * array.unit_rows
+            coordinates = pca.transform(matrix.read(start, start + commit.rows))
+            with np.errstate(over="ignore"):
+                stored = coordinates.astype(array.array.dtype)
+            batch.add(unit, stored, commit.ids, commit.failed)
     context.reporter.end()
     return len(to_do)
 

@@ -8,7 +8,7 @@ there. A missing object is a FileNotFoundError, and whatever else goes wrong an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,13 @@ class Backend(Protocol):
         It survives whatever happens once this has returned.
         """
 
+    def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
+        """Publish several objects, each given in pieces by its key.
+
+        Each appears whole, in any order; all of them survive whatever happens once this has
+        returned. Where that takes a disk's flush, it takes few of them for all.
+        """
+
     def publish_file(self, key: str, write: Callable[[Path], None]) -> None:
         """Publish what a library that writes files, `write`, puts at a path of this machine."""
 
@@ -94,6 +101,12 @@ class Backend(Protocol):
 
     def zarr(self) -> ZarrStore:
         """Return what zarr reads arrays from; it is never written to."""
+
+    def settle(self) -> None:
+        """Flush what other writers, who may have been killed, have published all but durably.
+
+        Who is going to rely on what is there calls it; nothing where whatever is seen is durable.
+        """
 
     def leftovers(self, key: str = "") -> Iterator[str]:
         """Yield the keys of what interrupted writes left below a folder."""

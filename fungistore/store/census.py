@@ -72,17 +72,20 @@ class Census:
             keys, stamps = hash_samples(
                 (s.id, s.uri, s.bytes, microseconds(s.mtime)) for s in batch
             )
-            known = np.isin(keys, self._keys)
-            at = np.searchsorted(self._keys, keys[known])
+            places = np.searchsorted(self._keys, keys)  # not `isin`, which sorts all of them again
+            known = np.zeros(len(keys), bool)
+            is_inside = places < len(self._keys)
+            known[is_inside] = self._keys[places[is_inside]] == keys[is_inside]
+            at = places[known]
             np.add.at(self._seen, at, 1)
             self._repeated |= {batch[i].id for i in np.flatnonzero(known)[self._seen[at] > 1]}
             changed = self._stamps[at] != stamps[known]
             self._changed += int(changed.sum())
             if self._keep_changed:
                 rows = self._order[at[changed]].tolist()
-                places = np.flatnonzero(known)[changed]
+                numbers = np.flatnonzero(known)[changed]
                 self._changed_samples |= {
-                    row: batch[place] for row, place in zip(rows, places, strict=True)
+                    row: batch[number] for row, number in zip(rows, numbers, strict=True)
                 }
             self._added.append(keys[~known])
             yield from (sample for sample, old in zip(batch, known, strict=True) if not old)

@@ -6,11 +6,13 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
 PARTIAL = ".partial"  # zarr's own suffix for files being written, so one sweep finds both
+FLUSHES_AT_ONCE = 16
 ORPHAN = re.compile(r".+\.[0-9a-f]{32}\.partial")
 
 
@@ -28,6 +30,17 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_all(paths: Collection[Path]) -> None:
+    """Flush files and directories at once: a file system writes down what is asked together."""
+    if len(paths) < 2:
+        for path in paths:
+            sync(path)
+        return
+    with ThreadPoolExecutor(min(len(paths), FLUSHES_AT_ONCE), "fungi-flush") as pool:
+        for _ in pool.map(sync, paths):
+            pass
+
+
 def publish(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary file, then make it appear as `path` at once."""
     make_directory(path.parent)
@@ -42,15 +55,34 @@ def publish(path: Path, write: Callable[[Path], None]) -> None:
     sync(path.parent)
 
 
+def publish_all(
+    files: Mapping[Path, Sequence[bytes | memoryview]], changed: Collection[Path] = ()
+) -> None:
+    """Write files durably, each given in pieces, and each atomically; their folders are there.
+
+    All are written, then all are flushed, then all are renamed, then their folders are flushed,
+    with those in which folders were `changed` for them.
+    """
+    temporary = {path: partial_path(path) for path in files}
+    try:
+        for path, pieces in files.items():
+            with temporary[path].open("wb", buffering=0) as file:
+                for piece in pieces:
+                    _write_all(file, memoryview(piece))
+        sync_all(temporary.values())
+        for path, part in temporary.items():
+            part.rename(path)
+    except BaseException:
+        for part in temporary.values():
+            part.unlink(missing_ok=True)
+        raise
+    sync_all({path.parent for path in files} | set(changed))
+
+
 def publish_bytes(path: Path, *pieces: bytes | memoryview) -> None:
     """Write a file of some bytes durably and atomically, replacing what was there."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb", buffering=0) as file:
-            for piece in pieces:
-                _write_all(file, memoryview(piece))
-
-    publish(path, write)
+    make_directory(path.parent)
+    publish_all({path: pieces})
 
 
 def file_digest(path: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,10 @@ class Folder:
     def publish(self, name: str, *pieces: Bytes) -> None:
         """Let an object of some bytes appear whole, durably."""
         self.backend.publish(self.key_of(name), *pieces)
+
+    def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
+        """Publish several objects, by their names in the folder."""
+        self.backend.publish_all({self.key_of(name): data for name, data in objects.items()})
 
     def publish_file(self, name: str, write: Callable[[Path], None]) -> None:
         """Publish what `write` puts at a path of this machine."""

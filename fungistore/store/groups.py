@@ -1,4 +1,4 @@
-"""The zarr groups above the arrays of a store, and what other programs write into them.
+"""The zarr groups above the arrays of a store: what is in them, and what others write there.
 
 `zarr.consolidate_metadata`, as xarray calls it, puts a copy of all metadata below a group into the
 group's own. Whoever opens the group believes the copy, so it must go before an array changes.
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from fungistore.fingerprint import Config
 from fungistore.store.chunks import METADATA
-from fungistore.store.disk_errors import raise_unreadable
+from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.folder import Folder
 
 GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
@@ -37,6 +37,26 @@ def groups_above(features: Folder, name: str) -> Iterator[Folder]:
     """Yield the groups that an array is in, the outermost first."""
     for parent in reversed(PurePosixPath(name).parents):
         yield features.at(*parent.parts)
+
+
+def array_names(folder: Folder) -> list[str]:
+    """Return the arrays below a zarr group, sorted, by their path in it.
+
+    Reads the metadata files alone: what a kill leaves beside them is passed over in silence.
+
+    Raises:
+        StoreError: metadata are damaged.
+    """
+    names = []
+    listing = folder.list()
+    if METADATA in listing.files:
+        with damage_explained("zarr metadata are damaged", folder.where(METADATA)):
+            is_array = json.loads(folder.read(METADATA))["node_type"] == "array"
+        if is_array:
+            return [""]  # the folders below it are chunks
+    for name in listing.folders:
+        names += [f"{name}/{below}".rstrip("/") for below in array_names(folder.at(name))]
+    return sorted(names)
 
 
 def read_metadata(folder: Folder) -> Config | None:

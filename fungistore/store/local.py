@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from zarr.storage import LocalStore
 
 from fungistore.errors import UsageError
-from fungistore.names import is_litter
+from fungistore.names import is_foreign, is_litter
 from fungistore.store.backend import SCHEME, Bytes, Listing
+from fungistore.store.chunks import CHUNKS, METADATA
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.durable import (
     PARTIAL,
@@ -22,8 +23,9 @@ from fungistore.store.durable import (
     orphans,
     partial_path,
     publish,
-    publish_bytes,
+    publish_all,
     sync,
+    sync_all,
 )
 from fungistore.store.local_claims import LOCKS, LocalClaims
 from fungistore.store.locks import Claims
@@ -87,14 +89,24 @@ class LocalBackend:
 
     def publish(self, key: str, *pieces: Bytes) -> None:
         """Write a file beside its place, flush it, and rename it."""
-        path = self.local_path(key)
-        self._settle(path.parent)
-        publish_bytes(path, *pieces)
+        self.publish_all({key: pieces})
+
+    def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
+        """Write files beside their places, flush all of them, and rename them.
+
+        Flushes that are asked for at once cost a disk little more than one.
+        """
+        paths = {self.local_path(key): pieces for key, pieces in objects.items()}
+        made = self._make_folders({path.parent for path in paths})
+        publish_all(paths, {folder.parent for folder in made})
+        self._settled |= made
 
     def publish_file(self, key: str, write: Callable[[Path], None]) -> None:
         """Let `write` fill a file beside its place, flush it, and rename it."""
         path = self.local_path(key)
-        self._settle(path.parent)
+        made = self._make_folders({path.parent})
+        sync_all({folder.parent for folder in made})
+        self._settled |= made
         publish(path, write)
 
     def append(self, key: str, lines: bytes) -> None:
@@ -154,15 +166,33 @@ class LocalBackend:
         """Whether no link leads from the directory to where a file is; it may be a link itself."""
         return self.local_path(key).parent.resolve().is_relative_to(self._root.resolve())
 
-    def _settle(self, folder: Path) -> None:
-        """Make a folder, and flush that it is there: who made it may have died before that."""
-        if folder == self._root:
-            make_directory(folder)
-        elif folder not in self._settled or not folder.is_dir():
-            self._settle(folder.parent)
+    def _make_folders(self, folders: Iterable[Path]) -> set[Path]:
+        """Make folders; return those of which is to be flushed that they are there.
+
+        Who made one may have died before that, so these are not the new ones alone.
+        """
+        new: set[Path] = set()
+        for folder in folders:
+            make_directory(self._root)
+            while folder != self._root and folder not in new:
+                if folder in self._settled and folder.is_dir():
+                    break
+                new.add(folder)
+                folder = folder.parent
+        for folder in sorted(new):  # those above first
             folder.mkdir(exist_ok=True)
-            sync(folder.parent)
-            self._settled.add(folder)
+        return new
+
+    def settle(self) -> None:
+        """Flush every folder but those of chunks, whose records are not written before.
+
+        A writer may have been killed between a file's renaming and the flush of its folder: the
+        file is there for all to see, and a power cut would still lose it.
+        """
+        for directory, folders, _ in os.walk(self._root):
+            with suppress(FileNotFoundError, PermissionError):  # another writer's, who removes it
+                sync(Path(directory))
+            folders[:] = [name for name in folders if _is_settled(Path(directory, name))]
 
     def free_bytes(self) -> int:
         """Return the bytes free on the file system that holds the directory, or will."""
@@ -194,6 +224,12 @@ def _refuse_odd_path(root: Path) -> None:
 def _counts(path: Path) -> bool:
     """Whether a file makes its directory something else than a store that a kill left unmade."""
     return not (path.name.endswith(PARTIAL) or path.name == LOCKS or is_litter(path.name))
+
+
+def _is_settled(folder: Path) -> bool:
+    """Whether `settle` goes into a folder: not where chunks are; a set or PCA may be named so."""
+    is_of_chunks = folder.name == CHUNKS and not (folder / METADATA).exists()
+    return not (is_of_chunks or is_foreign(folder.name))
 
 
 def _ends_with_newline(path: Path) -> bool:

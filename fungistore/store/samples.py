@@ -70,6 +70,7 @@ class SampleTable:
     def __init__(self, folder: Folder, parts: list[Part]) -> None:
         self.folder = folder
         self.parts = parts
+        self._read: tuple[Part, int, pa.Table] | None = None  # the row group that was read last
 
     def __len__(self) -> int:
         return sum(part.rows for part in self.parts)
@@ -81,13 +82,22 @@ class SampleTable:
         for part in self.parts:
             low, high = max(start, first) - first, min(stop, first + part.rows) - first
             if low < high:
-                groups = range(low // ROWS_PER_GROUP, (high - 1) // ROWS_PER_GROUP + 1)
-                with self._open(part) as file:
-                    table = file.read_row_groups(list(groups))
-                table = table.slice(low - groups[0] * ROWS_PER_GROUP, high - low)
-                found += [row | {"root": part.root} for row in table.to_pylist()]
+                for group in range(low // ROWS_PER_GROUP, (high - 1) // ROWS_PER_GROUP + 1):
+                    start = group * ROWS_PER_GROUP
+                    begin = max(low - start, 0)
+                    table = self._group(part, group).slice(begin, high - start - begin)
+                    found += [row | {"root": part.root} for row in table.to_pylist()]
             first += part.rows
         return found
+
+    def _group(self, part: Part, group: int) -> pa.Table:
+        """Return a row group; the last one is kept, since small units ask for it many times."""
+        last = self._read  # one look: threads may ask at once
+        if last is None or last[:2] != (part, group):
+            with self._open(part) as file:
+                last = (part, group, file.read_row_group(group))
+            self._read = last
+        return last[2]
 
     def take(self, rows: Sequence[int] | Rows) -> list[dict[str, Any]]:
         """Return what `rows` does of single rows, in any order; each row group is read once."""

@@ -26,7 +26,7 @@ from fungistore.store.failures import (
 )
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
-from fungistore.store.groups import ready_groups
+from fungistore.store.groups import array_names, ready_groups
 from fungistore.store.locks import WHOLE, Claim, Slice, StoreLocks
 from fungistore.store.manifest import (
     SCHEMA_VERSION,
@@ -36,7 +36,7 @@ from fungistore.store.manifest import (
 )
 from fungistore.store.samples import Part, SampleTable
 from fungistore.store.setups import SETUPS, Setups
-from fungistore.store.units import COMMITS, FEATURES, UnitArray, array_names
+from fungistore.store.units import COMMITS, FEATURES, UnitArray
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
@@ -221,6 +221,7 @@ class Store:
                     hint="status, search, eval and export only read; to write, make a copy with "
                     "cp -r, or be given write access",
                 ) from error
+            self.backend.settle()  # whatever is there from here on is relied upon
             self._raise_minor()
             store = Store.open(self.backend)
             store._held = self._held | tokens

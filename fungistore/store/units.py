@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from fungistore.choices import Codec
-from fungistore.store.backend import Backend
+from fungistore.store.backend import Backend, Bytes
 from fungistore.store.chunks import (
     METADATA,
     PlainChunk,
@@ -79,6 +80,25 @@ class Commit:
 
 
 COMMIT = TypeAdapter(Commit)
+
+
+@dataclass(frozen=True)
+class NewUnit:
+    """What is going to be a committed unit.
+
+    Attributes:
+        unit: its index.
+        block: its rows, from the unit's first row on; what is left of the unit becomes NaN.
+        ids: digest of the rows' sample ids.
+        failed: how many of the rows stand for inputs that could not be read.
+        before: the unit's record until now, where it was forgotten; default: the one there.
+    """
+
+    unit: int
+    block: NDArray[Any]
+    ids: str
+    failed: int
+    before: Commit | None = None
 
 
 class UnitArray:
@@ -198,18 +218,45 @@ class UnitArray:
         failed: int,
         before: Commit | None = None,
     ) -> Commit:
-        """Write the first rows of a unit, or all of them, and commit them.
-
-        Args:
-            unit: index of the unit.
-            block: its rows, from the unit's first row on; what is left of the unit becomes NaN.
-            ids: digest of the rows' sample ids.
-            failed: how many of the rows stand for inputs that could not be read.
-            before: the unit's record until now, where it was forgotten; default: the one there.
+        """Write the first rows of a unit, or all of them, and commit them; see `NewUnit`.
 
         Raises:
             ValueError: the block is not of the array's row shape, empty, or longer than the unit.
         """
+        (commit,) = self.publish_all([NewUnit(unit, block, ids, failed, before)])
+        return commit
+
+    def publish_all(self, units: Sequence[NewUnit]) -> list[Commit]:
+        """Publish several units together, in little more time than a disk needs for one.
+
+        Their chunks reach the disk, then their records do, so the order of a commit is kept.
+
+        Raises:
+            ValueError: as `publish`; nothing was written.
+        """
+        before = [new.before or self._record(new.unit) for new in units]
+        self.folder.publish_all({self.chunk_key(new.unit): self._chunk(new) for new in units})
+        commits = [
+            self._read_back(new.unit, len(new.block), new.ids, new.failed, earlier)
+            for new, earlier in zip(units, before, strict=True)
+        ]
+        self._record_all(commits)
+        return commits
+
+    def vouch(self, unit: int, rows: int, ids: str, failed: int) -> Commit:
+        """Commit the first rows of a unit's chunk, which is on the disk, as they read back."""
+        commit = self._read_back(unit, rows, ids, failed, None)
+        self._record_all([commit])
+        return commit
+
+    def _record_all(self, commits: Sequence[Commit]) -> None:
+        self.records.publish_all(
+            {record_name(c.unit): [json.dumps(asdict(c), sort_keys=True).encode()] for c in commits}
+        )
+
+    def _chunk(self, new: NewUnit) -> Sequence[Bytes]:
+        """Return a new unit's chunk in pieces."""
+        unit, block = new.unit, new.block
         expected = self.array.shape[1:]
         if unit < 0 or block.shape[1:] != expected or not 0 < len(block) <= self.rows_of(unit):
             raise ValueError(
@@ -219,25 +266,18 @@ class UnitArray:
         if self.codec == "bitround":
             block = round_bits(block)
         block = block.astype(self.array.dtype, copy=False)
-        before = before or self._record(unit)
-        self.folder.publish(self.chunk_key(unit), *encode(block, self.unit_rows, self.codec))
-        return self.vouch(unit, len(block), ids, failed, before)
+        return encode(block, self.unit_rows, self.codec)
 
-    def vouch(
-        self, unit: int, rows: int, ids: str, failed: int, before: Commit | None = None
+    def _read_back(
+        self, unit: int, rows: int, ids: str, failed: int, before: Commit | None
     ) -> Commit:
-        """Commit the first rows of a unit's chunk, which is on the disk, as they read back.
-
-        Args:
-            unit, ids, failed, before: as in `publish`.
-            rows: how many.
-        """
+        """Return the record of a unit's first rows as they are on the disk."""
         start = unit * self.unit_rows
         stored = self.read(start, start + rows)
         counts = count_rows(stored)
         known = _earlier_rows(before, self.fingerprint, rows)
         *found, whole = checksums(stored, [*known, rows])
-        commit = Commit(
+        return Commit(
             unit=unit,
             rows=rows,
             bytes=self.chunk_size(unit),
@@ -250,9 +290,6 @@ class UnitArray:
             zero_rows=counts.zero,
             prefixes=tuple(zip(known, found, strict=True)),
         )
-        record = json.dumps(asdict(commit), sort_keys=True).encode()
-        self.records.publish(record_name(unit), record)
-        return commit
 
     def forget(self, unit: int) -> None:
         """Remove a unit's record, durably: it counts as not written, and is written anew."""
@@ -325,26 +362,6 @@ class UnitArray:
             OSError: it is not there.
         """
         return self.folder.size(self.chunk_key(unit))
-
-
-def array_names(folder: Folder) -> list[str]:
-    """Return the arrays below a zarr group, sorted, by their path in it.
-
-    Reads the metadata files alone: what a kill leaves beside them is passed over in silence.
-
-    Raises:
-        StoreError: metadata are damaged.
-    """
-    names = []
-    listing = folder.list()
-    if METADATA in listing.files:
-        with damage_explained("zarr metadata are damaged", folder.where(METADATA)):
-            is_array = json.loads(folder.read(METADATA))["node_type"] == "array"
-        if is_array:
-            return [""]  # the folders below it are chunks
-    for name in listing.folders:
-        names += [f"{name}/{below}".rstrip("/") for below in array_names(folder.at(name))]
-    return sorted(names)
 
 
 def _earlier_rows(before: Commit | None, fingerprint: str, rows: int) -> list[int]:
