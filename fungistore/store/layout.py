@@ -238,9 +238,12 @@ PROTOCOL = (
     "Files appear whole or not at all: on a disk, each is written under another name, flushed, and "
     "renamed, and its folder is flushed. Only `failures.jsonl` and events grow, and a kill may cut "
     "their end; of a damaged claim beside a lock that is held, everything counts as claimed.",
+    "A writer flushes the folders that it relies on: whoever wrote there may have been killed "
+    "before its own flush.",
     "The setup is frozen: its files appear, its configuration last.",
     "The unit's chunk appears. It is read back and hashed.",
-    "The record appears.",
+    "The record appears. Units that are made faster than a disk flushes are published together: "
+    "their chunks, then their records; each waits half a second at most.",
     "A unit is done when its record is there and the chunk has the recorded size (or, where it "
     "was completed since, the recorded checksum).",
 )
