@@ -123,14 +123,21 @@ class LocalBackend:
             sync(path.parent)
 
     def remove(self, key: str) -> None:
-        """Delete a file, a link, or a folder with all that is in it."""
+        """Delete a file, a link, or a folder with all that is in it.
+
+        A folder gets the name of an unfinished one first, so that a kill leaves no half of it.
+        """
         path = self.local_path(key)
         if not key and path.is_symlink():  # the store's place, which its user linked: emptied
             for name in os.listdir(path):
                 self.remove(name)
             return
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            gone = partial_path(path) if key else path
+            if key:
+                path.rename(gone)
+                sync(path.parent)
+            shutil.rmtree(gone)
         else:
             path.unlink(missing_ok=True)
         if path.parent.is_dir():

@@ -185,10 +185,15 @@ class Disk:
                 parent.change(name, Folder())
             elif kind == "remove":
                 parent.change(name, None)
-                array = path.partition("/commits/")[2]
-                self._forget_all(array)
+                self._forget_all(path.partition("/commits/")[2])
             elif kind == "rename":
-                parent.change(name, self._unnamed.pop(data, File(None, b"?")))
+                if data.endswith(PARTIAL):
+                    parent.change(name, self._unnamed.pop(data, File(None, b"?")))
+                else:
+                    before = self._folder(os.path.dirname(data))
+                    parent.change(name, before.now[os.path.basename(data)])
+                    before.change(os.path.basename(data), None)
+                    self._forget_all(data.partition("/commits/")[2])
             elif kind == "write":
                 if not isinstance(file := parent.now.get(name), File):
                     parent.change(name, file := File(None, b""))
@@ -249,6 +254,8 @@ def _grow(top: Folder, choose: Callable[[Sequence[object]], int]) -> Tree:
 
     def visit(folder: Folder, path: str) -> None:
         for name in sorted({*folder.durable, *folder.changes}):
+            if name.endswith(PARTIAL):
+                continue  # swept by the next writer, whatever is left of it
             options: list[Any] = [folder.durable.get(name)]
             options += [node for node in folder.changes.get(name, ()) if node is not options[-1]]
             node = options[choose(options)] if len(options) > 1 else options[0]
