@@ -128,6 +128,9 @@ class MemoryBackend:
     def zarr(self) -> MemoryStore:
         return MemoryStore(self.objects, read_only=True)
 
+    def make_folder(self, key: str) -> None:
+        pass
+
     def settle(self) -> None:
         pass
 

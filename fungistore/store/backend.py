@@ -102,6 +102,9 @@ class Backend(Protocol):
     def zarr(self) -> ZarrStore:
         """Return what zarr reads arrays from; it is never written to."""
 
+    def make_folder(self, key: str) -> None:
+        """Let a folder be there, durably, before what is in it; nothing where folders are none."""
+
     def settle(self) -> None:
         """Flush what other writers, who may have been killed, have published all but durably.
 

@@ -241,7 +241,8 @@ PROTOCOL = (
     "A writer flushes the folders that it relies on: whoever wrote there may have been killed "
     "before its own flush.",
     "The setup is frozen: its files appear, its configuration last.",
-    "The unit's chunk appears. It is read back and hashed.",
+    "A folder for the array's records is there. The unit's chunk appears. It is read back and "
+    "hashed.",
     "The record appears. Units that are made faster than a disk flushes are published together: "
     "their chunks, then their records; each waits half a second at most.",
     "A unit is done when its record is there and the chunk has the recorded size (or, where it "

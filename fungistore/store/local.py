@@ -173,6 +173,12 @@ class LocalBackend:
         """Whether no link leads from the directory to where a file is; it may be a link itself."""
         return self.local_path(key).parent.resolve().is_relative_to(self._root.resolve())
 
+    def make_folder(self, key: str) -> None:
+        """Make a folder, and flush that it is there."""
+        made = self._make_folders({self.directory(key)})
+        sync_all({folder.parent for folder in made})
+        self._settled |= made
+
     def _make_folders(self, folders: Iterable[Path]) -> set[Path]:
         """Make folders; return those of which is to be flushed that they are there.
 

@@ -235,7 +235,10 @@ class UnitArray:
             ValueError: as `publish`; nothing was written.
         """
         before = [new.before or self._record(new.unit) for new in units]
-        self.folder.publish_all({self.chunk_key(new.unit): self._chunk(new) for new in units})
+        chunks = {self.chunk_key(new.unit): self._chunk(new) for new in units}
+        # chunks without even a folder of records have lost these, and no kill was the cause
+        self.folder.backend.make_folder(self.records.key)
+        self.folder.publish_all(chunks)
         commits = [
             self._read_back(new.unit, len(new.block), new.ids, new.failed, earlier)
             for new, earlier in zip(units, before, strict=True)

@@ -144,15 +144,20 @@ def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> Iterato
 
 
 def _without_records(store: Store, stored: StoredArray, chunks: int) -> Finding:
+    """Tell a kill before the first record, which leaves an empty folder, from records that went."""
     name = stored.array.name
+    folder = store.folder(COMMITS, name).directory()
+    is_killed = folder is None or folder.is_dir()
+    advice = f"fungi verify {store.where} --rebuild-records writes them anew for whole chunks"
+    if is_killed:
+        advice = "the command that made them goes on; if their records were lost, --rebuild-records"
     return Finding(
         "records-missing",
         f"{COMMITS}/{name}",
         f"records of the {chunks} chunks of {FEATURES}/{name}",
-        "none",
-        advice=f"if {COMMITS} was left out of a copy, copy it too, or run fungi verify "
-        f"{store.where} --rebuild-records; if a run was killed before its first record, "
-        "the same command again goes on",
+        "none yet" if is_killed else "none, and no folder of records",
+        "warning" if is_killed else "error",
+        advice=advice,
     )
 
 

@@ -22,6 +22,7 @@ from fungistore.store.listing import add_source
 from fungistore.store.store import Store
 from fungistore.verification.rebuild import rebuild_records
 from fungistore.verification.repair import repair_store
+from fungistore.verification.verify import verify_store
 
 UNIT = 8
 
@@ -57,6 +58,17 @@ def test_a_copy_without_records_is_an_error_that_repair_leaves_alone(root: Path)
     shown = CliRunner().invoke(app, ["verify", str(root)])
     assert shown.exit_code == 5
     assert f"next: fungi verify {root} --rebuild-records" in shown.stderr
+
+
+def test_chunks_before_the_first_record_are_no_error(tmp_path: Path) -> None:
+    """A kill or a full disk leaves them beside an empty folder of records."""
+    vectors, labels = clustered(20, 2, 4)
+    store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels, unit_rows=UNIT)
+    for record in (store.root / "commits/set/embeddings").iterdir():
+        record.unlink()
+    (finding,) = verify_store(store.root).findings
+    assert (finding.kind, finding.severity) == ("records-missing", "warning")
+    assert repair_store(store.root).repaired == ()
 
 
 def test_rebuilt_records_are_those_that_were_lost(root: Path) -> None:
