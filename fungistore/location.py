@@ -12,6 +12,7 @@ A uri is spelled in one of four ways; all are plain text that any file format ca
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ _RESERVED = (_BYTES, "data:")  # paths that start so are spelled with bytes:
 # Python hands out the undecodable bytes of a path as lone surrogates, which no text format takes.
 _UNDECODED = re.compile("[\ud800-\udfff]")
 _LONGEST_SHOWN = 200
+_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _MEMBER = re.compile(r"(.+)#offset=([0-9]{1,18})&size=([0-9]{1,18})&ext=\w+", re.DOTALL)
 
 
@@ -40,8 +42,12 @@ class Location:
     content: bytes | None = None
 
     def exists(self) -> bool:
-        """Whether the file is there, as an inline item always is."""
-        return self.content is not None or os.path.exists(self.path)
+        """Whether the file is there, as an inline item always is.
+
+        Raises:
+            OSError: nobody can tell, as for want of permission or of a disk that answers.
+        """
+        return self.content is not None or is_there(self.path)
 
     def measure(self) -> tuple[int | None, float | None]:
         """Return the encoded size in bytes and the file's mtime, None where there is none.
@@ -55,6 +61,23 @@ class Location:
         except (OSError, ValueError):  # ValueError: a NUL in the path
             return None, None
         return (info.st_size if self.size is None else self.size), info.st_mtime
+
+
+def is_there(path: str) -> bool:
+    """Whether there is such a file or folder, as `os.path.exists` tells where it can tell.
+
+    Raises:
+        OSError: it may be there, and cannot be looked at.
+    """
+    try:
+        os.stat(path)
+    except ValueError:  # a NUL in the path
+        return False
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return False
+        raise
+    return True
 
 
 def path_to_uri(path: str) -> str:

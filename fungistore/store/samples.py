@@ -6,7 +6,6 @@ a part leaves the others untouched. Which parts count is said by `store.json`, i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.location import absolute_uri, locate
+from fungistore.location import absolute_uri, is_there, locate
 from fungistore.sources.sample import Sample
 from fungistore.store.census import Census, SourceChanges, hash_samples, microseconds
 from fungistore.store.disk_errors import damage_explained
@@ -237,7 +236,7 @@ class SampleTable:
 
     def moved(self, part: Part, root: str) -> Part:
         """Return the part with another root, if its own is gone and its first sample is there."""
-        if os.path.isdir(part.root) or not part.rows:
+        if is_there(part.root) or not part.rows:
             return part
         with self._open(part) as file:
             uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()

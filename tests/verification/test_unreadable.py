@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from fungistore.errors import StoreError, explained
 from fungistore.indexing.record import checked_file, index_folder, read_record
+from fungistore.location import is_there, locate
 from fungistore.loff.gather import MappedChunks
 from fungistore.loff.run_folder import RunFolder
 from fungistore.store.disk_errors import is_unreadable
@@ -196,6 +197,26 @@ def test_a_backend_knows_what_is_not_there(tmp_path: Path) -> None:
     backend = LocalBackend(tmp_path)
     found = {name: backend.has(name) for name in ("folder", "loop", "file", "file/x", "nothing")}
     assert [name for name, is_there in found.items() if is_there] == ["file"]
+
+
+def test_a_root_that_does_not_answer_is_not_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network disk that fails for a moment has not moved its images to another root."""
+    (tmp_path / "loop").symlink_to("loop")
+    found = {name: is_there(str(tmp_path / name)) for name in (".", "nothing", "loop", "a\0b")}
+    assert [name for name, there in found.items() if there] == ["."]
+    error = error_of(errno.ESTALE, tmp_path / "root")
+    stat = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path, **named: raise_it(error) if "root" in str(path) else stat(path)
+    )
+    with pytest.raises(OSError, match="Stale"):
+        locate(str(tmp_path / "root"), "a.jpg").exists()
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
 
 
 def test_the_command_exits_1_where_something_cannot_be_read(root: Path, fail: Fail) -> None:
