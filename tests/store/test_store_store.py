@@ -666,7 +666,7 @@ def test_records_are_removed_before_their_array(tmp_path: Path) -> None:
     died = run(
         """
         def watch(event, arguments):
-            if event == "shutil.rmtree" and "features.zarr" in str(arguments[0]):
+            if event == "os.rename" and "features.zarr" in str(arguments[0]):
                 os._exit(9)
 
         sys.addaudithook(watch)
