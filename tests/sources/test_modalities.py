@@ -372,6 +372,8 @@ def test_a_page_shows_items_as_the_modality_does(numbers: Modality) -> None:
             excluded=0,
             recall=None,
             is_exact=True,
+            is_stale=False,
+            content="none",
             k=1,
             answers=(answer, gone),
             failed=(),
