@@ -212,7 +212,7 @@ def test_a_dry_run_prints_the_plan(images: Path, tmp_path: Path, quick: list[obj
     """--dry-run tells images, units, bytes and a range of time, and leaves nothing."""
     shown = fungi("extract", images, tmp_path / "s.fungi", *quick, "--dry-run")
     words = [line.split()[0] for line in shown.stdout.splitlines()]
-    assert words == ["images", "units", "forwards", "bytes", "time"]
+    assert words == ["images", "units", "forwards", "bytes", "time", "transform"]
     assert shown.exit_code == 0, shown.stderr
     for word in ("images    24", "units", "bytes", "free", "time"):
         assert word in shown.stdout
