@@ -11,8 +11,9 @@ import fungistore as fungi
 from fungistore.machine.context import Context
 from fungistore.quantities import duration, size
 
-from ..console import next_step, note, result, result_json
+from ..console import next_step
 from ..flags import Json, StorePath, command
+from ..output import note, result, result_json
 from ..tables import show_table
 
 DAMAGED = 5  # the exit code of StoreError
