@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 110  # narrower terminals wrap lines rather than cut cells
+UNBOUNDED = 1_000_000  # in a file or a pipe a row is one line, whatever it holds
 
 
 def show_table(
@@ -30,7 +31,7 @@ def show_table(
         columns: their names.
         rows: a cell for each column.
         left: columns that are no numbers.
-        folded: columns of long text, which take several lines where they have to.
+        folded: columns of long text, which take several lines on a terminal where they have to.
     """
     from rich.table import Table
 
@@ -59,7 +60,7 @@ def _show(what: Table | str, *, is_folded: bool = True) -> None:
     console = Console(
         file=text, force_terminal=is_terminal, highlight=False, markup=False, emoji=False
     )
-    console.width = max(console.width, WIDTH)
+    console.width = max(console.width, WIDTH) if is_terminal else UNBOUNDED
     console.print(what, soft_wrap=not is_folded)
     write(text.getvalue())
 

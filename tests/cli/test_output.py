@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fungi_cli import output
 from fungi_cli.main import COMMANDS, app
+from fungi_cli.tables import show_table
 from typer.testing import CliRunner
 
 import fungistore as fungi
@@ -186,3 +187,26 @@ def test_letters_that_a_terminal_lacks_are_escaped(
         monkeypatch.setattr(sys, "stdout", latin)
         output.result("ä 猫")
     assert (tmp_path / "latin").read_bytes() == b"\xe4 \\u732b\n"
+
+
+NAMES = [f"{number:05d}_" + "Animalia_Arthropoda_Arachnida_" * 4 for number in range(2)]
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_names_of_any_length_hide_no_other_cell(
+    is_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a pipe a row is one line; on a terminal long names are folded, and nothing is cut."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [(str(rank), "0.1234", name, f"{name}/1.png") for rank, name in enumerate(NAMES)]
+    words = ("label", "id")
+    show_table(("rank", "1 - cosine", *words), rows, left=words, folded=words)
+    lines = capsys.readouterr().out.splitlines()
+    if is_terminal:
+        assert max(map(len, lines[1:])) <= 110
+        assert "…" not in "".join(lines)
+        assert sum(line.count("Arthropoda") for line in lines) >= 6  # the others are folded
+    else:
+        assert [line.split() for line in lines[1:]] == [list(row) for row in rows]
+    assert [line.split()[1] for line in lines if "0.1234" in line] == ["0.1234"] * 2
