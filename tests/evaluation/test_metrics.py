@@ -58,7 +58,7 @@ def test_the_area_under_the_curve_is_the_part_of_pairs_in_order() -> None:
 
 def test_quadratic_kappa_is_one_minus_observed_over_expected_disagreement() -> None:
     """Weighed by squared distance of the labels; classes that nobody names count in no way."""
-    truth, said = np.array([0, 1, 2, 3, 3], np.int32), np.array([0, 2, 2, 3, 0], np.int32)
+    truth, said = np.array([0, 1, 2, 4, 4], np.int32), np.array([0, 2, 2, 4, 0], np.int32)
     observed = ((truth - said) ** 2).mean()
     expected = np.mean([(one - other) ** 2 for one in truth for other in said])
     ranked = predictions(*((label,) for label in said))

@@ -284,6 +284,7 @@ def test_differences_of_nested_tables_and_values_of_another_kind() -> None:
     found = differences(stored, asked, common=False)
     assert found == {"a.b.c": (1, 3), "e": ({"f": 1}, 5)}
     assert describe(found) == "a.b.c: stored 1, asked 3\n    e: stored {'f': 1}, asked 5"
+    assert differences({}, {"h": 1}, common=False) == {"h": ("(absent)", 1)}
     inner = differences({"a": {"x": 1}}, {"a": {"y": 1}}, common=True)
     assert inner == {}
 

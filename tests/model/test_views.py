@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from fungistore.modalities.image.crops import ATTEMPTS, RandomCrops, SizedFamily
 from fungistore.modalities.image.inference import InferenceView, centre_of
 
 
+from fungistore.errors import UsageError
 from fungistore.modalities.image.crops import (
     ATTEMPTS,
     DeviceCrops,
@@ -541,3 +543,17 @@ def test_the_inference_view_is_one_group_of_pixels_over_255() -> None:
     assert rendered.shape == (2, 1, 3, 24, 24)
     assert torch.equal(rendered[:, 0], batch.float() / 255)
     assert view.render((batch,), 0, slice(0, 0)).shape[1] == 0
+
+
+def test_normalised_views_follow_their_pixels_to_a_device() -> None:
+    views = NormalizedViews(FEW_CROPS, IMAGENET)
+    on_gpu = views.on(torch.device("cuda"))
+    assert on_gpu == NormalizedViews(DeviceCrops(FEW_CROPS), IMAGENET)
+    assert on_gpu.groups == views.groups == FEW_CROPS.groups
+
+
+def test_an_encoder_that_does_not_say_what_pixels_it_takes_has_no_views_of_images() -> None:
+    encoder = SimpleNamespace(family="odd", name="one")
+    with pytest.raises(UsageError, match="takes no views of images") as caught:
+        image_recipe(DINO().needs.views, encoder, "model")
+    assert caught.value.where == "--model odd:one"

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LONGEST_SHOWN = 70
+LONGEST_SHOWN = 240
 BINARY: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
@@ -121,6 +121,8 @@ def _is_out_of_scope(parent: ast.AST, field: str, place: int | None, node: ast.A
         return True
     if isinstance(parent, ast.Call) and _name(parent.func) == "require" and (place or 0) > 0:
         return True  # its first argument is what is required, the others are the message
+    if isinstance(parent, ast.keyword) and parent.arg == "strict":
+        return True
     is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     is_type = isinstance(node, ast.Subscript) and _is_camel(_name(node.value))
     is_checking = isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING"
@@ -174,7 +176,7 @@ def _faults(node: ast.AST) -> Iterator[ast.AST]:
         case ast.Return(value=ast.expr()):
             if not (isinstance(node.value, ast.Constant) and node.value.value is None):
                 yield _with(node, value=ast.Constant(None))
-            if isinstance(node.value, ast.Tuple):
+            if isinstance(node.value, ast.Tuple) and len(node.value.elts) > 1:
                 yield _with(node, value=_with(node.value, elts=node.value.elts[::-1]))
         case ast.Continue() | ast.Break() | ast.AugAssign() | ast.Raise() | ast.Delete():
             yield ast.Pass(lineno=node.lineno)
@@ -213,7 +215,7 @@ def _calls(node: ast.Call) -> Iterator[ast.AST]:
     """A call without one argument, with two of them exchanged, and what it was called on."""
     name = _name(node.func)
     for place, keyword in enumerate(node.keywords):
-        if keyword.arg == "device":  # there is one here
+        if keyword.arg in ("device", "strict"):  # there is one here; a check, as assert is
             continue
         yield _with(node, keywords=[*node.keywords[:place], *node.keywords[place + 1 :]])
     if len(node.args) > 1:

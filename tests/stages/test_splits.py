@@ -96,6 +96,12 @@ def test_a_split_says_where_it_comes_from(tmp_path):
     assert (len(split.train), len(split.test)) == (2, 2)
 
 
+def test_a_store_without_a_split_val_has_no_validation_rows(tmp_path):
+    store = make_store(tmp_path / "s", {}, ["a"] * 2, ["train", "test"])
+    split = choose_split(store, holdout=None, seed=0)
+    assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == ([0], [], [1])
+
+
 @pytest.mark.parametrize("splits", [["test", "test"], ["train", "train"], ["val", "test"]])
 def test_train_and_test_rows_are_both_needed(tmp_path, splits):
     store = make_store(tmp_path / "s", {}, ["a"] * 2, splits)
