@@ -212,13 +212,13 @@ def _settle(
     fields = differences(frozen, asked, common=False)
     fields |= {f"rows of {name}": ("those of then", "made anew since") for name in anew}
     if set(fields) == {"options.epochs"}:
-        trained, asked = fields["options.epochs"]
+        trained, other = fields["options.epochs"]
         raise MismatchError(
             "the number of a head's epochs cannot change: the learning rate falls to zero over "
             "all of them, so those of another number are another training",
             where=run.folder.where(),
             expected=f"--epochs {trained}",
-            found=f"--epochs {asked}",
+            found=f"--epochs {other}",
             hint="another --name trains a second head, --restart this one anew",
         )
     if fields:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fungistore.fingerprint import digest_bytes
 from fungistore.gradients.projection import (
     BLOCK_COLUMNS,
     BLOCKS_AT_ONCE,
@@ -238,3 +239,19 @@ def test_projections_preserve_inner_products(kind: ProjectionKind) -> None:
     features = projection(unit)
     assert float((features @ features.T - before).abs().max()) < SIGMAS / math.sqrt(dim)
     assert float(before.min()) > 0.7
+
+
+def test_products_of_a_low_precision_are_summed_in_float32() -> None:
+    """Of blocks in one group: bfloat16 sums would lose what the second block adds."""
+    spec = ProjectionSpec("binary", 4, 2 * BLOCK_COLUMNS, seed=1)
+    gradients = torch.zeros(1, spec.columns)
+    gradients[:, 0], gradients[:, BLOCK_COLUMNS] = 256.0, 1.0
+    found = Projection(spec, dtype=torch.bfloat16)(gradients)
+    first, second = (torch.from_numpy(spec.block(n)[:, 0].astype(np.float32)) for n in (0, 1))
+    assert torch.equal(found[0], (256 * first + second) / 2)
+
+
+def test_a_digest_is_of_the_first_block() -> None:
+    spec = ProjectionSpec("gaussian", 3, BLOCK_COLUMNS + 7, seed=1)
+    assert spec.digest() == digest_bytes(spec.block(0).tobytes())
+    assert spec.digest() != ProjectionSpec("gaussian", 3, BLOCK_COLUMNS + 7, seed=2).digest()
