@@ -305,5 +305,19 @@ def test_patches_are_kept_only_where_they_are_asked_for(path_of: PathOf) -> None
     torch.testing.assert_close(patches.tokens, first.tokens)
 
 
-def test_the_class_token_path_takes_a_whole_batch_at_once() -> None:
-    assert class_token_path(small("test_vit")).samples_at_once(12, 7) == 7
+def test_how_many_views_a_forward_takes_depends_on_their_tokens_alone() -> None:
+    """On a CPU the greatest power of two within 1280 tokens; on a GPU as many as there are."""
+    cpu = torch.device("cpu")
+    assert [batching.forward_size(cpu, tokens) for tokens in (257, 640, 641, 1281, 10)] == [
+        4,
+        2,
+        1,
+        1,
+        128,
+    ]
+    assert batching.forward_size(torch.device("cuda"), 257) is None
+    backbone = small("test_vit")  # 4 x 4 patches and the class token: 17
+    assert batching.base_forward_size(backbone) == 64
+    sizes = [(8, 3, 100), (8, 3, 5), (8, 3, 2), (8, 4, 100), (64, 1, 16)]
+    assert [batching.samples_within(*one) for one in sizes] == [2, 1, 1, 2, 16]
+    assert class_token_path(backbone).samples_at_once(3, 100) == 21

@@ -532,7 +532,8 @@ def test_an_image_larger_than_its_views_is_sent_as_its_views(sides: tuple[int, i
 
 
 def test_the_inference_view_is_one_group_of_pixels_over_255() -> None:
-    view = InferenceView({"input_size": (3, 24, 24), "interpolation": "bicubic", "crop_pct": 1.0})
+    config = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+    view = InferenceView(config | {"input_size": (3, 24, 24)})
     assert view.groups == (ViewGroup(1, 24),)
     assert view.on(torch.device("cuda")) is view
     (drawn,) = view.draw(noise(40, 60), Stream(0, "nothing"))
