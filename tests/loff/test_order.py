@@ -148,9 +148,12 @@ def test_a_weighted_draw_is_the_first_row_whose_share_reaches_the_number() -> No
     assert Weighted(rows, weights, 3).draw(2).tolist() == expected
 
 
-def test_windows_are_units_in_the_order_of_one_stream_and_rows_in_that_of_another() -> None:
+@pytest.mark.parametrize("window", [1, 2])
+def test_windows_are_units_in_the_order_of_one_stream_and_rows_in_that_of_another(
+    window: int,
+) -> None:
     rows = np.array([0, 1, 2, 9, 10, 17, 18, 19, 33, 41])
-    unit_rows, window = 8, 2
+    unit_rows = 8
     units = sorted(set((rows // unit_rows).tolist()))
     order = permutation(len(units), 5, "shuffle", "1", "units")
     place = dict(zip(units, order.tolist(), strict=True))
