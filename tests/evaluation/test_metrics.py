@@ -57,14 +57,17 @@ def test_the_area_under_the_curve_is_the_part_of_pairs_in_order() -> None:
 
 
 def test_quadratic_kappa_is_one_minus_observed_over_expected_disagreement() -> None:
-    """Weighed by squared distance of the labels; classes that nobody names count in no way."""
+    """Weighed by squared distance of the ranks; classes that nobody names count in no way."""
+    ranks = np.array([4, 0, 3, 2, 1])
     truth, said = np.array([0, 1, 2, 4, 4], np.int32), np.array([0, 2, 2, 4, 0], np.int32)
-    observed = ((truth - said) ** 2).mean()
-    expected = np.mean([(one - other) ** 2 for one in truth for other in said])
+    observed = ((ranks[truth] - ranks[said]) ** 2).mean()
+    expected = np.mean([(ranks[one] - ranks[other]) ** 2 for one in truth for other in said])
     ranked = predictions(*((label,) for label in said))
-    found = classification_metrics(truth, ranked, 5, kappa=True)
+    found = classification_metrics(truth, ranked, 5, ranks)
     assert found["quadratic_kappa"] == pytest.approx(1 - observed / expected)
     assert "quadratic_kappa" not in classification_metrics(truth, ranked, 5)
+    one_class = classification_metrics(truth[3:], predictions((4,), (0,)), 5, ranks)
+    assert "quadratic_kappa" not in one_class
 
 
 def test_probabilities_are_ranked_by_falling_chance_and_ties_by_column() -> None:
@@ -113,3 +116,13 @@ def test_an_interval_is_of_the_binomial_distribution() -> None:
     """The counts below which 2.5 % of 1000 trials stay, and 97.5 %."""
     assert accuracy_interval(0.5, 1000) == (0.469, 0.531)
     assert accuracy_interval(1.0, 10) == (1.0, 1.0)
+
+
+def test_the_area_is_of_the_two_labels_that_were_told_apart() -> None:
+    """Whatever their numbers; not of two others that the truth may have."""
+    chances = np.array([[0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
+    said = Predictions.of_probabilities(chances, np.array([3, 7]))
+    assert said.pair == Predictions.joined([said, said]).pair == (3, 7)
+    found = classification_metrics(np.array([7, 3, 3], np.int32), said, 9)
+    assert found["roc_auc"] == 1.0
+    assert "roc_auc" not in classification_metrics(np.array([7, 2, 2], np.int32), said, 9)

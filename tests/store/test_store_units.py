@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,9 +23,6 @@ from fungistore.store.chunks import encode
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
 from fungistore.store.local import LocalBackend
-from fungistore.store.units import Commit, UnitArray, parse_commit
-
-
 from fungistore.store.units import (
     Commit,
     UnitArray,
