@@ -365,6 +365,7 @@ def test_the_least_parameters_are_taken() -> None:
 def test_needs_are_what_the_parameters_say() -> None:
     """Heads, views and banks of each objective, written out."""
     assert KL(head_dim=5).needs == Needs(heads={"projection": 5})
+    assert (KL().needs.tokens, KL().needs.views, KL().needs.bank) == (False, None, None)
     dino = DINO(
         head_dim=6,
         global_crops=3,

@@ -703,7 +703,9 @@ def test_a_record_is_json_with_sorted_keys(tmp_path: Path) -> None:
 
 def test_a_unit_may_be_of_one_row(tmp_path: Path) -> None:
     array = make_array(tmp_path)
-    assert array.publish(0, normal(1), ids="", failed=0).rows == 1
+    commit = array.publish(0, normal(1), ids="", failed=0)
+    assert commit.rows == 1
+    assert array.commits() == {0: commit}
     np.testing.assert_array_equal(array.read(0, 1), normal(1))
 
 
