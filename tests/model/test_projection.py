@@ -255,3 +255,12 @@ def test_a_digest_is_of_the_first_block() -> None:
     spec = ProjectionSpec("gaussian", 3, BLOCK_COLUMNS + 7, seed=1)
     assert spec.digest() == digest_bytes(spec.block(0).tobytes())
     assert spec.digest() != ProjectionSpec("gaussian", 3, BLOCK_COLUMNS + 7, seed=2).digest()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
+def test_a_row_with_zeros_in_it_is_scaled_by_its_largest_entry(scale: float) -> None:
+    """Squares of 1e25 are infinite in float32, those of 1e-30 are zero: the direction stays."""
+    rows = torch.tensor([[3.0, 0.0, -4.0], [0.0, -5.0, 12.0]])
+    found = unit_rows(scale * rows)
+    torch.testing.assert_close(found.rows, rows / torch.tensor([[5.0], [13.0]]))
+    torch.testing.assert_close(found.norms / scale, torch.tensor([5.0, 13.0]))
