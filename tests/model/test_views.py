@@ -19,10 +19,6 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
-from fungistore.modalities.image.crops import ATTEMPTS, RandomCrops, SizedFamily, crop_boxes
-from fungistore.modalities.image.inference import InferenceView, centre_of
-
-
 from fungistore.errors import UsageError
 from fungistore.modalities.image.crops import (
     ATTEMPTS,
@@ -31,7 +27,7 @@ from fungistore.modalities.image.crops import (
     SizedFamily,
     crop_boxes,
 )
-from fungistore.modalities.image.inference import InferenceView
+from fungistore.modalities.image.inference import InferenceView, centre_of
 from fungistore.modalities.image.patchify import Patchify
 from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
 from fungistore.modalities.image.recipes import IMAGENET, image_recipe, side_for
