@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint bench bench-accuracy bench-million clean
+.PHONY: demo test test-slow mutate lint bench bench-accuracy bench-million clean
 
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
 	$(RUN) examples/demo.py
@@ -14,6 +14,9 @@ test: $(READY)          ## the quick tests, minutes
 
 test-slow: $(READY)     ## kills, memory, real weights
 	$(RUN) -m pytest -m slow
+
+mutate: $(READY)        ## small faults that the tests must see, an hour; ARGS="--sample 20 --seed 2" for a part
+	$(RUN) tests/mutation/mutate.py $(ARGS)
 
 lint: $(READY)          ## ruff and mypy
 	$(VENV)/bin/ruff check .

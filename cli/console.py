@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shlex
 import signal
@@ -11,15 +10,17 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import typer
 
 from fungistore.errors import DEBUG, FungiError, MismatchError, StoppedError, explained
 from fungistore.machine.context import Context
 from fungistore.quantities import duration
+
+from .output import note, printable, result_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -28,36 +29,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PLAIN_LINE_SECONDS = 30
-LONGEST_SHOWN = 8192  # characters of one line; no path is longer
 SKIPPED_INPUTS = 3
 INTERRUPTED = 130
-
-
-def printable(text: str) -> str:
-    """Return one line that cannot steer a terminal: all that is not printable is escaped.
-
-    Line breaks and marks that turn the direction of writing are, and so are odd bytes. A text
-    that would fill screens is cut; --json has it whole.
-    """
-    if len(text) > LONGEST_SHOWN:
-        text = f"{text[:LONGEST_SHOWN]}... ({len(text)} characters)"
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return safe.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def note(text: str) -> None:
-    """Print a line on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
-
-
-def result(text: str) -> None:
-    """Print a line of a result on stdout."""
-    print(printable(text), flush=True)
-
-
-def result_json(document: dict[str, Any]) -> None:
-    """Print the one JSON object of `--json` on stdout."""
-    print(json.dumps(document, indent=1), flush=True)
+INTERRUPTION = "interrupted; committed work is kept, the same command continues it"
 
 
 def next_step(*command: str) -> None:
@@ -70,35 +44,34 @@ def explains_errors(command: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        as_json = bool(kwargs.get("as_json"))
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            note("interrupted; committed work is kept, the same command continues it")
-            raise typer.Exit(INTERRUPTED) from None
-        except BrokenPipeError:  # the reader of a shell pipeline has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
         except typer.Exit:
             raise
-        except Exception as error:
-            _fail(explained(error), as_json=as_json)
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(tell(error, as_json=bool(kwargs.get("as_json")))) from None
 
     return run
 
 
-def _fail(error: FungiError, *, as_json: bool) -> NoReturn:
+def tell(error: Exception | KeyboardInterrupt, *, as_json: bool) -> int:
+    """Print an error, on stdout too where JSON was asked for; returns the exit code."""
     if os.environ.get(DEBUG):
-        traceback.print_exc()
-    code = error.exit_code
-    if isinstance(error, StoppedError) and _received == signal.SIGINT:
+        traceback.print_exception(error)
+    is_interrupt = isinstance(error, KeyboardInterrupt)
+    if isinstance(error, KeyboardInterrupt):
+        error = StoppedError(INTERRUPTION)
+    known = explained(error)
+    code = known.exit_code
+    if is_interrupt or (isinstance(known, StoppedError) and _received == signal.SIGINT):
         code = INTERRUPTED
-    first, *lines = _explain(error)
-    for line in (first if isinstance(error, StoppedError) else f"error: {first}", *lines):
+    first, *lines = _explain(known)
+    for line in (first if isinstance(known, StoppedError) else f"error: {first}", *lines):
         note(line)
     if as_json:
-        result_json({"error": error.to_json(), "exit_code": code})
-    raise typer.Exit(code)
+        with suppress(FungiError):  # stdout is what failed
+            result_json({"error": known.to_json(), "exit_code": code})
+    return code
 
 
 def _explain(error: FungiError) -> Iterator[str]:

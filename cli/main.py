@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from fungistore.errors import DEBUG
+from fungistore.errors import DEBUG, UsageError
 
 from .commands.doctor import doctor
 from .commands.evaluate import Evaluations
@@ -22,6 +25,8 @@ from .commands.search import search
 from .commands.status import status
 from .commands.train_loff import train_loff
 from .commands.verify import verify
+from .console import tell
+from .output import give_up, note, unwritten
 
 COMMANDS = {
     "extract": extract,
@@ -38,8 +43,47 @@ COMMANDS = {
     "models": models,
 }
 
+
+class Commands(TyperGroup):
+    """Tells every error in the way of ours: those of the command line itself too."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
+        """Run a command line, and end the process with its exit code."""
+        words = sys.argv[1:] if args is None else list(args)
+        stdout = sys.stdout
+        try:
+            done = super().main(words, *more, **settings | {"standalone_mode": False})
+            code = done if isinstance(done, int) else 0
+        except typer.TyperException as error:
+            code = _told(error, as_json="--json" in words)
+        except SystemExit:
+            if sys.stdout is stdout:
+                raise
+            give_up(stdout)  # typer has replaced it: who read the help has gone
+            code = 0
+        except OSError as error:  # of the help, which is typer's to write: commands tell their own
+            code = tell(unwritten(sys.stdout, error), as_json=False)
+        except Exception as error:
+            code = tell(error, as_json="--json" in words)
+        sys.exit(code)
+
+
+def _told(error: typer.TyperException, *, as_json: bool) -> int:
+    what, place = error.format_message(), getattr(error, "ctx", None)
+    if place is None:
+        return tell(UsageError(what, hint="fungi --help"), as_json=as_json)
+    if what == place.get_help():  # nothing was asked for
+        for line in what.splitlines():
+            note(line)
+        return UsageError.exit_code
+    usage, path = place.get_usage().removeprefix("Usage: "), place.command_path
+    mistake = UsageError(what.rstrip("."), where=path, expected=usage, hint=f"{path} --help")
+    return tell(mistake, as_json=as_json)
+
+
 app = typer.Typer(
     name="fungi",
+    cls=Commands,
     help="Turn a frozen vision backbone and a pile of images into features worth keeping.",
     no_args_is_help=True,
     rich_markup_mode=None,

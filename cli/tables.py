@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from io import StringIO
 from typing import TYPE_CHECKING, Literal
 
 import fungistore as fungi
 
-from .console import note, printable
+from .output import note, printable, write
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.table import Table
 
 WIDTH = 110  # narrower terminals wrap lines rather than cut cells
-
-
-def table_console() -> Console:
-    """Return a console for tables on stdout, which takes no cell for markup or an emoji's name."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.width = max(console.width, WIDTH)
-    return console
+UNBOUNDED = 1_000_000  # in a file or a pipe a row is one line, whatever it holds
 
 
 def show_table(
@@ -37,7 +31,7 @@ def show_table(
         columns: their names.
         rows: a cell for each column.
         left: columns that are no numbers.
-        folded: columns of long text, which take several lines where they have to.
+        folded: columns of long text, which take several lines on a terminal where they have to.
     """
     from rich.table import Table
 
@@ -50,12 +44,25 @@ def show_table(
         )
     for row in rows:
         table.add_row(*map(printable, row))
-    table_console().print(table)
+    _show(table)
 
 
 def show_text(text: str = "") -> None:
     """Print a line beside tables, as wide as it is."""
-    table_console().print(printable(text), soft_wrap=True)
+    _show(printable(text), is_folded=False)
+
+
+def _show(what: Table | str, *, is_folded: bool = True) -> None:
+    """Print on stdout; no cell is taken for markup or an emoji's name."""
+    from rich.console import Console
+
+    text, is_terminal = StringIO(), sys.stdout is not None and sys.stdout.isatty()
+    console = Console(
+        file=text, force_terminal=is_terminal, highlight=False, markup=False, emoji=False
+    )
+    console.width = max(console.width, WIDTH) if is_terminal else UNBOUNDED
+    console.print(what, soft_wrap=not is_folded)
+    write(text.getvalue())
 
 
 def show_scores(evaluation: fungi.Evaluation, saved: str | None, tell: Sequence[str]) -> None:

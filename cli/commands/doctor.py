@@ -8,8 +8,8 @@ import typer
 
 import fungistore as fungi
 
-from ..console import result, result_json
 from ..flags import Json, command
+from ..output import result, result_json
 
 UNFIT = 1
 

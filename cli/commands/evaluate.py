@@ -11,8 +11,9 @@ import fungistore as fungi
 from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
 
-from ..console import explains_errors, result_json
+from ..console import explains_errors
 from ..flags import Json, StorePath, command
+from ..output import result_json
 from ..tables import show_scores
 
 

@@ -10,8 +10,8 @@ import typer
 import fungistore as fungi
 from fungistore.machine.context import Context
 
-from ..console import result, result_json
 from ..flags import Json, StorePath, command
+from ..output import result, result_json
 
 
 @command

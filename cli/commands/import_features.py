@@ -10,8 +10,9 @@ import typer
 import fungistore as fungi
 from fungistore.machine.context import Context
 
-from ..console import SKIPPED_INPUTS, next_step, result, result_json
+from ..console import SKIPPED_INPUTS, next_step
 from ..flags import Json, Restart, StorePath, command
+from ..output import result, result_json
 
 
 @command

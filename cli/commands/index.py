@@ -6,8 +6,9 @@ import fungistore as fungi
 from fungistore.machine.context import Context
 from fungistore.quantities import duration, size
 
-from ..console import next_step, note, result, result_json
+from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
+from ..output import note, result, result_json
 
 
 @command

@@ -10,8 +10,8 @@ import typer
 import fungistore as fungi
 from fungistore.errors import UsageError
 
-from ..console import result, result_json
 from ..flags import Json, command
+from ..output import result, result_json
 
 
 @command

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fungistore as fungi
 from fungistore.machine.context import Context
 
-from ..console import next_step, result, result_json
+from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
+from ..output import result, result_json
 
 
 @command

@@ -10,8 +10,9 @@ import fungistore as fungi
 from fungistore.errors import UsageError
 from fungistore.machine.context import Context
 
-from ..console import SKIPPED_INPUTS, lines, note, result_json
+from ..console import SKIPPED_INPUTS, lines
 from ..flags import Json, StorePath, command
+from ..output import note, result_json
 from ..tables import show_table
 
 CLASSES_SHOWN = 3

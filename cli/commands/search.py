@@ -10,8 +10,9 @@ import typer
 import fungistore as fungi
 from fungistore.machine.context import Context
 
-from ..console import SKIPPED_INPUTS, lines, note, result_json
+from ..console import SKIPPED_INPUTS, lines
 from ..flags import Json, StorePath, command
+from ..output import note, result_json
 from ..tables import show_table, show_text
 
 
@@ -57,6 +58,7 @@ def search(
 
 
 def _show(done: fungi.SearchResult) -> None:
+    words = ("label", "id")
     far = "1 - cosine" if done.metric == "cosine" else "distance"
     for number, answer in enumerate(done.answers):
         label = answer.sample.label if answer.sample else None
@@ -67,4 +69,4 @@ def _show(done: fungi.SearchResult) -> None:
             (str(one.rank), f"{one.distance:.4f}", one.sample.label or "-", one.sample.id)
             for one in answer.neighbours
         ]
-        show_table(("rank", far, "label", "id"), rows, left=("label", "id"), folded=("id",))
+        show_table(("rank", far, "label", "id"), rows, left=words, folded=words)

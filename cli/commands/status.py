@@ -10,8 +10,8 @@ import fungistore as fungi
 from fungistore.errors import UsageError
 from fungistore.quantities import size
 
-from ..console import result, result_json
 from ..flags import Json, command
+from ..output import result, result_json
 from ..tables import show_table, show_text
 
 FINGERPRINT_SHOWN = 12

@@ -5,8 +5,9 @@ from __future__ import annotations
 import fungistore as fungi
 from fungistore.machine.context import Context
 
-from ..console import next_step, result, result_json
+from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
+from ..output import result, result_json
 
 
 @command
@@ -20,7 +21,8 @@ def train_loff(
 ) -> None:
     """Train a compact classifier on cached patch tensors, with tensor augmentation (LOFF-TA).
 
-    The backbone is not run. Killed and run again, it continues to the same weights.
+    The backbone is not run. Killed and run again, it continues to the same weights. The number of
+    epochs is settled with the first run: the learning rate falls to zero over all of them.
 
     \b
     Examples:

@@ -12,8 +12,9 @@ from fungistore.errors import UsageError
 from fungistore.machine.context import Context
 from fungistore.quantities import duration, size
 
-from ..console import next_step, note, result, result_json
+from ..console import next_step
 from ..flags import Json, StorePath, command
+from ..output import note, result, result_json
 from ..tables import show_table
 
 EXIT_CODES = {"sound": 0, "unreadable": 1}  # else that of StoreError

@@ -125,7 +125,7 @@ class TrainOptions(FeatureSetChoice, SplitChoice, OrderChoice, DeviceChoice):
     standardise: Annotated[bool, Setting("Standardise channels first; the paper does not.")] = True
     drop_path: Annotated[Chance, Setting("Stochastic depth of the last block.")] = 0.1
     dropout: Annotated[Chance, Setting("Of embedded tokens.")] = 0.0
-    epochs: Annotated[Count, Setting("Passes over the training rows.")] = 30
+    epochs: Annotated[Count, Setting("Passes over the training rows; settled with the first.")] = 30
     batch_size: Annotated[Count, Setting("Rows of a step.")] = 64
     lr: Annotated[Positive, Setting("Highest learning rate of AdamW.")] = 5e-4
     weight_decay: Annotated[ZeroToOne, Setting("Of AdamW, for matrices.")] = 0.05

@@ -211,6 +211,16 @@ def _settle(
     asked = {key: value for key, value in config.items() if key != "contents"}
     fields = differences(frozen, asked, common=False)
     fields |= {f"rows of {name}": ("those of then", "made anew since") for name in anew}
+    if set(fields) == {"options.epochs"}:
+        trained, other = fields["options.epochs"]
+        raise MismatchError(
+            "the number of a head's epochs cannot change: the learning rate falls to zero over "
+            "all of them, so those of another number are another training",
+            where=run.folder.where(),
+            expected=f"--epochs {trained}",
+            found=f"--epochs {other}",
+            hint="another --name trains a second head, --restart this one anew",
+        )
     if fields:
         raise MismatchError(
             "a head of this name was trained with other settings",

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms import InterpolationMode
@@ -482,3 +482,74 @@ def test_python_callers_get_the_same_refusals() -> None:
         Augmentation(noise=-0.1)
     with pytest.raises(ValueError, match="unknown operation"):
         operation_matrices("twist", np.zeros(1), np.zeros((1, 2)), (2, 2))
+
+
+def test_a_batchs_numbers_come_from_streams_that_are_named_here() -> None:
+    """A run that an older version began goes on with the same numbers."""
+    shape = (6, 4, 5, 3)
+    drawn = draw(ALL_ON, shape, seed=9, epoch=2, step=4)
+
+    def stream(purpose: str) -> Stream:
+        return Stream(9, "augment", "2", "4", purpose)
+
+    parts = 0.3 * (2 * stream("brightness").uniform(6, 3) - 1)
+    assert torch.equal(drawn.shifts, torch.from_numpy(parts.astype(np.float32)))
+    assert drawn.partners.tolist() == stream("partners").choice(6, 6).tolist()
+    keeps = draw_keeps(ALL_ON, 6, (4, 5), stream("mixing"))
+    assert torch.equal(drawn.keeps, torch.from_numpy(keeps.astype(np.float32)))
+    matrices = draw_matrices(ALL_ON, 6, (4, 5), stream("spatial"))
+    assert torch.equal(drawn.matrices, torch.from_numpy(matrices[:, :2].astype(np.float32)))
+    assert drawn.moves.tolist() == [(one != np.eye(3)).any() for one in matrices]
+    assert drawn.noise_seed == int(stream("noise").words(1)[0]) // 2
+    nothing = draw(Augmentation(kind="none", noise=0.0), shape, seed=9, epoch=2, step=4)
+    fields = (nothing.matrices, nothing.moves, nothing.shifts, nothing.partners, nothing.keeps)
+    assert fields == (None,) * 5
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+def test_a_box_of_cutmix_has_the_sides_and_the_place_of_the_paper(alpha: float) -> None:
+    """sqrt(1 - share) of each side of the grid, around a uniform centre, clipped to the grid."""
+    grid, count = (7, 4), 50
+    keeps = draw_keeps(Augmentation(cutmix=alpha), count, grid, Stream(0, "box"))
+    _, quantiles, *centres = Stream(0, "box").uniform(count, 4).T
+    for sample in range(count):
+        part = math.sqrt(1 - special.betaincinv(alpha, alpha, quantiles[sample]))
+        expected = np.ones(grid)
+        spans = []
+        for size, centre in zip(grid, centres, strict=True):
+            side = round(size * part)
+            start = round(size * centre[sample] - side / 2)
+            spans.append(slice(max(0, start), max(0, start + side)))
+        expected[tuple(spans)] = 0
+        assert np.array_equal(keeps[sample], expected)
+
+
+def test_which_of_both_mixings_a_sample_gets_is_its_first_number() -> None:
+    """Mixup keeps the quantile of Beta(alpha, alpha) of the second; CutMix has its own alpha."""
+    both = Augmentation(mixup=0.4, cutmix=3.0)
+    keeps = draw_keeps(both, 40, (3, 5), Stream(0, "both"))
+    alone = draw_keeps(Augmentation(cutmix=3.0), 40, (3, 5), Stream(0, "both"))
+    which, quantiles, *_ = Stream(0, "both").uniform(40, 4).T
+    for sample in range(40):
+        if which[sample] < 0.5:
+            assert np.array_equal(keeps[sample], alone[sample])
+        else:
+            share = special.betaincinv(0.4, 0.4, quantiles[sample])
+            np.testing.assert_allclose(keeps[sample], share, rtol=1e-12)
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_a_batch_is_resampled_as_its_settings_say(interpolation: str, padding: str) -> None:
+    spec = replace(PLAIN, kind="rotate,shear-x", interpolation=interpolation, padding=padding)
+    tokens = tokens_of(8, 6, 5, 3)
+    drawn = draw(spec, (8, 6, 5, 3), seed=1, epoch=0, step=0)
+    found, _ = augment(tokens, one_hot(8), drawn)
+    expected = resample(tokens, drawn.matrices, interpolation=interpolation, padding=padding)
+    assert torch.equal(found, expected)
+
+
+def test_the_ranges_are_trivial_augments() -> None:
+    """Its "wide" space, table 1 of the paper; the range of zoom is ours."""
+    found = (math.degrees(ROTATION), SHEAR, TRANSLATION * 224, ZOOM, SMALLEST_CROP)
+    assert found == pytest.approx((135, 0.99, 32, 1.5, 0.5))

@@ -27,7 +27,7 @@ from tiny_world import TINY, write_images
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, tiny_weights):
-    """A store of two kinds of images by the tiny model, and three heads."""
+    """A store of two kinds of images by the tiny model, and four heads."""
     root = tmp_path_factory.mktemp("loff")
     for number, name in enumerate(("cat", "dog")):
         write_images(root / "images" / name, 20, seed=number)
@@ -43,6 +43,7 @@ def world(tmp_path_factory, tiny_weights):
     for name, seed in (("a-0", 0), ("a-1", 1)):
         train_loff(root / "s.fungi", settings(name, seed))
     train_loff(root / "s.fungi", settings("linear", 0, head="linear"))
+    train_loff(root / "s.fungi", settings("pooled", 0, head="attn-pool", pool=2, epochs=1))
     return root
 
 
@@ -85,7 +86,7 @@ def test_heads_of_different_kinds_are_not_averaged(world):
         evaluate_loff(world / "s.fungi", LoffOptions(heads=("*",)))
 
 
-@pytest.mark.parametrize("head", ["a-0", "linear"])
+@pytest.mark.parametrize("head", ["a-0", "linear", "pooled"])
 def test_an_image_of_the_store_is_classified_like_its_row(world, head):
     path = world / "images/dog/003.jpg"
     (from_file,) = predict_images(world / "s.fungi", path, PredictOptions(head=head)).predictions

@@ -128,3 +128,49 @@ def test_no_rows_make_an_empty_epoch() -> None:
     for order in (Shuffled(none, 0), Weighted(none, np.zeros(0), 0), Sequential(none)):
         assert not len(order.draw(0))
         assert not len(order.draw_in_windows(0, 4, 2))
+
+
+def test_balanced_weights_are_one_over_the_size_of_the_class() -> None:
+    assert balanced_weights([3, 1, 3, 3, 1, 7]).tolist() == [1 / 3, 1 / 2, 1 / 3, 1 / 3, 1 / 2, 1]
+
+
+def test_a_weighted_draw_is_the_first_row_whose_share_reaches_the_number() -> None:
+    """By the stream "draw" of the seed and epoch, so that a resumed run draws the same rows."""
+    rows, weights = np.array([4, 8, 15, 16, 23]), np.array([1.0, 0.0, 2.5, 0.25, 4.0])
+    numbers = Stream(3, "draw", "2").uniform(5) * weights.sum()
+    expected = []
+    for number in numbers:
+        place, reached = 0, weights[0]
+        while number >= reached:
+            place += 1
+            reached += weights[place]
+        expected.append(rows[place])
+    assert Weighted(rows, weights, 3).draw(2).tolist() == expected
+
+
+@pytest.mark.parametrize("window", [1, 2])
+def test_windows_are_units_in_the_order_of_one_stream_and_rows_in_that_of_another(
+    window: int,
+) -> None:
+    rows = np.array([0, 1, 2, 9, 10, 17, 18, 19, 33, 41])
+    unit_rows = 8
+    units = sorted(set((rows // unit_rows).tolist()))
+    order = permutation(len(units), 5, "shuffle", "1", "units")
+    place = dict(zip(units, order.tolist(), strict=True))
+    words = Stream(5, "shuffle", "1", "windows").words(len(rows)).tolist()
+    keys = {
+        int(row): (place[row // unit_rows] // window, word)
+        for row, word in zip(rows, words, strict=True)
+    }
+    expected = sorted(rows.tolist(), key=lambda row: keys[row])
+    assert shuffle_windows(rows, 5, 1, unit_rows, window).tolist() == expected
+    assert Shuffled(rows, 5).draw_in_windows(1, unit_rows, window).tolist() == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 9])
+def test_a_permutation_is_in_the_order_of_words_without_their_low_bits(count: int) -> None:
+    """As many low bits as it takes to number the rows; the number decides between equal ones."""
+    bits = max(1, count).bit_length()
+    words = [int(word) >> bits for word in Stream(2, "p", "q").words(count)]
+    expected = sorted(range(count), key=lambda place: (words[place], place))
+    assert permutation(count, 2, "p", "q").tolist() == expected

@@ -122,6 +122,25 @@ def test_torchs_global_random_state_is_neither_used_nor_changed(tmp_path, store)
     assert same(weights(store), weights(other))
 
 
+@pytest.mark.parametrize("epochs", [2, 5])
+def test_another_number_of_epochs_says_why_it_is_refused(store, epochs):
+    """Of a head that is trained, and of one that was stopped; with --restart it is trained anew."""
+    calls = iter(range(100))
+    with pytest.raises(StoppedError):
+        train_loff(store.root, options(), context=Context(stop=lambda: next(calls) >= 5))
+    for _ in range(2):
+        with pytest.raises(MismatchError, match="learning rate falls to zero") as caught:
+            train_loff(store.root, options(epochs=epochs))
+        assert (caught.value.expected, caught.value.found) == (
+            "--epochs 3",
+            f"--epochs {epochs}",
+        )
+        assert "--name" in caught.value.hint
+        assert "--restart" in caught.value.hint
+        train_loff(store.root, options())
+    assert train_loff(store.root, options(epochs=epochs), restart=True).epochs == epochs
+
+
 def test_test_rows_change_nothing(tmp_path, store):
     """Neither moments, training nor the choice of the epoch reads a test row."""
     train_loff(store.root, options())
@@ -199,12 +218,9 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(store):
         assert all(torch.isfinite(tensor).all() for tensor in weights(store).values())
 
 
-def test_balanced_sampling_and_label_smoothing_train(store):
-    result = train_loff(store.root, options(balanced=True, label_smoothing=0.1, epochs=1))
-    assert result.epochs == 1
-
-
-@pytest.mark.parametrize("change", [{"lr": 2e-3}, {"epochs": 4}, {"seed": 1}, {"pool": 2}])
+@pytest.mark.parametrize(
+    "change", [{"lr": 2e-3}, {"epochs": 4, "lr": 2e-3}, {"seed": 1}, {"pool": 2}]
+)
 def test_other_settings_under_one_name_are_refused(store, change):
     train_loff(store.root, options(epochs=1))
     with pytest.raises(MismatchError, match="other settings"):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.timm_vit.encoder import TimmViT
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.loader import stack_drawn
 from fungistore.gradients.class_token import ClassTokenPath
@@ -37,9 +37,11 @@ from fungistore.machine.transfer import start_fetch
 from fungistore.modalities.image.crops import DeviceCrops, RandomCrops
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
+from fungistore.modalities.requests import Windows
+from fungistore.modalities.views import ViewRecipe
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
-from fungistore.objectives.objective import ViewOutputs
+from fungistore.objectives.objective import Needs, ViewOutputs
 from fungistore.objectives.simclr import SimCLR
 from fungistore.objectives.views import recipe_of
 from fungistore.randomness import Stream
@@ -563,3 +565,42 @@ def test_a_compiled_trunk_gives_the_same_features(
     kinds = [block._compiled_call_impl is None for block in backbone.module.blocks]
     assert kinds == [False] * (len(kinds) - 1) + [True]
     assert_close(compiled.compute(batch, ALL), make(tiny(weights_file)).compute(batch, ALL))
+
+
+class OwnWindows:
+    """A request that makes its own views, and notes what for."""
+
+    def recipe(self, encoder: TimmViT, view_size: str | int) -> ViewRecipe:
+        self.asked = (encoder, view_size)
+        self.made = recipe_of(SimCLR(), encoder, "model")
+        assert self.made is not None
+        return self.made
+
+
+class Asking(KL):
+    """KL, but for views of another kind."""
+
+    views: ClassVar[object] = None
+
+    @property
+    def needs(self) -> Needs:
+        return replace(super().needs, views=self.views)
+
+
+def test_views_are_the_objectives_own_or_the_modalitys(weights_file: WeightsFile) -> None:
+    """Or none; a request that the modality has no views for is refused, with the request."""
+    backbone, objective = tiny(weights_file), Asking()
+    assert recipe_of(objective, backbone, "model") is None
+    Asking.views = own = OwnWindows()
+    assert recipe_of(objective, backbone, 32) is own.made
+    assert own.asked == (backbone, 32)
+    Asking.views = "a request of a plug-in"
+    with pytest.raises(UsageError, match="kl has no views of images") as caught:
+        recipe_of(objective, backbone, "model")
+    assert caught.value.found == "a request of a plug-in"
+    Asking.views = Windows(4, 2)
+    windows = recipe_of(objective, backbone, "native")
+    assert windows is not None
+    assert [group.count for group in windows.groups] == [9]
+    native, model = (recipe_of(objective, backbone, size).groups for size in ("native", "model"))
+    assert native != model

@@ -16,7 +16,7 @@ from fungistore.errors import UsageError
 from fungistore.gradients import batching
 from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
-from fungistore.gradients.path import gradient_path
+from fungistore.gradients.path import gradient_path, token_path
 from fungistore.gradients.tape import GradientPath
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
@@ -271,3 +271,53 @@ def test_a_cpu_runs_the_trunk_on_a_few_views_at_a_time(monkeypatch: pytest.Monke
     tokens = backbone.module.forward_features(pixels[:, 0])
     assert patches is not None
     torch.testing.assert_close(patches.tokens, backbone.to_grid(tokens))
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("path_of", [class_token_path, LayerPath])
+def test_a_bias_is_the_last_column_where_there_is_one(path_of: PathOf, has_bias: bool) -> None:
+    backbone = small("test_vit", proj_bias=has_bias)
+    assert path_of(backbone).gradient_shape == (64, 64 + has_bias)
+    check(backbone, path_of, KL(), views=1)
+
+
+def test_a_path_for_tokens_is_the_general_one() -> None:
+    """The one that the encoder has, where it is of that kind."""
+    backbone = small("test_vit")
+    general = LayerPath(backbone)
+    assert token_path(backbone, general) is general
+    beside = token_path(backbone, class_token_path(backbone))
+    assert isinstance(beside, LayerPath)
+    assert beside.gradient_shape == (64, 65)
+
+
+@pytest.mark.parametrize("path_of", [class_token_path, LayerPath])
+def test_patches_are_kept_only_where_they_are_asked_for(path_of: PathOf) -> None:
+    """And of the first view alone, whichever chunk it came in."""
+    backbone = small("test_vit")
+    path = path_of(backbone)
+    chunks = torch.randn(2, 3, 3, backbone.image_size, backbone.image_size).split(1, dim=1)
+    assert path.record([(chunk,) for chunk in chunks]).patches is None
+    patches = path.record([(chunk,) for chunk in chunks], patches=True).patches
+    first = path.record([(chunks[0],)], patches=True).patches
+    assert patches is not None
+    assert first is not None
+    torch.testing.assert_close(patches.tokens, first.tokens)
+
+
+def test_how_many_views_a_forward_takes_depends_on_their_tokens_alone() -> None:
+    """On a CPU the greatest power of two within 1280 tokens; on a GPU as many as there are."""
+    cpu = torch.device("cpu")
+    assert [batching.forward_size(cpu, tokens) for tokens in (257, 640, 641, 1281, 10)] == [
+        4,
+        2,
+        1,
+        1,
+        128,
+    ]
+    assert batching.forward_size(torch.device("cuda"), 257) is None
+    backbone = small("test_vit")  # 4 x 4 patches and the class token: 17
+    assert batching.base_forward_size(backbone) == 64
+    sizes = [(8, 3, 100), (8, 3, 5), (8, 3, 2), (8, 4, 100), (64, 1, 16)]
+    assert [batching.samples_within(*one) for one in sizes] == [2, 1, 1, 2, 16]
+    assert class_token_path(backbone).samples_at_once(3, 100) == 21

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fungistore.errors import UsageError
+from fungistore.modalities.requests import CropFamily, Crops, Windows
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
-from fungistore.objectives.objective import BankObjective, BankSpec, ViewOutputs
+from fungistore.objectives.objective import BankObjective, BankSpec, Needs, ViewOutputs
 from fungistore.objectives.registry import OBJECTIVES
 from fungistore.objectives.simclr import SimCLR
 
@@ -124,6 +126,17 @@ def test_simclr_works_without_negatives() -> None:
     ("objective", "parameters"),
     [
         (KL, {"temperature": 0.0}),
+        (KL, {"temperature": math.inf}),
+        (KL, {"head_dim": 0}),
+        (DINO, {"student_temperature": 0.0}),
+        (DINO, {"teacher_temperature": math.inf}),
+        (DINO, {"head_dim": 0}),
+        (DINO, {"local_crops": -1}),
+        (DINO, {"local_scale": (0.3, 1.01)}),
+        (SimCLR, {"temperature": 0.0}),
+        (SimCLR, {"temperature": math.inf}),
+        (SimCLR, {"head_dim": 0}),
+        (SimCLR, {"negatives": -1}),
         (DINO, {"teacher_temperature": -1.0}),
         (DINO, {"global_crops": 0}),
         (DINO, {"local_scale": (0.3, 0.2)}),
@@ -340,3 +353,67 @@ def test_dino_normalises_for_both_heads_or_for_neither(normalize: bool) -> None:
         heads["student"](seen), heads["teacher"](seen[:, : objective.global_crops])
     )
     assert torch.equal(objective.losses(ViewOutputs(embeddings), heads), expected)
+
+
+def test_the_least_parameters_are_taken() -> None:
+    """What is allowed begins where what is refused ends."""
+    KL(head_dim=1, temperature=1e-3)
+    DINO(head_dim=1, global_crops=1, local_crops=0, local_scale=(1.0, 1.0))
+    SimCLR(head_dim=1, base_patches=4, stride_scale=1, negatives=0)
+
+
+def test_needs_are_what_the_parameters_say() -> None:
+    """Heads, views and banks of each objective, written out."""
+    assert KL(head_dim=5).needs == Needs(heads={"projection": 5})
+    assert (KL().needs.tokens, KL().needs.views, KL().needs.bank) == (False, None, None)
+    dino = DINO(
+        head_dim=6,
+        global_crops=3,
+        local_crops=4,
+        global_scale=(0.3, 0.9),
+        local_scale=(0.1, 0.2),
+        normalization="imagenet",
+    )
+    crops = (CropFamily(3, (0.3, 0.9)), CropFamily(4, (0.1, 0.2)))
+    assert dino.needs == Needs(heads={"student": 6, "teacher": 6}, views=Crops(crops, "imagenet"))
+    assert DINO(local_crops=0).needs.views == Crops((CropFamily(2, (0.25, 1.0)),))
+    simclr = SimCLR(
+        head_dim=7, base_patches=9, stride_scale=3, negatives=8, normalization="imagenet"
+    )
+    assert simclr.needs == Needs(
+        heads={"projection": 7},
+        views=Windows(9, 3, "imagenet"),
+        bank=BankSpec("negatives", 7, 8),
+    )
+
+
+@pytest.mark.parametrize("direction", ["uniform-first", "uniform-last"])
+def test_kl_is_the_divergence_written_out(direction: str) -> None:
+    """Of the softmax at the temperature from the uniform distribution, either way round."""
+    latents = 3 * sines(4, 5, 0.7)
+    objective = KL(temperature=2.0, direction=direction)
+    log_p = (latents.double() / 2).log_softmax(dim=1)
+    u = torch.full_like(log_p, 1 / 5)
+    if direction == "uniform-first":
+        expected = (u * (u.log() - log_p)).sum(dim=1) / 5
+    else:
+        expected = (log_p.exp() * (log_p - u.log())).sum(dim=1) / 5
+    torch.testing.assert_close(objective.divergence(latents), expected.float(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("same_view_pairs", [True, False])
+def test_dino_is_the_sum_of_cross_entropies_written_out(same_view_pairs: bool) -> None:
+    """Of every student view under every teacher view; the first views of both are the same."""
+    student, teacher = sines(10, 6, 0.9).view(2, 5, 6), sines(4, 6, 0.4).view(2, 2, 6)
+    objective = DINO(
+        student_temperature=0.5, teacher_temperature=0.2, same_view_pairs=same_view_pairs
+    )
+    expected = torch.zeros(2)
+    for image in range(2):
+        for above in range(2):
+            for below in range(5):
+                if above == below and not same_view_pairs:
+                    continue
+                target = (teacher[image, above] / 0.2).softmax(dim=0)
+                expected[image] -= target @ (student[image, below] / 0.5).log_softmax(dim=0)
+    torch.testing.assert_close(objective.cross_entropy(student, teacher), expected)

@@ -238,3 +238,22 @@ def test_projections_preserve_inner_products(kind: ProjectionKind) -> None:
     features = projection(unit)
     assert float((features @ features.T - before).abs().max()) < SIGMAS / math.sqrt(dim)
     assert float(before.min()) > 0.7
+
+
+def test_products_of_a_low_precision_are_summed_in_float32() -> None:
+    """Of blocks in one group: bfloat16 sums would lose what the second block adds."""
+    spec = ProjectionSpec("binary", 4, 2 * BLOCK_COLUMNS, seed=1)
+    gradients = torch.zeros(1, spec.columns)
+    gradients[:, 0], gradients[:, BLOCK_COLUMNS] = 256.0, 1.0
+    found = Projection(spec, dtype=torch.bfloat16)(gradients)
+    first, second = (torch.from_numpy(spec.block(n)[:, 0].astype(np.float32)) for n in (0, 1))
+    assert torch.equal(found[0], (256 * first + second) / 2)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
+def test_a_row_with_zeros_in_it_is_scaled_by_its_largest_entry(scale: float) -> None:
+    """Squares of 1e25 are infinite in float32, those of 1e-30 are zero: the direction stays."""
+    rows = torch.tensor([[3.0, 0.0, -4.0], [0.0, -5.0, 12.0]])
+    found = unit_rows(scale * rows)
+    torch.testing.assert_close(found.rows, rows / torch.tensor([[5.0], [13.0]]))
+    torch.testing.assert_close(found.norms / scale, torch.tensor([5.0, 13.0]))

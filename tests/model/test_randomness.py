@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 
 import numpy as np
 import pytest
@@ -13,10 +15,14 @@ from fungistore.fingerprint import (
     ABSENT,
     Config,
     canonical_json,
+    describe,
     differences,
+    digest_bytes,
     digest_ids,
+    digest_rows,
     fingerprint,
     flatten,
+    hash_ids,
 )
 from fungistore.randomness import Stream, derive_key
 
@@ -241,3 +247,72 @@ def test_digests_of_ids_are_not_fooled_by_concatenation() -> None:
 def test_digests_are_equal_for_equal_lists_alone(one: list[str], other: list[str]) -> None:
     """Two lists of ids share a digest exactly when they are the same list."""
     assert (digest_ids(one) == digest_ids(other)) == (one == other)
+
+
+def test_digests_are_blake2b_of_bytes_that_are_written_out_here() -> None:
+    """What a store keeps is compared for ever: the bytes behind a digest may never change."""
+
+    def blake(data: bytes, size: int = 16) -> str:
+        return hashlib.blake2b(data, digest_size=size).hexdigest()
+
+    assert digest_bytes(b"abc") == blake(b"abc")
+    assert fingerprint({"b": [1.0, {"c": 2.5}], "a": None}) == blake(
+        b'{"a":null,"b":[1,{"c":2.5}]}'
+    )
+    ids = ["ä", "bc"]
+    framed = b"".join(struct.pack("<Q", len(i.encode())) + i.encode() for i in ids)
+    assert digest_ids(ids) == blake(framed)
+    assert digest_rows(np.array([3, -1], np.int32)) == blake(struct.pack("<qq", 3, -1))
+    numbers = [int.from_bytes(bytes.fromhex(blake(i.encode(), 8)), "little") for i in ids]
+    assert hash_ids(ids).tolist() == numbers
+    assert hash_ids(ids).dtype == np.uint64
+    assert derive_key(7, "a", "b").tolist() == list(
+        struct.unpack("<QQ", hashlib.blake2b(b"7\0a\0b", digest_size=16, person=b"fungi").digest())
+    )
+
+
+def test_whole_floats_are_integers_wherever_they_stand() -> None:
+    """Settings come as 15 from a shell and as 15.0 from Python, in lists and tables too."""
+    assert canonical_json({"a": 15.0, "b": [1.0, (2.0, 0.5)], "c": {"d": -3.0}, "e": True}) == (
+        '{"a":15,"b":[1,[2,0.5]],"c":{"d":-3},"e":true}'
+    )
+
+
+def test_differences_of_nested_tables_and_values_of_another_kind() -> None:
+    stored = {"a": {"b": {"c": 1, "d": 2}}, "e": {"f": 1}, "g": 1.0}
+    asked = {"a": {"b": {"c": 3, "d": 2}}, "e": 5, "g": 1}
+    found = differences(stored, asked, common=False)
+    assert found == {"a.b.c": (1, 3), "e": ({"f": 1}, 5)}
+    assert describe(found) == "a.b.c: stored 1, asked 3\n    e: stored {'f': 1}, asked 5"
+    assert differences({}, {"h": 1}, common=False) == {"h": ("(absent)", 1)}
+    inner = differences({"a": {"x": 1}}, {"a": {"y": 1}}, common=True)
+    assert inner == {}
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_normal_numbers_are_box_mullers_of_the_streams_words(count: int) -> None:
+    """The first half of the uniform numbers gives radii, the second angles: cosines, then sines."""
+    half = (count + 1) // 2
+    uniform = [int(word >> np.uint64(11)) / 2**53 for word in Stream(3, "n").words(2 * half)]
+    radii = [math.sqrt(-2 * math.log(1 - one)) for one in uniform[:half]]
+    angles = [2 * math.pi * one for one in uniform[half:]]
+    waves = [wave(angle) for wave in (math.cos, math.sin) for angle in angles]
+    expected = [radius * one for radius, one in zip(2 * radii, waves, strict=True)]
+    np.testing.assert_allclose(Stream(3, "n").normal(count), expected[:count], rtol=1e-13)
+
+
+@pytest.mark.parametrize(("population", "count"), [(10, 6), (10, 5), (4, 4), (9, 0), (1000, 3)])
+def test_choices_are_those_that_the_uniform_numbers_say(population: int, count: int) -> None:
+    """More than half of a population are the first of a permutation; fewer are drawn until new."""
+    chosen = Stream(1, "c").choice(population, count)
+    numbers = Stream(1, "c")
+    if 2 * count > population:
+        expected = np.argsort(numbers.uniform(population))[:count].tolist()
+    else:
+        expected = []
+        while len(expected) < count:
+            drawn = [int(population * one) for one in numbers.uniform(count)]
+            expected = list(dict.fromkeys([*expected, *drawn]))
+        expected = expected[:count]
+    assert chosen.tolist() == expected
+    assert chosen.dtype == np.int64

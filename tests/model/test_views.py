@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,21 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms import functional as tv
 
-from fungistore.modalities.image.crops import ATTEMPTS, RandomCrops, SizedFamily, crop_boxes
+from fungistore.errors import UsageError
+from fungistore.modalities.image.crops import (
+    ATTEMPTS,
+    DeviceCrops,
+    RandomCrops,
+    SizedFamily,
+    crop_boxes,
+)
 from fungistore.modalities.image.inference import InferenceView, centre_of
 from fungistore.modalities.image.patchify import Patchify
 from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
 from fungistore.modalities.image.recipes import IMAGENET, image_recipe, side_for
+from fungistore.modalities.image.resample import resized_crops
 from fungistore.modalities.requests import Crops
-from fungistore.modalities.views import count_views, in_chunks
+from fungistore.modalities.views import ViewGroup, count_views, in_chunks
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
@@ -467,3 +476,81 @@ def test_an_images_inputs_are_normalised_pixels(photos: list[Pixels], normalizat
 def test_a_request_that_images_do_not_know_has_no_recipe() -> None:
     """None, which becomes an error that names the objective."""
     assert image_recipe(object(), Taker(32, 16), "model") is None
+
+
+FEW_CROPS = RandomCrops((SizedFamily(2, 12, (0.25, 1.0)), SizedFamily(3, 8, (0.05, 0.25))))
+
+
+def test_crops_are_made_on_a_gpu_where_there_is_one() -> None:
+    """And by the loader elsewhere; a recipe that suits a device stays as it is."""
+    on_gpu = FEW_CROPS.on(torch.device("cuda"))
+    assert on_gpu == DeviceCrops(FEW_CROPS)
+    assert on_gpu.on(torch.device("cuda")) is on_gpu
+    assert on_gpu.groups == FEW_CROPS.groups == (ViewGroup(2, 12), ViewGroup(3, 8))
+    assert FEW_CROPS.on(torch.device("cpu")) is FEW_CROPS
+
+
+def test_a_small_image_is_sent_with_the_boxes_that_are_cut_on_the_device() -> None:
+    """Of 20 x 24 pixels, which are no more than the views' 2 x 12 x 12 + 3 x 8 x 8."""
+    image, recipe = noise(20, 24), DeviceCrops(FEW_CROPS)
+    pixels, boxes = recipe.draw(image, Stream(0, "v"))
+    assert np.array_equal(pixels, image.transpose(2, 0, 1))
+    expected = FEW_CROPS.boxes(image, Stream(0, "v"))
+    assert boxes.tolist() == [box for family in expected for box in family.tolist()]
+    assert boxes.dtype == np.int64
+    batch = (torch.from_numpy(pixels)[None], torch.from_numpy(boxes)[None])
+    for group, (first, views, size) in enumerate([(0, slice(0, 2), 12), (2, slice(1, 3), 8)]):
+        cut = boxes[None, first : first + 3][:, views]
+        assert torch.equal(recipe.render(batch, group, views), resized_crops(batch[0], cut, size))
+
+
+@pytest.mark.parametrize("sides", [(20, 24), (21, 23), (20, 25), (200, 300)])
+def test_an_image_larger_than_its_views_is_sent_as_its_views(sides: tuple[int, int]) -> None:
+    """Side by side, a row a family; what the device cuts out is what the loader has resized."""
+    image, recipe = noise(*sides), DeviceCrops(FEW_CROPS)
+    pixels, boxes = recipe.draw(image, Stream(0, "v"))
+    if sides[0] * sides[1] <= 480:
+        assert pixels.shape == (3, *sides)
+        return
+    assert pixels.shape == (3, 20, 24)
+    assert pixels.dtype == np.uint8
+    large = [[0, 0, 12, 12], [12, 0, 24, 12]]
+    small = [[0, 12, 8, 20], [8, 12, 16, 20], [16, 12, 24, 20]]
+    assert boxes.tolist() == [*large, *small]
+    batch = (torch.from_numpy(pixels)[None], torch.from_numpy(boxes)[None])
+    drawn = FEW_CROPS.draw(image, Stream(0, "v"))
+    by_loader = tuple(torch.from_numpy(one)[None] for one in drawn)
+    for group, count in enumerate((2, 3)):
+        views = slice(0, count)
+        torch.testing.assert_close(
+            recipe.render(batch, group, views), FEW_CROPS.render(by_loader, group, views)
+        )
+
+
+def test_the_inference_view_is_one_group_of_pixels_over_255() -> None:
+    config = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+    view = InferenceView(config | {"input_size": (3, 24, 24)})
+    assert view.groups == (ViewGroup(1, 24),)
+    assert view.on(torch.device("cuda")) is view
+    (drawn,) = view.draw(noise(40, 60), Stream(0, "nothing"))
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (3, 24, 24)
+    batch = torch.from_numpy(np.stack([drawn, 255 - drawn]))
+    rendered = view.render((batch,), 0, slice(0, 1))
+    assert rendered.shape == (2, 1, 3, 24, 24)
+    assert torch.equal(rendered[:, 0], batch.float() / 255)
+    assert view.render((batch,), 0, slice(0, 0)).shape[1] == 0
+
+
+def test_normalised_views_follow_their_pixels_to_a_device() -> None:
+    views = NormalizedViews(FEW_CROPS, IMAGENET)
+    on_gpu = views.on(torch.device("cuda"))
+    assert on_gpu == NormalizedViews(DeviceCrops(FEW_CROPS), IMAGENET)
+    assert on_gpu.groups == views.groups == FEW_CROPS.groups
+
+
+def test_an_encoder_that_does_not_say_what_pixels_it_takes_has_no_views_of_images() -> None:
+    encoder = SimpleNamespace(family="odd", name="one")
+    with pytest.raises(UsageError, match="takes no views of images") as caught:
+        image_recipe(DINO().needs.views, encoder, "model")
+    assert caught.value.where == "--model odd:one"

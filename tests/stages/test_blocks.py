@@ -9,7 +9,7 @@ from sklearn.preprocessing import normalize
 from feature_world import clustered, make_store, write_block
 from fungistore.errors import StoreError, UsageError
 from fungistore.matrices import blocks
-from fungistore.matrices.blocks import open_features
+from fungistore.matrices.blocks import choose_feature_set, nested, open_features
 
 
 @pytest.fixture
@@ -106,3 +106,105 @@ def test_rows_whose_squares_have_no_room_are_normalised(scale):
     assert not large[2].any()
     assert np.isnan(large[[3, 4]]).any(axis=1).all()
     np.testing.assert_allclose(np.linalg.norm(large[[0, 1, 5]], axis=1), 1, rtol=1e-5)
+
+
+def test_a_matrix_says_what_it_is_made_of(store, vectors):
+    matrix = open_features(store)
+    assert (matrix.dim, matrix.rows, matrix.unit_rows) == (16, 100, 16)
+    assert matrix.made_of == "L2-normalised, concatenated"
+    arrays = store.arrays("set")
+    assert matrix.fingerprints == {
+        f"set/{name}": arrays[name].fingerprint for name in ("embeddings", "gradients/kl")
+    }
+    part = matrix.subset(["kl", "other"])
+    assert (part.features, part.feature_set, part.store) == (("kl",), "set", store)
+    assert [array.name for array in part.arrays] == ["set/gradients/kl"]
+    np.testing.assert_array_equal(part.read(5, 9), matrix.read(5, 9)[:, 8:])
+
+
+def test_a_pca_is_read_as_it_is_stored(store, vectors):
+    write_block(store, "set", "pca/p", 3 * vectors[:90])
+    matrix = open_features(store, pca="p")
+    assert (matrix.features, matrix.made_of, matrix.rows) == (("pca/p",), "stored PCA", 90)
+    np.testing.assert_array_equal(matrix.read(0, 90), 3 * vectors[:90])
+    with pytest.raises(UsageError, match="both asked for") as caught:
+        open_features(store, ["kl"], pca="p")
+    assert caught.value.found == "--features kl --pca p"
+    with pytest.raises(UsageError, match="no PCA 'q'") as caught:
+        open_features(store, pca="q")
+    assert caught.value.expected == "p"
+
+
+def test_rows_come_in_parts_of_whole_units(store, monkeypatch):
+    """As many units as fit, one at least; rows asked for do not change where parts end."""
+    matrix = open_features(store)  # 16 rows of 16 float32 are a unit: 1024 bytes
+    for held, sizes in ((2048, [32, 32, 32, 4]), (2047, [16] * 6 + [4]), (1, [16] * 6 + [4])):
+        monkeypatch.setattr(blocks, "STREAM_BYTES", held)
+        assert [len(rows) for rows, _ in matrix.stream()] == sizes
+    monkeypatch.setattr(blocks, "STREAM_BYTES", 2048)
+    wanted = np.array([0, 31, 32, 96])
+    found = [(rows.tolist(), len(vectors)) for rows, vectors in matrix.stream(wanted)]
+    assert found == [([0, 31], 2), ([32], 1), ([96], 1)]
+
+
+def test_a_part_without_a_usable_row_is_left_out(tmp_path, vectors, monkeypatch):
+    """A row is usable where all of its values are finite, its first and its last too."""
+    monkeypatch.setattr(blocks, "STREAM_BYTES", 1)
+    vectors[16:32] = np.nan
+    vectors[40, 0], vectors[41, -1] = np.inf, np.nan
+    matrix = open_features(make_store(tmp_path / "n.fungi", {"embeddings": vectors}, ["a"] * 100))
+    parts = [rows.tolist() for rows, _ in matrix.stream()]
+    assert parts[:2] == [list(range(16)), [i for i in range(32, 48) if i not in (40, 41)]]
+    assert np.isnan(matrix.read(40, 42)).all()
+
+
+def test_nothing_is_loaded_as_an_empty_matrix(store):
+    rows, vectors = open_features(store).load(np.zeros(0, np.int64))
+    assert (rows.shape, rows.dtype) == ((0,), np.int64)
+    assert (vectors.shape, vectors.dtype) == ((0, 16), np.float32)
+
+
+def test_a_unit_is_committed_as_far_as_its_shortest_block(tmp_path, vectors):
+    arrays = {"embeddings": vectors[:30], "gradients/kl": vectors[:20]}
+    store = make_store(tmp_path / "s.fungi", arrays, ["a"] * 100)
+    matrix = open_features(store)
+    assert [matrix.committed(unit).rows for unit in range(2)] == [16, 4]
+    store.arrays("set")["embeddings"].forget(1)
+    assert matrix.committed(0) is not None
+    assert matrix.committed(1) is None
+
+
+def test_coverage_counts_missing_and_unreadable_rows_of_any_block(tmp_path, vectors):
+    kl = vectors.copy()
+    kl[3], kl[60, 1] = np.nan, np.inf
+    arrays = {"embeddings": vectors[:70], "gradients/kl": kl}
+    coverage = open_features(make_store(tmp_path / "s.fungi", arrays, ["a"] * 100)).coverage()
+    assert (coverage.missing, coverage.unreadable) == (30, 2)
+    assert np.flatnonzero(~coverage.usable).tolist() == [3, 60, *range(70, 100)]
+
+
+def test_a_feature_set_is_named_where_there_are_several(store, tmp_path, vectors):
+    assert choose_feature_set(store, None) == choose_feature_set(store, "set") == "set"
+    with pytest.raises(UsageError, match="no feature set 'x'") as caught:
+        choose_feature_set(store, "x")
+    assert caught.value.expected == "set"
+    write_block(store, "other", "embeddings", vectors)
+    with pytest.raises(UsageError, match="more than one feature set") as caught:
+        choose_feature_set(store, None)
+    assert caught.value.expected == "other, set"
+    assert caught.value.hint == "name one with --feature-set"
+    empty = make_store(tmp_path / "e.fungi", {}, ["a"])
+    with pytest.raises(UsageError, match="has no features yet") as caught:
+        choose_feature_set(empty, None)
+    assert caught.value.expected is None
+    assert "fungi extract" in caught.value.hint
+
+
+def test_nested_combinations_grow_by_a_block():
+    assert nested(["a", "b", "c"]) == [("a",), ("a", "b"), ("a", "b", "c")]
+
+
+def test_rows_are_divided_by_their_norm_in_place():
+    block = np.array([[3, 4], [0, 0], [-5, 12]], np.float32)
+    blocks.normalize(block)
+    np.testing.assert_allclose(block, [[0.6, 0.8], [0, 0], [-5 / 13, 12 / 13]], rtol=1e-6)

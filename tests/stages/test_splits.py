@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from feature_world import make_store
 from fungistore.errors import UsageError
-from fungistore.matrices.splits import choose_split, stratified_holdout
+from fungistore.matrices.splits import Split, choose_split, stratified_holdout
+from fungistore.randomness import Stream
 
 
 def test_the_stores_own_splits_are_used(tmp_path):
@@ -74,3 +75,66 @@ def test_another_seed_or_purpose_holds_out_other_rows():
 def test_a_holdout_of_nothing_or_everything_is_refused(part):
     with pytest.raises(UsageError):
         stratified_holdout(np.arange(4), np.zeros(4, np.int32), part, 0)
+
+
+def test_a_split_says_where_it_comes_from(tmp_path):
+    """As part of a protocol: names of splits, or what was held out of what, by which seed."""
+    store = make_store(tmp_path / "s", {}, ["a", "b"] * 4, ["train"] * 5 + ["test", "val", None])
+    assert choose_split(store, holdout=None, seed=3).description == {
+        "from": "store",
+        "train": "train",
+        "test": "test",
+    }
+    held = choose_split(store, holdout=0.5, seed=3)
+    assert held.description == {"from": "train", "holdout": 0.5, "seed": 3}
+    assert sorted([*held.train, *held.test]) == [0, 1, 2, 3, 4]
+    assert held.validation.tolist() == []
+    assert held.validation.dtype == np.int64
+    whole = make_store(tmp_path / "w", {}, ["a"] * 4)
+    split = choose_split(whole, holdout=0.5, seed=3)
+    assert split.description == {"from": "all", "holdout": 0.5, "seed": 3}
+    assert (len(split.train), len(split.test)) == (2, 2)
+
+
+def test_a_store_without_a_split_val_has_no_validation_rows(tmp_path):
+    store = make_store(tmp_path / "s", {}, ["a"] * 2, ["train", "test"])
+    split = choose_split(store, holdout=None, seed=0)
+    assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == ([0], [], [1])
+
+
+@pytest.mark.parametrize("splits", [["test", "test"], ["train", "train"], ["val", "test"]])
+def test_train_and_test_rows_are_both_needed(tmp_path, splits):
+    store = make_store(tmp_path / "s", {}, ["a"] * 2, splits)
+    with pytest.raises(UsageError, match="no train and test splits") as caught:
+        choose_split(store, holdout=None, seed=0)
+    for name in splits:
+        assert f"{name} {splits.count(name)}" in str(caught.value.found)
+
+
+def test_a_split_keeps_what_a_mask_allows():
+    split = Split(np.array([0, 2, 4]), np.array([1]), np.array([3, 5]), {"from": "here"})
+    mask = np.array([True, True, False, True, True, False])
+    kept = split.keep(mask)
+    assert (kept.train.tolist(), kept.validation.tolist(), kept.test.tolist()) == ([0, 4], [1], [3])
+    assert kept.description == {"from": "here"}
+    assert not split.keep(~mask).validation.size
+
+
+def test_a_holdout_has_the_smallest_keys_of_each_class():
+    """By a stream of the seed and purpose, a number a row; each class rounds its part to even."""
+    rows = np.array([1, 3, 4, 6, 7, 9, 12])
+    labels = np.array([9, 0, 9, 1, 0, 9, 0, 1, 9, 0, 9, 9, 2], np.int32)
+    for purpose in ("holdout", "validation"):
+        keys = Stream(5, purpose).uniform(13)
+        zeros = sorted([1, 4, 6, 9], key=lambda row: keys[row])[:2]  # 0.6 of 4 is 2.4
+        ones = sorted([3, 7], key=lambda row: keys[row])[:1]
+        kept, held = stratified_holdout(rows, labels, 0.6, 5, purpose)
+        assert held.tolist() == sorted([*zeros, *ones])
+        assert kept.tolist() == sorted(set(rows.tolist()) - {*zeros, *ones})
+    by_default = stratified_holdout(rows, labels, 0.6, 5)[1]
+    assert by_default.tolist() == stratified_holdout(rows, labels, 0.6, 5, "holdout")[1].tolist()
+
+
+def test_nothing_is_divided_into_nothing():
+    kept, held = stratified_holdout(np.zeros(0, np.int64), np.zeros(0, np.int32), 0.5, 0)
+    assert (kept.tolist(), held.tolist()) == ([], [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,9 +18,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fungistore.choices import Codec
+from fungistore.errors import StoreError
 from fungistore.store.chunks import encode
+from fungistore.store.feature import Feature
+from fungistore.store.folder import Folder
+from fungistore.store.groups import array_names
 from fungistore.store.local import LocalBackend
-from fungistore.store.units import Commit, UnitArray, parse_commit
+from fungistore.store.units import (
+    Commit,
+    UnitArray,
+    parse_commit,
+    record_name,
+    record_unit,
+)
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 LOSSLESS: tuple[Codec, ...] = ("none", "zstd")
@@ -644,3 +655,132 @@ def test_a_chunk_of_another_size_is_not_mapped(tmp_path: Path, change: str) -> N
     path.write_bytes({"longer": data + b"\0", "shorter": data[:-1], "empty": b""}[change])
     with pytest.raises(ValueError, match=f"{path.stat().st_size} bytes, not {len(data)}"):
         array.plain.map(path)
+
+
+def test_where_everything_of_an_array_is(tmp_path: Path) -> None:
+    """Groups above it, its metadata, a chunk and a record a unit; nothing else."""
+    array = make_array(tmp_path)
+    publish_all(array, normal(ROWS))
+    files = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
+    place = "vit/gradients/kl"
+    assert {name for name in files if not name.startswith(".")} == {
+        *(f"features.zarr/{group}zarr.json" for group in ("", "vit/", "vit/gradients/")),
+        f"features.zarr/{place}/zarr.json",
+        *(f"features.zarr/{place}/c/{unit}/0" for unit in range(3)),
+        *(f"commits/{place}/{unit:08d}.json" for unit in range(3)),
+    }
+    for group in ("", "vit/", "vit/gradients/"):
+        assert json.loads((tmp_path / f"features.zarr/{group}zarr.json").read_bytes()) == {
+            "attributes": {},
+            "zarr_format": 3,
+            "node_type": "group",
+        }
+    assert array.chunk_path(2) == tmp_path / f"features.zarr/{place}/c/2/0"
+    assert array.chunk_size(2) == array.chunk_path(2).stat().st_size
+    assert array_names(Folder(LocalBackend(tmp_path)).at("features.zarr")) == [place]
+
+
+def test_what_an_array_says_of_itself(tmp_path: Path) -> None:
+    array = make_array(tmp_path, row_shape=(2, 3), dtype="float32", codec="zstd")
+    assert array.feature_set == "vit"
+    assert array.feature == Feature("gradients/kl", (2, 3), "float32")
+    assert (array.codec, array.fingerprint) == ("zstd", "f1")
+    assert (array.rows, array.unit_rows, array.units) == (20, 8, 3)
+    assert [array.rows_of(unit) for unit in range(3)] == [8, 8, 4]
+    assert array.plain is None
+    plain = make_array(tmp_path, name="vit/embeddings")
+    assert plain.plain is not None
+    assert array_names(Folder(LocalBackend(tmp_path))) == [
+        "features.zarr/vit/embeddings",
+        "features.zarr/vit/gradients/kl",
+    ]
+
+
+def test_a_second_array_leaves_its_groups_as_they_are(tmp_path: Path) -> None:
+    make_array(tmp_path)
+    group = tmp_path / "features.zarr/vit/zarr.json"
+    group.write_text(
+        json.dumps({"attributes": {"mine": 1}, "zarr_format": 3, "node_type": "group"})
+    )
+    before = group.read_bytes()
+    make_array(tmp_path, name="vit/embeddings")
+    assert group.read_bytes() == before
+
+
+def test_a_record_is_json_with_sorted_keys(tmp_path: Path) -> None:
+    array = make_array(tmp_path)
+    commit = array.publish(1, normal(8), ids="i", failed=2)
+    text = record_path(tmp_path, array, 1).read_text()
+    assert text == json.dumps(asdict(commit), sort_keys=True)
+    assert parse_commit(text.encode()) == commit
+    assert (commit.unit, commit.rows, commit.bytes) == (1, 8, array.chunk_size(1))
+    assert (commit.ids, commit.failed, commit.fingerprint) == ("i", 2, "f1")
+
+
+def test_a_unit_may_be_of_one_row(tmp_path: Path) -> None:
+    array = make_array(tmp_path)
+    commit = array.publish(0, normal(1), ids="", failed=0)
+    assert commit.rows == 1
+    assert array.commits() == {0: commit}
+    np.testing.assert_array_equal(array.read(0, 1), normal(1))
+
+
+def test_a_forgotten_unit_is_written_anew(tmp_path: Path) -> None:
+    array = make_array(tmp_path)
+    publish_all(array, normal(ROWS))
+    array.forget(1)
+    assert list(array.commits()) == [0, 2]
+    assert array.commit(1) is None
+    assert not record_path(tmp_path, array, 1).exists()
+    assert array.chunk_size(1) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("00000003.json", 3),
+        ("123456789.json", 123456789),
+        ("0000003.json", None),
+        ("00000003.txt", None),
+        ("00000003", None),
+        ("json", None),
+        ("0000000x.json", None),
+        ("a.00000003.json", None),
+    ],
+)
+def test_a_records_name_is_its_unit_in_eight_digits_or_more(name: str, unit: int | None) -> None:
+    assert record_unit(name) == unit
+    if unit is not None:
+        assert record_name(unit) == name
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"", b"[]", b"{}", b"3", b"[" * 100_000], ids=["empty", "list", "no", "3", "deep"]
+)
+def test_metadata_that_are_none_are_damage(tmp_path: Path, metadata: bytes) -> None:
+    """Where arrays are listed, and where one is opened."""
+    array = make_array(tmp_path)
+    path = tmp_path / "features.zarr/vit/gradients/kl/zarr.json"
+    path.write_bytes(metadata)
+    with pytest.raises(StoreError, match="zarr metadata are damaged") as caught:
+        array_names(Folder(LocalBackend(tmp_path)))
+    assert caught.value.where == str(path)
+    with pytest.raises(StoreError, match="an array's metadata are damaged") as caught:
+        reopened(array, tmp_path)
+    assert caught.value.where == str(path)
+    assert f"fungi verify {tmp_path} --repair" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("lost", ["fingerprint", "codec"])
+def test_an_array_of_another_program_is_not_ours(tmp_path: Path, lost: str) -> None:
+    array = make_array(tmp_path)
+    path = tmp_path / "features.zarr/vit/gradients/kl/zarr.json"
+    document = json.loads(path.read_bytes())
+    del document["attributes"][lost]
+    path.write_text(json.dumps(document))
+    with pytest.raises(StoreError, match="metadata are damaged") as caught:
+        reopened(array, tmp_path)
+    assert "another program" in str(caught.value.found)
+    document["attributes"] |= {lost: "none", "more": 1}
+    path.write_text(json.dumps(document))
+    assert reopened(array, tmp_path).rows == ROWS
