@@ -10,7 +10,7 @@ demo: $(READY)          ## real images through a real DINOv2 into a store, kille
 	$(RUN) examples/demo.py
 
 test: $(READY)          ## the quick tests, minutes
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --dist loadfile
 
 test-slow: $(READY)     ## kills, memory, real weights
 	$(RUN) -m pytest -m slow

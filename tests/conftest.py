@@ -11,9 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 from tiny_world import TINY, write_images
+
+# Tests run side by side, and their models are tiny: threads that wait for a core cost minutes.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that they start
 
 VIEWS = ("inference", "crops", "patchify", "resample", "pixels", "recipes")
 
@@ -34,8 +39,6 @@ def no_debug_left() -> Iterator[None]:
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work on a fake GPU, with stand-ins for what of torch needs a real one."""
-    import torch
-
     from fake_gpu import FakeGpu, moved, no_gradients
 
     monkeypatch.setattr(torch.nn.Module, "to", moved)
@@ -49,7 +52,6 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of the tiny model, random but with non-trivial norms and biases."""
     import timm
-    import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
