@@ -15,7 +15,8 @@ from fungistore.settings import refusal
 from fungistore.type_words import Words
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-NAME_RULE = "letters, digits and . _ + -, up to 128 of them"
+NAME_RULE = "letters, digits and . _ + -, up to 128 of them; not c, nor a system's file name"
+CHUNKS = "c"  # the folder that zarr keeps an array's chunks in
 
 LITTER = frozenset(  # in lower case
     (
@@ -48,7 +49,8 @@ def is_foreign(name: str) -> bool:
 
 def is_plain_name(name: str) -> bool:
     """Whether a name can be a folder on every system, and no file of the store's own."""
-    return bool(PLAIN_NAME.fullmatch(name)) and not name.endswith((".json", ".partial"))
+    is_ours = name == CHUNKS or name.endswith((".json", ".partial"))
+    return bool(PLAIN_NAME.fullmatch(name)) and not is_ours and not is_foreign(name)
 
 
 def is_file_name(name: object) -> bool:

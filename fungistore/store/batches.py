@@ -13,7 +13,7 @@ from fungistore.errors import StoppedError
 from fungistore.store.units import Commit, NewUnit, UnitArray
 
 MOST_UNITS = 256
-MOST_BYTES = 64_000_000  # of rows that wait in memory
+MOST_BYTES = 64_000_000  # of chunks that wait in memory
 MOST_SECONDS = 0.5  # of work that a kill may cost: about what flushing one unit takes a slow disk
 
 
@@ -34,12 +34,13 @@ class UnitBatch:
         self._done = done
         self._waiting: list[NewUnit] = []
         self._bytes = 0
+        self._unit_bytes = array.unit_rows * array.feature.row_bytes  # of a chunk, filled up
         self._flushed = time.monotonic()
 
     def add(self, unit: int, block: NDArray[Any], ids: str, failed: int) -> None:
         """Publish a unit, now or soon; see `NewUnit`."""
         self._waiting.append(NewUnit(unit, block, ids, failed))
-        self._bytes += block.nbytes
+        self._bytes += self._unit_bytes
         is_late = time.monotonic() - self._flushed > MOST_SECONDS
         if is_late or len(self._waiting) >= MOST_UNITS or self._bytes >= MOST_BYTES:
             self._flush()

@@ -26,7 +26,6 @@ from fungistore.choices import Codec
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
-CHUNKS = "c"  # zarr's folder of an array's chunks
 METADATA = "zarr.json"
 CRC_BYTES = 4
 PIECE_BYTES = 1 << 18  # of rows at once: hashed and counted while they are in the core's cache

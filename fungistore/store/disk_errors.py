@@ -19,20 +19,22 @@ HINTS = {
     errno.EACCES: "get permission to write there",
 }
 
+NO_THREAD = "can't start new thread"  # what Python raises under a limit of processes
 HDF5_ERRNO = re.compile(r"errno = (\d+)")  # HDF5 reports what the disk said as a RuntimeError
 
 
 def is_unreadable(error: BaseException) -> bool:
     """Whether an error says nothing about a file but that it cannot be read now.
 
-    A permission, a disk or a network that fails, too many open files, too little memory: what is
-    stored may be sound, so nothing may take it for damaged or absent. No such file, or a folder in
-    its place, does say something; so does an OSError without a number, which is what Arrow raises
-    on bytes that it cannot parse.
+    A permission, a disk or a network that fails, too many open files or threads, too little memory:
+    what is stored may be sound, so nothing may take it for damaged or absent. No such file, or a
+    folder in its place, does say something; so does an OSError without a number, which is what
+    Arrow raises on bytes that it cannot parse.
     """
     if isinstance(error, OSError):
         return error.errno is not None and error.errno not in ABSENT
-    return isinstance(error, MemoryError)
+    is_out_of_threads = isinstance(error, RuntimeError) and str(error) == NO_THREAD
+    return isinstance(error, MemoryError) or is_out_of_threads
 
 
 def raise_unreadable(error: BaseException) -> None:

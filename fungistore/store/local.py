@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlsplit
 from zarr.storage import LocalStore
 
 from fungistore.errors import UsageError
-from fungistore.names import is_foreign, is_litter
+from fungistore.names import CHUNKS, is_foreign, is_litter
 from fungistore.store.backend import SCHEME, Bytes, Listing
-from fungistore.store.chunks import CHUNKS, METADATA
+from fungistore.store.chunks import METADATA
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.durable import (
     PARTIAL,

@@ -9,8 +9,9 @@ from typing import Any
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
+from fungistore.names import CHUNKS
 from fungistore.store.backend import Listing
-from fungistore.store.chunks import CHUNKS, CODECS, METADATA, blank_array
+from fungistore.store.chunks import CODECS, METADATA, blank_array
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable
 from fungistore.store.feature import codec_of, is_pca, kind_of
 from fungistore.store.folder import Folder

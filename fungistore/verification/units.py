@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from fungistore.machine.context import Context
 from fungistore.machine.resources import reading_threads
+from fungistore.names import CHUNKS
 from fungistore.store.backend import Backend
-from fungistore.store.chunks import CHUNKS, Counts, checksum, count_rows
+from fungistore.store.chunks import Counts, checksum, count_rows
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, Commit, UnitArray, parse_commit

@@ -83,6 +83,19 @@ def test_a_unit_waits_within_bounds(
     )
 
 
+def test_what_waits_is_counted_as_whole_chunks(
+    array: UnitArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit of one row is filled up before it is written: a sparse import took gigabytes."""
+    monkeypatch.setattr(batches, "MOST_BYTES", 2 * 4 * 3 * 4)
+    seen: list[Commit] = []
+    with UnitBatch(array, seen.append) as batch:
+        batch.add(0, VALUES[:1], "ids", 0)
+        assert seen == []
+        batch.add(1, VALUES[4:5], "ids", 0)
+        assert [commit.unit for commit in seen] == [0, 1]
+
+
 def test_a_stop_commits_what_waits_and_an_error_does_not(array: UnitArray) -> None:
     """SIGTERM costs nothing that was made; after another error nobody knows."""
 

@@ -185,6 +185,8 @@ def test_what_an_error_says() -> None:
     for number in (errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENOMEM):
         assert is_unreadable(OSError(number, "x"))
     assert is_unreadable(MemoryError())
+    assert is_unreadable(RuntimeError("can't start new thread"))
+    assert not is_unreadable(RuntimeError("Zstd decompression error"))
     assert not is_unreadable(OSError("Couldn't deserialize thrift"))  # of Arrow
     assert not is_unreadable(ValueError())
 
