@@ -409,6 +409,23 @@ def test_half_precision_weights_become_float32(tmp_path: Path, weights_file: Wei
         assert torch.equal(value, state[key].float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_equal_hashes_mean_equal_models_at_any_size(
+    tmp_path: Path, weights_file: WeightsFile, dtype: torch.dtype
+) -> None:
+    """Position embeddings stored in another precision are resampled in float32 all the same."""
+    whole = load_file(weights_file("test_vit"))
+    for name, kind in (("stored", dtype), ("float32", torch.float32)):
+        state = {key: value.to(dtype).to(kind) for key, value in whole.items()}
+        save_file(state, tmp_path / f"{name}.safetensors")
+    stored, plain = (
+        load_backbone("test_vit", weights=tmp_path / f"{name}.safetensors", image_size=64)
+        for name in ("stored", "float32")
+    )
+    assert stored.weights_hash == plain.weights_hash
+    assert torch.equal(stored.module.pos_embed, plain.module.pos_embed)
+
+
 def test_pretrained_weights_that_cannot_be_had_are_explained() -> None:
     """An architecture without pretrained weights fails with the flag that gives a file."""
     with pytest.raises(FungiError) as caught:

@@ -22,6 +22,7 @@ from fungistore.backbones.timm_vit.variants import (
 from fungistore.backbones.timm_vit.weights import (
     digest_weights,
     download_weights,
+    in_float32,
     read_weights,
 )
 from fungistore.errors import FungiError, UsageError
@@ -87,7 +88,11 @@ def load_timm_vit(
         variant = variant_of_file(name, state, weights)
     model = _create(variant, image_size, several_sizes)
     fitted = fit_weights(
-        model, state, architecture, where=weights or name, extra_is_error=weights is not None
+        model,
+        in_float32(state),
+        architecture,
+        where=weights or name,
+        extra_is_error=weights is not None,
     )
     model.eval().requires_grad_(False)
     config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)

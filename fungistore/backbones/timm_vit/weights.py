@@ -64,10 +64,26 @@ def download_weights(sketch: Any, name: str) -> Mapping[str, Any]:
     return caught
 
 
+def in_float32(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict whose numbers are what a model computes with.
+
+    Weights stored in half precision would else be resampled in it, to other position embeddings
+    than those of their equal in float32.
+    """
+    converted: dict[str, Any] = {}
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            value = in_float32(value)
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            value = value.float()
+        converted[name] = value
+    return converted
+
+
 def digest_weights(state: Mapping[str, Any]) -> str:
     """Return a digest of named tensors: names, types, shapes and bytes.
 
-    Numbers of lower precision count as the float32 that a model makes of them: that is exact.
+    Numbers of another precision count as the float32 that `in_float32` makes of them.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(_tensors(state)):
