@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,28 +10,36 @@ from numpy.typing import NDArray
 
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.resolve import Resolved
-from fungistore.fingerprint import Config, describe, differences, digest_array
+from fungistore.fingerprint import Config, describe, differences, digest_array, fingerprint
 from fungistore.store.feature import GRADIENTS
-from fungistore.store.setups import Setups
 from fungistore.store.store import Store
 
+Banks = Mapping[str, NDArray[np.float32]]  # by feature
 
-def borrowed_bank(resolved: Resolved, feature: str, config: Config) -> NDArray[np.float32] | None:
-    """Return the bank that another store compares a feature with; None where none is asked for.
+
+def borrowed_banks(resolved: Resolved, configs: Mapping[str, Config]) -> Banks:
+    """Return the banks that another store compares features with; {} where none are asked for.
 
     Args:
         resolved: the settled options.
-        feature: an objective that needs a bank.
-        config: of the feature; what decides a bank must be equal in the other store.
+        configs: of the features; what decides a bank must be equal in the other store.
 
     Raises:
         UsageError: the other store has no such bank.
         MismatchError: it is another encoder's, of another size, or of other views or heads.
     """
-    place, name = resolved.options.bank_from, resolved.banks[feature].name
+    place = resolved.options.bank_from
     if place is None:
-        return None
-    store = Store.open(place)
+        return {}
+    return {
+        name: _borrowed(Store.open(place), resolved, name, configs[name]) for name in resolved.banks
+    }
+
+
+def _borrowed(
+    store: Store, resolved: Resolved, feature: str, config: Config
+) -> NDArray[np.float32]:
+    name = resolved.banks[feature].name
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     computed_alike = set()
     for feature_set in store.feature_sets():
@@ -74,28 +83,50 @@ def borrowed_bank(resolved: Resolved, feature: str, config: Config) -> NDArray[n
     )
 
 
-def refuse_other_bank(
-    setups: Setups, key: str, name: str, bank: NDArray[Any] | None, where: object
+def refuse_other_banks(
+    store: Store,
+    resolved: Resolved,
+    configs: Mapping[str, Config],
+    borrowed: Banks,
+    *,
+    restart: bool = False,
 ) -> None:
-    """Raise MismatchError where a frozen bank is not the one that was asked for.
+    """Refuse banks that are not those that were frozen with the same settings.
 
     Args:
-        setups: of the store.
-        key: the setup with the bank; one that is not there is as it should be.
-        name: of the bank.
-        bank: that was asked for; None: none was.
-        where: the store.
+        store: where features are to be compared with the banks.
+        resolved: the settled options.
+        configs: of the features.
+        borrowed: as `borrowed_banks` returns them.
+        restart: the feature set's own arrays are about to be deleted. Equal settings of another
+            feature set stay, and their bank with them.
+
+    Raises:
+        MismatchError: a frozen bank is another one.
     """
-    if bank is None or not setups.has(key):
-        return
-    stored, asked = setups.banks(key).get(name), digest_array(bank)
-    if stored != asked:
+    name = resolved.options.name
+    sets = {other: store.arrays(other).values() for other in store.feature_sets()}
+    for feature, bank in borrowed.items():
+        key, what = fingerprint(configs[feature]), resolved.banks[feature].name
+        users = [one for one, arrays in sets.items() if key in {a.fingerprint for a in arrays}]
+        sharers = [repr(one) for one in users if one != name]
+        if not store.setups.has(key) or (restart and not sharers):
+            continue
+        stored, asked = store.setups.banks(key).get(what), digest_array(bank)
+        if stored == asked:
+            continue
+        hint = "leave out --bank-from to go on; --restart begins anew with the other store's"
+        if sharers:
+            hint = (
+                f"feature set {', '.join(sharers)} has equal settings, and those have one bank in "
+                "a store: leave out --bank-from, or extract into another store"
+            )
         raise MismatchError(
-            f"the features were compared with other {name}",
-            where=where,
-            expected=f"{name} {stored}, as they were frozen",
-            found=f"{name} {asked} of --bank-from",
-            hint="leave out --bank-from to go on; --restart begins anew with the other store's",
+            f"the features were compared with other {what}",
+            where=store.where,
+            expected=f"{what} {stored}, as they were frozen",
+            found=f"{what} {asked} of --bank-from",
+            hint=hint,
         )
 
 

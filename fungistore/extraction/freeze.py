@@ -13,7 +13,7 @@ from torch import nn
 
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.banks import encode_bank, stand_in
-from fungistore.extraction.borrowing import borrowed_bank, refuse_other_bank
+from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
@@ -71,11 +71,9 @@ def _refuse_unborrowable(
             expected="simclr among the features, or a plug-in's objective that has one",
             found=", ".join(options.features),
         )
-    for feature, spec in resolved.banks.items():
-        bank = borrowed_bank(resolved, feature, configs[feature])
-        if store is not None:
-            key = fingerprint(configs[feature])
-            refuse_other_bank(store.setups, key, spec.name, bank, store.where)
+    borrowed = borrowed_banks(resolved, configs)
+    if store is not None:
+        refuse_other_banks(store, resolved, configs, borrowed)
 
 
 def _refuse_huge_chunks(resolved: Resolved) -> None:
@@ -168,7 +166,11 @@ def by_array(resolved: Resolved, configs: Mapping[str, Config]) -> dict[str, Con
 
 
 def freeze(
-    resolved: Resolved, store: Store, configs: Mapping[str, Config], context: Context
+    resolved: Resolved,
+    store: Store,
+    configs: Mapping[str, Config],
+    borrowed: Banks,
+    context: Context,
 ) -> FeatureMaker:
     """Store every random thing before it is used, then read it back: resume reads the same.
 
@@ -176,14 +178,11 @@ def freeze(
         resolved: the settled options.
         store: where setups are kept; one that is there already is used as it is.
         configs: the configuration of each feature.
+        borrowed: banks of another store, by feature; the others are drawn.
         context: its reporter is told what happens, its stop asked while a bank is encoded.
     """
+    refuse_other_banks(store, resolved, configs, borrowed)
     for feature, config in configs.items():
-        borrowed = None
-        if feature in resolved.banks:
-            borrowed = borrowed_bank(resolved, feature, config)
-            name, key = resolved.banks[feature].name, fingerprint(config)
-            refuse_other_bank(store.setups, key, name, borrowed, store.where)
         if store.setups.has(fingerprint(config)):
             continue
         files: dict[str, NamedArrays] = {}
@@ -192,7 +191,7 @@ def freeze(
             files[HEADS] = heads = head_tensors(resolved, feature)
             if feature in resolved.banks:
                 maker = make_features(resolved, {feature: Frozen(heads, None)})
-                bank = borrowed
+                bank = borrowed.get(feature)
                 if bank is None:
                     bank = encode_bank(resolved, store.samples, feature, maker, context)
                 name = resolved.banks[feature].name

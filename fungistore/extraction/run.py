@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FungiError, UsageError
+from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.compute import fill_gaps
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
@@ -72,6 +73,7 @@ class Extraction:
         self._restart = restart
         self._is_redo = update or retry_failed
         self._maker: FeatureMaker | None = None
+        self._borrowed: Banks = {}
         with disk_errors_explained(self._place.where):
             self._resolved = settle(self._place, options, restart=restart)
             made = Store.open_or_create(self._place)
@@ -86,6 +88,7 @@ class Extraction:
             with store.writing(f"prepare/{name}", patience=context) as preparing:
                 if self._restart:
                     with preparing.writing(f"features/{name}") as whole:
+                        self._borrow(whole)  # what cannot be had is refused while all is there
                         _remove_feature_set(whole, name, context)
                     self._restart = False
                 things = _things(preparing, self._resolved)
@@ -93,17 +96,28 @@ class Extraction:
                 ready = self._prepare(target, part)
             return _extract(ready, context)
 
+    def _borrow(self, store: Store) -> None:
+        """Read the banks of --bank-from, which may be of the feature set that is deleted next."""
+        resolved, configs = self._decide(store)
+        self._borrowed = borrowed_banks(resolved, configs)
+        refuse_other_banks(store, resolved, configs, self._borrowed, restart=True)
+
+    def _decide(self, store: Store) -> tuple[Resolved, dict[str, Config]]:
+        """Return the settings with what is decided by a measurement, and their configurations."""
+        resolved = with_fitting_batch(self._resolved, store.samples, self._context)
+        self._resolved = with_unit_rows(resolved, store.samples, self._context)
+        return self._resolved, array_configs(self._resolved)
+
     def _prepare(self, target: Store, part: Slice) -> _Ready:
         options, context = self._resolved.options, self._context
         if self._is_redo:
             _refuse_partial_redo(target, self._resolved)
-        resolved = as_frozen(self._resolved, target)
-        resolved = with_fitting_batch(resolved, target.samples, context)
-        self._resolved = resolved = with_unit_rows(resolved, target.samples, context)
-        configs = array_configs(resolved)
+        self._resolved = as_frozen(self._resolved, target)
+        resolved, configs = self._decide(target)
         target.refuse_mismatch(options.name, by_array(resolved, configs))
         if self._maker is None:
-            self._maker = freeze(resolved, target, configs, context)
+            borrowed = self._borrowed or borrowed_banks(resolved, configs)
+            self._maker = freeze(resolved, target, configs, borrowed, context)
             if part.index == 0:  # of several workers one says it
                 keys = [fingerprint(config) for config in configs.values()]
                 say_other_versions(target.setups, keys, context.reporter)

@@ -127,6 +127,30 @@ def test_a_second_store_can_use_the_first_ones_negatives(
     assert Store.open(stores["third"]).arrays(TINY)["gradients/simclr"].array.shape[0] == rows
 
 
+def test_a_restart_deletes_nothing_for_negatives_that_it_cannot_have(
+    tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Equal settings of another feature set hold the bank; a store can keep its own through it."""
+    write_images(tmp_path / "first", 3, seed=1)
+    write_images(tmp_path / "second", 3, seed=2)
+    giver, root = tmp_path / "giver.fungi", tmp_path / "s.fungi"
+    extract(tmp_path / "first", giver, options)
+    own = extract(tmp_path / "second", root, options)
+    kept = replace(options, bank_from=str(root))
+    assert extract(tmp_path / "second", root, kept, restart=True).banks == own.banks
+
+    two = replace(options, feature_set="two")
+    extract(tmp_path / "second", root, two)
+    said: list[str] = []
+    with pytest.raises(MismatchError, match="other negatives") as caught:
+        other = replace(two, bank_from=str(giver))
+        extract(tmp_path / "second", root, other, restart=True, context=Context(Notices(said)))
+    assert TINY in str(caught.value)
+    assert "--restart" not in str(caught.value)
+    assert not any("deleting" in line for line in said)
+    assert Store.open(root).arrays("two")["gradients/simclr"].commits()
+
+
 def test_negatives_that_do_not_suit_are_refused(tmp_path: Path, options: ExtractOptions) -> None:
     """A store without negatives, of another number or another encoder, or needless, is refused."""
     write_images(tmp_path / "images", 4, seed=1)
