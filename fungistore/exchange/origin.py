@@ -25,14 +25,16 @@ def joined_origin(files: Sequence[VectorFile], reporter: Reporter) -> Config:
     if not origins:
         return {}
     first, expected = origins[0]
+    with_it = {name: (first, one) for name, one in expected.items()}  # the first of each name
     for file, found in origins[1:]:
-        for name in sorted(expected.keys() & found.keys()):
-            if bank_of(expected[name]) != bank_of(found[name]):
+        for name, reference in sorted(found.items()):
+            other, known = with_it.setdefault(name, (file, reference))
+            if bank_of(known) != bank_of(reference):
                 raise MismatchError(
                     f"the files' {name} were compared with different samples (SimCLR's negatives)",
                     where=file.path,
-                    expected=f"the bank of {first.path}, {bank_of(expected[name]) or 'none'}",
-                    found=bank_of(found[name]) or "none",
+                    expected=f"the bank of {other.path}, {bank_of(known) or 'none'}",
+                    found=bank_of(reference) or "none",
                     hint="extract one of the stores anew, into another feature set, with fungi "
                     "extract --bank-from the other one; or leave the feature out of the export",
                 )
@@ -43,8 +45,9 @@ def joined_origin(files: Sequence[VectorFile], reporter: Reporter) -> Config:
                 f"{file.path} was made with other settings than {first.path}: "
                 "fungi status shows whether their vectors belong together"
             )
-    banks = {name: bank for name, one in expected.items() if (bank := bank_of(one))}
-    return {"from": expected, "banks": banks}
+    joined = {name: reference for name, (_, reference) in with_it.items()}
+    banks = {name: bank for name, one in joined.items() if (bank := bank_of(one))}
+    return {"from": joined, "banks": banks}
 
 
 def _references(file: VectorFile) -> dict[str, str]:

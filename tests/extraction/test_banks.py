@@ -276,6 +276,22 @@ def test_exports_with_other_negatives_are_not_joined(
     assert reference.endswith("+" + digest_array(BANK["bank"]))
 
 
+def test_negatives_are_compared_where_the_first_file_has_none(
+    tmp_path: Path, vectors: np.ndarray
+) -> None:
+    """Of three files the second and the third are held against each other too."""
+    files = []
+    for number, feature in enumerate(["embeddings", "gradients/simclr", "gradients/simclr"]):
+        store = make_store(tmp_path / f"{number}.fungi", {feature: vectors}, ["x"] * 8)
+        if number:
+            with_bank(store, {"bank": BANK["bank"] + number})
+        files.append(tmp_path / f"{number}.npy")
+        export_features(store.root, files[-1], ExportOptions())
+    with pytest.raises(MismatchError, match="negatives") as caught:
+        import_features(files, tmp_path / "joined.fungi", ImportOptions(feature="simclr"))
+    assert all(name in str(caught.value) for name in ("1.npy", "2.npy"))
+
+
 def test_other_versions_are_said_and_not_refused(tmp_path: Path, options: ExtractOptions) -> None:
     """A store that was made with another torch goes on, and says so once."""
     write_images(tmp_path / "images", 3, seed=1)
