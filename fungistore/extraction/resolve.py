@@ -96,7 +96,10 @@ class Resolved:
         return str(self.dtype).removeprefix("torch.")
 
     def to_options(self) -> ExtractOptions:
-        """Return options that name every decision, so that another machine repeats them."""
+        """Return options that name every decision, so that another machine repeats them.
+
+        A borrowed bank is frozen beside them: its store may be gone when they are read.
+        """
         return replace(
             self.options,
             dtype=self.dtype_name,
@@ -106,6 +109,7 @@ class Resolved:
             unit_rows=self.unit_rows,
             projection_dim=self.projection.dim,
             target_layer=self.backbone.target_layer,
+            bank_from=None,
             limit=None,
             workers=None,
             decode_in="auto",

@@ -113,8 +113,11 @@ def test_a_second_store_can_use_the_first_ones_negatives(
     np.testing.assert_array_equal(simclr_of(stores["first"]), simclr_of(stores["third"]))
     np.testing.assert_array_equal(bank_of(stores["first"]), bank_of(stores["third"]))
 
-    # the bank is frozen: it is no longer asked for, and only another one is refused
+    # the bank is frozen: its store is not named, it is no longer asked for, and only another one is refused
     assert extract(tmp_path / "second", stores["third"], options).banks == first.banks
+    setups = Store.open(stores["third"]).setups
+    stored = setups.document(setups.names()[0], "options.json")
+    assert ExtractOptions.from_config(stored).bank_from is None
     assert extract(tmp_path / "second", stores["third"], borrowing).banks == first.banks
     other = replace(options, bank_from=str(stores["second"]))
     with pytest.raises(MismatchError, match="other negatives") as caught:
