@@ -113,7 +113,7 @@ def test_a_second_store_can_use_the_first_ones_negatives(
     np.testing.assert_array_equal(simclr_of(stores["first"]), simclr_of(stores["third"]))
     np.testing.assert_array_equal(bank_of(stores["first"]), bank_of(stores["third"]))
 
-    # the bank is frozen: its store is not named, it is no longer asked for, and only another one is refused
+    # the bank is frozen: its store is no longer named or asked for, and only another one is refused
     assert extract(tmp_path / "second", stores["third"], options).banks == first.banks
     setups = Store.open(stores["third"]).setups
     stored = setups.document(setups.names()[0], "options.json")
@@ -145,8 +145,8 @@ def test_a_restart_deletes_nothing_for_negatives_that_it_cannot_have(
     two = replace(options, feature_set="two")
     extract(tmp_path / "second", root, two)
     said: list[str] = []
+    other = replace(two, bank_from=str(giver))
     with pytest.raises(MismatchError, match="other negatives") as caught:
-        other = replace(two, bank_from=str(giver))
         extract(tmp_path / "second", root, other, restart=True, context=Context(Notices(said)))
     assert TINY in str(caught.value)
     assert "--restart" not in str(caught.value)

@@ -15,6 +15,7 @@ from fungistore.backbones.families import load_backbone
 from fungistore.backbones.timm_vit.fitting import fit_weights
 from fungistore.backbones.timm_vit.variants import variant_of_file
 from fungistore.errors import UsageError
+from tiny_world import TINY
 
 CLIP, VIT = "vit_base_patch16_clip_224", "vit_base_patch16_224"
 FILE = Path("/nowhere/model.safetensors")
@@ -53,6 +54,15 @@ def test_a_tag_decides_and_is_held_against_the_file() -> None:
     assert f"--model {CLIP}." in str(caught.value)
 
 
+@pytest.mark.parametrize("with_file", [True, False])
+def test_a_tag_that_does_not_exist_is_refused(tiny_weights: Path, with_file: bool) -> None:
+    """The message lists the tags that there are, with and without a weights file."""
+    for name in (f"{TINY}.madeup", f"{TINY}."):
+        with pytest.raises(UsageError, match="no weights of this tag") as caught:
+            load_backbone(name, weights=tiny_weights if with_file else None)
+        assert "r160_in1k" in str(caught.value)
+
+
 def test_variants_with_different_transforms_are_a_doubt_that_is_said() -> None:
     """Where the file does not tell, the user hears which transform was taken, and how to choose."""
     (doubt,) = variant_of_file(VIT, {}, FILE).doubts
@@ -78,9 +88,25 @@ def test_timms_config_beside_a_file_tells_its_transform(tmp_path: Path) -> None:
     assert "mean" in tagged.doubts[0]
     config.write_text(json.dumps({"architecture": VIT, "pretrained_cfg": stored}))
     assert variant_of_file(CLIP, headed(512), path).overlay == {}  # of another model
-    for broken in ({"mean": "x"}, {"crop_pct": 0}, {"crop_mode": ["center"]}, {"std": [1, 2]}):
+    assert "config.json" not in str(variant_of_file(CLIP, headed(512), path).doubts)
+    for broken in (
+        {"mean": "x"},
+        {"mean": [float("nan")] * 3},
+        {"mean": [True, False, True]},
+        {"std": [1, 2]},
+        {"std": [0, 1, 1]},
+        {"std": [1, 1, float("inf")]},
+        {"crop_pct": 0},
+        {"crop_pct": 50.0},
+        {"crop_mode": ["center"]},
+    ):
         config.write_text(json.dumps({"architecture": CLIP, "pretrained_cfg": stored | broken}))
-        assert variant_of_file(CLIP, headed(512), path).overlay == {}
+        for name in (CLIP, f"{CLIP}.openai"):
+            variant = variant_of_file(name, headed(512), path)
+            assert variant.overlay == {}
+            (doubt,) = [one for one in variant.doubts if "config.json" in one]
+            assert next(iter(broken)) in doubt  # it is said what is wrong, and what holds instead
+            assert variant.name in doubt
     config.write_text("[]")
     assert variant_of_file(CLIP, headed(512), path).overlay == {}
 

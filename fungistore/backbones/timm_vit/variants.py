@@ -8,6 +8,7 @@ head, and timm's config.json beside it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ FINE_TUNED = ("in1k", "in12k", "in22k")  # tags of weights with a true classifie
 TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+MOST_CROP = 2  # timm's largest is 1.15, of an image with borders
 CONFIG = "config.json"  # beside weights of timm's hub
 # where a head's weight is, and which of its sides is its output
 HEADS = {
@@ -59,17 +61,24 @@ def keeps_head(name: str) -> bool:
 
     timm stores that projection in the classifier's place. Fine-tuned weights have a true
     classifier there; a name without a tag stands for timm's default weights.
+
+    Raises:
+        UsageError: the architecture has no such tag.
     """
     architecture, _, tag = name.partition(".")
-    default = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    default = _registered(name)
     tag = tag or (default.tag if default is not None else "") or ""
     is_joint = any(word in part for part in (architecture, tag) for word in JOINT_SPACE)
     return is_joint and not any(word in tag for word in FINE_TUNED)
 
 
 def published_variant(name: str) -> Variant:
-    """Return the variant that a name stands for, of timm's own weights."""
-    default = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    """Return the variant that a name stands for, of timm's own weights.
+
+    Raises:
+        UsageError: the architecture has no such tag.
+    """
+    default = _registered(name)
     known = name if default is None else f"{name.partition('.')[0]}.{default.tag}"
     return Variant(name, keeps_head(name), f"timm's {known.rstrip('.')}")
 
@@ -90,9 +99,11 @@ def variant_of_file(name: str, state: Mapping[str, Any], path: Path) -> Variant:
     tags = _classes_by_tag(architecture)
     joint = {one for one in tags if keeps_head(one)}
     beside = _config_beside(path, architecture)
+    unusable = [key for key, value in beside.items() if not _is_usable(key, value)]
     if tag:
         _refuse_other_head(name, outputs, tags, joint, path)
-        return Variant(name, keeps_head(name), f"timm's {name}", doubts=_doubts(name, beside))
+        doubts = _ignored(name, beside, unusable) if unusable else _doubts(name, beside)
+        return Variant(name, keeps_head(name), f"timm's {name}", doubts=doubts)
     keeps = outputs is not None and outputs in {tags[one] for one in joint}
     if outputs is None and tags and joint == tags.keys():
         keeps = True  # then the head is missing, and the weights are refused
@@ -100,12 +111,13 @@ def variant_of_file(name: str, state: Mapping[str, Any], path: Path) -> Variant:
     same = [one for one in tags if (one in joint) == keeps]
     exact = [one for one in same if tags[one] == outputs] or same
     chosen = _default_first(exact, name)
-    if beside is not None:
+    if beside and not unusable:
         source = f"{CONFIG} beside the weights"
         return Variant(chosen or name, keeps, source, overlay=beside)
+    ignored = _ignored(chosen or name, beside, unusable) if unusable else ()
     if chosen is None:  # such as a classifier behind an encoder that has none published
-        return replace(default, keeps_head=keeps)
-    return Variant(chosen, keeps, f"timm's {chosen}", doubts=_ambiguities(chosen, exact))
+        return replace(default, keeps_head=keeps, doubts=ignored)
+    return Variant(chosen, keeps, f"timm's {chosen}", doubts=ignored + _ambiguities(chosen, exact))
 
 
 def head_outputs(state: Mapping[str, Any]) -> int | None:
@@ -117,14 +129,32 @@ def head_outputs(state: Mapping[str, Any]) -> int | None:
     return None
 
 
+def _registered(name: str) -> Any:
+    """Return what timm has registered of a variant; None of an architecture without any."""
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError as error:
+        architecture, _, tag = name.partition(".")
+        tags = [
+            one.partition(".")[2] for one in timm.list_models(f"{architecture}.*", pretrained=True)
+        ]
+        raise UsageError(
+            "the model has no weights of this tag",
+            where=f"--model {name}",
+            expected=f"one of {some(tags)}" if tags else "no tag",
+            found=repr(tag),
+            hint=f"--model {architecture} without a tag, or see fungi models '{architecture}*'",
+        ) from error
+
+
 def _classes_by_tag(architecture: str) -> dict[str, int]:
     """Return the outputs of each published variant, timm's default first where it is one."""
     names = timm.list_models(f"{architecture}.*", pretrained=True)
-    return {name: timm.get_pretrained_cfg(name).num_classes for name in names}
+    return {name: _registered(name).num_classes for name in names}
 
 
 def _default_first(names: list[str], name: str) -> str | None:
-    default = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    default = _registered(name)
     tagged = f"{name}.{default.tag}" if default is not None else ""
     return tagged if tagged in names else next(iter(names), None)
 
@@ -144,34 +174,46 @@ def _refuse_other_head(
         )
 
 
-def _config_beside(path: Path, architecture: str) -> dict[str, Any] | None:
+def _config_beside(path: Path, architecture: str) -> dict[str, Any]:
     """Return the transform that timm's config.json beside a file names, if it is for the model."""
     try:
         document = json.loads((path.parent / CONFIG).read_bytes())
         stored = document["pretrained_cfg"]
         if document["architecture"] != architecture or not isinstance(stored, dict):
-            return None
+            return {}
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # there is none, or another program's
+        return {}  # there is none, or another program's
     found = {key: stored[key] for key in TRANSFORM_FIELDS if stored.get(key) is not None}
-    found = {key: tuple(one) if isinstance(one, list) else one for key, one in found.items()}
-    return found if all(_is_usable(*item) for item in found.items()) else None
+    return {key: tuple(one) if isinstance(one, list) else one for key, one in found.items()}
 
 
 def _is_usable(key: str, value: Any) -> bool:
     """Whether a field of a foreign file is of the kind that a transform takes."""
     if key in ("mean", "std"):
         is_triple = isinstance(value, tuple) and len(value) == 3
-        return is_triple and all(isinstance(one, int | float) for one in value)
+        return is_triple and all(_is_number(v) and (v > 0 or key == "mean") for v in value)
     if key == "crop_pct":
-        return isinstance(value, int | float) and value > 0
+        return _is_number(value) and 0 < value <= MOST_CROP
     known = INTERPOLATIONS if key == "interpolation" else CROP_MODES
     return value in known
 
 
-def _doubts(name: str, beside: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def _ignored(name: str, beside: Mapping[str, Any], unusable: list[str]) -> tuple[str, ...]:
+    wrong = ", ".join(f"{key} {beside[key]}" for key in unusable)
+    return (
+        f"{CONFIG} beside the weights has an unusable {wrong}: it is ignored, the transform is "
+        f"that of {name}",
+    )
+
+
+def _doubts(name: str, beside: Mapping[str, Any]) -> tuple[str, ...]:
     mine = _transform(name)
-    other = [key for key, value in (beside or {}).items() if mine.get(key) != value]
+    other = [key for key, value in beside.items() if mine.get(key) != value]
     if not other:
         return ()
     return (
@@ -195,5 +237,5 @@ def _ambiguities(chosen: str, names: list[str]) -> tuple[str, ...]:
 
 
 def _transform(name: str) -> dict[str, Any]:
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    config = _registered(name)
     return {key: getattr(config, key, None) for key in TRANSFORM_FIELDS}
