@@ -211,7 +211,8 @@ def round_bits(block: NDArray[Any]) -> NDArray[Any]:
     """
     encoded = BitRound(keepbits=BITROUND_KEPT_BITS).encode(block)
     rounded = np.asarray(encoded).view(block.dtype).reshape(block.shape)
-    return np.where(np.isnan(block), block, rounded)  # some NaN would round up into numbers
+    # some NaN would round up into numbers, and the largest numbers into infinity: these stay
+    return np.where(np.isnan(block) | np.isinf(rounded), block, rounded)
 
 
 def _compressors(codec: Codec) -> list[Any]:

@@ -157,6 +157,21 @@ def test_bitround_keeps_every_nan(tmp_path: Path, bits: int, dtype: str) -> None
     assert commit.nan_rows == 1
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_bitround_makes_no_infinity(tmp_path: Path, dtype: str) -> None:
+    """The largest values of a type, which would round up out of it, stay finite and as large."""
+    array = make_array(tmp_path, codec="bitround", dtype=dtype)
+    most = float(np.finfo(dtype).max)
+    block = np.repeat(normal(8, dtype=dtype)[:, :1], array.array.shape[1], axis=1)
+    block[:4] = np.array([most, -most, most * 0.995, most * 0.98], dtype)[:, None]
+    block[4] = -np.inf
+    commit = array.publish(0, block, ids="", failed=0)
+    stored = array.read(0, 8)
+    np.testing.assert_allclose(stored[:4], block[:4], rtol=2**-6)
+    assert commit.inf_rows == 1
+    assert (stored[4] == -np.inf).all()
+
+
 @pytest.mark.parametrize("row_shape", ROW_SHAPES, ids=lambda shape: f"{1 + len(shape)}d")
 def test_uncompressed_chunk_is_a_plain_array(tmp_path: Path, row_shape: tuple[int, ...]) -> None:
     """Without compression a chunk is its rows in C order and a crc32c, so it can be mapped."""
