@@ -278,6 +278,7 @@ def _exhaustive(
     for numbers, vectors in database:
         for first in range(0, len(vectors), EXACT_ROWS):
             some = vectors[first : first + EXACT_ROWS]
+            some_numbers, needed = numbers[first : first + EXACT_ROWS], None
             y = torch.from_numpy(np.ascontiguousarray(some)).to(place).double()
             half = y.square().sum(dim=1) / 2
             largest = half.max()
@@ -292,10 +293,24 @@ def _exhaustive(
                     low = torch.maximum(low, scores.topk(k, dim=1).values[:, -1] - bound[part])
                     least[part] = low.cpu().numpy()
                     near = scores >= (low - bound[part])[:, None]
+                    if needed is None:
+                        needed = torch.from_numpy(_first_copies(some, some_numbers, k)).to(place)
+                    near &= needed
                 query, column = (index.cpu().numpy() for index in near.nonzero(as_tuple=True))
                 squared = _differences(queries, query + start, some, column)
-                best.add(query + start, numbers[first + column], squared)
+                best.add(query + start, some_numbers[column], squared)
     return best.rows, best.squared
+
+
+def _first_copies(vectors: Vectors, numbers: Rows, k: int) -> NDArray[np.bool_]:
+    """Return which rows have fewer than k equal ones of smaller numbers: no others are needed."""
+    content = np.ascontiguousarray(vectors).view(f"V{vectors.itemsize * vectors.shape[1]}")
+    copy_of = np.unique(content, return_inverse=True)[1].ravel()
+    order = np.lexsort((numbers, copy_of))
+    ordered = copy_of[order]
+    is_needed = np.empty(len(order), bool)
+    is_needed[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered) < k
+    return is_needed
 
 
 class _Best:

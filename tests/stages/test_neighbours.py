@@ -142,6 +142,23 @@ def test_crowds_of_near_duplicates_are_told_apart_by_a_product(monkeypatch, copi
     assert len(asked[0][0]) == len(queries)
 
 
+def test_of_a_crowd_of_equal_rows_only_the_first_are_measured(monkeypatch):
+    """Copies of one image cannot all be neighbours, and cost no more than others do."""
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 500)
+    vectors = np.concatenate([gaussian(200, 16), np.repeat(gaussian(1, 16, seed=2), 2000, axis=0)])
+    numbers = np.random.default_rng(0).permutation(len(vectors))
+    database = [(numbers, vectors)]
+    measured = []
+    differences = neighbours._differences
+    monkeypatch.setattr(
+        neighbours, "_differences", lambda *all: measured.append(all[1]) or differences(*all)
+    )
+    found = nearest(vectors[-10:], database, 5)
+    assert np.array_equal(found.rows, np.tile(np.sort(numbers[200:])[:5], (10, 1)))
+    assert not found.distances.any()
+    assert sum(map(len, measured)) <= 10 * 5 * 6
+
+
 @pytest.mark.parametrize("scale", [1e20, 1e-19, 1e-25])
 @pytest.mark.parametrize("count", [20, 400])
 def test_vectors_whose_squares_have_no_room_have_neighbours(scale, count):
