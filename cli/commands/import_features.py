@@ -12,7 +12,7 @@ from fungistore.machine.context import Context
 
 from ..console import SKIPPED_INPUTS, next_step
 from ..flags import Json, Restart, StorePath, command
-from ..output import result, result_json
+from ..output import note, result, result_json
 
 
 @command
@@ -42,13 +42,17 @@ def import_features(
       fungi import pets.parquet pets.fungi --key 'f*' --ids name --labels breed
 
     \b
-    Exit codes: 0 done, 1 failed, 2 usage, 3 done but unknown rows were skipped, 4 other files or
-    settings than the feature was made from, 5 damaged store, 75 stopped by SIGTERM (run again).
+    Exit codes: 0 done, 1 failed, or every row is unusable, 2 usage, 3 done but unknown rows were
+    skipped, or rows are not finite or zero, 4 other files or settings than the feature was made
+    from, 5 damaged store, 75 stopped by SIGTERM (run again).
     """
     done = fungi.import_features(files, store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "status", str(store))
-    if done.unknown:
+    if done.unusable and done.unusable >= done.matched:
+        note("failed: no row is usable; all have NaN, infinities or nothing but zeros")
+        raise typer.Exit(1)
+    if done.unknown or done.unusable:
         raise typer.Exit(SKIPPED_INPUTS)
 
 

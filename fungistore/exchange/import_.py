@@ -234,6 +234,7 @@ def _import(
         nan_rows=nan_rows,
         inf_rows=inf_rows,
         zero_rows=zero_rows,
+        unusable=zero_rows + sum(max(c.nan_rows - c.failed, c.inf_rows) for c in commits),
         units_done=len(commits),
         units_computed=computed,
         fingerprint=array.fingerprint,

@@ -23,6 +23,8 @@ class ImportResult:
         nan_rows: of the matched, those with a NaN.
         inf_rows: of the matched, those with an infinity.
         zero_rows: of the matched, those of zeros.
+        unusable: of the matched, those with NaN, infinities or nothing but zeros; at least, where
+            some have NaN and others infinities.
         units_done: units committed in all.
         units_computed: units committed by this run.
         fingerprint: of the setup.
@@ -40,6 +42,7 @@ class ImportResult:
     nan_rows: int
     inf_rows: int
     zero_rows: int
+    unusable: int
     units_done: int
     units_computed: int
     fingerprint: str

@@ -622,6 +622,22 @@ def test_the_command_has_the_exit_codes_of_the_others(tmp_path: Path) -> None:
     assert "10 rows have ids that the store does not know: skipped" in skipped.stderr
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0])
+def test_unusable_rows_end_an_import_as_they_end_an_extraction(
+    tmp_path: Path, value: float
+) -> None:
+    """Exit 3 where some rows are, 1 where all are, though everything was written."""
+    matrix = vectors()
+    matrix[:2] = value
+    some = fungi_import(write(tmp_path / "a.npy", matrix, names()), tmp_path / "a", "--json")
+    assert (some.exit_code, json.loads(some.stdout)["unusable"]) == (3, 2)
+    matrix[:] = value
+    none = fungi_import(write(tmp_path / "b.npy", matrix, names()), tmp_path / "b", "--json")
+    assert (none.exit_code, json.loads(none.stdout)["unusable"]) == (1, len(matrix))
+    assert "no row is usable" in none.stderr
+    np.testing.assert_array_equal(read(tmp_path / "b"), matrix)
+
+
 def test_values_too_small_for_float16_are_refused_at_once(tmp_path: Path) -> None:
     """They would be stored as zeros, or with few digits; a zero row is one, and is counted."""
     matrix = vectors()
