@@ -20,7 +20,7 @@ class Unfit:
     """Counts of rows.
 
     Attributes:
-        large: with finite values that become infinite.
+        large: finite ones with values that become infinite.
         small: others that lose more than `MOST_CHANGE` of their length, at worst to zeros.
     """
 
@@ -33,10 +33,10 @@ class Unfit:
 
 
 def unfit_rows(block: Matrix, dtype: str) -> Unfit:
-    """Count the rows [n, d] that a type cannot hold."""
+    """Count the rows [n, d] that a type cannot hold; one that is not finite is of no use anyway."""
     with np.errstate(over="ignore"):
         cast = block.astype(dtype)
-    is_large = (np.isinf(cast) & np.isfinite(block)).any(axis=1)
+    is_large = np.isinf(cast).any(axis=1) & np.isfinite(block).all(axis=1)
     largest = np.abs(block).max(axis=1, initial=0)
     least = float(np.finfo(dtype).smallest_normal)
     doubtful = ~is_large & (largest > 0) & (largest < DOUBTFUL * least)

@@ -622,6 +622,20 @@ def test_the_command_has_the_exit_codes_of_the_others(tmp_path: Path) -> None:
     assert "10 rows have ids that the store does not know: skipped" in skipped.stderr
 
 
+def test_a_row_that_is_not_finite_is_no_reason_to_refuse_the_type(tmp_path: Path) -> None:
+    """A NaN beside a value too large for float16 is a row without use in any type."""
+    matrix = vectors()
+    matrix[1, :2], matrix[2, :2] = (np.nan, 1e6), (np.inf, 1e6)
+    half = ImportOptions(storage_dtype="float16")
+    path = write(tmp_path / "a.npy", matrix, names())
+    done = import_features(path, tmp_path / "s.fungi", half)
+    assert done.matched == len(matrix)
+    matrix[3, 0] = 1e6
+    path = write(tmp_path / "b.npy", matrix, names())
+    with pytest.raises(UsageError, match="1 rows have values that are too large"):
+        import_features(path, tmp_path / "b.fungi", half)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0])
 def test_unusable_rows_end_an_import_as_they_end_an_extraction(
     tmp_path: Path, value: float
