@@ -19,6 +19,8 @@ from fungistore.pca.stage import fit_pca
 from fungistore.report import Silent
 from fungistore.store.listing import add_source
 from fungistore.store.store import Store
+from fungistore.verification.rebuild import rebuild_records
+from fungistore.verification.verify import verify_store
 from tiny_world import TINY, write_images
 
 SIMPLE = {"model": TINY, "image_size": 32, "dtype": "float32", "batch_size": 4, "unit_rows": 8}
@@ -99,6 +101,8 @@ def test_an_update_reaches_other_feature_sets_and_pcas(
     assert "pca/p" in notes.text
     assert [(f.feature_set, f.row) for f in Store.open(store).failures()] == [("other", 12)]
     assert sorted(Store.open(store).arrays(TINY)["pca/p"].commits()) == [0, 2]
+    assert rebuild_records(store).rebuilt == {}  # none vouches for rows made from the old ones
+    assert "orphan" not in {finding.kind for finding in verify_store(store).findings}
     assert fit_pca(store, PcaOptions(dim=4, name="p", feature_set=TINY)).units_computed == 1
     notes = Notes()
     assert extract(str(images), store, other, context=Context(notes)).failed == 1

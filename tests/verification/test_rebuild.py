@@ -68,6 +68,7 @@ def test_chunks_before_the_first_record_are_no_error(tmp_path: Path) -> None:
         record.unlink()
     (finding,) = verify_store(store.root).findings
     assert (finding.kind, finding.severity) == ("records-missing", "warning")
+    assert "--rebuild" not in CliRunner().invoke(app, ["verify", str(store.root)]).stderr
     assert repair_store(store.root).repaired == ()
 
 
