@@ -89,7 +89,7 @@ def verify(
         note(f"note: {line}")
     for command_line in mended.commands if mended is not None else ():
         note(f"to make again what was dropped: {command_line}")
-    if any(finding.kind == "records-missing" for finding in found.findings) and rebuilt is None:
+    if any(finding.kind == "records-missing" for finding in found.errors) and rebuilt is None:
         next_step("fungi", "verify", str(store), "--rebuild-records")
     elif not repair and any(finding.remedy for finding in found.findings):
         next_step("fungi", "verify", str(store), "--repair")

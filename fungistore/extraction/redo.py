@@ -48,7 +48,7 @@ def redo_rows(
         maker: makes the features.
         resolved: the settings.
         arrays: the feature set's arrays by name in it.
-        derived: arrays made from them, whose units are forgotten where a row changes.
+        derived: arrays made from them, whose units are removed where a row changes.
         context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
@@ -95,6 +95,8 @@ def _merge(
     store.add_failures(failures)
     for array in derived:
         array.forget(unit)
+        # before the rows change: no rebuilt record may vouch for what was made from the old ones
+        array.folder.remove(array.chunk_key(unit))
     for name in parts[0].rows:
         array = arrays[name]
         before = array.commit(unit)

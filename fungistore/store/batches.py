@@ -14,7 +14,19 @@ from fungistore.store.units import Commit, NewUnit, UnitArray
 
 MOST_UNITS = 256
 MOST_BYTES = 64_000_000  # of chunks that wait in memory
+MOST_WORKERS = 32  # that commit units one by one, and may all be killed at once
 MOST_SECONDS = 0.5  # of work that a kill may cost: about what flushing one unit takes a slow disk
+
+
+def most_unrecorded(array: UnitArray) -> int:
+    """Return how many chunks of an array kills may leave without a record, at the most."""
+    batch = -(-MOST_BYTES // _unit_bytes(array))
+    return min(MOST_UNITS, max(MOST_WORKERS, batch))
+
+
+def _unit_bytes(array: UnitArray) -> int:
+    """Return the bytes of a chunk, filled up."""
+    return array.unit_rows * array.feature.row_bytes
 
 
 class UnitBatch:
@@ -34,7 +46,7 @@ class UnitBatch:
         self._done = done
         self._waiting: list[NewUnit] = []
         self._bytes = 0
-        self._unit_bytes = array.unit_rows * array.feature.row_bytes  # of a chunk, filled up
+        self._unit_bytes = _unit_bytes(array)
         self._flushed = time.monotonic()
 
     def add(self, unit: int, block: NDArray[Any], ids: str, failed: int) -> None:

@@ -73,14 +73,20 @@ def add_source(
 
 
 def _note_changed(store: Store, changed: Mapping[int, Sample]) -> None:
-    """List changed rows that were made, before the table forgets that they have changed."""
+    """List changed rows that may be made, before the table forgets that they have changed.
+
+    Those are the rows of every chunk: one that has lost its record may be given another.
+    """
     message = "the file has changed since its features were made"
     for feature_set in store.feature_sets():
-        done = [(array, array.commits()) for array in store.arrays(feature_set).values()]
+        made: set[int] = set()
+        for array in store.arrays(feature_set).values():
+            units = {row // array.unit_rows for row in changed}
+            there = {unit for unit in units if array.folder.has(array.chunk_key(unit))}
+            made |= {row for row in changed if row // array.unit_rows in there}
         store.add_failures(
-            Failure(row, sample.uri, CHANGED_FILE, message, feature_set)
-            for row, sample in sorted(changed.items())
-            if any(row // array.unit_rows in commits for array, commits in done)
+            Failure(row, changed[row].uri, CHANGED_FILE, message, feature_set)
+            for row in sorted(made)
         )
 
 

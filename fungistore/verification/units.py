@@ -17,6 +17,7 @@ from fungistore.machine.context import Context
 from fungistore.machine.resources import reading_threads
 from fungistore.names import CHUNKS
 from fungistore.store.backend import Backend
+from fungistore.store.batches import most_unrecorded
 from fungistore.store.chunks import Counts, checksum, count_rows
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
@@ -130,11 +131,11 @@ def uncommitted_chunks(store: Store, arrays: tuple[StoredArray, ...]) -> Iterato
     """Find the chunks that no record vouches for, as a kill or a lost record leaves them.
 
     One that is whole is left where it is: it is in nobody's way, and if it was its record that was
-    lost, `rebuild_records` can make another.
+    lost, `rebuild_records` can make another. More of them than kills leave have lost theirs.
     """
     for stored in arrays:
         units = uncommitted_units(stored)
-        if units and not stored.records:
+        if units and (not stored.records or len(units) > most_unrecorded(stored.array)):
             yield _without_records(store, stored, len(units))
             continue
         then = command_for_array(store, stored.array.name, stored.array.fingerprint)
@@ -148,15 +149,16 @@ def _without_records(store: Store, stored: StoredArray, chunks: int) -> Finding:
     """Tell a kill before the first record, which leaves an empty folder, from records that went."""
     name = stored.array.name
     folder = store.folder(COMMITS, name).directory()
-    is_killed = folder is None or folder.is_dir()
+    is_there = folder is None or folder.is_dir()
+    is_killed = is_there and chunks <= most_unrecorded(stored.array)
     advice = f"fungi verify {store.where} --rebuild-records writes them anew for whole chunks"
     if is_killed:
         advice = "the command that made them goes on; if their records were lost, --rebuild-records"
     return Finding(
         "records-missing",
         f"{COMMITS}/{name}",
-        f"records of the {chunks} chunks of {FEATURES}/{name}",
-        "none yet" if is_killed else "none, and no folder of records",
+        f"records of {chunks} chunks of {FEATURES}/{name}",
+        "none yet" if is_killed else "none" if is_there else "none, and no folder of records",
         "warning" if is_killed else "error",
         advice=advice,
     )

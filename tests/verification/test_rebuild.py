@@ -16,6 +16,7 @@ from fungistore.errors import StoppedError, StoreError, UsageError
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.machine.context import Context
 from fungistore.sources.sample import Sample
+from fungistore.store import batches
 from fungistore.store.failures import Failure
 from fungistore.store.feature import Feature
 from fungistore.store.listing import add_source
@@ -68,7 +69,22 @@ def test_chunks_before_the_first_record_are_no_error(tmp_path: Path) -> None:
         record.unlink()
     (finding,) = verify_store(store.root).findings
     assert (finding.kind, finding.severity) == ("records-missing", "warning")
+    assert "--rebuild" not in CliRunner().invoke(app, ["verify", str(store.root)]).stderr
     assert repair_store(store.root).repaired == ()
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_more_chunks_without_records_than_kills_leave_are_an_error(
+    root: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of records is there, with none or few of them, as an object store's always is."""
+    for record in sorted((root / "commits/set/embeddings").iterdir())[kept:]:
+        record.unlink()
+    assert verify_store(root).is_sound
+    monkeypatch.setattr(batches, "MOST_UNITS", 2)
+    (finding,) = repair_store(root).verification.errors
+    assert (finding.kind, finding.where) == ("records-missing", "commits/set/embeddings")
+    assert rebuild_records(root).verification.is_sound
 
 
 def test_rebuilt_records_are_those_that_were_lost(root: Path) -> None:
