@@ -7,17 +7,19 @@ so memory is bounded whatever the store's size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.errors import UsageError
+from fungistore.errors import MismatchError, UsageError
+from fungistore.fingerprint import describe
 from fungistore.store.contents import Commits, Content, content_of
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
+from fungistore.store.references import changed_references, explain_banks
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import Commit, UnitArray
@@ -222,6 +224,7 @@ def open_features(
 
     Raises:
         UsageError: a name is unknown; the error lists what exists.
+        MismatchError: the PCA is of features that were made anew since with other settings.
     """
     store = Store.open(store)
     chosen = choose_feature_set(store, feature_set)
@@ -242,6 +245,7 @@ def open_features(
                 expected=", ".join(names) or "none was fitted yet",
                 hint=f"make one with: fungi pca {store.where} --name {pca}",
             )
+        _refuse_other_inputs(store, arrays[PCA + pca], arrays.values())
         return FeatureMatrix(store, chosen, (PCA + pca,), (arrays[PCA + pca],))
     unknown = [name for name in features or () if name not in blocks]
     if unknown or not blocks:
@@ -253,6 +257,21 @@ def open_features(
         )
     names = [name for name in blocks if not features or name in features]
     return FeatureMatrix(store, chosen, tuple(names), tuple(blocks[name] for name in names))
+
+
+def _refuse_other_inputs(store: Store, pca: UnitArray, arrays: Iterable[UnitArray]) -> None:
+    """Refuse a PCA of features that are others now; of those that are gone, it is all there is."""
+    stored = store.setups.config(pca.fingerprint).get("pca", {}).get("inputs", {})
+    now = {a.name: store.setups.reference(a.fingerprint) for a in arrays if a.name in stored}
+    fields = changed_references({name: stored[name] for name in now}, now)
+    if fields:
+        raise MismatchError(
+            "the features that the PCA was fitted to were made anew since",
+            where=pca.name,
+            expected="the features that it was fitted to",
+            found=describe(fields) + explain_banks(fields),
+            hint="fit it again with fungi pca --restart, and index it with fungi index --restart",
+        )
 
 
 def choose_feature_set(store: Store, name: str | None) -> str:

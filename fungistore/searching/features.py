@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, MismatchError
 from fungistore.extraction.replay import Replay, replay_extraction, rounded
-from fungistore.fingerprint import describe
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.pca.components import Pca
 from fungistore.pca.stage import load_pca
 from fungistore.searching.queries import ItemQuery
 from fungistore.store.feature import vectors_of
-from fungistore.store.references import changed_references, explain_banks
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -92,8 +90,6 @@ def query_model(
             hint="fungi extract --features makes them; sample ids can be searched without",
         )
     arrays = {feature: blocks[feature] for feature in features}
-    if fitted:
-        _refuse_other_inputs(store, matrix, arrays)
     return QueryModel(
         replay=replay_extraction(
             store, matrix.feature_set, arrays, weights=weights, device=device, context=context
@@ -101,20 +97,3 @@ def query_model(
         pca=fitted,
         pca_array=store.arrays(matrix.feature_set)[matrix.features[0]] if fitted else None,
     )
-
-
-def _refuse_other_inputs(
-    store: Store, matrix: FeatureMatrix, arrays: Mapping[str, UnitArray]
-) -> None:
-    """Refuse a PCA of features that were extracted anew since."""
-    (key,) = matrix.fingerprints.values()
-    stored = store.setups.config(key)["pca"]["inputs"]
-    now = {array.name: store.setups.reference(array.fingerprint) for array in arrays.values()}
-    fields = changed_references(stored, now)
-    if fields:
-        raise MismatchError(
-            "the features that the PCA was fitted to were extracted anew since",
-            where=matrix.name,
-            found=describe(fields) + explain_banks(fields),
-            hint="fit it again with fungi pca --restart, and index it with fungi index --restart",
-        )
