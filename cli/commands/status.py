@@ -90,9 +90,10 @@ def _show(found: fungi.StoreStatus) -> None:
         ]
         show_table(COLUMNS, rows, left=("array", "type", "setup"))
     for stale in found.stale:
+        said = [f"rows of {', '.join(stale.arrays)} were made anew since"] if stale.arrays else []
+        said += [f"rows of {', '.join(stale.gone)} are not there now"] if stale.gone else []
         show_text(
-            f"stale    {stale.where}: rows of {', '.join(stale.arrays)} were made anew since; "
-            "fungi verify says what makes it again"
+            f"stale    {stale.where}: {'; '.join(said)}; fungi verify says what makes it again"
         )
     if not found.feature_sets:
         show_text("no features yet")

@@ -21,9 +21,10 @@ from fungistore.location import shortened
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, one_behind, start_fetch
 from fungistore.modalities.modality import Modality, with_article
+from fungistore.store.commit import Commit
 from fungistore.store.failures import Failure
 from fungistore.store.store import Store
-from fungistore.store.units import Commit, UnitArray
+from fungistore.store.units import UnitArray
 
 ArrayRows = dict[str, NDArray[Any]]  # by the array's path in the feature set
 

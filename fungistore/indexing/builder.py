@@ -54,6 +54,7 @@ from fungistore.randomness import Stream
 from fungistore.store.backend import Listing
 from fungistore.store.contents import Counts, counts_of, runs_of
 from fungistore.store.folder import Folder
+from fungistore.store.records import named
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -359,8 +360,8 @@ def _refuse_other(
 
 
 def _refuse_changed(store: Store, record: IndexRecord, available: Available) -> None:
-    states = available.states(record.contents)
-    if anew := [name for name, state in states.items() if state == "anew"]:
+    states = available.matrix.records.states(record.contents)
+    if anew := named(states, "anew"):
         raise MismatchError(
             f"rows that index {record.name!r} has were made anew since",
             where=store.where,
@@ -368,7 +369,7 @@ def _refuse_changed(store: Store, record: IndexRecord, available: Available) -> 
             found=f"others in {', '.join(anew)}",
             hint=restart_hint(store, record),
         )
-    if gone := [name for name, state in states.items() if state == "gone"]:
+    if gone := named(states, "gone"):
         raise MismatchError(
             f"rows that index {record.name!r} has are not there now",
             where=store.where,

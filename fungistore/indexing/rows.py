@@ -7,16 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Vectors
+from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Mask, Vectors
 from fungistore.store.contents import (
     Commits,
     Content,
-    Contents,
     Counts,
-    State,
     committed_rows,
     content_of,
-    state_of,
 )
 from fungistore.store.samples import Rows
 
@@ -40,7 +37,7 @@ class Available:
     def now(cls, matrix: FeatureMatrix) -> Available:
         """Read the records."""
         units = -(-matrix.rows // matrix.unit_rows)
-        commits = {array.name: array.commits() for array in matrix.arrays}
+        commits = {array.name: matrix.records.of(array.name) for array in matrix.arrays}
         found = [committed_rows(array, commits[array.name])[:units] for array in matrix.arrays]
         return cls(matrix, commits, np.min(found, axis=0))
 
@@ -57,13 +54,10 @@ class Available:
             found[array.name] = content_of(array, commits=used)
         return found
 
-    def states(self, contents: Contents) -> dict[str, State]:
-        """Tell for each array whether the rows that something was made from are still the same."""
-        return {
-            array.name: state_of(array, contents[array.name], self.commits[array.name])
-            for array in self.matrix.arrays
-            if array.name in contents
-        }
+    def has(self, rows: Rows) -> Mask:
+        """Tell which rows are there: a chunk without a record, or beyond its rows, is nothing."""
+        units, places = np.divmod(rows, self.matrix.unit_rows)
+        return places < np.append(self.counts, 0)[np.minimum(units, len(self.counts))]
 
     def rows_at(self, places: Rows) -> Rows:
         """Return the numbers of the rows at some places among all that there are."""

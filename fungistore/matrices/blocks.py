@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from fungistore.errors import MismatchError, UsageError
 from fungistore.fingerprint import describe
-from fungistore.store.contents import Commits, Content, content_of
+from fungistore.store.commit import Commit
+from fungistore.store.contents import Content, content_of
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
+from fungistore.store.records import Records
 from fungistore.store.references import changed_references, explain_banks
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
-from fungistore.store.units import Commit, UnitArray
+from fungistore.store.units import UnitArray
 
 STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units are smaller
 SAFE_NORMS = (1e-15, 1e18)  # the squares of float32 numbers go from 1e-38 to 3e38
@@ -54,8 +56,7 @@ class FeatureMatrix:
         feature_set: name of the feature set.
         features: names of the blocks in their order, such as ("embeddings", "kl"), or ("pca/x",).
         arrays: the array of each block.
-        records: of some arrays, by name, as they were at a moment that counts; default: as they
-            are when they are first asked for.
+        records: of the arrays, and of those that a PCA was made from; default: of the arrays.
     """
 
     def __init__(
@@ -64,13 +65,13 @@ class FeatureMatrix:
         feature_set: str,
         features: tuple[str, ...],
         arrays: tuple[UnitArray, ...],
-        records: dict[str, Commits] | None = None,
+        records: Records | None = None,
     ) -> None:
         self.store = store
         self.feature_set = feature_set
         self.features = features
         self.arrays = arrays
-        self._records: dict[str, Commits] = {} if records is None else records
+        self.records = Records(arrays) if records is None else records
 
     @property
     def name(self) -> str:
@@ -113,12 +114,10 @@ class FeatureMatrix:
 
     def contents_of(self, rows: Rows | None) -> dict[str, Content]:
         """Return the same of the units that have some rows."""
-        return {array.name: content_of(array, rows, self._commits(array)) for array in self.arrays}
-
-    def _commits(self, array: UnitArray) -> Commits:
-        if array.name not in self._records:
-            self._records[array.name] = array.commits()
-        return self._records[array.name]
+        return {
+            array.name: content_of(array, rows, self.records.of(array.name))
+            for array in self.arrays
+        }
 
     def subset(self, features: Sequence[str]) -> FeatureMatrix:
         """Return the matrix of some of the blocks."""
@@ -128,7 +127,7 @@ class FeatureMatrix:
             self.feature_set,
             tuple(self.features[i] for i in chosen),
             tuple(self.arrays[i] for i in chosen),
-            self._records,
+            self.records,
         )
 
     def read(self, start: int, stop: int) -> Vectors:
@@ -195,7 +194,7 @@ class FeatureMatrix:
         present, usable = np.ones(samples, bool), np.ones(samples, bool)
         for array in self.arrays:
             mine, finite = np.zeros(samples, bool), np.zeros(samples, bool)
-            for unit, commit in self._commits(array).items():
+            for unit, commit in self.records.of(array.name).items():
                 start = unit * array.unit_rows
                 stop = start + commit.rows
                 mine[start:stop] = finite[start:stop] = True
@@ -246,7 +245,8 @@ def open_features(
                 hint=f"make one with: fungi pca {store.where} --name {pca}",
             )
         _refuse_other_inputs(store, arrays[PCA + pca], arrays.values())
-        return FeatureMatrix(store, chosen, (PCA + pca,), (arrays[PCA + pca],))
+        records = Records(arrays.values())
+        return FeatureMatrix(store, chosen, (PCA + pca,), (arrays[PCA + pca],), records)
     unknown = [name for name in features or () if name not in blocks]
     if unknown or not blocks:
         raise UsageError(
@@ -261,7 +261,10 @@ def open_features(
 
 def _refuse_other_inputs(store: Store, pca: UnitArray, arrays: Iterable[UnitArray]) -> None:
     """Refuse a PCA of features that are others now; of those that are gone, it is all there is."""
-    stored = store.setups.config(pca.fingerprint).get("pca", {}).get("inputs", {})
+    made = store.setups.config(pca.fingerprint).get("pca")
+    stored = made.get("inputs") if isinstance(made, dict) else None
+    if not isinstance(stored, dict):
+        return  # a damaged setup, which fungi verify finds
     now = {a.name: store.setups.reference(a.fingerprint) for a in arrays if a.name in stored}
     fields = changed_references({name: stored[name] for name in now}, now)
     if fields:

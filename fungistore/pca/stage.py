@@ -18,7 +18,7 @@ from fungistore.matrices.splits import choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.pca.options import PcaOptions
-from fungistore.store.batches import UnitBatch
+from fungistore.pca.transform import transform
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
@@ -26,7 +26,7 @@ from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.references import explain_banks, is_same
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
-from fungistore.store.units import Commit, UnitArray
+from fungistore.store.units import UnitArray
 
 DEFAULT_DIM = 512  # FUNGI, table 20
 TENSORS = "pca"
@@ -148,7 +148,7 @@ def _fit_pca(
         fingerprint=key,
     )
     array.grow(matrix.rows)
-    computed = _transform(matrix, pca, array, context)
+    computed = transform(matrix, pca, array, context)
     commits = array.commits().values()
     return PcaResult(
         store=store.where,
@@ -327,42 +327,6 @@ def _counted(matrix: FeatureMatrix, rows: Rows, context: Context) -> Iterator[ND
         context.stop_if_asked()
         yield vectors
         context.reporter.advance(len(numbers))
-
-
-def _transform(
-    matrix: FeatureMatrix,
-    pca: Pca,
-    array: UnitArray,
-    context: Context,
-) -> int:
-    """Write the coordinates of every unit that lacks rows; returns how many units."""
-    done = {unit: commit.rows for unit, commit in array.commits().items()}
-    ready = {unit: c for unit in range(array.units) if (c := matrix.committed(unit))}
-    to_do = [unit for unit, commit in ready.items() if done.get(unit, 0) < commit.rows]
-    if to_do and done:
-        context.reporter.notice(f"resuming: {len(ready) - len(to_do)}/{len(ready)} units done")
-    elif not to_do:
-        context.reporter.notice(f"nothing to do: all {len(ready)} units are done")
-    context.reporter.begin("units", len(ready), done=len(ready) - len(to_do))
-
-    def tell(written: Commit) -> None:
-        if written.inf_rows:
-            context.reporter.notice(
-                f"unit {written.unit} has {written.inf_rows} rows with infinities; "
-                "try --storage-dtype float32"
-            )
-        context.reporter.advance(1)
-
-    with UnitBatch(array, tell) as batch:
-        for unit in to_do:
-            context.stop_if_asked()
-            commit, start = ready[unit], unit * array.unit_rows
-            coordinates = pca.transform(matrix.read(start, start + commit.rows))
-            with np.errstate(over="ignore"):
-                stored = coordinates.astype(array.array.dtype)
-            batch.add(unit, stored, commit.ids, commit.failed)
-    context.reporter.end()
-    return len(to_do)
 
 
 def _tensors(pca: Pca, rows: Rows, samples: int) -> dict[str, NDArray[Any]]:

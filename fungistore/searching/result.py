@@ -82,7 +82,7 @@ class SearchResult:
         excluded: rows that are not among them, their features being unusable.
         recall: recall@10 of the index, None where it was not measured.
         is_exact: whether every vector was compared.
-        is_stale: whether rows were made anew since they were added to the index.
+        is_stale: whether rows of the index were made anew since, or are not there now.
         content: digest of the rows that the index was made from.
         k: neighbours asked for.
         answers: in the order of the queries.

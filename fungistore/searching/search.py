@@ -16,6 +16,7 @@ from fungistore.matrices.blocks import Vectors
 from fungistore.searching.options import SearchOptions
 from fungistore.searching.queries import ItemQuery, Query, SampleQuery, identify
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
+from fungistore.store.records import named
 from fungistore.store.store import Store
 
 
@@ -55,12 +56,19 @@ def search(
     opened = open_index(Store.open(store), options.index, feature_set=options.feature_set)
     k = options.k
     there = Available.now(opened.matrix)
-    is_stale = "anew" in there.states(opened.record.contents).values()
+    states = opened.matrix.records.states(opened.record.contents)
+    is_stale = any(state != "same" for state in states.values())
     _say_what_is_not_searched(opened, k, there, context)
-    if is_stale:
+    if "anew" in states.values():
         context.reporter.notice(
             f"rows that index {opened.record.name!r} has were made anew since, so it has old "
             f"vectors of them: {restart_hint(opened.store, opened.record)}"
+        )
+    elif is_stale:
+        context.reporter.notice(
+            f"rows of {', '.join(named(states, 'gone'))} that index {opened.record.name!r} has are "
+            "not there now, so it may have old vectors of them: fungi extract, import or pca makes "
+            "them again"
         )
     texts = list(map(str, asked))
     found = identify(opened.store, texts)
@@ -69,7 +77,7 @@ def search(
         place: one for place, one in enumerate(found) if isinstance(one, FungiError)
     }
     known = [(place, one) for place, one in enumerate(found) if not isinstance(one, FungiError)]
-    vectors = _stored(opened, known) | _computed(opened, known, options, context)
+    vectors = _stored(opened, known, there) | _computed(opened, known, options, context)
     for place, query in known:
         vector = vectors[place]
         if isinstance(vector, FungiError):
@@ -135,12 +143,12 @@ def _say_what_is_not_searched(
 
 
 def _stored(
-    opened: OpenIndex, known: Iterable[tuple[int, Query]]
+    opened: OpenIndex, known: Iterable[tuple[int, Query]], there: Available
 ) -> dict[int, Vectors | FungiError]:
     """Return the stored vector of each query that is a sample, by the query's place."""
     samples = [(place, query) for place, query in known if isinstance(query, SampleQuery)]
     rows = np.unique(np.array([query.row for _, query in samples], np.int64))
-    within = rows[rows < opened.matrix.rows]
+    within = rows[there.has(rows)]
     by_row: dict[int, Vectors] = {}
     for numbers, vectors in opened.matrix.stream(within) if len(within) else ():
         by_row |= dict(zip(numbers.tolist(), vectors, strict=True))

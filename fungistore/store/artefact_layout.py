@@ -10,7 +10,8 @@ CONTENTS = Field(
     "contents",
     "table",
     "which rows these were: of each array, `units`, a list of [units, rows of each] from the first "
-    "on, and `digest`, of the checksums of these rows",
+    "on, `digest`, of the checksums of these rows, and `parts`, the first digits of the digests of "
+    "at most 64 stretches of the used units",
 )
 
 INDEX = StoredKind(

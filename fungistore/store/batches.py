@@ -10,7 +10,8 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from fungistore.errors import StoppedError
-from fungistore.store.units import Commit, NewUnit, UnitArray
+from fungistore.store.commit import Commit
+from fungistore.store.units import NewUnit, UnitArray
 
 MOST_UNITS = 256
 MOST_BYTES = 64_000_000  # of chunks that wait in memory
@@ -49,9 +50,17 @@ class UnitBatch:
         self._unit_bytes = _unit_bytes(array)
         self._flushed = time.monotonic()
 
-    def add(self, unit: int, block: NDArray[Any], ids: str, failed: int) -> None:
+    def add(
+        self,
+        unit: int,
+        block: NDArray[Any],
+        ids: str,
+        failed: int,
+        before: Commit | None = None,
+        inputs: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         """Publish a unit, now or soon; see `NewUnit`."""
-        self._waiting.append(NewUnit(unit, block, ids, failed))
+        self._waiting.append(NewUnit(unit, block, ids, failed, before, inputs))
         self._bytes += self._unit_bytes
         is_late = time.monotonic() - self._flushed > MOST_SECONDS
         if is_late or len(self._waiting) >= MOST_UNITS or self._bytes >= MOST_BYTES:

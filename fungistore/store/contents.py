@@ -19,14 +19,17 @@ from pydantic import TypeAdapter
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import digest_bytes
+from fungistore.store.commit import Commit
 from fungistore.store.samples import Rows
-from fungistore.store.units import Commit, UnitArray
+from fungistore.store.units import UnitArray
 
 State = Literal["same", "gone", "anew"]
 Counts = NDArray[np.int64]  # rows of each unit, from the first unit on
 Amount = Annotated[int, Ge(0), Le(1 << 40)]  # bounded, since it is read from files
 Runs = tuple[tuple[Amount, Amount], ...]  # the same in short: (how many units, rows of each)
 Commits = Mapping[int, Commit]  # by unit
+MOST_PARTS = 64  # a few hundred bytes for each array that an artefact was made from
+PART_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,13 @@ class Content:
     Attributes:
         units: the rows that each unit had, 0 for those that were not used.
         digest: of the checksums of these rows.
+        parts: the same of one stretch of the used units after the other, in short: a part that is
+            there can be compared although another is not. () where an older version wrote it.
     """
 
     units: Runs
     digest: str
+    parts: tuple[str, ...] = ()
 
 
 Contents = Mapping[str, Content]  # by the array's name in the store
@@ -62,7 +68,9 @@ def content_of(
         used = np.zeros(len(counts), bool)
         used[rows // array.unit_rows] = True
         counts[~used] = 0
-    return Content(runs_of(counts), _digest(commits, counts))
+    lines = _lines(array, commits, counts)
+    parts = (_digest(part)[:PART_DIGITS] for part in _parts(lines))
+    return Content(runs_of(counts), _digest(lines), tuple(parts))
 
 
 def state_of(array: UnitArray, content: Content, commits: Commits | None = None) -> State:
@@ -75,13 +83,15 @@ def state_of(array: UnitArray, content: Content, commits: Commits | None = None)
 
     Returns:
         "gone" where some are not there, so that it cannot be told: they may come back the same.
+        "anew" all the same where others, which are there, are not the same.
     """
     commits = array.commits() if commits is None else commits
-    counts = counts_of(content.units, array.units)
-    used = np.flatnonzero(counts).tolist()
-    if any(unit not in commits or commits[unit].rows < counts[unit] for unit in used):
-        return "gone"
-    return "same" if _digest(commits, counts) == content.digest else "anew"
+    lines = _lines(array, commits, counts_of(content.units, array.units))
+    if None not in lines:
+        return "same" if _digest(lines) == content.digest else "anew"
+    there = zip(_parts(lines), content.parts, strict=False)
+    is_other = any(None not in part and _digest(part)[:PART_DIGITS] != old for part, old in there)
+    return "anew" if is_other else "gone"
 
 
 def made_anew(arrays: Iterable[UnitArray], contents: Contents) -> list[str]:
@@ -128,7 +138,20 @@ def counts_of(runs: Runs, most: int) -> Counts:
     return np.repeat(np.array([rows for _, rows in runs], np.int64), np.diff(ends))
 
 
-def _digest(commits: Commits, counts: Counts) -> str:
-    used = ((unit, int(counts[unit])) for unit in np.flatnonzero(counts).tolist())
-    lines = (f"{unit} {rows} {commits[unit].checksum_of(rows)}\n" for unit, rows in used)
-    return digest_bytes("".join(lines).encode())
+def _lines(array: UnitArray, commits: Commits, counts: Counts) -> list[str | None]:
+    """Return a line on each used unit's rows, None where they are not there."""
+    lines: list[str | None] = []
+    for unit in np.flatnonzero(counts).tolist():
+        commit, rows = commits.get(unit), int(counts[unit])
+        found = commit and array.checksum_of(commit, rows)
+        lines.append(f"{unit} {rows} {found}\n" if found else None)
+    return lines
+
+
+def _parts(lines: list[str | None]) -> list[list[str | None]]:
+    step = max(1, -(-len(lines) // MOST_PARTS))
+    return [lines[start : start + step] for start in range(0, len(lines), step)]
+
+
+def _digest(lines: list[str | None]) -> str:
+    return digest_bytes("".join(filter(None, lines)).encode())

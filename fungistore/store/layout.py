@@ -94,6 +94,11 @@ COMMIT = StoredKind(
             "list of [integer, text]",
             "checksum of its first rows, as many as it was committed with before",
         ),
+        Field(
+            "inputs",
+            "list of [text, text]",
+            "of a PCA: each array, and the checksum of the rows there that these were made from",
+        ),
     ),
 )
 

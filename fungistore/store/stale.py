@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fungistore.errors import StoreError
-from fungistore.store.contents import Commits, Contents, contents_in, state_of
+from fungistore.store.contents import Contents, contents_in
 from fungistore.store.folder import Folder
+from fungistore.store.records import Records, named
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -25,35 +27,37 @@ class StaleArtefact:
     Attributes:
         where: its key in the store; of a PCA, that of its array.
         arrays: of which rows were made anew.
+        gone: of which rows are not there now, so that it cannot be told.
     """
 
     where: str
     arrays: tuple[str, ...]
+    gone: tuple[str, ...] = ()
 
 
-def stale_artefacts(
-    store: Store, arrays: Iterable[UnitArray], commits: Mapping[str, Commits]
-) -> tuple[StaleArtefact, ...]:
+def stale_artefacts(store: Store, records: Records) -> tuple[StaleArtefact, ...]:
     """Return the PCAs, indexes, heads and evaluations that have seen rows made anew since.
 
     What is damaged says nothing; `fungi verify` finds it.
 
     Args:
         store: the store.
-        arrays: all of its arrays.
-        commits: their records, by the array's name.
+        records: of all of its arrays.
     """
-    by_name = {array.name: array for array in arrays}
-    found: dict[str, tuple[str, ...]] = {}
-    for where, contents in _made(store, by_name.values()):
-        anew = tuple(
-            name
-            for name, content in contents.items()
-            if name in by_name and state_of(by_name[name], content, commits[name]) == "anew"
-        )
-        if anew:
-            found[where] = anew
-    return tuple(StaleArtefact(where, names) for where, names in found.items())
+    anew: dict[str, set[str]] = defaultdict(set)
+    gone: dict[str, set[str]] = defaultdict(set)
+    for array in records.arrays:
+        for names in records.out_of_date(array.name).values():
+            anew[array.folder.key].update(names)
+    for where, contents in _made(store, records.arrays):
+        states = records.states(contents)
+        anew[where].update(named(states, "anew"))
+        gone[where].update(named(states, "gone"))
+    return tuple(
+        StaleArtefact(where, tuple(sorted(anew[where])), tuple(sorted(gone[where])))
+        for where in dict.fromkeys([*anew, *gone])
+        if anew[where] or gone[where]
+    )
 
 
 def _made(store: Store, arrays: Iterable[UnitArray]) -> Iterator[tuple[str, Contents]]:

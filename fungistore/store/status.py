@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from fungistore.fingerprint import Config
-from fungistore.store.contents import Commits
+from fungistore.store.records import Records
 from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -68,7 +68,7 @@ class StoreStatus:
         failed: inputs that could not be read.
         failures: how many of each error, by its class and message.
         feature_sets: what was extracted.
-        stale: PCAs, indexes, heads and evaluations whose rows were made anew since.
+        stale: PCAs, indexes, heads and evaluations whose rows were made anew since, or are gone.
     """
 
     store: str
@@ -101,8 +101,7 @@ def status(path: str | Path) -> StoreStatus:
         splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())
     failures = store.failures()
     sets = {name: store.arrays(name) for name in store.feature_sets()}
-    arrays = [array for found in sets.values() for array in found.values()]
-    commits = {array.name: array.commits() for array in arrays}
+    records = Records(array for found in sets.values() for array in found.values())
     return StoreStatus(
         store=store.where,
         id=store.manifest.id,
@@ -113,18 +112,18 @@ def status(path: str | Path) -> StoreStatus:
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=len(failures),
         failures=dict(Counter(f"{f.error}: {f.message}" for f in failures).most_common()),
-        feature_sets=tuple(_feature_set(store, name, sets[name], commits) for name in sets),
-        stale=stale_artefacts(store, arrays, commits),
+        feature_sets=tuple(_feature_set(store, name, sets[name], records) for name in sets),
+        stale=stale_artefacts(store, records),
     )
 
 
 def _feature_set(
-    store: Store, name: str, found: Mapping[str, UnitArray], records: Mapping[str, Commits]
+    store: Store, name: str, found: Mapping[str, UnitArray], records: Records
 ) -> FeatureSetStatus:
     arrays = []
     backbone: Config = {}
     for array_name, array in found.items():
-        commits = records[array.name].values()
+        commits = records.of(array.name).values()
         arrays.append(
             ArrayStatus(
                 name=array_name,

@@ -8,9 +8,8 @@ chunk, publish its record, list what is done), and a backend is all that it writ
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 
 from fungistore.choices import Codec
 from fungistore.store.backend import Backend, Bytes
@@ -33,6 +31,7 @@ from fungistore.store.chunks import (
     plain_chunk,
     round_bits,
 )
+from fungistore.store.commit import Commit, earlier_rows, parse_commit, record_name, record_unit
 from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
@@ -41,45 +40,6 @@ from fungistore.store.groups import ready_groups
 FEATURES = "features.zarr"
 COMMITS = "commits"
 LARGEST_UNIT = 1 << 16  # rows: what a new array is given at most
-RECORD_NAME = re.compile(r"\d{8,}")
-
-
-@dataclass(frozen=True)
-class Commit:
-    """The record of one written unit.
-
-    Attributes:
-        unit: index of the unit, which is the chunk's index along the rows.
-        rows: rows that were written; the last unit may be partly filled.
-        bytes: size of the stored chunk.
-        checksum: digest of the rows as they read back, so it stays valid for a prefix of a chunk
-            that has since been completed.
-        fingerprint: of the setup that the rows were made with.
-        ids: digest of the rows' sample ids.
-        failed: rows whose input could not be read; they are NaN.
-        nan_rows, inf_rows, zero_rows: rows with a NaN, with an infinity, with all values zero.
-        prefixes: (rows, checksum) of its first rows, as many as it was committed with before: who
-            used those can tell whether they are the same. A unit that is completed keeps them.
-    """
-
-    unit: int
-    rows: int
-    bytes: int
-    checksum: str
-    fingerprint: str
-    ids: str
-    failed: int
-    nan_rows: int
-    inf_rows: int
-    zero_rows: int
-    prefixes: tuple[tuple[int, str], ...] = ()
-
-    def checksum_of(self, rows: int) -> str | None:
-        """Return the checksum of its first rows, None where they were never committed as such."""
-        return dict([*self.prefixes, (self.rows, self.checksum)]).get(rows)
-
-
-COMMIT = TypeAdapter(Commit)
 
 
 @dataclass(frozen=True)
@@ -92,6 +52,7 @@ class NewUnit:
         ids: digest of the rows' sample ids.
         failed: how many of the rows stand for inputs that could not be read.
         before: the unit's record until now, where it was forgotten; default: the one there.
+        inputs: the rows of other arrays that it was made from; see `Commit`.
     """
 
     unit: int
@@ -99,6 +60,7 @@ class NewUnit:
     ids: str
     failed: int
     before: Commit | None = None
+    inputs: tuple[tuple[str, str], ...] = ()
 
 
 class UnitArray:
@@ -240,7 +202,10 @@ class UnitArray:
         self.folder.backend.make_folder(self.records.key)
         self.folder.publish_all(chunks)
         commits = [
-            self._read_back(new.unit, len(new.block), new.ids, new.failed, earlier)
+            replace(
+                self._read_back(new.unit, len(new.block), new.ids, new.failed, earlier),
+                inputs=new.inputs,
+            )
             for new, earlier in zip(units, before, strict=True)
         ]
         self._record_all(commits)
@@ -271,6 +236,21 @@ class UnitArray:
         block = block.astype(self.array.dtype, copy=False)
         return encode(block, self.unit_rows, self.codec)
 
+    def checksum_of(self, commit: Commit, rows: int) -> str | None:
+        """Return the checksum of a unit's first rows, which are read where its record lacks it.
+
+        None where there are fewer, or where they are damaged and cannot be told.
+        """
+        known = commit.checksum_of(rows)
+        if known is not None or rows > commit.rows:
+            return known
+        start = commit.unit * self.unit_rows
+        try:
+            return checksum(self.read(start, start + rows))
+        except (OSError, ValueError, RuntimeError) as error:  # of codecs, on damaged bytes
+            raise_unreadable(error)
+            return None
+
     def _read_back(
         self, unit: int, rows: int, ids: str, failed: int, before: Commit | None
     ) -> Commit:
@@ -278,7 +258,7 @@ class UnitArray:
         start = unit * self.unit_rows
         stored = self.read(start, start + rows)
         counts = count_rows(stored)
-        known = _earlier_rows(before, self.fingerprint, rows)
+        known = earlier_rows(before, self.fingerprint, rows)
         *found, whole = checksums(stored, [*known, rows])
         return Commit(
             unit=unit,
@@ -365,31 +345,3 @@ class UnitArray:
             OSError: it is not there.
         """
         return self.folder.size(self.chunk_key(unit))
-
-
-def _earlier_rows(before: Commit | None, fingerprint: str, rows: int) -> list[int]:
-    """Return the numbers of rows, fewer than now, that a unit was committed with before."""
-    if before is None or before.fingerprint != fingerprint:
-        return []
-    every = {before.rows, *(count for count, _ in before.prefixes)}
-    return sorted(count for count in every if 0 < count < rows)
-
-
-def record_name(unit: int) -> str:
-    """Return the name of a unit's record in the folder of its array's records."""
-    return f"{unit:08d}.json"
-
-
-def record_unit(name: str) -> int | None:
-    """Return the unit whose record has a name, None for another file."""
-    stem, dot, suffix = name.rpartition(".")
-    return int(stem) if dot and suffix == "json" and RECORD_NAME.fullmatch(stem) else None
-
-
-def parse_commit(data: bytes) -> Commit:
-    """Parse a record, passing over fields of newer minor versions.
-
-    Raises:
-        ValueError: it is damaged, or lacks a field.
-    """
-    return COMMIT.validate_json(data, strict=True)

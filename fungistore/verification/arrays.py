@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from fungistore.errors import StoreError
@@ -12,12 +13,14 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.names import CHUNKS
 from fungistore.store.backend import Listing
 from fungistore.store.chunks import CODECS, METADATA, blank_array
+from fungistore.store.commit import parse_commit, record_unit
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable
 from fungistore.store.feature import codec_of, is_pca, kind_of
 from fungistore.store.folder import Folder
 from fungistore.store.groups import GROUP, read_metadata
+from fungistore.store.records import Records
 from fungistore.store.store import Store
-from fungistore.store.units import COMMITS, FEATURES, UnitArray, parse_commit, record_unit
+from fungistore.store.units import COMMITS, FEATURES, UnitArray
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
 
@@ -50,6 +53,11 @@ class StoredArrays:
     lost: frozenset[str]
     findings: tuple[Finding, ...]
     references: Mapping[str, str]
+
+    @cached_property
+    def commits(self) -> Records:
+        """Their records, read once for all that was made from them."""
+        return Records(stored.array for stored in self.arrays)
 
     @property
     def fingerprints(self) -> dict[str, str]:

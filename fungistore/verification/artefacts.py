@@ -13,10 +13,11 @@ from fungistore.loff.run_folder import CHECKSUMS, CONFIG, HEADS, STATE, RunFolde
 from fungistore.machine.context import Context
 from fungistore.names import is_file_name
 from fungistore.store.backend import Listing
-from fungistore.store.contents import Contents, State, contents_in, state_of
+from fungistore.store.contents import contents_in
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.folder import Folder
+from fungistore.store.records import named
 from fungistore.store.references import is_same
 from fungistore.store.store import Store
 from fungistore.verification.arrays import StoredArrays
@@ -60,6 +61,15 @@ def check_pcas(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) ->
                 rows,
                 "warning",
                 advice=f"keep it, or fit it anew: {command} --restart",
+            )
+        if not changed and (units := _out_of_date(arrays, name, bad_units)):
+            yield Finding(
+                "pca-stale",
+                f"features.zarr/{name}",
+                "coordinates of the rows that are there",
+                units,
+                "warning",
+                advice=f"make them once more: {command}",
             )
 
 
@@ -215,11 +225,19 @@ def _changed_rows(document: Config, arrays: StoredArrays, bad_units: frozenset[s
     Rows that are damaged, or not there, say nothing: made again, they are what they were.
     """
     try:
-        states = _states(arrays, contents_in(document, ""))
+        states = arrays.commits.states(contents_in(document, ""))
     except StoreError as error:
         return f"{error.what}: {first_line(error.found)}"
-    anew = [name for name, state in states.items() if state == "anew" and name not in bad_units]
+    anew = [name for name in named(states, "anew") if name not in bad_units]
     return f"rows of {', '.join(anew)} were made anew since" if anew else ""
+
+
+def _out_of_date(arrays: StoredArrays, name: str, bad_units: frozenset[str]) -> str:
+    """Say how many units of a PCA were made from rows that are others now, "" if none were."""
+    units = arrays.commits.out_of_date(name).values()
+    told = [others for names in units if (others := set(names) - bad_units)]
+    of = ", ".join(sorted(set().union(*told)))
+    return f"{len(told)} units of rows of {of} that were made anew since" if told else ""
 
 
 def _damaged_index(
@@ -291,21 +309,14 @@ def _stale_index(
         return
     if (bad_units | arrays.lost) & record.fingerprints.keys():
         return  # to be judged when they are repaired
-    states = _states(arrays, record.contents)
-    if gone := [name for name, state in states.items() if state == "gone"]:
-        found = f"units of {', '.join(gone)} are not there"
-        advice = "extract them again"
-        yield Finding("index-stale", where, expected, found, "warning", advice=advice)
-        return
-    if anew := [name for name, state in states.items() if state == "anew"]:
+    states = arrays.commits.states(record.contents)
+    if anew := named(states, "anew"):
         found = f"rows of {', '.join(anew)} were made anew since"
         yield _damaged_index(store, names, folder, expected, found, record, "index-stale")
-
-
-def _states(arrays: StoredArrays, contents: Contents) -> dict[str, State]:
-    """Tell for each array that something was made from whether its rows are still the same."""
-    now = {stored.array.name: stored.array for stored in arrays.arrays}
-    return {name: state_of(now[name], content) for name, content in contents.items() if name in now}
+    elif gone := named(states, "gone"):
+        found = f"units of {', '.join(gone)} are not there"
+        advice = "make them again: fungi extract, import or pca"
+        yield Finding("index-stale", where, expected, found, "warning", advice=advice)
 
 
 def _wrong_head(run: RunFolder, config: Config | None) -> str | None:

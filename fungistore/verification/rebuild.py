@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from fungistore.errors import StoreError
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.machine.context import QUIET, Context
+from fungistore.store.commit import parse_commit
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
-from fungistore.store.units import UnitArray, parse_commit
+from fungistore.store.units import UnitArray
 from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.findings import Verification
 from fungistore.verification.samples import LOST, check_samples

@@ -19,9 +19,10 @@ from fungistore.names import CHUNKS
 from fungistore.store.backend import Backend
 from fungistore.store.batches import most_unrecorded
 from fungistore.store.chunks import Counts, checksum, count_rows
+from fungistore.store.commit import Commit, parse_commit
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
-from fungistore.store.units import COMMITS, FEATURES, Commit, UnitArray, parse_commit
+from fungistore.store.units import COMMITS, FEATURES, UnitArray
 from fungistore.verification.arrays import StoredArray
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import (

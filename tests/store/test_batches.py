@@ -13,8 +13,9 @@ from fungistore.sources.sample import Sample
 from fungistore.store import batches, census, durable
 from fungistore.store.batches import UnitBatch
 from fungistore.store.census import Census, hash_samples
+from fungistore.store.commit import Commit
 from fungistore.store.local import LocalBackend
-from fungistore.store.units import Commit, UnitArray
+from fungistore.store.units import UnitArray
 
 VALUES = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
 

@@ -28,6 +28,7 @@ from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import TENSORS as PCA_TENSORS
 from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.store.commit import Commit
 from fungistore.store.failures import Failure
 from fungistore.store.locks import Claim
 from fungistore.store.manifest import SCHEMA_VERSION, Manifest, newer_minor, say_newer_minor
@@ -35,7 +36,6 @@ from fungistore.store.samples import SCHEMA as COLUMNS
 from fungistore.store.samples import Part
 from fungistore.store.schema import schema
 from fungistore.store.store import Store
-from fungistore.store.units import Commit
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "schema.md"
 MAJOR, MINOR = SCHEMA_VERSION

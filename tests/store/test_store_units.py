@@ -20,17 +20,12 @@ from numpy.typing import NDArray
 from fungistore.choices import Codec
 from fungistore.errors import StoreError
 from fungistore.store.chunks import encode
+from fungistore.store.commit import Commit, parse_commit, record_name, record_unit
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
 from fungistore.store.groups import array_names
 from fungistore.store.local import LocalBackend
-from fungistore.store.units import (
-    Commit,
-    UnitArray,
-    parse_commit,
-    record_name,
-    record_unit,
-)
+from fungistore.store.units import UnitArray
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 LOSSLESS: tuple[Codec, ...] = ("none", "zstd")

@@ -88,12 +88,17 @@ def test_more_chunks_without_records_than_kills_leave_are_an_error(
 
 
 def test_rebuilt_records_are_those_that_were_lost(root: Path) -> None:
-    """Rows, sizes, checksums, ids and counts: of whole units and of the last one, of all arrays."""
+    """Rows, sizes, checksums, ids and counts: of whole units and of the last one, of all arrays.
+
+    Only from which rows a PCA's were made is not known any more: it may be that they were others.
+    """
     lost = lose_records(root)
     done = rebuild_records(root)
     assert done.rebuilt == {"set/embeddings": 4, "set/gradients/kl": 4, "set/pca/four": 4}
     assert (done.left, done.verification.findings) == ((), ())
-    assert records(root) == lost
+    assert {key: json.loads(data) for key, data in records(root).items()} == {
+        key: json.loads(data) | {"inputs": []} for key, data in lost.items()
+    }
     assert rebuild_records(root).rebuilt == {}
 
 
