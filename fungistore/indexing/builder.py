@@ -159,19 +159,22 @@ class IndexBuilder:
             )
 
     def _begin(self) -> None:
-        """Choose the queries of the recall, train on other rows, and keep both."""
+        """Choose the queries of the recall, train on other rows, and keep both.
+
+        Both are drawn among the rows with usable features: of a partly matched import, most may
+        have none.
+        """
         record, matrix = self.record, self._matrix
         trained = 0
         if not self._vectors.is_exact:
-            count = min(RECALL_QUERIES, max(1, self.available // 4))
-            sample = (
-                training_rows(self.available, record.dim) if self._vectors.needs_training else 0
-            )
-            sample = min(sample, self.available - count)
+            usable = np.flatnonzero(matrix.coverage().usable)
+            count = min(RECALL_QUERIES, max(1, len(usable) // 4))
+            sample = training_rows(len(usable), record.dim) if self._vectors.needs_training else 0
+            sample = min(sample, len(usable) - count)
             stream = Stream(record.seed, "index", "sample")
-            chosen = stream.choice(self.available, count + sample)
+            chosen = stream.choice(len(usable), count + sample)
             queries, sampled = (
-                self._there.rows_at(np.sort(places)) for places in (chosen[:count], chosen[count:])
+                usable[np.sort(places)] for places in (chosen[:count], chosen[count:])
             )
             self._reference = Reference.of(*matrix.load(queries))
             if self._vectors.needs_training:

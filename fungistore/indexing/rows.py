@@ -59,12 +59,6 @@ class Available:
         units, places = np.divmod(rows, self.matrix.unit_rows)
         return places < np.append(self.counts, 0)[np.minimum(units, len(self.counts))]
 
-    def rows_at(self, places: Rows) -> Rows:
-        """Return the numbers of the rows at some places among all that there are."""
-        ends = np.cumsum(self.counts)
-        units = np.searchsorted(ends, places, side="right")
-        return units * self.matrix.unit_rows + places - (ends - self.counts)[units]
-
 
 @dataclass(frozen=True)
 class NewBlock:

@@ -243,5 +243,6 @@ def _innermost(index: Any) -> Any:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return faiss's message without the place in its source code."""
-    return str(error).rsplit("Error: ", 1)[-1].strip() or str(error)
+    """Return faiss's message without the place in its source code, and the condition there."""
+    said = str(error).rsplit("Error: ", 1)[-1].strip()
+    return said.rsplit("' failed: ", 1)[-1] or str(error)

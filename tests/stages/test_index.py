@@ -186,6 +186,16 @@ def test_a_near_miss_is_a_miss(tmp_path: Path) -> None:
     assert recall.value < 0.8
 
 
+def test_queries_and_training_rows_are_drawn_among_usable_ones(tmp_path: Path) -> None:
+    """Of a partly matched import, most rows have no vector to measure a recall by."""
+    vectors = np.full((ROWS, 24), np.nan, np.float32)
+    vectors[::10] = VECTORS[::10]
+    make_store(tmp_path / "s", {"embeddings": vectors}, LABELS, unit_rows=32)
+    index = build_index(tmp_path / "s", IndexOptions(factory="IVF4,Flat")).index
+    assert index.recall is not None
+    assert (index.recall.queries, index.trained_on, index.vectors) == (15, 45, 60)
+
+
 def test_recall_queries_are_not_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No vector of the training sample is one of the held-out queries; two runs train alike."""
     seen: list[np.ndarray] = []
@@ -438,6 +448,7 @@ def test_what_cannot_be_indexed_is_a_usage_error(
         build_index(tmp_path / "s", options)
     for word in words:
         assert word in str(caught.value)
+    assert "static_cast" not in str(caught.value)  # faiss's source code
     with pytest.raises(UsageError):
         open_index(store)
 
