@@ -10,8 +10,11 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 
-# a number, the same words before and after it in every class: "3", "grade 3", "3 stars"
-NUMBERED = re.compile(r"(?P<before>\D*?)(?P<number>-?\d+(?:\.\d+)?)(?P<after>\D*)", re.DOTALL)
+# a number, the same words before and after it in every class: "3", "grade 3", "3 stars"; the "-" of
+# "grade-3" is no sign
+NUMBERED = re.compile(
+    r"(?P<before>\D*?)(?P<number>(?:(?<!\w)-)?\d+(?:\.\d+)?)(?P<after>\D*)", re.DOTALL
+)
 NAMES_SHOWN = 20
 
 

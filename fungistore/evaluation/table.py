@@ -78,7 +78,12 @@ def evaluate_table(
     order = None
     if options.kappa or options.order:
         order = require_order(names, options.order, "--kappa")
-        context.reporter.notice(f"quadratic kappa with the classes as {' < '.join(order)}")
+        present = np.unique(task.labels[task.split.test])
+        context.reporter.notice(
+            f"quadratic kappa with the classes as {' < '.join(order)}"
+            if len(present) > 1
+            else "no quadratic kappa: the test rows are of one class"
+        )
         protocol = protocol | {"order": list(order)}
     ranks = None if order is None else ranks_of(names, order)
     cells = [

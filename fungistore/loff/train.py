@@ -124,7 +124,7 @@ def train_loff(
         if restart:
             context.reporter.notice(f"--restart: deleting head {name!r}")
             run.remove()
-        config = _settle(run, data, options, spec, device)
+        config = _settle(run, data, options, spec, device, context)
         key = fingerprint(config)
         progress = run.progress()
         run.remove_strays(progress)
@@ -179,6 +179,7 @@ def _settle(
     options: TrainOptions,
     spec: HeadSpec,
     device: torch.device,
+    context: Context,
 ) -> Config:
     """Freeze everything that decides the weights, or refuse what differs from what was frozen."""
     stored = run.config()
@@ -210,7 +211,17 @@ def _settle(
     frozen = {key: value for key, value in stored.items() if key != "contents"}
     asked = {key: value for key, value in config.items() if key != "contents"}
     fields = differences(frozen, asked, common=False)
-    fields |= {f"rows of {name}": ("those of then", "made anew since") for name in anew}
+    # contents know units: where test rows share them, it may be these that are others
+    if anew and not fields and run.progress().done:
+        context.reporter.notice(
+            f"rows of {', '.join(anew)}, in units that the head was trained on, were made anew "
+            "since: it is kept as it is; --restart trains it anew"
+        )
+        return stored
+    fields |= {
+        f"units of {name} with rows of the training": ("those of then", "made anew since")
+        for name in anew
+    }
     if set(fields) == {"options.epochs"}:
         trained, other = fields["options.epochs"]
         raise MismatchError(

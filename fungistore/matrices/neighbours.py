@@ -56,8 +56,8 @@ class _Candidates:
         positions: [q, c], places of the rows in the database's order.
         rows: [q, c], row numbers.
         bound: [q, 1], what rounding may have changed a score by: that of a product of d terms and
-            a sum with the half norm (Higham, Accuracy and Stability, section 3.1). Infinite where
-            squares had no room.
+            a sum with the half norm (Higham, Accuracy and Stability, section 3.1), and what the
+            square of a float64 difference cannot tell. Infinite where squares had no room.
         are_all: whether the database has no other rows.
     """
 
@@ -177,12 +177,15 @@ def _candidates(
     best = torch.zeros((len(x), 0), device=device)
     places = torch.zeros((len(x), 0), dtype=torch.int64, device=device)
     numbers: list[Rows] = [np.zeros(0, np.int64)]
-    largest, first = 0.0, 0
+    largest, longest, first = 0.0, 0.0, 0
     tile = torch.empty(TILE_SCORES, device=device)
     for rows, vectors in database:
         y = torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
         half = (y * y).sum(dim=1) / 2
         largest = max(largest, float(half.max()))
+        # in float64, since the squares of rows below 1e-19 are lost in float32
+        lengths = torch.linalg.vector_norm(y, dim=1, dtype=torch.float64)
+        longest = max(longest, float(lengths.max()))
         step = max(1, TILE_SCORES // len(y))
         found, where = [], []
         for start in range(0, len(x), step):
@@ -199,7 +202,9 @@ def _candidates(
         numbers.append(rows)
         first += len(y)
     width = x.shape[1]
-    bound = (width + 4) * ROUNDING * ((2 * largest) ** 0.5 * x.norm(dim=1, keepdim=True) + largest)
+    far = x.norm(dim=1, keepdim=True)
+    bound = (width + 4) * ROUNDING * (longest * far + largest)
+    bound += (width + 4) * EXACT_ROUNDING * (longest + far) * (longest + far)
     bound = (bound + 2 * width * VANISHING).nan_to_num(torch.inf, torch.inf)
     best = best.masked_fill(bound.isinf(), 0)  # these say nothing
     positions = places.cpu().numpy()
@@ -283,7 +288,7 @@ def _exhaustive(
             half = y.square().sum(dim=1) / 2
             largest = half.max()
             terms = 2 * (x.shape[1] + 4) * EXACT_ROUNDING
-            bound = terms * ((2 * largest).sqrt() * lengths + largest)
+            bound = terms * (lengths + (2 * largest).sqrt()).square()
             for start in range(0, len(x), step):
                 part = slice(start, start + step)
                 scores = torch.mm(x[part], y.T).sub_(half)

@@ -129,6 +129,7 @@ def test_a_roc_is_of_the_two_classes_that_were_learnt() -> None:
         (["-1", "-2.5", "0"], ("-2.5", "-1", "0")),
         (["grade 10", "grade 2"], ("grade 10", "grade 2")),  # two need no order
         (["grade 10", "grade 2", "grade 3"], ("grade 2", "grade 3", "grade 10")),
+        (["grade-10", "grade-2", "grade-1"], ("grade-1", "grade-2", "grade-10")),  # no sign
         (["high", "low", "middle"], None),
         (["1 cat", "2 dogs", "3 eels"], None),
         (["1", "1.0", "2"], None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from fungi_cli.main import app
 from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store, write_block
-from fungistore.errors import MismatchError
+from fungistore.errors import MismatchError, StoppedError
 from fungistore.evaluation.knn import evaluate_knn
 from fungistore.evaluation.options import KnnOptions, LoffOptions
 from fungistore.exchange.export import export_features
@@ -105,14 +106,27 @@ def test_a_pca_is_kept_with_a_word(store: Store) -> None:
     assert "features.zarr/set/pca/p" not in stale(store)
 
 
-def test_a_head_says_it_when_tested_and_does_not_go_on(store: Store) -> None:
-    """Going on would mix two trainings."""
-    change(store, 1)
+def test_a_head_says_it_when_tested_and_is_kept_with_a_word(store: Store) -> None:
+    """Also where it is a test row of a unit with training rows; --restart trains another."""
+    change(store, 4)
     said: list[str] = []
     evaluate_loff(store.root, LoffOptions(), context=Context(Notices(said)))
     assert any("'h' was trained on rows that were made anew since" in line for line in said)
-    with pytest.raises(MismatchError, match="made anew since"):
-        train_loff(store.root, HEAD)
+    train_loff(store.root, HEAD, context=Context(Notices(said)))
+    assert any("were made anew since: it is kept as it is" in line for line in said)
+    train_loff(store.root, HEAD, restart=True)
+    assert "heads/set/h" not in stale(store)
+
+
+def test_a_head_that_is_not_done_does_not_go_on(store: Store) -> None:
+    """Going on would mix two trainings."""
+    asked = iter(range(100))
+    longer = replace(HEAD, name="two", epochs=3)
+    with pytest.raises(StoppedError):
+        train_loff(store.root, longer, context=Context(stop=lambda: next(asked) > 0))
+    change(store, 1)
+    with pytest.raises(MismatchError, match="units of set/embeddings with rows of the training"):
+        train_loff(store.root, longer)
 
 
 def test_a_training_does_not_mind_test_rows(tmp_path: Path) -> None:

@@ -171,3 +171,16 @@ def test_vectors_whose_squares_have_no_room_have_neighbours(scale, count):
     np.testing.assert_allclose(found.distances, distances, rtol=1e-12)
     unordered = nearest_rows(vectors[:9], blocks(vectors, 130), 4)
     assert np.array_equal(np.sort(unordered, axis=1), np.sort(rows, axis=1))
+
+
+@pytest.mark.parametrize(("scale", "length"), [(1e-23, 1), (1e-20, 1), (1e-30, 1e10)])
+def test_tiny_vectors_are_compared_with_far_longer_queries(scale, length):
+    """Their squares are lost in float32, their differences in float64: there, all are as near."""
+    vectors = (gaussian(300, 32).astype(np.float64) * scale).astype(np.float32)
+    queries = (gaussian(5, 32, seed=1) * length).astype(np.float32)
+    rows, distances = brute(queries, vectors, 10)
+    found = nearest(queries, blocks(vectors, 70), 10)
+    assert np.array_equal(found.rows, rows)
+    np.testing.assert_allclose(found.distances, distances, rtol=1e-12)
+    unordered = nearest_rows(queries, blocks(vectors, 70), 10)
+    assert np.array_equal(np.sort(unordered, axis=1), np.sort(rows, axis=1))
