@@ -11,7 +11,7 @@ from fungistore.sources.sample import Sample, Source
 from fungistore.store.census import SourceChanges
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.samples import Part
-from fungistore.store.store import SAMPLES, Store
+from fungistore.store.store import Store
 
 OTHERS_SHOWN = 3
 
@@ -47,29 +47,33 @@ def add_source(
     names = list(dict.fromkeys([*old.labels, *source.label_names()]))
     labels = {name: number for number, name in enumerate(names)}
     part, changes = store.samples.append(source, source.root, labels, keep_changed=update)
-    others: list[str] = []
-    is_known = source.root in {p.root for p in old.parts}
-    if is_known:
-        others = store.samples.other_items(changes.changed_samples, source.root)
-    if others or (changes.changed and not is_known):
-        if part:
-            store.folder(SAMPLES).remove(part.file)
-        raise UsageError(
-            f"{len(others) or changes.changed} {items} of this source have the names of "
-            f"other {items}",
-            where=source.root,
-            expected=f"the source that the store was made from: {old.parts[0].root}",
-            found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
-            hint="use another STORE, or a manifest whose `id` column tells them apart",
-        )
-    parts = list(old.parts) + ([part] if part else [])
-    if changes.known:
-        parts = [store.samples.moved(part, source.root) for part in parts]
+    with store.samples.removed_on_error(part.file if part else None):
+        _refuse_others(store, changes, source.root, items)
+        parts = list(old.parts) + ([part] if part else [])
+        if changes.known:
+            parts = [store.samples.moved(part, source.root) for part in parts]
     store.commit(tuple(names), tuple(parts), modality)
     if changes.changed_samples:
         _note_changed(store, changes.changed_samples)
         _refresh_samples(store, changes.changed_samples, source.root)
     return changes
+
+
+def _refuse_others(store: Store, changes: SourceChanges, root: str, items: str) -> None:
+    """Refuse a source whose samples have the names of others; see `SampleTable.other_items`."""
+    others: list[str] = []
+    is_known = root in {part.root for part in store.manifest.parts}
+    if is_known:
+        others = store.samples.other_items(changes.changed_samples, root)
+    if others or (changes.changed and not is_known):
+        raise UsageError(
+            f"{len(others) or changes.changed} {items} of this source have the names of "
+            f"other {items}",
+            where=root,
+            expected=f"the source that the store was made from: {store.manifest.parts[0].root}",
+            found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
+            hint="use another STORE, or a manifest whose `id` column tells them apart",
+        )
 
 
 def _note_changed(store: Store, changed: Mapping[int, Sample]) -> None:

@@ -7,7 +7,7 @@ a part leaves the others untouched. Which parts count is said by `store.json`, i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -182,8 +182,19 @@ class SampleTable:
             census.refuse_duplicates(temporary)
 
         self.folder.publish_file(name, write)
-        changes = self._with_removed(census, root)
-        return Part(name, changes.added, root, self.folder.digest(name)), changes
+        with self.removed_on_error(name):
+            changes = self._with_removed(census, root)
+            return Part(name, changes.added, root, self.folder.digest(name)), changes
+
+    @contextmanager
+    def removed_on_error(self, name: str | None) -> Iterator[None]:
+        """Remove a new part, if there is one, where something fails before it is committed."""
+        try:
+            yield
+        except BaseException:
+            if name is not None:
+                self.folder.remove(name)
+            raise
 
     def other_items(self, changed: Mapping[int, Sample], root: str) -> list[str]:
         """Return the ids of changed rows whose own file, below another root, is still there.
@@ -235,8 +246,14 @@ class SampleTable:
         return replace(part, checksum=self.folder.digest(part.file))
 
     def moved(self, part: Part, root: str) -> Part:
-        """Return the part with another root, if its own is gone and its first sample is there."""
-        if is_there(part.root) or not part.rows:
+        """Return the part with another root, if its own is gone and its first sample is there.
+
+        A root behind another user's folder, which may not be looked at, is as good as gone.
+        """
+        with suppress(PermissionError):
+            if is_there(part.root):
+                return part
+        if not part.rows:
             return part
         with self._open(part) as file:
             uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()

@@ -23,6 +23,8 @@ from fungistore.verification.samples import LOST, check_samples
 from fungistore.verification.units import uncommitted_units, whole_rows
 from fungistore.verification.verify import check_store
 
+OLDER = "the rows that it was made from have a record, and may be newer: fungi pca makes it again"
+
 
 @dataclass(frozen=True)
 class Rebuilt:
@@ -52,7 +54,8 @@ def rebuild_records(path: str | Path, *, context: Context = QUIET) -> Rebuilt:
     `failures.jsonl`. What no file but the record told cannot be promised: that chunks were not
     swapped, or left from an earlier array of the same shape; the array's setup is taken to be that
     of all its chunks. Rows that end a unit as NaN, and are not listed as failed, count as not made:
-    the next run makes them. Records that are there and can be read are left as they are.
+    the next run makes them. Records that are there and can be read are left as they are. A PCA's
+    unit gets a record only together with its inputs' units: those with a record may be newer.
 
     Args:
         path: the store's directory.
@@ -73,13 +76,17 @@ def rebuild_records(path: str | Path, *, context: Context = QUIET) -> Rebuilt:
             problem = samples.findings[0]
             raise StoreError(what, where=problem.where, found=problem.found, hint=LOST)
         failed = _failed_rows(store)
-        for stored in read_arrays(store, len(store.samples)).arrays:
+        arrays = read_arrays(store, len(store.samples)).arrays
+        recorded = {stored.array.name: stored.records.keys() for stored in arrays}
+        for stored in arrays:
             name, array = stored.array.name, stored.array
             listed = failed.get(array.feature_set, np.zeros(0, np.int64))
             without = _without_setup(store, array)
+            inputs = [] if without else _inputs(store, array)
             for unit in _without_record(store, stored):
                 context.stop_if_asked()
-                why = without or _rebuild(store, array, unit, listed)
+                is_older = any(unit in recorded.get(used, ()) for used in inputs)
+                why = without or (OLDER if is_older else _rebuild(store, array, unit, listed))
                 if why:
                     left.append((array.folder.key_of(array.chunk_key(unit)), why))
                 else:
@@ -101,6 +108,13 @@ def _without_setup(store: Store, array: UnitArray) -> str:
     except StoreError as error:
         return f"its setup: {error.what}"
     return "" if found == array.fingerprint else f"its setup has the fingerprint {found}"
+
+
+def _inputs(store: Store, array: UnitArray) -> list[str]:
+    """Return the names of the arrays that a PCA was made from."""
+    made = store.setups.config(array.fingerprint).get("pca")
+    inputs = made.get("inputs") if isinstance(made, dict) else None
+    return list(inputs) if isinstance(inputs, dict) else []
 
 
 def _without_record(store: Store, stored: StoredArray) -> Iterator[int]:

@@ -198,6 +198,18 @@ def test_rows_that_were_not_made_are_told_from_failed_ones(tmp_path: Path, codec
     ]
 
 
+def test_a_pca_of_rows_that_have_a_record_is_not_vouched_for(root: Path) -> None:
+    """They may have been made anew since the records were lost; fungi pca makes its unit again."""
+    embeddings = Store.open(root).arrays("set")["embeddings"]
+    lose_records(root)
+    embeddings.publish(1, -embeddings.read(16, 32), "", 0)
+    done = rebuild_records(root)
+    assert done.rebuilt == {"set/embeddings": 3, "set/gradients/kl": 4, "set/pca/four": 3}
+    ((where, why),) = done.left
+    assert where == "features.zarr/set/pca/four/c/1/0"
+    assert "fungi pca" in why
+
+
 def test_a_unit_of_nan_alone_is_made_again(tmp_path: Path) -> None:
     """It reads like one that was never made."""
     vectors, labels = clustered(20, 2, 4)

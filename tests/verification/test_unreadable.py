@@ -15,13 +15,17 @@ import pytest
 from fungi_cli.main import app
 from typer.testing import CliRunner
 
+from feature_world import ListSource
 from fungistore.errors import StoreError, explained
 from fungistore.indexing.record import checked_file, index_folder, read_record
 from fungistore.location import is_there, locate
 from fungistore.loff.gather import MappedChunks
 from fungistore.loff.run_folder import RunFolder
+from fungistore.sources.sample import Sample
 from fungistore.store.disk_errors import is_unreadable
+from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
+from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
 from fungistore.verification.verify import verify_store
@@ -215,6 +219,38 @@ def test_a_root_that_does_not_answer_is_not_gone(
     )
     with pytest.raises(OSError, match="Stale"):
         locate(str(tmp_path / "root"), "a.jpg").exists()
+
+
+def test_a_root_behind_another_users_folder_is_gone_where_a_copy_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the data elsewhere goes on from there; a failing disk leaves no new part."""
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    for folder, names in ((theirs, "ab"), (mine, "abc")):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.jpg").write_bytes(b"x")
+    make_table(tmp_path / "s.fungi", theirs, "ab")
+    before = sorted((tmp_path / "s.fungi/samples.parquet").iterdir())
+    error = error_of(errno.EIO, theirs)
+    stat = os.stat
+    monkeypatch.setattr(
+        os, "stat", lambda path, **named: raise_it(error) if path == str(theirs) else stat(path)
+    )
+    with pytest.raises(OSError, match="Input/output"):
+        make_table(tmp_path / "s.fungi", mine, "abc")
+    assert sorted((tmp_path / "s.fungi/samples.parquet").iterdir()) == before
+    error = error_of(errno.EACCES, theirs)
+    table = make_table(tmp_path / "s.fungi", mine, "abc")
+    assert (len(table), {part.root for part in table.parts}) == (3, {str(mine)})
+
+
+def make_table(store: Path, root: Path, names: str) -> SampleTable:
+    opened = Store.open_or_create(store)
+    source = ListSource([Sample(f"{name}.jpg", f"{name}.jpg") for name in names])
+    source.root = str(root)
+    add_source(opened, source)
+    return Store.open(store).samples
 
 
 def raise_it(error: BaseException) -> None:
