@@ -36,7 +36,7 @@ from fungistore.store.chunks import (
 from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
-from fungistore.store.groups import ready_groups
+from fungistore.store.groups import OURS, ready_groups
 
 FEATURES = "features.zarr"
 COMMITS = "commits"
@@ -148,7 +148,7 @@ class UnitArray:
             array = zarr.open_array(
                 self.folder.backend.zarr(), path=self.folder.key, mode="r", zarr_format=3
             )
-            if not {"fingerprint", "codec"} <= array.attrs.keys():
+            if not array.attrs.keys() >= OURS:
                 raise ValueError("an array of another program")
         return array
 

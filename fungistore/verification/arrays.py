@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from fungistore.store.chunks import CODECS, METADATA, blank_array
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable
 from fungistore.store.feature import codec_of, is_pca, kind_of
 from fungistore.store.folder import Folder
-from fungistore.store.groups import GROUP, read_metadata
+from fungistore.store.groups import GROUP, has_chunks, is_of_another, read_metadata
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, UnitArray, parse_commit, record_unit
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
+
+STRAY = re.compile(r"\d+\.json")  # a number, as records have; of too few digits it is none
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,14 @@ class StoredArrays:
         lost: names of the others: what was made from them cannot be judged.
         findings: what is wrong with these.
         references: how artefacts refer to each of them, by name.
+        others: keys of what other programs, or users, put among them and their records.
     """
 
     arrays: tuple[StoredArray, ...]
     lost: frozenset[str]
     findings: tuple[Finding, ...]
     references: Mapping[str, str]
+    others: tuple[str, ...]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -71,23 +76,28 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
     recorded = {below.key.removeprefix(f"{commits.key}/"): below for below in _recorded(commits)}
     arrays: list[StoredArray] = []
     findings: list[Finding] = []
+    others: list[str] = []
+    no_groups: list[Folder] = []
     seen = set()
     to_see = [store.folder(FEATURES)]
     while to_see:
         folder = to_see.pop(0)
-        name, listing = folder.key.removeprefix(FEATURES).removeprefix("/"), folder.list()
+        name = folder.key.removeprefix(FEATURES).removeprefix("/")
         try:
             document = read_metadata(folder)
         except (OSError, MemoryError) as error:
             findings.append(unreadable(store.backend, folder.key_of(METADATA), error))
-            if name in recorded or CHUNKS in listing.folders:
+            if name in recorded or has_chunks(folder):
                 seen.add(name)
             else:
                 to_see[:0] = folder.folders()
             continue
         says = document.get("node_type") if document else None
-        is_array = name in recorded or CHUNKS in listing.folders or says == "array"
-        if name and is_array:
+        is_array = says == "array" or (says != "group" and has_chunks(folder))
+        if name and is_array and name not in recorded and is_of_another(document):
+            others.append(folder.key)
+            continue
+        if name and (is_array or name in recorded):
             seen.add(name)
             records = _records(recorded.get(name))
             try:
@@ -99,17 +109,28 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
                 arrays.append(StoredArray(opened, records))
             continue
         to_see[:0] = folder.folders()
-        if listing != Listing() and (
-            document is None or says != "group" or document.get("zarr_format") != 3
-        ):  # an empty folder is a kill before its first file
+        if document is None or says != "group" or document.get("zarr_format") != 3:
+            no_groups.append(folder)
+    ours = recorded.keys() | seen
+    for folder in no_groups:
+        if folder.list() == Listing():  # a kill before its first file
+            continue
+        if folder.key == FEATURES or any(
+            f"{FEATURES}/{x}/".startswith(f"{folder.key}/") for x in ours
+        ):
             findings.append(_group(folder))
+        elif folder.has(METADATA):
+            findings.append(_no_group(folder))
+        elif not any(folder.key.startswith(f"{other}/") for other in others):
+            others.append(folder.key)
     for name in sorted(recorded.keys() - seen):
         findings.append(_without_array(store, name, recorded[name]))
     for below in recorded.values():
         findings += _stray_records(below)
-    lost = (recorded.keys() | seen) - {stored.array.name for stored in arrays}
+        others += _other_files(below)
+    lost = ours - {stored.array.name for stored in arrays}
     references = {s.array.name: _reference(store, s.array.fingerprint) for s in arrays}
-    return StoredArrays(tuple(arrays), frozenset(lost), tuple(findings), references)
+    return StoredArrays(tuple(arrays), frozenset(lost), tuple(findings), references, tuple(others))
 
 
 def _reference(store: Store, key: str) -> str:
@@ -143,18 +164,17 @@ def _examine(
         if not changed:
             return array, []
         trouble = "; ".join(f"{key} {now.get(key)!r}, not {right[key]!r}" for key in changed)
-    then = command_for_array(store, name, made_with or "")
+    remedy, advice = None, None
     if expected is not None:
         remedy = Remedy("written anew from its setup and records", write=((where, expected[0]),))
-    else:
-        remedy = Remedy(
-            "the array is removed, so that all its units are computed again",
-            remove=(f"{COMMITS}/{name}", f"{FEATURES}/{name}"),
-            then=then,
+    else:  # its chunks may be sound, or those of another program
+        then = command_for_array(store, name, made_with or "")
+        advice = (
+            "restore the file from a copy of the store, or move the array's folder and that of "
+            f"its records, {COMMITS}/{name}, out of the store: {then} makes it anew"
         )
-    finding = Finding(
-        "array-damaged", where, "zarr metadata as they were written", trouble, "error", remedy
-    )
+    right_metadata = "zarr metadata as they were written"
+    finding = Finding("array-damaged", where, right_metadata, trouble, "error", remedy, advice)
     return None, [finding]
 
 
@@ -258,6 +278,17 @@ def _group(folder: Folder) -> Finding:
     )
 
 
+def _no_group(folder: Folder) -> Finding:
+    """Tell of metadata that are none, where no array of this program is below."""
+    return Finding(
+        "group-damaged",
+        folder.key_of(METADATA),
+        "the metadata of a zarr group or array",
+        "others, and nothing of this program below",
+        advice="look at what it is, and move the folder out of the store",
+    )
+
+
 def _without_array(store: Store, name: str, folder: Folder) -> Finding:
     made_with, _ = _from_records(store, _records(folder))
     return Finding(
@@ -275,7 +306,7 @@ def _without_array(store: Store, name: str, folder: Folder) -> Finding:
 
 def _stray_records(folder: Folder) -> Iterator[Finding]:
     for name in folder.list().files:
-        if record_unit(name) is None:
+        if STRAY.fullmatch(name) and record_unit(name) is None:
             key = folder.key_of(name)
             yield Finding(
                 "record-stray",
@@ -287,9 +318,16 @@ def _stray_records(folder: Folder) -> Iterator[Finding]:
             )
 
 
+def _other_files(folder: Folder) -> Iterator[str]:
+    """Yield the keys of the files beside records that no version of this program wrote."""
+    for name in folder.list().files:
+        if not STRAY.fullmatch(name):
+            yield folder.key_of(name)
+
+
 def _recorded(folder: Folder) -> Iterator[Folder]:
     """Yield the folders of records at or below one."""
-    if any(name.endswith(".json") for name in folder.list().files):
+    if any(record_unit(name) is not None for name in folder.list().files):
         yield folder
     for below in folder.folders():
         yield from _recorded(below)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ from fungistore.machine.resources import reading_threads
 from fungistore.names import CHUNKS
 from fungistore.store.backend import Backend
 from fungistore.store.batches import most_unrecorded
-from fungistore.store.chunks import Counts, checksum, count_rows
+from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, Commit, UnitArray, parse_commit
@@ -35,7 +34,6 @@ from fungistore.verification.findings import (
 
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
 COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
-UNIT_NAME = re.compile("[0-9]{1,18}")  # of a chunk's file or folder
 QUEUED = 4  # units waiting for each thread
 
 
