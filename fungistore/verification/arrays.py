@@ -20,7 +20,7 @@ from fungistore.store.groups import GROUP, has_chunks, is_of_another, read_metad
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, UnitArray, parse_commit, record_unit
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
+from fungistore.verification.findings import Finding, Remedy, first_line, not_mounted, unreadable
 
 STRAY = re.compile(r"\d+\.json")  # a number, as records have; of too few digits it is none
 
@@ -124,7 +124,8 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
         elif not any(folder.key.startswith(f"{other}/") for other in others):
             others.append(folder.key)
     for name in sorted(recorded.keys() - seen):
-        findings.append(_without_array(store, name, recorded[name]))
+        away = not_mounted(store.backend, f"{FEATURES}/{name}", or_empty=True)
+        findings.append(away or _without_array(store, name, recorded[name]))
     for below in recorded.values():
         findings += _stray_records(below)
         others += _other_files(below)

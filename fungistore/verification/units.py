@@ -28,6 +28,7 @@ from fungistore.verification.findings import (
     FindingKind,
     Remedy,
     first_line,
+    not_mounted,
     readable,
     unreadable,
 )
@@ -257,6 +258,8 @@ def _compare(
         size = backend.size(chunk)
     except OSError as error:
         raise_unreadable(error)
+        if away := not_mounted(backend, chunk, or_empty=False):
+            return done(0, None, away)
         expected = f"a chunk of {commit.bytes} bytes"
         return done(0, commit, wrong("chunk-missing", chunk, expected, "no file"))
     try:
