@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
@@ -21,7 +24,9 @@ from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, UnitArray, parse_commit, record_unit
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.findings import Finding, Remedy, first_line, not_mounted, unreadable
+from fungistore.verification.recovered import Rows, proven_rows
 
+DTYPES = ("float16", "float32")
 STRAY = re.compile(r"\d+\.json")  # a number, as records have; of too few digits it is none
 
 
@@ -156,7 +161,7 @@ def _examine(
         array, trouble = UnitArray(store.backend, name), ""
     except StoreError as error:
         array, trouble = None, first_line(error.found)
-    expected = _expected(store, name, array, document, made_with, last, samples)
+    expected = _expected(store, name, array, document, made_with, last, samples, {})
     if array is not None:
         if expected is None:
             return array, []
@@ -165,6 +170,7 @@ def _examine(
         if not changed:
             return array, []
         trouble = "; ".join(f"{key} {now.get(key)!r}, not {right[key]!r}" for key in changed)
+    expected = _expected(store, name, array, document, made_with, last, samples, records)
     remedy, advice = None, None
     if expected is not None:
         remedy = Remedy("written anew from its setup and records", write=((where, expected[0]),))
@@ -185,10 +191,14 @@ def _expected(
     array: UnitArray | None,
     document: Config | None,
     made_with: str | None,
-    last: int,
+    last: tuple[int, int],
     samples: int | None,
+    records: dict[int, str],
 ) -> tuple[bytes, dict[str, Any]] | None:
-    """Return what the metadata should be, as bytes and parsed; None where nothing tells."""
+    """Return what the metadata should be, as bytes and parsed; None where nothing tells.
+
+    Where `records` are given, their chunks must prove it: wrong metadata would condemn them all.
+    """
     key = made_with or (array.fingerprint if array is not None else None)
     try:
         config = store.setups.config(key) if key else {}
@@ -198,20 +208,47 @@ def _expected(
         config = {}  # a damaged setup, which has its own finding, must not condemn its arrays
     now = _plain_fields(document) | ({} if array is None else _fields(array))
     now |= _from_setup(name.partition("/")[2], config)
+    if records and {"unit_rows", "codec"} <= now.keys():
+        folder = store.folder(FEATURES, name)
+        rows = proven_rows(folder, records, now["unit_rows"], now["codec"])
+        now |= _proven(rows, now, 1 if samples is None else samples)
     shape = now.get("shape")
     if not shape or not {"dtype", "unit_rows", "codec"} <= now.keys():
         return None
-    least = last * now["unit_rows"] + 1  # fewer would lose a unit; the next run makes it longer
+    # fewer would lose a unit; the next run makes it longer
+    least = last[0] * now["unit_rows"] + min(last[1], now["unit_rows"])
     most = shape[0] if samples is None else samples
-    rows = max(min(shape[0], most), least)
+    count = max(min(shape[0], most), least)
     attributes = {"fingerprint": key, "codec": now["codec"]}
-    shape = (rows, *shape[1:])
+    shape = (count, *shape[1:])
     try:
         made, data = blank_array(shape, now["dtype"], now["unit_rows"], now["codec"], attributes)
     except Exception as error:  # the fields come from damaged files; zarr raises what it likes
         raise_unreadable(error)
         return None
     return data, made.metadata.to_dict()
+
+
+def _proven(rows: Rows | None, fields: Config, count: int) -> Config:
+    """Return shape and dtype as chunks prove them; no shape where they do not.
+
+    Args:
+        rows: how these are stored.
+        fields: what else is known of the array.
+        count: of its rows, unless a shape is among the fields.
+    """
+    shape = fields.get("shape") or (count,)
+    if rows is None:
+        return {"shape": None}
+    if rows.dimensions == 1:
+        fields = fields | {"dtype": {2: "float16", 4: "float32"}.get(rows.bytes)}
+    if fields.get("dtype") not in DTYPES:
+        return {"shape": None}
+    width, rest = divmod(rows.bytes, np.dtype(fields["dtype"]).itemsize)
+    if rows.dimensions == 2:
+        shape = (shape[0], width)
+    is_right = rows.dimensions == len(shape) and math.prod(shape[1:]) == width and not rest
+    return {"dtype": fields["dtype"], "shape": tuple(shape) if is_right else None}
 
 
 def _from_setup(path: str, config: Config) -> Config:
@@ -233,7 +270,7 @@ def _usable(fields: Config) -> Config:
     """Return the fields whose values an array can have."""
     rows, dtype, codec = (fields.get(key) for key in ("unit_rows", "dtype", "codec"))
     found: Config = {"unit_rows": rows} if type(rows) is int and rows > 0 else {}
-    found |= {"dtype": dtype} if dtype in ("float16", "float32") else {}
+    found |= {"dtype": dtype} if dtype in DTYPES else {}
     return found | ({"codec": codec} if codec in CODECS else {})
 
 
@@ -248,23 +285,23 @@ def _plain_fields(document: Config | None) -> Config:
     is_shape = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
     dtype = (document or {}).get("data_type")
     found: Config = {"shape": tuple(shape)} if shape and is_shape else {}
-    return found | ({"dtype": dtype} if dtype in ("float16", "float32") else {})
+    return found | ({"dtype": dtype} if dtype in DTYPES else {})
 
 
-def _from_records(store: Store, records: dict[int, str]) -> tuple[str | None, int]:
-    """Return the fingerprint that most records have, and the last unit with a record, or -1."""
+def _from_records(store: Store, records: dict[int, str]) -> tuple[str | None, tuple[int, int]]:
+    """Return the fingerprint that most records have, and the last unit with a record, its rows."""
     votes: Counter[str] = Counter()
-    last = -1
+    last = (0, 0)
     for unit, key in records.items():
         try:
             commit = parse_commit(store.backend.read(key))
         except (OSError, ValueError) as error:
             if is_unreadable(error):
-                last = max(last, unit)  # it may be sound, so the array is as long at least
+                last = max(last, (unit, 1))  # it may be sound, so the array is as long at least
             continue
         if commit.unit == unit and commit.rows > 0:
             votes[commit.fingerprint] += 1
-            last = max(last, unit)
+            last = max(last, (unit, commit.rows))
     return (votes.most_common(1)[0][0] if votes else None), last
 
 
