@@ -168,6 +168,12 @@ def encode(block: NDArray[Any], unit_rows: int, codec: Codec) -> tuple[bytes | m
     return (kept[key].to_bytes(),)
 
 
+def has_right_crc(chunk: bytes) -> bool:
+    """Whether a chunk ends with the CRC-32C of the rest: its bytes are those that were written."""
+    found = google_crc32c.extend(0, chunk[:-CRC_BYTES])
+    return len(chunk) > CRC_BYTES and chunk.endswith(found.to_bytes(CRC_BYTES, "little"))
+
+
 def checksum(rows: NDArray[Any]) -> str:
     """Return a digest of the values of some rows."""
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()

@@ -13,7 +13,6 @@ import numpy as np
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.names import CHUNKS
 from fungistore.store.backend import Listing
 from fungistore.store.chunks import CODECS, METADATA, blank_array
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from numcodecs import Blosc
 
 from fungistore.choices import Codec
-from fungistore.store.chunks import CHUNKS, CRC_BYTES
+from fungistore.names import CHUNKS
+from fungistore.store.chunks import CRC_BYTES
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.folder import Folder
 from fungistore.store.units import parse_commit

@@ -17,7 +17,7 @@ from fungistore.machine.resources import reading_threads
 from fungistore.names import CHUNKS
 from fungistore.store.backend import Backend
 from fungistore.store.batches import most_unrecorded
-from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows
+from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows, has_right_crc
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, Commit, UnitArray, parse_commit
@@ -170,8 +170,14 @@ def _uncommitted(array: UnitArray, unit: int, where: str, then: str) -> Iterator
         found = "a whole chunk without one"
         advice = "the next run writes it anew; if its record was lost, --rebuild-records vouches"
     except ValueError as error:
-        found = f"a chunk without one, not whole: {first_line(error)}"
-        remedy = Remedy("removed: the next run writes it anew", remove=(where,), then=then)
+        if has_right_crc(array.folder.read(array.chunk_key(unit))):
+            found = f"a whole chunk without one: {first_line(error)}"
+            advice = (
+                "the array's metadata may be older than it; the next run that gets there decides"
+            )
+        else:
+            found = f"a chunk without one, not whole: {first_line(error)}"
+            remedy = Remedy("removed: the next run writes it anew", remove=(where,), then=then)
     yield Finding("orphan", where, "chunks with a record", found, "warning", remedy, advice)
 
 

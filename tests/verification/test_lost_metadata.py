@@ -92,3 +92,22 @@ def test_without_proof_nothing_is_written_or_removed(root: Path) -> None:
     assert not (folder / "zarr.json").exists()
     assert len(list((root / "commits/set/embeddings").iterdir())) == 4
     assert not verify_store(root).is_sound
+
+
+def test_whole_chunks_beyond_the_end_stay(root: Path) -> None:
+    """Metadata from before growth, and records lost: the chunks are those of rows of the table."""
+    path = root / "features.zarr/set/embeddings/zarr.json"
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps(document | {"shape": [32, 8]}))
+    for unit in (2, 3):
+        (root / f"commits/set/embeddings/{unit:08d}.json").unlink()
+    before = chunks(root)
+    done = repair_store(root)
+    orphans = [finding for finding in done.verification.findings if finding.kind == "orphan"]
+    assert [finding.remedy for finding in orphans] == [None, None]
+    assert "a whole chunk" in orphans[0].found
+    assert chunks(root) == before
+    chunk = root / "features.zarr/set/embeddings/c/3/0"
+    chunk.write_bytes(chunk.read_bytes()[:-1])
+    repair_store(root)
+    assert set(before) - set(chunks(root)) == {chunk}
