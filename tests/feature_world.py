@@ -72,6 +72,7 @@ def write_block(
         config = {
             "schema": SCHEMA_VERSION[0],
             "layout": {"unit_rows": unit_rows, "codec": "none"},
+            "vectors": {"dtype": str(vectors.dtype)},
             "made": {"name": name, "salt": salt},
         }
         store.setups.freeze(config, {}, {})

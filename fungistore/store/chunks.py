@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from fungistore.choices import Codec
 CODECS: tuple[Codec, ...] = get_args(Codec)
 BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
 METADATA = "zarr.json"
+UNIT_NAME = re.compile("[0-9]{1,18}")  # of a chunk's file or folder in that of all
 CRC_BYTES = 4
 PIECE_BYTES = 1 << 18  # of rows at once: hashed and counted while they are in the core's cache
 
@@ -164,6 +166,12 @@ def encode(block: NDArray[Any], unit_rows: int, codec: Codec) -> tuple[bytes | m
     array[...] = whole
     key = array.metadata.encode_chunk_key((0,) * whole.ndim)
     return (kept[key].to_bytes(),)
+
+
+def has_right_crc(chunk: bytes) -> bool:
+    """Whether a chunk ends with the CRC-32C of the rest: its bytes are those that were written."""
+    found = google_crc32c.extend(0, chunk[:-CRC_BYTES])
+    return len(chunk) > CRC_BYTES and chunk.endswith(found.to_bytes(CRC_BYTES, "little"))
 
 
 def checksum(rows: NDArray[Any]) -> str:

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from fungistore.fingerprint import Config
-from fungistore.store.chunks import METADATA
+from fungistore.names import CHUNKS
+from fungistore.store.chunks import METADATA, UNIT_NAME
 from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.folder import Folder
 
 GROUP = json.dumps({"attributes": {}, "zarr_format": 3, "node_type": "group"}, indent=2).encode()
 CONSOLIDATED = "consolidated_metadata"
+OURS = frozenset(("fingerprint", "codec"))  # attributes of an array
 
 
 def ready_groups(features: Folder, name: str) -> None:
@@ -42,7 +44,8 @@ def groups_above(features: Folder, name: str) -> Iterator[Folder]:
 def array_names(folder: Folder) -> list[str]:
     """Return the arrays below a zarr group, sorted, by their path in it.
 
-    Reads the metadata files alone: what a kill leaves beside them is passed over in silence.
+    Reads the metadata files alone: what a kill leaves beside them is passed over in silence, as
+    are the arrays of other programs.
 
     Raises:
         StoreError: metadata are damaged.
@@ -51,12 +54,28 @@ def array_names(folder: Folder) -> list[str]:
     listing = folder.list()
     if METADATA in listing.files:
         with damage_explained("zarr metadata are damaged", folder.where(METADATA)):
-            is_array = json.loads(folder.read(METADATA))["node_type"] == "array"
-        if is_array:
-            return [""]  # the folders below it are chunks
+            document = json.loads(folder.read(METADATA))
+            is_array = document["node_type"] == "array"
+        if is_array:  # the folders below it are chunks
+            return [] if is_of_another(document) else [""]
     for name in listing.folders:
         names += [f"{name}/{below}".rstrip("/") for below in array_names(folder.at(name))]
     return sorted(names)
+
+
+def is_of_another(document: Config | None) -> bool:
+    """Whether metadata are an array's that another program made: ours have attributes."""
+    if not document or document.get("node_type") != "array":
+        return False
+    attributes = document.get("attributes", {})
+    return isinstance(attributes, dict) and not OURS & attributes.keys()
+
+
+def has_chunks(folder: Folder) -> bool:
+    """Whether a folder without metadata has what an array's chunks are; a PCA may be named so."""
+    listing = folder.list(CHUNKS)
+    names = (*listing.files, *listing.folders)
+    return METADATA not in names and any(UNIT_NAME.fullmatch(name) for name in names)
 
 
 def read_metadata(folder: Folder) -> Config | None:

@@ -29,6 +29,7 @@ from fungistore.store.durable import (
 )
 from fungistore.store.local_claims import LOCKS, LocalClaims
 from fungistore.store.locks import Claims
+from fungistore.store.units import FEATURES
 
 
 class LocalBackend:
@@ -205,7 +206,14 @@ class LocalBackend:
         for directory, folders, _ in os.walk(self._root):
             with suppress(FileNotFoundError, PermissionError):  # another writer's, who removes it
                 sync(Path(directory))
-            folders[:] = [name for name in folders if _is_settled(Path(directory, name))]
+            below = Path(directory).relative_to(self._root)
+            folders[:] = [name for name in folders if self._is_settled(below / name)]
+
+    def _is_settled(self, folder: Path) -> bool:
+        """Whether `settle` goes into a folder: not where chunks are; a PCA may be named so."""
+        may_be_of_chunks = folder.name == CHUNKS and folder.parts[0] == FEATURES
+        is_of_chunks = may_be_of_chunks and not (self._root / folder / METADATA).exists()
+        return not (is_of_chunks or is_foreign(folder.name))
 
     def free_bytes(self) -> int:
         """Return the bytes free on the file system that holds the directory, or will."""
@@ -237,12 +245,6 @@ def _refuse_odd_path(root: Path) -> None:
 def _counts(path: Path) -> bool:
     """Whether a file makes its directory something else than a store that a kill left unmade."""
     return not (path.name.endswith(PARTIAL) or path.name == LOCKS or is_litter(path.name))
-
-
-def _is_settled(folder: Path) -> bool:
-    """Whether `settle` goes into a folder: not where chunks are; a set or PCA may be named so."""
-    is_of_chunks = folder.name == CHUNKS and not (folder / METADATA).exists()
-    return not (is_of_chunks or is_foreign(folder.name))
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -6,6 +6,7 @@ a part leaves the others untouched. Which parts count is said by `store.json`, i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -37,6 +38,7 @@ SCHEMA = pa.schema(
 )
 ROWS_PER_GROUP = 16_384
 REMOVED_SHOWN = 3
+PART_NAME = re.compile(r"part-\d{5,}\.parquet")
 
 Rows = NDArray[np.int64]  # row numbers of the table
 

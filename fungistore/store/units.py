@@ -35,7 +35,7 @@ from fungistore.store.commit import Commit, earlier_rows, parse_commit, record_n
 from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
-from fungistore.store.groups import ready_groups
+from fungistore.store.groups import OURS, ready_groups
 
 FEATURES = "features.zarr"
 COMMITS = "commits"
@@ -110,7 +110,7 @@ class UnitArray:
             array = zarr.open_array(
                 self.folder.backend.zarr(), path=self.folder.key, mode="r", zarr_format=3
             )
-            if not {"fingerprint", "codec"} <= array.attrs.keys():
+            if not array.attrs.keys() >= OURS:
                 raise ValueError("an array of another program")
         return array
 

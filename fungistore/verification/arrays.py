@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.names import CHUNKS
 from fungistore.store.backend import Listing
 from fungistore.store.chunks import CODECS, METADATA, blank_array
 from fungistore.store.commit import parse_commit, record_unit
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable
 from fungistore.store.feature import codec_of, is_pca, kind_of
 from fungistore.store.folder import Folder
-from fungistore.store.groups import GROUP, read_metadata
+from fungistore.store.groups import GROUP, has_chunks, is_of_another, read_metadata
 from fungistore.store.records import Records
 from fungistore.store.store import Store
 from fungistore.store.units import COMMITS, FEATURES, UnitArray
 from fungistore.verification.commands import command_for_array
-from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
+from fungistore.verification.findings import Finding, Remedy, first_line, not_mounted, unreadable
+from fungistore.verification.recovered import Rows, proven_rows
+
+DTYPES = ("float16", "float32")
+STRAY = re.compile(r"\d+\.json")  # a number, as records have; of too few digits it is none
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,14 @@ class StoredArrays:
         lost: names of the others: what was made from them cannot be judged.
         findings: what is wrong with these.
         references: how artefacts refer to each of them, by name.
+        others: keys of what other programs, or users, put among them and their records.
     """
 
     arrays: tuple[StoredArray, ...]
     lost: frozenset[str]
     findings: tuple[Finding, ...]
     references: Mapping[str, str]
+    others: tuple[str, ...]
 
     @cached_property
     def commits(self) -> Records:
@@ -79,23 +88,28 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
     recorded = {below.key.removeprefix(f"{commits.key}/"): below for below in _recorded(commits)}
     arrays: list[StoredArray] = []
     findings: list[Finding] = []
+    others: list[str] = []
+    no_groups: list[Folder] = []
     seen = set()
     to_see = [store.folder(FEATURES)]
     while to_see:
         folder = to_see.pop(0)
-        name, listing = folder.key.removeprefix(FEATURES).removeprefix("/"), folder.list()
+        name = folder.key.removeprefix(FEATURES).removeprefix("/")
         try:
             document = read_metadata(folder)
         except (OSError, MemoryError) as error:
             findings.append(unreadable(store.backend, folder.key_of(METADATA), error))
-            if name in recorded or CHUNKS in listing.folders:
+            if name in recorded or has_chunks(folder):
                 seen.add(name)
             else:
                 to_see[:0] = folder.folders()
             continue
         says = document.get("node_type") if document else None
-        is_array = name in recorded or CHUNKS in listing.folders or says == "array"
-        if name and is_array:
+        is_array = says == "array" or (says != "group" and has_chunks(folder))
+        if name and is_array and name not in recorded and is_of_another(document):
+            others.append(folder.key)
+            continue
+        if name and (is_array or name in recorded):
             seen.add(name)
             records = _records(recorded.get(name))
             try:
@@ -107,17 +121,29 @@ def read_arrays(store: Store, samples: int | None) -> StoredArrays:
                 arrays.append(StoredArray(opened, records))
             continue
         to_see[:0] = folder.folders()
-        if listing != Listing() and (
-            document is None or says != "group" or document.get("zarr_format") != 3
-        ):  # an empty folder is a kill before its first file
+        if document is None or says != "group" or document.get("zarr_format") != 3:
+            no_groups.append(folder)
+    ours = recorded.keys() | seen
+    for folder in no_groups:
+        if folder.list() == Listing():  # a kill before its first file
+            continue
+        if folder.key == FEATURES or any(
+            f"{FEATURES}/{x}/".startswith(f"{folder.key}/") for x in ours
+        ):
             findings.append(_group(folder))
+        elif folder.has(METADATA):
+            findings.append(_no_group(folder))
+        elif not any(folder.key.startswith(f"{other}/") for other in others):
+            others.append(folder.key)
     for name in sorted(recorded.keys() - seen):
-        findings.append(_without_array(store, name, recorded[name]))
+        away = not_mounted(store.backend, f"{FEATURES}/{name}", or_empty=True)
+        findings.append(away or _without_array(store, name, recorded[name]))
     for below in recorded.values():
         findings += _stray_records(below)
-    lost = (recorded.keys() | seen) - {stored.array.name for stored in arrays}
+        others += _other_files(below)
+    lost = ours - {stored.array.name for stored in arrays}
     references = {s.array.name: _reference(store, s.array.fingerprint) for s in arrays}
-    return StoredArrays(tuple(arrays), frozenset(lost), tuple(findings), references)
+    return StoredArrays(tuple(arrays), frozenset(lost), tuple(findings), references, tuple(others))
 
 
 def _reference(store: Store, key: str) -> str:
@@ -142,7 +168,7 @@ def _examine(
         array, trouble = UnitArray(store.backend, name), ""
     except StoreError as error:
         array, trouble = None, first_line(error.found)
-    expected = _expected(store, name, array, document, made_with, last, samples)
+    expected = _expected(store, name, array, document, made_with, last, samples, {})
     if array is not None:
         if expected is None:
             return array, []
@@ -151,18 +177,18 @@ def _examine(
         if not changed:
             return array, []
         trouble = "; ".join(f"{key} {now.get(key)!r}, not {right[key]!r}" for key in changed)
-    then = command_for_array(store, name, made_with or "")
+    expected = _expected(store, name, array, document, made_with, last, samples, records)
+    remedy, advice = None, None
     if expected is not None:
         remedy = Remedy("written anew from its setup and records", write=((where, expected[0]),))
-    else:
-        remedy = Remedy(
-            "the array is removed, so that all its units are computed again",
-            remove=(f"{COMMITS}/{name}", f"{FEATURES}/{name}"),
-            then=then,
+    else:  # its chunks may be sound, or those of another program
+        then = command_for_array(store, name, made_with or "")
+        advice = (
+            "restore the file from a copy of the store, or move the array's folder and that of "
+            f"its records, {COMMITS}/{name}, out of the store: {then} makes it anew"
         )
-    finding = Finding(
-        "array-damaged", where, "zarr metadata as they were written", trouble, "error", remedy
-    )
+    right_metadata = "zarr metadata as they were written"
+    finding = Finding("array-damaged", where, right_metadata, trouble, "error", remedy, advice)
     return None, [finding]
 
 
@@ -172,10 +198,14 @@ def _expected(
     array: UnitArray | None,
     document: Config | None,
     made_with: str | None,
-    last: int,
+    last: tuple[int, int],
     samples: int | None,
+    records: dict[int, str],
 ) -> tuple[bytes, dict[str, Any]] | None:
-    """Return what the metadata should be, as bytes and parsed; None where nothing tells."""
+    """Return what the metadata should be, as bytes and parsed; None where nothing tells.
+
+    Where `records` are given, their chunks must prove it: wrong metadata would condemn them all.
+    """
     key = made_with or (array.fingerprint if array is not None else None)
     try:
         config = store.setups.config(key) if key else {}
@@ -185,20 +215,47 @@ def _expected(
         config = {}  # a damaged setup, which has its own finding, must not condemn its arrays
     now = _plain_fields(document) | ({} if array is None else _fields(array))
     now |= _from_setup(name.partition("/")[2], config)
+    if records and {"unit_rows", "codec"} <= now.keys():
+        folder = store.folder(FEATURES, name)
+        rows = proven_rows(folder, records, now["unit_rows"], now["codec"])
+        now |= _proven(rows, now, 1 if samples is None else samples)
     shape = now.get("shape")
     if not shape or not {"dtype", "unit_rows", "codec"} <= now.keys():
         return None
-    least = last * now["unit_rows"] + 1  # fewer would lose a unit; the next run makes it longer
+    # fewer would lose a unit; the next run makes it longer
+    least = last[0] * now["unit_rows"] + min(last[1], now["unit_rows"])
     most = shape[0] if samples is None else samples
-    rows = max(min(shape[0], most), least)
+    count = max(min(shape[0], most), least)
     attributes = {"fingerprint": key, "codec": now["codec"]}
-    shape = (rows, *shape[1:])
+    shape = (count, *shape[1:])
     try:
         made, data = blank_array(shape, now["dtype"], now["unit_rows"], now["codec"], attributes)
     except Exception as error:  # the fields come from damaged files; zarr raises what it likes
         raise_unreadable(error)
         return None
     return data, made.metadata.to_dict()
+
+
+def _proven(rows: Rows | None, fields: Config, count: int) -> Config:
+    """Return shape and dtype as chunks prove them; no shape where they do not.
+
+    Args:
+        rows: how these are stored.
+        fields: what else is known of the array.
+        count: of its rows, unless a shape is among the fields.
+    """
+    shape = fields.get("shape") or (count,)
+    if rows is None:
+        return {"shape": None}
+    if rows.dimensions == 1:
+        fields = fields | {"dtype": {2: "float16", 4: "float32"}.get(rows.bytes)}
+    if fields.get("dtype") not in DTYPES:
+        return {"shape": None}
+    width, rest = divmod(rows.bytes, np.dtype(fields["dtype"]).itemsize)
+    if rows.dimensions == 2:
+        shape = (shape[0], width)
+    is_right = rows.dimensions == len(shape) and math.prod(shape[1:]) == width and not rest
+    return {"dtype": fields["dtype"], "shape": tuple(shape) if is_right else None}
 
 
 def _from_setup(path: str, config: Config) -> Config:
@@ -220,7 +277,7 @@ def _usable(fields: Config) -> Config:
     """Return the fields whose values an array can have."""
     rows, dtype, codec = (fields.get(key) for key in ("unit_rows", "dtype", "codec"))
     found: Config = {"unit_rows": rows} if type(rows) is int and rows > 0 else {}
-    found |= {"dtype": dtype} if dtype in ("float16", "float32") else {}
+    found |= {"dtype": dtype} if dtype in DTYPES else {}
     return found | ({"codec": codec} if codec in CODECS else {})
 
 
@@ -235,23 +292,23 @@ def _plain_fields(document: Config | None) -> Config:
     is_shape = isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)
     dtype = (document or {}).get("data_type")
     found: Config = {"shape": tuple(shape)} if shape and is_shape else {}
-    return found | ({"dtype": dtype} if dtype in ("float16", "float32") else {})
+    return found | ({"dtype": dtype} if dtype in DTYPES else {})
 
 
-def _from_records(store: Store, records: dict[int, str]) -> tuple[str | None, int]:
-    """Return the fingerprint that most records have, and the last unit with a record, or -1."""
+def _from_records(store: Store, records: dict[int, str]) -> tuple[str | None, tuple[int, int]]:
+    """Return the fingerprint that most records have, and the last unit with a record, its rows."""
     votes: Counter[str] = Counter()
-    last = -1
+    last = (0, 0)
     for unit, key in records.items():
         try:
             commit = parse_commit(store.backend.read(key))
         except (OSError, ValueError) as error:
             if is_unreadable(error):
-                last = max(last, unit)  # it may be sound, so the array is as long at least
+                last = max(last, (unit, 1))  # it may be sound, so the array is as long at least
             continue
         if commit.unit == unit and commit.rows > 0:
             votes[commit.fingerprint] += 1
-            last = max(last, unit)
+            last = max(last, (unit, commit.rows))
     return (votes.most_common(1)[0][0] if votes else None), last
 
 
@@ -263,6 +320,17 @@ def _group(folder: Folder) -> Finding:
         "the metadata of a zarr group",
         "damaged" if folder.has(METADATA) else "missing",
         remedy=Remedy("written anew", write=((key, GROUP),)),
+    )
+
+
+def _no_group(folder: Folder) -> Finding:
+    """Tell of metadata that are none, where no array of this program is below."""
+    return Finding(
+        "group-damaged",
+        folder.key_of(METADATA),
+        "the metadata of a zarr group or array",
+        "others, and nothing of this program below",
+        advice="look at what it is, and move the folder out of the store",
     )
 
 
@@ -283,7 +351,7 @@ def _without_array(store: Store, name: str, folder: Folder) -> Finding:
 
 def _stray_records(folder: Folder) -> Iterator[Finding]:
     for name in folder.list().files:
-        if record_unit(name) is None:
+        if STRAY.fullmatch(name) and record_unit(name) is None:
             key = folder.key_of(name)
             yield Finding(
                 "record-stray",
@@ -295,9 +363,16 @@ def _stray_records(folder: Folder) -> Iterator[Finding]:
             )
 
 
+def _other_files(folder: Folder) -> Iterator[str]:
+    """Yield the keys of the files beside records that no version of this program wrote."""
+    for name in folder.list().files:
+        if not STRAY.fullmatch(name):
+            yield folder.key_of(name)
+
+
 def _recorded(folder: Folder) -> Iterator[Folder]:
     """Yield the folders of records at or below one."""
-    if any(name.endswith(".json") for name in folder.list().files):
+    if any(record_unit(name) is not None for name in folder.list().files):
         yield folder
     for below in folder.folders():
         yield from _recorded(below)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from fungistore.names import is_foreign
 from fungistore.store.backend import Backend
 from fungistore.store.disk_errors import is_unreadable
 
@@ -131,6 +133,34 @@ def unreadable(backend: Backend, where: str, error: BaseException) -> Finding:
     found = (isinstance(error, OSError) and error.strerror) or str(error) or "out of memory"
     advice = "it may be sound: mend what keeps it from being read, then verify again"
     return Finding("unreadable", where, "what can be read", found, advice=advice)
+
+
+def not_mounted(backend: Backend, key: str, *, or_empty: bool) -> Finding | None:
+    """Return the finding for an object that may lie on a disk which is not there now, or None.
+
+    Args:
+        backend: of the store.
+        key: of what is missing.
+        or_empty: whether an empty folder on its way, as that of a disk to be mounted, says so too,
+            and a link below the first folder, as nobody lists what is behind it; a link to nothing
+            always does.
+
+    Raises:
+        OSError: a folder on its way cannot be read.
+    """
+    root = backend.directory()
+    way = [*reversed(PurePosixPath(key).parents), PurePosixPath(key)][1:]
+    for part in way if root is not None else ():
+        path = (root or Path()) / part
+        if path.is_symlink() and (not path.exists() or (or_empty and len(part.parts) > 1)):
+            found = f"a link to {os.readlink(path)}"
+        elif or_empty and path.is_dir() and all(map(is_foreign, os.listdir(path))):
+            found = "an empty folder"
+        else:
+            continue
+        advice = "mount the disk, or put the folder in the place of the link; then verify again"
+        return Finding("unreadable", str(part), f"{key}, which has records", found, advice=advice)
+    return None
 
 
 def readable(backend: Backend, where: str, findings: Iterable[Finding]) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from fungistore.fingerprint import digest_ids, hash_ids
 from fungistore.machine.context import Context
 from fungistore.store.disk_errors import is_unreadable
 from fungistore.store.documents import seal_is_broken
-from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part
+from fungistore.store.samples import PART_NAME, ROWS_PER_GROUP, SCHEMA, Part
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.verification.findings import Finding, Remedy, first_line, unreadable
 
@@ -92,10 +92,19 @@ def unreferenced_parts(store: Store) -> Iterator[Finding]:
     """Find the files of the table that do not count: a kill before `store.json` leaves one."""
     folder, named = store.folder(SAMPLES), {part.file for part in store.manifest.parts}
     for below in folder.below():
-        if below.name not in named:
+        if below.name not in named and PART_NAME.fullmatch(below.name):
             expected, found = f"files that {MANIFEST} names", "a file that it does not name"
             remedy = Remedy("removed", remove=(below.key,))
             yield Finding("part-unreferenced", below.key, expected, found, "warning", remedy)
+
+
+def other_files(store: Store) -> list[str]:
+    """Return the keys of what other programs, or users, put among the files of the table."""
+    try:
+        below = store.folder(SAMPLES).below()
+    except OSError:  # which has a finding of its own
+        return []
+    return [other.key for other in below if not PART_NAME.fullmatch(other.name)]
 
 
 def digests_of_ranges(

@@ -30,13 +30,16 @@ def check_orphans(store: Store, context: Context) -> Iterator[Finding]:
         yield Finding("orphan", key, "no unfinished files", "one", "warning", remedy)
 
 
-def foreign_files(store: Store, context: Context) -> list[str]:
+def foreign_files(store: Store, context: Context, others: Iterable[str]) -> list[str]:
     """Say which files of other programs lie in a store, in a sentence; harmless, so they stay.
 
-    Only where the store is a directory: nothing else is visited by desktops and editors.
+    Args:
+        store: it. Only where it is a directory do desktops and editors visit it.
+        context: its stop is asked.
+        others: keys of what was met among this program's own files.
     """
     root = store.backend.directory()
-    found: list[str] = []
+    found = list(others)
     for directory, folders, files in os.walk(root) if root is not None else ():
         context.stop_if_asked()
         for name in [*folders, *files]:

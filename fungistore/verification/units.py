@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ from fungistore.machine.resources import reading_threads
 from fungistore.names import CHUNKS
 from fungistore.store.backend import Backend
 from fungistore.store.batches import most_unrecorded
-from fungistore.store.chunks import Counts, checksum, count_rows
+from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows, has_right_crc
 from fungistore.store.commit import Commit, parse_commit
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
@@ -30,13 +29,13 @@ from fungistore.verification.findings import (
     FindingKind,
     Remedy,
     first_line,
+    not_mounted,
     readable,
     unreadable,
 )
 
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
 COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
-UNIT_NAME = re.compile("[0-9]{1,18}")  # of a chunk's file or folder
 QUEUED = 4  # units waiting for each thread
 
 
@@ -172,8 +171,14 @@ def _uncommitted(array: UnitArray, unit: int, where: str, then: str) -> Iterator
         found = "a whole chunk without one"
         advice = "the next run writes it anew; if its record was lost, --rebuild-records vouches"
     except ValueError as error:
-        found = f"a chunk without one, not whole: {first_line(error)}"
-        remedy = Remedy("removed: the next run writes it anew", remove=(where,), then=then)
+        if has_right_crc(array.folder.read(array.chunk_key(unit))):
+            found = f"a whole chunk without one: {first_line(error)}"
+            advice = (
+                "the array's metadata may be older than it; the next run that gets there decides"
+            )
+        else:
+            found = f"a chunk without one, not whole: {first_line(error)}"
+            remedy = Remedy("removed: the next run writes it anew", remove=(where,), then=then)
     yield Finding("orphan", where, "chunks with a record", found, "warning", remedy, advice)
 
 
@@ -260,6 +265,8 @@ def _compare(
         size = backend.size(chunk)
     except OSError as error:
         raise_unreadable(error)
+        if away := not_mounted(backend, chunk, or_empty=False):
+            return done(0, None, away)
         expected = f"a chunk of {commit.bytes} bytes"
         return done(0, commit, wrong("chunk-missing", chunk, expected, "no file"))
     try:

@@ -35,6 +35,7 @@ from fungistore.verification.samples import (
     check_manifest,
     check_samples,
     digests_of_ranges,
+    other_files,
     unreferenced_parts,
 )
 from fungistore.verification.setups import check_setups
@@ -119,7 +120,8 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     findings += readable(backend, HEADS, check_heads(store, found, bad, context))
     findings += readable(backend, EVALS, check_evals(store, found, bad))
     uncommitted = [*readable(backend, FEATURES, uncommitted_chunks(store, found.arrays))]
-    notes += [*missing_units(store, found.arrays), *foreign_files(store, context)]
+    notes += missing_units(store, found.arrays)
+    notes += foreign_files(store, context, [*found.others, *other_files(store)])
     if is_being_written:
         notes.append("another process was writing: leftovers, which may be its own, are not listed")
         passing = ("orphan", "records-missing")

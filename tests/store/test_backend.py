@@ -369,3 +369,18 @@ def test_an_unknown_url_is_refused(tmp_path: Path) -> None:
     store = Store.open_or_create(f"file://{tmp_path}/s%20t.fungi")
     assert store.root == tmp_path / "s t.fungi"
     assert Store.open(str(store.root)).manifest.id == store.manifest.id
+
+
+def test_settling_goes_wherever_no_chunks_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks are in features.zarr alone; elsewhere a feature set may be named as their folder."""
+    for name in ("commits/c/embeddings", "features.zarr/c/embeddings/c/0", "indexes/c"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "features.zarr/c/zarr.json").write_text("{}")
+    settled: list[str] = []
+    place = "fungistore.store.local.sync"
+    monkeypatch.setattr(place, lambda path: settled.append(path.relative_to(tmp_path).as_posix()))
+    LocalBackend(tmp_path).settle()
+    assert {"commits/c/embeddings", "features.zarr/c/embeddings", "indexes/c"} <= set(settled)
+    assert "features.zarr/c/embeddings/c" not in settled

@@ -21,6 +21,7 @@ from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca
 from fungistore.store.status import status
 from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 from fungistore.verification.rebuild import rebuild_records
 from fungistore.verification.repair import repair_store
 from fungistore.verification.verify import verify_store
@@ -150,3 +151,66 @@ def test_stale_copies_of_metadata_are_found(root: Path) -> None:
     assert [finding.kind for finding in repair_store(root).repaired] == ["metadata-stale"]
     assert verify_store(root).findings == ()
     assert read_plainly(root).shape == (60, 8)
+
+
+# --- what users put among the arrays and records
+
+
+def test_what_users_put_among_the_arrays_stays(root: Path) -> None:
+    """An array of their own, folders, notes: a store is sound with them, and they are named."""
+    before = status(root).feature_sets
+    group = zarr.open_group(root / "features.zarr", mode="a")
+    group.create_array("my_umap", data=np.ones((8, 2), np.float32), chunks=(8, 2))
+    files = [
+        "features.zarr/plots/c/x.png",
+        "features.zarr/notes/README.txt",
+        "commits/notes/todo.json",
+        "commits/set/embeddings/README.txt",
+        "samples.parquet/README.txt",
+        "samples.parquet/part-00001.parquet.old",
+    ]
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("mine")
+    assert status(root).feature_sets == before
+    done = repair_store(root)
+    assert (done.repaired, done.verification.findings) == ((), ())
+    assert all((root / name).exists() for name in files)
+    assert np.all(zarr.open_array(root / "features.zarr/my_umap", mode="r")[:] == 1)
+    (note,) = done.verification.notes
+    assert note.startswith("6 files or folders of other programs are passed over: ")
+    assert "features.zarr/my_umap" in note
+
+
+@pytest.mark.parametrize("damage", [None, b"{", b"{}"])
+def test_what_may_be_of_others_is_an_error_without_a_remedy(
+    root: Path, damage: bytes | None
+) -> None:
+    """Chunks without metadata or records, or metadata that say nothing."""
+    path = root / "features.zarr/theirs"
+    (path / "c").mkdir(parents=True)
+    (path / "c/0").write_bytes(b"numbers")
+    if damage is not None:
+        (path / "zarr.json").write_bytes(damage)
+    done = repair_store(root)
+    assert done.repaired == ()
+    assert [finding.kind for finding in done.verification.errors] == ["array-damaged"]
+    (path / "c/0").rename(path / "c/x")
+    done = repair_store(root)
+    assert done.repaired == ()
+    assert len(done.verification.errors) == (damage is not None)
+    assert (path / "c/x").exists()
+
+
+def test_a_pca_may_be_named_like_the_folder_of_chunks(root: Path) -> None:
+    """What metadata say decides; without them, whether there are numbers."""
+    store = Store.open(root)
+    array = store.arrays("set")["pca/four"]
+    for place in ("features.zarr/set/pca", "commits/set/pca"):
+        (root / place / "four").rename(root / place / "c")
+    assert [a.name for a in verify_store(root).arrays if "pca" in a.name] == ["set/pca/c"]
+    for group in ("set/pca", "set"):
+        (root / "features.zarr" / group / "zarr.json").unlink()
+    done = repair_store(root)
+    assert {finding.kind for finding in done.repaired} <= {"group-damaged", "index-stale"}
+    assert len(UnitArray(store.backend, "set/pca/c").commits()) == array.units

@@ -277,3 +277,30 @@ def test_a_store_of_another_schema_is_not_called_damaged(root: Path) -> None:
     assert (shown.exit_code, "DAMAGED" in shown.stdout) == (5, False)
     assert "earlier major version" in " ".join(shown.stdout.split())
     assert np.all([not finding.remedy for finding in repair_store(root).verification.findings])
+
+
+@pytest.mark.parametrize(
+    "place", ["features.zarr", "features.zarr/set", "features.zarr/set/embeddings/c"]
+)
+@pytest.mark.parametrize("is_link", [True, False])
+def test_what_a_disk_that_is_not_mounted_has_is_not_gone(
+    root: Path, place: str, is_link: bool
+) -> None:
+    """A link to nothing, or the empty folder that a disk is mounted on: no record is removed."""
+    if place.endswith("/c") and not is_link:
+        pytest.skip("chunks that were deleted leave an empty folder, too")
+    (root / place).rename(root.parent / "disk")
+    if is_link:
+        (root / place).symlink_to(root.parent / "disk2")
+    else:
+        (root / place).mkdir()
+    before = files(root)
+    done = repair_store(root)
+    assert done.repaired == ()
+    assert {finding.kind for finding in done.verification.errors} == {"unreadable"}
+    assert place in {finding.where for finding in done.verification.errors}
+    assert files(root) == before
+    if is_link:
+        (root.parent / "disk").rename(root.parent / "disk2")
+        is_followed = place != "features.zarr/set"
+        assert verify_store(root).verdict == ("sound" if is_followed else "unreadable")
