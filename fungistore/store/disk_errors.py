@@ -16,7 +16,7 @@ HINTS = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room in your quota",
     errno.EROFS: "make the file system writable",
-    errno.EACCES: "get permission to write there",
+    errno.EACCES: "get permission to read and write there",
 }
 
 NO_THREAD = "can't start new thread"  # what Python raises under a limit of processes
