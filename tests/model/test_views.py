@@ -33,7 +33,7 @@ from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
 from fungistore.modalities.image.recipes import IMAGENET, image_recipe, side_for
 from fungistore.modalities.image.resample import resized_crops
 from fungistore.modalities.requests import Crops
-from fungistore.modalities.views import ViewGroup, count_views, in_chunks
+from fungistore.modalities.views import ViewGroup, count_views, filled_up, in_chunks
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
@@ -374,6 +374,17 @@ def test_chunks_cover_all_views_once_and_in_order(counts: list[int], views_at_on
     assert covered == [(group, view) for group, n in enumerate(counts) for view in range(n)]
     assert all(0 < views.stop - views.start <= views_at_once for _, views in chunks)
     assert count_views(recipe) == sum(counts)
+
+
+@pytest.mark.parametrize("count", [3, 4, 7])
+def test_a_batch_is_filled_up_with_its_last_sample(count: int) -> None:
+    """Every array of it, behind the samples that there are; a full one is left as it is."""
+    drawn = (torch.arange(6).view(3, 2), torch.tensor([5.0, 6.0, 7.0]))
+    ours = filled_up(drawn, count)
+    missing = count - 3
+    assert ours[0].tolist() == [[0, 1], [2, 3], [4, 5]] + [[4, 5]] * missing
+    assert ours[1].tolist() == [5.0, 6.0, 7.0] + [7.0] * missing
+    assert (ours is drawn) == (missing == 0)
 
 
 @pytest.mark.parametrize("views_at_once", [1, 5, 48, 49, 100])
