@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow mutate lint bench bench-accuracy bench-million clean
+.PHONY: demo test test-slow mutate lint docs bench bench-accuracy bench-million clean
 
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
 	$(RUN) examples/demo.py
@@ -23,6 +23,9 @@ lint: $(READY)          ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fungistore cli
 
+docs: $(VENV)/.docs     ## the pages of docs/ as a site in site/; a warning is an error
+	$(RUN) -m mkdocs build --strict
+
 bench: $(READY)         ## each against its floor, in one run: extraction, neighbours, LOFF-TA
 	$(RUN) benchmarks/extract.py --theirs 4
 	$(RUN) benchmarks/extract.py --features kl --files 256
@@ -40,9 +43,13 @@ bench-accuracy: $(READY) ## nearest neighbours from each faster extraction, half
 	$(RUN) benchmarks/accuracy.py --data digits --digits 20
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo site
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint]'
+	touch $@
+
+$(VENV)/.docs: $(READY)
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@

@@ -97,7 +97,7 @@ def estimate(
     """Return what `extract` would do, from two timed batches; writes nothing into the store.
 
     Raises:
-        As `extract`.
+        FungiError: as `extract` does.
     """
     place = open_backend(store)
     source = opened_source(source, options)
