@@ -1,0 +1,87 @@
+"""Every command of every page runs as printed, in order, and prints what the page shows."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pages import CHECKOUT, PAGES, Block, blocks
+from reader import MODEL, Reader, Shell, quick_shell
+
+from tiny_world import write_images
+
+FIRST = CHECKOUT / "docs" / "getting-started.md"
+OTHERS = [page for page in PAGES if page != FIRST]
+CLASSES = ("global", "local", "nominal")
+# What a page may leave unrun, and who runs it instead.
+REASONS = {
+    "installs": "tests/cli/test_packaging.py",
+    "make": "it runs what the Makefile says, in an environment of its own",
+    "needs GPUs": "tests/test_engines.py gives processes CPUs instead",
+    "needs SLURM": "tests/extraction/test_workers.py has its variables",
+    "needs other files": "those of a page's reader, under names of their own",
+}
+
+
+def write_world(folder: Path) -> Path:
+    """Write what a reader has: images in class folders, and a photo."""
+    for seed, label in enumerate(CLASSES):
+        write_images(folder / "images" / label, 10, seed=seed)
+        for number, image in enumerate(sorted((folder / "images" / label).iterdir()), 1):
+            image.rename(image.with_name(f"textile_{number:04d}.jpg"))
+    shutil.move(folder / "images" / "local" / "textile_0010.jpg", folder / "photo.jpg")
+    return folder
+
+
+def read_page(shell: Shell, folder: Path, page: Path) -> list[str]:
+    """Do all that a page says in a folder; returns what went wrong."""
+    reader, wrong = Reader(shell, folder), []
+    for block in blocks(page):
+        if block.not_run is None:
+            wrong += reader.follow(block)
+    reader.leave()
+    return wrong
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """Commands that take a moment each."""
+    shell, server = quick_shell(tmp_path_factory.mktemp("shell"), [MODEL])
+    yield shell
+    server.terminate()
+    server.wait()
+
+
+@pytest.fixture(scope="session")
+def started(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The folder that docs/getting-started.md leaves behind, and what went wrong there."""
+    folder = write_world(tmp_path_factory.mktemp("reader") / "work")
+    return folder, read_page(shell, folder, FIRST)
+
+
+def test_the_first_page(started: tuple[Path, list[str]]) -> None:
+    """A reader comes from a folder of images to a result."""
+    assert not started[1], "\n\n".join(started[1])
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.stem)
+def test_a_page(page: Path, shell: Shell, started: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """It goes on from where docs/getting-started.md ends, whatever other pages do."""
+    folder = Path(shutil.copytree(started[0], tmp_path / "work"))
+    wrong = read_page(shell, folder, page)
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_not_run_has_a_known_reason(page: Path) -> None:
+    """A page says why, in the words of a short list."""
+    reasons = {block.not_run for block in blocks(page)} - {None}
+    assert reasons <= set(REASONS)
+    assert all(runs(block) for block in blocks(page) if block.not_run)
+
+
+def runs(block: Block) -> bool:
+    """Whether a block is anything that could be run."""
+    return block.title is None and block.language in ("sh", "console", "python", "pycon")
