@@ -5,28 +5,30 @@ from __future__ import annotations
 import re
 
 ANY_LINES = "..."
-NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?"
-UNIT = r"(?: ?(?:[kKMGT]?i?B|bytes|ms|s|min|h|hours?|minutes?|seconds?)(?:/s)?\b)?"
-SOUGHT = re.compile(r"\b(?:[0-9a-f]{16,}|(?:global|local|nominal)/\w+\.jpg|sha256:\w+)\b")
+NUMBER = re.compile(
+    r"(?<![\w.])([-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)"
+    r"( ?(?:[kKMGT]?i?B|bytes|images|ms|s|min|h|hours?|minutes?|seconds?)(?:/s)?\b)?"
+)
+IMAGE = re.compile(r"\b(?:global|local|nominal)(?:/\w+\.jpg)?\b")  # and its class
+DIGEST = re.compile(r"\b[0-9a-f]{16,}\b")
+POINTS, SHARE = 3.0, 0.1  # how far a number of a real model may be from the page's
 
 
-def unlike(shown: str, printed: str) -> str | None:
+def unlike(shown: str, printed: str, *, by_number: bool = False) -> str | None:
     """Return the first line that a page shows and a command did not print, or None.
 
-    Numbers with their units of time and size may differ, and so may spaces, fingerprints, and which
-    images are neighbours. A line `...` stands for any lines.
+    Spaces and fingerprints may differ; a line `...` stands for any lines. Numbers, and which images
+    of which class are found, may differ too, unless they go `by_number`: then only amounts of time
+    and space may, and other numbers by three, or a tenth.
     """
-    lines = [_bare(line) for line in printed.splitlines() if line.strip()]
+    lines = [line for line in printed.splitlines() if line.strip()]
     position, skipping = 0, False
-    for line in shown.splitlines():
-        if not line.strip():
-            continue
+    for line in filter(str.strip, shown.splitlines()):
         if line.strip() == ANY_LINES:
             skipping = True
             continue
-        wanted = _bare(line)
         there = range(position, len(lines) if skipping else min(position + 1, len(lines)))
-        found = next((at for at in there if lines[at] == wanted), None)
+        found = next((at for at in there if _is_like(line, lines[at], by_number)), None)
         if found is None:
             return line
         position, skipping = found + 1, False
@@ -35,6 +37,19 @@ def unlike(shown: str, printed: str) -> str | None:
     return None
 
 
+def _is_like(shown: str, printed: str, by_number: bool) -> bool:
+    if not by_number:
+        shown, printed = (IMAGE.sub("@", line) for line in (shown, printed))
+    if _bare(shown) != _bare(printed):
+        return False
+    pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
+    return not by_number or all(unit or _is_near(a, b) for (a, unit), (b, _) in pairs)
+
+
 def _bare(line: str) -> str:
-    known = SOUGHT.sub("@", line)
-    return re.sub(r"[\s─━-]+", " ", re.sub(NUMBER + UNIT, "#", known)).strip()
+    return " ".join(NUMBER.sub("#", DIGEST.sub("@", line)).split())
+
+
+def _is_near(shown: str, printed: str) -> bool:
+    first, second = (float(number.replace(",", "")) for number in (shown, printed))
+    return abs(first - second) <= max(POINTS, SHARE * abs(first))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from likeness import unlike
 from pages import Block, commands
-from zygote import write_shims
+from zygote import hub_folder, write_shims
 
 HERE = Path(__file__).parent
 MODEL = "vit_small_patch14_dinov2.lvd142m"  # of all pages
@@ -26,13 +26,19 @@ class Shell:
     """Where commands run as printed: with `fungi` and `python` on their PATH, and no model hub."""
 
     environment: Mapping[str, str]
+    is_real: bool  # with the real model, whose numbers are compared
+
+    def surroundings(self, folder: Path) -> dict[str, str]:
+        """Return the variables of what runs in a folder: what is installed there stays there."""
+        site = str(folder / ".site")
+        return {**self.environment, "PYTHONPATH": site, "PIP_TARGET": site}
 
     def run(self, text: str, folder: Path) -> tuple[int, str]:
         """Run commands up to one that fails; returns the exit code and the output."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=folder,
-            env=dict(self.environment),
+            env=self.surroundings(folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -72,11 +78,14 @@ class Reader:
         if self.python is not None:
             self.python.communicate()
 
+    def _unlike(self, shown: str, printed: str) -> str | None:
+        return unlike(shown, printed, by_number=self.shell.is_real)
+
     def _type(self, block: Block) -> list[str]:
         wrong = []
         for command in commands(block):
             code, printed = self.shell.run(command.text, self.folder)
-            differs = None if command.shown is None else unlike(command.shown, printed)
+            differs = None if command.shown is None else self._unlike(command.shown, printed)
             if code or differs is not None:
                 told = f"the page shows: {differs}" if differs else f"exit code {code}"
                 wrong.append(f"{block.where}: {command.text}{told}\nprinted:\n{printed}")
@@ -87,7 +96,7 @@ class Reader:
             self.python = subprocess.Popen(
                 ["python", str(HERE / "session.py")],
                 cwd=self.folder,
-                env=dict(self.shell.environment),
+                env=self.shell.surroundings(self.folder),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -99,7 +108,7 @@ class Reader:
         if not answer:
             return [f"{block.where}: Python ended"]
         printed, failed = json.loads(answer)
-        differs = None if wanted is None else unlike(wanted, printed)
+        differs = None if wanted is None else self._unlike(wanted, printed)
         if failed or differs is not None:
             return [f"{block.where}: {failed or differs}\nprinted:\n{printed}"]
         return []
@@ -119,7 +128,15 @@ def quick_shell(scratch: Path, models: list[str]) -> tuple[Shell, subprocess.Pop
     while not address.exists():
         assert server.poll() is None, "the server of commands did not start"
         time.sleep(0.02)
-    return Shell(environment), server
+    return Shell(environment, is_real=False), server
+
+
+def real_shell(scratch: Path, weights: Path) -> Shell:
+    """Return a shell with the real commands, and the real model in the hub's cache."""
+    environment = _environment(scratch, Path(sys.executable).parent)
+    published = hub_folder(MODEL, Path(environment["HF_HOME"])) / "model.safetensors"
+    published.symlink_to(weights)
+    return Shell(environment, is_real=True)
 
 
 def _environment(scratch: Path, commands: Path) -> dict[str, str]:
@@ -131,5 +148,8 @@ def _environment(scratch: Path, commands: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "100",
+        "PIP_NO_BUILD_ISOLATION": "0",
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_INDEX": "1",
     }
     return os.environ | own

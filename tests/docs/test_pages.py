@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from pages import CHECKOUT, PAGES, Block, blocks
-from reader import MODEL, Reader, Shell, quick_shell
+from reader import MODEL, Reader, Shell, quick_shell, real_shell
 
+from fungistore.errors import FungiError
 from tiny_world import write_images
 
 FIRST = CHECKOUT / "docs" / "getting-started.md"
 OTHERS = [page for page in PAGES if page != FIRST]
 CLASSES = ("global", "local", "nominal")
+IMAGES_PER_CLASS, PHOTO = 40, "local/textile_0002.jpg"  # the photo is none of them
 # What a page may leave unrun, and who runs it instead.
 REASONS = {
     "installs": "tests/cli/test_packaging.py",
@@ -71,6 +73,24 @@ def test_a_page(page: Path, shell: Shell, started: tuple[Path, list[str]], tmp_p
     """It goes on from where docs/getting-started.md ends, whatever other pages do."""
     folder = Path(shutil.copytree(started[0], tmp_path / "work"))
     wrong = read_page(shell, folder, page)
+    assert not wrong, "\n\n".join(wrong)
+
+
+@pytest.mark.slow
+def test_all_pages_with_the_real_commands_and_a_real_model(tmp_path: Path) -> None:
+    """In an own process each, on real images; numbers are near those that the pages show."""
+    import demo_assets
+
+    try:
+        weights, images = demo_assets.dinov2_vits14_weights(), demo_assets.textile_images()
+    except FungiError as error:
+        pytest.skip(str(error))
+    shell, first = real_shell(tmp_path, weights), tmp_path / "first"
+    demo_assets.textile_subset(IMAGES_PER_CLASS, first / "images")
+    shutil.copy(images / PHOTO, first / "photo.jpg")
+    wrong = read_page(shell, first, FIRST)
+    for page in OTHERS:
+        wrong += read_page(shell, Path(shutil.copytree(first, tmp_path / page.stem)), page)
     assert not wrong, "\n\n".join(wrong)
 
 

@@ -1,7 +1,7 @@
 """Runs commands in processes forked from one that has the libraries loaded, in a moment each.
 
-`fungi` and `python`, first on a page's PATH, are `SHIM`: it hands over its arguments, folder,
-environment and streams, and ends as the command ends. Pipes, exit codes and standard input are
+`fungi`, `pip` and `python`, first on a page's PATH, are `SHIM`: it hands over its arguments,
+folder, environment and streams, and ends as the command ends. Pipes, exit codes and standard input are
 those of a shell. No parallel region is entered before a fork, so threads are as they always are.
 
     python zygote.py SOCKET [NAME...]
@@ -52,7 +52,7 @@ SMALL = {"embed_dim": 24, "depth": 2, "num_heads": 2}
 def write_shims(folder: Path, address: Path) -> None:
     """Write the commands that hand over to a server at an address."""
     folder.mkdir()
-    for name in ("fungi", "python"):
+    for name in ("fungi", "pip", "python"):
         (folder / name).write_text(SHIM.format(python=sys.executable, socket=str(address)))
         (folder / name).chmod(0o755)
 
@@ -155,9 +155,8 @@ def run(name: str, words: list[str]) -> None:
     sys.argv = [name, *words]
     if name == "fungi":
         importlib.import_module("fungi_cli.main").main()
-    elif words[0] == "-m":
-        sys.argv = words[1:]
-        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    elif name == "pip":
+        runpy.run_module("pip", run_name="__main__", alter_sys=True)
     else:
         sys.argv = words
         sys.path.insert(0, str(Path(words[0]).parent))

@@ -1,0 +1,47 @@
+"""What counts as the output that a page shows."""
+
+from __future__ import annotations
+
+import pytest
+from likeness import unlike
+
+SHOWN = """\
+features    train  test   acc
+embeddings     96    24  70.83 (50.0-87.5)
+saved: s.fungi/evals/knn-559b19470488ba53.json
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_like"),
+    [
+        (SHOWN, True),
+        (SHOWN.replace("70.83", "8.3").replace("  ", " "), True),
+        (SHOWN.replace("559b19470488ba53", "aaaabbbbccccdddd"), True),
+        (SHOWN.replace("acc", "kappa"), False),
+        (SHOWN.replace("embeddings", "embeddings + kl"), False),
+        (SHOWN + "warning: something\n", False),
+        (SHOWN.replace("saved: s.fungi/evals/knn-559b19470488ba53.json\n", ""), False),
+        ("", False),
+    ],
+    ids=["same", "numbers", "digest", "word", "name", "more", "less", "nothing"],
+)
+def test_words_and_lines_count_and_numbers_do_not(printed: str, is_like: bool) -> None:
+    """A changed word, or a line too many or too few, is seen."""
+    assert (unlike(SHOWN, printed) is None) == is_like
+
+
+def test_a_line_may_stand_for_others() -> None:
+    """`...` for any number of lines, also none; what follows must still come."""
+    assert unlike("a\n...\nd\n", "a\nb\nc\nd\n") is None
+    assert unlike("a\n...\n", "a\n") is None
+    assert unlike("a\n...\nd\n", "a\nb\nc\n") == "d"
+
+
+def test_a_real_models_numbers_are_near_the_pages() -> None:
+    """But for amounts of time and space, and the neighbours that a search finds."""
+    assert unlike("acc 70.8", "acc 69.1", by_number=True) is None
+    assert unlike("acc 70.8", "acc 50.0", by_number=True) == "acc 70.8"
+    assert unlike("in 12 s, 4.0 MB", "in 90 s, 1.0 MB", by_number=True) is None
+    assert unlike("1 local/a.jpg", "1 global/b.jpg") is None
+    assert unlike("1 local/a.jpg", "1 global/b.jpg", by_number=True) == "1 local/a.jpg"
