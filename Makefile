@@ -12,7 +12,7 @@ demo: $(READY)          ## real images through a real DINOv2 into a store, kille
 test: $(READY)          ## the quick tests, minutes
 	$(RUN) -m pytest --numprocesses auto --dist loadfile
 
-test-slow: $(READY)     ## kills, memory, real weights
+test-slow: $(VENV)/.docs ## kills, memory, real weights
 	$(RUN) -m pytest -m slow
 
 mutate: $(READY)        ## small faults that the tests must see, an hour; ARGS="--sample 20 --seed 2" for a part

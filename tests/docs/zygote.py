@@ -1,8 +1,8 @@
 """Runs commands in processes forked from one that has the libraries loaded, in a moment each.
 
 `fungi`, `pip` and `python`, first on a page's PATH, are `SHIM`: it hands over its arguments,
-folder, environment and streams, and ends as the command ends. Pipes, exit codes and standard input are
-those of a shell. No parallel region is entered before a fork, so threads are as they always are.
+folder, environment and streams, and ends as the command ends. Pipes, exit codes and standard input
+are those of a shell. No parallel region is entered before a fork: threads are as they always are.
 
     python zygote.py SOCKET [NAME...]
 
