@@ -91,11 +91,15 @@ def options(command: Any) -> str:
         names = parameter.opts + parameter.secondary_opts
         is_flag = getattr(parameter, "is_flag", False) or not names[0].startswith("-")
         words = [f"`{name}`" for name in names] if names[0][0] == "-" else [f"`{names[0].upper()}`"]
-        value = "" if is_flag else f" {parameter.metavar or ''}"
-        about = " ".join((parameter.help or "").split()).replace("|", "\\|").replace("<", "&lt;")
+        value = "" if is_flag else f" {cell(parameter.metavar)}"
         group = getattr(parameter, "rich_help_panel", None) or "Arguments and options"
-        row = f"| {', '.join(words)}{value} | {about} |"
+        row = f"| {', '.join(words)}{value} | {cell(parameter.help)} |"
         groups.setdefault(group, []).append(row)
     return "\n\n".join(
         "\n".join([f"| {group} | |", "|---|---|", *rows]) for group, rows in groups.items()
     )
+
+
+def cell(text: str | None) -> str:
+    """A text as a cell of a table has it."""
+    return " ".join((text or "").split()).replace("|", "\\|").replace("<", "&lt;")

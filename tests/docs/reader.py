@@ -133,7 +133,28 @@ def quick_shell(scratch: Path, models: list[str]) -> tuple[Shell, subprocess.Pop
 
 def real_shell(scratch: Path, weights: Path) -> Shell:
     """Return a shell with the real commands, and the real model in the hub's cache."""
-    environment = _environment(scratch, Path(sys.executable).parent)
+    (scratch / "bin").mkdir()
+    for name, module in (("fungi", " -m fungi_cli"), ("pip", " -m pip"), ("python", "")):
+        (scratch / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable}{module} "$@"\n')
+        (scratch / "bin" / name).chmod(0o755)
+    environment = _environment(scratch, scratch / "bin")
+    server = subprocess.Popen(
+        [sys.executable, str(HERE / "zygote.py"), str(address), *models], env=environment
+    )
+    while not address.exists():
+        assert server.poll() is None, "the server of commands did not start"
+        time.sleep(0.02)
+    return Shell(environment, is_real=False), server
+
+
+def real_shell(scratch: Path, weights: Path) -> Shell:
+    """Return a shell with the real commands, and the real model in the hub's cache."""
+    (scratch / "bin").mkdir()
+    for name, module in (("fungi", "fungi_cli"), ("pip", "pip")):
+        (scratch / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
+        (scratch / "bin" / name).chmod(0o755)
+    (scratch / "bin" / "python").symlink_to(sys.executable)
+    environment = _environment(scratch, scratch / "bin")
     published = hub_folder(MODEL, Path(environment["HF_HOME"])) / "model.safetensors"
     published.symlink_to(weights)
     return Shell(environment, is_real=True)

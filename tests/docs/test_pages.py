@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pages import CHECKOUT, PAGES, Block, blocks
-from reader import MODEL, Reader, Shell, quick_shell, real_shell
+from reader import Reader, Shell, real_shell
 
 from fungistore.errors import FungiError
 from tiny_world import write_images
@@ -45,15 +44,6 @@ def read_page(shell: Shell, folder: Path, page: Path) -> list[str]:
             wrong += reader.follow(block)
     reader.leave()
     return wrong
-
-
-@pytest.fixture(scope="session")
-def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    """Commands that take a moment each."""
-    shell, server = quick_shell(tmp_path_factory.mktemp("shell"), [MODEL])
-    yield shell
-    server.terminate()
-    server.wait()
 
 
 @pytest.fixture(scope="session")
