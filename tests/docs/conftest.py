@@ -21,5 +21,4 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """Commands that take a moment each."""
     shell, server = quick_shell(tmp_path_factory.mktemp("shell"), MODELS)
     yield shell
-    server.terminate()
-    server.wait()
+    server.communicate()

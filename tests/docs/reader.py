@@ -117,14 +117,13 @@ class Reader:
 def quick_shell(scratch: Path, models: list[str]) -> tuple[Shell, subprocess.Popen[bytes]]:
     """Return a shell whose commands are forked, and the process that forks them.
 
-    Small models stand in for timm's.
+    Small models stand in for timm's. The process ends when its standard input does.
     """
     address = scratch / "socket"
     write_shims(scratch / "bin", address)
-    environment = _environment(scratch, scratch / "bin")
-    server = subprocess.Popen(
-        [sys.executable, str(HERE / "zygote.py"), str(address), *models], env=environment
-    )
+    environment = _environment(scratch) | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "zygote.py"), str(address), *models]
+    server = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE)
     while not address.exists():
         assert server.poll() is None, "the server of commands did not start"
         time.sleep(0.02)
@@ -137,37 +136,19 @@ def real_shell(scratch: Path, weights: Path) -> Shell:
     for name, module in (("fungi", " -m fungi_cli"), ("pip", " -m pip"), ("python", "")):
         (scratch / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable}{module} "$@"\n')
         (scratch / "bin" / name).chmod(0o755)
-    environment = _environment(scratch, scratch / "bin")
-    server = subprocess.Popen(
-        [sys.executable, str(HERE / "zygote.py"), str(address), *models], env=environment
-    )
-    while not address.exists():
-        assert server.poll() is None, "the server of commands did not start"
-        time.sleep(0.02)
-    return Shell(environment, is_real=False), server
-
-
-def real_shell(scratch: Path, weights: Path) -> Shell:
-    """Return a shell with the real commands, and the real model in the hub's cache."""
-    (scratch / "bin").mkdir()
-    for name, module in (("fungi", "fungi_cli"), ("pip", "pip")):
-        (scratch / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
-        (scratch / "bin" / name).chmod(0o755)
-    (scratch / "bin" / "python").symlink_to(sys.executable)
-    environment = _environment(scratch, scratch / "bin")
+    environment = _environment(scratch)
     published = hub_folder(MODEL, Path(environment["HF_HOME"])) / "model.safetensors"
     published.symlink_to(weights)
     return Shell(environment, is_real=True)
 
 
-def _environment(scratch: Path, commands: Path) -> dict[str, str]:
+def _environment(scratch: Path) -> dict[str, str]:
     own = {
         "HF_HOME": str(scratch / "hub"),
         "HF_HUB_OFFLINE": "1",
         "HOME": str(scratch),
         "MPLBACKEND": "agg",
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{scratch / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": "100",
         "PIP_NO_BUILD_ISOLATION": "0",
         "PIP_NO_DEPS": "1",

@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -92,13 +93,13 @@ def hub_folder(name: str, home: Path) -> Path:
 
 
 def serve(address: str) -> None:
-    """Answer one connection after the other, each in a process of its own."""
+    """Answer each connection in a process of its own, until standard input ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
         server.listen(64)
         assert threading.active_count() == 1, threading.enumerate()
-        while True:
+        while server in select.select([server, sys.stdin], [], [])[0]:
             connection, _ = server.accept()
             if os.fork() == 0:
                 server.close()
