@@ -119,13 +119,18 @@ def _show_profile(times: list[fungi.StageTime]) -> None:
 def _show_estimate(planned: fungi.Estimate) -> None:
     short, long = planned.seconds
     free = planned.free_bytes
-    fits = "fits" if free is None or planned.bytes <= free else "DOES NOT FIT"
+    fits = "fits" if planned.fits else "DOES NOT FIT"
     room = "no limit" if free is None else f"{size(free)} free"
+    fixed = f" as measured now (--unit-rows {planned.unit_rows} keeps to it)"
+    measured = fixed if planned.unit_is_measured else ""
+    most = "at most " if planned.bytes_are_most else ""
+    gone = f" after {size(planned.deleted_bytes)} are deleted" if planned.deleted_bytes else ""
     for line in (
         f"images    {planned.images} to compute, of {planned.samples}",
-        f"units     {planned.units} of {planned.unit_rows} rows, batches of {planned.batch_size}",
+        f"units     {planned.units} of {planned.unit_rows} rows{measured}, "
+        f"batches of {planned.batch_size}",
         f"forwards  {planned.forwards_per_image} an image",
-        f"bytes     {size(planned.bytes)}, {room} ({fits})",
+        f"bytes     {most}{size(planned.bytes)} to write{gone}, {room} ({fits})",
         f"time      {duration(short)} to {duration(long)}",
         *planned.remarks,
     ):

@@ -13,13 +13,14 @@ from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_
 from fungistore.extraction.compute import fill_gaps
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
+from fungistore.extraction.growth import growth_of_units
 from fungistore.extraction.measure import (
     refuse_empty,
     with_fitting_batch,
     with_unit_rows,
 )
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.plan import Gap, count_bytes, count_samples, find_gaps
+from fungistore.extraction.plan import Gap, count_samples, find_gaps
 from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import ExtractResult
@@ -27,6 +28,7 @@ from fungistore.extraction.versions import say_other_versions
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality
+from fungistore.quantities import size
 from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
@@ -373,11 +375,12 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
             f"{who}extracting {features} of {ready.own_rows()} {ready.resolved.modality.items} "
             f"in {units} units"
         )
-    needed, free = count_bytes(gaps, ready.resolved.arrays), store.backend.free_bytes()
+    needed = growth_of_units(
+        gaps, ready.resolved.arrays, ready.arrays, ready.unit_rows, ready.resolved.codec
+    )
+    free = store.backend.free_bytes()
     if free is not None and needed > free:
-        context.reporter.notice(
-            f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free"
-        )
+        context.reporter.notice(f"warning: {size(needed)} to write, {size(free)} free")
 
 
 def _count_failed(store: Store, feature_set: str, rows: int) -> int:
