@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fungistore.store.failed import FailedInput
 from fungistore.store.locks import WHOLE, Slice
+
+FIRST_FAILURES = 5  # are named at the end
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class ExtractResult:
         units_computed: units committed by this run.
         images_computed: samples computed by this run.
         failed: inputs that could not be read.
+        failures: the first of them; `failed_inputs` yields all.
         unusable: samples that could be read, and of which a feature has NaN, infinities or nothing
             but zeros; where several features have such rows, the count of the worst.
         images_per_second: of this run, loading and writing included; 0 where nothing was to do.
@@ -48,6 +52,7 @@ class ExtractResult:
     unusable: int
     images_per_second: float
     fingerprints: Mapping[str, str]
+    failures: tuple[FailedInput, ...] = ()
     banks: Mapping[str, str] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()

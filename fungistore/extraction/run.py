@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 
 from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FungiError, UsageError
@@ -23,7 +24,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import Gap, count_samples, find_gaps
 from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
-from fungistore.extraction.result import ExtractResult
+from fungistore.extraction.result import FIRST_FAILURES, ExtractResult
 from fungistore.extraction.versions import say_other_versions
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
@@ -32,6 +33,7 @@ from fungistore.quantities import size
 from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.failed import described
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.feature import is_pca, name_of
 from fungistore.store.listing import add_source
@@ -128,7 +130,7 @@ class Extraction:
         rows = options.rows_of(len(target.samples))
         arrays = _ready_arrays(target, resolved, configs, rows, context)
         unit_rows = next(iter(arrays.values())).unit_rows
-        listed = [f for f in target.failures() if f.feature_set == options.name and f.row < rows]
+        listed = list(target.each_failure(options.name, rows))
         changed = sum(failure.error == CHANGED_FILE for failure in listed)
         if changed and not self._is_redo:
             context.reporter.notice(
@@ -250,7 +252,10 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         units_total=ready.units,
         units_computed=len({gap.unit for gap in gaps}),
         images_computed=samples,
-        failed=_count_failed(store, options.name, ready.rows),
+        failed=sum(1 for _ in store.each_failure(options.name, ready.rows)),
+        failures=tuple(
+            described(store, islice(store.each_failure(options.name, ready.rows), FIRST_FAILURES))
+        ),
         unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
@@ -363,7 +368,7 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
     if not gaps:
         context.reporter.notice(f"{who}nothing to do: all {units} units are done")
     elif count_samples(gaps) < ready.own_rows():
-        failed = _count_failed(store, options.name, ready.rows)
+        failed = sum(1 for _ in store.each_failure(options.name, ready.rows))
         inputs = "input" if failed == 1 else "inputs"
         context.reporter.notice(
             f"{who}resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, "
@@ -381,10 +386,6 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
     free = store.backend.free_bytes()
     if free is not None and needed > free:
         context.reporter.notice(f"warning: {size(needed)} to write, {size(free)} free")
-
-
-def _count_failed(store: Store, feature_set: str, rows: int) -> int:
-    return sum(f.row < rows and f.feature_set == feature_set for f in store.failures())
 
 
 def _count_unusable(array: UnitArray) -> int:
