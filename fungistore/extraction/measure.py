@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.banks import samples_of
 from fungistore.extraction.borrowing import borrowed_banks
@@ -76,7 +75,7 @@ class Estimate:
         seconds: shortest and longest expected time.
         forwards_per_image: what one sample costs.
         backbone: what decides the encoder's outputs: model, weights, transform.
-        remarks: what the encoder says of its weights and transform.
+        remarks: what the encoder says of its weights and transform, and what its own size costs.
     """
 
     store: str
@@ -173,7 +172,7 @@ def estimate(
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,
         backbone=resolved.backbone.identity(),
-        remarks=remarks_of(resolved.backbone),
+        remarks=resolved.remarks,
     )
 
 

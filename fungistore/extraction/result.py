@@ -33,7 +33,7 @@ class ExtractResult:
         fingerprints: of the setup of each feature.
         banks: digest of what each feature was compared with, such as SimCLR's negatives.
         backbone: what decides the encoder's outputs: model, weights, transform.
-        remarks: what the encoder says of its weights and transform.
+        remarks: what the encoder says of its weights and transform, and what its own size costs.
         redone: rows of changed or failed inputs that were made anew by this run.
         worker: the slice of the units that was this run's; `units_done` counts those of all.
         worker_units: how many units that are.

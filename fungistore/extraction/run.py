@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
-from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.compute import fill_gaps
@@ -116,17 +115,18 @@ class Extraction:
         options, context = self._resolved.options, self._context
         if self._is_redo:
             _refuse_partial_redo(target, self._resolved)
+        if self._maker is None and part.index == 0:  # of several workers one says it
+            for remark in self._resolved.remarks:  # before a measurement that takes its time
+                context.reporter.notice(remark)
         self._resolved = as_frozen(self._resolved, target)
         resolved, configs = self._decide(target)
         target.refuse_mismatch(options.name, by_array(resolved, configs))
         if self._maker is None:
             borrowed = self._borrowed or borrowed_banks(resolved, configs)
             self._maker = freeze(resolved, target, configs, borrowed, context)
-            if part.index == 0:  # of several workers one says it
+            if part.index == 0:
                 keys = [fingerprint(config) for config in configs.values()]
                 say_other_versions(target.setups, keys, context.reporter)
-                for remark in remarks_of(resolved.backbone):
-                    context.reporter.notice(remark)
         rows = options.rows_of(len(target.samples))
         arrays = _ready_arrays(target, resolved, configs, rows, context)
         unit_rows = next(iter(arrays.values())).unit_rows
@@ -261,7 +261,7 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
         banks={f: digest for f, c in ready.configs.items() for digest in _bank_digests(store, c)},
         backbone=resolved.backbone.identity(),
-        remarks=remarks_of(resolved.backbone),
+        remarks=resolved.remarks,
         redone=redone.mended,
         worker=ready.part,
         worker_units=len(ready.own_units()),
