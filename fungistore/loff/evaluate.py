@@ -16,6 +16,7 @@ from fungistore.evaluation.options import LoffOptions
 from fungistore.evaluation.ordered import ranks_in
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
+from fungistore.fingerprint import Config
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities, ranked
@@ -71,6 +72,8 @@ def evaluate_loff(
     patterns = options.heads or (None,)
     groups = [find_heads(opened, pattern, options.feature_set) for pattern in patterns]
     scores, protocol, excluded = [], [], {}
+    splits: dict[str, Config] = {}
+    remarks: list[str] = []
     confusion = np.zeros((0, 0), np.int64)
     classes: tuple[str, ...] = ()
     context.reporter.begin("heads", sum(len(names) for _, names in groups))
@@ -82,6 +85,8 @@ def evaluate_loff(
             context.stop_if_asked()
             stored = open_head(opened, chosen, name)
             data = head_rows(opened, stored)
+            remarks += [data.split.remark] if data.split.remark else []
+            splits[name] = data.split.description
             contents = {stored.array.name: content_of(stored.array)}
             if stored.is_stale:
                 context.reporter.notice(
@@ -107,6 +112,8 @@ def evaluate_loff(
         scores.append(_averaged(tested, measured, title, contents))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
     context.reporter.end()
+    for remark in dict.fromkeys(remarks):
+        context.reporter.notice(remark)
     if options.plot is not None:
         save_confusion(classes, confusion.tolist(), options.plot)
         context.reporter.notice(f"plot: {options.plot}")
@@ -114,7 +121,7 @@ def evaluate_loff(
         kind="loff",
         store=opened.where,
         feature_set=groups[0][0],
-        protocol={"heads": protocol, "augmentation": "none at test time"},
+        protocol={"heads": protocol, "splits": splits, "augmentation": "none at test time"},
         excluded=excluded,
         scores=tuple(scores),
         classes=classes,
