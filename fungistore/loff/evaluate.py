@@ -13,7 +13,7 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.confusion import save_confusion
 from fungistore.evaluation.metrics import classification_metrics, over_runs
 from fungistore.evaluation.options import LoffOptions
-from fungistore.evaluation.ordered import ranks_in
+from fungistore.evaluation.ordered import ranks_for
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.fingerprint import Config
@@ -52,8 +52,8 @@ def evaluate_loff(
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
 
     Metrics: accuracy, mean recall (`mean_per_class_accuracy`), ROC-AUC of two classes, quadratic
-    kappa of ordered ones. Test rows are those that the head's own split has left out, never
-    augmented.
+    kappa where the head was trained with an order of the classes, or by that metric. Test rows are
+    those that the head's own split has left out, never augmented.
 
     Args:
         store: the store's directory.
@@ -101,7 +101,10 @@ def evaluate_loff(
             said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
             predictions = ranked(said)
             metrics = classification_metrics(
-                truth, predictions, said.shape[1], ranks_in(data.names, stored.order)
+                truth,
+                predictions,
+                said.shape[1],
+                ranks_for(stored.metric, data.names, stored.order),
             )
             table = _confusion(truth, predictions.labels, said.shape[1])
             confusion = table if not len(confusion) else confusion + table

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from fungistore.errors import MismatchError, UsageError
-from fungistore.evaluation.ordered import require_order
+from fungistore.evaluation.ordered import KAPPA, require_order
 from fungistore.evaluation.task import say_split
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
@@ -161,11 +161,11 @@ def train_loff(
 def _refuse_metric(data: HeadData, options: TrainOptions) -> None:
     """Refuse a metric that the validation rows do not have, before anything is frozen."""
     present = len(np.unique(data.labels[data.split.validation]))
-    if options.order is not None or options.metric == "quadratic_kappa":
+    if options.order is not None or options.metric == KAPPA:
         require_order(data.names, options.order, f"--metric {options.metric}")
     if options.metric == "roc_auc" and (len(data.names) != 2 or present != 2):
         expected = "two classes, both of them among the validation rows"
-    elif options.metric == "quadratic_kappa" and present < 2:
+    elif options.metric == KAPPA and present < 2:
         expected = "two classes or more among the validation rows"
     else:
         return
