@@ -52,7 +52,8 @@ class Commands(TyperGroup):
         words = sys.argv[1:] if args is None else list(args)
         stdout = sys.stdout
         try:
-            done = super().main(words, *more, **settings | {"standalone_mode": False})
+            settings |= {"standalone_mode": False, "obj": words}
+            done = super().main(words, *more, **settings)
             code = done if isinstance(done, int) else 0
         except typer.TyperException as error:
             code = _told(error, as_json="--json" in words)

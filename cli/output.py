@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from fungistore.errors import FungiError
@@ -43,6 +44,15 @@ def result(text: str) -> None:
 def result_json(document: dict[str, Any]) -> None:
     """Print the one JSON object of `--json` on stdout; what is no number in JSON is null."""
     write(json.dumps(_finite(document), indent=1) + "\n")
+
+
+def result_json_list(document: dict[str, Any], key: str, items: Iterable[dict[str, Any]]) -> None:
+    """Print one JSON object whose last field is a list of any length, an item at a time."""
+    begun = json.dumps(_finite(document), indent=1).removesuffix("\n}")
+    write(f"{begun},\n {json.dumps(key)}: [")
+    for number, item in enumerate(items):
+        write(("," if number else "") + "\n  " + json.dumps(_finite(item)))
+    write("\n ]\n}\n")
 
 
 def write(text: str) -> None:

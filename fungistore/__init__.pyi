@@ -85,6 +85,8 @@ from .settings import Settings as Settings
 from .sources.opening import open_source as open_source
 from .sources.sample import Sample as Sample
 from .sources.sample import Source as Source
+from .store.failed import FailedInput as FailedInput
+from .store.failed import failed_inputs as failed_inputs
 from .store.locks import WHOLE as WHOLE
 from .store.locks import Slice as Slice
 from .store.schema import Schema as Schema

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
@@ -15,6 +17,8 @@ from fungistore.quantities import duration, size
 from ..console import SKIPPED_INPUTS, next_step
 from ..flags import Json, Restart, StorePath, command
 from ..output import note, result, result_json
+
+RETRY = "--retry-failed"
 
 
 @command
@@ -47,10 +51,9 @@ def extract(
             "--update", help="Make the rows of changed files anew; try failed inputs again."
         ),
     ] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try failed inputs again.")
-    ] = False,
+    retry_failed: Annotated[bool, typer.Option(RETRY, help="Try failed inputs again.")] = False,
     as_json: Json = False,
+    invocation: typer.Context,
     context: Context,
 ) -> None:
     """Write features of images into a store; run it again to continue, or to add images.
@@ -102,12 +105,27 @@ def extract(
     else:
         _show_result(done)
         _show_profile(times)
+    _name_failures(done, invocation.find_root().obj)
     next_step("fungi", "status", str(store))
     if done.unusable and done.unusable >= done.samples - done.failed:
         note("failed: no row is usable; the numbers of this model are not finite, or all zero")
         raise typer.Exit(1)
     if done.failed or done.unusable:
         raise typer.Exit(SKIPPED_INPUTS)
+
+
+def _name_failures(done: fungi.ExtractResult, asked: Sequence[str]) -> None:
+    """Name the first inputs that could not be read, where all are, and what tries them again."""
+    if not done.failures:
+        return
+    note("failed inputs:" if done.failed > 1 else "failed input:")
+    for one in done.failures:
+        note(f"  {one.path}: {one.error}: {one.message}")
+    if more := done.failed - len(done.failures):
+        note(f"  and {more} more: {shlex.join(['fungi', 'status', done.store, '--failures'])}")
+    words = [word for word in asked if word not in ("--restart", "--update", RETRY)]
+    stdin = " (with the same list on stdin)" if "-" in words else ""
+    note(f"to try again what failed: {shlex.join(['fungi', *words, RETRY])}{stdin}")
 
 
 def _show_profile(times: list[fungi.StageTime]) -> None:
@@ -119,13 +137,18 @@ def _show_profile(times: list[fungi.StageTime]) -> None:
 def _show_estimate(planned: fungi.Estimate) -> None:
     short, long = planned.seconds
     free = planned.free_bytes
-    fits = "fits" if free is None or planned.bytes <= free else "DOES NOT FIT"
+    fits = "fits" if planned.fits else "DOES NOT FIT"
     room = "no limit" if free is None else f"{size(free)} free"
+    fixed = f" as measured now (--unit-rows {planned.unit_rows} keeps to it)"
+    measured = fixed if planned.unit_is_measured else ""
+    most = "at most " if planned.bytes_are_most else ""
+    gone = f" after {size(planned.deleted_bytes)} are deleted" if planned.deleted_bytes else ""
     for line in (
         f"images    {planned.images} to compute, of {planned.samples}",
-        f"units     {planned.units} of {planned.unit_rows} rows, batches of {planned.batch_size}",
+        f"units     {planned.units} of {planned.unit_rows} rows{measured}, "
+        f"batches of {planned.batch_size}",
         f"forwards  {planned.forwards_per_image} an image",
-        f"bytes     {size(planned.bytes)}, {room} ({fits})",
+        f"bytes     {most}{size(planned.bytes)} to write{gone}, {room} ({fits})",
         f"time      {duration(short)} to {duration(long)}",
         *planned.remarks,
     ):

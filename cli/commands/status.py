@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated
 
 import typer
@@ -11,11 +13,12 @@ from fungistore.errors import UsageError
 from fungistore.quantities import size
 
 from ..flags import Json, command
-from ..output import result, result_json
+from ..output import note, result, result_json, result_json_list
 from ..tables import show_table, show_text
 
 FINGERPRINT_SHOWN = 12
 LABELS_SHOWN = 8
+FAILURES_AT_ONCE = 1000
 COLUMNS = ("array", "rows", "units", "row shape", "type", "size", "unusable rows", "setup")
 
 
@@ -26,6 +29,9 @@ def status(
     schema: Annotated[
         bool, typer.Option("--schema", help="Print what every file of a store is; no STORE needed.")
     ] = False,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List every input that could not be read.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what is in a store, what is missing, its size, and where each array came from.
@@ -34,6 +40,7 @@ def status(
     Examples:
       fungi status pets.fungi
       fungi status pets.fungi --json | jq '.feature_sets[].arrays[] | {name, rows_done}'
+      fungi status pets.fungi --failures
       fungi status --schema
     """
     if schema:
@@ -50,8 +57,32 @@ def status(
             expected="fungi status STORE",
             hint="fungi status --schema describes the files of any store",
         )
+    if failures:
+        failed = fungi.failed_inputs(store)
+        if as_json:
+            result_json_list({"store": store}, "failures", (one.to_json() for one in failed))
+        else:
+            _show_failures(store, failed)
+        return
     found = fungi.status(store)
     result_json(found.to_json()) if as_json else _show(found)
+
+
+def _show_failures(store: str, failed: Iterator[fungi.FailedInput]) -> None:
+    """Show a table of so many rows at a time: there may be millions."""
+    some = list(islice(failed, FAILURES_AT_ONCE))
+    if not some:
+        show_text("no failed inputs")
+        return
+    while some:
+        rows = [
+            (one.feature_set, str(one.row), one.id, one.path, f"{one.error}: {one.message}")
+            for one in some
+        ]
+        words = ("feature set", "id", "path", "reason")
+        show_table(("feature set", "row", *words[1:]), rows, left=words, folded=words[1:])
+        some = list(islice(failed, FAILURES_AT_ONCE))
+    note(f"to try them again: the fungi extract that made {store}, with --retry-failed")
 
 
 def _show(found: fungi.StoreStatus) -> None:

@@ -19,7 +19,7 @@ from fungistore.evaluation.metrics import Predictions, classification_metrics, o
 from fungistore.evaluation.options import CompareOptions, KnnOptions
 from fungistore.evaluation.plots import check_plot, save_plot
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
-from fungistore.evaluation.task import Task, TaskRows, open_task, say_unseen
+from fungistore.evaluation.task import Task, TaskRows, open_task, say_split, say_unseen
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors
@@ -115,7 +115,7 @@ def compare_features(
             combinations.
 
     Raises:
-        UsageError: a name is unknown, there is no test split, or there are too few labelled rows.
+        UsageError: a name is unknown, there are no test rows, or there are too few labelled rows.
         FungiError: all rows of a block are the same.
         StoreError: the store is damaged.
     """
@@ -130,6 +130,7 @@ def compare_features(
         seed=options.seed,
     )
     matrix = task.matrix
+    split = say_split(task.split, context)
     unseen = say_unseen(task.unseen, context)
     combinations = {
         "A": _choose(matrix, options.a or matrix.features[:1], "--a"),
@@ -154,7 +155,7 @@ def compare_features(
         "k": options.k,
         "vote": "majority",
         "metric": "euclidean",
-        "split": task.split.description,
+        "split": split,
         "cka": {"kind": "linear", "rows": "all", "fingerprints": matrix.fingerprints},
     }
     comparison = Comparison(

@@ -65,8 +65,8 @@ def classification_metrics(
 
     `mean_per_class_accuracy` is the mean over the classes that occur in the truth (the paper's for
     Flowers102, FGVC and Pets) and equals scikit-learn's balanced accuracy. `roc_auc` is there for
-    two classes that both occur in the truth, `quadratic_kappa` for ordered classes of which two or
-    more do.
+    two classes that both occur in the truth, `quadratic_kappa` for classes with ranks of which two
+    or more do.
 
     Args:
         truth: [n] labels.

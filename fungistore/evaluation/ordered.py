@@ -16,6 +16,7 @@ NUMBERED = re.compile(
     r"(?P<before>\D*?)(?P<number>(?:(?<!\w)-)?\d+(?:\.\d+)?)(?P<after>\D*)", re.DOTALL
 )
 NAMES_SHOWN = 20
+KAPPA = "quadratic_kappa"
 
 
 def class_order(names: Sequence[str], asked: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -67,8 +68,15 @@ def require_order(names: Sequence[str], asked: Sequence[str] | None, where: str)
     return order
 
 
-def ranks_in(names: Sequence[str], asked: Sequence[str] | None) -> NDArray[np.int64] | None:
-    """Return the rank of each class by `class_order`, None where nothing tells it."""
+def ranks_for(
+    metric: str, names: Sequence[str], asked: Sequence[str] | None
+) -> NDArray[np.int64] | None:
+    """Return the rank of each class where a head's metric, or an order, says that there are some.
+
+    Names alone do not: digits and WordNet's ids are numbers, and no grades.
+    """
+    if asked is None and metric != KAPPA:
+        return None
     order = class_order(names, asked)
     return None if order is None else ranks_of(names, order)
 

@@ -14,7 +14,7 @@ from fungistore.evaluation.options import TableOptions
 from fungistore.evaluation.ordered import ranks_of, require_order
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score
-from fungistore.evaluation.task import Task, open_task, say_unseen
+from fungistore.evaluation.task import Task, open_task, say_split, say_unseen
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
@@ -60,9 +60,9 @@ def evaluate_table(
         context: its reporter is told what happens, its stop asked between runs.
     """
     seeds = range(options.seed, options.seed + options.seeds)
-    differing = seeds if options.holdout is not None else seeds[:1]
-    tasks = [
-        open_task(
+
+    def opened(seed: int) -> Task:
+        return open_task(
             store,
             options.features,
             pca=options.pca,
@@ -70,9 +70,11 @@ def evaluate_table(
             holdout=options.holdout,
             seed=seed,
         )
-        for seed in differing
-    ]
-    task = tasks[0]
+
+    task = opened(options.seed)
+    differing = seeds[1:] if "holdout" in task.split.description else ()
+    tasks = [task, *map(opened, differing)]
+    split = say_split(task.split, context)
     unseen = say_unseen(max((one.unseen for one in tasks), key=lambda one: one.rows), context)
     names = task.store.manifest.labels
     order = None
@@ -107,7 +109,7 @@ def evaluate_table(
         store=task.store.where,
         feature_set=task.matrix.feature_set,
         protocol={
-            "split": task.split.description,
+            "split": split,
             "seeds": list(seeds),
             "blocks": task.matrix.made_of,
             "pca_dims": list(options.pca_dims),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.result import class_names, count_excluded
+from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.matrices.splits import Split, choose_split
@@ -47,6 +48,13 @@ def say_unseen(unseen: Unseen, context: Context) -> int:
             f"({names}): they count as wrong"
         )
     return unseen.rows
+
+
+def say_split(split: Split, context: Context) -> Config:
+    """Say where test rows come from if nobody has asked for it; returns the description."""
+    if split.remark:
+        context.reporter.notice(split.remark)
+    return split.description
 
 
 @dataclass(frozen=True)
@@ -144,10 +152,10 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
     kept = split.keep(is_labelled & is_usable)
     for name in ("train", "test"):
         if not len(getattr(kept, name)):
-            if name == "test" and holdout is not None and len(kept.train):
+            if name == "test" and "holdout" in split.description and len(kept.train):
                 raise UsageError(
                     "no class can be divided: each has one row",
-                    where="--holdout",
+                    where=split.description.get("because", "--holdout"),
                     expected="classes of two labelled rows with usable features, or more",
                     found=f"{len(kept.train)} classes of one row",
                     hint="label the images by fewer classes, or add images to them",

@@ -88,11 +88,14 @@ def samples_of(spec: BankSpec, samples: SampleTable) -> int:
     return candidates if spec.samples is None else min(spec.samples, candidates)
 
 
-def stand_in(resolved: Resolved, feature: str) -> NDArray[np.float32]:
-    """Return a bank of noise, of about the size that the real one will have."""
+def stand_in(resolved: Resolved, feature: str, samples: int | None = None) -> NDArray[np.float32]:
+    """Return a bank of noise, of the size that one of some samples has; default: about that."""
     spec, recipe = resolved.banks[feature], resolved.views.get(feature)
     views = 1 if recipe is None else count_views(recipe)
-    rows = STAND_IN if spec.samples is None else spec.samples * views
+    asked = spec.samples if samples is None else samples
+    rows = STAND_IN if asked is None else asked * views
+    if spec.samples is None:
+        rows = min(rows, STAND_IN)
     noise = np.random.default_rng(0).standard_normal((rows, spec.width), np.float32)
     return _reduced(resolved, feature, noise)
 

@@ -185,24 +185,31 @@ def freeze(
     for feature, config in configs.items():
         if store.setups.has(fingerprint(config)):
             continue
-        files: dict[str, NamedArrays] = {}
-        banks: dict[str, str] = {}
-        if feature in resolved.gradient_features:
-            files[HEADS] = heads = head_tensors(resolved, feature)
-            if feature in resolved.banks:
-                maker = make_features(resolved, {feature: Frozen(heads, None)})
-                bank = borrowed.get(feature)
-                if bank is None:
-                    bank = encode_bank(resolved, store.samples, feature, maker, context)
-                name = resolved.banks[feature].name
-                files[BANK_FILE + name] = {BANK: bank}
-                banks[name] = digest_array(bank)
-        made = {"versions": running_versions(), "banks": banks}
-        documents = {"options": resolved.to_options().to_config(), "made": made}
-        store.setups.freeze(config, files, documents)
+        bank = borrowed.get(feature)
+        if feature in resolved.banks and bank is None:
+            heads = head_tensors(resolved, feature)
+            maker = make_features(resolved, {feature: Frozen(heads, None)})
+            bank = encode_bank(resolved, store.samples, feature, maker, context)
+        store.setups.freeze(config, *setup_parts(resolved, feature, bank))
     return frozen_features(
         resolved, store, {name: fingerprint(config) for name, config in configs.items()}
     )
+
+
+def setup_parts(
+    resolved: Resolved, feature: str, bank: NDArray[np.float32] | None
+) -> tuple[dict[str, NamedArrays], dict[str, Config]]:
+    """Return what a feature's setup has beside its configuration: tensors, and documents."""
+    tensors: dict[str, NamedArrays] = {}
+    banks: dict[str, str] = {}
+    if feature in resolved.gradient_features:
+        tensors[HEADS] = head_tensors(resolved, feature)
+    if bank is not None:
+        name = resolved.banks[feature].name
+        tensors[BANK_FILE + name] = {BANK: bank}
+        banks[name] = digest_array(bank)
+    made = {"versions": running_versions(), "banks": banks}
+    return tensors, {"options": resolved.to_options().to_config(), "made": made}
 
 
 def frozen_features(

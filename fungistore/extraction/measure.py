@@ -11,15 +11,21 @@ from typing import Any
 
 import torch
 
-from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.banks import samples_of
+from fungistore.extraction.borrowing import borrowed_banks
 from fungistore.extraction.decoders import choose_processes
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
+from fungistore.extraction.growth import (
+    bytes_below,
+    growth_of_listing,
+    growth_of_setups,
+    growth_of_units,
+)
 from fungistore.extraction.loader import MOST_LOADED, load_batches
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.plan import BatchPlan, count_bytes, count_samples, find_gaps
+from fungistore.extraction.plan import BatchPlan, count_samples, find_gaps
 from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import QUIET, Context
@@ -58,13 +64,18 @@ class Estimate:
         images: samples still to be computed.
         units: units still to be computed.
         unit_rows: rows of a unit.
+        unit_is_measured: whether that follows from the rate: it is measured anew before the work.
         batch_size: samples, or views, in one forward.
-        bytes: bytes still to be written, before any codec.
+        bytes: by which the store's files will grow: whole chunks, their records, what is frozen
+            before them, and the table of samples. What inputs that cannot be read are listed with
+            is not known.
+        bytes_are_most: whether a codec compresses, so that they will be fewer.
+        deleted_bytes: of the feature set that a restart deletes first.
         free_bytes: bytes free where the store is, None where there is no limit.
         seconds: shortest and longest expected time.
         forwards_per_image: what one sample costs.
         backbone: what decides the encoder's outputs: model, weights, transform.
-        remarks: what the encoder says of its weights and transform.
+        remarks: what the encoder says of its weights and transform, and what its own size costs.
     """
 
     store: str
@@ -73,13 +84,21 @@ class Estimate:
     images: int
     units: int
     unit_rows: int
+    unit_is_measured: bool
     batch_size: int
     bytes: int
+    bytes_are_most: bool
+    deleted_bytes: int
     free_bytes: int | None
     seconds: tuple[float, float]
     forwards_per_image: int
     backbone: Config
     remarks: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the bytes are free, or will be."""
+        return self.free_bytes is None or self.bytes <= self.free_bytes + self.deleted_bytes
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -113,11 +132,20 @@ def estimate(
         maker = throwaway_features(resolved)
         rate = measure_rate(resolved, samples, maker, context)
         banks = {name: samples_of(bank, samples) for name, bank in resolved.banks.items()}
-    unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
-    configs = array_configs(replace(resolved, unit_rows=unit_rows))
-    rows = options.rows_of(len(samples))
-    done = real.arrays(options.name) if real and not restart else {}
+        is_measured = resolved.unit_rows is None
+        unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
+        resolved = replace(resolved, unit_rows=unit_rows)
+        configs = array_configs(resolved)
+        rows = options.rows_of(len(samples))
+        existing = real.arrays(options.name) if real else {}
+        done = {} if restart else existing
+        growth = growth_of_listing(real, scratch, resolved, configs, done, rows)
+        borrowed = borrowed_banks(resolved, configs)
+        setups = real.setups if real else None
+        growth += growth_of_setups(resolved, configs, setups, samples, borrowed)
     gaps = find_gaps(resolved.arrays, done, rows, unit_rows)
+    growth += growth_of_units(gaps, resolved.arrays, done, unit_rows, resolved.codec)
+    dropped = existing.values() if restart else ()
     forwards = maker.forwards(frozenset(options.features))
     for_banks = sum(
         count * maker.forwards(frozenset([feature])) / forwards
@@ -133,13 +161,18 @@ def estimate(
         images=count_samples(gaps),
         units=len({gap.unit for gap in gaps}),
         unit_rows=unit_rows,
+        unit_is_measured=is_measured,
         batch_size=resolved.batch_size,
-        bytes=count_bytes(gaps, resolved.arrays),
+        bytes=growth,
+        bytes_are_most=resolved.codec != "none",
+        deleted_bytes=sum(
+            bytes_below(folder) for array in dropped for folder in (array.folder, array.records)
+        ),
         free_bytes=place.free_bytes(),
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,
         backbone=resolved.backbone.identity(),
-        remarks=remarks_of(resolved.backbone),
+        remarks=resolved.remarks,
     )
 
 

@@ -77,13 +77,3 @@ def plan_batches(gaps: list[Gap], samples: SampleTable, batch_size: int) -> Iter
 def count_samples(gaps: list[Gap]) -> int:
     """Return how many samples some gaps lack features of."""
     return sum(gap.stop - gap.start for gap in gaps)
-
-
-def count_bytes(gaps: list[Gap], specs: list[Feature]) -> int:
-    """Return the bytes that filling some gaps writes, before any codec."""
-    return sum(
-        (gap.stop - gap.start) * spec.row_bytes
-        for gap in gaps
-        for spec in specs
-        if spec.asked in gap.features
-    )

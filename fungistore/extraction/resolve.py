@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fungistore.backbones.encoder import Encoder
+from fungistore.backbones.encoder import Encoder, remarks_of
 from fungistore.backbones.families import load_backbone, modality_of
 from fungistore.choices import Codec
 from fungistore.errors import UsageError
@@ -22,6 +22,7 @@ from fungistore.gradients.path import gradient_path, token_path
 from fungistore.gradients.projection import ProjectionSpec
 from fungistore.gradients.tape import GradientPath
 from fungistore.machine.device import default_batch_size, fast_dtype, refuse_unfit, resolve_device
+from fungistore.modalities.image.recipes import TakesPixels
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.modalities.views import ViewRecipe
 from fungistore.objectives.objective import BankSpec, Objective
@@ -36,6 +37,9 @@ from fungistore.store.feature import (
     PATCHES,
     Feature,
 )
+
+USUAL_SIZE = 224  # pixels a side, of most published models
+MUCH_MORE = 1.5  # times the tokens: what is worth a word
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,12 @@ class Resolved:
         )
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the encoder has to say, and what its own size costs where nobody has chosen it."""
+        size = () if self.options.image_size is not None else size_remarks(self.backbone)
+        return (*remarks_of(self.backbone), *size)
+
+    @property
     def gradient_features(self) -> list[str]:
         """The features that are gradients."""
         return gradient_features(self.options)
@@ -185,6 +195,22 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         codec=options.codec or frozen.get("layout.codec") or "none",
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
         projection=ProjectionSpec(options.projection, dim, columns, options.seed),
+    )
+
+
+def size_remarks(encoder: Encoder) -> tuple[str, ...]:
+    """Return what an encoder's own size costs, where it is far larger than images usually are."""
+    if not isinstance(encoder, TakesPixels):
+        return ()
+    side, usual = encoder.image_size, USUAL_SIZE // encoder.patch_size * encoder.patch_size
+    cells = usual // encoder.patch_size
+    times = prod(encoder.token_shape) / cells**2 if cells else 0.0
+    if times < MUCH_MORE:
+        return ()
+    return (
+        f"images of {side} x {side} pixels, the model's own size: {times:.1f} times the tokens of "
+        f"{usual} x {usual}, and about as many times the work; --image-size {usual} is the "
+        "quicker choice",
     )
 
 

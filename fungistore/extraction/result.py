@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fungistore.store.failed import FailedInput
 from fungistore.store.locks import WHOLE, Slice
+
+FIRST_FAILURES = 5  # are named at the end
 
 
 @dataclass(frozen=True)
@@ -23,13 +26,14 @@ class ExtractResult:
         units_computed: units committed by this run.
         images_computed: samples computed by this run.
         failed: inputs that could not be read.
+        failures: the first of them; `failed_inputs` yields all.
         unusable: samples that could be read, and of which a feature has NaN, infinities or nothing
             but zeros; where several features have such rows, the count of the worst.
         images_per_second: of this run, loading and writing included; 0 where nothing was to do.
         fingerprints: of the setup of each feature.
         banks: digest of what each feature was compared with, such as SimCLR's negatives.
         backbone: what decides the encoder's outputs: model, weights, transform.
-        remarks: what the encoder says of its weights and transform.
+        remarks: what the encoder says of its weights and transform, and what its own size costs.
         redone: rows of changed or failed inputs that were made anew by this run.
         worker: the slice of the units that was this run's; `units_done` counts those of all.
         worker_units: how many units that are.
@@ -48,6 +52,7 @@ class ExtractResult:
     unusable: int
     images_per_second: float
     fingerprints: Mapping[str, str]
+    failures: tuple[FailedInput, ...] = ()
     banks: Mapping[str, str] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()

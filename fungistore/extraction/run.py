@@ -6,30 +6,33 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 
-from fungistore.backbones.encoder import remarks_of
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.compute import fill_gaps
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
+from fungistore.extraction.growth import growth_of_units
 from fungistore.extraction.measure import (
     refuse_empty,
     with_fitting_batch,
     with_unit_rows,
 )
 from fungistore.extraction.options import ExtractOptions
-from fungistore.extraction.plan import Gap, count_bytes, count_samples, find_gaps
+from fungistore.extraction.plan import Gap, count_samples, find_gaps
 from fungistore.extraction.redo import Redone, redo_rows
 from fungistore.extraction.resolve import Resolved
-from fungistore.extraction.result import ExtractResult
+from fungistore.extraction.result import FIRST_FAILURES, ExtractResult
 from fungistore.extraction.versions import say_other_versions
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality
+from fungistore.quantities import size
 from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.failed import described
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.feature import is_pca, name_of
 from fungistore.store.listing import add_source
@@ -112,21 +115,22 @@ class Extraction:
         options, context = self._resolved.options, self._context
         if self._is_redo:
             _refuse_partial_redo(target, self._resolved)
+        if self._maker is None and part.index == 0:  # of several workers one says it
+            for remark in self._resolved.remarks:  # before a measurement that takes its time
+                context.reporter.notice(remark)
         self._resolved = as_frozen(self._resolved, target)
         resolved, configs = self._decide(target)
         target.refuse_mismatch(options.name, by_array(resolved, configs))
         if self._maker is None:
             borrowed = self._borrowed or borrowed_banks(resolved, configs)
             self._maker = freeze(resolved, target, configs, borrowed, context)
-            if part.index == 0:  # of several workers one says it
+            if part.index == 0:
                 keys = [fingerprint(config) for config in configs.values()]
                 say_other_versions(target.setups, keys, context.reporter)
-                for remark in remarks_of(resolved.backbone):
-                    context.reporter.notice(remark)
         rows = options.rows_of(len(target.samples))
         arrays = _ready_arrays(target, resolved, configs, rows, context)
         unit_rows = next(iter(arrays.values())).unit_rows
-        listed = [f for f in target.failures() if f.feature_set == options.name and f.row < rows]
+        listed = list(target.each_failure(options.name, rows))
         changed = sum(failure.error == CHANGED_FILE for failure in listed)
         if changed and not self._is_redo:
             context.reporter.notice(
@@ -248,13 +252,16 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         units_total=ready.units,
         units_computed=len({gap.unit for gap in gaps}),
         images_computed=samples,
-        failed=_count_failed(store, options.name, ready.rows),
+        failed=sum(1 for _ in store.each_failure(options.name, ready.rows)),
+        failures=tuple(
+            described(store, islice(store.each_failure(options.name, ready.rows), FIRST_FAILURES))
+        ),
         unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
         banks={f: digest for f, c in ready.configs.items() for digest in _bank_digests(store, c)},
         backbone=resolved.backbone.identity(),
-        remarks=remarks_of(resolved.backbone),
+        remarks=resolved.remarks,
         redone=redone.mended,
         worker=ready.part,
         worker_units=len(ready.own_units()),
@@ -361,7 +368,7 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
     if not gaps:
         context.reporter.notice(f"{who}nothing to do: all {units} units are done")
     elif count_samples(gaps) < ready.own_rows():
-        failed = _count_failed(store, options.name, ready.rows)
+        failed = sum(1 for _ in store.each_failure(options.name, ready.rows))
         inputs = "input" if failed == 1 else "inputs"
         context.reporter.notice(
             f"{who}resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, "
@@ -373,15 +380,12 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
             f"{who}extracting {features} of {ready.own_rows()} {ready.resolved.modality.items} "
             f"in {units} units"
         )
-    needed, free = count_bytes(gaps, ready.resolved.arrays), store.backend.free_bytes()
+    needed = growth_of_units(
+        gaps, ready.resolved.arrays, ready.arrays, ready.unit_rows, ready.resolved.codec
+    )
+    free = store.backend.free_bytes()
     if free is not None and needed > free:
-        context.reporter.notice(
-            f"warning: {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free"
-        )
-
-
-def _count_failed(store: Store, feature_set: str, rows: int) -> int:
-    return sum(f.row < rows and f.feature_set == feature_set for f in store.failures())
+        context.reporter.notice(f"warning: {size(needed)} to write, {size(free)} free")
 
 
 def _count_unusable(array: UnitArray) -> int:

@@ -13,9 +13,10 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.confusion import save_confusion
 from fungistore.evaluation.metrics import classification_metrics, over_runs
 from fungistore.evaluation.options import LoffOptions
-from fungistore.evaluation.ordered import ranks_in
+from fungistore.evaluation.ordered import ranks_for
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
+from fungistore.fingerprint import Config
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities, ranked
@@ -51,8 +52,8 @@ def evaluate_loff(
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
 
     Metrics: accuracy, mean recall (`mean_per_class_accuracy`), ROC-AUC of two classes, quadratic
-    kappa of ordered ones. Test rows are those that the head's own split has left out, never
-    augmented.
+    kappa where the head was trained with an order of the classes, or by that metric. Test rows are
+    those that the head's own split has left out, never augmented.
 
     Args:
         store: the store's directory.
@@ -71,6 +72,8 @@ def evaluate_loff(
     patterns = options.heads or (None,)
     groups = [find_heads(opened, pattern, options.feature_set) for pattern in patterns]
     scores, protocol, excluded = [], [], {}
+    splits: dict[str, Config] = {}
+    remarks: list[str] = []
     confusion = np.zeros((0, 0), np.int64)
     classes: tuple[str, ...] = ()
     context.reporter.begin("heads", sum(len(names) for _, names in groups))
@@ -82,6 +85,8 @@ def evaluate_loff(
             context.stop_if_asked()
             stored = open_head(opened, chosen, name)
             data = head_rows(opened, stored)
+            remarks += [data.split.remark] if data.split.remark else []
+            splits[name] = data.split.description
             contents = {stored.array.name: content_of(stored.array)}
             if stored.is_stale:
                 context.reporter.notice(
@@ -96,7 +101,10 @@ def evaluate_loff(
             said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
             predictions = ranked(said)
             metrics = classification_metrics(
-                truth, predictions, said.shape[1], ranks_in(data.names, stored.order)
+                truth,
+                predictions,
+                said.shape[1],
+                ranks_for(stored.metric, data.names, stored.order),
             )
             table = _confusion(truth, predictions.labels, said.shape[1])
             confusion = table if not len(confusion) else confusion + table
@@ -107,6 +115,8 @@ def evaluate_loff(
         scores.append(_averaged(tested, measured, title, contents))
         protocol.append({one.name: one.fingerprint for one, _, _ in tested})
     context.reporter.end()
+    for remark in dict.fromkeys(remarks):
+        context.reporter.notice(remark)
     if options.plot is not None:
         save_confusion(classes, confusion.tolist(), options.plot)
         context.reporter.notice(f"plot: {options.plot}")
@@ -114,7 +124,7 @@ def evaluate_loff(
         kind="loff",
         store=opened.where,
         feature_set=groups[0][0],
-        protocol={"heads": protocol, "augmentation": "none at test time"},
+        protocol={"heads": protocol, "splits": splits, "augmentation": "none at test time"},
         excluded=excluded,
         scores=tuple(scores),
         classes=classes,

@@ -53,6 +53,11 @@ class StoredHead:
         return self.config["options"].get("order")
 
     @property
+    def metric(self) -> str:
+        """That chose its best epoch."""
+        return str(self.config["options"]["metric"])
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of matrix products."""
         dtype: torch.dtype = getattr(torch, self.config["dtype"])

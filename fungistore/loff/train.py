@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from fungistore.errors import MismatchError, UsageError
-from fungistore.evaluation.ordered import require_order
+from fungistore.evaluation.ordered import KAPPA, require_order
+from fungistore.evaluation.task import say_split
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import LINEAR, HeadSpec
@@ -40,6 +41,7 @@ class TrainResult:
         epochs: that were run, in all.
         best_epoch: the one whose weights were kept, from 1.
         validation: its metrics on validation rows.
+        split: where its rows, and those to test it on, come from.
         n_train, n_validation: rows.
         excluded: rows that were left out, by reason.
         images_per_second: of this run's training steps; 0 where nothing was to do.
@@ -54,6 +56,7 @@ class TrainResult:
     epochs: int
     best_epoch: int
     validation: dict[str, float]
+    split: Config
     n_train: int
     n_validation: int
     excluded: dict[str, int]
@@ -106,6 +109,7 @@ def train_loff(
         seed=options.seed,
     )
     _refuse_metric(data, options)
+    split = say_split(data.split, context)
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
     run = RunFolder(opened, data.feature_set, name)
@@ -144,6 +148,7 @@ def train_loff(
         epochs=len(progress.history),
         best_epoch=progress.best_epoch + 1,
         validation=progress.history[progress.best_epoch]["validation"],
+        split=split,
         n_train=len(data.split.train),
         n_validation=len(data.split.validation),
         excluded=data.excluded,
@@ -156,11 +161,11 @@ def train_loff(
 def _refuse_metric(data: HeadData, options: TrainOptions) -> None:
     """Refuse a metric that the validation rows do not have, before anything is frozen."""
     present = len(np.unique(data.labels[data.split.validation]))
-    if options.order is not None or options.metric == "quadratic_kappa":
+    if options.order is not None or options.metric == KAPPA:
         require_order(data.names, options.order, f"--metric {options.metric}")
     if options.metric == "roc_auc" and (len(data.names) != 2 or present != 2):
         expected = "two classes, both of them among the validation rows"
-    elif options.metric == "quadratic_kappa" and present < 2:
+    elif options.metric == KAPPA and present < 2:
         expected = "two classes or more among the validation rows"
     else:
         return

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fungistore.errors import FungiError
-from fungistore.evaluation.ordered import ranks_in
+from fungistore.evaluation.ordered import ranks_for
 from fungistore.loff.augment import augment, draw
 from fungistore.loff.checkpoint import (
     Tensors,
@@ -219,7 +219,7 @@ class Trainer:
             truth,
             pool=options.pool,
             dtype=self._dtype,
-            ranks=ranks_in(self._data.names, options.order),
+            ranks=ranks_for(options.metric, self._data.names, options.order),
         )
         epoch = progress.epoch
         loss = progress.loss_sum / len(self._data.split.train)

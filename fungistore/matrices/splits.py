@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,9 @@ from fungistore.fingerprint import Config
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
+
+HOLDOUT = 0.2  # of each class, where the store has nothing to test on: what is usual
+NO_TEST = 'the store has a split "train", and none to test on'
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,17 @@ class Split:
     test: Rows
     description: Config
 
+    @property
+    def remark(self) -> str | None:
+        """What the user should know of it: that it was made without being asked for, and why."""
+        if "because" not in self.description:
+            return None
+        part, seed = self.description["holdout"], self.description["seed"]
+        return (
+            f"{self.description['because']}: {part:.0%} of each class, chosen by the seed {seed}, "
+            "are held out to test on; --holdout takes another part"
+        )
+
     def keep(self, mask: NDArray[np.bool_]) -> Split:
         """Return the split without the rows that a mask over the sample table excludes."""
         names = ("train", "validation", "test")
@@ -41,7 +56,8 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
 
     Without `holdout`, test rows are those of the split "test", or of "val" where there is no
     "test". With it, they are a stratified part of "train" (of all rows where the store has no
-    splits), and no row of another split is used.
+    splits), and no row of another split is used. A store without splits, or with "train" alone,
+    has a fifth held out by itself, which the description gives a reason for: "because".
 
     Args:
         store: the store.
@@ -49,9 +65,12 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
         seed: of the choice of held-out rows.
 
     Raises:
-        UsageError: the store has no test rows and nothing was held out, or nothing to train on.
+        UsageError: the store has splits, and none to train on, or none to test on.
     """
     splits = store.samples.splits()
+    if holdout is None and (because := _lack_of_test_rows(splits)):
+        split = choose_split(store, holdout=HOLDOUT, seed=seed)
+        return replace(split, description=split.description | {"because": because})
     empty = np.zeros(0, np.int64)
     if holdout is not None:
         pool = splits.get("train", np.arange(len(store.samples)))
@@ -65,12 +84,20 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
             "the store has no train and test splits",
             where=store.where,
             expected='rows of the splits "train", and "test" or "val"',
-            found=", ".join(f"{name} {len(rows)}" for name, rows in splits.items()) or "no splits",
-            hint="--holdout 0.2 holds out a fifth of each class",
+            found=", ".join(f"{name} {len(rows)}" for name, rows in splits.items()),
+            hint="fungi extract adds those of the train split; --holdout 0.2 takes all rows that "
+            "are there for one set, and tests on a fifth of each class",
         )
     validation = splits.get("val", empty) if test_name == "test" else empty
     description = {"from": "store", "train": "train", "test": test_name}
     return Split(splits["train"], validation, splits[test_name], description)
+
+
+def _lack_of_test_rows(splits: Mapping[str, Rows]) -> str | None:
+    """Say why test rows must be held out, None where there are some, or splits of another kind."""
+    if not splits:
+        return "the store has no splits"
+    return None if splits.keys() & {"test", "val"} or "train" not in splits else NO_TEST
 
 
 def stratified_holdout(

@@ -14,7 +14,7 @@ from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
-from fungistore.matrices.splits import choose_split
+from fungistore.matrices.splits import HOLDOUT, choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.pca.options import PcaOptions
@@ -204,8 +204,8 @@ def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
             where=matrix.name,
             expected="a PCA that has not seen the test rows",
             found=f"fitted on: {described}",
-            hint="fit another with fungi pca, with the --holdout and --seed of the evaluation, "
-            "or on the train split",
+            hint="fit another with fungi pca, with the --holdout and --seed of the evaluation "
+            f"(--holdout {HOLDOUT} if it names none), or on the train split",
         )
 
 
@@ -224,8 +224,8 @@ def _fit_rows(
         rows, origin = np.arange(len(store.samples)), {"from": "all"}
         if options.fit_split == "train":
             context.reporter.notice(
-                'no split "train": fitting on all rows; to evaluate on a part of them, '
-                "fit with --holdout"
+                'no split "train": fitting on all rows; for an evaluation, which holds some out, '
+                f"fit with --holdout {HOLDOUT}"
             )
     else:
         raise UsageError(

@@ -30,6 +30,8 @@ BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7
 METADATA = "zarr.json"
 UNIT_NAME = re.compile("[0-9]{1,18}")  # of a chunk's file or folder in that of all
 CRC_BYTES = 4
+BLOSC_BYTES = 1024  # of a compressed chunk's header and its first blocks', and more than they have
+FRAMES = 256  # one byte in so many, more than the frames of all other blocks take (measured)
 PIECE_BYTES = 1 << 18  # of rows at once: hashed and counted while they are in the core's cache
 
 
@@ -166,6 +168,15 @@ def encode(block: NDArray[Any], unit_rows: int, codec: Codec) -> tuple[bytes | m
     array[...] = whole
     key = array.metadata.encode_chunk_key((0,) * whole.ndim)
     return (kept[key].to_bytes(),)
+
+
+def most_bytes(row_bytes: int, rows: int, unit_rows: int, codec: Codec) -> int:
+    """Return the bytes of a chunk with some rows of a unit; where they are compressed, at most."""
+    filler = (unit_rows - rows) * row_bytes
+    if codec == "none":
+        return rows * row_bytes + filler + CRC_BYTES
+    # noise is kept as it is, with a few bytes a block; of what is all NaN, next to nothing
+    return rows * row_bytes + (rows * row_bytes + filler) // FRAMES + BLOSC_BYTES + CRC_BYTES
 
 
 def has_right_crc(chunk: bytes) -> bool:

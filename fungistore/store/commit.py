@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
@@ -67,6 +68,11 @@ def record_unit(name: str) -> int | None:
     """Return the unit whose record has a name, None for another file."""
     stem, dot, suffix = name.rpartition(".")
     return int(stem) if dot and suffix == "json" and RECORD_NAME.fullmatch(stem) else None
+
+
+def encode_commit(commit: Commit) -> bytes:
+    """Return a record as it is stored."""
+    return json.dumps(asdict(commit), sort_keys=True).encode()
 
 
 def parse_commit(data: bytes) -> Commit:

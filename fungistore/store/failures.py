@@ -7,8 +7,10 @@ Nothing here locks: `Store` lets one process at a time at the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 
 from fungistore.store.backend import Backend
 
@@ -27,6 +29,9 @@ class Failure:
     feature_set: str = ""
 
 
+NAMES = {field.name for field in fields(Failure)}
+
+
 def read_failures(backend: Backend) -> list[Failure]:
     """Return the failed inputs by row; the last line about a row of a feature set counts."""
     return [failure for failure, _ in _parsed(backend)]
@@ -38,6 +43,21 @@ def failure_lines(backend: Backend) -> list[bytes]:
         return backend.read(FAILURES).splitlines()
     except FileNotFoundError:
         return []
+
+
+def each_failure(backend: Backend) -> Iterator[Failure]:
+    """Yield what `read_failures` returns; of a sorted file, as runs leave it, a line at a time."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(backend.local_path(FAILURES).open("rb"))
+        except FileNotFoundError:
+            return
+        keys = ((one.row, one.feature_set) for one in filter(None, map(_failure, file)))
+        if any(before >= after for before, after in pairwise(keys)):
+            yield from read_failures(backend)
+            return
+        file.seek(0)
+        yield from filter(None, map(_failure, file))
 
 
 def append_failures(backend: Backend, failures: Iterable[Failure]) -> None:
@@ -70,14 +90,18 @@ def compact_failures(
 def _parsed(backend: Backend) -> list[tuple[Failure, bytes]]:
     """Return failures by row with their lines, whose fields may be more than this version knows."""
     found: dict[tuple[int, str], tuple[Failure, bytes]] = {}
-    names = {field.name for field in fields(Failure)}
     for line in failure_lines(backend):
-        try:
-            document = json.loads(line)
-            failure = Failure(**{name: document[name] for name in names & document.keys()})
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            continue  # a line cut short: its unit was not committed
-        if type(failure.row) is not int or type(failure.feature_set) is not str:
-            continue
-        found[failure.row, failure.feature_set] = (failure, line)
+        if failure := _failure(line):
+            found[failure.row, failure.feature_set] = (failure, line)
     return [found[key] for key in sorted(found)]
+
+
+def _failure(line: bytes) -> Failure | None:
+    """Return what a line says, None for one that was cut short: its unit was not committed."""
+    try:
+        document = json.loads(line)
+        failure = Failure(**{name: document[name] for name in NAMES & document.keys()})
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    is_sound = type(failure.row) is int and type(failure.feature_set) is str
+    return failure if is_sound else None

@@ -150,13 +150,7 @@ class Setups:
         folder = self._folder.at(key)
         if self.has(key):
             return
-        files = {f"{name}.json": encode_document(found) for name, found in documents.items()}
-        for name, arrays in tensors.items():
-            contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
-            files[f"{name}.safetensors"] = save(contiguous)
-        files[CONFIG] = encode_document(config)
-        checksums = {name: digest_bytes(data) for name, data in files.items()}
-        files = {CHECKSUMS: encode_document(checksums)} | files
+        files = encode_setup(config, tensors, documents)
         with folder.backend.claims.moment():  # another feature set may freeze the same setup
             if self.has(key):
                 return
@@ -175,3 +169,18 @@ class Setups:
         if not is_file_name(key):
             found = f"{key!r} is no fingerprint"
             raise StoreError(DAMAGED, where=self._folder.where(), found=found)
+
+
+def encode_setup(
+    config: Config,
+    tensors: Mapping[str, Mapping[str, NDArray[Any]]],
+    documents: Mapping[str, Config],
+) -> dict[str, bytes]:
+    """Return a setup's files by name, the configuration last; the arguments are `freeze`'s."""
+    files = {f"{name}.json": encode_document(found) for name, found in documents.items()}
+    for name, arrays in tensors.items():
+        contiguous = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+        files[f"{name}.safetensors"] = save(contiguous)
+    files[CONFIG] = encode_document(config)
+    checksums = {name: digest_bytes(data) for name, data in files.items()}
+    return {CHECKSUMS: encode_document(checksums)} | files

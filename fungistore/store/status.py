@@ -99,7 +99,7 @@ def status(path: str | Path) -> StoreStatus:
     splits: Counter[str] = Counter()
     for batch in store.samples.batches("split"):
         splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())
-    failures = store.failures()
+    failures = Counter(f"{f.error}: {f.message}" for f in store.each_failure())
     sets = {name: store.arrays(name) for name in store.feature_sets()}
     records = Records(array for found in sets.values() for array in found.values())
     return StoreStatus(
@@ -110,8 +110,8 @@ def status(path: str | Path) -> StoreStatus:
         labels=store.manifest.labels,
         splits=dict(sorted(splits.items())),
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
-        failed=len(failures),
-        failures=dict(Counter(f"{f.error}: {f.message}" for f in failures).most_common()),
+        failed=failures.total(),
+        failures=dict(failures.most_common()),
         feature_sets=tuple(_feature_set(store, name, sets[name], records) for name in sets),
         stale=stale_artefacts(store, records),
     )

@@ -22,6 +22,7 @@ from fungistore.store.failures import (
     Failure,
     append_failures,
     compact_failures,
+    each_failure,
     read_failures,
 )
 from fungistore.store.feature import Feature
@@ -283,6 +284,15 @@ class Store:
     def failures(self) -> list[Failure]:
         """Return the failed inputs by row; the last line about a row counts."""
         return read_failures(self.backend)
+
+    def each_failure(
+        self, feature_set: str | None = None, rows: int | None = None
+    ) -> Iterator[Failure]:
+        """Yield what `failures` does, one at a time; of a feature set, below some row, or all."""
+        for failure in each_failure(self.backend):
+            is_asked = feature_set in (None, failure.feature_set)
+            if is_asked and (rows is None or failure.row < rows):
+                yield failure
 
     def add_failures(self, failures: Iterable[Failure]) -> None:
         """Append failed inputs and flush them to the disk, before their unit is committed."""

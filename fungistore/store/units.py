@@ -8,8 +8,9 @@ chunk, publish its record, list what is done), and a backend is all that it writ
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -19,9 +20,11 @@ import zarr
 from numpy.typing import NDArray
 
 from fungistore.choices import Codec
+from fungistore.names import CHUNKS
 from fungistore.store.backend import Backend, Bytes
 from fungistore.store.chunks import (
     METADATA,
+    UNIT_NAME,
     PlainChunk,
     blank_array,
     checksum,
@@ -31,7 +34,14 @@ from fungistore.store.chunks import (
     plain_chunk,
     round_bits,
 )
-from fungistore.store.commit import Commit, earlier_rows, parse_commit, record_name, record_unit
+from fungistore.store.commit import (
+    Commit,
+    earlier_rows,
+    encode_commit,
+    parse_commit,
+    record_name,
+    record_unit,
+)
 from fungistore.store.disk_errors import damage_explained, raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
@@ -219,7 +229,7 @@ class UnitArray:
 
     def _record_all(self, commits: Sequence[Commit]) -> None:
         self.records.publish_all(
-            {record_name(c.unit): [json.dumps(asdict(c), sort_keys=True).encode()] for c in commits}
+            {record_name(commit.unit): [encode_commit(commit)] for commit in commits}
         )
 
     def _chunk(self, new: NewUnit) -> Sequence[Bytes]:
@@ -345,3 +355,14 @@ class UnitArray:
             OSError: it is not there.
         """
         return self.folder.size(self.chunk_key(unit))
+
+    def chunk_sizes(self, units: Collection[int]) -> dict[int, int]:
+        """Return the bytes of the chunks of some units, of those that are there."""
+        listing = self.folder.list(CHUNKS)
+        names = (*listing.files, *listing.folders)
+        there = {int(name) for name in names if UNIT_NAME.fullmatch(name)}
+        found = {}
+        for unit in there.intersection(units):
+            with suppress(FileNotFoundError):  # a folder may have lost what was in it
+                found[unit] = self.chunk_size(unit)
+        return found

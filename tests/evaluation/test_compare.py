@@ -140,7 +140,6 @@ def test_rows_that_cannot_be_used_are_counted_and_left_out(tmp_path: Path) -> No
     [
         (["one"] * 20, {"holdout": 0.5, "k": 3}, "of one class"),
         ([None] * 20, {"holdout": 0.5, "k": 3}, "no labels"),
-        (["a", "b"] * 10, {"k": 3}, "--holdout"),
         (["a", "b"] * 10, {"holdout": 0.5}, "a lower --k"),
         (
             ["a", "b"] * 10,

@@ -220,7 +220,31 @@ def test_a_head_is_refused_a_metric_that_its_rows_do_not_have(
     assert options.metric in done.validation
     metrics = evaluate_loff(store.root, LoffOptions()).scores[0].metrics
     assert ("roc_auc" in metrics) == (len(classes) == 2)
-    assert ("quadratic_kappa" in metrics) == (classes != "abc" or "c" in (options.order or ()))
+    is_ordered = options.order is not None or options.metric == "quadratic_kappa"
+    assert ("quadratic_kappa" in metrics) == is_ordered
+
+
+@pytest.mark.parametrize("names", [["cat", "dog"], ["0", "1", "2"], ["n01440764", "n01443537"]])
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_no_kappa_is_given_unasked(tmp_path: Path, names: list[str], is_asked: bool) -> None:
+    """Two animals, digits and ids of WordNet have names that sort, and no order: neither a table,
+    nor the log of a training, nor a test of the head has a kappa, unless somebody asks for it."""
+    store = store_of(tmp_path / "s", names * 4, names, names)
+    order = tuple(names) if is_asked else None
+    train_loff(store.root, TrainOptions(**HEAD, order=order))  # type: ignore[arg-type]
+    evaluate_loff(store.root, LoffOptions()).save(Context(Notices([])))
+    for evaluate, options in (
+        (evaluate_knn, KnnOptions(k=1, order=order)),
+        (evaluate_linear, LinearOptions(order=order)),
+        (compare_features, CompareOptions(k=1)),
+    ):
+        evaluate(store.root, options).save(Context(Notices([])))
+    run = store.root / "heads" / "set" / "h"
+    written = {path.name: path.read_text() for path in [*(store.root / "evals").iterdir()]}
+    written |= {name: (run / name).read_text() for name in ("log.jsonl", "state.json")}
+    assert len(written) == 6
+    for name, text in written.items():
+        assert ('"quadratic_kappa"' in text) == (is_asked and not name.startswith("compare")), name
 
 
 def test_clusters_of_one_class_are_refused_and_of_single_rows_are_not(tmp_path: Path) -> None:

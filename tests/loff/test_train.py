@@ -233,7 +233,6 @@ def test_other_settings_under_one_name_are_refused(store, change):
     [
         ({"pool": 3}, "cannot be pooled"),
         ({"feature_set": "other"}, "no feature set"),
-        ({"holdout": None}, "no train and test splits"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(store, change, what):

@@ -29,10 +29,30 @@ def test_without_a_test_split_val_is_tested(tmp_path):
     assert split.description["test"] == "val"
 
 
-def test_no_split_and_no_holdout_says_what_to_try(tmp_path):
-    with pytest.raises(UsageError) as caught:
-        choose_split(make_store(tmp_path / "s", {}, ["a"] * 4), holdout=None, seed=0)
-    assert "--holdout" in caught.value.hint
+@pytest.mark.parametrize(
+    ("splits", "pool", "because"),
+    [
+        (None, range(40), "the store has no splits"),
+        (["train"] * 30 + [None] * 10, range(30), 'a split "train", and none to test on'),
+        (["train"] * 20 + ["extra"] * 20, range(20), 'a split "train", and none to test on'),
+    ],
+)
+def test_without_test_rows_a_fifth_is_held_out(tmp_path, splits, pool, because):
+    """By itself, stratified, the same rows each time and those of --holdout 0.2; it says why."""
+    store = make_store(tmp_path / "s", {}, ["a", "b"] * 20, splits)
+    split, again, asked = (choose_split(store, holdout=part, seed=3) for part in (None, None, 0.2))
+    assert sorted([*split.train, *split.test]) == list(pool)
+    assert (split.test % 2).mean() == 0.5
+    assert len(split.test) == len(pool) // 5
+    assert split.test.tolist() == again.test.tolist() == asked.test.tolist()
+    assert because in split.description["because"]
+    assert split.description == asked.description | {"because": split.description["because"]}
+    assert split.remark.endswith(
+        "20% of each class, chosen by the seed 3, are held out to test on; "
+        "--holdout takes another part"
+    )
+    assert asked.remark is None
+    assert choose_split(store, holdout=None, seed=4).test.tolist() != split.test.tolist()
 
 
 def test_a_holdout_never_touches_the_other_splits(tmp_path):
@@ -102,11 +122,13 @@ def test_a_store_without_a_split_val_has_no_validation_rows(tmp_path):
     assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == ([0], [], [1])
 
 
-@pytest.mark.parametrize("splits", [["test", "test"], ["train", "train"], ["val", "test"]])
-def test_train_and_test_rows_are_both_needed(tmp_path, splits):
+@pytest.mark.parametrize("splits", [["test", "test"], ["val", "test"], ["a", "b"]])
+def test_splits_without_train_rows_are_not_divided(tmp_path, splits):
+    """Rows that somebody set aside for testing are not trained on unasked."""
     store = make_store(tmp_path / "s", {}, ["a"] * 2, splits)
     with pytest.raises(UsageError, match="no train and test splits") as caught:
         choose_split(store, holdout=None, seed=0)
+    assert "--holdout" in caught.value.hint
     for name in splits:
         assert f"{name} {splits.count(name)}" in str(caught.value.found)
 

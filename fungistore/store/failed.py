@@ -1,0 +1,77 @@
+"""The inputs of a store that could not be read, as people look for them: by path, with the reason.
+
+A broken disk can make millions of them, so they are read and told some at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from fungistore.location import absolute_uri, shortened
+from fungistore.store.failures import Failure
+from fungistore.store.store import Store
+
+AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class FailedInput:
+    """An input that could not be read, or a row whose file has changed since it was made.
+
+    Attributes:
+        row: of the store's samples.
+        id: of the sample.
+        path: of its file; of a member of a tar file, with its place in it.
+        error: class of the error; "ChangedFile" where the file has changed.
+        message: what the reader said.
+        feature_set: that lacks it.
+    """
+
+    row: int
+    id: str
+    path: str
+    error: str
+    message: str
+    feature_set: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+
+def failed_inputs(store: str | Path) -> Iterator[FailedInput]:
+    """Return the inputs that could not be read, one after the other, by row and feature set.
+
+    They are tried again by `extract` with `retry_failed`, or `fungi extract --retry-failed`.
+
+    Args:
+        store: the store's directory.
+
+    Raises:
+        UsageError: there is no store.
+        StoreError: it is damaged.
+    """
+    opened = Store.open(store)
+    return described(opened, opened.each_failure())
+
+
+def described(store: Store, failures: Iterable[Failure]) -> Iterator[FailedInput]:
+    """Yield failures with the id and the path that their rows have in the table of samples."""
+    waiting = iter(failures)
+    while some := list(islice(waiting, AT_ONCE)):
+        known = [failure.row for failure in some if 0 <= failure.row < len(store.samples)]
+        samples = {row["row"]: row for row in store.samples.take(known)}
+        for failure in some:
+            sample = samples.get(failure.row)
+            yield FailedInput(
+                row=failure.row,
+                id=sample["id"] if sample else "",
+                path=shortened(absolute_uri(sample["root"], failure.uri) if sample else ""),
+                error=failure.error,
+                message=failure.message,
+                feature_set=failure.feature_set,
+            )

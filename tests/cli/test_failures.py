@@ -1,0 +1,101 @@
+"""Inputs that cannot be read: who they are, why, and what tries them again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from fungi_cli.main import app
+from typer.testing import CliRunner, Result
+
+from fungistore.store.failed import failed_inputs
+from fungistore.store.failures import FAILURES, Failure
+from fungistore.store.store import Store
+from tiny_world import TINY
+
+BROKEN = 7
+
+
+def fungi(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def broken(images: Path, tmp_path: Path, tiny_weights: Path) -> list[object]:
+    """An extraction of 12 cats, 12 dogs, and 7 files that are no images."""
+    for number in range(BROKEN):
+        (images / "cat" / f"x {number}.jpg").write_text("no image")
+    return [
+        *("extract", images, tmp_path / "s.fungi", "--model", TINY, "--weights", tiny_weights),
+        *("--image-size", 32, "--features", "embeddings", "--unit-rows", 8),
+    ]
+
+
+def test_the_first_failures_are_named_with_what_retries_them(
+    broken: list[object], images: Path, tmp_path: Path
+) -> None:
+    """Five are named at the end with path and reason; the printed command mends what it can."""
+    done = fungi(*broken, "--restart")
+    assert done.exit_code == 3
+    lines = done.stderr.splitlines()
+    named = lines[lines.index("failed inputs:") + 1 :][:7]
+    reason = "ImageError: the content is not an image in a known format"
+    assert named[:5] == [f"  {images}/cat/x {number}.jpg: {reason}" for number in range(5)]
+    assert named[5] == f"  and 2 more: fungi status {tmp_path}/s.fungi --failures"
+    words = shlex.split(named[6].removeprefix("to try again what failed: "))
+    assert words == ["fungi", *map(str, broken), "--retry-failed"]
+    for number in range(BROKEN - 1):
+        shutil.copy(images / "dog" / "001.jpg", images / "cat" / f"x {number}.jpg")
+    again = fungi(*words[1:])
+    assert again.exit_code == 3
+    assert "6 rows made anew, 1 cannot be read" in again.stderr
+    assert f"failed input:\n  {images}/cat/x 6.jpg: {reason}\nto try" in again.stderr
+    shutil.copy(images / "dog" / "001.jpg", images / "cat" / "x 6.jpg")
+    mended = fungi(*words[1:])
+    assert (mended.exit_code, "failed input" in mended.stderr) == (0, False)
+
+
+def test_every_failure_is_listed(broken: list[object], images: Path, tmp_path: Path) -> None:
+    """`fungi status --failures` has them all, as text and as JSON, and Python yields the same."""
+    store = tmp_path / "s.fungi"
+    first = json.loads(fungi(*broken, "--json").stdout)["failures"]
+    document = json.loads(fungi("status", store, "--failures", "--json").stdout)
+    assert document["store"] == str(store)
+    assert document["failures"] == [one.to_json() for one in failed_inputs(store)]
+    assert document["failures"][:5] == first
+    assert [one["id"] for one in document["failures"]] == [f"cat/x {n}.jpg" for n in range(BROKEN)]
+    assert {one["feature_set"] for one in document["failures"]} == {TINY}
+    table = fungi("status", store, "--failures").stdout.splitlines()
+    assert len(table) == 1 + BROKEN
+    assert f"cat/x 6.jpg  {images}/cat/x 6.jpg  ImageError" in table[-1]
+
+
+def test_a_store_without_failures_says_so(broken: list[object], tmp_path: Path) -> None:
+    """No failures are an empty list; a store that is not there is an error and nothing else."""
+    fungi(*broken, "--limit", 8)
+    shown = fungi("status", tmp_path / "s.fungi", "--failures")
+    assert (shown.exit_code, shown.stdout) == (0, "no failed inputs\n")
+    listed = fungi("status", tmp_path / "s.fungi", "--failures", "--json").stdout
+    assert json.loads(listed)["failures"] == []
+    missing = fungi("status", tmp_path / "none.fungi", "--failures", "--json")
+    assert (missing.exit_code, list(json.loads(missing.stdout))) == (2, ["error", "exit_code"])
+
+
+def test_failures_are_read_line_by_line(tmp_path: Path) -> None:
+    """A sorted file is read a line at a time; one that a kill left unsorted says the same."""
+    store = Store.open_or_create(tmp_path / "s.fungi")
+    notes = [Failure(row, f"{row}.jpg", "ImageError", "cut short", "set") for row in range(4)]
+    assert list(store.each_failure()) == []
+    store.add_failures([notes[2], notes[0], notes[3], notes[2]])
+    assert list(store.each_failure()) == store.failures() == [notes[0], notes[2], notes[3]]
+    store.compact_failures()
+    with (store.root / FAILURES).open("ab") as file:
+        file.write(b'{"row": 9, "uri"')
+    assert list(store.each_failure()) == store.failures() == [notes[0], notes[2], notes[3]]
+    assert list(store.each_failure("set", 3)) == [notes[0], notes[2]]
+    assert list(store.each_failure("other")) == []
+    # rows that the table of samples does not have are told all the same
+    assert [(one.row, one.id) for one in failed_inputs(store.root)] == [(0, ""), (2, ""), (3, "")]
