@@ -7,6 +7,7 @@ same wherever it was made.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,8 +16,9 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fungistore.settings import SettingField, Settings, read_config
+from fungistore.settings import SettingField, Settings
 
+from .config_file import read_config
 from .console import explains_errors, running
 
 StorePath = Annotated[str, typer.Argument(metavar="STORE", help="The store's directory.")]
@@ -24,7 +26,11 @@ Restart = Annotated[bool, typer.Option("--restart", help="Delete the one of this
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Config = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML or JSON of these settings; flags win."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="TOML or JSON of these settings; flags win.  [default: flags alone]",
+    ),
 ]
 PLACEHOLDERS = ((bool, ""), (int, "N"), (float, "NUMBER"), (Path, "FILE"))
 
@@ -106,6 +112,7 @@ def _parameters(kind: type[Settings]) -> Iterator[inspect.Parameter]:
             help=_help(field),
             metavar=None if is_switch else _metavar(field),
             show_default=False,
+            rich_help_panel=field.heading,
         )
         value: Any = bool if is_switch else list[str] if field.setting.is_repeated else str
         yield _parameter(_variable(field), Annotated[value | None, option], None)
@@ -118,6 +125,8 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 def _help(field: SettingField) -> str:
     default, words = field.default, field.setting.default
+    if default is dataclasses.MISSING:
+        return f"{field.setting.help}  [required]"
     if not words and isinstance(default, tuple):
         words = ",".join(str(one).lower() for one in default)
     elif not words and isinstance(default, int | float | str) and default is not False:
@@ -128,6 +137,5 @@ def _help(field: SettingField) -> str:
 def _metavar(field: SettingField) -> str:
     if field.setting.metavar:
         return field.setting.metavar
-    if field.choices:
-        return f"[{'|'.join(field.choices)}]"
-    return next((word for kind, word in PLACEHOLDERS if kind in field.types), "TEXT")
+    words = [*field.words, *(word for kind, word in PLACEHOLDERS if kind in field.types)]
+    return f"[{'|'.join(words)}]" if field.words else (words or ["TEXT"])[0]

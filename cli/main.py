@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib import metadata
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from fungistore.errors import DEBUG, UsageError
 
@@ -26,30 +28,40 @@ from .commands.status import status
 from .commands.train_loff import train_loff
 from .commands.verify import verify
 from .console import tell
-from .output import give_up, note, unwritten
+from .layout import SETTINGS, Page, Pages
+from .output import give_up, note, result, unwritten
 
-COMMANDS = {
-    "extract": extract,
-    "pca": pca,
-    "index": index,
-    "search": search,
-    "train-loff": train_loff,
-    "predict": predict,
-    "export": export,
-    "import": import_features,
-    "status": status,
-    "verify": verify,
-    "doctor": doctor,
-    "models": models,
+HEADINGS = {
+    "Make features": {"extract": extract, "import": import_features, "export": export},
+    "Use them": {
+        "pca": pca,
+        "index": index,
+        "search": search,
+        "train-loff": train_loff,
+        "predict": predict,
+    },
+    "Look": {"status": status, "verify": verify, "doctor": doctor, "models": models},
 }
+COMMANDS = {name: one for commands in HEADINGS.values() for name, one in commands.items()}
+HELP = """Turn frozen encoders and a pile of images into features worth keeping.
+
+\b
+Begin with:
+  fungi extract images/ pets.fungi --model vit_small_patch14_dinov2.lvd142m
+  fungi eval knn pets.fungi
+"""
+INSTEAD = {"help": "--help", "version": "--version"}  # what some type as a command
+VERSIONS = ("torch", "torchvision", "timm", "numpy", "zarr", "faiss-gpu", "faiss-cpu")
 
 
-class Commands(TyperGroup):
+class Commands(Pages):
     """Tells every error in the way of ours: those of the command line itself too."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         """Run a command line, and end the process with its exit code."""
         words = sys.argv[1:] if args is None else list(args)
+        if words and words[0] in INSTEAD:
+            words = [*words[1:], INSTEAD[words[0]]]
         stdout = sys.stdout
         try:
             settings |= {"standalone_mode": False, "obj": words}
@@ -85,7 +97,8 @@ def _told(error: typer.TyperException, *, as_json: bool) -> int:
 app = typer.Typer(
     name="fungi",
     cls=Commands,
-    help="Turn a frozen vision backbone and a pile of images into features worth keeping.",
+    help=HELP,
+    context_settings=SETTINGS,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -93,20 +106,45 @@ app = typer.Typer(
 )
 
 
+def _show_versions(is_asked: bool) -> None:
+    if is_asked:
+        result(f"fungi {metadata.version('fungistore')}")
+        for name, version in _versions():
+            result(f"{name} {version}")
+        raise typer.Exit
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    """Yield what results can depend on, and its version, without importing any of it."""
+    yield "Python", platform.python_version()
+    for name in VERSIONS:
+        with suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
+
+
 @app.callback()
 def _common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_versions, is_eager=True, help="Show versions and exit."
+        ),
+    ] = False,
 ) -> None:
     if debug:
         os.environ[DEBUG] = "1"
 
 
-for name, function in COMMANDS.items():
-    app.command(name)(function)
+for heading, commands in HEADINGS.items():
+    for name, function in commands.items():
+        app.command(name, cls=Page, rich_help_panel=heading)(function)
 evaluation = typer.Typer(
-    cls=Evaluations, help="Evaluate features: one command a table.", no_args_is_help=True
+    cls=Evaluations,
+    help="Evaluate features: one command a table.",
+    no_args_is_help=True,
 )
-app.add_typer(evaluation, name="eval")
+app.add_typer(evaluation, name="eval", rich_help_panel="Use them")
 
 
 def main() -> None:

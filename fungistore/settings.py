@@ -13,8 +13,8 @@ the words of a refusal, which are the same wherever a value came from.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -25,6 +25,7 @@ from typing import (
     TYPE_CHECKING,
     Annotated,
     Any,
+    ClassVar,
     NoReturn,
     Self,
     TypeVar,
@@ -35,6 +36,7 @@ from typing import (
 from annotated_types import Ge, Gt, Lt, Predicate
 
 from fungistore.errors import UsageError
+from fungistore.headings import OTHER
 from fungistore.type_words import Words, atoms_of, elements_of, words_of
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class Setting:
             may follow after a space.
         default: in words, where None stands for something.
         metavar: what stands for the value in the help; default: by the type.
+        heading: what its flag stands under in the help; default: the heading of its class.
+        names: what it is a name of, such as "model" or "head", for a shell that completes it.
         is_repeated: the flag may be given several times, each time for one more value.
         is_hidden: it has no flag.
     """
@@ -65,6 +69,8 @@ class Setting:
     flag: str = ""
     default: str = ""
     metavar: str = ""
+    heading: str = ""
+    names: str = ""
     is_repeated: bool = False
     is_hidden: bool = False
 
@@ -87,6 +93,7 @@ class SettingField:
         setting: what is said of it; a field of a plain dataclass says nothing.
         default: `dataclasses.MISSING` where it has to be given.
         where: its flag, or for a plain dataclass its place such as "kl.temperature".
+        heading: what it stands under in a command's help.
     """
 
     name: str
@@ -94,6 +101,7 @@ class SettingField:
     setting: Setting
     default: Any
     where: str
+    heading: str
 
     @property
     def group(self) -> type[Settings] | None:
@@ -117,10 +125,18 @@ class SettingField:
         return words_of(self.kind)
 
     @property
+    def words(self) -> tuple[str, ...]:
+        """The words that it takes, beside what else it takes."""
+        return tuple(str(atom) for atom in atoms_of(self.kind) if not isinstance(atom, type))
+
+    @property
     def choices(self) -> tuple[str, ...]:
         """The words that it takes, where it takes no others."""
-        atoms = [atom for atom in atoms_of(self.kind) if atom is not NoneType]
-        return () if any(isinstance(atom, type) for atom in atoms) else tuple(map(str, atoms))
+        return (
+            ()
+            if {atom for atom in self.types if isinstance(atom, type)} - {NoneType}
+            else self.words
+        )
 
     @property
     def types(self) -> frozenset[Any]:
@@ -156,7 +172,13 @@ class SettingField:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The base of all options: a frozen value whose every field is checked when it is made."""
+    """The base of all options: a frozen value whose every field is checked when it is made.
+
+    Attributes:
+        heading: what the flags of the fields that a class states itself stand under in the help.
+    """
+
+    heading: ClassVar[str] = OTHER
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -264,7 +286,9 @@ def _fields_of(kind: type[Any], table: str) -> dict[str, SettingField]:
         where = setting.flag.split()[0] if setting.flag else "--" + field.name.replace("_", "-")
         if not issubclass(kind, Settings):
             where = f"{table}.{field.name}"
-        found[field.name] = SettingField(field.name, hint, setting, default, where)
+        owner = next(one for one in kind.__mro__ if field.name in inspect.get_annotations(one))
+        heading = setting.heading or vars(owner).get("heading", OTHER)
+        found[field.name] = SettingField(field.name, hint, setting, default, where, heading)
     return found
 
 
@@ -305,27 +329,6 @@ def require(condition: bool, where: str, expected: str, found: object) -> None:
     """Raise UsageError unless a value can be used; a comparison with NaN counts as False."""
     if not condition:
         raise refusal(where, expected, found)
-
-
-def read_config(path: Path) -> Config:
-    """Read a TOML or JSON configuration file.
-
-    Raises:
-        UsageError: it is missing or malformed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        config: Config = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        if not isinstance(config, dict):
-            raise ValueError("a list or a value instead of named settings")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(
-            "the configuration cannot be read",
-            where=f"--config {path}",
-            expected="a TOML or JSON file",
-            found=error,
-        ) from error
-    return config
 
 
 def _unknown(given: str, known: list[str]) -> UsageError:

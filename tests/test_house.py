@@ -18,6 +18,7 @@ FLOORS = (
         "report",
         "choices",
         "fingerprint",
+        "headings",
         "location",
         "quantities",
         "randomness",

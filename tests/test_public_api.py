@@ -23,6 +23,7 @@ MODULES = sorted(CLI.rglob("*.py"))
 ALLOWED = {
     "fungistore",
     "fungistore.errors",
+    "fungistore.headings",
     "fungistore.machine.context",
     "fungistore.quantities",
     "fungistore.report",

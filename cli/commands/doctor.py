@@ -18,14 +18,16 @@ UNFIT = 1
 def doctor(
     *,
     store: Annotated[
-        str | None, typer.Argument(help="A store to look at too; its disk is the one tested.")
+        str | None,
+        typer.Argument(metavar="STORE", help="A store to look at too; its disk is tested."),
     ] = None,
     options: fungi.DoctorOptions,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, and a store: versions, devices, limits, disk, weights; and how to fix.
+    """Check this machine, and a store, and say how to fix them.
 
-    Takes seconds, opens no connection, and writes 64 MB to the disk, which it removes.
+    Versions, devices, limits, disk and weights. Takes seconds, opens no connection, and writes 64
+    MB to the disk, which it removes.
 
     \b
     Examples:
@@ -33,7 +35,6 @@ def doctor(
       fungi doctor pets.fungi --json | jq '.checks[] | select(.state != "pass")'
       fungi doctor --model vit_small_patch14_dinov2 --image-size 224
 
-    \b
     Exit codes: 0 no check failed (warnings are no failures), 1 a check failed, 2 usage.
     """
     found = fungi.examine(store, options)

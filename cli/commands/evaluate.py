@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 import fungistore as fungi
 from fungistore.errors import FungiError, UsageError
@@ -13,11 +12,12 @@ from fungistore.machine.context import Context
 
 from ..console import explains_errors
 from ..flags import Json, StorePath, command
+from ..layout import Page, Pages
 from ..output import result_json
 from ..tables import show_scores
 
 
-class Evaluations(TyperGroup):
+class Evaluations(Pages):
     """Makes a command when it is asked for, so that no other one waits for a plug-in's imports."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -45,7 +45,7 @@ class Evaluations(TyperGroup):
 
 def _made(name: str, function: Any, **settings: bool) -> Any:
     app = typer.Typer(rich_markup_mode=None, add_completion=False)
-    app.command(name, context_settings=settings)(function)
+    app.command(name, cls=Page, context_settings=settings)(function)
     return typer.main.get_command(app)
 
 

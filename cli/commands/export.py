@@ -24,16 +24,16 @@ def export(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Write features, ids, labels and splits into a .npy, Parquet or HDF5 file.
+    """Write features, ids and labels into .npy, Parquet or HDF5.
 
-    Blocks are divided by their norm and put side by side, as every other command reads them. A
-    .npy file gets a table of its rows beside it, NAME.samples.parquet.
+    Splits come too. Blocks are divided by their norm and put side by side, as every other command
+    reads them. A .npy file gets a table of its rows beside it, NAME.samples.parquet.
 
     \b
     Examples:
       fungi export pets.fungi pets.npy --features embeddings,kl
       fungi export pets.fungi train.h5 --split train --separate
-      fungi export pets.fungi pets.parquet --features embeddings --raw --dtype float16
+      fungi export pets.fungi pets.parquet --features embeddings --raw
     """
     done = fungi.export_features(store, file, options, overwrite=force, context=context)
     result_json(done.to_json()) if as_json else _show(done)

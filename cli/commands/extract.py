@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 import fungistore as fungi
+from fungistore.headings import DATA, VIEWS
 from fungistore.machine.context import Context
 from fungistore.quantities import duration, size
 
@@ -35,7 +36,12 @@ def extract(
     options: fungi.ExtractOptions,
     negatives: Annotated[
         str | None,
-        typer.Option("--negatives", metavar="N", help="A short form of --set simclr.negatives=N."),
+        typer.Option(
+            "--negatives",
+            metavar="N",
+            help="A short form of --set simclr.negatives=N.  [default: the paper's]",
+            rich_help_panel=VIEWS,
+        ),
     ] = None,
     engine: fungi.EngineChoice,
     profile: Annotated[
@@ -48,32 +54,42 @@ def extract(
     update: Annotated[
         bool,
         typer.Option(
-            "--update", help="Make the rows of changed files anew; try failed inputs again."
+            "--update",
+            help="Make the rows of changed files anew; try failed inputs again.",
+            rich_help_panel=DATA,
         ),
     ] = False,
-    retry_failed: Annotated[bool, typer.Option(RETRY, help="Try failed inputs again.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(RETRY, help="Try failed inputs again.", rich_help_panel=DATA)
+    ] = False,
     as_json: Json = False,
     invocation: typer.Context,
     context: Context,
 ) -> None:
-    """Write features of images into a store; run it again to continue, or to add images.
+    """Write features of images into a store; again to continue.
 
-    One pass decodes each image once. Embeddings, patches and kl share one forward; dino costs 12
-    forwards an image and simclr 49.
+    A longer source adds its images. One pass decodes each image once. Embeddings, patches and kl
+    share one forward; dino costs 12 forwards an image and simclr 49.
 
     \b
     Examples:
-      fungi extract images/ pets.fungi --model vit_small_patch14_dinov2.lvd142m --image-size 224
-      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --features kl,dino
-      fungi extract images/ pets.fungi --model vit_base_patch14_dinov2.lvd142m --features patches \\
-          --image-size 448 --pool 2
-      find . -name '*.jpg' | fungi extract - pets.fungi --model deit_tiny_patch16_224 --dry-run
-      fungi extract images/ pets.fungi --config settings.toml --set kl.temperature=1
-      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --gpus 0,1,2,3
-      fungi extract images/ pets.fungi --model vit_base_patch16_224.dino --update
-      fungi extract images/ try.fungi --model deit_tiny_patch16_224 --limit 256 --profile
+      fungi extract images/ pets.fungi --model deit_tiny_patch16_224
+      fungi extract images/ pets.fungi --image-size 224 \\
+          --model vit_small_patch14_dinov2.lvd142m
+      fungi extract images/ pets.fungi --features kl,dino \\
+          --model vit_base_patch16_224.dino
+      fungi extract images/ pets.fungi --features patches --pool 2 \\
+          --model vit_base_patch14_dinov2.lvd142m --image-size 448
+      find . -name '*.jpg' | fungi extract - pets.fungi --dry-run \\
+          --model deit_tiny_patch16_224
+      fungi extract images/ pets.fungi --config settings.toml \\
+          --set kl.temperature=1
+      fungi extract images/ pets.fungi --gpus 0,1,2,3 \\
+          --model vit_base_patch16_224.dino
+      fungi extract images/ pets.fungi --model deit_tiny_patch16_224 --update
+      fungi extract images/ try.fungi --model deit_tiny_patch16_224 \\
+          --limit 256 --profile
 
-    \b
     Exit codes: 0 done, 1 failed, or every row is unusable, 2 usage, 3 done but some inputs were
     skipped, or have features that are not finite or zero, 4 other settings than the feature set was
     made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.

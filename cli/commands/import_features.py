@@ -28,11 +28,11 @@ def import_features(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Make a store of vectors that already exist, or add them to one; again to continue.
+    """Make a store of vectors that exist, or add them to one.
 
-    Rows are matched with the store's samples by id, in any order. Files of the reference code
-    (`embeddings`, `targets`) and of `fungi export` need no flags; a name that ends with train, val
-    or test gives the split.
+    Killed and run again, it continues. Rows are matched with the store's samples by id, in any
+    order. Files of the reference code (`embeddings`, `targets`) and of `fungi export` need no
+    flags; a name that ends with train, val or test gives the split.
 
     \b
     Examples:
@@ -41,7 +41,6 @@ def import_features(
       fungi import kl-train.h5 kl-test.h5 pets.fungi --key attn_proj --as kl
       fungi import pets.parquet pets.fungi --key 'f*' --ids name --labels breed
 
-    \b
     Exit codes: 0 done, 1 failed, or every row is unusable, 2 usage, 3 done but unknown rows were
     skipped, or rows are not finite or zero, 4 other files or settings than the feature was made
     from, 5 damaged store, 75 stopped by SIGTERM (run again).

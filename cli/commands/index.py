@@ -20,7 +20,7 @@ def index(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Build a faiss index of features for `fungi search`; run it again to add what is new.
+    """Build a faiss index for `fungi search`; again to add rows.
 
     Its recall is measured against exact search, on queries that it was not trained on.
 
@@ -30,7 +30,6 @@ def index(
       fungi index pets.fungi --features embeddings,kl --metric euclidean
       fungi index pets.fungi --pca half --factory HNSW32 --name graph
 
-    \b
     Exit codes: 0 done, 1 failed, 2 usage, 4 another index of that name, or changed features,
     5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
     """

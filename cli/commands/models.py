@@ -20,7 +20,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help="A shell pattern, or a part of the name.")] = "*",
     as_json: Json = False,
 ) -> None:
-    """List backbones: parameters, image size, embedding width, default target layer.
+    """List backbones: parameters, image size, width, target layer.
 
     Nothing is downloaded. A name's part after the dot is the tag of its pretrained weights.
 

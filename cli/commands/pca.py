@@ -19,9 +19,10 @@ def pca(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Fit an exact PCA of normalised, concatenated features, and store the coordinates.
+    """Fit an exact PCA of features, and store the coordinates.
 
-    Fitted in one pass and bounded memory; the same command again transforms only new rows.
+    Features are normalised and concatenated first. Fitted in one pass and bounded memory; the same
+    command again transforms only new rows.
 
     \b
     Examples:

@@ -27,14 +27,18 @@ def predict(
     ] = None,
     options: fungi.PredictOptions,
     rows: Annotated[
-        str | None, typer.Option("--rows", help="Rows of the store instead: 0-9,12.")
+        str | None,
+        typer.Option(
+            "--rows", metavar="ROWS", help="Rows of the store instead: 0-9,12.  [default: IMAGE]"
+        ),
     ] = None,
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Classify images by a trained head: label, and probabilities of all classes.
+    """Classify images by a trained head.
 
-    A file goes through the store's own backbone and transform; rows of the store need no backbone.
+    Printed are the label, and probabilities of all classes. A file goes through the store's own
+    backbone and transform; rows of the store need no backbone.
 
     \b
     Examples:

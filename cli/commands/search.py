@@ -26,12 +26,15 @@ def search(
     ],
     options: fungi.SearchOptions,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page with thumbnails to this file.")
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Write a page with thumbnails.  [default: none]"
+        ),
     ] = None,
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Find the nearest images of a store to image files or to samples of it.
+    """Find the images of a store nearest to files or to samples.
 
     An image file goes through the same extraction as the store's images; a sample id is looked
     up, and is not among its own neighbours.
@@ -39,10 +42,10 @@ def search(
     \b
     Examples:
       fungi search pets.fungi photo.jpg --k 5
-      fungi search pets.fungi cat/001.jpg dog/002.jpg --index embeddings+kl-cosine --html near.html
+      fungi search pets.fungi cat/001.jpg dog/002.jpg --html near.html
+      fungi search pets.fungi photo.jpg --index embeddings+kl-cosine
       ls new/*.jpg | fungi search pets.fungi - --json
 
-    \b
     Exit codes: 0 done, 1 failed, 2 usage, 3 done but some queries were not answered, 4 the store
     or the weights are not those of the index, 5 damaged store, 75 stopped, 130 ^C.
     """

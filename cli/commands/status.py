@@ -25,7 +25,9 @@ COLUMNS = ("array", "rows", "units", "row shape", "type", "size", "unusable rows
 @command
 def status(
     *,
-    store: Annotated[str | None, typer.Argument(help="The store's directory.")] = None,
+    store: Annotated[
+        str | None, typer.Argument(metavar="STORE", help="The store's directory.")
+    ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print what every file of a store is; no STORE needed.")
     ] = False,
@@ -34,12 +36,14 @@ def status(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what is in a store, what is missing, its size, and where each array came from.
+    """Show what is in a store, what is missing, and its size.
+
+    Also where each array came from.
 
     \b
     Examples:
       fungi status pets.fungi
-      fungi status pets.fungi --json | jq '.feature_sets[].arrays[] | {name, rows_done}'
+      fungi status pets.fungi --json | jq '.feature_sets[].arrays[].rows_done'
       fungi status pets.fungi --failures
       fungi status --schema
     """

@@ -19,16 +19,19 @@ def train_loff(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Train a compact classifier on cached patch tensors, with tensor augmentation (LOFF-TA).
+    """Train a compact classifier on cached patch tensors (LOFF-TA).
 
-    The backbone is not run. Killed and run again, it continues to the same weights. The number of
-    epochs is settled with the first run: the learning rate falls to zero over all of them.
+    Tensors are augmented, and the backbone is not run. Killed and run again, it continues to the
+    same weights. The number of epochs is settled with the first run: the learning rate falls to
+    zero over all of them.
 
     \b
     Examples:
       fungi train-loff pets.fungi --head vit-xs
-      fungi train-loff pets.fungi --augment none --noise 0 --name plain --holdout 0.2 --seed 1
-      fungi train-loff pets.fungi --head deit-s --augment hflip,rotate --brightness 0.1 --epochs 90
+      fungi train-loff pets.fungi --augment none --noise 0 \\
+          --name plain --holdout 0.2 --seed 1
+      fungi train-loff pets.fungi --head deit-s --epochs 90 \\
+          --augment hflip,rotate --brightness 0.1
     """
     done = fungi.train_loff(store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)

@@ -41,11 +41,11 @@ def verify(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Read a whole store again and compare it with its records; --repair drops what is wrong.
+    """Read a whole store again and compare it with its records.
 
-    Every unit is read and hashed; metadata, the sample table, setups, and what PCAs, indexes,
-    heads and evaluations were made from are compared. What cannot be read, such as for want of
-    permission, is said, and never dropped.
+    --repair drops what is wrong. Every unit is read and hashed; metadata, the sample table, setups,
+    and what PCAs, indexes, heads and evaluations were made from are compared. What cannot be read,
+    such as for want of permission, is said, and never dropped.
 
     \b
     Examples:
@@ -54,7 +54,6 @@ def verify(
       fungi verify copy-without-commits.fungi --rebuild-records
       fungi verify pets.fungi --json | jq '.findings[] | {kind, where, repair}'
 
-    \b
     Exit codes: 0 sound (warnings are no damage) or all repaired, 1 failed, or something cannot be
     read, 2 usage, 5 damage was found or is left after --repair, or another schema, 75 stopped by
     SIGTERM, 130 ^C.

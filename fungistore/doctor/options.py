@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from fungistore.headings import MODEL
 from fungistore.machine.choices import DeviceChoice
 from fungistore.settings import Count, Setting
 
@@ -13,9 +14,16 @@ from fungistore.settings import Count, Setting
 class DoctorOptions(DeviceChoice):
     """Settings of `fungi doctor`."""
 
+    heading = MODEL
+
     model: Annotated[
         str | None,
-        Setting("Measure this timm model's bare forward: the floor.", metavar="NAME"),
+        Setting(
+            "Measure this timm model's bare forward: the floor.",
+            default="none is measured",
+            metavar="NAME",
+            names="model",
+        ),
     ] = None
     image_size: Annotated[
         Count | None, Setting("Side of the model's input in pixels.", default="the model's own")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from annotated_types import MinLen
 
 from fungistore.errors import UsageError
+from fungistore.headings import FEATURES, GENERAL, ROWS, SCORES
 from fungistore.machine.choices import DeviceChoice
 from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.choices import (
@@ -39,7 +40,10 @@ Combinations = Literal["one", "nested", "all"]
 Vote = Literal["majority", "weighted"]
 ShotRule = Literal["random", "first"]
 RetrievalMetric = Literal["dot", "cosine"]
-COMBINATIONS = Setting("Of the features: all together, nested, or every choice of them.")
+COMBINATIONS = Setting(
+    "Of the features: all together, nested, or every choice of them.", heading=FEATURES
+)
+NEIGHBOURS_OF = "Nearest neighbours"
 PLOT = "Draw {}: a .png or .svg file."
 
 
@@ -85,13 +89,17 @@ class TableOptions(FeatureChoice, SplitChoice, OrderChoice, EvaluationOptions):
         Setting(
             "Fit a PCA on the training rows: 512, or none,512 for both.",
             flag="--pca-dim",
+            default="none",
             metavar="DIMS",
+            heading=FEATURES,
         ),
     ] = (None,)
-    seeds: Annotated[Count, Setting("Average over so many seeds, from the seed on.")] = 1
-    kappa: Annotated[bool, Setting("Quadratic kappa, for ordered classes; --order implies it.")] = (
-        False
-    )
+    seeds: Annotated[
+        Count, Setting("Average over so many seeds, from the seed on.", heading=ROWS)
+    ] = 1
+    kappa: Annotated[
+        bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
+    ] = False
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant together."""
@@ -122,15 +130,19 @@ class KnnOptions(TableOptions):
     """
 
     function = "fungistore.evaluation.knn:evaluate_knn"
+    heading = NEIGHBOURS_OF
 
     k: Annotated[Count, Setting("Neighbours.")] = NEIGHBOURS
     vote: Annotated[
         Vote, Setting("majority: Euclidean, ties to the smallest label; weighted: cosine, DINO's.")
     ] = "majority"
     temperature: Annotated[Positive, Setting("Of the weighted vote.")] = TEMPERATURE
-    shots: Annotated[Count | None, Setting("Training rows of each class.", default="all")] = None
+    shots: Annotated[
+        Count | None, Setting("Training rows of each class.", default="all", heading=ROWS)
+    ] = None
     shot_rule: Annotated[
-        ShotRule, Setting("Which: random, or the first in the table's order (the paper's).")
+        ShotRule,
+        Setting("Which: random, or the first in the table's order (the paper's).", heading=ROWS),
     ] = "random"
 
     def __post_init__(self) -> None:
@@ -157,6 +169,7 @@ class LinearOptions(TableOptions):
     """
 
     function = "fungistore.evaluation.linear:evaluate_linear"
+    heading = "Linear probe"
 
     strengths: Annotated[
         Annotated[tuple[Positive, ...], MinLen(1)],
@@ -167,15 +180,18 @@ class LinearOptions(TableOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LoffOptions(FeatureSetChoice, DeviceChoice, EvaluationOptions):
-    """Test trained heads on the rows that their splits left out; patterns average over seeds.
+    """Test trained heads on the rows that their splits left out.
+
+    A pattern of names averages over the heads that it matches, such as seeds.
 
     \b
     Examples:
       fungi eval loff pets.fungi --head vit-xs-ta
-      fungi eval loff pets.fungi --head 'plain-*' --head 'ta-*' --plot confusion.png
+      fungi eval loff pets.fungi --head 'plain-*' --head 'ta-*' --plot c.png
     """
 
     function = "fungistore.loff.evaluate:evaluate_loff"
+    heading = "Heads"
     tell = ("heads",)
 
     heads: Annotated[
@@ -185,29 +201,38 @@ class LoffOptions(FeatureSetChoice, DeviceChoice, EvaluationOptions):
             flag="--head",
             default="the only head",
             metavar="NAME",
+            names="head",
             is_repeated=True,
         ),
     ] = ()
     plot: Annotated[
-        Path | None, Setting(PLOT.format("the last line's confusion matrix"), metavar="FILE")
+        Path | None,
+        Setting(
+            PLOT.format("the last line's confusion matrix"),
+            default="none",
+            metavar="FILE",
+            heading=GENERAL,
+        ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterOptions(FeatureChoice, EvaluationOptions):
-    """Cluster the images, one cluster a class, and compare the clusters with the classes.
+    """Cluster the images and compare the clusters with the classes.
 
-    `matched acc` is the part of the images in the cluster matched with their class, `mean overlap`
-    the mean of that part over classes; NMI and ARI need no matching. All times 100.
+    There is one cluster a class. `matched acc` is the part of the images in the cluster matched
+    with their class, `mean overlap` the mean of that part over classes; NMI and ARI need no
+    matching. All times 100.
 
     \b
     Examples:
       fungi eval cluster pets.fungi
-      fungi eval cluster pets.fungi --features embeddings,kl --combinations one --json
+      fungi eval cluster pets.fungi --features embeddings,kl --json
       fungi eval cluster pets.fungi --pca fungi512 --split test --nredo 10
     """
 
     function = "fungistore.evaluation.cluster:evaluate_cluster"
+    heading = "Clusters"
 
     combinations: Annotated[Combinations, COMBINATIONS] = "nested"  # as in table 14
     split: Annotated[
@@ -220,20 +245,21 @@ class ClusterOptions(FeatureChoice, EvaluationOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalOptions(FeatureChoice, EvaluationOptions):
-    """Rank the images for each query: mean average precision, and precision at 1, 5 and 10.
+    """Rank the images for each query: mAP, precision at 1, 5, 10.
 
-    With --ground-truth, the queries, images and difficulties (easy, medium, hard) of revisited
-    Oxford or Paris; an image is found by its file name. Without, the test split searches the train
-    split, or every image all others. All numbers times 100.
+    mAP is the mean average precision. With --ground-truth, the queries, images and difficulties
+    (easy, medium, hard) of revisited Oxford or Paris; an image is found by its file name. Without,
+    the test split searches the train split, or every image all others. All numbers times 100.
 
     \b
     Examples:
       fungi eval retrieval pets.fungi
       fungi eval retrieval pets.fungi --queries 1000 --combinations one --json
-      fungi eval retrieval oxford.fungi --ground-truth gnd_roxford5k.pkl --pca fungi512
+      fungi eval retrieval oxford.fungi --ground-truth gnd_roxford5k.pkl
     """
 
     function = "fungistore.evaluation.retrieval:evaluate_retrieval"
+    heading = "Retrieval"
     tell = ("difficulty",)
 
     ground_truth: Annotated[
@@ -263,27 +289,45 @@ class RetrievalOptions(FeatureChoice, EvaluationOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions(BlockChoice, SplitChoice, EvaluationOptions):
-    """Compare features: how alike they are (CKA), and which classes gain from B against A.
+    """Compare features: their CKA, and which classes gain from B.
 
-    The accuracy of a class is that of its test images' nearest neighbours among the train images.
-    All numbers times 100, but for the CKA, which is 1 between features that are alike.
+    The CKA is how alike they are; a class gains from B against A. The accuracy of a class is that
+    of its test images' nearest neighbours among the train images. All numbers times 100, but for
+    the CKA, which is 1 between features that are alike.
 
     \b
     Examples:
       fungi eval compare pets.fungi
-      fungi eval compare pets.fungi --a embeddings --b embeddings,kl --plot gain.png
+      fungi eval compare pets.fungi --a embeddings --b embeddings,kl
       fungi eval compare pets.fungi --holdout 0.3 --k 5 --json
     """
 
     function = "fungistore.evaluation.compare:compare_features"
+    heading = NEIGHBOURS_OF
     tell = ("combination",)
 
     a: Annotated[
         Features | None,
-        Setting("Combination A.", default="the first feature", metavar="NAMES"),
+        Setting(
+            "Combination A.",
+            default="the first feature",
+            metavar="NAMES",
+            heading=FEATURES,
+            names="feature",
+        ),
     ] = None
     b: Annotated[
-        Features | None, Setting("Combination B.", default="all features", metavar="NAMES")
+        Features | None,
+        Setting(
+            "Combination B.",
+            default="all features",
+            metavar="NAMES",
+            heading=FEATURES,
+            names="feature",
+        ),
     ] = None
     k: Annotated[Count, Setting("Nearest neighbours that vote.")] = NEIGHBOURS
-    plot: Annotated[Path | None, Setting(PLOT.format("both tables"), metavar="FILE")] = None
+    plot: Annotated[
+        Path | None,
+        Setting(PLOT.format("both tables"), default="none", metavar="FILE", heading=GENERAL),
+    ] = None

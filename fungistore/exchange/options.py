@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fungistore.choices import StorageDtype
+from fungistore.headings import STORAGE
 from fungistore.matrices.choices import FeatureChoice
 from fungistore.names import PlainName
 from fungistore.settings import PowerOfTwo, Setting, Settings
@@ -18,7 +19,11 @@ Format = Literal["npy", "parquet", "hdf5"]
 class ExportOptions(FeatureChoice):
     """Settings of `fungi export`."""
 
-    split: Annotated[str | None, Setting("Only rows of this split.", metavar="NAME")] = None
+    heading = "File"
+
+    split: Annotated[
+        str | None, Setting("Only rows of this split.", default="all rows", metavar="NAME")
+    ] = None
     format: Annotated[Format | None, Setting("Of the file.", default="by the suffix")] = None
     dtype: Annotated[StorageDtype, Setting("Of the vectors in the file.")] = "float32"
     raw: Annotated[bool, Setting("Stored values, instead of blocks of length one.")] = False
@@ -30,33 +35,65 @@ class ExportOptions(FeatureChoice):
 class ImportOptions(Settings):
     """Settings of `fungi import`."""
 
+    heading = "Files"
+
     feature_set: Annotated[
         PlainName | None,
-        Setting("Name in the store.", default="as exported, or imported", metavar="NAME"),
+        Setting(
+            "Name in the store.",
+            default="as exported, or imported",
+            metavar="NAME",
+            heading=STORAGE,
+            names="feature set",
+        ),
     ] = None
     feature: Annotated[
         PlainName | None,
         Setting(
-            "embeddings, kl, dino, simclr, ...", flag="--as", default="by the key", metavar="NAME"
+            "embeddings, kl, dino, simclr, ...",
+            flag="--as",
+            default="by the key",
+            metavar="NAME",
+            heading=STORAGE,
+            names="feature",
         ),
     ] = None
     key: Annotated[
-        str | None, Setting("Data set or column of the vectors, or a pattern of columns: 'f*'.")
+        str | None,
+        Setting(
+            "Data set or column of the vectors, or a pattern of columns: 'f*'.",
+            default="the only one that can be",
+            metavar="NAME",
+        ),
     ] = None
     table: Annotated[
-        Path | None, Setting("A .csv, .parquet or .txt (ids) that names the rows.", metavar="FILE")
+        Path | None,
+        Setting(
+            "A .csv, .parquet or .txt (ids) that names the rows.",
+            default="the files' own columns",
+            metavar="FILE",
+        ),
     ] = None
-    ids: Annotated[str | None, Setting("Column of ids.", default="id, path")] = None
+    ids: Annotated[str | None, Setting("Column of ids.", default="id, path", metavar="NAME")] = None
     labels: Annotated[
-        str | None, Setting("Column of labels.", default="label_name, targets, label")
+        str | None,
+        Setting("Column of labels.", default="label_name, targets, label", metavar="NAME"),
     ] = None
-    splits: Annotated[str | None, Setting("Column of splits.", default="split")] = None
+    splits: Annotated[str | None, Setting("Column of splits.", default="split", metavar="NAME")] = (
+        None
+    )
     format: Annotated[Format | None, Setting("Of the files.", default="by the suffix")] = None
     unit_rows: Annotated[
-        PowerOfTwo | None, Setting("Rows that are committed at once, a power of two.")
+        PowerOfTwo | None,
+        Setting(
+            "Rows that are committed at once, a power of two.",
+            default="from a row's size",
+            heading=STORAGE,
+        ),
     ] = None
     storage_dtype: Annotated[
-        StorageDtype | None, Setting("Of the vectors.", default="nearest to the file's")
+        StorageDtype | None,
+        Setting("Of the vectors.", default="nearest to the file's", heading=STORAGE),
     ] = None
     unknown: Annotated[
         Literal["refuse", "skip"], Setting("Rows with ids that the store does not know.")

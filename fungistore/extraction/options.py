@@ -13,6 +13,7 @@ from annotated_types import Ge, MinLen
 from fungistore.backbones.families import feature_set_of
 from fungistore.choices import Codec, DecodeIn, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError
+from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
 from fungistore.objectives.registry import OBJECTIVES
@@ -42,8 +43,13 @@ TAKEN = frozenset(
 class ReplayChoice(DeviceChoice):
     """What may differ where a model makes once more what a store has: its file, and the device."""
 
+    heading = MODEL
+
     weights: Annotated[
-        str | None, Setting("The model's weights, if the file has moved.", metavar="FILE")
+        str | None,
+        Setting(
+            "The model's weights, if the file has moved.", default="where it was", metavar="FILE"
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -62,72 +68,142 @@ class ExtractOptions(ReplayChoice):
     beside the model: a larger projection is made anew for each batch.
     """
 
-    model: Annotated[str, Setting("timm model; see `fungi models`.", metavar="NAME")]
+    heading = MODEL
+
+    model: Annotated[str, Setting("timm model; see `fungi models`.", metavar="NAME", names="model")]
     weights: Annotated[
-        str | None, Setting("A weights file instead of timm's download.", metavar="FILE")
+        str | None,
+        Setting("A weights file of your own.", default="timm's download", metavar="FILE"),
     ] = None
     image_size: Annotated[
         Count | None, Setting("Side of the model's input in pixels.", default="the model's own")
     ] = None
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
-        Setting("Of embeddings,kl,dino,simclr,patches.", metavar="NAMES"),
+        Setting(
+            "Of embeddings,kl,dino,simclr,patches.",
+            metavar="NAMES",
+            heading=FEATURES,
+            names="extracted feature",
+        ),
     ] = ("embeddings", "kl")
     feature_set: Annotated[
-        PlainName | None, Setting("Name in the store.", default="the model", metavar="NAME")
+        PlainName | None,
+        Setting(
+            "Name in the store.",
+            default="the model",
+            metavar="NAME",
+            heading=FEATURES,
+            names="feature set",
+        ),
     ] = None
-    dtype: Annotated[TrunkDtype, Setting("Precision up to the target layer; int8 is for CPUs.")] = (
-        "auto"
-    )
-    compile: Annotated[bool | None, Setting("Compile the model; pays where a run takes long.")] = (
-        None
-    )
-    storage_dtype: Annotated[
-        StorageDtype, Setting("Of stored vectors; patch tensors are float16.")
-    ] = "float16"
-    batch_size: Annotated[Count | None, Setting("Images, or views, computed together.")] = None
-    workers: Annotated[Count | None, Setting("Threads, or processes, that decode images.")] = None
-    decode_in: Annotated[
-        DecodeIn, Setting("auto: processes for a GPU and many images; no feature changes.")
+    dtype: Annotated[
+        TrunkDtype,
+        Setting("Precision up to the target layer; int8 is for CPUs.", heading=SPEED),
     ] = "auto"
-    seed: Annotated[int, Setting("Of heads, projection, negatives and views.")] = 42
+    compile: Annotated[
+        bool | None,
+        Setting(
+            "Compile the model; pays where a run takes long.",
+            default="as the feature set was begun, else off",
+            heading=SPEED,
+        ),
+    ] = None
+    storage_dtype: Annotated[
+        StorageDtype, Setting("Of stored vectors; patch tensors are float16.", heading=STORAGE)
+    ] = "float16"
+    batch_size: Annotated[
+        Count | None,
+        Setting(
+            "Images, or views, computed together.",
+            default="from the model and the memory",
+            heading=SPEED,
+        ),
+    ] = None
+    workers: Annotated[
+        Count | None,
+        Setting(
+            "Threads, or processes, that decode images.",
+            default="from the CPU cores",
+            heading=SPEED,
+        ),
+    ] = None
+    decode_in: Annotated[
+        DecodeIn,
+        Setting("auto: processes for a GPU and many images; no feature changes.", heading=SPEED),
+    ] = "auto"
+    seed: Annotated[int, Setting("Of heads, projection, negatives and views.", heading=VIEWS)] = 42
     view_size: Annotated[
         Literal["model", "native"] | Count,
-        Setting("model (the paper), native (fewer pixels, faster), or a side in pixels."),
+        Setting(
+            "model (the paper), native (fewer pixels, faster), or a side in pixels.",
+            heading=VIEWS,
+        ),
     ] = "model"
-    pool: Annotated[Count, Setting("Average patch tensors over N x N cells.")] = 1
-    projection: Annotated[ProjectionKind, Setting("Kind of random projection.")] = "binary"
+    pool: Annotated[Count, Setting("Average patch tensors over N x N cells.", heading=FEATURES)] = 1
+    projection: Annotated[ProjectionKind, Setting("Kind of random projection.", heading=VIEWS)] = (
+        "binary"
+    )
     projection_dim: Annotated[
-        Count | None, Setting("Width of a gradient feature.", default="the blocks' width")
+        Count | None,
+        Setting("Width of a gradient feature.", default="the blocks' width", heading=VIEWS),
     ] = None
     projection_memory: Annotated[
-        Annotated[float, Ge(0)], Setting("GiB that the projection may occupy.")
+        Annotated[float, Ge(0)], Setting("GiB that the projection may occupy.", heading=SPEED)
     ] = 4.0
     target_layer: Annotated[
         str | None,
-        Setting("Linear layer to differentiate.", default="the last attn.proj", metavar="NAME"),
+        Setting(
+            "Linear layer to differentiate.",
+            default="the last attn.proj",
+            metavar="NAME",
+            heading=VIEWS,
+        ),
     ] = None
     codec: Annotated[
         Codec | None,
-        Setting("none: memory-mappable; zstd: lossless; bitround: lossy patches.", default="none"),
+        Setting(
+            "none: memory-mappable; zstd: lossless; bitround: lossy patches.",
+            default="none",
+            heading=STORAGE,
+        ),
     ] = None
     unit_rows: Annotated[
-        PowerOfTwo | None, Setting("Rows that are committed at once, a power of two.")
+        PowerOfTwo | None,
+        Setting(
+            "Rows that are committed at once, a power of two.",
+            default="from the measured speed and a row's size",
+            heading=STORAGE,
+        ),
     ] = None
     bank_from: Annotated[
         str | None,
-        Setting("Compare with the negatives of another store, not with own ones.", metavar="STORE"),
+        Setting(
+            "Compare with the negatives of another store, not with own ones.",
+            default="own ones",
+            metavar="STORE",
+            heading=VIEWS,
+        ),
     ] = None
-    limit: Annotated[Count | None, Setting("Only the first N images; a later run goes on.")] = None
+    limit: Annotated[
+        Count | None,
+        Setting(
+            "Only the first N images; a later run goes on.", default="all images", heading=DATA
+        ),
+    ] = None
     on_error: Annotated[
-        Literal["skip", "fail"], Setting("Unreadable images: skip (and list) or fail.")
+        Literal["skip", "fail"],
+        Setting("Unreadable images: skip (and list) or fail.", heading=DATA),
     ] = "skip"
     objectives: Annotated[
         Mapping[str, Any],
         Setting(
             "A parameter of an objective, such as dino.local_crops=6.",
             flag="--set",
+            default="the paper's",
             metavar="OBJECTIVE.FIELD=VALUE",
+            heading=VIEWS,
+            names="parameter",
             is_repeated=True,
         ),
     ] = field(default_factory=dict)

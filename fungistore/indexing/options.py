@@ -29,15 +29,23 @@ Factory = Annotated[
 class IndexOptions(FeatureChoice):
     """Settings of `fungi index`."""
 
+    heading = "Index"
+
     name: Annotated[
         PlainName | None,
-        Setting("Name of the index.", default="its features and metric", metavar="NAME"),
+        Setting(
+            "Name of the index.",
+            default="its features and metric",
+            metavar="NAME",
+            names="index",
+        ),
     ] = None
     factory: Annotated[
         Factory | None,
         Setting(
             "auto, Flat, HNSW32, IVF1024,Flat, IVF1024,PQ48 or any faiss factory string.",
             default=AUTO,
+            metavar="FACTORY",
         ),
     ] = None
     metric: Annotated[

@@ -8,8 +8,9 @@ from typing import Annotated, Literal, get_args
 from annotated_types import Ge, Gt, Le, Lt, Predicate
 
 from fungistore.extraction.options import ReplayChoice
+from fungistore.headings import ROWS, SCORES, SPEED
 from fungistore.machine.choices import DeviceChoice
-from fungistore.matrices.choices import FeatureSetChoice, OrderChoice, SplitChoice
+from fungistore.matrices.choices import ONLY, FeatureSetChoice, OrderChoice, SplitChoice
 from fungistore.names import PlainName
 from fungistore.settings import Count, Positive, Setting, Settings, Share
 from fungistore.type_words import Words
@@ -36,6 +37,7 @@ OPERATIONS = (
     "crop",
 )
 NOISE = 0.1  # LOFF-TA
+HEAD = "Head"
 
 
 def _is_known(kind: str) -> bool:
@@ -72,8 +74,15 @@ class Augmentation(Settings):
         cutmix: alpha of CutMix's; with mixup on too, each sample gets one or the other.
     """
 
+    heading = "Augmentation"
+
     kind: Annotated[
-        Operations, Setting("trivial, none, or operations such as hflip,rotate.", flag="--augment")
+        Operations,
+        Setting(
+            "trivial, none, or operations such as hflip,rotate.",
+            flag="--augment",
+            metavar="NAMES",
+        ),
     ] = TRIVIAL
     strength: Annotated[
         Annotated[float, Gt(0), Le(1)], Setting("Part of each operation's range.")
@@ -111,20 +120,41 @@ class TrainOptions(FeatureSetChoice, SplitChoice, OrderChoice, DeviceChoice):
     The seed is of everything random: holdout, validation rows, weights, order, augmentation.
     """
 
+    heading = "Training"
+
     head: Annotated[
         HeadKind | None,
-        Setting("deit-s has the paper's cost.", default="deit-s on a GPU, vit-xs elsewhere"),
+        Setting(
+            "deit-s has the paper's cost.",
+            default="deit-s on a GPU, vit-xs elsewhere",
+            heading=HEAD,
+        ),
     ] = None
     name: Annotated[
         PlainName | None,
-        Setting("Name of the head.", default="its kind, and -ta if augmented", metavar="NAME"),
+        Setting(
+            "Name of the head.",
+            default="its kind, and -ta if augmented",
+            metavar="NAME",
+            heading=HEAD,
+            names="head",
+        ),
     ] = None
     augment: Augmentation = Augmentation()
-    pool: Annotated[Count, Setting("Average feature maps over N x N cells first.")] = 1
-    init: Annotated[str, Setting("random, timm, or a .safetensors file.")] = "random"
-    standardise: Annotated[bool, Setting("Standardise channels first; the paper does not.")] = True
-    drop_path: Annotated[Chance, Setting("Stochastic depth of the last block.")] = 0.1
-    dropout: Annotated[Chance, Setting("Of embedded tokens.")] = 0.0
+    pool: Annotated[
+        Count, Setting("Average feature maps over N x N cells first.", heading=HEAD)
+    ] = 1
+    init: Annotated[
+        str,
+        Setting(
+            "random, timm, or a .safetensors file.", metavar="[random|timm|FILE]", heading=HEAD
+        ),
+    ] = "random"
+    standardise: Annotated[
+        bool, Setting("Standardise channels first; the paper does not.", heading=HEAD)
+    ] = True
+    drop_path: Annotated[Chance, Setting("Stochastic depth of the last block.", heading=HEAD)] = 0.1
+    dropout: Annotated[Chance, Setting("Of embedded tokens.", heading=HEAD)] = 0.0
     epochs: Annotated[Count, Setting("Passes over the training rows; settled with the first.")] = 30
     batch_size: Annotated[Count, Setting("Rows of a step.")] = 64
     lr: Annotated[Positive, Setting("Highest learning rate of AdamW.")] = 5e-4
@@ -133,12 +163,17 @@ class TrainOptions(FeatureSetChoice, SplitChoice, OrderChoice, DeviceChoice):
     label_smoothing: Annotated[ZeroToOne, Setting("Part of the target for all classes.")] = 0.0
     balanced: Annotated[bool, Setting("Draw every class equally often.")] = False
     patience: Annotated[
-        Count | None, Setting("Stop after so many epochs without a better one.")
+        Count | None,
+        Setting("Stop after so many epochs without a better one.", default="train all epochs"),
     ] = None
-    metric: Annotated[EpochMetric, Setting("Chooses the epoch, on validation rows.")] = "accuracy"
-    validation: Annotated[Share, Setting("Part of each training class, without a split val.")] = 0.2
-    dtype: Annotated[HeadDtype, Setting("Of matrix products.")] = "auto"
-    cache: Annotated[CacheChoice, Setting("Where the rows are kept.")] = "auto"
+    metric: Annotated[
+        EpochMetric, Setting("Chooses the epoch, on validation rows.", heading=SCORES)
+    ] = "accuracy"
+    validation: Annotated[
+        Share, Setting("Part of each training class, without a split val.", heading=ROWS)
+    ] = 0.2
+    dtype: Annotated[HeadDtype, Setting("Of matrix products.", heading=SPEED)] = "auto"
+    cache: Annotated[CacheChoice, Setting("Where the rows are kept.", heading=SPEED)] = "auto"
     checkpoint_minutes: Annotated[Positive, Setting("Longest time between checkpoints.")] = 10.0
 
 
@@ -146,6 +181,9 @@ class TrainOptions(FeatureSetChoice, SplitChoice, OrderChoice, DeviceChoice):
 class PredictOptions(FeatureSetChoice, ReplayChoice):
     """Settings of `fungi predict`."""
 
-    head: Annotated[str | None, Setting("Needed where the store has several.", metavar="NAME")] = (
-        None
-    )
+    heading = HEAD
+
+    head: Annotated[
+        str | None,
+        Setting("Needed where the store has several.", default=ONLY, metavar="NAME", names="head"),
+    ] = None

@@ -7,7 +7,10 @@ from typing import Annotated
 
 from annotated_types import MinLen
 
+from fungistore.headings import FEATURES, ROWS, SCORES
 from fungistore.settings import Setting, Settings, Share
+
+ONLY = "the only one"
 
 Features = Annotated[tuple[str, ...], MinLen(1)]
 
@@ -16,8 +19,16 @@ Features = Annotated[tuple[str, ...], MinLen(1)]
 class FeatureSetChoice(Settings):
     """Which feature set."""
 
+    heading = FEATURES
+
     feature_set: Annotated[
-        str | None, Setting("Needed where the store has several.", metavar="NAME")
+        str | None,
+        Setting(
+            "Needed where the store has several.",
+            default=ONLY,
+            metavar="NAME",
+            names="feature set",
+        ),
     ] = None
 
 
@@ -25,9 +36,16 @@ class FeatureSetChoice(Settings):
 class BlockChoice(FeatureSetChoice):
     """Which of a feature set's blocks; None stands for all that are there."""
 
+    heading = FEATURES
+
     features: Annotated[
         Features | None,
-        Setting("Of embeddings,kl,dino,simclr.", default="all that are there", metavar="NAMES"),
+        Setting(
+            "Of embeddings,kl,dino,simclr.",
+            default="all that are there",
+            metavar="NAMES",
+            names="feature",
+        ),
     ] = None
 
 
@@ -35,14 +53,24 @@ class BlockChoice(FeatureSetChoice):
 class FeatureChoice(BlockChoice):
     """Blocks, or the coordinates of a stored PCA."""
 
-    pca: Annotated[str | None, Setting("A PCA made by `fungi pca`, instead.", metavar="NAME")] = (
-        None
-    )
+    heading = FEATURES
+
+    pca: Annotated[
+        str | None,
+        Setting(
+            "A PCA made by `fungi pca`, instead.",
+            default="the features as they are",
+            metavar="NAME",
+            names="pca",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderChoice(Settings):
     """What comes before what, where class names are no numbers."""
+
+    heading = SCORES
 
     order: Annotated[
         Annotated[tuple[str, ...], MinLen(2)] | None,
@@ -54,7 +82,12 @@ class OrderChoice(Settings):
 class SplitChoice(Settings):
     """Which rows to test on: those of the store's test split, or a part of each class."""
 
+    heading = ROWS
+
     holdout: Annotated[
-        Share | None, Setting("Part of each class to test on, without a test split.")
+        Share | None,
+        Setting(
+            "Part of each class to test on, without a test split.", default="the store's split"
+        ),
     ] = None
     seed: Annotated[int, Setting("Of the holdout and all other choices.")] = 0

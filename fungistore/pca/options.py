@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fungistore.choices import StorageDtype
+from fungistore.headings import ROWS, STORAGE
 from fungistore.matrices.choices import BlockChoice, SplitChoice
 from fungistore.names import PlainName
 from fungistore.settings import Count, Setting
@@ -15,12 +16,18 @@ from fungistore.settings import Count, Setting
 class PcaOptions(BlockChoice, SplitChoice):
     """Settings of `fungi pca`; with a holdout, evaluations with the same one test on the rest."""
 
+    heading = "PCA"
+
     dim: Annotated[
         Count | None, Setting("Components to keep.", default="512, or what the data determine")
     ] = None
-    fit_split: Annotated[str, Setting("Fit on this split, or all.", metavar="NAME")] = "train"
+    fit_split: Annotated[
+        str, Setting("Fit on this split, or all.", metavar="NAME", heading=ROWS)
+    ] = "train"
     name: Annotated[
         PlainName | None,
         Setting("Name of the PCA.", default="its features and dim", metavar="NAME"),
     ] = None
-    storage_dtype: Annotated[StorageDtype, Setting("Of the coordinates.")] = "float16"
+    storage_dtype: Annotated[StorageDtype, Setting("Of the coordinates.", heading=STORAGE)] = (
+        "float16"
+    )

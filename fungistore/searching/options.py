@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fungistore.extraction.options import ReplayChoice
-from fungistore.matrices.choices import FeatureSetChoice
+from fungistore.matrices.choices import ONLY, FeatureSetChoice
 from fungistore.settings import Count, Setting
 
 
@@ -14,7 +14,10 @@ from fungistore.settings import Count, Setting
 class SearchOptions(FeatureSetChoice, ReplayChoice):
     """Settings of `fungi search`."""
 
-    index: Annotated[str | None, Setting("Needed where the store has several.", metavar="NAME")] = (
-        None
-    )
+    heading = "Search"
+
+    index: Annotated[
+        str | None,
+        Setting("Needed where the store has several.", default=ONLY, metavar="NAME", names="index"),
+    ] = None
     k: Annotated[Count, Setting("Neighbours of each query.", flag="--k -k")] = 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from functools import lru_cache
 from typing import Any
 
@@ -12,23 +11,21 @@ import torch
 from timm.layers import to_2tuple
 
 from fungistore.backbones.families import BackboneCard
+from fungistore.backbones.timm_vit.cards import MODULES, SHIPPED, write_cards
 from fungistore.backbones.timm_vit.loading import default_target, embedding_dim
 from fungistore.backbones.timm_vit.variants import keeps_head
 
-MODULES = ("vision_transformer", "deit", "eva", "beit")
 
-
-def find_models(pattern: str) -> list[str]:
-    """Return the names that match a shell pattern or contain it, with their pretrained tags."""
-    names = [
-        name
-        for module in MODULES
-        for pretrained in (True, False)
-        for name in timm.list_models(module=module, pretrained=pretrained)
-    ]
-    if not any(mark in pattern for mark in "*?["):
-        pattern = f"*{pattern}*"
-    return sorted({name for name in names if fnmatch(name, pattern)})
+def list_models() -> list[str]:
+    """Return the names of the models that can be used, with their pretrained tags too."""
+    return sorted(
+        {
+            name
+            for module in MODULES
+            for pretrained in (True, False)
+            for name in timm.list_models(module=module, pretrained=pretrained)
+        }
+    )
 
 
 def describe_models(names: list[str]) -> Iterator[BackboneCard]:
@@ -51,3 +48,7 @@ def describe_models(names: list[str]) -> Iterator[BackboneCard]:
 def _sketch(architecture: str, classes: int) -> Any:
     with torch.device("meta"):
         return timm.create_model(architecture, pretrained=False, num_classes=classes)
+
+
+if __name__ == "__main__":  # after another timm was pinned: make the package's list anew
+    write_cards({card.name: card for card in describe_models(list_models())}, SHIPPED)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from fungistore.backbones.families import BackboneCard
+from fungistore.backbones.timm_vit.cards import keep_cards, read_cards
 
 if TYPE_CHECKING:
     from fungistore.backbones.encoder import Encoder
@@ -39,12 +41,29 @@ class TimmFamily:
 
     def find(self, pattern: str) -> list[str]:
         """Return timm's names with their pretrained tags."""
-        from fungistore.backbones.timm_vit.catalogue import find_models
-
-        return find_models(pattern)
+        if not any(mark in pattern for mark in "*?["):
+            pattern = f"*{pattern}*"
+        return [name for name in read_cards() or _listed() if fnmatch(name, pattern)]
 
     def describe(self, names: list[str]) -> Iterator[BackboneCard]:
-        """Yield cards, of models that are built on the meta device."""
-        from fungistore.backbones.timm_vit.catalogue import describe_models
+        """Yield cards; a model that has none yet is built on the meta device."""
+        known, made = read_cards(), {}
+        for name in names:
+            card = known.get(name) or _made(name)
+            if card is not known.get(name):
+                made[name] = card
+            yield card
+        if made:
+            keep_cards((known or dict.fromkeys(_listed())) | made)
 
-        return describe_models(names)
+
+def _listed() -> list[str]:
+    from fungistore.backbones.timm_vit.catalogue import list_models
+
+    return list_models()
+
+
+def _made(name: str) -> BackboneCard:
+    from fungistore.backbones.timm_vit.catalogue import describe_models
+
+    return next(describe_models([name]))
