@@ -59,7 +59,7 @@ else
 # One version, so that pip prefers its build "+cpu" wherever that is found.
 CPU_TORCH ?= torch==2.13.* torchvision==0.28.*
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
-LIGHT := tests/light/requirements.py
+LIGHT := tests/install/light_requirements.py
 INSTALL_LIGHT = $(RUN) $(LIGHT) $(1) > $(VENV)/requirements.txt && $(RUN) -m pip install --quiet \
 	--constraint $(VENV)/constraints.txt --requirement $(VENV)/requirements.txt
 $(READY): pyproject.toml constraints.txt $(LIGHT)
@@ -67,7 +67,7 @@ $(READY): pyproject.toml constraints.txt $(LIGHT)
 	$(RUN) $(LIGHT) --constraints > $(VENV)/constraints.txt
 	$(RUN) -m pip install --quiet --no-deps --extra-index-url $(CPU_INDEX) $(CPU_TORCH)
 	$(call INSTALL_LIGHT,demo test lint)
-	$(RUN) tests/light/declare_operators.py
+	$(RUN) tests/install/declare_operators.py
 	$(RUN) -m pip install --quiet --no-deps --editable .
 	touch $@
 

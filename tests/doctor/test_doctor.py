@@ -174,6 +174,7 @@ def test_builds_that_do_not_match_are_named(torch_version: str, index: bool) -> 
     assert ("--index-url https://download.pytorch.org/whl/cpu" in str(check.fix)) == index
 
 
+@pytest.mark.slow  # a process that imports everything
 def test_the_doctor_works_where_builds_do_not_match() -> None:
     """Neither timm nor torchvision can be imported, and it says so instead of dying of it."""
     code = (

@@ -8,13 +8,13 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 
-from light.requirements import HEADER, ROOT, light_constraints, light_requirements
+from light_requirements import HEADER, ROOT, light_constraints, light_requirements
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def test_the_list_is_that_of_the_project() -> None:
-    """`python tests/light/requirements.py > requirements-cpu.txt` after a changed dependency."""
+    """`python tests/install/light_requirements.py > requirements-cpu.txt` after a changed dependency."""
     expected = HEADER + "\n".join(light_requirements()) + "\n"
     assert (ROOT / "requirements-cpu.txt").read_text(encoding="utf-8") == expected
 

@@ -4,7 +4,7 @@ Where PyTorch's index of CPU builds cannot be reached, torchvision comes with CU
 operators do not load beside a CPU torch. fungi and timm use none of them; what stops the import is
 that two are unknown when torchvision says what shapes they give. So they are declared:
 
-    .venv-cpu/bin/python tests/light/declare_operators.py     # where all is well, does nothing
+    .venv-cpu/bin/python tests/install/declare_operators.py     # where all is well, does nothing
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 DECLARATIONS = """
 
-if not _has_ops():  # added by fungi's tests/light/declare_operators.py
+if not _has_ops():  # added by fungi's tests/install/declare_operators.py
     _declared = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
         _declared.define(_name + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -1,8 +1,8 @@
 """What a light installation needs: no CUDA, and faiss for CPUs. pip cannot leave a dependency out.
 
-python tests/light/requirements.py                    # what requirements-cpu.txt holds
-python tests/light/requirements.py demo test lint     # with what these extras need
-python tests/light/requirements.py --constraints      # constraints.txt without the builds
+python tests/install/light_requirements.py                    # what requirements-cpu.txt holds
+python tests/install/light_requirements.py demo test lint     # with what these extras need
+python tests/install/light_requirements.py --constraints      # constraints.txt without the builds
 """
 
 from __future__ import annotations
