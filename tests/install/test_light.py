@@ -6,15 +6,14 @@ import re
 import tomllib
 
 import pytest
-from packaging.requirements import Requirement
-
 from light_requirements import HEADER, ROOT, light_constraints, light_requirements
+from packaging.requirements import Requirement
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def test_the_list_is_that_of_the_project() -> None:
-    """`python tests/install/light_requirements.py > requirements-cpu.txt` after a changed dependency."""
+    """Else: python tests/install/light_requirements.py > requirements-cpu.txt."""
     expected = HEADER + "\n".join(light_requirements()) + "\n"
     assert (ROOT / "requirements-cpu.txt").read_text(encoding="utf-8") == expected
 
