@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-slow mutate lint docs bench bench-accuracy bench-million clean
 
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
-	$(RUN) examples/demo.py
+	$(VENV)/bin/fungi demo demo --whole
 
 test: $(READY)          ## the quick tests, minutes
 	$(RUN) -m pytest --numprocesses auto --dist loadfile

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from fungistore.errors import DEBUG, UsageError
 
+from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import Evaluations
 from .commands.export import export
@@ -41,6 +42,7 @@ COMMANDS = {
     "verify": verify,
     "doctor": doctor,
     "models": models,
+    "demo": demo,
 }
 
 

@@ -47,7 +47,7 @@ from fungistore.doctor.software import (
     judge_python,
 )
 from fungistore.doctor.stored import judge_store
-from fungistore.doctor.weights import cached_weights, fungi_cache, judge_weights
+from fungistore.doctor.weights import cached_weights, judge_weights
 from fungistore.errors import FungiError, UsageError
 from fungistore.machine.device import default_batch_size, fast_dtype
 from fungistore.store.manifest import SCHEMA_VERSION
@@ -246,7 +246,7 @@ def test_a_small_disk_is_not_filled(small_disk: Path) -> None:
     assert "not tested" in checks["disk speed"].found
 
 
-def test_weights_are_found_in_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_found_in_caches(tmp_path: Path) -> None:
     """The hub's snapshots count under their model's name, other files under their own."""
     snapshot = tmp_path / "hub" / "models--timm--vit_x" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -257,8 +257,6 @@ def test_weights_are_found_in_caches(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "own" / "dino.pth").write_bytes(b"x" * 5)
     folders = [tmp_path / "hub", tmp_path / "own", tmp_path / "missing"]
     assert cached_weights(folders) == {"timm/vit_x": 10, "dino": 5}
-    monkeypatch.setenv("FUNGI_CACHE", str(tmp_path / "own"))
-    assert fungi_cache() == tmp_path / "own"
 
 
 def test_the_floor_is_the_bare_forward() -> None:
