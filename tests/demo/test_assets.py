@@ -213,6 +213,9 @@ def assets(textiles, cache, monkeypatch):
     """A cache that has weights and images: stand-ins, the pin of the weights being theirs."""
     file = cache / "vit_small_patch14_dinov2.safetensors"
     file.write_bytes(b"weights")
+    for label in ("nominal", "local", "global"):
+        for number in range(12):
+            (textiles / label / f"textile_{number:04}.jpg").write_text(f"{label} {number}")
     monkeypatch.setattr(demo_weights, "WEIGHTS_SHA256", sha256(file))
     return textiles
 
@@ -220,9 +223,9 @@ def assets(textiles, cache, monkeypatch):
 def test_the_demo_lays_out_what_a_reader_has(assets, tmp_path):
     """Images in class folders, and a photo that is not one of them; and the same again."""
     for _ in range(2):
-        found = prepare_demo(tmp_path / "my demo", DemoOptions(images=4))
+        found = prepare_demo(tmp_path / "my demo", DemoOptions(images=11))
         assert files(found.folder)[-1] == "photo.jpg"
-        assert len(files(found.images)) == 12
+        assert len(files(found.images)) == 33
         photos = {path.read_text() for path in found.images.rglob("*.jpg")}
         assert found.photo.read_text() in {p.read_text() for p in assets.rglob("*.jpg")} - photos
 
@@ -234,11 +237,19 @@ def test_the_demo_leaves_the_files_of_others_alone(there, assets, tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text("mine")
     with pytest.raises(UsageError, match="holds other files; nothing was changed"):
-        prepare_demo(tmp_path / "mine", DemoOptions(images=2))
+        prepare_demo(tmp_path / "mine", DemoOptions(images=10))
     with pytest.raises(UsageError, match="holds other files; nothing was changed"):
         prepare_demo(file)
     assert files(tmp_path / "mine") == [there]
     assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [9, 501])
+def test_a_demo_too_small_or_too_large_is_refused(number):
+    """Before anything is fetched: 20 neighbours need 20 training images; there are 500 a class."""
+    with pytest.raises(UsageError, match="images") as caught:
+        DemoOptions(images=number)
+    assert caught.value.expected == "a whole number from 10 to 500"
 
 
 def test_without_onnx_the_extra_is_named(cache, monkeypatch):
