@@ -1,13 +1,14 @@
 # Everything runs in .venv, which is made on first use from pyproject.toml and constraints.txt.
+# `make demo CPU=1`, `make test CPU=1` and so on do without CUDA, in an environment of their own.
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(if $(CPU),-cpu)
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow mutate lint docs bench bench-accuracy bench-million clean
 
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
-	$(RUN) examples/demo.py
+	$(VENV)/bin/fungi demo demo --whole
 
 test: $(READY)          ## the quick tests, minutes
 	$(RUN) -m pytest --numprocesses auto --dist loadfile
@@ -43,8 +44,9 @@ bench-accuracy: $(READY) ## nearest neighbours from each faster extraction, half
 	$(RUN) benchmarks/accuracy.py --data digits --digits 20
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf .venv .venv-cpu demo site
 
+ifndef CPU
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint]'
@@ -53,3 +55,23 @@ $(READY): pyproject.toml constraints.txt
 $(VENV)/.docs: $(READY)
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
+else
+# One version, so that pip prefers its build "+cpu" wherever that is found.
+CPU_TORCH ?= torch==2.13.* torchvision==0.28.*
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+LIGHT := tests/install/light_requirements.py
+INSTALL_LIGHT = $(RUN) $(LIGHT) $(1) > $(VENV)/requirements.txt && $(RUN) -m pip install --quiet \
+	--constraint $(VENV)/constraints.txt --requirement $(VENV)/requirements.txt
+$(READY): pyproject.toml constraints.txt $(LIGHT)
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) $(LIGHT) --constraints > $(VENV)/constraints.txt
+	$(RUN) -m pip install --quiet --no-deps --extra-index-url $(CPU_INDEX) $(CPU_TORCH)
+	$(call INSTALL_LIGHT,demo test lint)
+	$(RUN) tests/install/declare_operators.py
+	$(RUN) -m pip install --quiet --no-deps --editable .
+	touch $@
+
+$(VENV)/.docs: $(READY)
+	$(call INSTALL_LIGHT,docs)
+	touch $@
+endif

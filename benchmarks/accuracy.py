@@ -12,7 +12,6 @@ rate is of the gradient feature named.
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +21,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from fungistore import ExtractOptions, KnnOptions, Store, evaluate_knn, extract, open_features
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
-from demo_assets import dinov2_vits14_weights, textile_subset
+from fungistore.demo.images import textile_subset
+from fungistore.demo.weights import dinov2_vits14_weights
 
 CLOSE = 0.999  # a cosine, asked of embeddings
 

@@ -27,10 +27,10 @@ import zarr
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
+from fungistore.demo.images import textile_subset
+from fungistore.demo.weights import dinov2_vits14_weights
 
-from demo_assets import dinov2_vits14_weights, textile_subset  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 PER_CLASS = 6
 MODEL = "vit_small_patch14_dinov2"

@@ -14,6 +14,7 @@ import typer
 
 from fungistore.errors import DEBUG, UsageError
 
+from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import Evaluations
 from .commands.export import export
@@ -40,7 +41,7 @@ HEADINGS = {
         "train-loff": train_loff,
         "predict": predict,
     },
-    "Look": {"status": status, "verify": verify, "doctor": doctor, "models": models},
+    "Look": {"status": status, "verify": verify, "doctor": doctor, "models": models, "demo": demo},
 }
 COMMANDS = {name: one for commands in HEADINGS.values() for name, one in commands.items()}
 HELP = """Turn frozen encoders and a pile of images into features worth keeping.

@@ -19,8 +19,8 @@ from sklearn.datasets import load_sample_image
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from demo_assets import dinov2_vits14_weights
 from fungistore.backbones.timm_vit.loading import load_timm_vit
+from fungistore.demo.weights import dinov2_vits14_weights
 from fungistore.loff.augment import shift_channels
 from fungistore.loff.operations import operation_matrices
 from fungistore.loff.options import OPERATIONS, Augmentation

@@ -39,7 +39,7 @@ FLOORS = (
     ("indexing",),
     ("searching", "evaluation"),
     ("loff",),
-    ("verification", "doctor"),
+    ("verification", "doctor", "demo"),
 )
 LONGEST_MODULE = 400  # lines
 

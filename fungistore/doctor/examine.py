@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fungistore.doctor.check import Check
 from fungistore.doctor.disk import check_disk
-from fungistore.doctor.floor import Floor, measure_floor
 from fungistore.doctor.hardware import check_hardware
 from fungistore.doctor.limits import check_limits
 from fungistore.doctor.options import DoctorOptions
@@ -19,6 +18,9 @@ from fungistore.doctor.software import check_software
 from fungistore.doctor.stored import judge_store
 from fungistore.doctor.weights import check_weights
 from fungistore.store.store import Store
+
+if TYPE_CHECKING:
+    from fungistore.doctor.floor import Floor
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ def examine(
     checks = list(_checks(root))
     floor = None
     if options.model is not None:
+        from fungistore.doctor.floor import measure_floor  # imports what a check may find broken
+
         floor = measure_floor(options.model, image_size=options.image_size, device=options.device)
         checks.append(floor.to_check())
     return Examination(None if root is None else str(root), tuple(checks), floor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution, version
 from importlib.util import find_spec
@@ -23,9 +23,12 @@ DISTRIBUTION = "fungistore"
 OLDEST_PYTHON = (3, 11)  # pyproject's requires-python
 SHOWN = ("torch", "torchvision", "timm", "numpy", "zarr")
 INSTALL = "pip install --upgrade --constraint constraints.txt ."
+INSTALL_LIGHT = "pip install --upgrade --requirement requirements-cpu.txt"
+CPU_TORCH = "torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+FAISS = ("faiss-gpu", "faiss-cpu")  # one package `import faiss`: either will do, both will not
 OPTIONAL: Mapping[str, tuple[str, str]] = {
-    "matplotlib": ("plots of eval", "pip install 'fungistore[plot]'"),
-    "h5py": ("HDF5 files", "pip install 'fungistore[hdf5]'"),
+    "matplotlib": ("plots of eval", "pip install matplotlib"),
+    "h5py": ("HDF5 files", "pip install h5py"),
     "tensorboard": ("scalars of train-loff", "pip install tensorboard"),
 }
 
@@ -57,41 +60,65 @@ def check_packages() -> Check:
         return warned("packages", f"{DISTRIBUTION} is not installed", INSTALL)
     required = [Requirement(line) for line in lines]
     required = [one for one in required if one.marker is None or one.marker.evaluate({"extra": ""})]
-    installed: dict[str, str] = {}
-    for one in required:
+    return judge_packages(required, installed_versions({*FAISS, *(one.name for one in required)}))
+
+
+def installed_versions(names: Collection[str]) -> dict[str, str]:
+    """Return the versions of those distributions that are installed."""
+    found: dict[str, str] = {}
+    for name in names:
         try:
-            installed[one.name] = version(one.name)
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return judge_packages(required, installed)
+    return found
 
 
 def judge_packages(required: list[Requirement], installed: Mapping[str, str]) -> Check:
-    """Compare versions with requirements; a package without a version is missing."""
-    wrong = [
-        f"{one.name} {installed.get(one.name, 'missing')} (needs {one.specifier or 'any'})"
-        for one in required
-        if one.name not in installed
-        or not one.specifier.contains(installed[one.name], prereleases=True)
-    ]
+    """Compare versions with requirements; a package without a version is missing.
+
+    Where one build of faiss is required, the other one will do.
+    """
+    wrong = []
+    for one in required:
+        names = FAISS if one.name in FAISS else (one.name,)
+        found = [installed[name] for name in names if name in installed]
+        if not any(one.specifier.contains(one_found, prereleases=True) for one_found in found):
+            said = ", ".join(found) or "missing"
+            wrong.append(f"{' or '.join(names)} {said} (needs {one.specifier or 'any'})")
     if wrong:
-        return failed("packages", ", ".join(wrong), INSTALL)
+        is_light = "faiss-cpu" in installed and "faiss-gpu" not in installed
+        return failed("packages", ", ".join(wrong), INSTALL_LIGHT if is_light else INSTALL)
     shown = ", ".join(f"{name} {installed[name]}" for name in SHOWN if name in installed)
     return passed("packages", f"all {len(required)} meet their bounds" + f"; {shown}" * bool(shown))
 
 
 def check_torch() -> Check:
     """Import the three that must be built for each other."""
-    fix = "install torch, torchvision and timm together: " + INSTALL
     for name in ("torch", "torchvision", "timm"):
         try:
             import_module(name)
         except Exception as error:  # whatever a mismatched binary raises
-            problem = f"{name} cannot be imported: {type(error).__name__}: {error}"
-            return failed("torch and torchvision", problem.splitlines()[0], fix)
+            versions = installed_versions(("torch", "torchvision"))
+            return judge_mismatch(name, error, versions)
     import torch
 
-    return passed("torch and torchvision", f"match; torch is built for {torch.version.cuda or '-'}")
+    build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
+    return passed("torch and torchvision", f"match; torch is built for {build}")
+
+
+def judge_mismatch(name: str, error: Exception, versions: Mapping[str, str]) -> Check:
+    """Judge that one of the three cannot be imported, most likely for another torch's build."""
+    problem = f"{name} cannot be imported: {type(error).__name__}: {error}".splitlines()[0]
+    found = ", ".join(f"{package} {number}" for package, number in versions.items())
+    fix = INSTALL
+    if versions.get("torch", "").endswith("+cpu"):
+        fix = f"pip install --force-reinstall --no-deps {CPU_TORCH}"
+    return failed(
+        "torch and torchvision",
+        f"{problem} ({found or 'not installed'})",
+        f"install builds that were made for each other: {fix}",
+    )
 
 
 def check_faiss() -> Check:
@@ -102,12 +129,21 @@ def check_faiss() -> Check:
     except ImportError as error:
         return failed("faiss", str(error), INSTALL)
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else None
-    return judge_faiss(faiss.__version__, gpus, torch.cuda.device_count())
+    packages = tuple(installed_versions(FAISS))
+    return judge_faiss(faiss.__version__, gpus, torch.cuda.device_count(), packages)
 
 
-def judge_faiss(version_: str, gpus: int | None, cuda_devices: int) -> Check:
+def judge_faiss(
+    version_: str, gpus: int | None, cuda_devices: int, packages: Sequence[str] = ()
+) -> Check:
     """Judge faiss's build; `gpus` is None for a build without GPU code."""
     build = "CPU build" if gpus is None else f"GPU build, {gpus} GPUs"
+    if len(packages) > 1:
+        return warned(
+            "faiss",
+            f"{version_}, {build}; {' and '.join(packages)} are installed over each other",
+            f"pip uninstall {' '.join(packages)}; then install one of them again",
+        )
     if cuda_devices and not gpus:
         return warned(
             "faiss",

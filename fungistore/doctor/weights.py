@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fungistore.doctor.check import Check, passed, warned
+from fungistore.machine.user_cache import user_cache
 from fungistore.quantities import size
 
 HUB_PREFIX = "models--"
@@ -20,7 +20,7 @@ def check_weights() -> Iterator[Check]:
     from huggingface_hub.constants import HF_HUB_CACHE
     from torch.hub import get_dir
 
-    folders = [Path(HF_HUB_CACHE), Path(get_dir()) / "checkpoints", fungi_cache()]
+    folders = [Path(HF_HUB_CACHE), Path(get_dir()) / "checkpoints", user_cache()]
     yield judge_weights(cached_weights(folders), folders)
 
 
@@ -50,13 +50,6 @@ def cached_weights(folders: list[Path]) -> dict[str, int]:
             except OSError:  # a link into the hub's cache whose file is gone
                 continue
     return found
-
-
-def fungi_cache() -> Path:
-    """Return fungi's cache: `$FUNGI_CACHE`, or `$XDG_CACHE_HOME/fungi`, or `~/.cache/fungi`."""
-    if own := os.environ.get("FUNGI_CACHE"):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "fungi"
 
 
 def _files(folder: Path) -> Iterator[Path]:

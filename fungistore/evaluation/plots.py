@@ -49,7 +49,7 @@ def check_plot(path: Path) -> None:
         raise UsageError(
             "plots need matplotlib",
             found=error,
-            hint="pip install 'fungistore[plot]'",
+            hint="pip install matplotlib, or fungistore's extra 'plot'",
         ) from error
 
 

@@ -128,7 +128,7 @@ def import_h5py() -> Any:
         raise UsageError(
             "HDF5 files need the package h5py",
             found=error,
-            hint="pip install 'fungistore[hdf5]'",
+            hint="pip install h5py, or fungistore's extra 'hdf5'",
         ) from error
     return h5py
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +41,13 @@ from fungistore.doctor.software import (
     check_codecs,
     check_packages,
     judge_faiss,
+    judge_mismatch,
     judge_optional,
     judge_packages,
     judge_python,
 )
 from fungistore.doctor.stored import judge_store
-from fungistore.doctor.weights import cached_weights, fungi_cache, judge_weights
+from fungistore.doctor.weights import cached_weights, judge_weights
 from fungistore.errors import FungiError, UsageError
 from fungistore.machine.device import default_batch_size, fast_dtype
 from fungistore.store.manifest import SCHEMA_VERSION
@@ -80,6 +83,7 @@ def by_name(checks: object) -> dict[str, Check]:
 FAST = Speed(written=500e6, read=500e6, record=0.005, is_sound=True)
 PLENTY = Space(int(100e9), 10**6)
 NEEDS = [Requirement("alpha>=2.1"), Requirement("beta")]
+GPU_FAISS = [Requirement("faiss-gpu>=1.15")]
 
 
 @pytest.mark.parametrize(
@@ -92,6 +96,11 @@ NEEDS = [Requirement("alpha>=2.1"), Requirement("beta")]
         (judge_packages(NEEDS, {"alpha": "2.2.dev1", "beta": "0"}), "pass", "all 2"),
         (judge_packages(NEEDS, {"alpha": "2.0.9", "beta": "0"}), "fail", "alpha 2.0.9"),
         (judge_packages(NEEDS, {"alpha": "3"}), "fail", "beta missing"),
+        (judge_packages(GPU_FAISS, {"faiss-cpu": "1.15.1"}), "pass", "all 1"),
+        (judge_packages(GPU_FAISS, {"faiss-cpu": "1.14"}), "fail", "1.14 (needs >=1.15)"),
+        (judge_packages(GPU_FAISS, {}), "fail", "faiss-gpu or faiss-cpu missing"),
+        (judge_faiss("1.15", None, 0, ["faiss-cpu"]), "pass", "CPU build"),
+        (judge_faiss("1.15", 0, 0, ["faiss-gpu", "faiss-cpu"]), "warn", "over each other"),
         (judge_faiss("1.15", None, 0), "pass", "CPU build"),
         (judge_faiss("1.15", 1, 1), "pass", "1 GPUs"),
         (judge_faiss("1.15", None, 1), "warn", "CPU build"),
@@ -149,7 +158,34 @@ def test_fixes_are_about_what_was_found() -> None:
     assert judge_threads(64, 4).fix == "export OMP_NUM_THREADS=4"
     assert judge_files(256, 512).fix == "ulimit -n 512 (or ask an administrator)"
     assert judge_files(256, None).fix == "ulimit -n 1024"
-    assert "fungistore[hdf5]" in str(judge_optional(["h5py"]).fix)
+    assert "pip install h5py" in str(judge_optional(["h5py"]).fix)
+    assert "faiss-cpu" not in str(judge_packages(NEEDS, {}).fix)
+    light = judge_packages(NEEDS, {"faiss-cpu": "1.15"})
+    assert "--requirement requirements-cpu.txt" in str(light.fix)  # not what would bring CUDA
+
+
+@pytest.mark.parametrize(("torch_version", "index"), [("2.13.0+cpu", True), ("2.15.0", False)])
+def test_builds_that_do_not_match_are_named(torch_version: str, index: bool) -> None:
+    """A torchvision with CUDA beside a CPU torch: the line that brings the right one is told."""
+    error = RuntimeError("operator torchvision::nms does not exist\nmore")
+    check = judge_mismatch("torchvision", error, {"torch": torch_version, "torchvision": "0.28.0"})
+    assert check.state == "fail"
+    assert check.found.endswith(f"(torch {torch_version}, torchvision 0.28.0)")
+    assert ("--index-url https://download.pytorch.org/whl/cpu" in str(check.fix)) == index
+
+
+@pytest.mark.slow  # a process that imports everything
+def test_the_doctor_works_where_builds_do_not_match() -> None:
+    """Neither timm nor torchvision can be imported, and it says so instead of dying of it."""
+    code = (
+        "import sys\n"
+        "sys.modules['timm'] = sys.modules['torchvision'] = None\n"
+        "import fungistore as fungi\n"
+        "found = fungi.examine()\n"
+        "print(*(check.name for check in found.checks if check.state == 'fail'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "torch and torchvision\n"
 
 
 # --- this machine
@@ -210,7 +246,7 @@ def test_a_small_disk_is_not_filled(small_disk: Path) -> None:
     assert "not tested" in checks["disk speed"].found
 
 
-def test_weights_are_found_in_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_found_in_caches(tmp_path: Path) -> None:
     """The hub's snapshots count under their model's name, other files under their own."""
     snapshot = tmp_path / "hub" / "models--timm--vit_x" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -221,8 +257,6 @@ def test_weights_are_found_in_caches(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "own" / "dino.pth").write_bytes(b"x" * 5)
     folders = [tmp_path / "hub", tmp_path / "own", tmp_path / "missing"]
     assert cached_weights(folders) == {"timm/vit_x": 10, "dino": 5}
-    monkeypatch.setenv("FUNGI_CACHE", str(tmp_path / "own"))
-    assert fungi_cache() == tmp_path / "own"
 
 
 def test_the_floor_is_the_bare_forward() -> None:

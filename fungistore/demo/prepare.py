@@ -1,0 +1,63 @@
+"""A folder as a reader would have it: images in class folders, and another photo to search with."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from fungistore.demo.images import textile_images, textile_subset
+from fungistore.demo.options import DemoOptions
+from fungistore.demo.weights import TIMM_NAME, dinov2_vits14_weights
+from fungistore.errors import UsageError
+from fungistore.machine.context import QUIET, Context
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What `prepare_demo` laid out.
+
+    Attributes:
+        folder: where it is.
+        images: the folder of images in it, `CLASS/FILE.jpg`.
+        photo: another image of the same kind, which is not among them.
+        model: timm's name of the backbone.
+        weights: its pretrained weights, in the user's cache.
+    """
+
+    folder: Path
+    images: Path
+    photo: Path
+    model: str
+    weights: Path
+
+
+def prepare_demo(
+    folder: str | Path, options: DemoOptions = DemoOptions(), *, context: Context = QUIET
+) -> Demo:
+    """Fetch real images and real weights, 130 MB once, and lay the images out in a folder.
+
+    Args:
+        folder: a new or an empty one, or one that the demo has been in before.
+        options: how many images.
+        context: is told of downloads.
+
+    Raises:
+        UsageError: the folder holds files that the demo did not put there; they stay as they are.
+        FungiError: the data cannot be had; what to do is said.
+    """
+    place = Path(folder)
+    names = {path.name for path in place.iterdir()} if place.is_dir() else set()
+    is_new = all(name[0] == "." for name in names)
+    if place.is_file() or not ("images" in names or is_new):
+        what = "the place for the demo holds other files; nothing was changed"
+        raise UsageError(what, where=place, hint="name a new folder: fungi demo FOLDER")
+    weights = dinov2_vits14_weights(context)
+    context.stop_if_asked()
+    source = textile_images(context)
+    images = textile_subset(options.images, place / "images")
+    photo = place / "photo.jpg"
+    if not photo.exists():
+        others = (path.relative_to(source) for path in sorted(source.glob("*/*.jpg")))
+        shutil.copyfile(source / next(one for one in others if not (images / one).exists()), photo)
+    return Demo(place, images, photo, TIMM_NAME, weights)
