@@ -22,6 +22,7 @@ LONGEST_README = 130  # lines
 API = sorted((CHECKOUT / "docs" / "api").glob("*.md"))
 WRITTEN = [*PAGES, *API, CHECKOUT / "benchmarks" / "README.md", CHECKOUT / "CHANGELOG.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+PROMISE = re.compile(r"(bit for bit|byte (by|for) byte|same bits|does not grow)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -60,6 +61,13 @@ def anchors(page: Path) -> set[str]:
     """Return what GitHub and mkdocs call the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text("utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_that_promises_leads_to_the_tests(page: Path) -> None:
+    """Whoever says "bit for bit" says where that is tried: docs/promises.md has the tests."""
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert not PROMISE.search(text) or page.stem == "promises" or "promises.md" in text
 
 
 def test_every_page_is_in_the_navigation() -> None:
