@@ -71,7 +71,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pets.csv").write_text("\n".join(lines) + "\n")
     shutil.copytree(folder / "images" / "cat", folder / "new")
     shutil.copy(folder / "new" / "000.jpg", folder / "photo.jpg")
-    (folder / "settings.toml").write_text('model = "deit_tiny_patch16_224"\nfeatures = ["kl"]\n')
+    settings = {"model": "deit_tiny_patch16_224", "feature_set": "own"}
+    (folder / "settings.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in settings.items()))
     vectors = np.random.default_rng(0).normal(size=(len(rows), 4)).astype(np.float32)
     np.save(folder / "pets.npy", vectors)
     columns = {"name": [row[1] for row in rows], "breed": [row[2] for row in rows]}
