@@ -14,7 +14,10 @@ from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import fungi_cli.main
+from typer.core import TyperArgument
 from typer.main import get_command
+
+from fungistore.headings import GENERAL
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -88,13 +91,13 @@ def options(command: Any) -> str:
     """A table of a command's arguments and options, by the groups that its help has."""
     groups: dict[str, list[str]] = {}
     for parameter in command.params:
-        names = parameter.opts + parameter.secondary_opts
-        is_flag = getattr(parameter, "is_flag", False) or not names[0].startswith("-")
-        words = [f"`{name}`" for name in names] if names[0][0] == "-" else [f"`{names[0].upper()}`"]
-        value = "" if is_flag else f" {cell(parameter.metavar)}"
-        group = getattr(parameter, "rich_help_panel", None) or "Arguments and options"
-        row = f"| {', '.join(words)}{value} | {cell(parameter.help)} |"
-        groups.setdefault(group, []).append(row)
+        if isinstance(parameter, TyperArgument):
+            group, names = "Arguments", f"`{parameter.metavar or parameter.name.upper()}`"
+        else:
+            group = parameter.rich_help_panel or GENERAL
+            names = ", ".join(f"`{name}`" for name in parameter.opts + parameter.secondary_opts)
+            names += "" if parameter.is_flag else f" {cell(parameter.metavar)}"
+        groups.setdefault(group, []).append(f"| {names} | {cell(parameter.help)} |")
     return "\n\n".join(
         "\n".join([f"| {group} | |", "|---|---|", *rows]) for group, rows in groups.items()
     )

@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from tiny_world import write_images
 
-CLASSES, PER_CLASS = ("cat", "dog", "fox", "hen", "owl"), 12
+CLASSES, PER_CLASS = ("cat", "dog", "fox", "hen", "owl"), 8
 FROM_NOTHING = ("extract", "import")  # these make the store of their examples
 STORE = """
 fungi extract pets.csv pets.fungi --model deit_tiny_patch16_224 --image-size 32 \
@@ -65,19 +65,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, label in enumerate(CLASSES):
         write_images(folder / "images" / label, PER_CLASS, seed=seed)
         for image in sorted((folder / "images" / label).iterdir()):
-            split = "test" if image.stem in ("009", "010", "011") else "train"
+            split = "test" if image.stem in ("006", "007") else "train"
             rows.append((f"images/{label}/{image.name}", f"{label}/{image.name}", label, split))
     lines = ["path,id,label,split", *(",".join(row) for row in rows)]
     (folder / "pets.csv").write_text("\n".join(lines) + "\n")
     shutil.copytree(folder / "images" / "cat", folder / "new")
     shutil.copy(folder / "new" / "000.jpg", folder / "photo.jpg")
-    (folder / "settings.toml").write_text('model = "deit_tiny_patch16_224"\nfeatures = ["kl"]\n')
+    settings = {"model": "deit_tiny_patch16_224", "feature_set": "own"}
+    (folder / "settings.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in settings.items()))
     vectors = np.random.default_rng(0).normal(size=(len(rows), 4)).astype(np.float32)
     np.save(folder / "pets.npy", vectors)
     columns = {"name": [row[1] for row in rows], "breed": [row[2] for row in rows]}
     columns |= {f"f{number}": vectors[:, number] for number in range(4)}
     pq.write_table(pa.table(columns), folder / "pets.parquet")
-    for split, part in (("train", slice(0, 40)), ("test", slice(40, 60))):
+    for split, part in (("train", slice(0, 30)), ("test", slice(30, 40))):
         targets = np.arange(len(vectors[part])) % 2
         for name, key in ((split, "embeddings"), (f"kl-{split}", "attn_proj")):
             with h5py.File(folder / f"{name}.h5", "w") as file:

@@ -22,6 +22,7 @@ LONGEST_README = 130  # lines
 API = sorted((CHECKOUT / "docs" / "api").glob("*.md"))
 WRITTEN = [*PAGES, *API, CHECKOUT / "benchmarks" / "README.md", CHECKOUT / "CHANGELOG.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+PROMISE = re.compile(r"(bit for bit|byte (by|for) byte|same bits|does not grow)")
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -62,6 +63,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_that_promises_leads_to_the_tests(page: Path) -> None:
+    """Whoever says "bit for bit" says where that is tried: docs/promises.md has the tests."""
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    assert not PROMISE.search(text) or page.stem == "promises" or "promises.md" in text
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """What nobody links nobody reads."""
     shown = (CHECKOUT / "mkdocs.yml").read_text(encoding="utf-8")
@@ -83,7 +91,7 @@ def test_every_option_of_every_command_is_in_the_reference(hooks: ModuleType) ->
     for name, command in hooks.walk("fungi", get_command(app)):
         section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
         for option in [option for parameter in command.params for option in parameter.opts]:
-            assert f"`{option if option[0] == '-' else option.upper()}`" in section
+            assert not option.startswith("-") or f"`{option}`" in section
         assert "**Examples**\n\n```text\n" in section
 
 

@@ -18,6 +18,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import select
 import signal
@@ -28,6 +29,8 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import fungistore
 
 SHIM = """\
 #!{python} -IS
@@ -165,7 +168,8 @@ def run(name: str, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    for library in LIBRARIES.split():
+    own = pkgutil.walk_packages(fungistore.__path__, "fungistore.")
+    for library in [*LIBRARIES.split(), *(module.name for module in own)]:
         importlib.import_module(library)
     for model in sys.argv[2:]:
         stand_in(model)
