@@ -85,6 +85,7 @@ from .settings import Settings as Settings
 from .sources.opening import open_source as open_source
 from .sources.sample import Sample as Sample
 from .sources.sample import Source as Source
+from .store.dataset import StoreDataset as StoreDataset
 from .store.locks import WHOLE as WHOLE
 from .store.locks import Slice as Slice
 from .store.schema import Schema as Schema
