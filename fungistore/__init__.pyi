@@ -88,6 +88,7 @@ from .settings import Settings as Settings
 from .sources.opening import open_source as open_source
 from .sources.sample import Sample as Sample
 from .sources.sample import Source as Source
+from .store.dataset import StoreDataset as StoreDataset
 from .store.failed import FailedInput as FailedInput
 from .store.failed import failed_inputs as failed_inputs
 from .store.locks import WHOLE as WHOLE

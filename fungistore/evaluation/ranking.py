@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.matrices.blocks import Mask
+from fungistore.store.coverage import Mask
 
 Ranks = NDArray[np.int64]
 

@@ -9,9 +9,9 @@ from typing import Any
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
-from fungistore.matrices.blocks import Mask
 from fungistore.store.backend import open_backend
 from fungistore.store.contents import Contents
+from fungistore.store.coverage import Mask
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.folder import Folder
 from fungistore.store.samples import Rows

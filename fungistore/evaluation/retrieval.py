@@ -38,12 +38,13 @@ from fungistore.evaluation.result import (
 )
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Mask, normalize, open_features
+from fungistore.matrices.blocks import FeatureMatrix, normalize, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
 from fungistore.quantities import duration
 from fungistore.randomness import Stream
+from fungistore.store.coverage import Mask
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 

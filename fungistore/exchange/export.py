@@ -29,7 +29,8 @@ from fungistore.exchange.options import ExportOptions, Format
 from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
-from fungistore.matrices.blocks import FeatureMatrix, Mask, open_features
+from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.store.coverage import Mask
 from fungistore.store.disk_errors import damage_explained, disk_errors_explained
 from fungistore.store.references import bank_of
 from fungistore.store.store import Store

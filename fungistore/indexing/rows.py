@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Mask, Vectors
+from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Vectors
 from fungistore.store.contents import (
     Commits,
     Content,
@@ -15,6 +15,7 @@ from fungistore.store.contents import (
     committed_rows,
     content_of,
 )
+from fungistore.store.coverage import Mask
 from fungistore.store.samples import Rows
 
 

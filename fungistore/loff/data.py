@@ -15,9 +15,10 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.task import task_of
 from fungistore.fingerprint import Config, digest_rows
 from fungistore.loff.loader import PatchLoader
-from fungistore.matrices.blocks import FeatureMatrix, choose_feature_set
+from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.cells import pooled
 from fungistore.matrices.splits import Split, stratified_holdout
+from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 

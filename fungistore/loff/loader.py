@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from fungistore.loff.cache import choose_cache
-from fungistore.loff.gather import (
+from fungistore.loff.options import CacheChoice
+from fungistore.loff.order import Order
+from fungistore.machine.context import QUIET, Context
+from fungistore.machine.resources import reading_threads
+from fungistore.machine.transfer import send
+from fungistore.store.gather import (
     BatchBuffers,
     DecodedUnits,
     MappedChunks,
@@ -25,11 +30,6 @@ from fungistore.loff.gather import (
     gather,
     require_committed,
 )
-from fungistore.loff.options import CacheChoice
-from fungistore.loff.order import Order
-from fungistore.machine.context import QUIET, Context
-from fungistore.machine.resources import reading_threads
-from fungistore.machine.transfer import send
 from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
 

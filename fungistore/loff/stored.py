@@ -13,8 +13,8 @@ from fungistore.loff.checkpoint import below, load_tensors
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import Head, HeadSpec, build_head
 from fungistore.loff.run_folder import RunFolder, head_names
-from fungistore.matrices.blocks import choose_feature_set
 from fungistore.store.contents import contents_in, made_anew
+from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 

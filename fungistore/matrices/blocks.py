@@ -8,7 +8,6 @@ so memory is bounded whatever the store's size.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,9 @@ from fungistore.errors import MismatchError, UsageError
 from fungistore.fingerprint import describe
 from fungistore.store.commit import Commit
 from fungistore.store.contents import Content, content_of
-from fungistore.store.disk_errors import damage_explained
+from fungistore.store.coverage import Coverage, coverage_of, read_rows
 from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
+from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.records import Records
 from fungistore.store.references import changed_references, explain_banks
 from fungistore.store.samples import Rows
@@ -30,22 +30,6 @@ STREAM_BYTES = 32_000_000  # of float32 rows that are read at once, where units 
 SAFE_NORMS = (1e-15, 1e18)  # the squares of float32 numbers go from 1e-38 to 3e38
 
 Vectors = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Which rows of a feature matrix can be used, and why others cannot.
-
-    Attributes:
-        usable: mask over the sample table; True where every block has finite values.
-        missing: rows that some block does not have yet.
-        unreadable: rows with a NaN or an infinity in some block, unreadable inputs among them.
-    """
-
-    usable: Mask
-    missing: int
-    unreadable: int
 
 
 class FeatureMatrix:
@@ -141,7 +125,7 @@ class FeatureMatrix:
         with np.errstate(invalid="ignore"):  # an infinity turns into NaN
             for name, array in zip(self.features, self.arrays, strict=True):
                 block = vectors[:, column : column + int(array.array.shape[1])]
-                block[:] = _read(array, start, stop)
+                block[:] = read_rows(array, start, stop)
                 if not is_pca(name):
                     normalize(block)
                 column += block.shape[1]
@@ -190,20 +174,7 @@ class FeatureMatrix:
 
     def coverage(self) -> Coverage:
         """Tell which rows can be used; reads only units whose records count unusable rows."""
-        samples = len(self.store.samples)
-        present, usable = np.ones(samples, bool), np.ones(samples, bool)
-        for array in self.arrays:
-            mine, finite = np.zeros(samples, bool), np.zeros(samples, bool)
-            for unit, commit in self.records.of(array.name).items():
-                start = unit * array.unit_rows
-                stop = start + commit.rows
-                mine[start:stop] = finite[start:stop] = True
-                if commit.nan_rows or commit.inf_rows:
-                    rows = _read(array, start, stop).reshape(commit.rows, -1)
-                    finite[start:stop] = np.isfinite(rows).all(axis=1)
-            present &= mine
-            usable &= finite
-        return Coverage(usable, int((~present).sum()), int((present & ~usable).sum()))
+        return coverage_of(self.arrays, self.records, len(self.store.samples))
 
 
 def open_features(
@@ -277,29 +248,6 @@ def _refuse_other_inputs(store: Store, pca: UnitArray, arrays: Iterable[UnitArra
         )
 
 
-def choose_feature_set(store: Store, name: str | None) -> str:
-    """Return the feature set that was named, or the only one that there is.
-
-    Raises:
-        UsageError: there is none, no such one, or a choice between several.
-    """
-    names = store.feature_sets()
-    if name in names:
-        return name
-    if name is None and len(names) == 1:
-        return names[0]
-    raise UsageError(
-        f"there is no feature set {name!r}"
-        if name
-        else "there is more than one feature set"
-        if names
-        else "the store has no features yet",
-        where=store.where,
-        expected=", ".join(names) or None,
-        hint="name one with --feature-set" if names else "make some with fungi extract",
-    )
-
-
 def nested(features: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the nested combinations: the first block, the first two, and so on."""
     return [tuple(features[:count]) for count in range(1, len(features) + 1)]
@@ -320,8 +268,3 @@ def normalize(block: NDArray[np.float32]) -> None:
         norms[odd] = np.sqrt(np.einsum("nd,nd->n", block[odd], block[odd]))
     norms[norms == 0] = 1
     block /= norms[:, None]
-
-
-def _read(array: UnitArray, start: int, stop: int) -> NDArray[np.floating]:
-    with damage_explained("a chunk is damaged", f"{array.name}, rows {start} to {stop}"):
-        return array.read(start, stop)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fungistore.choices import Codec
 from fungistore.errors import FungiError, MismatchError, UsageError
@@ -35,9 +35,12 @@ from fungistore.store.manifest import (
     parse_manifest,
     say_newer_minor,
 )
-from fungistore.store.samples import Part, SampleTable
+from fungistore.store.samples import Part, Rows, SampleTable
 from fungistore.store.setups import SETUPS, Setups
 from fungistore.store.units import COMMITS, FEATURES, UnitArray
+
+if TYPE_CHECKING:
+    from fungistore.store.dataset import StoreDataset
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
@@ -160,6 +163,37 @@ class Store:
         """Return the names of the feature sets."""
         names = array_names(self.folder(FEATURES))
         return list(dict.fromkeys(name.split("/", 1)[0] for name in names))
+
+    def dataset(
+        self,
+        *features: str,
+        feature_set: str | None = None,
+        split: str | None = None,
+        rows: Sequence[int] | Rows | None = None,
+    ) -> StoreDataset:
+        """Return rows as a torch Dataset, with labels and ids, for a DataLoader.
+
+            dataset = store.dataset("patches", "embeddings", split="train")
+            for batch in DataLoader(dataset, batch_size=64, shuffle=True, num_workers=2):
+                batch["patches"], batch["embeddings"], batch["label"], batch["id"], batch["row"]
+
+        Args:
+            features: of "embeddings", "kl", "dino", "simclr", "patches", or any array of the
+                feature set, such as "pca/main"; as they are stored, so not normalised.
+            feature_set: may be left out where there is one.
+            split: only the rows of this split.
+            rows: row numbers to choose from, in their order, or a mask of all; default: all.
+
+        Rows without usable values, such as of images that could not be read, are left out; the
+        dataset's `left_out` counts them.
+
+        Raises:
+            UsageError: there is no such feature, split or row; the error lists what exists.
+            StoreError: a chunk or record is damaged.
+        """
+        from fungistore.store.dataset import open_dataset  # torch, which most commands do without
+
+        return open_dataset(self, features, feature_set=feature_set, split=split, rows=rows)
 
     def create_array(
         self,

@@ -20,19 +20,19 @@ from fungistore.choices import Codec
 from fungistore.errors import StoppedError, StoreError, UsageError
 from fungistore.loff import loader as loader_module
 from fungistore.loff.cache import choose_cache
-from fungistore.loff.gather import (
-    THREAD_NAME,
-    BatchBuffers,
-    DecodedUnits,
-    MappedChunks,
-    runs,
-)
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import CacheChoice
 from fungistore.loff.order import Sequential, Shuffled, Weighted
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import free_memory
 from fungistore.report import Silent
+from fungistore.store.gather import (
+    THREAD_NAME,
+    BatchBuffers,
+    DecodedUnits,
+    MappedChunks,
+    runs,
+)
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray
 

@@ -9,7 +9,8 @@ from sklearn.preprocessing import normalize
 from feature_world import clustered, make_store, write_block
 from fungistore.errors import StoreError, UsageError
 from fungistore.matrices import blocks
-from fungistore.matrices.blocks import choose_feature_set, nested, open_features
+from fungistore.matrices.blocks import nested, open_features
+from fungistore.store.feature_sets import choose_feature_set
 
 
 @pytest.fixture

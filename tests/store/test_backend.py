@@ -22,7 +22,6 @@ from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.loff.evaluate import evaluate_loff
-from fungistore.loff.gather import MappedChunks
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
@@ -34,6 +33,7 @@ from fungistore.sources.sample import Sample
 from fungistore.store import durable, local
 from fungistore.store.backend import BACKENDS, Backend, Listing, open_backend
 from fungistore.store.failures import Failure
+from fungistore.store.gather import MappedChunks
 from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.setups import OPTIONS

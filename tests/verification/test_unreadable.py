@@ -19,10 +19,10 @@ from feature_world import ListSource
 from fungistore.errors import StoreError, explained
 from fungistore.indexing.record import checked_file, index_folder, read_record
 from fungistore.location import is_there, locate
-from fungistore.loff.gather import MappedChunks
 from fungistore.loff.run_folder import RunFolder
 from fungistore.sources.sample import Sample
 from fungistore.store.disk_errors import is_unreadable
+from fungistore.store.gather import MappedChunks
 from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.samples import SampleTable

@@ -248,9 +248,13 @@ class BatchBuffers:
         shape: of a full batch.
         dtype: of its values.
         spare: buffers to keep at most.
+
+    Attributes:
+        count: rows of a full batch.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], spare: int) -> None:
+        self.count = shape[0]
         self._shape = shape
         self._dtype = dtype
         self._spare: deque[Values] = deque(maxlen=spare)
