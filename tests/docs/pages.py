@@ -14,6 +14,8 @@ PAGES = (
     *sorted((CHECKOUT / "docs").glob("*.md")),
 )
 FENCE = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?$")
+RUN = ("sh", "console", "python", "pycon")
+LANGUAGES = (*RUN, "text")  # others are files, which have a title
 NOT_RUN = re.compile(r"^ *<!-- not run: (.+) -->$")
 
 
@@ -31,6 +33,11 @@ class Block:
     title: str | None
     text: str
     not_run: str | None
+
+    @property
+    def can_be_run(self) -> bool:
+        """Whether it is of commands or Python, and no file."""
+        return self.title is None and self.language in RUN
 
     @property
     def where(self) -> str:
@@ -59,6 +66,9 @@ def blocks(page: Path) -> Iterator[Block]:
                 opened, reason = None, None
         elif fence := FENCE.match(line):
             start, opened = number, fence
+            assert fence[3] or fence[2] in LANGUAGES, f"{page.name}:{number + 1}: {line}"
+        elif "```" in line:
+            raise AssertionError(f"{page.name}:{number + 1}: a block that nobody understands")
         elif comment := NOT_RUN.match(line):
             reason = comment[1]
         elif line.strip():

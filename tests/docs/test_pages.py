@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import CHECKOUT, PAGES, Block, blocks
+from pages import CHECKOUT, PAGES, blocks
 from reader import Reader, Shell, real_shell
 
 from fungistore.errors import FungiError
@@ -89,9 +89,4 @@ def test_what_is_not_run_has_a_known_reason(page: Path) -> None:
     """A page says why, in the words of a short list."""
     reasons = {block.not_run for block in blocks(page)} - {None}
     assert reasons <= set(REASONS)
-    assert all(runs(block) for block in blocks(page) if block.not_run)
-
-
-def runs(block: Block) -> bool:
-    """Whether a block is anything that could be run."""
-    return block.title is None and block.language in ("sh", "console", "python", "pycon")
+    assert all(block.can_be_run for block in blocks(page) if block.not_run)
