@@ -39,16 +39,17 @@ def unlike(shown: str, printed: str, *, by_number: bool = False) -> str | None:
 
 
 def _is_like(shown: str, printed: str, by_number: bool) -> bool:
+    wanted, found = (DIGEST.sub("@", PLACE.sub("/", line)) for line in (shown, printed))
     if not by_number:
-        shown, printed = (IMAGE.sub("@", line) for line in (shown, printed))
-    if _bare(shown) != _bare(printed):
+        wanted, found = (IMAGE.sub("@", line) for line in (wanted, found))
+    if _words(wanted) != _words(found):
         return False
-    pairs = zip(NUMBER.findall(shown), NUMBER.findall(printed), strict=True)
+    pairs = zip(NUMBER.findall(wanted), NUMBER.findall(found), strict=True)
     return not by_number or all(unit or _is_near(a, b) for (a, unit), (b, _) in pairs)
 
 
-def _bare(line: str) -> str:
-    return " ".join(NUMBER.sub("#", DIGEST.sub("@", PLACE.sub("/", line))).split())
+def _words(line: str) -> list[str]:
+    return NUMBER.sub("#", line).split()
 
 
 def _is_near(shown: str, printed: str) -> bool:

@@ -42,6 +42,8 @@ def test_a_real_models_numbers_are_near_the_pages() -> None:
     """But for amounts of time and space, and the neighbours that a search finds."""
     assert unlike("acc 70.8", "acc 69.1", by_number=True) is None
     assert unlike("acc 70.8", "acc 50.0", by_number=True) == "acc 70.8"
+    assert unlike("id 0123456789abcdef", "id 00ab5678a0123abc", by_number=True) is None
+    assert unlike("from /home/you2/images", "from /tmp/1/2/images", by_number=True) is None
     assert unlike("in 12 s, 4.0 MB", "in 90 s, 1.0 MB", by_number=True) is None
     assert unlike("1 local/a.jpg", "1 global/b.jpg") is None
     assert unlike("1 local/a.jpg", "1 global/b.jpg", by_number=True) == "1 local/a.jpg"
