@@ -10,12 +10,12 @@ from annotated_types import Ge, Le
 from fungistore.settings import Setting, Settings
 from fungistore.type_words import Words
 
-# at least as many as 20 nearest neighbours need, a fifth being held out; at most what there is
-Images = Annotated[int, Ge(10), Le(500), Words("a whole number from 10 to 500")]
+# 20 nearest neighbours need 20 rows beside the fifth that is held out; one of 500 is the photo
+Images = Annotated[int, Ge(10), Le(499), Words("a whole number from 10 to 499")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Settings):
     """Settings of `fungi demo`."""
 
-    images: Annotated[Images, Setting("Images of each of the three classes, from 10 to 500.")] = 40
+    images: Annotated[Images, Setting("Images of each of the three classes, from 10 to 499.")] = 40

@@ -244,12 +244,12 @@ def test_the_demo_leaves_the_files_of_others_alone(there, assets, tmp_path):
     assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize("number", [9, 501])
+@pytest.mark.parametrize("number", [9, 500])
 def test_a_demo_too_small_or_too_large_is_refused(number):
-    """Before anything is fetched: 20 neighbours need 20 training images; there are 500 a class."""
+    """Before anything is fetched: 20 neighbours need 20 rows, and the photo is one of 500."""
     with pytest.raises(UsageError, match="images") as caught:
         DemoOptions(images=number)
-    assert caught.value.expected == "a whole number from 10 to 500"
+    assert caught.value.expected == "a whole number from 10 to 499"
 
 
 def test_without_onnx_the_extra_is_named(cache, monkeypatch):

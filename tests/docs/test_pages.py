@@ -9,6 +9,8 @@ import pytest
 from pages import CHECKOUT, PAGES, Block, blocks
 from reader import Reader, Shell, real_shell
 
+from fungistore.demo.images import textile_images, textile_subset
+from fungistore.demo.weights import dinov2_vits14_weights
 from fungistore.errors import FungiError
 from tiny_world import write_images
 
@@ -18,7 +20,8 @@ CLASSES = ("global", "local", "nominal")
 IMAGES_PER_CLASS, PHOTO = 40, "local/textile_0002.jpg"  # the photo is none of them
 # What a page may leave unrun, and who runs it instead.
 REASONS = {
-    "installs": "tests/cli/test_packaging.py",
+    "installs": "tests/install",
+    "the demo": "tests/demo/test_tour.py, and tests/install/test_installed.py from a wheel",
     "make": "it runs what the Makefile says, in an environment of its own",
     "needs GPUs": "tests/test_engines.py gives processes CPUs instead",
     "needs SLURM": "tests/extraction/test_workers.py has its variables",
@@ -69,14 +72,12 @@ def test_a_page(page: Path, shell: Shell, started: tuple[Path, list[str]], tmp_p
 @pytest.mark.slow
 def test_all_pages_with_the_real_commands_and_a_real_model(tmp_path: Path) -> None:
     """In an own process each, on real images; numbers are near those that the pages show."""
-    import demo_assets
-
     try:
-        weights, images = demo_assets.dinov2_vits14_weights(), demo_assets.textile_images()
+        weights, images = dinov2_vits14_weights(), textile_images()
     except FungiError as error:
         pytest.skip(str(error))
     shell, first = real_shell(tmp_path, weights), tmp_path / "first"
-    demo_assets.textile_subset(IMAGES_PER_CLASS, first / "images")
+    textile_subset(IMAGES_PER_CLASS, first / "images")
     shutil.copy(images / PHOTO, first / "photo.jpg")
     wrong = read_page(shell, first, FIRST)
     for page in OTHERS:
