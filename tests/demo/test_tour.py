@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -118,3 +119,15 @@ def test_the_whole_story_is_stopped_in_the_middle_and_ends(tmp_path: Path) -> No
     codes = [step["exit_code"] for step in steps if step["command"].startswith("fungi extract")]
     assert codes == [0, 75, 0, 0]  # the dry run, the stop, what was left, the patch tensors
     assert steps[-1]["command"].startswith("fungi predict")
+
+
+def test_the_demo_does_what_the_first_page_does() -> None:
+    """The same commands in the same order, but for the weights: the page has them from the hub."""
+    page = (Path(__file__).parents[2] / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    own = page.split("## Your own images")[1].split("\n## ")[0].replace("\\\n   ", "")
+    typed = [shlex.split(line.removeprefix("$ ")) for line in own.splitlines() if line[:2] == "$ "]
+    steps = [["fungi", *step.words] for step in first_page(DEMO)]
+    assert typed[1:] == steps[1:]
+    page_flags, demo_flags = set(typed[0]), set(steps[0])
+    assert page_flags - demo_flags == {"images/", "vit_small_patch14_dinov2.lvd142m"}
+    assert demo_flags - page_flags >= {"--weights", "--unit-rows"}

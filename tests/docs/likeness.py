@@ -10,16 +10,17 @@ NUMBER = re.compile(
     r"( ?(?:[kKMGT]?i?B|bytes|images|ms|s|min|h|hours?|minutes?|seconds?)(?:/s)?\b)?"
 )
 IMAGE = re.compile(r"\b(?:global|local|nominal)(?:/\w+\.jpg)?\b")  # and its class
-DIGEST = re.compile(r"\b[0-9a-f]{16,}\b")
+DIGEST = re.compile(r"\b[0-9a-f]{12,}\b")
+PLACE = re.compile(r"(?<!\S)/\S+/")  # where the reader is
 POINTS, SHARE = 3.0, 0.1  # how far a number of a real model may be from the page's
 
 
 def unlike(shown: str, printed: str, *, by_number: bool = False) -> str | None:
     """Return the first line that a page shows and a command did not print, or None.
 
-    Spaces and fingerprints may differ; a line `...` stands for any lines. Numbers, and which images
-    of which class are found, may differ too, unless they go `by_number`: then only amounts of time
-    and space may, and other numbers by three, or a tenth.
+    Spaces, fingerprints and absolute paths may differ; a line `...` stands for any lines. Numbers,
+    and which images of which class are found, may differ too, unless they go `by_number`: then only
+    amounts of time and space may, and other numbers by three, or a tenth.
     """
     lines = [line for line in printed.splitlines() if line.strip()]
     position, skipping = 0, False
@@ -47,7 +48,7 @@ def _is_like(shown: str, printed: str, by_number: bool) -> bool:
 
 
 def _bare(line: str) -> str:
-    return " ".join(NUMBER.sub("#", DIGEST.sub("@", line)).split())
+    return " ".join(NUMBER.sub("#", DIGEST.sub("@", PLACE.sub("/", line))).split())
 
 
 def _is_near(shown: str, printed: str) -> bool:

@@ -71,5 +71,5 @@ def commands(block: Block) -> list[Command]:
         return [Command(block.text, None)]
     found = re.split(r"^\$ ", block.text, flags=re.MULTILINE)
     assert found[0] == "", f"{block.where}: output before the first '$ '"
-    split = [re.fullmatch(r"((?:.*\\\n)*.*\n)(.*)", one, re.DOTALL) for one in found[1:]]
+    split = [re.fullmatch(r"((?:[^\n]*\\\n)*[^\n]*\n)(.*)", one, re.DOTALL) for one in found[1:]]
     return [Command(one[1], one[2]) for one in split if one is not None]
