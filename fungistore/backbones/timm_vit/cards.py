@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from fungistore.backbones.families import BackboneCard
+from fungistore.machine.user_cache import user_cache
 
 MODULES = ("vision_transformer", "deit", "eva", "beit")
 SHIPPED = Path(__file__).with_name("cards.csv")
@@ -75,10 +76,8 @@ def keep_cards(cards: Mapping[str, BackboneCard | None]) -> None:
 
 
 def _cached() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = os.environ.get("FUNGI_CACHE") or Path(home).expanduser() / "fungi"
     ours = metadata.version("fungistore")
-    return Path(folder) / f"cards-{ours}-{stamp().replace(' ', '-')}.csv"
+    return user_cache() / f"cards-{ours}-{stamp().replace(' ', '-')}.csv"
 
 
 def _card(row: Mapping[str, str]) -> BackboneCard | None:
