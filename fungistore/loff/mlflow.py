@@ -21,6 +21,7 @@ class MLflow:
     package: ClassVar[str] = "mlflow"
     extra: ClassVar[str] = "mlflow"
     needs_directory: ClassVar[bool] = False
+    is_live = True
 
     def __init__(self, run: LoggedRun) -> None:
         self._entities = import_module("mlflow.entities")

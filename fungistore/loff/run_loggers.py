@@ -60,11 +60,13 @@ class RunLogger(Protocol):
         package: that has to be installed.
         extra: of ours that installs it, such as "wandb" of fungistore[wandb]; "" if none does.
         needs_directory: whether it writes beside the run.
+        is_live: whether what it was told outlives a kill; one that is not is told all at the end.
     """
 
     package: ClassVar[str]
     extra: ClassVar[str]
     needs_directory: ClassVar[bool]
+    is_live: bool
 
     def __init__(self, run: LoggedRun) -> None:
         """Open the run."""
@@ -105,21 +107,29 @@ class Tail:
 
     def follow(self) -> None:
         """Tell every service the epochs of the log that it lacks."""
-        lines = list(_lines(self._run)) if self._open else []
         for name, logger in list(self._open.items()):
-            with self._warned(name):
-                for epoch, values in lines:
-                    if epoch > self._from[name]:
-                        logger.write(epoch, values)
-                        self._from[name] = epoch
+            if logger.is_live:
+                with self._warned(name):
+                    for epoch in self._tell(name, logger):
                         self._note(name, epoch)
 
     def close(self) -> None:
         """End with every service."""
         for name, logger in list(self._open.items()):
             with self._warned(name):
+                epochs = list(self._tell(name, logger))
                 logger.close()
+                if epochs:
+                    self._note(name, epochs[-1])
         self._open.clear()
+
+    def _tell(self, name: str, logger: RunLogger) -> Iterator[int]:
+        """Tell a service what it lacks; yields each epoch that it was told."""
+        for epoch, values in _lines(self._run):
+            if epoch > self._from[name]:
+                logger.write(epoch, values)
+                self._from[name] = epoch
+                yield epoch
 
     def _note(self, name: str, epoch: int) -> None:
         self._told["epochs"][name] = epoch

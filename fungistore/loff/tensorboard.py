@@ -18,6 +18,7 @@ class TensorBoard:
     package: ClassVar[str] = "tensorboard"
     extra: ClassVar[str] = "tensorboard"
     needs_directory: ClassVar[bool] = True
+    is_live = True
 
     def __init__(self, run: LoggedRun) -> None:
         from torch.utils.tensorboard import SummaryWriter

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import chain
@@ -33,7 +35,7 @@ from pathlib import Path
 class Files:
     """Writes a line an epoch to a file for each run; forgets what it has, as a service may."""
 
-    package, extra, needs_directory = "json", "", False
+    package, extra, needs_directory, is_live = "json", "", False, True
 
     def __init__(self, run):
         self.file = Path(PLACE) / run.id
@@ -53,6 +55,23 @@ class Files:
         pass
 
 
+class AtTheEnd(Files):
+    """Keeps nothing before it is closed, and says so."""
+
+    is_live = False
+
+    def __init__(self, run):
+        super().__init__(run)
+        self.kept = []
+
+    def write(self, epoch, values):
+        self.kept.append((epoch, dict(values)))
+
+    def close(self):
+        for epoch, values in self.kept:
+            super().write(epoch, values)
+
+
 class Absent(Files):
     package, extra = "no_such_package", "nothing"
 
@@ -67,7 +86,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a plug-in's service."""
     folder = tmp_path / "service"
     folder.mkdir()
-    names = {"files": "filelog:Files", "absent": "filelog:Absent", "beside": "filelog:Beside"}
+    kinds = {"files": "Files", "end": "AtTheEnd", "absent": "Absent", "beside": "Beside"}
+    names = {name: f"filelog:{kind}" for name, kind in kinds.items()}
     source = f"PLACE = {str(folder)!r}\n{FILES}"
     write_plugin(tmp_path / "plugin", "filelog", source, {RUN_LOGGERS.group: names})
     install(monkeypatch, tmp_path / "plugin", "filelog", RUN_LOGGERS)
@@ -119,12 +139,15 @@ def test_nothing_is_logged_elsewhere_unless_asked(store: Store) -> None:
     assert not files & {TOLD, "tensorboard"}
 
 
+@pytest.mark.parametrize("name", ["files", "end"])
 @pytest.mark.parametrize("steps", [1, 5, 9, 13])
-def test_a_run_that_goes_on_tells_each_epoch_once(store: Store, place: Path, steps: int) -> None:
+def test_a_run_that_goes_on_tells_each_epoch_once(
+    store: Store, place: Path, steps: int, name: str
+) -> None:
     """Stopped anywhere, twice: the service has one run, with the epochs of the log."""
-    stopped(store, options("files"), steps)
-    stopped(store, options("files"), 2)
-    done = train_loff(store.root, options("files"))
+    stopped(store, options(name), steps)
+    stopped(store, options(name), 2)
+    done = train_loff(store.root, options(name))
     assert told(place) == [logged(store)]
     assert [epoch for epoch, _ in logged(store)] == list(range(1, EPOCHS + 1))
     settings = json.loads(next(place.iterdir()).read_text().splitlines()[0])
@@ -265,3 +288,37 @@ def test_the_real_services_have_each_epoch_once(
     assert read(store.root / "heads" / "set" / "h") == expected
     assert sys.stdout is stdout
     assert train_loff(store.root, options(), context=QUIET).epochs == EPOCHS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "read", "epochs"),
+    [("tensorboard", scalars, 60), ("mlflow", rows_of_mlflow, 60), ("wandb", steps_of_wandb, 200)],
+)
+def test_the_real_services_outlive_a_kill(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, read, epochs: int
+) -> None:
+    """A run that is killed twice, without a word, and then ends: the losses of the log, once."""
+    pytest.importorskip(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    run = store.root / "heads" / "set" / "h"
+    words = ["train-loff", store.root, "--head", "linear", "--name", "h", "--epochs", epochs]
+    words += ["--device", "cpu", "--log-to", name]
+    command = [sys.executable, "-m", "fungi_cli", *map(str, words)]
+    for least in (3, 20):
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while not (run / "log.jsonl").exists() or len(logged(store)) < least:
+            assert child.poll() is None
+            time.sleep(0.01)
+        child.kill()
+        child.wait()
+        assert len(logged(store)) < epochs
+        time.sleep(2)  # a service's own process notices, and writes what it was told
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "warning" not in done.stderr
+    expected = [(epoch, pytest.approx(values["loss"])) for epoch, values in logged(store)]
+    assert len(expected) == epochs
+    assert read(run) == expected
