@@ -119,7 +119,7 @@ class KnnOptions(TableOptions):
     """Classify the test rows by their nearest training rows.
 
     The majority vote predicts what scikit-learn's KNeighborsClassifier predicts, row for row.
-    With a train and a test split in the store, or with --holdout.
+    Tests on the store's split test, or on a fifth of each class where it has none.
 
     \b
     Examples:
