@@ -28,6 +28,7 @@ ALLOWED = {
     "fungistore.quantities",
     "fungistore.report",
     "fungistore.settings",
+    "fungistore.type_words",
 }
 HEAVY = {"torch", "numpy", "zarr", "timm", "pyarrow", "PIL", "faiss", "sklearn", "scipy"}
 OPTIONS = [

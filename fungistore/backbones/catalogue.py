@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from fungistore.backbones.families import FAMILIES, TIMM, BackboneCard, find_family, split_model
+from fungistore.backbones.timm_vit.cards import read_cards, shipped_names
 
 
 def find_backbones(pattern: str) -> list[str]:
@@ -24,6 +25,17 @@ def find_backbones(pattern: str) -> list[str]:
         for family in families
         for name in find_family(family).find(pattern)
     ]
+
+
+def complete_backbone(begun: str) -> list[str]:
+    """Return the names that begin so, for a shell: of what is known without importing timm.
+
+    Of another family its name alone is offered, with the colon; of a timm that no list is of, the
+    names in the list that comes with the package.
+    """
+    names = list(read_cards()) or shipped_names()
+    names += [f"{family}:" for family in FAMILIES if family != TIMM]
+    return [name for name in names if name.startswith(begun)]
 
 
 def describe_backbones(names: list[str]) -> Iterator[BackboneCard]:
