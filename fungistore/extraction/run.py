@@ -29,7 +29,7 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality
 from fungistore.quantities import size
-from fungistore.sources.sample import Source
+from fungistore.sources.sample import Source, source_remarks
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failed import described
@@ -312,6 +312,13 @@ def _add_samples(
             f"{changes.changed} {modality.items} have another size or time than when they "
             f"were added; {consequence}"
         )
+    if changes.changed_cells:
+        context.reporter.notice(
+            f"{len(changes.changed_cells)} {modality.items} have other values in the columns of "
+            "the source than the store had; they were taken over"
+        )
+    for remark in source_remarks(source):
+        context.reporter.notice(remark)
     if changes.removed:
         names = ", ".join(changes.first_removed)
         names += ", ..." if changes.removed > len(changes.first_removed) else ""

@@ -64,6 +64,7 @@ class StoreStatus:
         samples: rows of the sample table.
         labels: class names in the order of their integers.
         splits: samples of each split; "" counts those without one.
+        columns: names of the manifest's other columns; `Store.to_pandas` has their cells.
         roots: directories that relative uris start from.
         failed: inputs that could not be read.
         failures: how many of each error, by its class and message.
@@ -77,6 +78,7 @@ class StoreStatus:
     samples: int
     labels: tuple[str, ...]
     splits: dict[str, int]
+    columns: tuple[str, ...]
     roots: tuple[str, ...]
     failed: int
     failures: dict[str, int]
@@ -109,6 +111,7 @@ def status(path: str | Path) -> StoreStatus:
         samples=len(store.samples),
         labels=store.manifest.labels,
         splits=dict(sorted(splits.items())),
+        columns=tuple(store.samples.columns()),
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=failures.total(),
         failures=dict(failures.most_common()),

@@ -40,6 +40,8 @@ from fungistore.store.setups import SETUPS, Setups
 from fungistore.store.units import COMMITS, FEATURES, UnitArray
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fungistore.store.dataset import StoreDataset
 
 MANIFEST = "store.json"
@@ -194,6 +196,22 @@ class Store:
         from fungistore.store.dataset import open_dataset  # torch, which most commands do without
 
         return open_dataset(self, features, feature_set=feature_set, split=split, rows=rows)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the samples as a data frame, one row each in the order of the store's rows.
+
+        Columns: row, id, path (absolute; of a member of a tar file, its whole uri; None of an item
+        that stands in no file), label (its name, a categorical), label_number (-1 without one),
+        split, failed (whether some feature set could not read it), then those of the manifest, in
+        their types. One that is called like a column above is called "column.NAME".
+
+        Raises:
+            UsageError: pandas is not installed; `pip install 'fungistore[pandas]'`.
+            StoreError: the sample table is damaged.
+        """
+        from fungistore.store.frame import sample_frame
+
+        return sample_frame(self)
 
     def create_array(
         self,
