@@ -36,6 +36,7 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
 from fungistore.store.units import LARGEST_UNIT, UnitArray
 
@@ -271,7 +272,7 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
         "vectors": {"dtype": plan.dtype},
         "import": {plan.feature: plan.source},
     }
-    store.refuse_mismatch(plan.feature_set, {plan.array: config})
+    refuse_mismatch(store, plan.feature_set, {plan.array: config})
     array = existing.get(plan.array)
     if array is None:
         store.setups.freeze(config, {}, {"made": plan.origin} if plan.origin else {})

@@ -100,7 +100,7 @@ class FeatureMatrix:
         where = f"feature set {self.feature_set!r} of {self.store.where}"
         return f"<FeatureMatrix {self.name}: {self.rows} x {self.dim} float32, {where}>"
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return all rows, as NumPy asks for them; those that cannot be used are NaN."""
         if copy is False:
             raise ValueError("features are read from files: an array of them is always a copy")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fungistore.choices import Codec
-from fungistore.errors import FungiError, MismatchError, UsageError
-from fungistore.fingerprint import Config, describe, differences
+from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.store.backend import Backend, StorePlace, open_backend
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
-DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
 
 
 class Store:
@@ -120,6 +118,10 @@ class Store:
             if not backend.has(MANIFEST):
                 backend.publish(MANIFEST, manifest.to_json())
         return cls.open(backend)
+
+    def __repr__(self) -> str:
+        sets = ", ".join(self.feature_sets()) or "none yet"
+        return f"<Store {self.where}: {len(self.samples)} rows, feature sets: {sets}>"
 
     @property
     def where(self) -> str:
@@ -303,35 +305,6 @@ class Store:
             sets = [self.arrays(feature_set) for feature_set in self.feature_sets()]
             used = {array.fingerprint for arrays in sets for array in arrays.values()}
             self.setups.keep(used)
-
-    def refuse_mismatch(self, feature_set: str, asked: Mapping[str, Config]) -> None:
-        """Compare configurations with those of a feature set's arrays, field by field.
-
-        Fields that arrays share must agree over the whole set, so that its features belong
-        together; an array that is there already must agree in every field.
-
-        Args:
-            feature_set: name of the feature set.
-            asked: configuration of each array that is about to be written, by the array's name.
-
-        Raises:
-            MismatchError: a field differs; nothing was changed.
-        """
-        fields: dict[str, tuple[Any, Any]] = {}
-        for name, array in self.arrays(feature_set).items():
-            stored = self.setups.config(array.fingerprint)
-            for other, config in asked.items():
-                fields |= differences(stored, config, common=name != other)
-        causes = {name: both for name, both in fields.items() if name not in DERIVED}
-        if fields:
-            raise MismatchError(
-                f"feature set {feature_set!r} was made with other settings",
-                where=self.where,
-                expected="the same settings, or another feature set",
-                found=describe(causes or fields),
-                hint="repeat the stored settings, or keep both with --feature-set OTHER, "
-                "or start it anew with --restart",
-            )
 
     def failures(self) -> list[Failure]:
         """Return the failed inputs by row; the last line about a row counts."""
