@@ -51,6 +51,7 @@ from .extraction.measure import estimate as estimate
 from .extraction.options import ExtractOptions as ExtractOptions
 from .extraction.result import ExtractResult as ExtractResult
 from .extraction.stage import extract as extract
+from .extraction.transformer import FungiTransformer as FungiTransformer
 from .indexing.build import IndexResult as IndexResult
 from .indexing.build import build_index as build_index
 from .indexing.opening import open_index as open_index
