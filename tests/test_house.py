@@ -15,11 +15,13 @@ FLOORS = (
     (
         "errors",
         "names",
+        "notebook",
         "report",
         "choices",
         "fingerprint",
         "headings",
         "location",
+        "markup",
         "quantities",
         "randomness",
         "registry",

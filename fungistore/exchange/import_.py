@@ -28,7 +28,7 @@ from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.batches import UnitBatch
@@ -69,7 +69,7 @@ def import_features(
     options: ImportOptions = ImportOptions(),
     *,
     restart: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> ImportResult:
     """Write vectors from files into a store, continuing where it stopped.
 

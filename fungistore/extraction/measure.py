@@ -28,7 +28,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan, count_samples, find_gaps
 from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
 from fungistore.sources.sample import Source
@@ -111,7 +111,7 @@ def estimate(
     options: ExtractOptions,
     *,
     restart: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Estimate:
     """Return what `extract` would do, from two timed batches; writes nothing into the store.
 

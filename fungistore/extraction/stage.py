@@ -17,7 +17,7 @@ from fungistore.extraction.resolve import opened_source
 from fungistore.extraction.result import ExtractResult
 from fungistore.extraction.run import Extraction
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.sources.sample import Source
 from fungistore.store.locks import WHOLE, Slice
 
@@ -33,7 +33,7 @@ def extract(
     update: bool = False,
     retry_failed: bool = False,
     engine: Engine = ALONE,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> ExtractResult:
     """Write the features of a source's samples into a store, continuing where it stopped.
 

@@ -22,7 +22,7 @@ from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import digest_bytes
 from fungistore.location import path_to_uri
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors, normalize
 from fungistore.modalities.image.decode import pixels_of
 from fungistore.modalities.modality import IMAGE
@@ -97,7 +97,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.frozen_ = {name: Frozen(tensors, None) for name, tensors in heads.items()}
         for name in resolved.banks:
             alone = make_features(resolved, {name: self.frozen_[name]})
-            bank = encode_bank(resolved, images, name, alone, QUIET)
+            bank = encode_bank(resolved, images, name, alone, DEFAULT)
             self.frozen_[name] = Frozen(heads[name], bank)
         self._maker = make_features(resolved, self.frozen_)
         return self
@@ -111,7 +111,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         images = _Images(X)
         parts = [np.zeros((0, sum(self._widths().values())), np.float32)]
-        return np.concatenate([*parts, *self._computed(images, QUIET)])
+        return np.concatenate([*parts, *self._computed(images, DEFAULT)])
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Return names such as "kl_12"."""

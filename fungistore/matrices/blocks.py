@@ -16,6 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fungistore.errors import MismatchError, UsageError, refuse_text
 from fungistore.fingerprint import describe
+from fungistore.markup import html_table
 from fungistore.store.commit import Commit
 from fungistore.store.contents import Content, content_of
 from fungistore.store.coverage import Coverage, coverage_of, read_rows
@@ -99,6 +100,12 @@ class FeatureMatrix:
     def __repr__(self) -> str:
         where = f"feature set {self.feature_set!r} of {self.store.where}"
         return f"<FeatureMatrix {self.name}: {self.rows} x {self.dim} float32, {where}>"
+
+    def _repr_html_(self) -> str:
+        blocks = zip(self.features, self.arrays, strict=True)
+        rows = [(name, int(a.array.shape[1]), a.array.dtype, a.codec) for name, a in blocks]
+        title = f"{self.rows} x {self.dim} float32: {self.made_of}; feature set {self.feature_set}"
+        return html_table(title, ("features", "width", "stored as", "codec"), rows)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """Return all rows, as NumPy asks for them; those that cannot be used are NaN."""

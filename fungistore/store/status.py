@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from fungistore.fingerprint import Config
+from fungistore.markup import html_table
+from fungistore.quantities import size
 from fungistore.store.records import Records
 from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
@@ -89,15 +91,32 @@ class StoreStatus:
         """Return a JSON-ready dictionary."""
         return asdict(self)
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{one.name}/{array.name}",
+                f"{array.rows_done}/{self.samples}",
+                f"{array.units_done}/{array.units_total}",
+                size(array.bytes),
+                array.unusable_rows,
+            )
+            for one in self.feature_sets
+            for array in one.arrays
+        ]
+        title = (
+            f"{self.store}: {self.samples} samples, {len(self.labels)} labels, {self.failed} failed"
+        )
+        return html_table(title, ("array", "rows", "units", "size", "unusable rows"), rows)
 
-def status(path: str | Path) -> StoreStatus:
+
+def status(store: str | Path | Store) -> StoreStatus:
     """Read a store's status from its records; no feature is read.
 
     Raises:
         UsageError: there is no store.
         StoreError: it is damaged.
     """
-    store = Store.open(path)
+    store = Store.open(store)
     splits: Counter[str] = Counter()
     for batch in store.samples.batches("split"):
         splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())

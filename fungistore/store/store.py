@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fungistore.choices import Codec
 from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
+from fungistore.markup import html_table
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.store.backend import Backend, StorePlace, open_backend
 from fungistore.store.disk_errors import NOT_WRITABLE
@@ -122,6 +123,15 @@ class Store:
     def __repr__(self) -> str:
         sets = ", ".join(self.feature_sets()) or "none yet"
         return f"<Store {self.where}: {len(self.samples)} rows, feature sets: {sets}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, path, " x ".join(map(str, array.array.shape)), array.array.dtype)
+            for name in self.feature_sets()
+            for path, array in self.arrays(name).items()
+        ]
+        title = f"Store {self.where}: {len(self.samples)} {self.modality.items}"
+        return html_table(title, ("feature set", "array", "shape", "type"), rows)
 
     @property
     def where(self) -> str:
