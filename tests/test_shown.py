@@ -29,7 +29,7 @@ def test_values_say_what_they_are(store: Store) -> None:
     """In a line or a few, without fingerprints."""
     fungi.build_index(store.root)
     found = fungi.search(store.root, ["000001.jpg"], fungi.SearchOptions(k=2))
-    scores = fungi.evaluate_knn(store.root)
+    scores = fungi.evaluate_knn(store.root, fungi.KnnOptions(k=3))
     assert "40 rows, feature sets: set" in repr(store)
     assert "1 answers of 2" in repr(found)
     assert "000001.jpg: 0000" in repr(found)
