@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -106,7 +106,7 @@ class Estimate:
 
 
 def estimate(
-    source: str | Path | Source,
+    source: str | Path | Sequence[str | Path] | Source,
     store: str | Path,
     options: ExtractOptions,
     *,

@@ -169,6 +169,7 @@ class FeatureMatrix:
 
     def subset(self, features: Sequence[str]) -> FeatureMatrix:
         """Return the matrix of some of the blocks."""
+        refuse_text("features", features)
         chosen = [i for i, name in enumerate(self.features) if name in features]
         return FeatureMatrix(
             self.store,
