@@ -16,6 +16,7 @@ FLOORS = (
         "errors",
         "names",
         "notebook",
+        "overview",
         "report",
         "choices",
         "fingerprint",

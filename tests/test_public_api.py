@@ -6,6 +6,8 @@ import ast
 import inspect
 import json
 import pkgutil
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +129,19 @@ def test_places_are_taken_as_text_and_as_paths(tmp_path: Path) -> None:
     assert found.answers[0].query == "000003.jpg"
     fungi.write_page(str(tmp_path / "page.html"), found)
     assert (tmp_path / "page.html").is_file()
+
+
+def test_help_lists_every_name_with_a_sentence() -> None:
+    """`help(fungistore)` begins with them, functions first; no model library is imported for it."""
+    text = pydoc.plain(pydoc.getdoc(fungi))
+    listed = dict(re.findall(r"^ {4}(\w+) +(\S.*)$", text, re.MULTILINE))
+    assert set(fungi.__all__) <= set(listed) | {"import", "options", "store"}
+    for name in fungi.__all__:
+        assert len(listed[name]) > 10, name
+        assert listed[name].endswith((".", ";", ":")) or listed[name].startswith("A value: "), name
+    assert text.index("\nFunctions:") < text.index("    extract ") < text.index("\nClasses")
+    assert set(fungi.__all__) <= set(dir(fungi))
+    assert not imported_by("import fungistore\nassert fungistore.__doc__.count(chr(10)) > 80")
 
 
 def takes_a_list_of_texts(parameter: inspect.Parameter) -> bool:
