@@ -64,6 +64,8 @@ from .loff.options import TrainOptions as TrainOptions
 from .loff.predict import PredictResult as PredictResult
 from .loff.predict import predict_images as predict_images
 from .loff.predict import predict_rows as predict_rows
+from .loff.stored import StoredHead as StoredHead
+from .loff.stored import load_head as load_head
 from .loff.train import TrainResult as TrainResult
 from .loff.train import train_loff as train_loff
 from .machine.context import Context as Context
