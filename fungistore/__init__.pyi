@@ -52,6 +52,7 @@ from .extraction.measure import estimate as estimate
 from .extraction.options import ExtractOptions as ExtractOptions
 from .extraction.result import ExtractResult as ExtractResult
 from .extraction.stage import extract as extract
+from .extraction.transformer import FungiTransformer as FungiTransformer
 from .indexing.build import IndexResult as IndexResult
 from .indexing.build import build_index as build_index
 from .indexing.opening import open_index as open_index
@@ -64,6 +65,8 @@ from .loff.options import TrainOptions as TrainOptions
 from .loff.predict import PredictResult as PredictResult
 from .loff.predict import predict_images as predict_images
 from .loff.predict import predict_rows as predict_rows
+from .loff.stored import StoredHead as StoredHead
+from .loff.stored import load_head as load_head
 from .loff.train import TrainResult as TrainResult
 from .loff.train import train_loff as train_loff
 from .machine.context import Context as Context

@@ -20,7 +20,7 @@ from fungistore.loff.options import NONE, Augmentation, TrainOptions
 from fungistore.loff.run_folder import RunFolder
 from fungistore.loff.run_loggers import Tail, refuse_unusable
 from fungistore.loff.trainer import Trainer
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import fast_dtype, resolve_device
 from fungistore.names import refuse_odd_name
 from fungistore.store.contents import content_of, contents_in, made_anew
@@ -78,7 +78,7 @@ def train_loff(
     options: TrainOptions = TrainOptions(),
     *,
     restart: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> TrainResult:
     """Train a head on a store's tensors, continuing where it stopped.
 

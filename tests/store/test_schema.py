@@ -128,7 +128,7 @@ def test_every_field_is_described(full: Path) -> None:
         | {"samples", "checksum"}
         | {f"parts[].{name}" for name in names(Part)}
     )
-    assert described("<part>.parquet") == set(COLUMNS.names)
+    assert described("<part>.parquet") == {*COLUMNS.names, "column.<name>"}
     assert described("<unit>.json") == names(Commit)
     assert described("failures.jsonl") == names(Failure)
     assert described(".locks/<name>.json") == names(Claim)
