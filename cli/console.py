@@ -29,6 +29,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PLAIN_LINE_SECONDS = 30
+STDERR = 2  # its descriptor: sys.stderr is the bar's own while it is shown
+CLEAN_LINE = b"\r\x1b[2K\x1b[?25h"  # to its beginning, erased, with the cursor shown
 SKIPPED_INPUTS = 3
 INTERRUPTED = 130
 INTERRUPTION = "interrupted; committed work is kept, the same command continues it"
@@ -91,7 +93,7 @@ _received: int | None = None  # the signal that asked this process to stop, for 
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals(before_death: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether SIGINT or SIGTERM came; a second signal stops at once."""
     global _received
     _received = None
@@ -99,6 +101,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     def handle(number: int, frame: FrameType | None) -> None:
         global _received
         if _received is not None:
+            before_death()
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         _received = number
@@ -116,8 +119,12 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 @contextmanager
 def running() -> Iterator[Context]:
     """Yield what a stage is given: the console to speak to, and signals that stop it."""
-    with stop_on_signals() as stop:
-        yield Context(ConsoleReporter(), stop)
+    reporter = ConsoleReporter()
+    with stop_on_signals(reporter.give_back_terminal) as stop:
+        try:
+            yield Context(reporter, stop)
+        finally:
+            reporter.end()
 
 
 def lines(arguments: Sequence[str]) -> Iterator[str]:
@@ -198,3 +205,8 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
+
+    def give_back_terminal(self) -> None:
+        """Leave no half bar and no hidden cursor; in a signal handler, waiting for no lock."""
+        if self._bar is not None:
+            os.write(STDERR, CLEAN_LINE)

@@ -18,6 +18,7 @@ import typer
 
 from fungistore.settings import SettingField, Settings
 
+from .completion import completer
 from .config_file import read_config
 from .console import explains_errors, running
 
@@ -113,6 +114,7 @@ def _parameters(kind: type[Settings]) -> Iterator[inspect.Parameter]:
             metavar=None if is_switch else _metavar(field),
             show_default=False,
             rich_help_panel=field.heading,
+            autocompletion=completer(field),
         )
         value: Any = bool if is_switch else list[str] if field.setting.is_repeated else str
         yield _parameter(_variable(field), Annotated[value | None, option], None)

@@ -24,6 +24,12 @@ Row = tuple[str, str]
 class Page(TyperCommand):
     """A command whose help has its options under headings."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse words; where a shell asks for the value of the last one, the others count."""
+        if ctx.resilient_parsing and args and args[-1].startswith("--"):
+            args = args[:-1]
+        return super().parse_args(ctx, args)
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return what follows the command's name in its usage."""
         return _usage(self.get_params(ctx))

@@ -8,6 +8,8 @@ store = fungi.Store.open("pets.fungi")
 """
 
 import os
+import sys
+from types import ModuleType
 
 import lazy_loader
 
@@ -18,3 +20,15 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # `__init__.pyi` states each public name once; it is imported on first use, so `import fungistore`
 # alone never imports torch
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+
+class _Described(ModuleType):
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        """What is written above, then each public name with a sentence: for `help(fungistore)`."""
+        from fungistore.overview import overview
+
+        return f"{self.__dict__['__doc__']}\n{overview()}"
+
+
+sys.modules[__name__].__class__ = _Described

@@ -1,5 +1,6 @@
 """The public names, each stated once: where it lives. `fungistore.__all__` is read from here."""
 
+from .backbones.catalogue import complete_backbone as complete_backbone
 from .backbones.catalogue import describe_backbones as describe_backbones
 from .backbones.catalogue import find_backbones as find_backbones
 from .backbones.families import BackboneCard as BackboneCard
@@ -51,6 +52,7 @@ from .extraction.measure import estimate as estimate
 from .extraction.options import ExtractOptions as ExtractOptions
 from .extraction.result import ExtractResult as ExtractResult
 from .extraction.stage import extract as extract
+from .extraction.transformer import FungiTransformer as FungiTransformer
 from .indexing.build import IndexResult as IndexResult
 from .indexing.build import build_index as build_index
 from .indexing.opening import open_index as open_index
@@ -63,6 +65,8 @@ from .loff.options import TrainOptions as TrainOptions
 from .loff.predict import PredictResult as PredictResult
 from .loff.predict import predict_images as predict_images
 from .loff.predict import predict_rows as predict_rows
+from .loff.stored import StoredHead as StoredHead
+from .loff.stored import load_head as load_head
 from .loff.train import TrainResult as TrainResult
 from .loff.train import train_loff as train_loff
 from .machine.context import Context as Context
@@ -74,6 +78,7 @@ from .matrices.blocks import open_features as open_features
 from .modalities.modality import Modality as Modality
 from .modalities.modality import find_modality as find_modality
 from .modalities.reading import read_item as read_item
+from .objectives.registry import OBJECTIVES as OBJECTIVES
 from .pca.components import Pca as Pca
 from .pca.options import PcaOptions as PcaOptions
 from .pca.stage import PcaResult as PcaResult
@@ -93,6 +98,7 @@ from .store.failed import FailedInput as FailedInput
 from .store.failed import failed_inputs as failed_inputs
 from .store.locks import WHOLE as WHOLE
 from .store.locks import Slice as Slice
+from .store.names_in import names_in as names_in
 from .store.schema import Schema as Schema
 from .store.schema import schema as schema
 from .store.status import StoreStatus as StoreStatus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 
 DEBUG = "FUNGI_DEBUG"  # the variable that asks for tracebacks, of worker processes too
 
@@ -95,6 +96,27 @@ class ItemError(FungiError):
 
 class ImageError(ItemError):
     """One input that cannot be turned into pixels."""
+
+
+def refuse_text(name: str, value: object) -> None:
+    """Refuse one text, or path, where several are meant: its letters are none of them.
+
+    Args:
+        name: of the argument.
+        value: that was given.
+
+    Raises:
+        UsageError: it is text, or a path; the error says what to write.
+    """
+    if isinstance(value, str | bytes | PurePath):
+        text = str(value)
+        words = [word.strip() for word in text.split(",")] if isinstance(value, str) else [text]
+        raise UsageError(
+            f"{name} is a list, and got one {'path' if isinstance(value, PurePath) else 'text'}",
+            where=name,
+            expected=f"{name}={words!r}",
+            found=repr(text),
+        )
 
 
 def explained(error: Exception) -> FungiError:

@@ -6,6 +6,8 @@ import ast
 import inspect
 import json
 import pkgutil
+import pydoc
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 
 import fungistore as fungi
 from feature_world import clustered, make_store
+from fungistore.errors import UsageError
 from plugins import install, write_plugin
 
 CLI = Path(__file__).parents[1] / "cli"
@@ -28,6 +31,7 @@ ALLOWED = {
     "fungistore.quantities",
     "fungistore.report",
     "fungistore.settings",
+    "fungistore.type_words",
 }
 HEAVY = {"torch", "numpy", "zarr", "timm", "pyarrow", "PIL", "faiss", "sklearn", "scipy"}
 OPTIONS = [
@@ -126,6 +130,70 @@ def test_places_are_taken_as_text_and_as_paths(tmp_path: Path) -> None:
     assert found.answers[0].query == "000003.jpg"
     fungi.write_page(str(tmp_path / "page.html"), found)
     assert (tmp_path / "page.html").is_file()
+
+
+def test_help_lists_every_name_with_a_sentence() -> None:
+    """`help(fungistore)` begins with them, functions first; no model library is imported for it."""
+    text = pydoc.plain(pydoc.getdoc(fungi))
+    listed = dict(re.findall(r"^ {4}(\w+) +(\S.*)$", text, re.MULTILINE))
+    assert set(fungi.__all__) <= set(listed) | {"import", "options", "store"}
+    for name in fungi.__all__:
+        assert len(listed[name]) > 10, name
+        assert listed[name].endswith((".", ";", ":")) or listed[name].startswith("A value: "), name
+    assert text.index("\nFunctions:") < text.index("    extract ") < text.index("\nClasses")
+    assert set(fungi.__all__) <= set(dir(fungi))
+    assert not imported_by("import fungistore\nassert fungistore.__doc__.count(chr(10)) > 80")
+
+
+def takes_a_list_of_texts(parameter: inspect.Parameter) -> bool:
+    kind = str(parameter.annotation)
+    return "Sequence[str" in kind and not kind.startswith("str")
+
+
+LISTS = [
+    (name, parameter.name)
+    for name in fungi.__all__
+    if callable(getattr(fungi, name)) and inspect.isclass(getattr(fungi, name)) is False
+    for parameter in inspect.signature(getattr(fungi, name)).parameters.values()
+    if takes_a_list_of_texts(parameter)
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), LISTS)
+def test_one_text_is_refused_where_a_list_is_meant(
+    name: str, argument: str, tmp_path: Path
+) -> None:
+    """Of every public function: its letters are nobody's names; the error says what to write."""
+    make_store(tmp_path / "s", {"embeddings": clustered(8, 2, 3)[0]}, ["a"] * 8)
+    others = {"store": tmp_path / "s"} if argument != "store" else {}
+    own = inspect.signature(getattr(fungi, name)).parameters
+    given = {key: value for key, value in others.items() if key in own}
+    with pytest.raises(UsageError) as refused:
+        getattr(fungi, name)(**given, **{argument: "embeddings"})
+    assert refused.value.expected == f"{argument}=['embeddings']"
+
+
+def test_values_refuse_one_text_too(tmp_path: Path) -> None:
+    """Engines and matrices, whose letters would be devices and blocks."""
+    make_store(tmp_path / "s", {"embeddings": clustered(8, 2, 3)[0]}, ["a"] * 8)
+    with pytest.raises(UsageError, match="devices is a list"):
+        fungi.Processes("cuda:0")
+    with pytest.raises(UsageError, match="features is a list"):
+        fungi.open_features(tmp_path / "s").subset("embeddings")
+
+
+def test_a_list_of_paths_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of text and of Path, in their order; folders, other things and nothing are refused."""
+    monkeypatch.chdir(tmp_path)
+    Path("b.jpg").write_bytes(b"x")
+    source = fungi.open_source(["./b.jpg", Path("a/c.jpg"), tmp_path / "b.jpg"])
+    found = list(source)
+    assert [sample.id for sample in found] == ["b.jpg", "a/c.jpg", str(tmp_path / "b.jpg")]
+    assert [sample.bytes for sample in found] == [1, None, 1]
+    assert list(source) == found
+    for odd in ([], [tmp_path], [1], ["a.jpg", None]):
+        with pytest.raises(UsageError, match="single files"):
+            fungi.open_source(odd)  # type: ignore[arg-type]
 
 
 def imported_by(code: str) -> set[str]:

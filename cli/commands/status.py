@@ -97,6 +97,8 @@ def _show(found: fungi.StoreStatus) -> None:
     show_text(f"samples  {found.samples} from {', '.join(found.roots)}")
     show_text(f"splits   {splits}")
     show_text(f"labels   {len(found.labels)}" + (f" ({labels})" if found.labels else ""))
+    if found.columns:
+        show_text(f"columns  {', '.join(found.columns)}")
     show_text(f"failed   {found.failed}")
     for message, count in found.failures.items():
         show_text(f"         {count} x {message}")

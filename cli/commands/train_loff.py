@@ -23,7 +23,7 @@ def train_loff(
 
     Tensors are augmented, and the backbone is not run. Killed and run again, it continues to the
     same weights. The number of epochs is settled with the first run: the learning rate falls to
-    zero over all of them.
+    zero over all of them. Each epoch is a line of log.jsonl; --log-to tells others of it, too.
 
     \b
     Examples:

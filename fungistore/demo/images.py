@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fungistore.demo.wheels import Pin, fetch_wheel, scratch_folder
 from fungistore.errors import UsageError
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.user_cache import user_cache
 
 CONFORMAL_CLIP_DATA = Pin(
@@ -21,7 +21,7 @@ CONFORMAL_CLIP_DATA = Pin(
 TEXTILE_MEMBERS = "conformal_clip_data/data/textile_images/simulated/"
 
 
-def textile_images(context: Context = QUIET) -> Path:
+def textile_images(context: Context = DEFAULT) -> Path:
     """Return the folder of the images in the cache, `CLASS/FILE.jpg`: 1,000 nominal, 500, 500.
 
     Raises:

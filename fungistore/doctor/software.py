@@ -29,7 +29,7 @@ FAISS = ("faiss-gpu", "faiss-cpu")  # one package `import faiss`: either will do
 OPTIONAL: Mapping[str, tuple[str, str]] = {
     "matplotlib": ("plots of eval", "pip install matplotlib"),
     "h5py": ("HDF5 files", "pip install h5py"),
-    "tensorboard": ("scalars of train-loff", "pip install tensorboard"),
+    "tensorboard": ("train-loff --log-to tensorboard", "pip install tensorboard"),
 }
 
 

@@ -25,7 +25,6 @@ class EngineChoice(Settings):
             "local, processes, or a plug-in's.",
             default="what the other flags ask for",
             metavar="NAME",
-            names="engine",
         ),
     ] = None
     gpus: Annotated[

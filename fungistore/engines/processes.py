@@ -15,7 +15,7 @@ from typing import Any
 
 from fungistore.engines.engine import DividedWork, Place
 from fungistore.engines.events import RUN
-from fungistore.errors import FungiError, StoppedError, UsageError, error_from_json
+from fungistore.errors import FungiError, StoppedError, UsageError, error_from_json, refuse_text
 from fungistore.fingerprint import Config
 from fungistore.machine.children import python_command, python_environment
 from fungistore.machine.context import Context, stopped
@@ -38,7 +38,8 @@ class Processes:
     devices: Sequence[str]
 
     def __post_init__(self) -> None:
-        """Refuse to be no workers at all with UsageError."""
+        """Refuse with UsageError to be no workers at all, or one for each letter of a text."""
+        refuse_text("devices", self.devices)
         if not self.devices:
             raise UsageError("no workers", expected="a device or more", found="none")
 

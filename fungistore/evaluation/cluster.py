@@ -27,7 +27,7 @@ from fungistore.evaluation.result import (
     refuse_too_few,
 )
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
@@ -42,7 +42,7 @@ def evaluate_cluster(
     store: str | Path,
     options: ClusterOptions = ClusterOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Evaluation:
     """Cluster the labelled rows, one cluster a class, and compare the clusters with the classes.
 

@@ -21,7 +21,7 @@ from fungistore.evaluation.plots import check_plot, save_plot
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
 from fungistore.evaluation.task import Task, TaskRows, open_task, say_split, say_unseen
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors
 from fungistore.store.samples import Rows
 
@@ -61,7 +61,7 @@ class ClassDifference:
     difference: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Evaluation):
     """An evaluation with two scores, of combinations A and B, and what tells them apart.
 
@@ -100,7 +100,7 @@ def compare_features(
     store: str | Path,
     options: CompareOptions = CompareOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Comparison:
     """Compare blocks by their CKA, and two combinations of them class by class.
 

@@ -16,7 +16,7 @@ from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.matrices.neighbours import Database, nearest, nearest_rows
 from fungistore.randomness import Stream
@@ -27,7 +27,7 @@ def evaluate_knn(
     store: str | Path,
     options: KnnOptions = KnnOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Evaluation:
     """Classify the test rows by their nearest training rows.
 

@@ -17,7 +17,7 @@ from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, evaluate_table
 from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.splits import stratified_holdout
 from fungistore.store.samples import Rows
@@ -30,7 +30,7 @@ def evaluate_linear(
     store: str | Path,
     options: LinearOptions = LinearOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Evaluation:
     """Train a multinomial logistic regression without intercept on frozen features, and test it.
 

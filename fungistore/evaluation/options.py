@@ -16,7 +16,7 @@ from annotated_types import MinLen
 from fungistore.errors import UsageError
 from fungistore.headings import FEATURES, GENERAL, ROWS, SCORES
 from fungistore.machine.choices import DeviceChoice
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.choices import (
     BlockChoice,
     FeatureChoice,
@@ -73,7 +73,7 @@ class EvaluationOptions(Settings):
                 found=type(options).__name__,
             )
 
-    def evaluate(self, store: str | Path, *, context: Context = QUIET) -> Evaluation:
+    def evaluate(self, store: str | Path, *, context: Context = DEFAULT) -> Evaluation:
         """Run the evaluation on a store."""
         found: Evaluation = pkgutil.resolve_name(self.function)(store, self, context=context)
         return found
@@ -119,7 +119,7 @@ class KnnOptions(TableOptions):
     """Classify the test rows by their nearest training rows.
 
     The majority vote predicts what scikit-learn's KNeighborsClassifier predicts, row for row.
-    With a train and a test split in the store, or with --holdout.
+    Tests on the store's split test, or on a fifth of each class where it has none.
 
     \b
     Examples:

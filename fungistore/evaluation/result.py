@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
+from fungistore.markup import html_table
 from fungistore.store.backend import open_backend
 from fungistore.store.contents import Contents
 from fungistore.store.coverage import Mask
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.folder import Folder
+from fungistore.store.frame import require_pandas
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EVALS = "evals"
 LABEL_HINT = "label the images (class folders, or a `label` column of the manifest)"
@@ -94,6 +99,36 @@ class Evaluation:
             **document,
         }
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the scores as a data frame, one row each.
+
+        Columns: features, dim, n_train, n_test, the metrics, for those with a confidence interval
+        `NAME_low` and `NAME_high`, and what of its protocol a score has of its own.
+
+        Raises:
+            UsageError: pandas is not installed; `pip install 'fungistore[pandas]'`.
+        """
+        return require_pandas().DataFrame([_row(score) for score in self.scores])
+
+    def _repr_html_(self) -> str:
+        names = list(dict.fromkeys(name for score in self.scores for name in score.metrics))
+        rows = [
+            (" + ".join(s.features), s.dim, s.n_train, s.n_test, *(_shown(s, n) for n in names))
+            for s in self.scores
+        ]
+        columns = ("features", "dim", "train", "test", *names)
+        return html_table(self._title(), columns, rows)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {' + '.join(s.features)}: {', '.join(f'{n} {_shown(s, n)}' for n in s.metrics)}"
+            for s in self.scores
+        ]
+        return "\n".join([f"<{self._title()}>", *lines])
+
+    def _title(self) -> str:
+        return f"{self.kind} of {self.feature_set} in {self.store}"
+
     def save(self, context: Context) -> str | None:
         """Write the result under evals/; the same evaluation again replaces it.
 
@@ -112,6 +147,23 @@ class Evaluation:
             context.reporter.notice(f"the result was not saved: {where}: {error.strerror}")
             return None
         return folder.where(name)
+
+
+def _row(score: Score) -> dict[str, Any]:
+    bounds = {
+        f"{name}_{end}": value
+        for name, interval in score.spread.items()
+        for end, value in zip(("low", "high"), interval, strict=True)
+    }
+    own = {k: v for k, v in score.protocol.items() if isinstance(v, str | int | float | bool)}
+    counts = {"dim": score.dim, "n_train": score.n_train, "n_test": score.n_test}
+    return {"features": "+".join(score.features), **counts, **score.metrics, **bounds} | {
+        name: value for name, value in own.items() if name not in score.metrics
+    }
+
+
+def _shown(score: Score, name: str) -> str:
+    return f"{score.metrics[name]:.4f}" if name in score.metrics else "-"
 
 
 def refuse_too_few(what: str, found: int, least: int, hint: str) -> None:

@@ -37,7 +37,7 @@ from fungistore.evaluation.result import (
     refuse_too_few,
 )
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, normalize, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import suffix_of
@@ -60,7 +60,7 @@ def evaluate_retrieval(
     store: str | Path,
     options: RetrievalOptions = RetrievalOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Evaluation:
     """Rank a database for each query, and report mAP and the mean precision at 1, 5 and 10.
 

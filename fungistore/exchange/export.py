@@ -28,7 +28,7 @@ from fungistore.exchange.npy import sidecar_of, write_npy
 from fungistore.exchange.options import ExportOptions, Format
 from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.store.coverage import Mask
 from fungistore.store.disk_errors import damage_explained, disk_errors_explained
@@ -85,7 +85,7 @@ def export_features(
     options: ExportOptions = ExportOptions(),
     *,
     overwrite: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> ExportResult:
     """Write features of a store into a .npy, Parquet or HDF5 file, in bounded memory.
 

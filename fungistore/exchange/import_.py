@@ -28,7 +28,7 @@ from fungistore.exchange.parquet import ParquetVectors
 from fungistore.exchange.samples import ImportedSamples, name_rows
 from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.batches import UnitBatch
@@ -36,6 +36,7 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
 from fungistore.store.units import LARGEST_UNIT, UnitArray
 
@@ -68,7 +69,7 @@ def import_features(
     options: ImportOptions = ImportOptions(),
     *,
     restart: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> ImportResult:
     """Write vectors from files into a store, continuing where it stopped.
 
@@ -271,7 +272,7 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
         "vectors": {"dtype": plan.dtype},
         "import": {plan.feature: plan.source},
     }
-    store.refuse_mismatch(plan.feature_set, {plan.array: config})
+    refuse_mismatch(store, plan.feature_set, {plan.array: config})
     array = existing.get(plan.array)
     if array is None:
         store.setups.freeze(config, {}, {"made": plan.origin} if plan.origin else {})

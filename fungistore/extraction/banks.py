@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,14 +19,24 @@ from fungistore.machine.context import Context
 from fungistore.modalities.views import count_views
 from fungistore.objectives.objective import BankObjective, BankSpec
 from fungistore.randomness import Stream
-from fungistore.store.samples import SampleTable
+from fungistore.store.samples import Rows
 
 STAND_IN = 1 << 14  # latents in place of all samples': more than any number of prototypes
 
 
+class Candidates(Protocol):
+    """Samples that a bank may be made of: a store's table, or what is in memory."""
+
+    def rows_of_split(self, split: str) -> Rows:
+        """Return the row numbers of a split, or of all samples where none has that split."""
+
+    def take(self, rows: Rows) -> list[dict[str, Any]]:
+        """Return some rows, as the sample table has them."""
+
+
 def encode_bank(
     resolved: Resolved,
-    samples: SampleTable,
+    samples: Candidates,
     feature: str,
     maker: FeatureMaker,
     context: Context,
@@ -34,7 +45,7 @@ def encode_bank(
 
     Args:
         resolved: the settled options.
-        samples: the store's samples.
+        samples: the store's samples, or others.
         feature: the objective that needs the bank.
         maker: makes its features, as yet without the bank.
         context: its reporter is told what happens, its stop asked between batches.
@@ -82,7 +93,7 @@ def encode_bank(
     return _reduced(resolved, feature, np.concatenate(found))
 
 
-def samples_of(spec: BankSpec, samples: SampleTable) -> int:
+def samples_of(spec: BankSpec, samples: Candidates) -> int:
     """Return how many samples a bank is made of."""
     candidates = len(samples.rows_of_split("train"))
     return candidates if spec.samples is None else min(spec.samples, candidates)

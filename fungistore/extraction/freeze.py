@@ -25,6 +25,7 @@ from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
 from fungistore.store.feature import EMBEDDINGS, PATCHES
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.setups import BANK, BANK_FILE
 from fungistore.store.store import Store
 
@@ -54,7 +55,7 @@ def settle(place: StorePlace, options: ExtractOptions, *, restart: bool) -> Reso
     _refuse_huge_chunks(resolved)
     configs = array_configs(resolved)
     if store and frozen:
-        store.refuse_mismatch(options.name, by_array(resolved, configs))
+        refuse_mismatch(store, options.name, by_array(resolved, configs))
     _refuse_unborrowable(resolved, store, configs)
     return resolved
 
@@ -113,7 +114,7 @@ def as_frozen(resolved: Resolved, store: Store) -> Resolved:
         batch_is_open=False,
     )
     try:
-        store.refuse_mismatch(resolved.options.name, by_array(resolved, array_configs(resolved)))
+        refuse_mismatch(store, resolved.options.name, by_array(resolved, array_configs(resolved)))
     except MismatchError:  # decided otherwise on a machine of another kind, unless it is refused
         return settle(store.backend, resolved.options, restart=False)
     return resolved

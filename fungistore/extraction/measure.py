@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan, count_samples, find_gaps
 from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import Config, fingerprint
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
 from fungistore.sources.sample import Source
@@ -106,12 +106,12 @@ class Estimate:
 
 
 def estimate(
-    source: str | Path | Source,
+    source: str | Path | Sequence[str | Path] | Source,
     store: str | Path,
     options: ExtractOptions,
     *,
     restart: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Estimate:
     """Return what `extract` would do, from two timed batches; writes nothing into the store.
 

@@ -203,7 +203,6 @@ class ExtractOptions(ReplayChoice):
             default="the paper's",
             metavar="OBJECTIVE.FIELD=VALUE",
             heading=VIEWS,
-            names="parameter",
             is_repeated=True,
         ),
     ] = field(default_factory=dict)

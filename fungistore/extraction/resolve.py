@@ -41,6 +41,8 @@ from fungistore.store.feature import (
 USUAL_SIZE = 224  # pixels a side, of most published models
 MUCH_MORE = 1.5  # times the tokens: what is worth a word
 
+SourcePlace = str | Path | Sequence[str | Path] | Source
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -214,9 +216,9 @@ def size_remarks(encoder: Encoder) -> tuple[str, ...]:
     )
 
 
-def opened_source(source: str | Path | Source, options: ExtractOptions) -> Source:
-    """Return the source that a path names, of what the model takes; a Source as it is."""
-    if isinstance(source, str | Path):
+def opened_source(source: SourcePlace, options: ExtractOptions) -> Source:
+    """Return the source that a path, or a list of them, names; a Source as it is."""
+    if isinstance(source, str | Path | Sequence):
         return open_source(source, modality=modality_of(options.model))
     return source
 

@@ -8,14 +8,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import UsageError
+from fungistore.extraction.adding import add_samples
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.compute import fill_gaps
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
 from fungistore.extraction.growth import growth_of_units
 from fungistore.extraction.measure import (
-    refuse_empty,
     with_fitting_batch,
     with_unit_rows,
 )
@@ -27,7 +27,6 @@ from fungistore.extraction.result import FIRST_FAILURES, ExtractResult
 from fungistore.extraction.versions import say_other_versions
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
-from fungistore.modalities.modality import Modality
 from fungistore.quantities import size
 from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
@@ -35,8 +34,8 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failed import described
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.feature import is_pca, name_of
-from fungistore.store.listing import add_source
 from fungistore.store.locks import WHOLE, Slice
+from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -81,7 +80,7 @@ class Extraction:
             self._resolved = settle(self._place, options, restart=restart)
             made = Store.open_or_create(self._place)
             with made.writing("samples", patience=context) as target:
-                _add_samples(target, source, self._resolved.modality, context, update=update)
+                add_samples(target, source, self._resolved.modality, context, update=update)
 
     def run(self, part: Slice) -> ExtractResult:
         """Compute and commit what a slice of the units lacks."""
@@ -120,7 +119,7 @@ class Extraction:
                 context.reporter.notice(remark)
         self._resolved = as_frozen(self._resolved, target)
         resolved, configs = self._decide(target)
-        target.refuse_mismatch(options.name, by_array(resolved, configs))
+        refuse_mismatch(target, options.name, by_array(resolved, configs))
         if self._maker is None:
             borrowed = self._borrowed or borrowed_banks(resolved, configs)
             self._maker = freeze(resolved, target, configs, borrowed, context)
@@ -284,41 +283,6 @@ def _tell_redone(
     older = [name for name in ("indexes", "heads") if store.folder(name).folders()]
     if redone.mended and older:
         context.reporter.notice(f"{' and '.join(older)} made before are older than these rows")
-
-
-def _add_samples(
-    store: Store, source: Source, modality: Modality, context: Context, *, update: bool
-) -> None:
-    """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
-    is_new = not len(store.samples)
-    try:
-        changes = add_source(store, source, modality.name, update=update)
-        refuse_empty(store, source, modality)
-    except FungiError:
-        if is_new:
-            store.remove()
-        raise
-    if changes.known and changes.added:
-        context.reporter.notice(
-            f"{changes.added} new {modality.items} after {changes.known} known ones"
-        )
-    if changes.changed:
-        consequence = (
-            "their rows are made anew"
-            if update
-            else "their rows are kept as they are; --update makes them anew"
-        )
-        context.reporter.notice(
-            f"{changes.changed} {modality.items} have another size or time than when they "
-            f"were added; {consequence}"
-        )
-    if changes.removed:
-        names = ", ".join(changes.first_removed)
-        names += ", ..." if changes.removed > len(changes.first_removed) else ""
-        context.reporter.notice(
-            f"{changes.removed} {modality.items} are not in the source any more ({names}); "
-            "their rows are kept"
-        )
 
 
 def _remove_feature_set(store: Store, feature_set: str, context: Context) -> None:

@@ -17,7 +17,7 @@ from fungistore.extraction.resolve import opened_source
 from fungistore.extraction.result import ExtractResult
 from fungistore.extraction.run import Extraction
 from fungistore.fingerprint import Config
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.sources.sample import Source
 from fungistore.store.locks import WHOLE, Slice
 
@@ -25,7 +25,7 @@ ALONE = Local()
 
 
 def extract(
-    source: str | Path | Source,
+    source: str | Path | Sequence[str | Path] | Source,
     store: str | Path,
     options: ExtractOptions,
     *,
@@ -33,12 +33,13 @@ def extract(
     update: bool = False,
     retry_failed: bool = False,
     engine: Engine = ALONE,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> ExtractResult:
     """Write the features of a source's samples into a store, continuing where it stopped.
 
     Args:
-        source: a folder, manifest or tar shards, as `open_source` takes them, or a Source.
+        source: a folder, manifest or tar shards, as `open_source` takes them; a list of
+            paths of single files; or a Source.
         store: the store's directory; made where nothing is.
         options: what to extract, and how.
         restart: first delete everything that the feature set has.
@@ -122,10 +123,12 @@ def joined(results: Sequence[ExtractResult]) -> ExtractResult:
     )
 
 
-def _refuse_undividable(source: str | Path | Source, *, restart: bool) -> None:
+def _refuse_undividable(
+    source: str | Path | Sequence[str | Path] | Source, *, restart: bool
+) -> None:
     if not isinstance(source, str | Path) or str(source) == "-":
         raise UsageError(
-            "several workers cannot read one standard input, or a Python object",
+            "several workers cannot read one standard input, a list, or a Python object",
             where="the source",
             expected="a folder, a manifest or shards",
             hint="write the list into a manifest: a .csv file with a column `path`",

@@ -14,7 +14,7 @@ from fungistore.indexing.options import (
 from fungistore.indexing.record import (
     IndexRecord,
 )
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.store import Store
 
@@ -52,7 +52,7 @@ def build_index(
     *,
     restart: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> IndexResult:
     """Build an index over a store's features, continue one, or add the rows that are new.
 

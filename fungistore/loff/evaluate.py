@@ -21,7 +21,7 @@ from fungistore.loff.loader import PatchLoader
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import resolve_device
 from fungistore.store.contents import Contents, content_of
 from fungistore.store.store import Store
@@ -29,7 +29,7 @@ from fungistore.store.store import Store
 BATCH_ROWS = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LoffEvaluation(Evaluation):
     """Scores of heads, and where the last group of them errs.
 
@@ -47,7 +47,7 @@ def evaluate_loff(
     store: str | Path,
     options: LoffOptions = LoffOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> LoffEvaluation:
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
 

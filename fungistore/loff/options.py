@@ -175,6 +175,14 @@ class TrainOptions(FeatureSetChoice, SplitChoice, OrderChoice, DeviceChoice):
     dtype: Annotated[HeadDtype, Setting("Of matrix products.", heading=SPEED)] = "auto"
     cache: Annotated[CacheChoice, Setting("Where the rows are kept.", heading=SPEED)] = "auto"
     checkpoint_minutes: Annotated[Positive, Setting("Longest time between checkpoints.")] = 10.0
+    log_to: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Tell tensorboard, wandb or mlflow of each epoch, too.",
+            default="log.jsonl alone",
+            metavar="NAMES",
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

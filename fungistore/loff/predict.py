@@ -18,7 +18,7 @@ from fungistore.loff.options import PredictOptions
 from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import resolve_device
 from fungistore.matrices.cells import pooled
 from fungistore.searching.queries import ItemQuery, identify_items
@@ -73,7 +73,7 @@ def predict_images(
     images: str | Path | Sequence[str | Path],
     options: PredictOptions = PredictOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> PredictResult:
     """Classify new items, such as image files: the store's own extraction, then the head.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import torch
 
@@ -96,6 +97,28 @@ def find_heads(store: Store, pattern: str | None, feature_set: str | None) -> tu
             hint="name one with --head" if names else f"fungi train-loff {store.where} trains one",
         )
     return chosen, matching
+
+
+def load_head(
+    store: str | Path | Store, name: str | None = None, *, feature_set: str | None = None
+) -> StoredHead:
+    """Return a trained head: its `head` is a torch module, from stored features to logits.
+
+    Args:
+        store: the store, or its place.
+        name: of the head; may be left out where there is one.
+        feature_set: may be left out where there is one.
+
+    Raises:
+        UsageError: there is no such head, or it is not trained yet; the error lists what exists.
+        MismatchError: the features were made anew since.
+        StoreError: it is damaged.
+    """
+    opened = Store.open(store)
+    chosen, names = find_heads(opened, name, feature_set)
+    if len(names) > 1:
+        raise UsageError("which head?", expected="the name of one", found=", ".join(names))
+    return open_head(opened, chosen, names[0])
 
 
 def open_head(store: Store, feature_set: str, name: str) -> StoredHead:

@@ -1,33 +1,52 @@
-"""Scalars for TensorBoard, where it is installed."""
+"""Scalars for TensorBoard, in the run's folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
+from typing import ClassVar
+
+from fungistore.loff.run_loggers import LoggedRun
+
+EVENTS = "tensorboard"
 
 
-class Scalars:
-    """Writes events below a run's directory; does nothing where TensorBoard is not installed.
+class TensorBoard:
+    """Writes events below the directory of a run: `tensorboard --logdir STORE/heads` shows all."""
 
-    Args:
-        directory: of the run; None where it has none, as in an object store: no events there.
-    """
+    package: ClassVar[str] = "tensorboard"
+    extra: ClassVar[str] = "tensorboard"
+    needs_directory: ClassVar[bool] = True
+    is_live = True
 
-    def __init__(self, directory: Path | None) -> None:
-        self._writer = None
-        if directory is not None and find_spec("tensorboard"):
-            from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, run: LoggedRun) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(directory / "tensorboard"))
+        assert run.directory is not None  # `refuse_unusable` has looked
+        self._directory = str(run.directory / EVENTS)
+        self._last = self._stored()
+        self._writer = SummaryWriter(self._directory)
+
+    def last_epoch(self) -> int:
+        """Return what the events of earlier runs end with."""
+        return self._last
+
+    def _stored(self) -> int:
+        if not Path(self._directory).is_dir():
+            return 0
+        events = import_module("tensorboard.backend.event_processing.event_accumulator")
+        found = events.EventAccumulator(self._directory, size_guidance={"scalars": 0})
+        found.Reload()
+        tags = found.Tags()["scalars"]
+        return max((event.step for tag in tags for event in found.Scalars(tag)), default=0)
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write the values of an epoch."""
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, epoch)
+        """Write the values of an epoch, and let them reach the disk."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
 
     def close(self) -> None:
-        """Flush what was written."""
-        if self._writer is not None:
-            self._writer.close()
+        """End the file of events."""
+        self._writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.heads import LINEAR, HeadSpec
 from fungistore.loff.options import NONE, Augmentation, TrainOptions
 from fungistore.loff.run_folder import RunFolder
+from fungistore.loff.run_loggers import Tail, refuse_unusable
 from fungistore.loff.trainer import Trainer
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import fast_dtype, resolve_device
 from fungistore.names import refuse_odd_name
 from fungistore.store.contents import content_of, contents_in, made_anew
@@ -26,7 +28,9 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 
-OUTSIDE = ("name", "feature_set", "device", "cache", "checkpoint_minutes")  # change no weights
+OUTSIDE = (  # change no weights
+    *("name", "feature_set", "device", "cache", "checkpoint_minutes", "log_to"),
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def train_loff(
     options: TrainOptions = TrainOptions(),
     *,
     restart: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> TrainResult:
     """Train a head on a store's tensors, continuing where it stopped.
 
@@ -95,6 +99,7 @@ def train_loff(
         FungiError: the loss is not finite; the last good checkpoint is kept.
     """
     opened = Store.open(store)
+    refuse_unusable(options.log_to, opened.backend.directory(), opened.where)
     device = resolve_device(options.device)
     kind = options.head or ("deit-s" if device.type == "cuda" else "vit-xs")
     if kind == LINEAR:
@@ -133,12 +138,14 @@ def train_loff(
         progress = run.progress()
         run.remove_strays(progress)
         speed = 0.0
-        if progress.done:
-            context.reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")
-        else:
-            trainer = Trainer(data, options, spec, config["dtype"], device, run, context)
-            speed = trainer.run(progress)
-            progress = run.progress()
+        with closing(Tail(options.log_to, run, f"{data.feature_set}/{name}", context)) as tail:
+            tail.follow()  # what a kill kept from it, or a finished run that it never heard of
+            if progress.done:
+                context.reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")
+            else:
+                trainer = Trainer(data, options, spec, config["dtype"], device, run, tail, context)
+                speed = trainer.run(progress)
+                progress = run.progress()
     assert progress.best_epoch is not None  # an epoch has ended
     return TrainResult(
         store=opened.where,

@@ -29,8 +29,8 @@ from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import CacheChoice, TrainOptions
 from fungistore.loff.order import Order, Sequential, Shuffled, Weighted, balanced_weights
 from fungistore.loff.run_folder import Progress, RunFolder
+from fungistore.loff.run_loggers import Tail
 from fungistore.loff.scoring import score_head
-from fungistore.loff.tensorboard import Scalars
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, send, start_fetch
 from fungistore.matrices.cells import pooled
@@ -50,6 +50,7 @@ class Trainer:
         dtype: of matrix products, "float32" or "bfloat16".
         device: where to train.
         run: where the run is kept.
+        tail: who else is told of each epoch.
         context: its reporter is told what happens, its stop asked between steps.
     """
 
@@ -61,10 +62,12 @@ class Trainer:
         dtype: str,
         device: torch.device,
         run: RunFolder,
+        tail: Tail,
         context: Context,
     ) -> None:
         self._data, self._options, self._device = data, options, device
         self._run, self._context, self._reporter = run, context, context.reporter
+        self._tail = tail
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._head = build_head(spec, seed=options.seed)
         self._best: Tensors = {}
@@ -92,7 +95,6 @@ class Trainer:
         rows, seconds = 0, 0.0
         with _own_random_state(self._device):
             optimiser = self._restore(progress)
-            scalars = Scalars(self._run.folder.directory())
             self._reporter.begin("steps", self._steps, done=self._done(progress))
             while not progress.done:
                 began, before = time.perf_counter(), progress.step
@@ -102,9 +104,9 @@ class Trainer:
                     len(self._data.split.train),
                 )
                 rows, seconds = rows + trained, seconds + time.perf_counter() - began
-                progress = self._end_epoch(progress, optimiser, rows / seconds, scalars)
+                progress = self._end_epoch(progress, optimiser, rows / seconds)
+                self._tail.follow()
             self._reporter.end()
-            scalars.close()
         return rows / max(seconds, 1e-9)
 
     def _restore(self, progress: Progress) -> torch.optim.Optimizer:
@@ -205,11 +207,7 @@ class Trainer:
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, self._steps - warmup)))
 
     def _end_epoch(
-        self,
-        progress: Progress,
-        optimiser: torch.optim.Optimizer,
-        speed: float,
-        scalars: Scalars,
+        self, progress: Progress, optimiser: torch.optim.Optimizer, speed: float
     ) -> Progress:
         """Validate, keep the weights if they are the best so far, and save."""
         options, truth = self._options, self._data.labels[self._data.split.validation]
@@ -240,7 +238,6 @@ class Trainer:
         )
         if is_tired:
             self._reporter.notice(f"no better for {options.patience} epochs: stopping early")
-        scalars.write(epoch + 1, {"loss": loss, **metrics})
         done = is_tired or epoch + 1 == options.epochs
         after = Progress(
             epoch=epoch + 1, best_epoch=best, done=done, history=history, file=progress.file

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from fungistore.errors import StoppedError
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.notebook import Ambient
 from fungistore.report import Reporter, Silent
 
 SILENT = Silent()
+AMBIENT = Ambient()
 
 
 def never() -> bool:
@@ -27,13 +29,14 @@ class Context:
     """The surroundings of a run; they decide nothing about its result.
 
     Attributes:
-        reporter: is told what happens; default: nobody.
+        reporter: is told what happens; default: nobody in a script; in a notebook the cell's
+            output. `Silent()` says nothing there either.
         stop: asked between steps, by several threads at once; True ends the run with StoppedError,
             keeping what is committed.
         watch: a `Clock` to measure the stages with.
     """
 
-    reporter: Reporter = SILENT
+    reporter: Reporter = AMBIENT
     stop: Callable[[], bool] = never
     watch: Stopwatch = UNWATCHED
 
@@ -43,4 +46,5 @@ class Context:
             raise stopped()
 
 
-QUIET = Context()
+DEFAULT = Context()  # of public functions
+QUIET = Context(SILENT)  # of what others call, whoever listens to these

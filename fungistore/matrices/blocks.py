@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from fungistore.errors import MismatchError, UsageError
+from fungistore.errors import MismatchError, UsageError, refuse_text
 from fungistore.fingerprint import describe
+from fungistore.markup import html_table
 from fungistore.store.commit import Commit
 from fungistore.store.contents import Content, content_of
 from fungistore.store.coverage import Coverage, coverage_of, read_rows
@@ -34,6 +36,11 @@ Vectors = NDArray[np.float32]
 
 class FeatureMatrix:
     """Blocks of one feature set, read as one float32 matrix; use `open_features`.
+
+    It behaves like an array of shape [rows, dim] that stays on the disk: `np.asarray(features)`,
+    `len(features)`, `features[3]`, `features[10:20]`, `features[mask]`, `features[[5, 2]]` read
+    what is asked for. Rows that cannot be used, such as of images that could not be read, are NaN;
+    `coverage().usable` is the mask of the others, and `load()` gives these alone.
 
     Args:
         store: the store.
@@ -73,6 +80,63 @@ class FeatureMatrix:
         return min(array.rows for array in self.arrays)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and width, as of an array."""
+        return self.rows, self.dim
+
+    @property
+    def ndim(self) -> int:
+        """2: it is a matrix."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """float32, whatever is stored."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        where = f"feature set {self.feature_set!r} of {self.store.where}"
+        return f"<FeatureMatrix {self.name}: {self.rows} x {self.dim} float32, {where}>"
+
+    def _repr_html_(self) -> str:
+        blocks = zip(self.features, self.arrays, strict=True)
+        rows = [(name, int(a.array.shape[1]), a.array.dtype, a.codec) for name, a in blocks]
+        title = f"{self.rows} x {self.dim} float32: {self.made_of}; feature set {self.feature_set}"
+        return html_table(title, ("features", "width", "stored as", "codec"), rows)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return all rows, as NumPy asks for them; those that cannot be used are NaN."""
+        if copy is False:
+            raise ValueError("features are read from files: an array of them is always a copy")
+        return self.read(0, self.rows).astype(dtype or np.float32, copy=False)
+
+    def __getitem__(self, key: Any) -> NDArray[np.float32]:
+        """Return rows as NumPy's indexing does: of a number, a slice, numbers, or a mask.
+
+        Only the units that have some of the rows are read. A second index is one of columns. Rows
+        that cannot be used are NaN.
+        """
+        rows, *columns = key if isinstance(key, tuple) else (key,)
+        wanted = np.arange(self.rows)[rows]
+        found = self._at(wanted.reshape(-1)).reshape(*wanted.shape, self.dim)
+        return found[(..., *columns)] if columns else found
+
+    def _at(self, rows: Rows) -> Vectors:
+        """Return rows in any order, reading the stretch of each unit that they are in."""
+        if len(rows) and (np.diff(rows) == 1).all():
+            return self.read(int(rows[0]), int(rows[-1]) + 1)
+        vectors = np.empty((len(rows), self.dim), np.float32)
+        order = np.argsort(rows, kind="stable")
+        units = np.flatnonzero(np.diff(rows[order] // self.unit_rows)) + 1
+        for places in np.split(order, units) if len(rows) else ():
+            first, last = int(rows[places[0]]), int(rows[places[-1]])
+            vectors[places] = self.read(first, last + 1)[rows[places] - first]
+        return vectors
+
+    @property
     def unit_rows(self) -> int:
         """Rows of a unit, the same in all blocks."""
         return self.arrays[0].unit_rows
@@ -105,6 +169,7 @@ class FeatureMatrix:
 
     def subset(self, features: Sequence[str]) -> FeatureMatrix:
         """Return the matrix of some of the blocks."""
+        refuse_text("features", features)
         chosen = [i for i, name in enumerate(self.features) if name in features]
         return FeatureMatrix(
             self.store,
@@ -197,6 +262,7 @@ def open_features(
         MismatchError: the PCA is of features that were made anew since with other settings.
     """
     store = Store.open(store)
+    refuse_text("features", features)
     chosen = choose_feature_set(store, feature_set)
     arrays = store.arrays(chosen)
     blocks = vectors_of(arrays)

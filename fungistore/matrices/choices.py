@@ -87,7 +87,7 @@ class SplitChoice(Settings):
     holdout: Annotated[
         Share | None,
         Setting(
-            "Part of each class to test on, without a test split.", default="the store's split"
+            "Part of each class to test on.", default="the store's split, or 0.2 where it has none"
         ),
     ] = None
     seed: Annotated[int, Setting("Of the holdout and all other choices.")] = 0

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.matrices.splits import HOLDOUT, choose_split
 from fungistore.names import refuse_odd_name
@@ -80,7 +80,7 @@ def fit_pca(
     options: PcaOptions = PcaOptions(),
     *,
     restart: bool = False,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> PcaResult:
     """Fit a PCA and write its coordinates as the feature `pca/NAME`, continuing where it stopped.
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from functools import cache
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fungistore.errors import ItemError
 from fungistore.location import is_inline
 from fungistore.modalities.modality import Modality, find_modality, with_article
 from fungistore.modalities.reading import read_item
-from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
+
+if TYPE_CHECKING:
+    from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f8; --card: #fff; --text: #1b1f24; --faint: #5d6672;

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from fungistore.markup import html_frame
+
+ANSWERS_SHOWN = 10  # in a notebook
+FRAME_PIXELS = 480
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,24 @@ class SearchResult:
     k: int
     answers: tuple[Answer, ...]
     failed: tuple[QueryFailure, ...]
+
+    def _repr_html_(self) -> str:
+        from fungistore.searching.page import render_page  # reads and draws pictures
+
+        few = replace(self, answers=self.answers[:ANSWERS_SHOWN])
+        return html_frame(render_page(few), FRAME_PIXELS)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {one.query}: "
+            + ", ".join(f"{other.sample.id} ({other.distance:.4f})" for other in one.neighbours)
+            for one in self.answers[:ANSWERS_SHOWN]
+        ]
+        more = len(self.answers) - len(lines)
+        lines += [f"  and {more} more"] if more else []
+        lines += [f"  {len(self.failed)} not answered"] if self.failed else []
+        counts = f"{len(self.answers)} answers of {self.k}"
+        return "\n".join([f"<SearchResult: {counts} by {self.index} in {self.store}>", *lines])
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; a neighbour's sample is spread into its own fields."""

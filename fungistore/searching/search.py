@@ -11,7 +11,7 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.indexing.opening import OpenIndex, open_index
 from fungistore.indexing.record import restart_hint
 from fungistore.indexing.rows import Available
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors
 from fungistore.searching.options import SearchOptions
 from fungistore.searching.queries import ItemQuery, Query, SampleQuery, identify
@@ -25,7 +25,7 @@ def search(
     queries: str | Path | Sequence[str | Path],
     options: SearchOptions = SearchOptions(),
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> SearchResult:
     """Find the k nearest samples of each query.
 

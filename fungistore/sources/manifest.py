@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,17 @@ import pyarrow.parquet as parquet
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
 from fungistore.location import inline_uri, locate
+from fungistore.sources.cells import cell_type, cells_of, types_of_texts
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
-from fungistore.sources.sample import Sample
+from fungistore.sources.sample import CellType, Sample
 
 COLUMNS = ("path", "label", "split", "id")
 ITEM = ""  # what the inline column is called here, whose own name is the modality's choice
+CELLS = "cells"
+NO_COLUMNS: Mapping[str, CellType] = MappingProxyType({})
+# One thread, because only then do Arrow's messages name the row.
+_CSV_READ = csv.ReadOptions(use_threads=False)
+_CSV_PARSE = csv.ParseOptions(newlines_in_values=True)
 
 _KEY = "S32"  # a digest in hexadecimal digits: 32 bytes a row while repeats are looked for
 
@@ -28,7 +37,7 @@ _BATCH_ROWS = 16_384
 
 
 class ManifestSource:
-    """The rows of a manifest, in its order; columns that are not named here are ignored.
+    """The rows of a manifest, in its order; its other columns are cells of the samples.
 
     A path is relative to the manifest's folder unless absolute, and may be any uri that another
     source gave its samples (`fungistore.location`). The id is the path as written unless
@@ -39,6 +48,10 @@ class ManifestSource:
     path counts only where the cell is empty. Without an `id`, an inline item is named by the digest
     of its content, the second of the same content by that digest and `-2`, and so on: so rows may
     come and go, and the others keep their names. An empty one is a sample that cannot be read.
+
+    Other columns keep their types: text, numbers and truth values. Times are text; columns of bytes
+    and lists are left out. A CSV column's type is the first of bool, int and float that all of its
+    cells have that are not empty, else text.
 
     Args:
         path: the manifest.
@@ -62,13 +75,45 @@ class ManifestSource:
             names.update(label for label in batch["label"] if label)
         return sort_label_names(names)
 
+    def columns(self) -> dict[str, CellType]:
+        """Return the types of the columns that are kept beside those of every sample."""
+        return self._kept
+
+    def remarks(self) -> list[str]:
+        """Return which columns are left out."""
+        left_out = [name for name in self._others if name not in self._kept]
+        listed = ", ".join(map(repr, left_out))
+        return [f"columns of the manifest that are not kept: {listed}"] if left_out else []
+
+    @cached_property
+    def _others(self) -> dict[str, CellType | None]:
+        """The types of all further columns; None of those that are not kept."""
+        with self._explained():
+            if not self._is_parquet:
+                return dict(_types_in_csv(self.path, self._inline))
+            with parquet.ParquetFile(self.path) as file:
+                schema = file.schema_arrow
+                names = _other_columns(self.path, schema.names, self._inline)
+                return {
+                    name: cell_type(schema.field(name).type) if names.count(name) == 1 else None
+                    for name in names
+                }
+
+    @cached_property
+    def _kept(self) -> dict[str, CellType]:
+        return {name: kind for name, kind in self._others.items() if kind is not None}
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.path.lower().endswith(".parquet")
+
     def __iter__(self) -> Iterator[Sample]:
         row = 0
         repeated = self._repeated() if self._inline else frozenset()
         seen: Counter[str] = Counter()
-        for batch in self._batches():
-            columns = (batch[name] for name in (*COLUMNS, ITEM))
-            for path, label, split, id_, item in zip(*columns, strict=True):
+        for batch in self._batches(self._kept):
+            columns = (batch[name] for name in (*COLUMNS, ITEM, CELLS))
+            for path, label, split, id_, item, cells in zip(*columns, strict=True):
                 row += 1
                 has_path = bool(path) and not path.isspace()
                 if item or (item is not None and not has_path):
@@ -80,7 +125,7 @@ class ManifestSource:
                     raise UsageError("a row has no path", where=f"{self.path}, row {row}")
                 size, mtime = locate(self.root, uri).measure()
                 split = SPLIT_NAMES.get(split, split) if split else None
-                yield Sample(id_ or uri, uri, label or None, split, size, mtime)
+                yield Sample(id_ or uri, uri, label or None, split, size, mtime, cells)
 
     def _repeated(self) -> frozenset[str]:
         """Return the digests of items that more than one row without an id has."""
@@ -92,20 +137,28 @@ class ManifestSource:
         digests, counts = np.unique(np.concatenate(keys), return_counts=True)
         return frozenset(digest.decode() for digest in digests[counts > 1].tolist())
 
-    def _batches(self) -> Iterator[dict[str, list[Any]]]:
+    def _batches(self, kept: Mapping[str, CellType] = NO_COLUMNS) -> Iterator[dict[str, list[Any]]]:
         """Yield each batch as one list per column of COLUMNS, and ITEM; an absent one is all None.
 
-        Items are bytes, which an empty cell has none of.
+        Items are bytes, which an empty cell has none of. CELLS has those of further columns, one
+        tuple a row.
         """
-        read = _read_parquet if self.path.lower().endswith(".parquet") else _read_csv
-        try:
-            for batch, inline in read(self.path, self._inline):
+        read = _read_parquet if self._is_parquet else _read_csv
+        with self._explained():
+            for batch, inline in read(self.path, self._inline, list(kept)):
                 present = batch.schema.names
-                lists = {
+                lists: dict[str, list[Any]] = {
                     name: _texts(batch.column(name)) if name in present else [None] * len(batch)
                     for name in COLUMNS
                 }
+                others = [cells_of(batch.column(name), kind) for name, kind in kept.items()]
+                lists[CELLS] = list(zip(*others, strict=True)) if others else [()] * len(batch)
                 yield lists | {ITEM: _contents(batch, inline)}
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UsageError(
                 "the manifest cannot be read",
@@ -123,27 +176,52 @@ def _named(item: bytes, repeated: Collection[str], seen: Counter[str]) -> str:
     return f"{digest}-{seen[digest]}" if seen[digest] > 1 else digest
 
 
-def _read_csv(path: str, inline: Sequence[str]) -> Iterator[tuple[Any, str | None]]:
-    # One thread, because only then do Arrow's messages name the row.
-    read = csv.ReadOptions(use_threads=False)
-    parse = csv.ParseOptions(newlines_in_values=True)
-    with csv.open_csv(path, read, parse) as reader:
-        columns, item = _known_columns(path, reader.schema.names, inline)
+def _read_csv(
+    path: str, inline: Sequence[str], others: list[str]
+) -> Iterator[tuple[Any, str | None]]:
+    columns, item = _known_columns(path, _csv_header(path), inline)
     # Types are declared, not inferred: the label 007 and the id 1e5 stay as they are written.
-    types = {name: pa.binary() if name == item else pa.string() for name in columns}
-    texts = csv.ConvertOptions(include_columns=columns, column_types=types)
-    with csv.open_csv(path, read, parse, texts) as reader:
-        for batch in reader:
-            yield batch, item
+    types = {name: pa.binary() if name == item else pa.string() for name in columns + others}
+    for batch in _csv_batches(path, types):
+        yield batch, item
 
 
-def _read_parquet(path: str, inline: Sequence[str]) -> Iterator[tuple[Any, str | None]]:
+def _types_in_csv(path: str, inline: Sequence[str]) -> dict[str, CellType | None]:
+    """Return the types of further columns, in one pass in bounded memory."""
+    names = _other_columns(path, _csv_header(path), inline)
+    once = [name for name in names if names.count(name) == 1]
+    batches = _csv_batches(path, dict.fromkeys(once, pa.string())) if once else ()
+    types = types_of_texts(batches, once)
+    return {name: types.get(name) for name in names}
+
+
+def _csv_header(path: str) -> list[str]:
+    with csv.open_csv(path, _CSV_READ, _CSV_PARSE) as reader:
+        names: list[str] = reader.schema.names
+    return names
+
+
+def _csv_batches(path: str, types: Mapping[str, pa.DataType]) -> Iterator[Any]:
+    wanted = csv.ConvertOptions(include_columns=list(types), column_types=types)
+    with csv.open_csv(path, _CSV_READ, _CSV_PARSE, wanted) as reader:
+        yield from reader
+
+
+def _read_parquet(
+    path: str, inline: Sequence[str], others: list[str]
+) -> Iterator[tuple[Any, str | None]]:
     with parquet.ParquetFile(path) as file:
         columns, item = _known_columns(path, file.schema_arrow.names, inline)
         for name in columns:
             _check_type(path, file.schema_arrow.field(name), is_item=name == item)
-        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+        for batch in file.iter_batches(_BATCH_ROWS, columns=columns + others):
             yield batch, item
+
+
+def _other_columns(path: str, found: list[str], inline: Sequence[str]) -> list[str]:
+    """Return the columns that are neither known nor the inline one."""
+    known, _ = _known_columns(path, found, inline)
+    return [name for name in found if name not in known]
 
 
 def _known_columns(

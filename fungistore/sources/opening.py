@@ -6,6 +6,7 @@ import difflib
 import os
 import stat
 import sys
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from fungistore.errors import UsageError
 from fungistore.modalities.modality import IMAGE, find_modality
 from fungistore.sources.folder import FolderSource
 from fungistore.sources.manifest import ManifestSource
+from fungistore.sources.paths import ListedSource
 from fungistore.sources.sample import Source
 from fungistore.sources.shards import expand_braces, find_shards, is_shard_name
 from fungistore.sources.stdin import PathListSource
@@ -29,12 +31,16 @@ _NEAR_NAMES_SEARCHED = 10_000
 
 
 def open_source(
-    source: str | Path, stdin: BinaryIO | None = None, *, modality: str = IMAGE
+    source: str | Path | Sequence[str | Path],
+    stdin: BinaryIO | None = None,
+    *,
+    modality: str = IMAGE,
 ) -> Source:
     """Return the source that a command line names; no item of it is read yet.
 
     Args:
-        source: a folder, a manifest, a shard, a brace pattern of shards, or "-".
+        source: a folder, a manifest, a shard, a brace pattern of shards, or "-"; or a list of paths
+            of single files.
         stdin: what "-" reads, standard input if None.
         modality: what is looked for in it: "image", or a plug-in's.
 
@@ -42,7 +48,10 @@ def open_source(
         UsageError: there is no such file, or it is not a source, or no such modality.
         FungiError: the folder cannot be listed.
     """
-    source, kind = str(source), find_modality(modality)
+    kind = find_modality(modality)
+    if not isinstance(source, str | Path):
+        return ListedSource(source)
+    source = str(source)
     kinds = f"a folder of {kind.items}, {_KINDS}"
     if source == "-":
         return PathListSource(sys.stdin.buffer if stdin is None else stdin)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
+
+Cell = bool | int | float | str | None
+CellType = Literal["bool", "int", "float", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +21,7 @@ class Sample:
         split: "train", "val" or "test" (or the manifest's own word), or None.
         bytes: size of the encoded item, None where the file is missing.
         mtime: modification time in seconds since the epoch, None where there is no file.
+        cells: what else the source knows of it, one for each of `columns_of(source)`.
     """
 
     id: str
@@ -26,6 +30,7 @@ class Sample:
     split: str | None = None
     bytes: int | None = None
     mtime: float | None = None
+    cells: tuple[Cell, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,12 @@ class NamedItem:
 
 
 class Source(Protocol):
-    """A collection of samples in a fixed order; iterating streams it in bounded memory."""
+    """A collection of samples in a fixed order; iterating streams it in bounded memory.
+
+    One that knows more of its samples, as a table does, also has `columns()`, which returns the
+    type of each further column by its name, and samples with `cells`; and it may have `remarks()`,
+    sentences that the user should know.
+    """
 
     @property
     def root(self) -> str:
@@ -57,3 +67,15 @@ class Source(Protocol):
         """All class names, in the order that gives them their integers."""
 
     def __iter__(self) -> Iterator[Sample]: ...
+
+
+def columns_of(source: Source) -> dict[str, CellType]:
+    """Return the columns that a source has beside those of every sample; {} of most."""
+    columns = getattr(source, "columns", None)
+    return dict(columns()) if columns is not None else {}
+
+
+def source_remarks(source: Source) -> list[str]:
+    """Return what the user should know of a source; nothing of most."""
+    remarks = getattr(source, "remarks", None)
+    return list(remarks()) if remarks is not None else []

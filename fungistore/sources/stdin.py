@@ -45,13 +45,17 @@ class PathListSource:
                 hint="write them to a .csv manifest, under a first line that says: path",
             )
         for line in _lines(stream):
-            path = line
-            while path.startswith(b"./"):
-                path = path[2:].lstrip(b"/")
-            if path.strip():
-                uri = path_to_uri(os.fsdecode(path))
-                size, mtime = locate(self.root, uri).measure()
-                yield Sample(uri, uri, bytes=size, mtime=mtime)
+            if line.strip():
+                yield sample_of(self.root, line)
+
+
+def sample_of(root: str, path: bytes) -> Sample:
+    """Return the sample of a path that stands in no folder or manifest, without leading `./`."""
+    while path.startswith(b"./"):
+        path = path[2:].lstrip(b"/")
+    uri = path_to_uri(os.fsdecode(path))
+    size, mtime = locate(root, uri).measure()
+    return Sample(uri, uri, bytes=size, mtime=mtime)
 
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:

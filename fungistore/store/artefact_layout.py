@@ -113,7 +113,17 @@ LOG = StoredKind(
 EVENTS = StoredKind(
     "heads/<feature set>/<name>/tensorboard/<events>",
     "train-loff",
-    "scalars for TensorBoard, where it is installed",
+    "scalars for TensorBoard, with --log-to tensorboard",
+)
+
+TOLD = StoredKind(
+    "heads/<feature set>/<name>/told.json",
+    "train-loff --log-to",
+    "what services were told of the log; without it they are told anew",
+    (
+        Field("run", "text", "random name of the run, by which a service knows it"),
+        Field("epochs", "table", "last epoch that each service was told"),
+    ),
 )
 
 EVALUATION = StoredKind(
@@ -143,4 +153,4 @@ EVALUATION = StoredKind(
     "`classes` and `confusion`.",
 )
 
-ARTEFACTS = (INDEX, VECTORS, REFERENCE, HEAD, STATE, WEIGHTS, LOG, EVENTS, EVALUATION)
+ARTEFACTS = (INDEX, VECTORS, REFERENCE, HEAD, STATE, WEIGHTS, LOG, EVENTS, TOLD, EVALUATION)

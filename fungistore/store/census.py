@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.location import is_inline
-from fungistore.sources.sample import Sample
+from fungistore.sources.sample import Cell, Sample
+from fungistore.store.columns import hash_cells
 
 SAMPLES_AT_ONCE = 16_384
 MICROSECONDS = 1_000_000
@@ -34,6 +35,7 @@ class SourceChanges:
         removed: samples that the table has from this source, and that the source lacks now.
         first_removed: the ids of some of them.
         changed_samples: by row, what the source says of the changed ones; only where it was asked.
+        changed_cells: by row, the source's cells where the table has others.
     """
 
     added: int
@@ -42,6 +44,7 @@ class SourceChanges:
     removed: int = 0
     first_removed: tuple[str, ...] = ()
     changed_samples: Mapping[int, Sample] = field(default_factory=dict)
+    changed_cells: Mapping[int, tuple[Cell, ...]] = field(default_factory=dict)
 
 
 class Census:
@@ -51,15 +54,24 @@ class Census:
         keys: hashes of the known ids.
         stamps: hashes of the known ids with their sizes and times, in the same order.
         keep_changed: collect the samples of another size or time.
+        cells: hashes of the known samples' cells, in the same order; None where the source has
+            no columns.
     """
 
     def __init__(
-        self, keys: NDArray[np.uint64], stamps: NDArray[np.uint64], *, keep_changed: bool
+        self,
+        keys: NDArray[np.uint64],
+        stamps: NDArray[np.uint64],
+        *,
+        keep_changed: bool,
+        cells: NDArray[np.uint64] | None = None,
     ) -> None:
         self._order = order = np.argsort(keys)
         self._keep_changed = keep_changed
         self._changed_samples: dict[int, Sample] = {}
         self._keys, self._stamps = keys[order], stamps[order]
+        self._cells = None if cells is None else cells[order]
+        self._changed_cells: dict[int, tuple[Cell, ...]] = {}
         self._added: list[NDArray[np.uint64]] = [np.zeros(0, np.uint64)]
         self._seen = np.zeros(len(keys), np.uint32)
         self._repeated: set[str] = set()
@@ -87,6 +99,12 @@ class Census:
                 self._changed_samples |= {
                     row: batch[number] for row, number in zip(rows, numbers, strict=True)
                 }
+            if self._cells is not None:
+                numbers = np.flatnonzero(known)
+                found = hash_cells(batch[number].cells for number in numbers)
+                for place in np.flatnonzero(self._cells[at] != found).tolist():
+                    row = int(self._order[at[place]])
+                    self._changed_cells[row] = batch[numbers[place]].cells
             self._added.append(keys[~known])
             yield from (sample for sample, old in zip(batch, known, strict=True) if not old)
 
@@ -97,6 +115,7 @@ class Census:
             int(self._seen.sum()),
             self._changed,
             changed_samples=self._changed_samples,
+            changed_cells=self._changed_cells,
         )
 
     def unseen_rows(self) -> NDArray[np.int64]:

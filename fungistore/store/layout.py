@@ -8,7 +8,10 @@ from __future__ import annotations
 from fungistore.store.artefact_layout import ARTEFACTS
 from fungistore.store.kinds import SEAL, Field, StoredKind
 
-VERSIONS = (("2.0", "the first of this major version; stores of 1.x are refused"),)
+VERSIONS = (
+    ("2.0", "the first of this major version; stores of 1.x are refused"),
+    ("2.1", "the columns of a manifest, kept in the parts of the sample table"),
+)
 
 MANIFEST = StoredKind(
     "store.json",
@@ -42,6 +45,7 @@ SAMPLES = StoredKind(
         Field("split", "dictionary of string, null", "train, val, test, or any other name"),
         Field("bytes", "int64, null", "size of the file when it was listed"),
         Field("mtime", "timestamp[us, UTC], null", "its time when it was listed"),
+        Field("column.<name>", "int64, double, bool or string, null", "a column of the manifest"),
     ),
     note="Row groups of 16,384 rows. A file that `store.json` does not name does not count.",
 )

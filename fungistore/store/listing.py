@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from fungistore.errors import MismatchError, UsageError
 from fungistore.modalities.modality import find_modality
-from fungistore.sources.sample import Sample, Source
+from fungistore.sources.sample import Sample, Source, columns_of
 from fungistore.store.census import SourceChanges
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.samples import Part
@@ -21,7 +21,8 @@ def add_source(
 ) -> SourceChanges:
     """Append the samples of a source that the store lacks; known samples keep their rows.
 
-    Labels get integers in sorted order the first time; later labels follow them.
+    Labels get integers in sorted order the first time; later labels follow them. The cells of its
+    columns are the source's: where known samples have others now, these are taken over.
 
     Args:
         store: held for writing its samples.
@@ -46,7 +47,9 @@ def add_source(
         )
     names = list(dict.fromkeys([*old.labels, *source.label_names()]))
     labels = {name: number for number, name in enumerate(names)}
-    part, changes = store.samples.append(source, source.root, labels, keep_changed=update)
+    part, changes = store.samples.append(
+        source, source.root, labels, columns_of(source), keep_changed=update
+    )
     with store.samples.removed_on_error(part.file if part else None):
         _refuse_others(store, changes, source.root, items)
         parts = list(old.parts) + ([part] if part else [])
@@ -55,7 +58,7 @@ def add_source(
     store.commit(tuple(names), tuple(parts), modality)
     if changes.changed_samples:
         _note_changed(store, changes.changed_samples)
-        _refresh_samples(store, changes.changed_samples, source.root)
+    _refresh_samples(store, changes, source)
     return changes
 
 
@@ -94,13 +97,13 @@ def _note_changed(store: Store, changed: Mapping[int, Sample]) -> None:
         )
 
 
-def _refresh_samples(store: Store, changed: Mapping[int, Sample], root: str) -> None:
-    first = 0
+def _refresh_samples(store: Store, changes: SourceChanges, source: Source) -> None:
+    changed, first = changes.changed_samples.keys() | changes.changed_cells.keys(), 0
     for number, part in enumerate(store.manifest.parts):
         if any(first <= row < first + part.rows for row in changed):
             # without a checksum while the file may be the old one or the new one
             _replace_part(store, number, replace(part, checksum=None))
-            _replace_part(store, number, store.samples.refresh(part, changed, root))
+            _replace_part(store, number, store.samples.refresh(part, changes, source))
         first += part.rows
 
 

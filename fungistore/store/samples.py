@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.location import absolute_uri, is_there, locate
-from fungistore.sources.sample import Sample
+from fungistore.sources.cells import cell_as
+from fungistore.sources.sample import CellType, Sample, Source, columns_of
 from fungistore.store.census import Census, SourceChanges, hash_samples, microseconds
+from fungistore.store.columns import PREFIX, columns_in, hash_cells, joined_columns, with_columns
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.folder import Folder
 
@@ -38,6 +41,7 @@ SCHEMA = pa.schema(
 )
 ROWS_PER_GROUP = 16_384
 REMOVED_SHOWN = 3
+NO_COLUMNS: Mapping[str, CellType] = MappingProxyType({})
 PART_NAME = re.compile(r"part-\d{5,}\.parquet")
 
 Rows = NDArray[np.int64]  # row numbers of the table
@@ -96,7 +100,7 @@ class SampleTable:
         last = self._read  # one look: threads may ask at once
         if last is None or last[:2] != (part, group):
             with self._open(part) as file:
-                last = (part, group, file.read_row_group(group))
+                last = (part, group, file.read_row_group(group, columns=SCHEMA.names))
             self._read = last
         return last[2]
 
@@ -112,7 +116,9 @@ class SampleTable:
                 continue
             with self._open(part) as file:
                 for group in np.split(own, np.flatnonzero(np.diff(own // ROWS_PER_GROUP)) + 1):
-                    table = file.read_row_group(int(group[0]) // ROWS_PER_GROUP)
+                    table = file.read_row_group(
+                        int(group[0]) // ROWS_PER_GROUP, columns=SCHEMA.names
+                    )
                     chosen = table.take(pa.array(group % ROWS_PER_GROUP)).to_pylist()
                     found |= {row["row"]: row | {"root": part.root} for row in chosen}
         return [found[number] for number in numbers.tolist()]
@@ -150,23 +156,41 @@ class SampleTable:
         """Return the row numbers of a split, or of all samples where none has that split."""
         return self.splits().get(split, np.arange(len(self)))
 
+    def columns(self) -> dict[str, CellType]:
+        """Return the columns that sources had beside those of every sample, with their types."""
+        return joined_columns(map(self._columns_of, self.parts))
+
+    def tables(self) -> Iterator[tuple[Part, pa.Table]]:
+        """Yield each part with all of its columns."""
+        for part in self.parts:
+            with self._open(part) as file:
+                yield part, file.read()
+
+    def _columns_of(self, part: Part) -> dict[str, CellType]:
+        with self._open(part) as file:
+            return columns_in(file.schema_arrow)
+
     def append(
         self,
         samples: Iterable[Sample],
         root: str,
         labels: Mapping[str, int],
+        columns: Mapping[str, CellType] = NO_COLUMNS,
         *,
         keep_changed: bool = False,
     ) -> tuple[Part | None, SourceChanges]:
         """Write the samples that the table lacks as a new part, which the caller then commits.
 
         Streams: memory is 16 bytes a sample, whatever the source. `keep_changed` collects the
-        samples that have changed, for `refresh`.
+        samples that have changed, for `refresh`; other cells are always collected. `columns` are
+        those of the samples' cells.
 
         Raises:
             UsageError: two samples have the same id.
         """
-        census = Census(*self._keys(), keep_changed=keep_changed)
+        cells = self._cell_hashes(list(columns)) if columns else None
+        census = Census(*self._keys(), keep_changed=keep_changed, cells=cells)
+        schema = with_columns(SCHEMA, columns)
         fresh = census.new_samples(samples)
         first = list(islice(fresh, ROWS_PER_GROUP))
         if not first:
@@ -176,9 +200,9 @@ class SampleTable:
 
         def write(temporary: Path) -> None:
             row, group = len(self), first
-            with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
                 while group:
-                    writer.write_table(_table(group, row, labels))
+                    writer.write_table(_table(group, row, labels, schema))
                     row += len(group)
                     group = list(islice(fresh, ROWS_PER_GROUP))
             census.refuse_duplicates(temporary)
@@ -217,32 +241,43 @@ class SampleTable:
             first += part.rows
         return found
 
-    def refresh(self, part: Part, changed: Mapping[int, Sample], root: str) -> Part:
-        """Replace a part by one with the places, sizes and times that some rows have now.
+    def refresh(self, part: Part, changes: SourceChanges, source: Source) -> Part:
+        """Replace a part by one with what a source says of some rows now.
 
         Args:
             part: one of this table's, which the manifest must vouch for without a checksum
                 meanwhile: a kill may leave the old file or the new one.
-            changed: samples by row of the table.
-            root: what the samples' relative uris start from, which may not be the part's root.
+            changes: places, sizes and times of changed samples, and cells, by row of the table.
+            source: what they are of; its root may not be the part's root.
         """
+        own, theirs, root = self._columns_of(part), columns_of(source), source.root
+        kinds = joined_columns([own, theirs])
+        schema = with_columns(SCHEMA, kinds)
 
         def write(temporary: Path) -> None:
             with (
                 self._open(part) as file,
-                pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer,
+                pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
             ):
                 for batch in file.iter_batches(ROWS_PER_GROUP):
                     columns = {name: batch[name].to_pylist() for name in SCHEMA.names[:-1]}
                     columns["mtime"] = batch["mtime"].cast(pa.int64()).to_pylist()
+                    for name, kind in kinds.items():
+                        stored = batch[PREFIX + name].to_pylist() if name in own else []
+                        stored = stored or [None] * len(batch)
+                        columns[PREFIX + name] = [cell_as(cell, kind) for cell in stored]
                     for place, row in enumerate(columns["row"]):
-                        if sample := changed.get(row):
+                        if sample := changes.changed_samples.get(row):
                             is_own = root == part.root
                             uri = sample.uri if is_own else absolute_uri(root, sample.uri)
                             columns["uri"][place] = uri
                             columns["bytes"][place] = sample.bytes
                             columns["mtime"][place] = microseconds(sample.mtime)
-                    writer.write_table(pa.table(columns, schema=SCHEMA))
+                        for name, cell in zip(
+                            theirs, changes.changed_cells.get(row, ()), strict=False
+                        ):
+                            columns[PREFIX + name][place] = cell_as(cell, kinds[name])
+                    writer.write_table(pa.table(columns, schema=schema))
 
         self.folder.publish_file(part.file, write)
         return replace(part, checksum=self.folder.digest(part.file))
@@ -294,8 +329,24 @@ class SampleTable:
         keys, stamps = zip(*hashes, strict=True)
         return np.concatenate(keys), np.concatenate(stamps)
 
+    def _cell_hashes(self, names: list[str]) -> NDArray[np.uint64]:
+        """Return hashes of every row's cells of some columns; those that a part lacks are empty."""
+        hashes = [np.zeros(0, np.uint64)]
+        for part in self.parts:
+            own = self._columns_of(part)
+            present = [PREFIX + name for name in names if name in own]
+            with self._open(part) as file:
+                for batch in file.iter_batches(ROWS_PER_GROUP, columns=["row", *present]):
+                    lists = {name: batch[name].to_pylist() for name in present}
+                    empty = [None] * len(batch)
+                    cells = [lists.get(PREFIX + name, empty) for name in names]
+                    hashes.append(hash_cells(zip(*cells, strict=True)))
+        return np.concatenate(hashes)
 
-def _table(samples: list[Sample], row: int, labels: Mapping[str, int]) -> pa.Table:
+
+def _table(
+    samples: list[Sample], row: int, labels: Mapping[str, int], schema: pa.Schema
+) -> pa.Table:
     columns = {
         "row": list(range(row, row + len(samples))),
         "id": [sample.id for sample in samples],
@@ -305,4 +356,6 @@ def _table(samples: list[Sample], row: int, labels: Mapping[str, int]) -> pa.Tab
         "bytes": [sample.bytes for sample in samples],
         "mtime": [microseconds(sample.mtime) for sample in samples],
     }
-    return pa.table(columns, schema=SCHEMA)
+    cells = zip(*(sample.cells for sample in samples), strict=True)
+    columns |= dict(zip(schema.names[len(SCHEMA) :], map(list, cells), strict=True))
+    return pa.table(columns, schema=schema)

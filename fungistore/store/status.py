@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from fungistore.fingerprint import Config
+from fungistore.markup import html_table
+from fungistore.quantities import size
 from fungistore.store.records import Records
 from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
@@ -64,6 +66,7 @@ class StoreStatus:
         samples: rows of the sample table.
         labels: class names in the order of their integers.
         splits: samples of each split; "" counts those without one.
+        columns: names of the manifest's other columns; `Store.to_pandas` has their cells.
         roots: directories that relative uris start from.
         failed: inputs that could not be read.
         failures: how many of each error, by its class and message.
@@ -77,6 +80,7 @@ class StoreStatus:
     samples: int
     labels: tuple[str, ...]
     splits: dict[str, int]
+    columns: tuple[str, ...]
     roots: tuple[str, ...]
     failed: int
     failures: dict[str, int]
@@ -87,15 +91,32 @@ class StoreStatus:
         """Return a JSON-ready dictionary."""
         return asdict(self)
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (
+                f"{one.name}/{array.name}",
+                f"{array.rows_done}/{self.samples}",
+                f"{array.units_done}/{array.units_total}",
+                size(array.bytes),
+                array.unusable_rows,
+            )
+            for one in self.feature_sets
+            for array in one.arrays
+        ]
+        title = (
+            f"{self.store}: {self.samples} samples, {len(self.labels)} labels, {self.failed} failed"
+        )
+        return html_table(title, ("array", "rows", "units", "size", "unusable rows"), rows)
 
-def status(path: str | Path) -> StoreStatus:
+
+def status(store: str | Path | Store) -> StoreStatus:
     """Read a store's status from its records; no feature is read.
 
     Raises:
         UsageError: there is no store.
         StoreError: it is damaged.
     """
-    store = Store.open(path)
+    store = Store.open(store)
     splits: Counter[str] = Counter()
     for batch in store.samples.batches("split"):
         splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())
@@ -109,6 +130,7 @@ def status(path: str | Path) -> StoreStatus:
         samples=len(store.samples),
         labels=store.manifest.labels,
         splits=dict(sorted(splits.items())),
+        columns=tuple(store.samples.columns()),
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=failures.total(),
         failures=dict(failures.most_common()),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fungistore.choices import Codec
-from fungistore.errors import FungiError, MismatchError, UsageError
-from fungistore.fingerprint import Config, describe, differences
+from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
+from fungistore.markup import html_table
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.store.backend import Backend, StorePlace, open_backend
 from fungistore.store.disk_errors import NOT_WRITABLE
@@ -40,11 +40,12 @@ from fungistore.store.setups import SETUPS, Setups
 from fungistore.store.units import COMMITS, FEATURES, UnitArray
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from fungistore.store.dataset import StoreDataset
 
 MANIFEST = "store.json"
 SAMPLES = "samples.parquet"
-DERIVED = ("gradient.projection.first_block",)  # differs wherever the seed does: not worth showing
 
 
 class Store:
@@ -118,6 +119,19 @@ class Store:
             if not backend.has(MANIFEST):
                 backend.publish(MANIFEST, manifest.to_json())
         return cls.open(backend)
+
+    def __repr__(self) -> str:
+        sets = ", ".join(self.feature_sets()) or "none yet"
+        return f"<Store {self.where}: {len(self.samples)} rows, feature sets: {sets}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, path, " x ".join(map(str, array.array.shape)), array.array.dtype)
+            for name in self.feature_sets()
+            for path, array in self.arrays(name).items()
+        ]
+        title = f"Store {self.where}: {len(self.samples)} {self.modality.items}"
+        return html_table(title, ("feature set", "array", "shape", "type"), rows)
 
     @property
     def where(self) -> str:
@@ -194,6 +208,22 @@ class Store:
         from fungistore.store.dataset import open_dataset  # torch, which most commands do without
 
         return open_dataset(self, features, feature_set=feature_set, split=split, rows=rows)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the samples as a data frame, one row each in the order of the store's rows.
+
+        Columns: row, id, path (absolute; of a member of a tar file, its whole uri; None of an item
+        that stands in no file), label (its name, a categorical), label_number (-1 without one),
+        split, failed (whether some feature set could not read it), then those of the manifest, in
+        their types. One that is called like a column above is called "column.NAME".
+
+        Raises:
+            UsageError: pandas is not installed; `pip install 'fungistore[pandas]'`.
+            StoreError: the sample table is damaged.
+        """
+        from fungistore.store.frame import sample_frame
+
+        return sample_frame(self)
 
     def create_array(
         self,
@@ -285,35 +315,6 @@ class Store:
             sets = [self.arrays(feature_set) for feature_set in self.feature_sets()]
             used = {array.fingerprint for arrays in sets for array in arrays.values()}
             self.setups.keep(used)
-
-    def refuse_mismatch(self, feature_set: str, asked: Mapping[str, Config]) -> None:
-        """Compare configurations with those of a feature set's arrays, field by field.
-
-        Fields that arrays share must agree over the whole set, so that its features belong
-        together; an array that is there already must agree in every field.
-
-        Args:
-            feature_set: name of the feature set.
-            asked: configuration of each array that is about to be written, by the array's name.
-
-        Raises:
-            MismatchError: a field differs; nothing was changed.
-        """
-        fields: dict[str, tuple[Any, Any]] = {}
-        for name, array in self.arrays(feature_set).items():
-            stored = self.setups.config(array.fingerprint)
-            for other, config in asked.items():
-                fields |= differences(stored, config, common=name != other)
-        causes = {name: both for name, both in fields.items() if name not in DERIVED}
-        if fields:
-            raise MismatchError(
-                f"feature set {feature_set!r} was made with other settings",
-                where=self.where,
-                expected="the same settings, or another feature set",
-                found=describe(causes or fields),
-                hint="repeat the stored settings, or keep both with --feature-set OTHER, "
-                "or start it anew with --restart",
-            )
 
     def failures(self) -> list[Failure]:
         """Return the failed inputs by row; the last line about a row counts."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import digest_ids, fingerprint
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.commit import parse_commit
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
@@ -46,7 +46,7 @@ class Rebuilt:
         return self.verification.to_json() | {"rebuilt": self.rebuilt, "not_rebuilt": left}
 
 
-def rebuild_records(path: str | Path, *, context: Context = QUIET) -> Rebuilt:
+def rebuild_records(path: str | Path, *, context: Context = DEFAULT) -> Rebuilt:
     """Write a record for each whole chunk that has none, as in a copy without `commits/`.
 
     A chunk is whole where its CRC-32C is right, so the rows are those that were written there. Ids

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fungistore.errors import FungiError, StoreError
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.backend import Backend, open_backend
 from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy, Repair, errors_first
@@ -18,7 +18,7 @@ ROUNDS = 3  # metadata that are written anew let their units be checked; these m
 def repair_store(
     path: str | Path,
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Repair:
     """Verify a store and repair what can be: nothing that holds what its record says is touched.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError
 from fungistore.fingerprint import digest_ids, hash_ids
 from fungistore.machine.context import Context
+from fungistore.store.columns import columns_in, with_columns
 from fungistore.store.disk_errors import is_unreadable
 from fungistore.store.documents import seal_is_broken
 from fungistore.store.samples import PART_NAME, ROWS_PER_GROUP, SCHEMA, Part
@@ -148,7 +149,7 @@ def _check_part(
     with pq.ParquetFile(folder.local_path(part.file)) as file:
         if file.metadata.num_rows != part.rows:
             return f"{file.metadata.num_rows} rows"
-        if not file.schema_arrow.equals(SCHEMA):
+        if not file.schema_arrow.equals(with_columns(SCHEMA, columns_in(file.schema_arrow))):
             return f"columns {', '.join(map(str, file.schema_arrow))}"
         row = first
         for batch in file.iter_batches(ROWS_PER_GROUP, columns=["row", "id", "label"]):

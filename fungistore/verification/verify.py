@@ -11,7 +11,7 @@ from fungistore.errors import SchemaError, StoreError
 from fungistore.evaluation.result import EVALS
 from fungistore.indexing.record import INDEXES
 from fungistore.loff.run_folder import HEADS
-from fungistore.machine.context import QUIET, Context
+from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.failures import FAILURES
 from fungistore.store.setups import SETUPS
 from fungistore.store.store import MANIFEST, SAMPLES, Store
@@ -54,7 +54,7 @@ COUNTED = tuple(field.name for field in fields(ArrayCounts))[1:]  # all but the 
 def verify_store(
     path: str | Path,
     *,
-    context: Context = QUIET,
+    context: Context = DEFAULT,
 ) -> Verification:
     """Read and hash everything that a store holds, and list what is wrong. Nothing is changed.
 

@@ -52,8 +52,8 @@ def test_all_columns_of_a_csv_are_text(tmp_path: Path) -> None:
     assert first.bytes == 3
     assert first.mtime == (tmp_path / "b.jpg").stat().st_mtime
     assert others == [
-        Sample("sub/a.jpg", "sub/a.jpg", "NA", "holdout"),
-        Sample("x", "c.jpg", None, None),
+        Sample("sub/a.jpg", "sub/a.jpg", "NA", "holdout", cells=("wide",)),
+        Sample("x", "c.jpg", None, None, cells=(None,)),
     ]
     assert source.label_names() == ["007", "NA"]
     assert source.root == str(tmp_path)

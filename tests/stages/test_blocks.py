@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.preprocessing import normalize
@@ -209,3 +212,53 @@ def test_rows_are_divided_by_their_norm_in_place():
     block = np.array([[3, 4], [0, 0], [-5, 12]], np.float32)
     blocks.normalize(block)
     np.testing.assert_allclose(block, [[0.6, 0.8], [0, 0], [-5 / 13, 12 / 13]], rtol=1e-6)
+
+
+def test_a_matrix_is_indexed_like_an_array(tmp_path: Path) -> None:
+    """By numbers, slices, lists, masks and columns; as an array of all rows is."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "embeddings": random.normal(size=(50, 4)),
+        "gradients/kl": random.normal(size=(50, 3)),
+    }
+    arrays["embeddings"][7] = np.nan
+    matrix = open_features(make_store(tmp_path / "s.fungi", arrays, ["a"] * 50))
+    whole = np.asarray(matrix)
+    assert matrix.shape == whole.shape == (len(matrix), matrix.dim) == (50, 7)
+    assert matrix.ndim == whole.ndim
+    assert matrix.dtype == whole.dtype == np.float32
+    assert np.isnan(whole[7]).all()
+    np.testing.assert_array_equal(whole, matrix.read(0, 50))
+    keys: list[Any] = [
+        0, -1, np.int64(7), slice(None), slice(10, 20), slice(40, 5, -3), slice(3, 3),
+        [5, 49, 5, 0], np.array([[1, 2], [3, 4]]), np.arange(50) % 7 == 0, (slice(2, 9), 3),
+        ([8, 1], slice(0, 2)),
+        np.zeros(0, np.int64),
+    ]  # fmt: skip
+    for key in keys:
+        np.testing.assert_array_equal(matrix[key], whole[key])
+    for bad in (50, -51, [50], "a", 1.5):
+        with pytest.raises(IndexError):
+            matrix[bad]
+    assert np.array(matrix, dtype=np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match="always a copy"):
+        np.array(matrix, copy=False)
+    assert "embeddings+kl: 50 x 7 float32" in repr(matrix)
+
+
+def test_indexing_reads_no_other_units(tmp_path: Path) -> None:
+    """A unit that is damaged hinders nobody who asks for rows of another."""
+    store = make_store(tmp_path / "s.fungi", {"embeddings": np.ones((50, 4))}, ["a"] * 50)
+    store.arrays("set")["embeddings"].chunk_path(1).write_bytes(b"damaged")
+    matrix = open_features(store)
+    assert matrix[[0, 15, 33]].shape == (3, 4)
+    with pytest.raises(StoreError):
+        matrix[16]
+
+
+def test_one_text_is_no_list_of_features(tmp_path: Path) -> None:
+    """Its letters are none of them: the error says what to write."""
+    store = make_store(tmp_path / "s.fungi", {"embeddings": np.ones((5, 4))}, ["a"] * 5)
+    with pytest.raises(UsageError, match="features is a list") as refused:
+        open_features(store, "embeddings,kl")
+    assert refused.value.expected == "features=['embeddings', 'kl']"

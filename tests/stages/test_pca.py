@@ -19,6 +19,7 @@ from fungistore.pca.components import fit
 from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca, load_pca
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
 
 ROWS, DIM = 150, 12
@@ -190,7 +191,7 @@ def test_the_default_dim_gives_way_to_the_data_and_says_so(store):
 def test_an_extraction_may_join_the_set_afterwards(store):
     fit_pca(store.root, PcaOptions(dim=6, name="p"))
     config = {"schema": SCHEMA_VERSION[0], "layout": {"unit_rows": 16, "codec": "none"}}
-    Store.open(store.root).refuse_mismatch("set", {"gradients/dino": config})
+    refuse_mismatch(Store.open(store.root), "set", {"gradients/dino": config})
 
 
 def test_the_command_prints_one_json_object(store):

@@ -25,6 +25,7 @@ from fungistore.store.failures import Failure
 from fungistore.store.listing import add_source
 from fungistore.store.local import LocalBackend
 from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -426,7 +427,7 @@ def test_a_mismatch_is_shown_field_by_field(
     store = new_store(tmp_path)
     add_array(store, "vit/embeddings", CONFIG)
     with pytest.raises(MismatchError) as caught:
-        store.refuse_mismatch("vit", {"embeddings": changed(CONFIG, path, value)})
+        refuse_mismatch(store, "vit", {"embeddings": changed(CONFIG, path, value)})
     assert caught.value.exit_code == 4
     assert shown in str(caught.value)
     assert str(caught.value).count("stored ") == 1 + str(caught.value.hint).count("stored ")
@@ -441,8 +442,8 @@ def test_every_difference_is_shown_once(tmp_path: Path) -> None:
     add_array(store, "vit/gradients/kl", CONFIG | {"kl": {"temperature": 15}})
     asked = changed(changed(CONFIG, "gradient.seed", 7), "layout.codec", "zstd")
     with pytest.raises(MismatchError) as caught:
-        store.refuse_mismatch(
-            "vit", {"embeddings": asked, "kl": asked | {"kl": {"temperature": 1}}}
+        refuse_mismatch(
+            store, "vit", {"embeddings": asked, "kl": asked | {"kl": {"temperature": 1}}}
         )
     assert caught.value.found == "\n    ".join(
         [
@@ -457,17 +458,17 @@ def test_fields_that_only_one_side_has_are_ignored(tmp_path: Path) -> None:
     """Features can be added one by one: what the stored ones do not depend on is free."""
     store = new_store(tmp_path)
     add_array(store, "vit/embeddings", {"backbone": {"model": "a"}, "vectors": {"dtype": "f2"}})
-    store.refuse_mismatch("vit", {"patches": {"backbone": {"model": "a"}, "patches": {"pool": 2}}})
-    store.refuse_mismatch("vit", {"kl": {"backbone": {"weights": "abc"}}})
+    refuse_mismatch(store, "vit", {"patches": {"backbone": {"model": "a"}, "patches": {"pool": 2}}})
+    refuse_mismatch(store, "vit", {"kl": {"backbone": {"weights": "abc"}}})
 
 
 def test_the_same_settings_match(tmp_path: Path) -> None:
     """A configuration matches itself, a new feature set matches anything."""
     store = new_store(tmp_path)
-    store.refuse_mismatch("vit", {"embeddings": CONFIG})
+    refuse_mismatch(store, "vit", {"embeddings": CONFIG})
     add_array(store, "vit/embeddings", CONFIG)
-    store.refuse_mismatch("vit", {"embeddings": CONFIG})
-    store.refuse_mismatch("other", {"embeddings": changed(CONFIG, "gradient.seed", 7)})
+    refuse_mismatch(store, "vit", {"embeddings": CONFIG})
+    refuse_mismatch(store, "other", {"embeddings": changed(CONFIG, "gradient.seed", 7)})
 
 
 @pytest.mark.parametrize(
@@ -482,7 +483,7 @@ def test_a_table_and_a_plain_value_are_a_mismatch(
     store = new_store(tmp_path)
     add_array(store, "vit/embeddings", {"projection": stored})
     with pytest.raises(MismatchError):
-        store.refuse_mismatch("vit", {"embeddings": {"projection": asked}})
+        refuse_mismatch(store, "vit", {"embeddings": {"projection": asked}})
 
 
 @pytest.mark.parametrize(("stored", "asked", "same"), [(15, 15.0, True), (1, True, False)], ids=str)
@@ -494,7 +495,7 @@ def test_settings_match_only_if_their_fingerprints_do(
     add_array(store, "vit/gradients/kl", {"temperature": stored})
     assert (fingerprint({"temperature": stored}) == fingerprint({"temperature": asked})) == same
     with nullcontext() if same else pytest.raises(MismatchError):
-        store.refuse_mismatch("vit", {"kl": {"temperature": asked}})
+        refuse_mismatch(store, "vit", {"kl": {"temperature": asked}})
 
 
 # --- failures

@@ -52,10 +52,19 @@ def decode(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
                 f"more than the limit of {max_pixels}"
             )
         image.load()
-        # After load(): TIFFs are turned there, and then have no orientation left.
-        turn = _turn(image)
-        pixels = _to_rgb(image)
-        return np.array(pixels.transpose(turn) if turn is not None else pixels)
+        return pixels_of(image)
+
+
+def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    """Return the pixels of a loaded Pillow image, as `decode` does.
+
+    Raises:
+        ImageError: float pixels, or grey ones of no agreed range.
+    """
+    # After load(): TIFFs are turned there, and then have no orientation left.
+    turn = _turn(image)
+    pixels = _to_rgb(image)
+    return np.array(pixels.transpose(turn) if turn is not None else pixels)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

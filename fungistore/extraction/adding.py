@@ -1,0 +1,53 @@
+"""A source's samples join a store's table, and what has changed is said."""
+
+from __future__ import annotations
+
+from fungistore.errors import FungiError
+from fungistore.extraction.measure import refuse_empty
+from fungistore.machine.context import Context
+from fungistore.modalities.modality import Modality
+from fungistore.sources.sample import Source, source_remarks
+from fungistore.store.listing import add_source
+from fungistore.store.store import Store
+
+
+def add_samples(
+    store: Store, source: Source, modality: Modality, context: Context, *, update: bool
+) -> None:
+    """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
+    is_new = not len(store.samples)
+    try:
+        changes = add_source(store, source, modality.name, update=update)
+        refuse_empty(store, source, modality)
+    except FungiError:
+        if is_new:
+            store.remove()
+        raise
+    if changes.known and changes.added:
+        context.reporter.notice(
+            f"{changes.added} new {modality.items} after {changes.known} known ones"
+        )
+    if changes.changed:
+        consequence = (
+            "their rows are made anew"
+            if update
+            else "their rows are kept as they are; --update makes them anew"
+        )
+        context.reporter.notice(
+            f"{changes.changed} {modality.items} have another size or time than when they "
+            f"were added; {consequence}"
+        )
+    if changes.changed_cells:
+        context.reporter.notice(
+            f"{len(changes.changed_cells)} {modality.items} have other values in the columns of "
+            "the source than the store had; they were taken over"
+        )
+    for remark in source_remarks(source):
+        context.reporter.notice(remark)
+    if changes.removed:
+        names = ", ".join(changes.first_removed)
+        names += ", ..." if changes.removed > len(changes.first_removed) else ""
+        context.reporter.notice(
+            f"{changes.removed} {modality.items} are not in the source any more ({names}); "
+            "their rows are kept"
+        )

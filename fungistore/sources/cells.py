@@ -1,0 +1,98 @@
+"""The columns of a table that are kept with its samples: their types, and their cells' values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from fungistore.sources.sample import CellType
+
+ARROW: Mapping[CellType, pa.DataType] = MappingProxyType(
+    {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+)
+# How cells of a CSV file are spelled that are numbers or truth values; 007 is a name. The first
+# type that all cells of a column have is the column's.
+_SPELLED: Mapping[CellType, str] = MappingProxyType(
+    {
+        "bool": r"^(true|false|True|False|TRUE|FALSE)$",
+        "int": r"^(0|-?[1-9][0-9]{0,17})$",
+        "float": r"^-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?$",
+    }
+)
+
+
+def cell_type(kind: pa.DataType) -> CellType | None:
+    """Return what cells of an Arrow type are kept as; None for bytes, lists and tables."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_boolean(kind):
+        return "bool"
+    if pa.types.is_integer(kind):
+        return "int" if kind != pa.uint64() else "text"
+    if pa.types.is_floating(kind):
+        return "float"
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_text = is_text or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    return "text" if is_text or pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else None
+
+
+def types_of_texts(batches: Iterable[pa.RecordBatch], names: Iterable[str]) -> dict[str, CellType]:
+    """Return the types of some columns of text, from all of their cells that are not empty."""
+    possible: dict[str, list[CellType]] = {name: list(_SPELLED) for name in names}
+    has_cells: set[str] = set()
+    for batch in batches:
+        for name, kinds in possible.items():
+            filled = _filled(batch.column(name))
+            if not len(filled):
+                continue
+            has_cells.add(name)
+            for kind in list(kinds):
+                if not pc.all(pc.match_substring_regex(filled, _SPELLED[kind])).as_py():
+                    kinds.remove(kind)
+    return {
+        name: kinds[0] if kinds and name in has_cells else "text"
+        for name, kinds in possible.items()
+    }
+
+
+def cells_of(column: pa.Array, kind: CellType) -> list[Any]:
+    """Return the cells of a column as values of a type; empty text is None."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type):
+        column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+    cells: list[Any] = column.cast(ARROW[kind]).to_pylist()
+    return cells
+
+
+def joined_type(one: CellType, other: CellType) -> CellType:
+    """Return the type that holds the cells of both."""
+    if one == other:
+        return one
+    return "float" if {one, other} == {"int", "float"} else "text"
+
+
+def cell_as(cell: Any, kind: CellType) -> Any:
+    """Return a cell as a value of a type that holds it."""
+    if cell is None or kind == "bool":
+        return cell
+    if kind == "text":
+        return cell if isinstance(cell, str) else spelled(cell)
+    return float(cell) if kind == "float" else cell
+
+
+def spelled(cell: Any) -> str:
+    """Return a cell as text that is the same in all types that hold it."""
+    if cell is None or isinstance(cell, str):
+        return cell or ""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    return str(int(cell)) if cell == cell // 1 and abs(cell) < 1 << 53 else repr(cell)
+
+
+def _filled(column: pa.Array) -> pa.Array:
+    return column.filter(pc.fill_null(pc.not_equal(column, ""), False))
