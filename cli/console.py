@@ -21,6 +21,7 @@ from fungistore.machine.context import Context
 from fungistore.quantities import duration
 
 from .output import note, printable, result_json
+from .starting import announced_imports
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -122,7 +123,8 @@ def running() -> Iterator[Context]:
     reporter = ConsoleReporter()
     with stop_on_signals(reporter.give_back_terminal) as stop:
         try:
-            yield Context(reporter, stop)
+            with announced_imports():
+                yield Context(reporter, stop)
         finally:
             reporter.end()
 

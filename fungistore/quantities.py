@@ -1,4 +1,4 @@
-"""Amounts in words: bytes and seconds."""
+"""Amounts in words: bytes, seconds, and how many of what."""
 
 from __future__ import annotations
 
@@ -19,3 +19,22 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return a number of things: "1 row", "2 rows", "3 entries"; with `many`, "1 row is".
+
+    Args:
+        count: how many.
+        one: what one is called.
+        many: what several are called, where that is not the usual plural.
+    """
+    return f"{count} {one if count == 1 else many or plural(one)}"
+
+
+def plural(noun: str) -> str:
+    """Return the usual plural of an English noun."""
+    if noun.endswith(("s", "x", "ch", "sh")):
+        return f"{noun}es"
+    is_ies = noun.endswith("y") and noun[-2:-1] not in "aeiou"
+    return f"{noun[:-1]}ies" if is_ies else f"{noun}s"

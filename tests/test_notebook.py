@@ -64,7 +64,7 @@ def test_the_notebook_runs(
     shown = [o for o in extracted.outputs if o.output_type != "stream"]  # a package's warning
     assert len(shown) == 2
     assert "<table" in htmls(extracted)
-    assert "images/cat/000.jpg" in htmls(frame)
+    assert "<td>cat/000.jpg</td>" in htmls(frame)
     assert "accuracy" in texts(scores)
     assert "cat" in texts(predicted)
     assert "torch.Size([8, 10, 10, 64])" in texts(batch)

@@ -10,6 +10,7 @@ import fungistore as fungi
 
 from ..flags import Json, command
 from ..output import result, result_json
+from ..starting import announced_imports
 
 UNFIT = 1
 
@@ -37,7 +38,8 @@ def doctor(
 
     Exit codes: 0 no check failed (warnings are no failures), 1 a check failed, 2 usage.
     """
-    found = fungi.examine(store, options)
+    with announced_imports():
+        found = fungi.examine(store, options)
     result_json(found.to_json()) if as_json else _show(found)
     if not found.is_fit:
         raise typer.Exit(UNFIT)

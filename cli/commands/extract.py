@@ -13,7 +13,7 @@ import typer
 import fungistore as fungi
 from fungistore.headings import DATA, VIEWS
 from fungistore.machine.context import Context
-from fungistore.quantities import duration, size
+from fungistore.quantities import counted, duration, size
 
 from ..console import SKIPPED_INPUTS, next_step
 from ..flags import Json, Restart, StorePath, command
@@ -161,7 +161,7 @@ def _show_estimate(planned: fungi.Estimate) -> None:
     gone = f" after {size(planned.deleted_bytes)} are deleted" if planned.deleted_bytes else ""
     for line in (
         f"images    {planned.images} to compute, of {planned.samples}",
-        f"units     {planned.units} of {planned.unit_rows} rows{measured}, "
+        f"units     {planned.units} of {counted(planned.unit_rows, 'row')}{measured}, "
         f"batches of {planned.batch_size}",
         f"forwards  {planned.forwards_per_image} an image",
         f"bytes     {most}{size(planned.bytes)} to write{gone}, {room} ({fits})",
@@ -174,9 +174,10 @@ def _show_estimate(planned: fungi.Estimate) -> None:
 def _show_result(done: fungi.ExtractResult) -> None:
     rate = f", {done.images_per_second:.1f} images/s" if done.images_computed else ""
     result(
-        f"{done.store}: {done.samples} images, {', '.join(done.features)} in {done.feature_set}; "
-        f"{done.units_done}/{done.units_total} units, {done.failed} failed inputs{rate}"
-        + (f", {done.unusable} unusable rows" if done.unusable else "")
+        f"{done.store}: {counted(done.samples, 'image')}, {', '.join(done.features)} "
+        f"in {done.feature_set}; "
+        f"{done.units_done}/{done.units_total} units, {counted(done.failed, 'failed input')}{rate}"
+        + (f", {counted(done.unusable, 'unusable row')}" if done.unusable else "")
         + (f"; {done.worker} had {done.worker_units} of the units" if done.worker.count > 1 else "")
-        + (f" by {len(done.workers)} workers" if done.workers else "")
+        + (f" by {counted(len(done.workers), 'worker')}" if done.workers else "")
     )

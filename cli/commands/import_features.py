@@ -9,6 +9,7 @@ import typer
 
 import fungistore as fungi
 from fungistore.machine.context import Context
+from fungistore.quantities import counted
 
 from ..console import SKIPPED_INPUTS, next_step
 from ..flags import Json, Restart, StorePath, command
@@ -57,6 +58,8 @@ def import_features(
 
 def _show(done: fungi.ImportResult) -> None:
     result(
-        f"{done.store}: {done.matched} of {done.samples} samples have {done.feature} "
-        f"[{done.dim}] of {done.storage_dtype} in {done.feature_set}; {done.units_done} units"
+        f"{done.store}: {done.matched} of "
+        f"{counted(done.samples, 'sample has', 'samples have')} {done.feature} "
+        f"[{done.dim}] of {done.storage_dtype} in {done.feature_set}; "
+        f"{counted(done.units_done, 'unit')}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fungistore as fungi
 from fungistore.machine.context import Context
-from fungistore.quantities import duration, size
+from fungistore.quantities import counted, duration, size
 
 from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
@@ -46,13 +46,19 @@ def _show(done: fungi.IndexResult) -> None:
         if record.recall.queries:
             effort = "".join(f", {name}={value}" for name, value in record.effort.items())
             value, queries = 100 * record.recall.value, record.recall.queries
-            recall = f"recall@{record.recall.k} {value:.1f} % on {queries} queries{effort}"
+            recall = (
+                f"recall@{record.recall.k} {value:.1f} % on {counted(queries, 'query')}{effort}"
+            )
     result(
-        f"{record.feature_set}: index {record.name}, {record.vectors} vectors of {record.dim} "
+        f"{record.feature_set}: index {record.name}, "
+        f"{counted(record.vectors, 'vector')} of {record.dim} "
         f"values, {record.metric}, {record.factory}, {size(record.files['vectors'].bytes)}; "
         f"{recall}; {done.added} added in {duration(done.seconds)}"
     )
     if record.excluded:
-        note(f"excluded: {record.excluded} rows without usable features")
+        note(f"excluded: {counted(record.excluded, 'row')} without usable features")
     if done.missing:
-        note(f"without features: {done.missing} rows; if some are made, this command adds them")
+        note(
+            f"without features: {counted(done.missing, 'row')}; if some are made, "
+            f"this command adds them"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fungistore as fungi
 from fungistore.machine.context import Context
+from fungistore.quantities import counted
 
 from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
@@ -36,10 +37,11 @@ def pca(
 
 
 def _show(done: fungi.PcaResult) -> None:
-    result(f"{done.feature_set}/pca/{done.name}: {done.rows} rows of {done.dim}")
+    result(f"{done.feature_set}/pca/{done.name}: {counted(done.rows, 'row')} of {done.dim}")
     result(
-        f"from {' + '.join(done.features)} ({done.input_dim}), fitted on {done.fit['rows']} rows"
+        f"from {' + '.join(done.features)} ({done.input_dim}), fitted on "
+        f"{counted(done.fit['rows'], 'row')}"
     )
     result(f"explained variance {done.explained_variance:.1%}")
     if done.unreadable:
-        result(f"{done.unreadable} rows are NaN, as their features are")
+        result(f"{counted(done.unreadable, 'row is', 'rows are')} NaN, as their features are")

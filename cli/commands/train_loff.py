@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fungistore as fungi
 from fungistore.machine.context import Context
+from fungistore.quantities import counted
 
 from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
@@ -40,9 +41,12 @@ def train_loff(
 
 def _show(done: fungi.TrainResult) -> None:
     result(f"{done.feature_set}: head {done.name} ({done.head['kind']})")
-    result(f"trained on {done.n_train} rows, {done.epochs} epochs, the best is {done.best_epoch}")
+    result(
+        f"trained on {counted(done.n_train, 'row')}, {counted(done.epochs, 'epoch')}, "
+        f"the best is {done.best_epoch}"
+    )
     scores = ", ".join(f"{name} {value:.4f}" for name, value in done.validation.items())
-    result(f"validation on {done.n_validation} rows: {scores}")
+    result(f"validation on {counted(done.n_validation, 'row')}: {scores}")
     for reason, count in done.excluded.items():
         if count:
             result(f"excluded: {count} {reason}")

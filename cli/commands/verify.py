@@ -10,7 +10,7 @@ import typer
 import fungistore as fungi
 from fungistore.errors import UsageError
 from fungistore.machine.context import Context
-from fungistore.quantities import duration, size
+from fungistore.quantities import counted, duration, size
 
 from ..console import next_step
 from ..flags import Json, StorePath, command
@@ -107,17 +107,19 @@ def _show(found: fungi.Verification) -> None:
     unusable = sum(array.nan_rows + array.inf_rows for array in found.arrays)
     failed = sum(array.failed for array in found.arrays)
     zero = sum(array.zero_rows for array in found.arrays)
+    unread = counted(errors, "file or folder", "files or folders")
     verdict = {
         "sound": "sound",
-        "damaged": f"DAMAGED: {errors} errors",
-        "unreadable": f"NOT READ: {errors} files or folders, of which nothing is known",
+        "damaged": f"DAMAGED: {counted(errors, 'error')}",
+        "unreadable": f"NOT READ: {unread}, of which nothing is known",
         "other schema": "of another schema, not read",
     }[found.verdict]
     result(
-        f"{found.store}: {verdict}, {warnings} warnings; {found.units} units and "
-        f"{size(found.bytes)} read in {duration(found.seconds)}; {rows} sound rows in "
-        f"{len(found.arrays)} arrays, {failed} of failed inputs, {unusable} with NaN or "
-        f"infinities, {zero} of zeros; {len(found.uncommitted)} chunks not committed yet"
+        f"{found.store}: {verdict}, {counted(warnings, 'warning')}; "
+        f"{counted(found.units, 'unit')} and "
+        f"{size(found.bytes)} read in {duration(found.seconds)}; {counted(rows, 'sound row')} in "
+        f"{counted(len(found.arrays), 'array')}, {failed} of failed inputs, {unusable} with NaN or "
+        f"infinities, {zero} of zeros; {counted(len(found.uncommitted), 'chunk')} not committed yet"
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungistore.doctor.check import Check, failed, passed, warned
-from fungistore.quantities import size
+from fungistore.quantities import counted, size
 from fungistore.store.durable import partial_path, publish_bytes, sync
 
 BLOCK = 4 << 20
@@ -83,7 +83,7 @@ def judge_space(folder: Path, space: Space) -> Check:
     if space.files is not None and space.files < LEAST_INODES:
         return warned(
             "disk space",
-            f"{found}, for {space.files} files at most",
+            f"{found}, for {counted(space.files, 'file')} at most",
             "remove small files, or give a larger --unit-rows: fewer files",
         )
     if space.bytes < GOOD_FREE:

@@ -11,7 +11,7 @@ import torch
 from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.machine.device import fast_dtype
 from fungistore.machine.resources import allowed_cores, free_memory
-from fungistore.quantities import size
+from fungistore.quantities import counted, size
 
 LEAST_MEMORY = 1e9  # torch, a ViT-S and one batch
 GOOD_MEMORY = 4e9  # a ViT-L in float32 with its batch
@@ -65,7 +65,7 @@ def judge_cpu(features: Sequence[str], dtype: str) -> Check:
 
 def judge_threads(threads: int, allowed: float) -> Check:
     """Compare torch's threads with the cores that this process may use."""
-    found = f"torch uses {threads} threads, {allowed:g} cores may be used"
+    found = f"torch uses {counted(threads, 'thread')}, {allowed:g} cores may be used"
     if threads > max(1.0, allowed) * 1.5:  # they then wait for each other
         return warned("threads", found, f"export OMP_NUM_THREADS={max(1, int(allowed))}")
     if threads * 4 <= allowed:

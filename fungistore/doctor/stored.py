@@ -9,6 +9,7 @@ from pathlib import Path
 from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.errors import StoreError
 from fungistore.modalities.modality import MODALITIES, find_modality
+from fungistore.quantities import counted
 from fungistore.store.locks import Claim
 from fungistore.store.manifest import newer_minor
 from fungistore.store.status import FeatureSetStatus, StoreStatus, status
@@ -70,7 +71,9 @@ def judge_sources(found: StoreStatus, items: str) -> Check:
             f"{', '.join(gone)}: not there",
             "features can be used; to add some, mount it, or run fungi extract with the new place",
         )
-    return passed(items, f"{found.samples} samples from {', '.join(found.roots) or 'nowhere'}")
+    return passed(
+        items, f"{counted(found.samples, 'sample')} from {', '.join(found.roots) or 'nowhere'}"
+    )
 
 
 def judge_feature_set(found: StoreStatus, feature_set: FeatureSetStatus) -> Check:
@@ -80,8 +83,8 @@ def judge_feature_set(found: StoreStatus, feature_set: FeatureSetStatus) -> Chec
     total = found.samples * len(rows)
     share = sum(rows) / total if total else 1.0
     bad = max((array.unusable_rows for array in feature_set.arrays), default=0)
-    said = f"{share:.1%} of {len(rows)} arrays of {found.samples} rows"
-    said += f", {bad} unusable rows" if bad else ""
+    said = f"{share:.1%} of {counted(len(rows), 'array')} of {counted(found.samples, 'row')}"
+    said += f", {counted(bad, 'unusable row')}" if bad else ""
     if sum(rows) < total:
         return warned(name, said, "the same fungi extract (or pca, import) continues where it is")
     return passed(name, said)

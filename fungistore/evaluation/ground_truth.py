@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
+from fungistore.quantities import counted
 
 LISTS = ("easy", "hard", "junk")
 SHAPE = 'a mapping with "imlist", "qimlist", and "gnd": a mapping of easy, hard, junk a query'
@@ -97,7 +98,7 @@ def _parse(document: Any, path: Path, digest: str) -> GroundTruth:
         images, names, truths = (document[key] for key in ("imlist", "qimlist", "gnd"))
         images, names = _names(images), _names(names)
         if len(names) != len(truths):
-            raise ValueError(f"{len(names)} queries in qimlist, {len(truths)} in gnd")
+            raise ValueError(f"{counted(len(names), 'query')} in qimlist, {len(truths)} in gnd")
         queries = tuple(
             QueryTruth(name, *(_positions(truth[key], len(images)) for key in LISTS))
             for name, truth in zip(names, truths, strict=True)
@@ -127,7 +128,7 @@ def _positions(value: Any, count: int) -> NDArray[np.int64]:
     if not isinstance(numbers, Sequence) or any(type(number) is not int for number in numbers):
         raise ValueError("a position is not a whole number")
     if numbers and (min(numbers) < 0 or max(numbers) >= count):
-        raise ValueError(f"positions {min(numbers)} to {max(numbers)} of {count} images")
+        raise ValueError(f"positions {min(numbers)} to {max(numbers)} of {counted(count, 'image')}")
     return np.unique(np.array(numbers, np.int64))
 
 

@@ -19,6 +19,7 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.matrices.neighbours import Database, nearest, nearest_rows
+from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 
@@ -146,8 +147,9 @@ def _predictions(
 def _refuse_few(train: int, k: int) -> None:
     if train < k:
         raise UsageError(
-            f"{train} training rows have no {k} nearest neighbours",
-            expected=f"at least {k} training rows",
+            f"{counted(train, 'training row has', 'training rows have')} no "
+            f"{counted(k, 'nearest neighbour')}",
+            expected=f"at least {counted(k, 'training row')}",
             found=train,
             hint=f"--k {train} or fewer, or more --shots",
         )

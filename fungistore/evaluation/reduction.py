@@ -10,6 +10,7 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, nested
 from fungistore.pca.components import Pca, fit
+from fungistore.quantities import counted
 from fungistore.store.samples import Rows
 
 
@@ -48,7 +49,7 @@ def fit_reduction(
     if dim is None:
         return Reduction(None, matrix.dim, {})
     if dim >= min(len(train), matrix.dim):
-        reason = f"{len(train)} training rows of {matrix.dim} numbers"
+        reason = f"{counted(len(train), 'training row')} of {counted(matrix.dim, 'number')}"
         context.reporter.notice(
             f"{matrix.name}: no PCA to {dim} of {reason}; evaluated without one"
         )

@@ -42,7 +42,7 @@ from fungistore.matrices.blocks import FeatureMatrix, normalize, open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
-from fungistore.quantities import duration
+from fungistore.quantities import counted, duration
 from fungistore.randomness import Stream
 from fungistore.store.coverage import Mask
 from fungistore.store.samples import Rows
@@ -168,8 +168,8 @@ def _say_time(seconds: float, done: int, total: int, search: _Search, context: C
     needed = seconds * total / done
     if needed > LONG_SECONDS:
         context.reporter.notice(
-            f"about {duration(needed)} for {len(search.queries)} queries of "
-            f"{len(search.database)} images; --queries takes fewer"
+            f"about {duration(needed)} for {counted(len(search.queries), 'query')} of "
+            f"{counted(len(search.database), 'image')}; --queries takes fewer"
         )
 
 
@@ -198,7 +198,8 @@ def _by_label(store: Store, usable: Mask, options: RetrievalOptions, context: Co
     if count is None and every > QUERIES:
         count = QUERIES
         context.reporter.notice(
-            f"{count} of {every} queries, chosen by the seed {seed}; --queries {every} takes all"
+            f"{count} of {counted(every, 'query')}, chosen by the seed {seed}; "
+            f"--queries {every} takes all"
         )
     if count is not None:
         chosen = Stream(seed, "retrieval", "queries").choice(every, min(count, every))
@@ -295,7 +296,7 @@ def _rows_by_name(store: Store, truth: GroundTruth, path: Path) -> dict[str, int
     missing = [name for name in dict.fromkeys(names) if name not in found]
     if missing:
         raise UsageError(
-            f"{len(missing)} of the {len(set(names))} images of the ground truth "
+            f"{len(missing)} of the {counted(len(set(names)), 'image')} of the ground truth "
             "are not in the store",
             where=store.where,
             expected="sample ids that end in the names of the ground truth, extension aside",

@@ -16,6 +16,7 @@ from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.matrices.splits import Split, choose_split
 from fungistore.pca.stage import refuse_leak
+from fungistore.quantities import counted
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -44,7 +45,9 @@ def say_unseen(unseen: Unseen, context: Context) -> int:
         names = ", ".join(unseen.classes[:NAMES_SHOWN])
         names += ", ..." if len(unseen.classes) > NAMES_SHOWN else ""
         context.reporter.notice(
-            f"{unseen.rows} of {unseen.tested} test rows are of classes without training rows "
+            f"{unseen.rows} of "
+            f"{counted(unseen.tested, 'test row is', 'test rows are')} of classes "
+            f"without training rows "
             f"({names}): they count as wrong"
         )
     return unseen.rows
@@ -157,13 +160,16 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
                     "no class can be divided: each has one row",
                     where=split.description.get("because", "--holdout"),
                     expected="classes of two labelled rows with usable features, or more",
-                    found=f"{len(kept.train)} classes of one row",
+                    found=f"{counted(len(kept.train), 'class')} of one row",
                     hint="label the images by fewer classes, or add images to them",
                 )
             raise UsageError(
                 f"there are no {name} rows",
                 where=opened.where,
-                found=f"{len(getattr(split, name))} rows, none with a label and usable features",
+                found=(
+                    f"{counted(len(getattr(split, name)), 'row')}, none with a label and "
+                    f"usable features"
+                ),
                 hint="fungi status shows what is missing; fungi extract completes it",
             )
     present = np.unique(labels[kept.train])

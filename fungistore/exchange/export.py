@@ -30,6 +30,7 @@ from fungistore.exchange.parquet import write_parquet
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.quantities import counted
 from fungistore.store.coverage import Mask
 from fungistore.store.disk_errors import damage_explained, disk_errors_explained
 from fungistore.store.references import bank_of
@@ -128,7 +129,7 @@ def export_features(
         raise UsageError(
             "no row has all of these features",
             where=opened.where,
-            found=f"{int(selected.sum())} rows, none of them usable",
+            found=f"{counted(int(selected.sum()), 'row')}, none of them usable",
             hint="fungi extract adds what is missing; --keep-unusable exports rows of NaN",
         )
     chosen = selected if options.keep_unusable else selected & usable
@@ -144,7 +145,9 @@ def export_features(
         writers[kind](path, contents, blocks)
     if count.unusable:
         fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps them)"
-        context.reporter.notice(f"{count.unusable} rows have no usable features and were {fate}")
+        context.reporter.notice(
+            f"{counted(count.unusable, 'row has', 'rows have')} no usable features and were {fate}"
+        )
     return ExportResult(
         store=opened.where,
         feature_set=matrix.feature_set,

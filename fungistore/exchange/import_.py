@@ -30,6 +30,7 @@ from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
+from fungistore.quantities import counted
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.batches import UnitBatch
 from fungistore.store.disk_errors import disk_errors_explained
@@ -201,7 +202,9 @@ def _import(
         known[wanted[wanted >= 0]] = True
         if options.unknown == "refuse" or not matched:
             refuse_unknown(plan.samples.ids(), known, matched, store.where)
-        context.reporter.notice(f"{unknown} rows have ids that the store does not know: skipped")
+        context.reporter.notice(
+            f"{counted(unknown, 'row has', 'rows have')} ids that the store does not know: skipped"
+        )
     if restart and plan.array in store.arrays(plan.feature_set):
         _remove(store, plan, context)
     array = _ready_array(store, plan, options, context)
@@ -212,7 +215,10 @@ def _import(
     inf_rows = sum(commit.inf_rows for commit in commits)
     if matched < len(wanted):
         missing = len(wanted) - matched
-        context.reporter.notice(f"{missing} of {len(wanted)} samples have no row, and stay without")
+        context.reporter.notice(
+            f"{missing} of {counted(len(wanted), 'sample has', 'samples have')} no "
+            f"row, and stay without"
+        )
     zero_rows = sum(commit.zero_rows for commit in commits)
     fate = "kept, and left out by later commands"
     for count, what in (
@@ -221,7 +227,7 @@ def _import(
         (zero_rows, "are zero throughout: kept, though they have no direction to be compared by"),
     ):
         if count:
-            context.reporter.notice(f"{count} rows {what}")
+            context.reporter.notice(f"{counted(count, 'row')} {what}")
     return ImportResult(
         store=store.where,
         feature_set=plan.feature_set,
@@ -245,7 +251,7 @@ def _import(
 def _remove(store: Store, plan: _Plan, context: Context) -> None:
     array = store.arrays(plan.feature_set)[plan.array]
     rows = sum(commit.rows for commit in array.commits().values())
-    context.reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
+    context.reporter.notice(f"--restart: deleting {array.name} ({counted(rows, 'row')})")
     store.remove_arrays([array])
     store.remove_unused_setups()
 
@@ -258,7 +264,9 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
     """
     removed = store.sweep()
     if removed:
-        context.reporter.notice(f"removed {removed} unfinished files of an interrupted run")
+        context.reporter.notice(
+            f"removed {counted(removed, 'unfinished file')} of an interrupted run"
+        )
     existing = store.arrays(plan.feature_set)
     unit_rows = options.unit_rows or _unit_rows(plan)
     codec: Codec = "none"
@@ -317,7 +325,9 @@ def _write(
     units = [unit for unit, rows in enumerate(last) if rows]
     to_do = [unit for unit in units if done.get(unit, 0) < last[unit]]
     if not to_do:
-        context.reporter.notice(f"nothing to do: all {len(units)} units are done")
+        context.reporter.notice(
+            f"nothing to do: all {counted(len(units), 'unit is', 'units are')} done"
+        )
         return 0
     if done:
         context.reporter.notice(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fungistore.errors import UsageError
 from fungistore.exchange.table import ROWS
 from fungistore.fingerprint import digest_ids, hash_ids
+from fungistore.quantities import counted
 from fungistore.store.samples import SampleTable
 
 IDS_SHOWN = 3
@@ -89,7 +90,8 @@ def refuse_unknown(
         return
     examples = ", ".join(map(repr, islice(compress(ids, ~known), IDS_SHOWN)))
     raise UsageError(
-        f"{len(known) - matched} of {len(known)} rows have ids that the store does not know",
+        f"{len(known) - matched} of {counted(len(known), 'row has', 'rows have')} ids "
+        f"that the store does not know",
         where=where,
         expected="ids of the store's samples, in any order",
         found=examples,

@@ -9,6 +9,7 @@ import numpy as np
 
 from fungistore.errors import UsageError
 from fungistore.exchange.formats import Matrix
+from fungistore.quantities import counted
 
 MOST_CHANGE = 0.01  # of a row's length; rounding alone changes it by 0.0005 in float16
 # Only a row whose largest value is at most so many of the type's smallest can change by that much.
@@ -65,14 +66,16 @@ def refuse_unfit(
     limits, least = np.finfo(dtype), "at least " if more_follow else ""
     if found.large:
         raise UsageError(
-            f"{least}{found.large} rows have values that are too large for {dtype}",
+            f"{least}{counted(found.large, 'row has', 'rows have')} values that are "
+            f"too large for {dtype}",
             where=flag,
             expected=f"at most {limits.max}",
             hint=hint,
         )
     if found.small:
         raise UsageError(
-            f"{least}{found.small} rows have values that are too small for {dtype}: "
+            f"{least}{counted(found.small, 'row has', 'rows have')} values that are "
+            f"too small for {dtype}: "
             "they would be zero, or off by more than 1 %",
             where=flag,
             expected=f"values well above {limits.smallest_normal:.0e}",

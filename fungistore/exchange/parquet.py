@@ -28,6 +28,7 @@ from fungistore.exchange.formats import (
 )
 from fungistore.exchange.table import ColumnNames, read_parquet_table
 from fungistore.fingerprint import Config
+from fungistore.quantities import counted
 from fungistore.store.durable import file_digest, publish
 
 BUFFER_BYTES = 1 << 20  # read ahead of a column, instead of all its bytes in a row group
@@ -173,8 +174,8 @@ class ParquetVectors:
                 raise UsageError(
                     "the vectors are not all of the same width",
                     where=f"{self.path}, column {self.key}, row {first + odd}",
-                    expected=f"{self.dim} values, as in the first row",
-                    found=f"{lengths[odd]} values",
+                    expected=f"{counted(self.dim, 'value')}, as in the first row",
+                    found=f"{counted(lengths[odd], 'value')}",
                     hint="drop or mend the odd rows",
                 )
         vectors = np.full((len(column), self.dim), np.nan, self.dtype)

@@ -14,6 +14,7 @@ from fungistore.errors import UsageError
 from fungistore.exchange.formats import VectorFile
 from fungistore.exchange.table import ROWS, ColumnNames, read_table
 from fungistore.location import locate
+from fungistore.quantities import counted
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.sample import Sample
 
@@ -158,8 +159,8 @@ def _rows(part: RowNames) -> Iterator[tuple[str, str | None, str | None, str | N
         raise UsageError(
             "the number of ids differs from the number of vectors",
             where=part.where,
-            expected=f"{part.rows} rows",
-            found=f"{found}{' or more' if found > part.rows else ''} rows",
+            expected=counted(part.rows, "row"),
+            found=f"{counted(found, 'row')}{' or more' if found > part.rows else ''}",
             hint="name the table that belongs to the vectors with --table",
         )
 

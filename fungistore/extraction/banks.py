@@ -103,10 +103,8 @@ def stand_in(resolved: Resolved, feature: str, samples: int | None = None) -> ND
     """Return a bank of noise, of the size that one of some samples has; default: about that."""
     spec, recipe = resolved.banks[feature], resolved.views.get(feature)
     views = 1 if recipe is None else count_views(recipe)
-    asked = spec.samples if samples is None else samples
-    rows = STAND_IN if asked is None else asked * views
-    if spec.samples is None:
-        rows = min(rows, STAND_IN)
+    # of all samples: their number need not decide what is made of them
+    rows = STAND_IN if spec.samples is None else (samples or spec.samples) * views
     noise = np.random.default_rng(0).standard_normal((rows, spec.width), np.float32)
     return _reduced(resolved, feature, noise)
 

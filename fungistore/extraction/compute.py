@@ -21,6 +21,7 @@ from fungistore.location import shortened
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, one_behind, start_fetch
 from fungistore.modalities.modality import Modality, with_article
+from fungistore.quantities import counted
 from fungistore.store.commit import Commit
 from fungistore.store.failures import Failure
 from fungistore.store.store import Store
@@ -170,7 +171,7 @@ def tell_unusable(commit: Commit, name: str, context: Context) -> None:
     """Say that a unit has values that are not finite though its items could be read."""
     if commit.inf_rows or commit.nan_rows > commit.failed:
         context.reporter.notice(
-            f"{name}: unit {commit.unit} has {commit.inf_rows} rows with infinities and "
+            f"{name}: unit {commit.unit} has {counted(commit.inf_rows, 'row')} with infinities and "
             f"{commit.nan_rows - commit.failed} with NaN; "
             "try --storage-dtype float32 or --dtype float32"
         )

@@ -84,7 +84,7 @@ def _refuse_huge_chunks(resolved: Resolved) -> None:
         if chunk > LARGEST_CHUNK_BYTES:
             raise UsageError(
                 f"a chunk of {spec.asked} would have {chunk / 1e9:.1f} GB",
-                where=f"feature set {resolved.options.name!r} of {resolved.unit_rows} rows a unit",
+                where=f"feature set {resolved.options.name!r} with units of {resolved.unit_rows}",
                 expected=f"at most {LARGEST_CHUNK_BYTES / 1e9:.1f} GB",
                 hint=f"keep {spec.asked} in a set of their own with --feature-set, "
                 "or give a smaller --unit-rows",

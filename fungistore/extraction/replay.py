@@ -107,6 +107,7 @@ def replay_extraction(
         StoreError: a frozen setup is missing or damaged.
     """
     options = _options(store, arrays, weights, device)
+    context.reporter.notice(f"loading {options.model}")
     resolved = resolve(options, frozen_choices(store, feature_set))
     _refuse_mismatch(store, resolved, arrays)
     fingerprints = {name: array.fingerprint for name, array in arrays.items()}

@@ -27,7 +27,7 @@ from fungistore.extraction.result import FIRST_FAILURES, ExtractResult
 from fungistore.extraction.versions import say_other_versions
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import Context
-from fungistore.quantities import size
+from fungistore.quantities import counted, size
 from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
@@ -77,6 +77,7 @@ class Extraction:
         self._maker: FeatureMaker | None = None
         self._borrowed: Banks = {}
         with disk_errors_explained(self._place.where):
+            context.reporter.notice(f"loading {options.model}")
             self._resolved = settle(self._place, options, restart=restart)
             made = Store.open_or_create(self._place)
             with made.writing("samples", patience=context) as target:
@@ -132,9 +133,8 @@ class Extraction:
         listed = list(target.each_failure(options.name, rows))
         changed = sum(failure.error == CHANGED_FILE for failure in listed)
         if changed and not self._is_redo:
-            context.reporter.notice(
-                f"{changed} rows are of files that have changed: --update makes them anew"
-            )
+            said = counted(changed, "row is", "rows are")
+            context.reporter.notice(f"{said} of files that have changed: --update makes them anew")
         return _Ready(
             store=target,
             resolved=resolved,
@@ -239,7 +239,8 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
     for name, count in unusable.items():
         if count:
             context.reporter.notice(
-                f"{name}: {count} of {ready.rows} rows have NaN, infinities or nothing but zeros, "
+                f"{name}: {count} of {counted(ready.rows, 'row has', 'rows have')} "
+                f"NaN, infinities or nothing but zeros, "
                 "though their inputs could be read; try --dtype float32, --storage-dtype float32"
             )
     return ExtractResult(
@@ -274,7 +275,8 @@ def _bank_digests(store: Store, config: Config) -> Iterable[str]:
 def _tell_redone(
     store: Store, redone: Redone, derived: Sequence[UnitArray], context: Context
 ) -> None:
-    context.reporter.notice(f"{redone.mended} rows made anew, {redone.failing} cannot be read")
+    mended = counted(redone.mended, "row")
+    context.reporter.notice(f"{mended} made anew, {redone.failing} cannot be read")
     if redone.mended and derived:
         names = ", ".join(array.name for array in derived)
         context.reporter.notice(
@@ -289,7 +291,7 @@ def _remove_feature_set(store: Store, feature_set: str, context: Context) -> Non
     arrays = store.arrays(feature_set)
     for array in arrays.values():
         rows = sum(commit.rows for commit in array.commits().values())
-        context.reporter.notice(f"--restart: deleting {array.name} ({rows} rows)")
+        context.reporter.notice(f"--restart: deleting {array.name} ({counted(rows, 'row')})")
     store.remove_arrays(arrays.values())
     store.remove_unused_setups()
     store.compact_failures(forget=feature_set)
@@ -305,7 +307,8 @@ def _ready_arrays(
     """Return the arrays to write, made or lengthened as needed, by their name in the set."""
     removed = store.sweep()
     if removed:
-        context.reporter.notice(f"removed {removed} unfinished files of an interrupted run")
+        files = counted(removed, "unfinished file")
+        context.reporter.notice(f"removed {files} of an interrupted run")
     existing = store.arrays(resolved.options.name)
     ready = {}
     for spec in resolved.arrays:
@@ -330,19 +333,19 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
     units, to_go = len(ready.own_units()), len({gap.unit for gap in gaps})
     who = "" if ready.part == WHOLE else f"{ready.part}: "
     if not gaps:
-        context.reporter.notice(f"{who}nothing to do: all {units} units are done")
+        all_units = counted(units, "unit is", "units are")
+        context.reporter.notice(f"{who}nothing to do: all {all_units} done")
     elif count_samples(gaps) < ready.own_rows():
         failed = sum(1 for _ in store.each_failure(options.name, ready.rows))
-        inputs = "input" if failed == 1 else "inputs"
         context.reporter.notice(
-            f"{who}resuming: {units - to_go}/{units} units done, {failed} failed {inputs}, "
-            f"{to_go} to go"
+            f"{who}resuming: {units - to_go}/{units} units done, "
+            f"{counted(failed, 'failed input')}, {to_go} to go"
         )
     else:
         features = ", ".join(options.features)
         context.reporter.notice(
             f"{who}extracting {features} of {ready.own_rows()} {ready.resolved.modality.items} "
-            f"in {units} units"
+            f"in {counted(units, 'unit')}"
         )
     needed = growth_of_units(
         gaps, ready.resolved.arrays, ready.arrays, ready.unit_rows, ready.resolved.codec

@@ -50,6 +50,7 @@ from fungistore.indexing.rows import Available, new_blocks
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
+from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.store.backend import Listing
 from fungistore.store.contents import Counts, counts_of, runs_of
@@ -109,8 +110,8 @@ class IndexBuilder:
             context.reporter.notice(f"--restart: deleting {folder.key}")
             remove_index(folder)
         context.reporter.notice(
-            f"new index {record.name}: {available.total} rows of {matrix.name} "
-            f"({record.dim} values), {record.metric}, {record.factory}: {record.reason}"
+            f"new index {record.name}: {counted(available.total, 'row')} of {matrix.name} "
+            f"({counted(record.dim, 'value')}), {record.metric}, {record.factory}: {record.reason}"
         )
         return builder
 
@@ -141,7 +142,7 @@ class IndexBuilder:
         if not to_go:
             again = "" if record.recall else "; measuring its recall"
             self._context.reporter.notice(
-                f"nothing to add: all {self.available} rows are done{again}"
+                f"nothing to add: all {counted(self.available, 'row is', 'rows are')} done{again}"
             )
         elif is_unfinished:
             self._context.reporter.notice(
@@ -150,11 +151,11 @@ class IndexBuilder:
             )
         else:
             self._context.reporter.notice(
-                f"adding {to_go} new rows to the {record.rows_done} that are in"
+                f"adding {counted(to_go, 'new row')} to the {record.rows_done} that are in"
             )
         if self.available > OUTGROWN * record.chosen_for:
             self._context.reporter.notice(
-                f"{record.factory} was chosen for {record.chosen_for} rows; "
+                f"{record.factory} was chosen for {counted(record.chosen_for, 'row')}; "
                 "--restart chooses and trains anew"
             )
 
@@ -180,7 +181,7 @@ class IndexBuilder:
             if self._vectors.needs_training:
                 vectors = self._load_sample(sampled)
                 self._context.reporter.notice(
-                    f"training {record.factory} on {len(vectors)} vectors"
+                    f"training {record.factory} on {counted(len(vectors), 'vector')}"
                 )
                 self._vectors.train(vectors)
                 trained = len(vectors)
@@ -274,8 +275,8 @@ def done_rows(record: IndexRecord, available: Available, folder: Folder) -> Coun
         raise StoreError(
             "the record of an index is damaged",
             where=folder.where(RECORD),
-            expected=f"{record.rows_done} rows",
-            found=f"{done.sum()} rows in its units",
+            expected=f"{counted(record.rows_done, 'row')}",
+            found=f"{counted(done.sum(), 'row')} in its units",
             hint="the same fungi index command with --restart builds it anew",
         )
     return np.pad(done, (0, units - len(done)))
@@ -307,7 +308,7 @@ def _new_record(
             "there is no vector to index",
             where=f"{matrix.name} of feature set {matrix.feature_set!r}",
             expected="at least one row with usable features",
-            found=f"{available} rows, none of them usable" if available else "no rows",
+            found=f"{counted(available, 'row')}, none of them usable" if available else "no rows",
             hint="fungi extract makes features; fungi status shows what is there",
         )
     choice = Choice(options.factory or AUTO, "asked for")

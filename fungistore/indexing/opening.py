@@ -14,6 +14,7 @@ from fungistore.indexing.record import (
 )
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.matrices.blocks import FeatureMatrix
+from fungistore.quantities import counted
 from fungistore.store.folder import Folder
 from fungistore.store.store import Store
 
@@ -73,7 +74,7 @@ def read_vectors(folder: Folder, record: IndexRecord) -> VectorIndex:
         raise StoreError(
             "an index does not hold what its record says",
             where=folder.where(),
-            expected=f"{record.vectors} vectors",
+            expected=f"{counted(record.vectors, 'vector')}",
             found=vectors.count,
         )
     for value in record.effort.values():

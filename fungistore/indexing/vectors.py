@@ -14,6 +14,7 @@ import numpy as np
 from fungistore.errors import StoreError, UsageError
 from fungistore.indexing.options import IndexMetric
 from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.quantities import counted
 from fungistore.store.samples import Rows
 
 FACTORIES = "auto, Flat, HNSW32, IVF1024,Flat, OPQ48_384,IVF1024,PQ48, ..."
@@ -49,7 +50,7 @@ class VectorIndex:
             raise UsageError(
                 "faiss cannot make this index",
                 where=f"--factory {factory}",
-                expected=f"{FACTORIES} for {dim} dimensions and --metric {metric}",
+                expected=f"{FACTORIES} for {counted(dim, 'dimension')} and --metric {metric}",
                 found=_reason(error),
                 hint="--factory auto always works",
             ) from error
@@ -166,7 +167,9 @@ class VectorIndex:
         except RuntimeError as error:
             raise UsageError(
                 "the index cannot be trained",
-                where=f"{len(sample)} vectors of {sample.shape[1]} dimensions",
+                where=(
+                    f"{counted(len(sample), 'vector')} of {counted(sample.shape[1], 'dimension')}"
+                ),
                 found=_reason(error),
                 hint="--factory Flat needs no training; fewer lists (IVF16) need fewer vectors",
             ) from error

@@ -18,6 +18,7 @@ from fungistore.loff.loader import PatchLoader
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.cells import pooled
 from fungistore.matrices.splits import Split, stratified_holdout
+from fungistore.quantities import counted
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -139,7 +140,7 @@ def _refuse_unpoolable(array: UnitArray, feature: str, pool: int) -> None:
         raise UsageError(
             "heads take feature maps, with rows and columns",
             where=array.name,
-            found=f"sequences of {shape[0]} tokens",
+            found=f"sequences of {counted(shape[0], 'token')}",
             hint="--head linear takes the embeddings",
         )
     if pool > 1 and (len(shape) != 2 or any(side % pool for side in shape)):
@@ -158,7 +159,7 @@ def _refuse_unseen_classes(split: Split, labels: NDArray[np.int32], names: tuple
     unseen = np.setdiff1d(labels[others], known)
     if len(unseen):
         raise UsageError(
-            f"{len(unseen)} classes have no training rows",
+            f"{counted(len(unseen), 'class has', 'classes have')} no training rows",
             found=", ".join(names[label] for label in unseen[:5]),
             hint="give each class training images with usable features, or leave the class out",
         )

@@ -21,6 +21,7 @@ from fungistore.loff.order import Order
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import reading_threads
 from fungistore.machine.transfer import send
+from fungistore.quantities import counted
 from fungistore.store.gather import (
     BatchBuffers,
     DecodedUnits,
@@ -98,7 +99,9 @@ class PatchLoader:
     ) -> None:
         self.threads = reading_threads() if threads is None else threads
         if batch_size < 1 or self.threads < 1:
-            raise ValueError(f"batches of {batch_size} rows by {self.threads} threads")
+            raise ValueError(
+                f"batches of {counted(batch_size, 'row')} by {counted(self.threads, 'thread')}"
+            )
         self.array = array
         self.order = order
         self.batch_size = batch_size

@@ -13,6 +13,7 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from fungistore.errors import FungiError, UsageError
+from fungistore.quantities import counted
 
 ENCODER = ("cls_token", "pos_embed", "blocks.", "norm.")
 NAMES_SHOWN = 4
@@ -49,7 +50,7 @@ def load_encoder(head: nn.Module, grid: tuple[int, int], init: str, timm_name: s
         raise UsageError(
             "the initial weights do not fit the head",
             where=f"--init {init}",
-            expected=f"{len(wanted)} tensors as in timm's {timm_name}",
+            expected=f"{counted(len(wanted), 'tensor')} as in timm's {timm_name}",
             found=", ".join(unfit[:NAMES_SHOWN]) + more,
             hint="give weights of that model, or --init random",
         )

@@ -23,6 +23,7 @@ from fungistore.loff.trainer import Trainer
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import fast_dtype, resolve_device
 from fungistore.names import refuse_odd_name
+from fungistore.quantities import counted
 from fungistore.store.contents import content_of, contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
@@ -141,7 +142,8 @@ def train_loff(
         with closing(Tail(options.log_to, run, f"{data.feature_set}/{name}", context)) as tail:
             tail.follow()  # what a kill kept from it, or a finished run that it never heard of
             if progress.done:
-                context.reporter.notice(f"nothing to do: {len(progress.history)} epochs are done")
+                epochs = counted(len(progress.history), "epoch is", "epochs are")
+                context.reporter.notice(f"nothing to do: {epochs} done")
             else:
                 trainer = Trainer(data, options, spec, config["dtype"], device, run, tail, context)
                 speed = trainer.run(progress)
@@ -180,7 +182,7 @@ def _refuse_metric(data: HeadData, options: TrainOptions) -> None:
         f"{options.metric} cannot choose the best epoch here",
         where="--metric",
         expected=expected,
-        found=f"{len(data.names)} classes, {present} of them among the validation rows",
+        found=f"{counted(len(data.names), 'class')}, {present} of them among the validation rows",
         hint="--metric accuracy, or mean_per_class_accuracy",
     )
 

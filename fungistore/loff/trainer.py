@@ -34,6 +34,7 @@ from fungistore.loff.scoring import score_head
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import Fetch, send, start_fetch
 from fungistore.matrices.cells import pooled
+from fungistore.quantities import counted
 from fungistore.randomness import Stream
 
 GRADIENT_NORM = 1.0  # gradients are clipped to it, as is usual for vision transformers
@@ -237,7 +238,9 @@ class Trainer:
             f"{' (best)' if best == epoch else ''}, {speed:.0f} images/s"
         )
         if is_tired:
-            self._reporter.notice(f"no better for {options.patience} epochs: stopping early")
+            self._reporter.notice(
+                f"no better for {counted(options.patience or 0, 'epoch')}: stopping early"
+            )
         done = is_tired or epoch + 1 == options.epochs
         after = Progress(
             epoch=epoch + 1, best_epoch=best, done=done, history=history, file=progress.file

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fungistore.machine.precision import float32_products
 from fungistore.matrices.blocks import Vectors
+from fungistore.quantities import counted
 from fungistore.store.samples import Rows
 
 GROUP = 64  # scores of which only the largest is looked at first
@@ -130,7 +131,10 @@ def _searched(
         part = queries[start : start + count]
         found = _candidates(part, database, k + SPARE, device or torch.device("cpu"))
         if found.scores.shape[1] < k:
-            raise ValueError(f"{found.scores.shape[1]} rows have no {k} nearest neighbours")
+            raise ValueError(
+                f"{counted(found.scores.shape[1], 'row has', 'rows have')} no "
+                f"{counted(k, 'nearest neighbour')}"
+            )
         yield part, found
 
 

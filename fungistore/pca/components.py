@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from fungistore.quantities import counted
+
 if TYPE_CHECKING:
     from sklearn.decomposition import PCA
 
@@ -112,7 +114,10 @@ def fit(features: tuple[str, ...], blocks: Iterable[NDArray[np.float32]], dim: i
         moments.add(block)
     count, width = (moments.count, len(moments.mean)) if moments else (0, 0)
     if moments is None or not 0 < dim <= largest_dim(count, width):
-        raise ValueError(f"{count} rows of {width} numbers cannot give {dim} components")
+        raise ValueError(
+            f"{counted(count, 'row')} of {counted(width, 'number')} cannot give "
+            f"{counted(dim, 'component')}"
+        )
     covariance = moments.scatter / (count - 1)
     values, vectors = eigh(covariance, subset_by_index=[width - dim, width - 1])
     components = np.ascontiguousarray(vectors.T[::-1])

@@ -19,6 +19,7 @@ from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
 from fungistore.pca.options import PcaOptions
 from fungistore.pca.transform import transform
+from fungistore.quantities import counted
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
@@ -133,7 +134,9 @@ def _fit_pca(
         store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
     key = fingerprint(config)
     if not store.setups.has(key):
-        context.reporter.notice(f"fitting {dim} components of {matrix.name} on {len(rows)} rows")
+        context.reporter.notice(
+            f"fitting {counted(dim, 'component')} of {matrix.name} on {counted(len(rows), 'row')}"
+        )
         context.reporter.begin("rows read", len(rows))
         pca = fit(matrix.features, _counted(matrix, rows, context), dim)
         context.reporter.end()
@@ -200,7 +203,7 @@ def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
         origin = matrix.store.setups.config(key)["pca"]["fit"]
         described = ", ".join(f"{name} {origin[name]}" for name in origin if name != "digest")
         raise MismatchError(
-            f"the PCA was fitted on {seen} of the {len(test)} test rows",
+            f"the PCA was fitted on {seen} of the {counted(len(test), 'test row')}",
             where=matrix.name,
             expected="a PCA that has not seen the test rows",
             found=f"fitted on: {described}",
@@ -235,10 +238,9 @@ def _fit_rows(
             hint="--fit-split names one of them",
         )
     usable = rows[coverage.usable[rows]]
-    if len(usable) < len(rows):
-        context.reporter.notice(
-            f"{len(rows) - len(usable)} rows to fit on are missing or NaN: left out"
-        )
+    if out := len(rows) - len(usable):
+        said = counted(out, "row to fit on is", "rows to fit on are")
+        context.reporter.notice(f"{said} missing or NaN: left out")
     return usable, origin
 
 
@@ -247,15 +249,17 @@ def _settle_dim(matrix: FeatureMatrix, rows: int, asked: int | None, context: Co
     dim = asked if asked is not None else min(DEFAULT_DIM, most)
     if not 0 < dim <= most:
         raise UsageError(
-            f"a PCA of {dim} components cannot be fitted",
+            f"a PCA of {counted(dim, 'component')} cannot be fitted",
             where=f"{matrix.name} of feature set {matrix.feature_set!r}",
             expected=f"--dim from 1 to {most}" if most else "at least two usable rows",
-            found=f"{rows} usable rows of {matrix.dim} numbers",
+            found=f"{counted(rows, 'usable row')} of {counted(matrix.dim, 'number')}",
             hint="give a smaller --dim, more --features, or more rows to fit on",
         )
     if asked is None and dim < DEFAULT_DIM:
         context.reporter.notice(
-            f"{rows} rows of {matrix.dim} numbers determine {most} components: "
+            f"{counted(rows, 'row')} of "
+            f"{counted(matrix.dim, 'number determines', 'numbers determine')} "
+            f"{counted(most, 'component')}: "
             f"--dim {dim} instead of {DEFAULT_DIM}"
         )
     return dim
@@ -316,7 +320,8 @@ def _settled(
     if grown:
         before = stored["pca"]["fit"]["rows"]
         context.reporter.notice(
-            f"the PCA was fitted on {before} rows, there are {rows} now: it is kept as it is; "
+            f"the PCA was fitted on {counted(before, 'row')}, there are {rows} now: "
+            f"it is kept as it is; "
             "--restart fits it anew"
         )
     return stored

@@ -7,6 +7,7 @@ import numpy as np
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.pca.components import Pca
+from fungistore.quantities import counted
 from fungistore.store.batches import UnitBatch
 from fungistore.store.commit import Commit
 from fungistore.store.records import Records
@@ -31,17 +32,22 @@ def transform(matrix: FeatureMatrix, pca: Pca, array: UnitArray, context: Contex
         if unit not in done or done[unit].rows < commit.rows or unit in changed
     ]
     if again := len(changed.keys() & set(to_do)):
-        context.reporter.notice(f"{again} units were made from rows that are others now: once more")
+        context.reporter.notice(
+            f"{counted(again, 'unit was', 'units were')} made from rows that are "
+            f"others now: once more"
+        )
     if to_do and done:
         context.reporter.notice(f"resuming: {len(ready) - len(to_do)}/{len(ready)} units done")
     elif not to_do:
-        context.reporter.notice(f"nothing to do: all {len(ready)} units are done")
+        context.reporter.notice(
+            f"nothing to do: all {counted(len(ready), 'unit is', 'units are')} done"
+        )
     context.reporter.begin("units", len(ready), done=len(ready) - len(to_do))
 
     def tell(written: Commit) -> None:
         if written.inf_rows:
             context.reporter.notice(
-                f"unit {written.unit} has {written.inf_rows} rows with infinities; "
+                f"unit {written.unit} has {counted(written.inf_rows, 'row')} with infinities; "
                 "try --storage-dtype float32"
             )
         context.reporter.advance(1)

@@ -11,6 +11,7 @@ from fungistore.errors import ItemError
 from fungistore.location import is_inline
 from fungistore.modalities.modality import Modality, find_modality, with_article
 from fungistore.modalities.reading import read_item
+from fungistore.quantities import counted
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 
@@ -118,7 +119,7 @@ def _about(result: SearchResult) -> str:
     distance = "1 - cosine" if result.metric == "cosine" else "Euclidean distance"
     return (
         f"{' + '.join(result.features)} of {result.feature_set}; index {result.index} "
-        f"({result.factory}, {result.vectors} vectors{recall}); numbers are {distance}"
+        f"({result.factory}, {counted(result.vectors, 'vector')}{recall}); numbers are {distance}"
     )
 
 
@@ -142,7 +143,11 @@ def _label(label: str | None, of_query: str | None) -> str:
 
 def _failed(failures: tuple[QueryFailure, ...]) -> str:
     lines = "".join(f"<p><b>{escape(one.query)}</b>: {escape(one.message)}</p>" for one in failures)
-    count = "1 query was" if len(failures) == 1 else f"{len(failures)} queries were"
+    count = (
+        "1 query was"
+        if len(failures) == 1
+        else f"{counted(len(failures), 'query was', 'queries were')}"
+    )
     return f'<section class="failed"><h2>{count} not answered</h2>{lines}</section>'
 
 

@@ -13,6 +13,7 @@ from fungistore.indexing.record import restart_hint
 from fungistore.indexing.rows import Available
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors
+from fungistore.quantities import counted
 from fungistore.searching.options import SearchOptions
 from fungistore.searching.queries import ItemQuery, Query, SampleQuery, identify
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
@@ -90,7 +91,8 @@ def search(
     answers = _answers(opened, usable, k)
     if any(len(answer.neighbours) < min(k, opened.record.vectors - 1) for answer in answers):
         context.reporter.notice(
-            f"fewer than {k} neighbours for some queries: {opened.record.factory} looks at a part "
+            f"fewer than {counted(k, 'neighbour')} for some queries: "
+            f"{opened.record.factory} looks at a part "
             "of the vectors; a higher --target-recall of fungi index looks at more"
         )
     record = opened.record
@@ -126,20 +128,24 @@ def _say_what_is_not_searched(
     record, samples = opened.record, len(opened.store.samples)
     if record.vectors < k:
         context.reporter.notice(
-            f"the index has {record.vectors} vectors, fewer than the {k} asked for"
+            f"the index has {counted(record.vectors, 'vector')}, fewer than the {k} asked for"
         )
     if record.excluded:
         context.reporter.notice(
-            f"{record.excluded} rows without usable features are not in the index"
+            f"{counted(record.excluded, 'row has', 'rows have')} no usable features "
+            f"and are not in the index"
         )
     if record.rows_done < there.total:
         context.reporter.notice(
-            f"the index has {record.rows_done} of {there.total} rows; fungi index "
+            f"the index has {record.rows_done} of {counted(there.total, 'row')}; fungi index "
             f"{opened.store.where} --feature-set {record.feature_set} --name {record.name} "
             "adds the others"
         )
     if there.total < samples:
-        context.reporter.notice(f"{samples - there.total} samples have no features to be found by")
+        context.reporter.notice(
+            f"{counted(samples - there.total, 'sample has', 'samples have')} no "
+            f"features to be found by"
+        )
 
 
 def _stored(

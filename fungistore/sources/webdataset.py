@@ -18,6 +18,7 @@ from typing import BinaryIO
 from fungistore.errors import FungiError
 from fungistore.location import member_to_uri, path_to_uri
 from fungistore.names import suffix_of
+from fungistore.quantities import counted
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.sample import Sample
 from fungistore.sources.shards import check_shard
@@ -79,7 +80,7 @@ class TarSource:
             raise FungiError(
                 "a shard is truncated or corrupt",
                 where=path,
-                found=f"{error}, after {count} whole samples",
+                found=f"{error}, after {counted(count, 'whole sample')}",
                 hint="download or pack the shard again",
             ) from error
 

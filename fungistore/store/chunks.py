@@ -24,6 +24,7 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, Endian
 from zarr.storage import MemoryStore
 
 from fungistore.choices import Codec
+from fungistore.quantities import counted
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
 BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7 % (storage facts)
@@ -44,7 +45,7 @@ class Counts:
     zero: int
 
     def __str__(self) -> str:
-        return f"{self.nan} NaN, {self.inf} infinite, {self.zero} zero rows"
+        return f"{self.nan} NaN, {self.inf} infinite, {counted(self.zero, 'zero row')}"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
 
 from fungistore.errors import UsageError
+from fungistore.quantities import counted
 from fungistore.store.coverage import coverage_of, read_rows
 from fungistore.store.feature import is_pca, name_of, vectors_of
 from fungistore.store.feature_sets import choose_feature_set
@@ -120,7 +121,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
         shapes = (f"{name} {list(self.shape(name))}" for name in self._features)
         left_out = sum(self.left_out.values())
         more = f", {left_out} left out" if left_out else ""
-        return f"<StoreDataset: {len(self)} rows of {', '.join(shapes)}{more}>"
+        return f"<StoreDataset: {counted(len(self), 'row')} of {', '.join(shapes)}{more}>"
 
     def _read(self, name: str, rows: Rows) -> Tensor:
         values = self._take(name, len(rows))

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.errors import StoreError
+from fungistore.quantities import counted
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
@@ -323,7 +324,7 @@ def require_committed(array: UnitArray, rows: Rows) -> None:
     if absent.any():
         first = int(rows[absent].min())
         raise StoreError(
-            f"{int(absent.sum())} of {len(rows)} rows are not committed",
+            f"{int(absent.sum())} of {counted(len(rows), 'row is', 'rows are')} not committed",
             where=f"{array.name}, first of them row {first} in unit {first // array.unit_rows}",
             expected="rows of finished units",
             hint="run the fungi extract command of this store again: it continues",

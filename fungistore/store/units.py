@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fungistore.choices import Codec
 from fungistore.names import CHUNKS
+from fungistore.quantities import counted
 from fungistore.store.backend import Backend, Bytes
 from fungistore.store.chunks import (
     METADATA,
@@ -238,7 +239,8 @@ class UnitArray:
         expected = self.array.shape[1:]
         if unit < 0 or block.shape[1:] != expected or not 0 < len(block) <= self.rows_of(unit):
             raise ValueError(
-                f"{self.name}: unit {unit} takes 1 to {self.rows_of(unit)} rows of {expected}, "
+                f"{self.name}: unit {unit} takes 1 to "
+                f"{counted(self.rows_of(unit), 'row')} of {expected}, "
                 f"not {block.shape}"
             )
         if self.codec == "bitround":

@@ -12,6 +12,7 @@ from fungistore.indexing.record import INDEXES, RECORD, IndexRecord, checked_fil
 from fungistore.loff.run_folder import CHECKSUMS, CONFIG, HEADS, STATE, RunFolder
 from fungistore.machine.context import Context
 from fungistore.names import is_file_name
+from fungistore.quantities import counted
 from fungistore.store.backend import Listing
 from fungistore.store.contents import contents_in
 from fungistore.store.disk_errors import raise_unreadable
@@ -237,7 +238,7 @@ def _out_of_date(arrays: StoredArrays, name: str, bad_units: frozenset[str]) -> 
     units = arrays.commits.out_of_date(name).values()
     told = [others for names in units if (others := set(names) - bad_units)]
     of = ", ".join(sorted(set().union(*told)))
-    return f"{len(told)} units of rows of {of} that were made anew since" if told else ""
+    return f"{counted(len(told), 'unit')} of rows of {of} that were made anew since" if told else ""
 
 
 def _damaged_index(
@@ -298,7 +299,7 @@ def _stale_index(
     if record.store != store.manifest.id:
         changed, severity = f"another store, {record.store}", "error"
     if record.rows_done > len(store.samples):
-        changed = f"{record.rows_done} rows, of a table that has {len(store.samples)}"
+        changed = f"{counted(record.rows_done, 'row')}, of a table that has {len(store.samples)}"
         severity = "error"
     if changed and severity == "warning":
         advice = "extract them again"

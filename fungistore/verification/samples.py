@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError
 from fungistore.fingerprint import digest_ids, hash_ids
 from fungistore.machine.context import Context
+from fungistore.quantities import counted
 from fungistore.store.columns import columns_in, with_columns
 from fungistore.store.disk_errors import is_unreadable
 from fungistore.store.documents import seal_is_broken
@@ -47,7 +48,9 @@ def check_manifest(store: Store) -> list[Finding]:
         problems.append("its fields differ from its checksum: it was edited, or is damaged")
     total = sum(part.rows for part in store.manifest.parts)
     if document.get("samples") != total:
-        problems.append(f"{document.get('samples')} samples, but parts of {total} rows")
+        problems.append(
+            f"{counted(document.get('samples'), 'sample')}, but parts of {counted(total, 'row')}"
+        )
     found = "; ".join(problems)
     expected = "the manifest as it was written"
     advice = (
@@ -94,7 +97,10 @@ def unreferenced_parts(store: Store) -> Iterator[Finding]:
     folder, named = store.folder(SAMPLES), {part.file for part in store.manifest.parts}
     for below in folder.below():
         if below.name not in named and PART_NAME.fullmatch(below.name):
-            expected, found = f"files that {MANIFEST} names", "a file that it does not name"
+            expected, found = (
+                f"files that {MANIFEST} names",
+                "a file that it does not name",
+            )
             remedy = Remedy("removed", remove=(below.key,))
             yield Finding("part-unreferenced", below.key, expected, found, "warning", remedy)
 
@@ -148,7 +154,7 @@ def _check_part(
         return f"its bytes do not have the checksum {part.checksum} of {MANIFEST}"
     with pq.ParquetFile(folder.local_path(part.file)) as file:
         if file.metadata.num_rows != part.rows:
-            return f"{file.metadata.num_rows} rows"
+            return counted(file.metadata.num_rows, "row")
         if not file.schema_arrow.equals(with_columns(SCHEMA, columns_in(file.schema_arrow))):
             return f"columns {', '.join(map(str, file.schema_arrow))}"
         row = first
@@ -158,7 +164,10 @@ def _check_part(
             if not np.array_equal(numbers, np.arange(row, row + len(numbers))):
                 return f"row numbers out of order after row {row}"
             if _has_odd_label(batch["label"], len(store.manifest.labels)):
-                return f"a label beyond the {len(store.manifest.labels)} names in {MANIFEST}"
+                return (
+                    f"a label beyond the {counted(len(store.manifest.labels), 'name')} in "
+                    f"{MANIFEST}"
+                )
             hashes.append(hash_ids(batch["id"].to_pylist()))
             row += len(numbers)
     return ""

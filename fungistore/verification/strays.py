@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from fungistore.machine.context import Context
 from fungistore.names import is_foreign
+from fungistore.quantities import counted
 from fungistore.store.durable import PARTIAL
 from fungistore.store.failures import FAILURES, Failure, failure_lines
 from fungistore.store.local_claims import LOCKS
@@ -49,7 +50,8 @@ def foreign_files(store: Store, context: Context, others: Iterable[str]) -> list
     if not found:
         return []
     names = ", ".join(sorted(found)[:FOREIGN_SHOWN]) + (", ..." * (len(found) > FOREIGN_SHOWN))
-    return [f"{len(found)} files or folders of other programs are passed over: {names}"]
+    one, many = "file or folder of other programs is", "files or folders of other programs are"
+    return [f"{counted(len(found), one, many)} passed over: {names}"]
 
 
 def check_failures(store: Store, units: Iterable[CheckedUnit]) -> Iterator[Finding]:
@@ -90,7 +92,7 @@ def check_failures(store: Store, units: Iterable[CheckedUnit]) -> Iterator[Findi
             yield Finding(
                 "failures-unlisted",
                 FAILURES,
-                f"{commit.failed} failed inputs in unit {unit.unit} of {unit.array}",
+                f"{counted(commit.failed, 'failed input')} in unit {unit.unit} of {unit.array}",
                 f"{found} lines",
                 "warning",
                 advice="the rows are NaN in any case; --restart lists them again",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fungistore.machine.context import Context
 from fungistore.machine.resources import reading_threads
 from fungistore.names import CHUNKS
+from fungistore.quantities import counted
 from fungistore.store.backend import Backend
 from fungistore.store.batches import most_unrecorded
 from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows, has_right_crc
@@ -157,7 +158,7 @@ def _without_records(store: Store, stored: StoredArray, chunks: int) -> Finding:
     return Finding(
         "records-missing",
         f"{COMMITS}/{name}",
-        f"records of {chunks} chunks of {FEATURES}/{name}",
+        f"records of {counted(chunks, 'chunk')} of {FEATURES}/{name}",
         "none yet" if is_killed else "none" if is_there else "none, and no folder of records",
         "warning" if is_killed else "error",
         advice=advice,
@@ -209,7 +210,10 @@ def missing_units(store: Store, arrays: tuple[StoredArray, ...]) -> list[str]:
         missing = array.units - len(stored.records)
         command = command_for_array(store, array.name, array.fingerprint)
         if missing > 0 and not command.startswith("fungi import"):
-            said.append(f"{array.name}: {missing} of {array.units} units are not made: {command}")
+            said.append(
+                f"{array.name}: {missing} of "
+                f"{counted(array.units, 'unit is', 'units are')} not made: {command}"
+            )
     return said
 
 
@@ -258,8 +262,8 @@ def _compare(
         return done(0, None, wrong("record-damaged", record, "a record", error))
     most = array.rows_of(unit)
     if commit.unit != unit or not 0 < commit.rows <= most:
-        expected = f"unit {unit}, 1 to {most} rows"
-        found = f"unit {commit.unit}, {commit.rows} rows"
+        expected = f"unit {unit}, 1 to {counted(most, 'row')}"
+        found = f"unit {commit.unit}, {counted(commit.rows, 'row')}"
         return done(0, None, wrong("record-damaged", record, expected, found))
     try:
         size = backend.size(chunk)
@@ -290,7 +294,10 @@ def _compare(
         findings.append(wrong("fingerprint-differs", record, expected, commit.fingerprint))
     said = Counts(commit.nan_rows, commit.inf_rows, commit.zero_rows)
     if counts != said or not 0 <= commit.failed <= commit.nan_rows:
-        expected, found = f"{counts} in the chunk", f"{said}, {commit.failed} failed inputs"
+        expected, found = (
+            f"{counts} in the chunk",
+            f"{said}, {counted(commit.failed, 'failed input')}",
+        )
         findings.append(wrong("counts-differ", record, expected, found))
     # a kill while a partly filled unit is completed leaves a larger chunk than its record says
     if size != commit.bytes and commit.rows == most:

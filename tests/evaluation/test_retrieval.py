@@ -216,7 +216,7 @@ def test_no_other_name_can_be_reached(tmp_path: Path, data: bytes) -> None:
         ("t.pkl", b"not a pickle", "not a ground truth"),
         ("t.pkl", pickle.dumps([1, 2]), "not a revisited ground truth"),
         ("t.json", b"{", "not a ground truth"),
-        ("t.json", b'{"imlist": [], "qimlist": ["a"], "gnd": []}', "1 queries in qimlist, 0"),
+        ("t.json", b'{"imlist": [], "qimlist": ["a"], "gnd": []}', "1 query in qimlist, 0"),
         ("t.json", b'{"imlist": ["a", "a"], "qimlist": [], "gnd": []}', "occurs twice"),
         ("t.json", b'{"imlist": ["a"], "qimlist": ["b"], "gnd": [{"ok": [0]}]}', "no 'easy'"),
         (

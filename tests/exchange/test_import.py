@@ -452,7 +452,7 @@ def _text(name: str, content: str = "x") -> Callable[[Path], tuple[Path, ImportO
 TWO = {"a": vectors(3), "b": vectors(3)}
 BAD_FILES: dict[str, tuple[Callable[[Path], tuple[Path, ImportOptions]], str]] = {
     "too few ids": (_ids_case(["a", "b", "c"]), r"(?s)number of ids.*4 rows.*3 rows.*--table"),
-    "too many ids": (_ids_case(list("abcde")), r"(?s)number of ids.*5 or more rows"),
+    "too many ids": (_ids_case(list("abcde")), r"(?s)number of ids.*5 rows or more"),
     "duplicate ids": (_ids_case(["a", "b", "a", "c"]), r"(?s)1 ids occur more.*'a'.*--ids"),
     "a missing id": (_ids_case(["a", None, "b", "c"]), r"(?s)a row has no id.*row 1"),
     "ids of floats": (_ids_case([0.5, 1, 2, 3]), r"(?s)ids is not text.*double.*--ids"),
@@ -474,7 +474,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], tuple[Path, ImportOptions]], str]] =
     ),
     "ragged": (
         _parquet_case({"v": [[1.0, 2.0], [1.0]]}),
-        r"(?s)not all of the same width.*row 1.*2 values.*1 values",
+        r"(?s)not all of the same width.*row 1.*2 values.*1 value\b",
     ),
     "lists of text": (_parquet_case({"v": [["a"]]}), "cannot be chosen"),
     "two data sets": (_hdf5_case(TWO), r"(?s)cannot be chosen.*one of a, b.*--key"),
@@ -604,7 +604,7 @@ def test_the_command_takes_several_files_and_prints_json(tmp_path: Path) -> None
     assert "has no ids: rows are named by their numbers" in done.stderr
     assert f"next: fungi status {tmp_path / 's.fungi'}" in done.stderr
     again = fungi_import(*files, tmp_path / "s.fungi", "--feature-set", "mine")
-    assert "nothing to do: all 1 units are done" in again.stderr
+    assert "nothing to do: all 1 unit is done" in again.stderr
     assert "100 of 100 samples have embeddings [6] of float32 in mine" in again.stdout
 
 
@@ -632,7 +632,7 @@ def test_a_row_that_is_not_finite_is_no_reason_to_refuse_the_type(tmp_path: Path
     assert done.matched == len(matrix)
     matrix[3, 0] = 1e6
     path = write(tmp_path / "b.npy", matrix, names())
-    with pytest.raises(UsageError, match="1 rows have values that are too large"):
+    with pytest.raises(UsageError, match="1 row has values that are too large"):
         import_features(path, tmp_path / "b.fungi", half)
 
 

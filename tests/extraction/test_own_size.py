@@ -33,7 +33,8 @@ class Heard(Silent):
 
     def notice(self, text: str) -> None:
         """Keep a line."""
-        self.said.append((text, bool(Store.open(self._store).feature_sets())))
+        made = Store.exists(self._store) and Store.open(self._store).feature_sets()
+        self.said.append((text, bool(made)))
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_an_update_reaches_other_feature_sets_and_pcas(
     assert fit_pca(store, PcaOptions(dim=4, name="p", feature_set=TINY)).units_computed == 1
     notes = Notes()
     assert extract(str(images), store, other, context=Context(notes)).failed == 1
-    assert "1 rows are of files that have changed" in notes.text
+    assert "1 row is of files that have changed" in notes.text
     assert run(images, store, other, update=True).failed == 0
 
 

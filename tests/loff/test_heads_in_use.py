@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from fungi_cli.main import app
 from PIL import Image
 from sklearn.metrics import confusion_matrix, roc_auc_score
+from torch.utils.data import default_collate
 from typer.testing import CliRunner
 
 from feature_world import write_block
@@ -19,7 +21,7 @@ from fungistore.evaluation.options import LoffOptions
 from fungistore.loff.evaluate import evaluate_loff
 from fungistore.loff.options import Augmentation, PredictOptions, TrainOptions
 from fungistore.loff.predict import predict_images, predict_rows
-from fungistore.loff.stored import head_rows, open_head
+from fungistore.loff.stored import head_rows, load_head, open_head
 from fungistore.loff.train import train_loff
 from fungistore.store.store import Store
 from tiny_world import TINY, write_images
@@ -71,6 +73,21 @@ def test_scores_are_of_the_held_out_rows(world):
     assert score.metrics["roc_auc"] == pytest.approx(roc_auc_score(truth, chances))
     assert np.array_equal(done.confusion, confusion_matrix(truth, labels))
     assert (score.n_train, score.n_test) == (22, 12)
+
+
+def test_a_head_is_a_torch_module(world):
+    """From the features of a dataset to the classes that `predict` says."""
+    stored = load_head(world / "s.fungi", "a-0")
+    dataset = Store.open(world / "s.fungi").dataset("patches", rows=[3, 30])
+    batch = default_collate([dataset[0], dataset[1]])
+    with torch.no_grad():
+        labels = stored.head(batch["patches"].float()).argmax(1)
+    said = predict_rows(world / "s.fungi", [3, 30], PredictOptions(head="a-0")).predictions
+    assert [stored.classes[label] for label in labels] == [one.label for one in said]
+    with pytest.raises(UsageError, match="which head"):
+        load_head(world / "s.fungi")
+    with pytest.raises(UsageError, match="no head"):
+        load_head(world / "s.fungi", "none")
 
 
 def test_heads_of_one_pattern_are_averaged(world):

@@ -232,7 +232,7 @@ def test_a_truncated_shard_names_itself_and_what_was_read(tmp_path: Path, keep: 
     assert caught.value.exit_code == 1
     assert caught.value.where == path
     count = 1 if keep > 2048 else 0
-    assert f"after {count} whole samples" in str(caught.value.found)
+    assert f"after {count} whole sample" in str(caught.value.found)
 
 
 def test_a_shard_without_end_marks_is_whole(tmp_path: Path) -> None:

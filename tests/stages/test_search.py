@@ -309,7 +309,7 @@ def test_fungi_index_prints_one_line_or_one_object(tmp_path: Path) -> None:
     assert "99 vectors of 8 values, cosine, Flat" in done.stdout
     assert "new index embeddings-cosine" in done.stderr
     assert "few enough for exact search" in done.stderr
-    assert "excluded: 1 rows" in done.stderr
+    assert "excluded: 1 row " in done.stderr
     assert f"next: fungi search {tmp_path / 's'} QUERY --index embeddings-cosine" in done.stderr
     again = fungi("index", tmp_path / "s", "--json")
     assert "nothing to add" in again.stderr

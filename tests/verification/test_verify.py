@@ -496,7 +496,7 @@ def test_the_command_exits_5_on_damage_and_0_when_repaired(root):
     shown = runner.invoke(app, ["verify", str(root)])
     assert shown.exit_code == 5
     assert "chunk-missing" in shown.stdout
-    assert "DAMAGED: 1 errors" in shown.stdout
+    assert "DAMAGED: 1 error," in shown.stdout
     assert f"next: fungi verify {root} --repair" in shown.stderr
     listed = runner.invoke(app, ["verify", str(root), "--json"])
     assert listed.exit_code == 5

@@ -22,6 +22,7 @@ from fungistore.fingerprint import Config
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
+from fungistore.quantities import counted
 
 # Their buffers are computed with as their weights are; a rotary embedding's must stay exact.
 BUFFERS_MEET_WEIGHTS = (nn.modules.batchnorm._BatchNorm, RelPosMlp)
@@ -119,7 +120,7 @@ class TimmViT:
             f"{name} {', '.join(f'{value:.3g}' for value in config[name])}"
             for name in ("mean", "std")
         )
-        head = f"; the embedding has {self.embedding_dim} numbers"
+        head = f"; the embedding has {counted(self.embedding_dim, 'number')}"
         left_out = f"; left out: {some(self.left_out)}" if self.left_out else ""
         return (
             f"transform of {self.origin}: {self.image_size} px, {config['interpolation']}, "

@@ -14,6 +14,7 @@ from timm.models import vision_transformer
 from torch import Tensor
 
 from fungistore.errors import UsageError
+from fungistore.quantities import counted
 
 Convert = Callable[..., dict[str, Tensor]]  # of stored tensors by name, for a model
 
@@ -79,7 +80,7 @@ def fit_weights(
         raise UsageError(
             "the weights do not fit the model",
             where=where,
-            expected=f"the {len(expected)} tensors of {type(model).__name__}",
+            expected=f"the {counted(len(expected), 'tensor')} of {type(model).__name__}",
             found="; ".join(
                 f"{len(keys)} {what} ({some(keys)})" for what, keys in found.items() if keys
             ),
