@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from fungistore.fingerprint import Config
 from fungistore.markup import html_table
-from fungistore.quantities import size
+from fungistore.quantities import counted, size
 from fungistore.store.records import Records
 from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
@@ -103,9 +103,8 @@ class StoreStatus:
             for one in self.feature_sets
             for array in one.arrays
         ]
-        title = (
-            f"{self.store}: {self.samples} samples, {len(self.labels)} labels, {self.failed} failed"
-        )
+        said = f"{counted(self.samples, 'sample')}, {counted(len(self.labels), 'label')}"
+        title = f"{self.store}: {said}, {self.failed} failed"
         return html_table(title, ("array", "rows", "units", "size", "unusable rows"), rows)
 
 

@@ -15,6 +15,7 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
 from fungistore.markup import html_table
 from fungistore.modalities.modality import Modality, find_modality
+from fungistore.quantities import counted
 from fungistore.store.backend import Backend, StorePlace, open_backend
 from fungistore.store.disk_errors import NOT_WRITABLE
 from fungistore.store.failures import (
@@ -122,7 +123,7 @@ class Store:
 
     def __repr__(self) -> str:
         sets = ", ".join(self.feature_sets()) or "none yet"
-        return f"<Store {self.where}: {len(self.samples)} rows, feature sets: {sets}>"
+        return f"<Store {self.where}: {counted(len(self.samples), 'row')}, feature sets: {sets}>"
 
     def _repr_html_(self) -> str:
         rows = [
