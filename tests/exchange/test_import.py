@@ -567,7 +567,7 @@ def test_without_h5py_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     """HDF5 is optional: the error names what to install."""
     (tmp_path / "f.h5").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(UsageError, match=r"fungistore\[hdf5\]"):
+    with pytest.raises(UsageError, match=r"pip install h5py, or fungistore.s extra .hdf5."):
         import_features(tmp_path / "f.h5", tmp_path / "s.fungi")
 
 
