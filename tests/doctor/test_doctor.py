@@ -114,7 +114,7 @@ GPU_FAISS = [Requirement("faiss-gpu>=1.15")]
         (judge_cpu(["avx2"], "float32"), "pass", "float32"),
         (judge_cpu([], "float32"), "warn", "none of avx2"),
         (judge_threads(8, 8), "pass", "8 threads"),
-        (judge_threads(1, 2), "pass", "1 threads"),
+        (judge_threads(1, 2), "pass", "1 thread, "),
         (judge_threads(64, 4), "warn", "4 cores"),
         (judge_threads(1, 16), "warn", "16 cores"),
         (judge_threads(2, 0.5), "warn", "0.5 cores"),
@@ -302,7 +302,7 @@ def test_an_unfinished_store_tells_the_share(store: Store) -> None:
     (store.root / "commits" / array.name / "00000001.json").unlink()
     check = by_name(judge_store(store.root))["features set"]
     assert check.state == "warn"
-    assert check.found == "80.0% of 2 arrays of 40 rows, 1 unusable rows"
+    assert check.found == "80.0% of 2 arrays of 40 rows, 1 unusable row"
 
 
 def test_a_writer_is_named(store: Store) -> None:
