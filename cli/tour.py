@@ -20,7 +20,7 @@ from fungistore.errors import FungiError, StoppedError
 
 STORE = "images.fungi"
 UNIT_ROWS = "16"  # small, so that a stop in the middle has something to keep
-HELD_OUT = ("--holdout", "0.2", "--seeds", "5")
+HELD_OUT = ("--seeds", "5")
 TRAINING = ("--epochs", "12", "--batch-size", "16", "--holdout", "0.2")
 STOPPED = StoppedError.exit_code
 KINDS = (signal.SIGINT, signal.SIGTERM)

@@ -172,7 +172,7 @@ def test_the_help_shows_every_flag_with_its_default(kind: type[Settings]) -> Non
         (lambda: fungi.LinearOptions(strengths=(0.0,)), "--strengths", "a number above 0"),
         (lambda: fungi.LinearOptions(strengths=()), "--strengths", "one or more"),
         (lambda: fungi.KnnOptions(pca_dims=(0,)), "--pca-dim", "1 or more"),
-        (lambda: fungi.KnnOptions(seeds=2), "--seeds", "--holdout"),
+        (lambda: fungi.KnnOptions(seeds=0), "--seeds", "1 or more"),
         (lambda: fungi.KnnOptions(pca="p", combinations="all"), "--pca", "no --combinations"),
         (lambda: fungi.IndexOptions(target_recall=1.1), "--target-recall", "above 0, at most 1"),
         (lambda: fungi.IndexOptions(name="../x"), "--name", "letters, digits"),

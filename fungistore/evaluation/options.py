@@ -101,6 +101,11 @@ class TableOptions(FeatureChoice, SplitChoice, OrderChoice, EvaluationOptions):
         bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
     ] = False
 
+    @property
+    def draws(self) -> bool:
+        """Whether a seed chooses more than the rows that are held out."""
+        return True
+
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant together."""
         super().__post_init__()
@@ -145,13 +150,10 @@ class KnnOptions(TableOptions):
         Setting("Which: random, or the first in the table's order (the paper's).", heading=ROWS),
     ] = "random"
 
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be meant together."""
-        super().__post_init__()
-        is_random = self.holdout is not None or (self.shots and self.shot_rule == "random")
-        if self.seeds > 1 and not is_random:
-            expected = "1 without --holdout or random --shots: every seed would give the same"
-            self.refuse("seeds", expected, self.seeds, "leave out --seeds")
+    @property
+    def draws(self) -> bool:
+        """Whether a seed chooses the shots."""
+        return self.shots is not None and self.shot_rule == "random"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,9 @@ def evaluate_table(
         protocol: what else decides the scores.
         classify: the classifier.
         context: its reporter is told what happens, its stop asked between runs.
+
+    Raises:
+        UsageError: several seeds, of which every one would give the same.
     """
     seeds = range(options.seed, options.seed + options.seeds)
 
@@ -72,7 +75,11 @@ def evaluate_table(
         )
 
     task = opened(options.seed)
-    differing = seeds[1:] if "holdout" in task.split.description else ()
+    is_held_out = "holdout" in task.split.description
+    if len(seeds) > 1 and not (is_held_out or options.draws):
+        expected = "1 without --holdout or random --shots: every seed would give the same"
+        options.refuse("seeds", expected, options.seeds, "leave out --seeds")
+    differing = seeds[1:] if is_held_out else ()
     tasks = [task, *map(opened, differing)]
     split = say_split(task.split, context)
     unseen = say_unseen(max((one.unseen for one in tasks), key=lambda one: one.rows), context)

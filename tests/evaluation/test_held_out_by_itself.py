@@ -83,6 +83,8 @@ def test_seeds_hold_out_other_rows(store: Store) -> None:
     asked = evaluate_linear(store.root, LinearOptions(seeds=3, holdout=0.2))
     assert several.scores == asked.scores
     assert several.scores[0].metrics != evaluate_linear(store.root).scores[0].metrics
+    several = evaluate_knn(store.root, KnnOptions(k=3, seeds=3))
+    assert several.scores == evaluate_knn(store.root, KnnOptions(k=3, seeds=3, holdout=0.2)).scores
 
 
 def test_the_command_line_says_it(store: Store) -> None:

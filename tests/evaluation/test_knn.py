@@ -238,9 +238,7 @@ def test_what_cannot_be_evaluated_is_refused(store, options, what):
     [
         {"k": 0},
         {"shots": 0},
-        {"seeds": 3},
         {"seeds": 0},
-        {"shots": 5, "seeds": 2, "shot_rule": "first"},
         {"pca": "p", "combinations": "all"},
         {"pca": "p", "pca_dims": (None, 4)},
         {"pca_dims": (0,)},
@@ -249,6 +247,14 @@ def test_what_cannot_be_evaluated_is_refused(store, options, what):
 def test_contradictions_are_refused_before_anything_is_read(settings):
     with pytest.raises(UsageError):
         KnnOptions(**settings)
+
+
+@pytest.mark.parametrize("shots", [{}, {"shots": 5, "shot_rule": "first"}])
+def test_seeds_that_would_all_give_the_same_are_refused(store, shots):
+    """With the store's own test rows, a seed only chooses random shots."""
+    with pytest.raises(UsageError, match="cannot use this value of seeds") as caught:
+        evaluate_knn(store.root, KnnOptions(k=5, seeds=2, **shots))
+    assert "--holdout" in str(caught.value.expected)
 
 
 def test_a_holdout_is_repeated_over_seeds(store):
