@@ -29,6 +29,7 @@ FAISS = ("faiss-gpu", "faiss-cpu")  # one package `import faiss`: either will do
 OPTIONAL: Mapping[str, tuple[str, str]] = {
     "matplotlib": ("plots of eval", "pip install matplotlib"),
     "h5py": ("HDF5 files", "pip install h5py"),
+    "pandas": ("data frames", "pip install pandas"),
     "tensorboard": ("train-loff --log-to tensorboard", "pip install tensorboard"),
 }
 

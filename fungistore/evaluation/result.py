@@ -106,7 +106,7 @@ class Evaluation:
         `NAME_low` and `NAME_high`, and what of its protocol a score has of its own.
 
         Raises:
-            UsageError: pandas is not installed; `pip install 'fungistore[pandas]'`.
+            UsageError: pandas is not installed; `pip install pandas`.
         """
         return require_pandas().DataFrame([_row(score) for score in self.scores])
 

@@ -32,7 +32,7 @@ def require_pandas() -> Any:
     except ImportError as error:
         raise UsageError(
             "data frames need pandas, which is not installed",
-            hint="pip install 'fungistore[pandas]'",
+            hint="pip install pandas, or fungistore's extra 'pandas'",
         ) from error
     return pd
 

@@ -219,7 +219,7 @@ class Store:
         their types. One that is called like a column above is called "column.NAME".
 
         Raises:
-            UsageError: pandas is not installed; `pip install 'fungistore[pandas]'`.
+            UsageError: pandas is not installed; `pip install pandas`.
             StoreError: the sample table is damaged.
         """
         from fungistore.store.frame import sample_frame

@@ -174,4 +174,4 @@ def test_without_pandas_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="need pandas") as absent:
         store.to_pandas()
-    assert absent.value.hint == "pip install 'fungistore[pandas]'"
+    assert absent.value.hint == "pip install pandas, or fungistore's extra 'pandas'"
