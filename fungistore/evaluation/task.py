@@ -152,15 +152,18 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
             hint="fungi extract from such a source gives labels",
         )
     excluded = count_excluded(rows, is_labelled, is_usable)
+    if split.outside:
+        excluded["rows without a split"] = split.outside
     kept = split.keep(is_labelled & is_usable)
     for name in ("train", "test"):
         if not len(getattr(kept, name)):
-            if name == "test" and "holdout" in split.description and len(kept.train):
+            classes, sizes = np.unique(labels[kept.train], return_counts=True)
+            if name == "test" and "holdout" in split.description and (sizes == 1).all():
                 raise UsageError(
                     "no class can be divided: each has one row",
                     where=split.description.get("because", "--holdout"),
                     expected="classes of two labelled rows with usable features, or more",
-                    found=f"{counted(len(kept.train), 'class')} of one row",
+                    found=f"{counted(len(classes), 'class')} of one row",
                     hint="label the images by fewer classes, or add images to them",
                 )
             raise UsageError(

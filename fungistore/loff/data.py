@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,7 +109,8 @@ def open_head_data(
     if not len(split.validation):
         train, held = stratified_holdout(split.train, labels, validation, seed, "validation")
         origin = {"validation": validation, "validation_seed": seed}
-        split = Split(train, held, split.test, split.description | origin)
+        described = split.description | origin
+        split = replace(split, train=train, validation=held, description=described)
     names = store.manifest.labels
     _refuse_unseen_classes(split, labels, names)
     return HeadData(chosen, array, pool, labels, names, split, task.excluded)

@@ -27,12 +27,14 @@ class Split:
         validation: rows to choose parameters on; may be empty.
         test: rows to report on.
         description: where they come from, as part of a protocol.
+        outside: rows of no split, in a store that has splits; they are for nothing.
     """
 
     train: Rows
     validation: Rows
     test: Rows
     description: Config
+    outside: int = 0
 
     @property
     def remark(self) -> str | None:
@@ -56,8 +58,8 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
 
     Without `holdout`, test rows are those of the split "test", or of "val" where there is no
     "test". With it, they are a stratified part of "train" (of all rows where the store has no
-    splits), and no row of another split is used. A store without splits, or with "train" alone,
-    has a fifth held out by itself, which the description gives a reason for: "because".
+    splits), and no row of another split is used. A store without splits, or with "train" and no
+    other, has a fifth held out by itself, which the description gives a reason for: "because".
 
     Args:
         store: the store.
@@ -72,12 +74,13 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
         split = choose_split(store, holdout=HOLDOUT, seed=seed)
         return replace(split, description=split.description | {"because": because})
     empty = np.zeros(0, np.int64)
+    outside = len(store.samples) - sum(map(len, splits.values())) if splits else 0
     if holdout is not None:
         pool = splits.get("train", np.arange(len(store.samples)))
         train, test = stratified_holdout(pool, store.samples.labels(), holdout, seed)
         origin = "train" if "train" in splits else "all"
         description: Config = {"from": origin, "holdout": holdout, "seed": seed}
-        return Split(train, empty, test, description)
+        return Split(train, empty, test, description, outside if "train" in splits else 0)
     test_name = next((name for name in ("test", "val") if name in splits), None)
     if test_name is None or "train" not in splits:
         raise UsageError(
@@ -85,19 +88,29 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
             where=store.where,
             expected='rows of the splits "train", and "test" or "val"',
             found=", ".join(f"{name} {len(rows)}" for name, rows in splits.items()),
-            hint="fungi extract adds those of the train split; --holdout 0.2 takes all rows that "
-            "are there for one set, and tests on a fifth of each class",
+            hint=_hint(splits),
         )
     validation = splits.get("val", empty) if test_name == "test" else empty
     description = {"from": "store", "train": "train", "test": test_name}
-    return Split(splits["train"], validation, splits[test_name], description)
+    return Split(splits["train"], validation, splits[test_name], description, outside)
 
 
 def _lack_of_test_rows(splits: Mapping[str, Rows]) -> str | None:
-    """Say why test rows must be held out, None where there are some, or splits of another kind."""
+    """Say why test rows must be held out; None where a split is there that may be meant for it."""
     if not splits:
         return "the store has no splits"
-    return None if splits.keys() & {"test", "val"} or "train" not in splits else NO_TEST
+    return NO_TEST if list(splits) == ["train"] else None
+
+
+def _hint(splits: Mapping[str, Rows]) -> str:
+    """Say what to do where splits have names of their own, which may mean anything."""
+    part = f"--holdout {HOLDOUT}"
+    if "train" in splits:
+        return f"{part} tests on a fifth of each class of train; a test split's name is test or val"
+    return (
+        f"fungi extract adds those of the train split; {part} takes all rows that are there for "
+        "one set, and tests on a fifth of each class"
+    )
 
 
 def stratified_holdout(

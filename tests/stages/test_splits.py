@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from feature_world import make_store
 from fungistore.errors import UsageError
+from fungistore.evaluation.task import open_task
+from fungistore.loff.data import open_head_data
 from fungistore.matrices.splits import Split, choose_split, stratified_holdout
 from fungistore.randomness import Stream
 
@@ -34,7 +36,6 @@ def test_without_a_test_split_val_is_tested(tmp_path):
     [
         (None, range(40), "the store has no splits"),
         (["train"] * 30 + [None] * 10, range(30), 'a split "train", and none to test on'),
-        (["train"] * 20 + ["extra"] * 20, range(20), 'a split "train", and none to test on'),
     ],
 )
 def test_without_test_rows_a_fifth_is_held_out(tmp_path, splits, pool, because):
@@ -120,6 +121,51 @@ def test_a_store_without_a_split_val_has_no_validation_rows(tmp_path):
     store = make_store(tmp_path / "s", {}, ["a"] * 2, ["train", "test"])
     split = choose_split(store, holdout=None, seed=0)
     assert (split.train.tolist(), split.validation.tolist(), split.test.tolist()) == ([0], [], [1])
+
+
+@pytest.mark.parametrize("other", ["validation", "dev", "Test"])
+def test_a_split_that_may_be_meant_for_testing_is_not_passed_over(tmp_path, other):
+    """Beside train, a name that is neither test nor val is refused, and train not divided."""
+    store = make_store(tmp_path / "s", {}, ["a", "b"] * 20, ["train"] * 30 + [other] * 10)
+    with pytest.raises(UsageError, match="no train and test splits") as caught:
+        choose_split(store, holdout=None, seed=0)
+    assert f"{other} 10" in str(caught.value.found)
+    assert "test or val" in caught.value.hint
+    assert len(choose_split(store, holdout=0.2, seed=0).test) == 6  # of the train rows
+
+
+@pytest.mark.parametrize(
+    ("splits", "outside"),
+    [
+        (None, 0),
+        (["train"] * 30 + [None] * 10, 10),
+        (["train"] * 20 + ["test"] * 10 + [None] * 10, 10),
+        (["train"] * 20 + ["test"] * 20, 0),
+    ],
+)
+def test_rows_without_a_split_are_counted_where_others_have_one(tmp_path, splits, outside):
+    """They are neither trained nor tested on, which every evaluation says among what it leaves."""
+    vectors = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float16)
+    store = make_store(tmp_path / "s", {"embeddings": vectors}, ["a", "b"] * 20, splits)
+    counted = {"rows without a split": outside} if outside else {}
+    unasked = {"rows without a label": 0, "rows without usable features": 0}
+    assert open_task(store.root, seed=0).excluded == unasked | counted
+    data = open_head_data(
+        store, "embeddings", feature_set=None, pool=1, holdout=None, validation=0.2, seed=0
+    )
+    assert data.excluded == unasked | counted
+
+
+def test_held_out_rows_that_are_all_unusable_are_not_said_to_be_single(tmp_path):
+    """Classes of one usable row cannot be divided; others could, and lack something else."""
+    labels = ["a", "b"] * 5
+    held = choose_split(make_store(tmp_path / "m", {}, labels), holdout=None, seed=0).test
+    vectors = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float16)
+    vectors[held] = np.nan
+    store = make_store(tmp_path / "s", {"embeddings": vectors}, labels)
+    with pytest.raises(UsageError, match="there are no test rows") as caught:
+        open_task(store.root)
+    assert "2 rows, none with a label and usable features" in str(caught.value.found)
 
 
 @pytest.mark.parametrize("splits", [["test", "test"], ["val", "test"], ["a", "b"]])
