@@ -193,9 +193,11 @@ class _Images:
 
     def __init__(self, images: Any) -> None:
         refuse_text("X", images)
+        one = type(images).__name__ if isinstance(images, Image.Image) or images is None else ""
         if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] in (3, 4):
-            found = f"one array {list(images.shape)}"
-            raise UsageError("several images are meant", expected="[image]", found=found)
+            one = f"one array {list(images.shape)}"
+        if one:
+            raise UsageError("several images are meant", where="X", expected="[image]", found=one)
         if hasattr(images, "to_numpy"):  # a column of a data frame
             images = images.to_numpy()
         if isinstance(images, np.ndarray) and images.ndim == 2 and images.shape[1] == 1:
@@ -220,7 +222,9 @@ class _Images:
             text = str(image)
             while text.startswith("./"):
                 text = text[2:].lstrip("/")
-            uri = path_to_uri(text)
+            # text may be a uri, as a frame's paths are of members of tar files
+            is_uri = text == image and text.isprintable()  # which lone surrogates are not
+            uri = text if is_uri else path_to_uri(text)
             return {"id": uri, "root": self._root, "uri": uri}
         try:
             pixels = _pixels(image)

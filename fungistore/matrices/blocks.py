@@ -17,6 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from fungistore.errors import MismatchError, UsageError, refuse_text
 from fungistore.fingerprint import describe
 from fungistore.markup import html_table
+from fungistore.matrices.keys import spelled_out
 from fungistore.store.commit import Commit
 from fungistore.store.contents import Content, content_of
 from fungistore.store.coverage import Coverage, coverage_of, read_rows
@@ -114,15 +115,26 @@ class FeatureMatrix:
         return self.read(0, self.rows).astype(dtype or np.float32, copy=False)
 
     def __getitem__(self, key: Any) -> NDArray[np.float32]:
-        """Return rows as NumPy's indexing does: of a number, a slice, numbers, or a mask.
+        """Return what NumPy's indexing does: of numbers, slices, lists, masks.
 
-        Only the units that have some of the rows are read. A second index is one of columns. Rows
-        that cannot be used are NaN.
+        Only the units that have some of the rows are read. Rows that cannot be used are NaN.
         """
-        rows, *columns = key if isinstance(key, tuple) else (key,)
-        wanted = np.arange(self.rows)[rows]
-        found = self._at(wanted.reshape(-1)).reshape(*wanted.shape, self.dim)
-        return found[(..., *columns)] if columns else found
+        keys = spelled_out(key)
+        at = next(i for i, one in enumerate(keys) if one is not None)
+        wanted = np.arange(self.rows)[keys[at]]
+        if len(keys) == 1:
+            return self._at(wanted.reshape(-1)).reshape(*wanted.shape, self.dim)
+        if isinstance(keys[at], slice):
+            found, keys[at] = self._at(wanted), slice(None)
+        else:  # numbers of rows, which may have those of columns as partners
+            needed, places = np.unique(wanted, return_inverse=True)
+            found, keys[at] = self._at(needed), places.reshape(wanted.shape)
+        return found[tuple(keys)]
+
+    def __iter__(self) -> Iterator[Vectors]:
+        """Yield each row, reading them unit by unit."""
+        for start in range(0, self.rows, self.unit_rows):
+            yield from self.read(start, min(start + self.unit_rows, self.rows))
 
     def _at(self, rows: Rows) -> Vectors:
         """Return rows in any order, reading the stretch of each unit that they are in."""
@@ -168,9 +180,21 @@ class FeatureMatrix:
         }
 
     def subset(self, features: Sequence[str]) -> FeatureMatrix:
-        """Return the matrix of some of the blocks."""
+        """Return the matrix of those of the blocks that are named.
+
+        Raises:
+            UsageError: none is.
+        """
         refuse_text("features", features)
+        features = tuple(features)
         chosen = [i for i, name in enumerate(self.features) if name in features]
+        if not chosen:
+            raise UsageError(
+                "no such features in this matrix",
+                where="features",
+                expected=", ".join(self.features),
+                found=repr(features),
+            )
         return FeatureMatrix(
             self.store,
             self.feature_set,
@@ -197,13 +221,17 @@ class FeatureMatrix:
             vectors[~np.isfinite(vectors.sum(axis=1))] = np.nan
         return vectors
 
-    def stream(self, rows: Rows | None = None) -> Iterator[tuple[Rows, Vectors]]:
+    def stream(self, rows: Sequence[int] | Rows | None = None) -> Iterator[tuple[Rows, Vectors]]:
         """Yield (row numbers [n], vectors [n, dim]) of the usable rows, in order, unit by unit.
 
         Args:
-            rows: ascending row numbers to choose from; default: all. Units without one of them
-                are not read.
+            rows: ascending row numbers to choose from, or a mask; default: all. Units without one
+                of them are not read.
+
+        Raises:
+            UsageError: the rows are not ascending.
         """
+        rows = None if rows is None else _ascending(rows)
         units = max(1, STREAM_BYTES // (4 * self.dim * self.unit_rows))
         step = units * self.unit_rows
         for start in range(0, self.rows, step):
@@ -222,8 +250,15 @@ class FeatureMatrix:
             elif usable.any():
                 yield wanted[usable], vectors[usable]
 
-    def load(self, rows: Rows | None = None) -> tuple[Rows, Vectors]:
-        """Return the usable rows at once: their numbers [n] and vectors [n, dim]."""
+    def load(self, rows: Sequence[int] | Rows | None = None) -> tuple[Rows, Vectors]:
+        """Return the usable rows at once: their numbers [n] and vectors [n, dim].
+
+        Args:
+            rows: as `stream` takes them.
+
+        Raises:
+            UsageError: the rows are not ascending.
+        """
         parts = list(self.stream(rows))
         if not parts:
             return np.zeros(0, np.int64), np.zeros((0, self.dim), np.float32)
@@ -263,6 +298,7 @@ def open_features(
     """
     store = Store.open(store)
     refuse_text("features", features)
+    features = tuple(features or ())
     chosen = choose_feature_set(store, feature_set)
     arrays = store.arrays(chosen)
     blocks = vectors_of(arrays)
@@ -284,7 +320,7 @@ def open_features(
         _refuse_other_inputs(store, arrays[PCA + pca], arrays.values())
         records = Records(arrays.values())
         return FeatureMatrix(store, chosen, (PCA + pca,), (arrays[PCA + pca],), records)
-    unknown = [name for name in features or () if name not in blocks]
+    unknown = [name for name in features if name not in blocks]
     if unknown or not blocks:
         raise UsageError(
             f"no such feature: {', '.join(unknown)}" if unknown else "there are no vector features",
@@ -312,6 +348,20 @@ def _refuse_other_inputs(store: Store, pca: UnitArray, arrays: Iterable[UnitArra
             found=describe(fields) + explain_banks(fields),
             hint="fit it again with fungi pca --restart, and index it with fungi index --restart",
         )
+
+
+def _ascending(rows: Sequence[int] | Rows) -> Rows:
+    numbers = np.asarray(rows)
+    if numbers.dtype == bool:
+        return np.flatnonzero(numbers)
+    if (numbers[1:] < numbers[:-1]).any():
+        raise UsageError(
+            "rows are streamed in the order of the store",
+            where="rows",
+            expected="ascending row numbers, or a mask",
+            hint="features[rows] takes any order",
+        )
+    return numbers.astype(np.int64, copy=False)
 
 
 def nested(features: Sequence[str]) -> list[tuple[str, ...]]:

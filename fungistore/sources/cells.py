@@ -12,21 +12,32 @@ import pyarrow.compute as pc
 from fungistore.sources.sample import CellType
 
 ARROW: Mapping[CellType, pa.DataType] = MappingProxyType(
-    {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "text": pa.string()}
+    {
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
+        "text": pa.string(),
+        "empty": pa.null(),
+    }
 )
 # How cells of a CSV file are spelled that are numbers or truth values; 007 is a name. The first
-# type that all cells of a column have is the column's.
+# type that all cells of a column have is the column's. Whole numbers that a type would round, as
+# a fraction's does beyond 15 digits, are no numbers of it: they may be names of 20 digits.
 _SPELLED: Mapping[CellType, str] = MappingProxyType(
     {
         "bool": r"^(true|false|True|False|TRUE|FALSE)$",
         "int": r"^(0|-?[1-9][0-9]{0,17})$",
-        "float": r"^-?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?$",
+        "float": r"^-?((0|[1-9][0-9]{0,14})|(0|[1-9][0-9]*)(\.[0-9]*|(\.[0-9]*)?"
+        r"[eE][-+]?0*([0-2]?[0-9]{1,2}|30[0-7])))$",
     }
 )
 
 
 def cell_type(kind: pa.DataType) -> CellType | None:
-    """Return what cells of an Arrow type are kept as; None for bytes, lists and tables."""
+    """Return what cells of an Arrow type are kept as; None for bytes, lists, tables and spans.
+
+    A span of time, as text, would be a number without its unit.
+    """
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if pa.types.is_boolean(kind):
@@ -36,17 +47,31 @@ def cell_type(kind: pa.DataType) -> CellType | None:
     if pa.types.is_floating(kind):
         return "float"
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    is_text = is_text or pa.types.is_string_view(kind) or pa.types.is_null(kind)
-    return "text" if is_text or pa.types.is_temporal(kind) or pa.types.is_decimal(kind) else None
+    is_text = is_text or pa.types.is_string_view(kind) or pa.types.is_decimal(kind)
+    is_time = pa.types.is_temporal(kind) and not _is_span(kind)
+    if pa.types.is_null(kind):
+        return "empty"
+    return "text" if is_text or is_time else None
+
+
+def _is_span(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_duration(kind) or pa.types.is_interval(kind))
 
 
 def types_of_texts(batches: Iterable[pa.RecordBatch], names: Iterable[str]) -> dict[str, CellType]:
-    """Return the types of some columns of text, from all of their cells that are not empty."""
+    """Return the types of some columns of bytes, from all of their cells that are not empty.
+
+    Columns that are not UTF-8 have none.
+    """
     possible: dict[str, list[CellType]] = {name: list(_SPELLED) for name in names}
     has_cells: set[str] = set()
     for batch in batches:
-        for name, kinds in possible.items():
-            filled = _filled(batch.column(name))
+        for name, kinds in list(possible.items()):
+            try:
+                filled = _filled(batch.column(name).cast(pa.string()))
+            except pa.ArrowInvalid:
+                del possible[name]
+                continue
             if not len(filled):
                 continue
             has_cells.add(name)
@@ -54,7 +79,7 @@ def types_of_texts(batches: Iterable[pa.RecordBatch], names: Iterable[str]) -> d
                 if not pc.all(pc.match_substring_regex(filled, _SPELLED[kind])).as_py():
                     kinds.remove(kind)
     return {
-        name: kinds[0] if kinds and name in has_cells else "text"
+        name: (kinds[0] if kinds else "text") if name in has_cells else "empty"
         for name, kinds in possible.items()
     }
 
@@ -63,6 +88,10 @@ def cells_of(column: pa.Array, kind: CellType) -> list[Any]:
     """Return the cells of a column as values of a type; empty text is None."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if kind == "empty":
+        return [None] * len(column)
+    if kind == "text":
+        column = column.cast(pa.string())
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
     cells: list[Any] = column.cast(ARROW[kind]).to_pylist()
@@ -71,8 +100,10 @@ def cells_of(column: pa.Array, kind: CellType) -> list[Any]:
 
 def joined_type(one: CellType, other: CellType) -> CellType:
     """Return the type that holds the cells of both."""
-    if one == other:
+    if one == other or other == "empty":
         return one
+    if one == "empty":
+        return other
     return "float" if {one, other} == {"int", "float"} else "text"
 
 

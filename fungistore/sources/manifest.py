@@ -49,9 +49,11 @@ class ManifestSource:
     of its content, the second of the same content by that digest and `-2`, and so on: so rows may
     come and go, and the others keep their names. An empty one is a sample that cannot be read.
 
-    Other columns keep their types: text, numbers and truth values. Times are text; columns of bytes
-    and lists are left out. A CSV column's type is the first of bool, int and float that all of its
-    cells have that are not empty, else text.
+    Other columns keep their types: text, numbers and truth values. Times are text; columns of
+    bytes, lists and spans of time are left out, and so are those that two share a name or that are
+    not UTF-8. A CSV column's type is the first of bool, int and float that all of its cells have
+    that are not empty and that holds their digits, else text. One of empty cells alone has none,
+    and takes that of later ones.
 
     Args:
         path: the manifest.
@@ -83,7 +85,9 @@ class ManifestSource:
         """Return which columns are left out."""
         left_out = [name for name in self._others if name not in self._kept]
         listed = ", ".join(map(repr, left_out))
-        return [f"columns of the manifest that are not kept: {listed}"] if left_out else []
+        why = "text in UTF-8, numbers, truth values and times are, under a name of their own"
+        said = f"columns of the manifest that are not kept: {listed}; {why}"
+        return [said] if left_out else []
 
     @cached_property
     def _others(self) -> dict[str, CellType | None]:
@@ -190,7 +194,7 @@ def _types_in_csv(path: str, inline: Sequence[str]) -> dict[str, CellType | None
     """Return the types of further columns, in one pass in bounded memory."""
     names = _other_columns(path, _csv_header(path), inline)
     once = [name for name in names if names.count(name) == 1]
-    batches = _csv_batches(path, dict.fromkeys(once, pa.string())) if once else ()
+    batches = _csv_batches(path, dict.fromkeys(once, pa.binary())) if once else ()
     types = types_of_texts(batches, once)
     return {name: types.get(name) for name in names}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Cell = bool | int | float | str | None
-CellType = Literal["bool", "int", "float", "text"]
+CellType = Literal["bool", "int", "float", "text", "empty"]  # "empty" joins any other
 
 
 @dataclass(frozen=True, slots=True)

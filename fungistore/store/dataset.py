@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,14 +101,16 @@ class StoreDataset(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"item {index} of {len(self)}")
-        return self.__getitems__([index % len(self)])[0]
+        number = operator.index(index)  # a fraction, or a slice, is no item
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"item {number} of {len(self)}")
+        return self.__getitems__([number])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> Items:
         """Return several items at once; a DataLoader asks so for the items of a batch."""
         places = np.asarray(indices, np.int64)
-        rows = self.rows[places]
+        rows = self.rows[places]  # refuses what is out of range; negative ones are from the end
+        places = places % max(1, len(self))
         fields: dict[str, Any] = {name: self._read(name, rows) for name in self._features}
         fields["label"] = torch.from_numpy(self.labels[places].astype(np.int64))
         fields["id"] = self._ids.take(pa.array(places)).to_pylist()
@@ -289,7 +292,7 @@ def _rows(store: Store, split: str | None, rows: Sequence[int] | Rows | None) ->
     if split is None:
         return chosen
     splits = store.samples.splits()
-    if split not in splits:
+    if not isinstance(split, str) or split not in splits:
         raise UsageError(
             f"there is no split {split!r}",
             where=store.where,

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
     from fungistore.store.store import Store
 
+NOTHING = pa.table(
+    {
+        "row": pa.array([], pa.int64()),
+        **{name: pa.array([], pa.string()) for name in ("id", "path", "label", "split")},
+    }
+)
 PLAIN = frozenset("#:%")  # in none of the uris that are paths as they stand
 
 
@@ -58,9 +64,7 @@ def sample_frame(store: Store) -> pd.DataFrame:
                 cells = pa.array([cell_as(c, kind) for c in cells.to_pylist()], ARROW[kind])
             own[PREFIX + name] = cells
         parts.append(pa.table(own))
-    if not parts:
-        return pd.DataFrame({name: [] for name in ("row", "id", "path", "label", "split")})
-    whole = pa.concat_tables(parts)
+    whole = pa.concat_tables(parts) if parts else NOTHING
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
     gaps = {whole.schema.field(i).type for i, c in enumerate(whole.columns) if c.null_count}
     frame = whole.to_pandas(types_mapper={k: d for k, d in nullable.items() if k in gaps}.get)

@@ -45,7 +45,11 @@ SAMPLES = StoredKind(
         Field("split", "dictionary of string, null", "train, val, test, or any other name"),
         Field("bytes", "int64, null", "size of the file when it was listed"),
         Field("mtime", "timestamp[us, UTC], null", "its time when it was listed"),
-        Field("column.<name>", "int64, double, bool or string, null", "a column of the manifest"),
+        Field(
+            "column.<name>",
+            "int64, double, bool or string, null",
+            "a column of the manifest; of Arrow's null type where all cells are empty",
+        ),
     ),
     note="Row groups of 16,384 rows. A file that `store.json` does not name does not count.",
 )

@@ -104,6 +104,8 @@ def _refresh_samples(store: Store, changes: SourceChanges, source: Source) -> No
             # without a checksum while the file may be the old one or the new one
             _replace_part(store, number, replace(part, checksum=None))
             _replace_part(store, number, store.samples.refresh(part, changes, source))
+        elif part.checksum is None:  # a kill came between, and the new file is there
+            _replace_part(store, number, store.samples.sealed(part))
         first += part.rows
 
 

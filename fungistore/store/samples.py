@@ -280,6 +280,10 @@ class SampleTable:
                     writer.write_table(pa.table(columns, schema=schema))
 
         self.folder.publish_file(part.file, write)
+        return self.sealed(part)
+
+    def sealed(self, part: Part) -> Part:
+        """Return a part with the checksum of its file."""
         return replace(part, checksum=self.folder.digest(part.file))
 
     def moved(self, part: Part, root: str) -> Part:

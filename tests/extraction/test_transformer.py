@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sklearn.utils.estimator_checks import (
 
 import fungistore as fungi
 from fungistore.errors import ImageError, UsageError
+from fungistore.store.listing import add_source
 from tiny_world import TINY
 
 EVERYTHING = ("embeddings", "kl", "simclr")
@@ -83,6 +85,18 @@ def test_images_in_memory_are_their_pixels(paths: list[str], tiny_weights: Path)
     assert step.transform([]).shape == (0, by_image.shape[1])
 
 
+def test_a_frames_paths_are_images(paths: list[str], tiny_weights: Path, tmp_path: Path) -> None:
+    """Those of a store of tar files too, which are places in them."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for path in paths:
+            tar.add(path)
+    place = tmp_path / "s.fungi"
+    add_source(fungi.Store.open_or_create(place), fungi.open_source(tmp_path / "a.tar"))
+    step = transformer(tiny_weights, features=["embeddings"]).fit(paths)
+    found = step.transform(fungi.Store.open(place).to_pandas()["path"])
+    np.testing.assert_array_equal(found, step.transform(paths))
+
+
 def test_it_is_a_step_of_a_pipeline(paths: list[str], tiny_weights: Path) -> None:
     """With a PCA and a classifier; its clone has its parameters and nothing else."""
     labels = [path.partition("/")[0] for path in paths]
@@ -118,7 +132,8 @@ def test_what_cannot_be_used_is_said(paths: list[str], tiny_weights: Path, tmp_p
         with pytest.raises(UsageError):
             transformer(tiny_weights, features=features).fit(paths)
     step = transformer(tiny_weights, features=["embeddings"]).fit(paths)
-    for one in (paths[0], Path(paths[0]), np.zeros((9, 9, 3), np.uint8)):
+    picture = Image.new("RGB", (9, 9))
+    for one in (paths[0], Path(paths[0]), np.zeros((9, 9, 3), np.uint8), picture, None):
         with pytest.raises(UsageError):
             step.transform(one)
     (tmp_path / "broken.jpg").write_bytes(b"no image")

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.model_selection import cross_val_score, train_test_split
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
 from feature_world import clustered, make_store, write_block
@@ -14,6 +16,7 @@ from fungistore.errors import StoreError, UsageError
 from fungistore.matrices import blocks
 from fungistore.matrices.blocks import nested, open_features
 from fungistore.store.feature_sets import choose_feature_set
+from fungistore.store.store import Store
 
 
 @pytest.fixture
@@ -233,17 +236,52 @@ def test_a_matrix_is_indexed_like_an_array(tmp_path: Path) -> None:
         0, -1, np.int64(7), slice(None), slice(10, 20), slice(40, 5, -3), slice(3, 3),
         [5, 49, 5, 0], np.array([[1, 2], [3, 4]]), np.arange(50) % 7 == 0, (slice(2, 9), 3),
         ([8, 1], slice(0, 2)),
-        np.zeros(0, np.int64),
+        np.zeros(0, np.int64), (), None, (..., 3), ([8, 1], ...), ([8, 1], [0, 2]), (5, 3),
+        np.ix_([3, 9], [0, 2]), (slice(2, 9), None), (None, 3, None, 2), whole > 0,
+        (np.arange(50) < 2, [0, 2]), ([8, 1], None, [0, 2]), (slice(9, 2, -1), whole[0] > 0),
     ]  # fmt: skip
     for key in keys:
         np.testing.assert_array_equal(matrix[key], whole[key])
-    for bad in (50, -51, [50], "a", 1.5):
+    np.testing.assert_array_equal(list(matrix), whole)
+    for bad in (50, -51, [50], "a", 1.5, True, (3, 7), (1, 2, 3), (..., ...), np.ones(49, bool)):
         with pytest.raises(IndexError):
             matrix[bad]
     assert np.array(matrix, dtype=np.float64).dtype == np.float64
     with pytest.raises(ValueError, match="always a copy"):
         np.array(matrix, copy=False)
     assert "embeddings+kl: 50 x 7 float32" in repr(matrix)
+
+
+def test_scikit_learn_divides_a_matrix(tmp_path: Path) -> None:
+    """As it divides arrays: into training and test rows, and for cross-validation."""
+    vectors, labels = clustered(60, 2, 4, noise=0.1)
+    matrix = open_features(make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels))
+    train, test, _, _ = train_test_split(matrix, labels, random_state=0)
+    assert train.shape == (45, 4)
+    assert test.shape == (15, 4)
+    assert cross_val_score(KNeighborsClassifier(1), matrix, labels, cv=3).tolist() == [1, 1, 1]
+
+
+def test_rows_to_load_are_numbers_in_order_or_a_mask(store: Store) -> None:
+    """Any other order is refused: the rows are streamed."""
+    matrix, rows = open_features(store), [3, 20, 90]
+    mask = np.isin(np.arange(100), rows)
+    for asked in (rows, mask, mask.tolist()):
+        numbers, found = matrix.load(asked)
+        assert numbers.tolist() == rows
+        np.testing.assert_array_equal(found, matrix[rows])
+    with pytest.raises(UsageError, match="in the order of the store"):
+        matrix.load([90, 3])
+
+
+def test_features_are_any_iterable_of_names(store: Store) -> None:
+    """A generator too; a matrix of no features is refused."""
+    assert open_features(store, (name for name in ["kl"])).features == ("kl",)  # type: ignore[arg-type]
+    matrix = open_features(store)
+    assert matrix.subset(iter(["kl"])).features == ("kl",)  # type: ignore[arg-type]
+    for odd in ([], ["simclr"]):
+        with pytest.raises(UsageError, match="no such features"):
+            matrix.subset(odd)
 
 
 def test_indexing_reads_no_other_units(tmp_path: Path) -> None:

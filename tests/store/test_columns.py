@@ -75,12 +75,16 @@ def test_a_parquets_columns_keep_their_types(tmp_path: Path) -> None:
             "when": pa.array([0, 1], pa.timestamp("s")),
             "mask": [b"1", b"2"],
             "box": [[1, 2], [3]],
+            "span": pa.array([1, 2], pa.duration("s")),
             "row": ["mine", "yours"],
         }
     )
     pq.write_table(table, tmp_path / "m.parquet")
     source = fungi.open_source(tmp_path / "m.parquet")
-    assert source.remarks() == ["columns of the manifest that are not kept: 'mask', 'box'"]
+    assert source.remarks() == [
+        "columns of the manifest that are not kept: 'mask', 'box', 'span'; text in UTF-8, numbers, "
+        "truth values and times are, under a name of their own"
+    ]
     added(tmp_path / "s.fungi", tmp_path / "m.parquet")
     frame = Store.open(tmp_path / "s.fungi").to_pandas()
     assert list(frame.columns[len(OWN) :]) == [
@@ -95,6 +99,76 @@ def test_a_parquets_columns_keep_their_types(tmp_path: Path) -> None:
     assert frame["kind"].tolist() == ["x", "y"]
     assert frame["when"][1].startswith("1970-01-01 00:00:01")
     assert frame["row"].tolist() == [0, 1]
+
+
+def test_no_digit_of_a_csv_is_rounded(tmp_path: Path) -> None:
+    """Numbers that a type would round, or has no room for, are text."""
+    rows = ("1234567890123456789,1e400,1.5", "12345678901234567891,1,1234567890123456")
+    added(tmp_path / "s.fungi", tmp_path / "m.csv", "path,post,p,x\na," + "\nb,".join(rows))
+    for place, name in enumerate(("post", "p", "x")):
+        found = cells(tmp_path / "s.fungi", name)
+        assert found == [row.split(",")[place] for row in rows]
+    added(tmp_path / "t.fungi", tmp_path / "m.csv", "path,p,n\na,1e-120,123456789012345678\n")
+    assert cells(tmp_path / "t.fungi", "p") == [1e-120]
+    assert cells(tmp_path / "t.fungi", "n") == [123456789012345678]
+
+
+def test_a_column_that_is_not_utf_8_is_left_out(tmp_path: Path) -> None:
+    """And named; the manifest is a source all the same."""
+    (tmp_path / "m.csv").write_bytes("path,note,n\na,caf\xe9,1\n".encode("latin-1"))
+    source = fungi.open_source(tmp_path / "m.csv")
+    assert "'note'" in source.remarks()[0]
+    added(tmp_path / "s.fungi", tmp_path / "m.csv")
+    assert cells(tmp_path / "s.fungi", "n") == [1]
+    assert fungi.status(tmp_path / "s.fungi").columns == ("n",)
+
+
+def test_empty_cells_have_no_type(tmp_path: Path) -> None:
+    """A column of them takes the type that later ones have, and leaves the others theirs."""
+    place, manifest = tmp_path / "s.fungi", tmp_path / "m.csv"
+    added(place, manifest, "path,age\na,\n")
+    assert cells(place, "age") == [None]
+    assert len(added(place, manifest, "path,age\na,31\nb,4\n").changed_cells) == 1
+    added(place, tmp_path / "n.csv", "path,age\nc,\n")
+    assert str(Store.open(place).to_pandas()["age"].dtype) == "Int64"
+    assert cells(place, "age") == [31, 4, None]
+    assert not fungi.verify_store(place).findings
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_empty_text_of_a_parquet_is_missing(tmp_path: Path, kind: pa.DataType) -> None:
+    """Whichever type of text its writer chose."""
+    table = pa.table({"path": ["a", "b"], "note": pa.array(["", "x"], kind)})
+    pq.write_table(table, tmp_path / "m.parquet")
+    added(tmp_path / "s.fungi", tmp_path / "m.parquet")
+    assert cells(tmp_path / "s.fungi", "note") == [None, "x"]
+
+
+def test_a_kill_while_cells_are_taken_over_loses_no_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a part that was replaced, and not yet vouched for: the next run does it."""
+    place, manifest = tmp_path / "s.fungi", tmp_path / "m.csv"
+    added(place, manifest, "path,n\na,1\n")
+    with monkeypatch.context() as patch:
+        patch.setattr("fungistore.store.samples.SampleTable.sealed", _killed)
+        with pytest.raises(KeyboardInterrupt):
+            added(place, manifest, "path,n\na,2\n")
+    assert Store.open(place).manifest.parts[0].checksum is None
+    assert not added(place, manifest).changed_cells
+    assert Store.open(place).manifest.parts[0].checksum is not None
+    assert cells(place, "n") == [2]
+
+
+def _killed(*_: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+def test_a_store_without_samples_is_a_frame_of_no_rows(tmp_path: Path) -> None:
+    """With the columns that every frame has."""
+    frame = Store.open_or_create(tmp_path / "s.fungi").to_pandas()
+    assert list(frame.columns) == OWN
+    assert not len(frame)
 
 
 def test_other_columns_join_as_a_store_grows(tmp_path: Path) -> None:

@@ -64,6 +64,21 @@ def test_an_item_has_what_the_store_has_of_a_row(store: Store) -> None:
         dataset[ROWS]
 
 
+def test_items_are_numbered_as_of_a_list(store: Store) -> None:
+    """By whole numbers of any kind, from the end too; alone and in batches."""
+    dataset = store.dataset("kl")
+    assert dataset.__getitems__([-1, 0, -1]).fields["id"] == [dataset[i]["id"] for i in (-1, 0, -1)]
+    assert dataset[np.int64(-2)]["id"] == dataset[torch.tensor(len(dataset) - 2)]["id"]
+    for odd in (1.5, slice(0, 2), "0"):
+        with pytest.raises(TypeError):
+            dataset[odd]  # type: ignore[index]
+    for beyond in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError):
+            dataset.__getitems__([beyond])
+    with pytest.raises(UsageError, match="no split"):
+        store.dataset("kl", split=["train"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("codec", ["none", "zstd"])
 def test_torchs_own_collate_makes_batches(store: Store, codec: Any) -> None:
     """Of a DataLoader, a Subset, and items that were taken one by one; plain or compressed."""
