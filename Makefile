@@ -13,7 +13,7 @@ demo: $(READY)          ## real images through a real DINOv2 into a store, kille
 test: $(READY)          ## the quick tests, minutes
 	$(RUN) -m pytest --numprocesses auto --dist loadfile
 
-test-slow: $(VENV)/.docs ## kills, memory, real weights
+test-slow: $(READY)     ## kills, memory, real weights
 	$(RUN) -m pytest -m slow
 
 mutate: $(READY)        ## small faults that the tests must see, an hour; ARGS="--sample 20 --seed 2" for a part
@@ -24,7 +24,7 @@ lint: $(READY)          ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy fungistore cli
 
-docs: $(VENV)/.docs     ## the pages of docs/ as a site in site/; a warning is an error
+docs: $(READY)          ## the pages of docs/ as a site in site/; a warning is an error
 	$(RUN) -m mkdocs build --strict
 
 bench: $(READY)         ## each against its floor, in one run: extraction, neighbours, LOFF-TA
@@ -49,29 +49,21 @@ clean:
 ifndef CPU
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,test,lint]'
-	touch $@
-
-$(VENV)/.docs: $(READY)
-	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,docs,lint,test]'
 	touch $@
 else
 # One version, so that pip prefers its build "+cpu" wherever that is found.
 CPU_TORCH ?= torch==2.13.* torchvision==0.28.*
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 LIGHT := tests/install/light_requirements.py
-INSTALL_LIGHT = $(RUN) $(LIGHT) $(1) > $(VENV)/requirements.txt && $(RUN) -m pip install --quiet \
-	--constraint $(VENV)/constraints.txt --requirement $(VENV)/requirements.txt
 $(READY): pyproject.toml constraints.txt $(LIGHT)
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) $(LIGHT) --constraints > $(VENV)/constraints.txt
 	$(RUN) -m pip install --quiet --no-deps --extra-index-url $(CPU_INDEX) $(CPU_TORCH)
-	$(call INSTALL_LIGHT,demo test lint)
+	$(RUN) $(LIGHT) demo docs lint test > $(VENV)/requirements.txt
+	$(RUN) -m pip install --quiet --constraint $(VENV)/constraints.txt \
+		--requirement $(VENV)/requirements.txt
 	$(RUN) tests/install/declare_operators.py
 	$(RUN) -m pip install --quiet --no-deps --editable .
-	touch $@
-
-$(VENV)/.docs: $(READY)
-	$(call INSTALL_LIGHT,docs)
 	touch $@
 endif

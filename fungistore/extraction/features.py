@@ -227,7 +227,7 @@ class FeatureMaker:
 
     def _at_once(self, one: _Pass) -> int:
         views = count_views(self.drawer.recipe(one.views))
-        return self._path_of(one).samples_at_once(views, self._batch_size)
+        return self._path_of(one).samples_at_once(views, self._batch_size, self.device)
 
     def _parts(self, drawn: BatchViews, one: _Pass) -> Iterator[DrawnBatch]:
         """Split a batch so that the path can record each part with all of its views.

@@ -22,9 +22,8 @@ def forward_size(device: torch.device, tokens: int) -> int | None:
     return None if device.type != "cpu" else power_of_two_within(TOKENS_A_FORWARD / tokens)
 
 
-def base_forward_size(encoder: Encoder) -> int | None:
-    """Return the same for views of the encoder's own size, where its module is now."""
-    device = next(encoder.module.parameters()).device
+def base_forward_size(device: torch.device, encoder: Encoder) -> int | None:
+    """Return the same for views of the encoder's own size."""
     return forward_size(device, prod(encoder.token_shape))
 
 

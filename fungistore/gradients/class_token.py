@@ -35,9 +35,9 @@ class ClassTokenPath:
         projection = self._split.projection
         return projection.out_features, projection.in_features + (projection.bias is not None)
 
-    def samples_at_once(self, views: int, batch_size: int) -> int:
+    def samples_at_once(self, views: int, batch_size: int, device: torch.device) -> int:
         """All of them on a GPU: a view leaves only two vectors behind."""
-        size = base_forward_size(self._encoder)
+        size = base_forward_size(device, self._encoder)
         return batch_size if size is None else samples_within(size, views, batch_size)
 
     def record(

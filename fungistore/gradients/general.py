@@ -49,9 +49,9 @@ class LayerPath:
             return 0, 0
         return target.out_features, target.in_features + (target.bias is not None)
 
-    def samples_at_once(self, views: int, batch_size: int) -> int:
+    def samples_at_once(self, views: int, batch_size: int, device: torch.device) -> int:
         """As many as keep all views, whose tokens autograd must hold, in one forward."""
-        size = base_forward_size(self._encoder) or batch_size
+        size = base_forward_size(device, self._encoder) or batch_size
         return samples_within(size, views, batch_size)
 
     def record(

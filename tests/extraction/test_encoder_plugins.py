@@ -120,3 +120,13 @@ def test_views_of_images_need_an_encoder_that_says_what_pixels_it_takes(
     with pytest.raises(UsageError, match="takes no views of images") as caught:
         extract(images, images.parent / "s.fungi", options("dino"))
     assert "image_size" in str(caught.value.expected)
+
+
+def test_an_encoder_may_have_no_parameters(monkeypatch: pytest.MonkeyPatch, images: Path) -> None:
+    """Means of cells, say: where it runs is the run's device, not that of a first parameter."""
+    kind = type(FAMILIES["conv"]().load("wide"))
+    for name in ("embedding_dim", "token_dim"):
+        monkeypatch.setattr(kind, name, 3)
+    monkeypatch.setattr(kind, "__init__", lambda self: setattr(self, "module", nn.AvgPool2d(8)))
+    done = extract(images, images.parent / "s.fungi", options("embeddings", "patches"))
+    assert (done.samples, done.failed) == (5, 0)
