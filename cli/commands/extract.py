@@ -98,7 +98,15 @@ def extract(
         options = options.with_settings(f"simclr.negatives={negatives}")
     if dry_run:
         quiet = Context(stop=context.stop)
-        planned = fungi.estimate(source, store, options, restart=restart, context=quiet)
+        planned = fungi.estimate(
+            source,
+            store,
+            options,
+            restart=restart,
+            update=update,
+            retry_failed=retry_failed,
+            context=quiet,
+        )
         result_json(planned.to_json()) if as_json else _show_estimate(planned)
         return
     clock = fungi.Clock(fungi.wait_for_gpu) if profile else None
