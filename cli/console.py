@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shlex
 import signal
 import sys
 import time
@@ -21,6 +20,7 @@ from fungistore.machine.context import Context
 from fungistore.quantities import duration
 
 from .output import note, printable, result_json
+from .shell import command_line
 from .starting import announced_imports
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ INTERRUPTION = "interrupted; committed work is kept, the same command continues 
 
 def next_step(*command: str) -> None:
     """Name the command that usually follows."""
-    note(f"next: {shlex.join(command)}")
+    note(f"next: {command_line(command)}")
 
 
 def explains_errors(command: Callable[P, R]) -> Callable[P, R]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
@@ -18,6 +17,7 @@ from fungistore.quantities import counted, duration, size
 from ..console import SKIPPED_INPUTS, next_step
 from ..flags import Json, Restart, StorePath, command
 from ..output import note, result, result_json
+from ..shell import command_line, operand
 
 RETRY = "--retry-failed"
 
@@ -98,7 +98,15 @@ def extract(
         options = options.with_settings(f"simclr.negatives={negatives}")
     if dry_run:
         quiet = Context(stop=context.stop)
-        planned = fungi.estimate(source, store, options, restart=restart, context=quiet)
+        planned = fungi.estimate(
+            source,
+            store,
+            options,
+            restart=restart,
+            update=update,
+            retry_failed=retry_failed,
+            context=quiet,
+        )
         result_json(planned.to_json()) if as_json else _show_estimate(planned)
         return
     clock = fungi.Clock(fungi.wait_for_gpu) if profile else None
@@ -122,7 +130,7 @@ def extract(
         _show_result(done)
         _show_profile(times)
     _name_failures(done, invocation.find_root().obj)
-    next_step("fungi", "status", str(store))
+    next_step("fungi", "status", operand(store))
     if done.unusable and done.unusable >= done.samples - done.failed:
         note("failed: no row is usable; the numbers of this model are not finite, or all zero")
         raise typer.Exit(1)
@@ -137,11 +145,14 @@ def _name_failures(done: fungi.ExtractResult, asked: Sequence[str]) -> None:
     note("failed inputs:" if done.failed > 1 else "failed input:")
     for one in done.failures:
         note(f"  {one.path}: {one.error}: {one.message}")
+    store = operand(done.store)
     if more := done.failed - len(done.failures):
-        note(f"  and {more} more: {shlex.join(['fungi', 'status', done.store, '--failures'])}")
+        note(f"  and {more} more: {command_line(['fungi', 'status', store, '--failures'])}")
     words = [word for word in asked if word not in ("--restart", "--update", RETRY)]
+    end = words.index("--") if "--" in words else len(words)
+    words[end:end] = [RETRY]
     stdin = " (with the same list on stdin)" if "-" in words else ""
-    note(f"to try again what failed: {shlex.join(['fungi', *words, RETRY])}{stdin}")
+    note(f"to try again what failed: {command_line(['fungi', *words])}{stdin}")
 
 
 def _show_profile(times: list[fungi.StageTime]) -> None:

@@ -14,6 +14,7 @@ from fungistore.quantities import counted
 from ..console import SKIPPED_INPUTS, next_step
 from ..flags import Json, Restart, StorePath, command
 from ..output import note, result, result_json
+from ..shell import operand
 
 
 @command
@@ -48,7 +49,7 @@ def import_features(
     """
     done = fungi.import_features(files, store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
-    next_step("fungi", "status", str(store))
+    next_step("fungi", "status", operand(store))
     if done.unusable and done.unusable >= done.matched:
         note("failed: no row is usable; all have NaN, infinities or nothing but zeros")
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ from fungistore.quantities import counted, duration, size
 from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
 from ..output import note, result, result_json
+from ..shell import operand
 
 
 @command
@@ -35,7 +36,7 @@ def index(
     """
     done = fungi.build_index(store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
-    next_step("fungi", "search", str(store), "QUERY", "--index", done.index.name)
+    next_step("fungi", "search", operand(store), "QUERY", "--index", done.index.name)
 
 
 def _show(done: fungi.IndexResult) -> None:

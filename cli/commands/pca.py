@@ -9,6 +9,7 @@ from fungistore.quantities import counted
 from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
 from ..output import result, result_json
+from ..shell import operand
 
 
 @command
@@ -33,7 +34,7 @@ def pca(
     """
     done = fungi.fit_pca(store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
-    next_step("fungi", "index", str(store), "--pca", done.name)
+    next_step("fungi", "index", operand(store), "--pca", done.name)
 
 
 def _show(done: fungi.PcaResult) -> None:

@@ -9,6 +9,7 @@ from fungistore.quantities import counted
 from ..console import next_step
 from ..flags import Json, Restart, StorePath, command
 from ..output import result, result_json
+from ..shell import operand
 
 
 @command
@@ -36,7 +37,7 @@ def train_loff(
     """
     done = fungi.train_loff(store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
-    next_step("fungi", "eval", "loff", str(store), "--head", done.name)
+    next_step("fungi", "eval", "loff", operand(store), "--head", done.name)
 
 
 def _show(done: fungi.TrainResult) -> None:

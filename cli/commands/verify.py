@@ -15,6 +15,7 @@ from fungistore.quantities import counted, duration, size
 from ..console import next_step
 from ..flags import Json, StorePath, command
 from ..output import note, result, result_json
+from ..shell import operand
 from ..tables import show_table
 
 EXIT_CODES = {"sound": 0, "unreadable": 1}  # else that of StoreError
@@ -89,11 +90,11 @@ def verify(
     for command_line in mended.commands if mended is not None else ():
         note(f"to make again what was dropped: {command_line}")
     if any(finding.kind == "records-missing" for finding in found.errors) and rebuilt is None:
-        next_step("fungi", "verify", str(store), "--rebuild-records")
+        next_step("fungi", "verify", operand(store), "--rebuild-records")
     elif not repair and any(finding.remedy for finding in found.findings):
-        next_step("fungi", "verify", str(store), "--repair")
+        next_step("fungi", "verify", operand(store), "--repair")
     else:
-        next_step("fungi", "status", str(store))
+        next_step("fungi", "status", operand(store))
     if code := EXIT_CODES.get(found.verdict, DAMAGED):
         raise typer.Exit(code)
 

@@ -26,6 +26,7 @@ from fungistore.extraction.growth import (
 from fungistore.extraction.loader import MOST_LOADED, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan, count_samples, find_gaps
+from fungistore.extraction.redo import refuse_partial_redo
 from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import DEFAULT, Context
@@ -61,8 +62,8 @@ class Estimate:
         store: the store's directory.
         feature_set: name of the feature set.
         samples: those of the source and the store together, after --limit.
-        images: samples still to be computed.
-        units: units still to be computed.
+        images: samples still to be computed, or to be made anew.
+        units: units that they are in.
         unit_rows: rows of a unit.
         unit_is_measured: whether that follows from the rate: it is measured anew before the work.
         batch_size: samples, or views, in one forward.
@@ -111,9 +112,15 @@ def estimate(
     options: ExtractOptions,
     *,
     restart: bool = False,
+    update: bool = False,
+    retry_failed: bool = False,
     context: Context = DEFAULT,
 ) -> Estimate:
     """Return what `extract` would do, from two timed batches; writes nothing into the store.
+
+    Args:
+        source, store, options, restart, update, retry_failed: as for `extract`.
+        context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
         FungiError: as `extract` does.
@@ -125,7 +132,7 @@ def estimate(
         real = Store.open(place) if Store.exists(place) else None
         copy = Path(directory)
         scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
-        add_source(scratch, source, resolved.modality.name)
+        changes = add_source(scratch, source, resolved.modality.name, update=update)
         refuse_empty(scratch, source, resolved.modality)
         samples = scratch.samples
         resolved = with_fitting_batch(resolved, samples, context)
@@ -145,6 +152,12 @@ def estimate(
         growth += growth_of_setups(resolved, configs, setups, samples, borrowed)
     gaps = find_gaps(resolved.arrays, done, rows, unit_rows)
     growth += growth_of_units(gaps, resolved.arrays, done, unit_rows, resolved.codec)
+    anew: set[int] = set()
+    if real and not restart and (update or retry_failed):
+        refuse_partial_redo(real, resolved)
+        anew = {failure.row for failure in real.each_failure(options.name, rows)}
+        anew |= {row for row in changes.changed_samples if update and row < rows}
+        anew.difference_update(*(range(gap.start, gap.stop) for gap in gaps))
     dropped = existing.values() if restart else ()
     forwards = maker.forwards(frozenset(options.features))
     for_banks = sum(
@@ -153,13 +166,14 @@ def estimate(
         if options.bank_from is None
         and (real is None or not real.setups.has(fingerprint(configs[feature])))
     )
-    work = count_samples(gaps) + (for_banks if gaps else 0)
+    images = count_samples(gaps) + len(anew)
+    work = images + (for_banks if gaps else 0)
     return Estimate(
         store=place.where,
         feature_set=options.name,
         samples=rows,
-        images=count_samples(gaps),
-        units=len({gap.unit for gap in gaps}),
+        images=images,
+        units=len({gap.unit for gap in gaps} | {row // unit_rows for row in anew}),
         unit_rows=unit_rows,
         unit_is_measured=is_measured,
         batch_size=resolved.batch_size,

@@ -9,12 +9,14 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.errors import UsageError
 from fungistore.extraction.compute import ComputedBatch, compute_units, tell_unusable
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
 from fungistore.store.failures import Failure
+from fungistore.store.feature import is_pca, name_of
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -80,6 +82,25 @@ def redo_rows(
         if mended:
             store.compact_failures(mended=mended)
     return Redone(len(mended), len(listed) - len(mended))
+
+
+def refuse_partial_redo(store: Store, resolved: Resolved) -> None:
+    """A row is listed once for all features of a set, so all of them are made anew together.
+
+    Raises:
+        UsageError: the settings leave some out.
+    """
+    made = {name for name in store.arrays(resolved.options.name) if not is_pca(name)}
+    left_out = made - {spec.path for spec in resolved.arrays}
+    if left_out:
+        features = [*resolved.options.features, *sorted(map(name_of, left_out))]
+        raise UsageError(
+            "rows are made anew for all features of a feature set together",
+            where=f"feature set {resolved.options.name!r}",
+            expected=", ".join(dict.fromkeys(features)),
+            found=", ".join(resolved.options.features),
+            hint=f"--features {','.join(dict.fromkeys(features))}",
+        )
 
 
 def _merge(

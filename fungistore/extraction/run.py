@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
-from fungistore.errors import UsageError
 from fungistore.extraction.adding import add_samples
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.compute import fill_gaps
@@ -21,7 +20,7 @@ from fungistore.extraction.measure import (
 )
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import Gap, count_samples, find_gaps
-from fungistore.extraction.redo import Redone, redo_rows
+from fungistore.extraction.redo import Redone, redo_rows, refuse_partial_redo
 from fungistore.extraction.resolve import Resolved
 from fungistore.extraction.result import FIRST_FAILURES, ExtractResult
 from fungistore.extraction.versions import say_other_versions
@@ -33,7 +32,7 @@ from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failed import described
 from fungistore.store.failures import CHANGED_FILE, Failure
-from fungistore.store.feature import is_pca, name_of
+from fungistore.store.feature import is_pca
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
@@ -114,7 +113,7 @@ class Extraction:
     def _prepare(self, target: Store, part: Slice) -> _Ready:
         options, context = self._resolved.options, self._context
         if self._is_redo:
-            _refuse_partial_redo(target, self._resolved)
+            refuse_partial_redo(target, self._resolved)
         if self._maker is None and part.index == 0:  # of several workers one says it
             for remark in self._resolved.remarks:  # before a measurement that takes its time
                 context.reporter.notice(remark)
@@ -194,21 +193,6 @@ def _things(store: Store, resolved: Resolved) -> list[str]:
 def _derived(store: Store, feature_set: str) -> list[UnitArray]:
     arrays = store.arrays(feature_set)
     return [array for name, array in arrays.items() if is_pca(name)]
-
-
-def _refuse_partial_redo(store: Store, resolved: Resolved) -> None:
-    """A row is listed once for all features of a set, so all of them are made anew together."""
-    made = {name for name in store.arrays(resolved.options.name) if not is_pca(name)}
-    left_out = made - {spec.path for spec in resolved.arrays}
-    if left_out:
-        features = [*resolved.options.features, *sorted(map(name_of, left_out))]
-        raise UsageError(
-            "rows are made anew for all features of a feature set together",
-            where=f"feature set {resolved.options.name!r}",
-            expected=", ".join(dict.fromkeys(features)),
-            found=", ".join(resolved.options.features),
-            hint=f"--features {','.join(dict.fromkeys(features))}",
-        )
 
 
 def _extract(ready: _Ready, context: Context) -> ExtractResult:

@@ -27,11 +27,21 @@ class MLflow:
         self._entities = import_module("mlflow.entities")
         self._client = import_module("mlflow").MlflowClient()
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        known = self._client.get_experiment_by_name(name)
-        experiment = known.experiment_id if known else self._client.create_experiment(name)
+        experiment = self._experiment(name)
         found = self._client.search_runs([experiment], f"tags.`{TAG}` = '{run.id}'")
         self._id: str = found[0].info.run_id if found else self._begin(experiment, run)
         self._client.update_run(self._id, status="RUNNING")
+
+    def _experiment(self, name: str) -> str:
+        known = self._client.get_experiment_by_name(name)
+        if known is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except Exception:  # another head may have been faster
+                known = self._client.get_experiment_by_name(name)
+                if known is None:
+                    raise
+        return str(known.experiment_id)
 
     def _begin(self, experiment: str, run: LoggedRun) -> str:
         made: Any = self._client.create_run(experiment, run_name=run.name, tags={TAG: run.id})
@@ -50,9 +60,11 @@ class MLflow:
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
         """Log an epoch's numbers at once."""
         now = int(1000 * time())
-        metrics = [self._entities.Metric(name, v, now, epoch) for name, v in values.items()]
+        # the loss, which `last_epoch` asks for, is last: some stores write one after another
+        names = sorted(values, key=lambda name: name == "loss")
+        metrics = [self._entities.Metric(name, values[name], now, epoch) for name in names]
         self._client.log_batch(self._id, metrics=metrics)
 
-    def close(self) -> None:
-        """Mark the run as ended; one that goes on is marked as running again."""
-        self._client.set_terminated(self._id)
+    def close(self, *, done: bool) -> None:
+        """Mark the run as ended, or as broken off; one that goes on is marked as running again."""
+        self._client.set_terminated(self._id, "FINISHED" if done else "KILLED")

@@ -77,8 +77,8 @@ class RunLogger(Protocol):
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
         """Tell an epoch's numbers; the next call has a later epoch."""
 
-    def close(self) -> None:
-        """Flush what was told."""
+    def close(self, *, done: bool) -> None:
+        """Flush what was told; `done` says whether the training has come to its end."""
 
 
 class Tail:
@@ -118,7 +118,7 @@ class Tail:
         for name, logger in list(self._open.items()):
             with self._warned(name):
                 epochs = list(self._tell(name, logger))
-                logger.close()
+                logger.close(done=self._run.progress().done)
                 if epochs:
                     self._note(name, epochs[-1])
         self._open.clear()
@@ -147,7 +147,7 @@ class Tail:
         logger = self._open.pop(name, None)
         with suppress(Exception):
             if logger is not None:
-                logger.close()
+                logger.close(done=False)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def refuse_unusable(names: Sequence[str], directory: Path | None, where: str) ->
     """
     for name in names:
         kind: type[RunLogger] = RUN_LOGGERS.choose(name, "--log-to")
-        if find_spec(kind.package) is None:
+        if not _is_installed(kind.package):
             package = f"'fungistore[{kind.extra}]'" if kind.extra else kind.package
             raise UsageError(
                 f"{name} is not installed",
@@ -193,6 +193,14 @@ def refuse_unusable(names: Sequence[str], directory: Path | None, where: str) ->
                 where=where,
                 hint="leave it out of --log-to: log.jsonl has the same numbers",
             )
+
+
+def _is_installed(package: str) -> bool:
+    """Whether there is such a package; a folder of its name, as some services leave, is none."""
+    with suppress(ModuleNotFoundError):  # of the package that it is in
+        spec = find_spec(package)
+        return spec is not None and spec.origin is not None
+    return False
 
 
 def _lines(run: RunFolder) -> Iterator[tuple[int, dict[str, float]]]:

@@ -21,12 +21,12 @@ class TensorBoard:
     is_live = True
 
     def __init__(self, run: LoggedRun) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import FileWriter
 
         assert run.directory is not None  # `refuse_unusable` has looked
         self._directory = str(run.directory / EVENTS)
         self._last = self._stored()
-        self._writer = SummaryWriter(self._directory)
+        self._writer = FileWriter(self._directory)
 
     def last_epoch(self) -> int:
         """Return what the events of earlier runs end with."""
@@ -42,11 +42,12 @@ class TensorBoard:
         return max((event.step for tag in tags for event in found.Scalars(tag)), default=0)
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write the values of an epoch, and let them reach the disk."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, epoch)
+        """Write the values of an epoch to the disk, as one record, which no kill divides."""
+        kind = import_module("tensorboard.compat.proto.summary_pb2").Summary
+        told = [kind.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._writer.add_summary(kind(value=told), epoch)
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, *, done: bool) -> None:
         """End the file of events."""
         self._writer.close()

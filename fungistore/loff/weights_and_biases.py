@@ -48,7 +48,7 @@ class WeightsAndBiases:
             self._run = self._begin()
         self._run.log(dict(values), step=epoch)
 
-    def close(self) -> None:
+    def close(self, *, done: bool) -> None:
         """Wait until all was sent, or is in the offline run's file."""
         if self._run is not None:
-            self._run.finish()
+            self._run.finish(exit_code=0 if done else 1)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from fungi_cli.main import app
+from fungi_cli.output import printable
+from fungi_cli.shell import command_line
 from typer.testing import CliRunner, Result
 
 from fungistore.store.failed import failed_inputs
@@ -56,6 +61,32 @@ def test_the_first_failures_are_named_with_what_retries_them(
     shutil.copy(images / "dog" / "001.jpg", images / "cat" / "x 6.jpg")
     mended = fungi(*words[1:])
     assert (mended.exit_code, "failed input" in mended.stderr) == (0, False)
+
+
+def test_the_retry_reaches_files_that_begin_like_options(
+    broken: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `--` there are no options, and the next step's store is none either."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "-images")
+    done = fungi("extract", *broken[3:], "--", "-images", "-s.fungi")
+    assert done.exit_code == 3
+    lines = done.stderr.splitlines()
+    assert "  and 2 more: fungi status ./-s.fungi --failures" in lines
+    assert "next: fungi status ./-s.fungi" in lines
+    (line,) = [line for line in lines if line.startswith("to try again")]
+    again = fungi(*shlex.split(line)[6:])
+    assert "0 rows made anew, 7 cannot be read" in again.stderr
+    assert fungi("status", "./-s.fungi", "--failures").exit_code == 0
+
+
+def test_a_shell_reads_every_name_back(tmp_path: Path) -> None:
+    """Spaces, quotes, line breaks, escapes and odd bytes: printed on one line, and the same."""
+    odd = ["a b", "it's", "a\nb", "a\x1b[31m7", "tab\t'\\", os.fsdecode(b"\xff1"), "\u202e\u00e9"]
+    line = command_line([sys.executable, "-c", "import sys; print(ascii(sys.argv[1:]))", *odd])
+    assert printable(line) == line
+    read = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
+    assert read.stdout == ascii(odd) + "\n"
 
 
 def test_every_failure_is_listed(broken: list[object], images: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from fungistore.errors import UsageError
 from fungistore.extraction.measure import estimate
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
@@ -106,3 +108,31 @@ def test_a_restart_counts_what_it_deletes(
     assert said.bytes - said.deleted_bytes == pytest.approx(real, rel=0.05)
     assert replace(said, free_bytes=said.bytes - said.deleted_bytes).fits
     assert not replace(said, free_bytes=said.bytes - said.deleted_bytes - 1).fits
+
+
+def test_rows_that_are_made_anew_are_counted(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """Of failed inputs and changed files, as the run that is asked for makes them: none unasked."""
+    store = tmp_path / "s.fungi"
+    options = replace(options, features=("embeddings", "kl"))
+    for broken in ("000.jpg", "001.jpg"):
+        (images / "cat" / broken).write_text("no image")
+    extract(str(images), store, options)
+    shutil.copy(images / "cat" / "002.jpg", images / "dog" / "011.jpg")
+    anew = {}
+    for asked in ({}, {"retry_failed": True}, {"update": True}, {"update": True, "restart": True}):
+        said = estimate(images, store, options, **asked)
+        anew[", ".join(asked)] = (said.images, said.units, said.seconds[1] > 0)
+    assert anew == {
+        "": (0, 0, False),
+        "retry_failed": (2, 1, True),
+        "update": (3, 2, True),
+        "update, restart": (24, 3, True),
+    }
+    with pytest.raises(UsageError, match="for all features of a feature set together"):
+        estimate(images, store, replace(options, features=("kl",)), update=True)
+    before = disk(store)
+    done = extract(str(images), store, options, update=True)
+    assert (done.redone, done.failed) == (1, 2)
+    assert abs(disk(store) - before) < 1000  # units are replaced; the list of failures differs

@@ -18,7 +18,7 @@ from fungi_cli.main import app
 from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store
-from fungistore.errors import StoppedError, UsageError
+from fungistore.errors import FungiError, StoppedError, UsageError
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.run_folder import RunFolder
 from fungistore.loff.run_loggers import RUN_LOGGERS, TOLD, refuse_unusable
@@ -51,8 +51,10 @@ class Files:
         with self.file.open("a") as file:
             print(json.dumps([epoch, dict(values)]), file=file)
 
-    def close(self):
-        pass
+    def close(self, *, done):
+        ends = Path(PLACE, "ends")
+        if ends.exists():
+            ends.write_text(ends.read_text() + f"{done} ")
 
 
 class AtTheEnd(Files):
@@ -67,7 +69,7 @@ class AtTheEnd(Files):
     def write(self, epoch, values):
         self.kept.append((epoch, dict(values)))
 
-    def close(self):
+    def close(self, *, done):
         for epoch, values in self.kept:
             super().write(epoch, values)
 
@@ -115,7 +117,7 @@ def stopped(store: Store, asked: TrainOptions, steps: int) -> None:
 
 def told(place: Path) -> list[list[tuple[int, dict[str, float]]]]:
     """The epochs that each run of the service has."""
-    runs = [path for path in sorted(place.iterdir()) if path.name != "down"]
+    runs = [path for path in sorted(place.iterdir()) if path.name not in ("down", "ends")]
     return [[tuple(json.loads(line)) for line in run.read_text().splitlines()[1:]] for run in runs]
 
 
@@ -183,6 +185,18 @@ def test_a_service_that_fails_is_one_warning(tmp_path: Path, store: Store, place
     assert told(place) == [logged(store)]
 
 
+def test_a_service_hears_whether_the_training_has_ended(store: Store, place: Path) -> None:
+    """Not of one that was stopped, or whose loss is not finite; yes once it has gone on."""
+    ends = place / "ends"
+    ends.touch()
+    stopped(store, options("files"), 6)
+    with pytest.raises(FungiError, match="not finite"):
+        train_loff(store.root, options("files", lr=1e30, name="wild"))
+    train_loff(store.root, options("files"))
+    train_loff(store.root, options("files"))
+    assert ends.read_text().split() == ["False", "False", "True", "True"]
+
+
 def test_a_damaged_record_is_a_new_run(store: Store, place: Path) -> None:
     """Without a record of what was told, everything is told to a run of its own."""
     train_loff(store.root, options("files"))
@@ -209,6 +223,18 @@ def test_what_cannot_be_told_is_refused_before_the_training(
     assert not list(place.iterdir())
 
 
+@pytest.mark.parametrize("package", ["left_behind", "no_such_package.inner"])
+def test_a_folder_of_its_name_is_no_package(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """Services leave folders of their name where they run, which Python would import as empty."""
+    (tmp_path / "left_behind").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(RUN_LOGGERS["absent"], "package", package)
+    with pytest.raises(UsageError, match="absent is not installed"):
+        refuse_unusable(["absent"], tmp_path, "s.fungi")
+
+
 def test_a_store_elsewhere_has_no_events_beside_it(place: Path) -> None:
     """What writes into the run's directory is refused where there is none; the others are not."""
     refuse_unusable(["files"], None, "s3://bucket/x.fungi")
@@ -221,6 +247,12 @@ def scalars(run: Path) -> list[tuple[int, float]]:
     found = events.EventAccumulator(str(run / "tensorboard"))
     found.Reload()
     return [(event.step, event.value) for event in found.Scalars("loss")]
+
+
+def runs_of_mlflow() -> list[tuple[str, str]]:
+    client = import_module("mlflow").MlflowClient()
+    found = client.search_runs([client.get_experiment_by_name("fungi").experiment_id])
+    return sorted((run.info.run_name, run.info.status) for run in found)
 
 
 def rows_of_mlflow(_: Path) -> list[tuple[int, float]]:
@@ -281,6 +313,8 @@ def test_the_real_services_have_each_epoch_once(
     said: list[str] = []
     stdout = sys.stdout
     stopped(store, options(name), 9)
+    if name == "mlflow":
+        assert runs_of_mlflow() == [("set/h", "KILLED")]
     for _ in range(2):
         train_loff(store.root, options(name), context=Context(Notices(said)))
     assert not [text for text in said if "warning" in text]
@@ -288,6 +322,38 @@ def test_the_real_services_have_each_epoch_once(
     assert read(store.root / "heads" / "set" / "h") == expected
     assert sys.stdout is stdout
     assert train_loff(store.root, options(), context=QUIET).epochs == EPOCHS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_an_experiment_that_another_head_has_just_made_is_taken(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have asked for it, and only one could make it; neither is left out."""
+    client = pytest.importorskip("mlflow").MlflowClient
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    client().create_experiment("fungi")
+    ask, answers = client.get_experiment_by_name, iter([None])  # as it was before the other's
+    monkeypatch.setattr(
+        client, "get_experiment_by_name", lambda self, name: next(answers, ask(self, name))
+    )
+    said: list[str] = []
+    train_loff(store.root, options("mlflow"), context=Context(Notices(said)))
+    assert not [text for text in said if "warning" in text]
+    assert runs_of_mlflow() == [("set/h", "FINISHED")]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_events_have_an_epoch_in_one_record(store: Store) -> None:
+    """So that a kill cannot leave an epoch with its loss and without its metrics."""
+    pytest.importorskip("tensorboard")
+    train_loff(store.root, options("tensorboard"))
+    loader = import_module("tensorboard.backend.event_processing.event_file_loader")
+    (file,) = (store.root / "heads" / "set" / "h" / "tensorboard").iterdir()
+    events = [event for event in loader.EventFileLoader(str(file)).Load() if event.step]
+    tags = [{value.tag for value in event.summary.value} for event in events]
+    assert tags == [set(values) for _, values in logged(store)]
 
 
 @pytest.mark.slow
