@@ -33,8 +33,9 @@ class FolderSource:
 
     The label is the first folder below the root, or below a split's folder. First-level folders
     named train, val, valid, validation or test are splits if one of them has folders in it, or
-    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries and files
-    of other suffixes are skipped, which `remarks` tells, links are followed, but not to a folder they are in.
+    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries are skipped, and
+    so are files of other suffixes, which `remarks` counts; links are followed, but not to a folder
+    that they are in.
     A link to nothing is yielded without size and mtime, so that it is reported as unreadable.
 
     Args:

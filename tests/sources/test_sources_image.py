@@ -301,7 +301,7 @@ def test_damage_anywhere_gives_pixels_or_an_image_error(
     ],
 )
 def test_what_is_no_image_is_said_to_be_none(tmp_path: Path, content: bytes, what: str) -> None:
-    """Empty files, text with an image's name, a phone's HEIC and PostScript each get one short sentence."""
+    """Empty files, text with an image's name, HEIC and PostScript each get one short sentence."""
     assert failure(tmp_path, content).what == what
 
 
