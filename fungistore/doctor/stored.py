@@ -38,7 +38,9 @@ def judge_store(root: Path) -> Iterator[Check]:
     for feature_set in found.feature_sets:
         yield judge_feature_set(found, feature_set)
     if not found.feature_sets:
-        yield warned("features", "none yet", f"fungi extract SOURCE {quote(root)} --model NAME")
+        yield warned(
+            "features", "none yet", f"fungi extract SOURCE {quote(str(root))} --model NAME"
+        )
 
 
 def judge_schema(schema: tuple[int, int]) -> Check:
