@@ -34,7 +34,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 def plural(noun: str) -> str:
     """Return the usual plural of an English noun."""
-    if noun.endswith(("s", "x", "ch", "sh")):
+    if noun.endswith(("s", "x", "ch", "sh")) and not noun.endswith("och"):  # epochs
         return f"{noun}es"
     is_ies = noun.endswith("y") and noun[-2:-1] not in "aeiou"
     return f"{noun[:-1]}ies" if is_ies else f"{noun}s"

@@ -31,6 +31,8 @@ NO_COUNTS = {"name", "feature", "item", "MANIFEST"}  # words, and no numbers
         (2, ("query",), "2 queries"),
         (3, ("class",), "3 classes"),
         (2, ("index",), "2 indexes"),
+        (2, ("batch",), "2 batches"),
+        (3, ("epoch",), "3 epochs"),
         (2, ("day",), "2 days"),
         (1, ("row is", "rows are"), "1 row is"),
         (2, ("row is", "rows are"), "2 rows are"),

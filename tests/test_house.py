@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -19,6 +20,7 @@ FLOORS = (
         "overview",
         "report",
         "choices",
+        "extras",
         "fingerprint",
         "headings",
         "location",
@@ -97,6 +99,17 @@ def test_no_circle() -> None:
     """Modules import each other without a circle, inside packages too."""
     graph = {name: set(imports(path)) & modules().keys() for name, path in modules().items()}
     list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_commands_that_are_told_can_be_typed() -> None:
+    """A path in a command that a message gives goes through `quote`: it may have spaces."""
+    bare = re.compile(r"""fungi [a-z-]+ (?:SOURCE )?\{(?!quote\(|shlex|architecture)[^}]*\}""")
+    found = [
+        f"{name}: {match}"
+        for name, path in modules().items()
+        for match in bare.findall(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("folder", ["fungistore", "cli"])

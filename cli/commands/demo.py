@@ -70,4 +70,5 @@ def demo(
         )
     say("")
     say(f"done in {duration(seconds)}. the page with the nearest images: {page}")
-    note("next: the same on your own: fungi extract FOLDER STORE --model NAME")
+    words = ["--model", ready.model, "--weights", str(ready.weights), "--image-size", "224"]
+    note(f"next: the same on your own: fungi extract FOLDER STORE {shlex.join(words)}")

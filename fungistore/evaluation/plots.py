@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fungistore.errors import UsageError
+from fungistore.extras import install_command
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 
@@ -49,7 +50,7 @@ def check_plot(path: Path) -> None:
         raise UsageError(
             "plots need matplotlib",
             found=error,
-            hint="pip install matplotlib, or fungistore's extra 'plot'",
+            hint=install_command("plot", "matplotlib"),
         ) from error
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.exchange.options import Format
+from fungistore.extras import install_command
 from fungistore.fingerprint import Config
 
 SUFFIXES: Mapping[str, Format] = MappingProxyType(
@@ -128,7 +129,7 @@ def import_h5py() -> Any:
         raise UsageError(
             "HDF5 files need the package h5py",
             found=error,
-            hint="pip install h5py, or fungistore's extra 'hdf5'",
+            hint=install_command("hdf5", "h5py"),
         ) from error
     return h5py
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def _borrowed(
             where=where,
             expected=f"a store with {feature} features of this model",
             found=", ".join(store.feature_sets()) or "no features",
-            hint=f"fungi extract SOURCE {store.where} --features {feature} makes them",
+            hint=f"fungi extract SOURCE {quote(store.where)} --features {feature} makes them",
         )
     if digests:
         raise UsageError(

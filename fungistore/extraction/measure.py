@@ -32,7 +32,7 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
-from fungistore.sources.sample import Source
+from fungistore.sources.sample import Source, source_remarks
 from fungistore.store.backend import open_backend
 from fungistore.store.copying import copy_samples
 from fungistore.store.feature import Feature
@@ -134,6 +134,8 @@ def estimate(
         scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
         changes = add_source(scratch, source, resolved.modality.name, update=update)
         refuse_empty(scratch, source, resolved.modality)
+        for remark in source_remarks(source):
+            context.reporter.notice(remark)
         samples = scratch.samples
         resolved = with_fitting_batch(resolved, samples, context)
         maker = throwaway_features(resolved)
@@ -197,6 +199,7 @@ def refuse_empty(store: Store, source: Source, modality: Modality) -> None:
             f"no {modality.items} found",
             where=source.root,
             expected=f"at least one {modality.item}",
+            found="; ".join(source_remarks(source)) or None,
             hint="see `fungi extract --help` for what a SOURCE can be",
         )
 

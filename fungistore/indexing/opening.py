@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from fungistore.errors import StoreError, UsageError
 from fungistore.indexing.record import (
@@ -101,7 +102,7 @@ def _choose(store: Store, name: str | None, feature_set: str | None) -> Folder:
         else "there is no index here",
         where=f"feature set {feature_set!r} of {store.where}" if feature_set else store.where,
         expected=", ".join(listed) or None,
-        hint=f"build one with: fungi index {store.where}"
+        hint=f"build one with: fungi index {quote(store.where)}"
         if not found
         else "name its --feature-set"
         if several and name is not None

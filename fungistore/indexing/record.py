@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -259,6 +260,6 @@ def crc32(path: Path) -> int:
 def restart_hint(store: Store, record: IndexRecord) -> str:
     """Return how to build the index anew, or beside itself."""
     return (
-        f"fungi index {store.where} --feature-set {record.feature_set} --name {record.name} "
-        "--restart builds it anew; another --name keeps both"
+        f"fungi index {quote(store.where)} --feature-set {record.feature_set} "
+        f"--name {record.name} --restart builds it anew; another --name keeps both"
     )

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 from uuid import uuid4
 
 from fungistore.errors import UsageError
+from fungistore.extras import install_command
 from fungistore.fingerprint import Config, flatten
 from fungistore.loff.run_folder import LOG, RunFolder
 from fungistore.machine.context import Context
@@ -58,7 +59,7 @@ class RunLogger(Protocol):
 
     Attributes:
         package: that has to be installed.
-        extra: of ours that installs it, such as "wandb" of fungistore[wandb]; "" if none does.
+        extra: of ours that installs it, such as "wandb"; "" if none does.
         needs_directory: whether it writes beside the run.
         is_live: whether what it was told outlives a kill; one that is not is told all at the end.
     """
@@ -180,12 +181,11 @@ def refuse_unusable(names: Sequence[str], directory: Path | None, where: str) ->
     for name in names:
         kind: type[RunLogger] = RUN_LOGGERS.choose(name, "--log-to")
         if not _is_installed(kind.package):
-            package = f"'fungistore[{kind.extra}]'" if kind.extra else kind.package
             raise UsageError(
                 f"{name} is not installed",
                 where=f"--log-to {name}",
                 expected=f"the package {kind.package}",
-                hint=f"pip install {package}",
+                hint=install_command(kind.extra, kind.package),
             )
         if kind.needs_directory and directory is None:
             raise UsageError(

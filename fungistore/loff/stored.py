@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from shlex import quote
 
 import torch
 
@@ -94,7 +95,9 @@ def find_heads(store: Store, pattern: str | None, feature_set: str | None) -> tu
             f"there is no head {pattern!r}" if pattern else "which head?",
             where=f"feature set {chosen!r} of {store.where}",
             expected=", ".join(names) or "none was trained yet",
-            hint="name one with --head" if names else f"fungi train-loff {store.where} trains one",
+            hint="name one with --head"
+            if names
+            else f"fungi train-loff {quote(store.where)} trains one",
         )
     return chosen, matching
 

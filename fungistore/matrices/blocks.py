@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -315,7 +316,7 @@ def open_features(
                 f"there is no PCA {pca!r}",
                 where=f"feature set {chosen!r} of {store.where}",
                 expected=", ".join(names) or "none was fitted yet",
-                hint=f"make one with: fungi pca {store.where} --name {pca}",
+                hint=f"make one with: fungi pca {quote(store.where)} --name {pca}",
             )
         _refuse_other_inputs(store, arrays[PCA + pca], arrays.values())
         records = Records(arrays.values())
@@ -326,7 +327,9 @@ def open_features(
             f"no such feature: {', '.join(unknown)}" if unknown else "there are no vector features",
             where=f"feature set {chosen!r} of {store.where}",
             expected=", ".join(blocks) or "some of embeddings, kl, dino, simclr",
-            hint="fungi extract with --features adds what is missing",
+            hint="patch tensors are no vectors: they are for train-loff, export and Store.dataset"
+            if "patches" in unknown
+            else "fungi extract with --features adds what is missing",
         )
     names = [name for name in blocks if not features or name in features]
     return FeatureMatrix(store, chosen, tuple(names), tuple(blocks[name] for name in names))

@@ -62,7 +62,9 @@ def read_item(modality: Modality, root: str, uri: str) -> Any:
         raise modality.error(error.what, where=shortened(uri)) from error
     # Damaged files make decoders raise nearly anything, MemoryError and SyntaxError included.
     except Exception as error:
-        what = f"the {modality.item} cannot be decoded: {reason_of(error)}"
+        is_of_the_disk = isinstance(error, OSError) and error.errno is not None
+        verb = "read" if is_of_the_disk else "decoded"
+        what = f"the {modality.item} cannot be {verb}: {reason_of(error)}"
         raise modality.error(what, where=shortened(uri)) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ from pathlib import Path
 from fungistore.errors import FungiError
 from fungistore.location import path_to_uri
 from fungistore.names import is_hidden, suffix_of
+from fungistore.quantities import counted
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.sample import Sample
+
+_KINDS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,9 @@ class FolderSource:
 
     The label is the first folder below the root, or below a split's folder. First-level folders
     named train, val, valid, validation or test are splits if one of them has folders in it, or
-    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries and files
-    of other suffixes are skipped, links are followed, but not to a folder they are in.
+    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries are skipped, and
+    so are files of other suffixes, which `remarks` counts; links are followed, but not to a folder
+    that they are in.
     A link to nothing is yielded without size and mtime, so that it is reported as unreadable.
 
     Args:
@@ -44,6 +49,7 @@ class FolderSource:
     def __init__(self, path: str, suffixes: Collection[str]) -> None:
         self.root = str(Path(path).absolute())
         self._suffixes = suffixes
+        self._skipped: Counter[str] = Counter()
 
     def label_names(self) -> list[str]:
         """List the class folders, without looking into them: an empty one counts."""
@@ -57,6 +63,7 @@ class FolderSource:
         )
 
     def __iter__(self) -> Iterator[Sample]:
+        self._skipped.clear()
         splits = self._splits()
         top = _Folder(self.root, "", None, None, (os.path.realpath(self.root),))
         pending = [(entry, top) for entry in reversed(visible_entries(self.root))]
@@ -66,8 +73,21 @@ class FolderSource:
                 if folder := _enter(parent, entry, splits):
                     entries = reversed(visible_entries(folder.path))
                     pending += [(child, folder) for child in entries]
-            elif suffix_of(entry.name) in self._suffixes and (sample := _sample(parent, entry)):
+            elif (suffix := suffix_of(entry.name)) not in self._suffixes:
+                self._skipped[f".{suffix}" if suffix else "without a suffix"] += 1
+            elif sample := _sample(parent, entry):
                 yield sample
+
+    def remarks(self) -> list[str]:
+        """Return how many files of which suffixes the last iteration passed over."""
+        if not self._skipped:
+            return []
+        kinds = [f"{count} {suffix}" for suffix, count in self._skipped.most_common(_KINDS_SHOWN)]
+        kinds += ["..."] * (len(self._skipped) > _KINDS_SHOWN)
+        return [
+            f"{counted(self._skipped.total(), 'file')} of other kinds passed over: "
+            f"{', '.join(kinds)}"
+        ]
 
     def _splits(self) -> set[str]:
         folders = [entry for entry in visible_entries(self.root) if is_folder(entry)]

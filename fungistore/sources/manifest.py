@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -241,7 +242,9 @@ def _known_columns(
             expected=f"{' or '.join(f'`{name}`' for name in ('path', *inline))}, and if known "
             "`label`, `split` and `id`, each once",
             found=", ".join(found),
-            hint="rename the column that holds the files to `path`"
+            hint="write it with commas between the columns (pandas: sep=',')"
+            if len(found) == 1 and re.search("[;\t|]", found[0])
+            else "rename the column that holds the files to `path`"
             + (f", or the one that holds the items to `{inline[0]}`" if inline else ""),
         )
     return known, item

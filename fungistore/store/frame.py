@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from fungistore.errors import UsageError
+from fungistore.extras import install_command
 from fungistore.location import absolute_uri, is_inline
 from fungistore.sources.cells import ARROW, cell_as
 from fungistore.store.columns import PREFIX
@@ -38,7 +39,7 @@ def require_pandas() -> Any:
     except ImportError as error:
         raise UsageError(
             "data frames need pandas, which is not installed",
-            hint="pip install pandas, or fungistore's extra 'pandas'",
+            hint=install_command("pandas", "pandas"),
         ) from error
     return pd
 

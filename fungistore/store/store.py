@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from fungistore.choices import Codec
@@ -91,7 +92,7 @@ class Store:
                 "not a fungi store",
                 where=backend.where,
                 expected=f"a directory with a {MANIFEST}",
-                hint=f"make one with: fungi extract SOURCE {backend.where} --model NAME",
+                hint=f"make one with: fungi extract SOURCE {quote(backend.where)} --model NAME",
             )
         manifest = _read_manifest(backend)
         say_newer_minor(backend.where, manifest.schema)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 import numpy as np
@@ -116,7 +117,8 @@ class UnitArray:
         return cls(backend, name)
 
     def _open(self) -> zarr.Array[Any]:
-        hint = f"fungi verify {self.folder.backend.where} --repair writes them anew where it can"
+        command = f"fungi verify {quote(self.folder.backend.where)} --repair"
+        hint = f"{command} writes them anew where it can"
         with damage_explained("an array's metadata are damaged", self.folder.where(METADATA), hint):
             array = zarr.open_array(
                 self.folder.backend.zarr(), path=self.folder.key, mode="r", zarr_format=3

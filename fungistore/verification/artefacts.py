@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from shlex import quote
 
 from fungistore.errors import FungiError, StoreError
 from fungistore.evaluation.result import EVALS, KEY_DIGITS
@@ -150,7 +151,7 @@ def _check_head(
     store: Store, folder: Folder, arrays: StoredArrays, bad_units: frozenset[str]
 ) -> Iterator[Finding]:
     run = RunFolder(store, folder.parent.name, folder.name)
-    command = f"fungi train-loff {store.where} --name {folder.name}"
+    command = f"fungi train-loff {quote(store.where)} --name {folder.name}"
     where, again = folder.key, f"{command} with its options and --restart"
     try:
         config = run.config()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from shlex import quote
 from threading import Condition
 from typing import Any
 
@@ -152,7 +153,8 @@ def _without_records(store: Store, stored: StoredArray, chunks: int) -> Finding:
     folder = store.folder(COMMITS, name).directory()
     is_there = folder is None or folder.is_dir()
     is_killed = is_there and chunks <= most_unrecorded(stored.array)
-    advice = f"fungi verify {store.where} --rebuild-records writes them anew for whole chunks"
+    command = f"fungi verify {quote(store.where)} --rebuild-records"
+    advice = f"{command} writes them anew for whole chunks"
     if is_killed:
         advice = "the command that made them goes on; if their records were lost, --rebuild-records"
     return Finding(

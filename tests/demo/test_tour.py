@@ -104,6 +104,8 @@ def test_a_stopped_demo_stops_its_command_and_goes_on(
         "search",
     ]
     assert (folder / "near.html").is_file()
+    following = done.stderr.splitlines()[-1]
+    assert " --model vit_small_patch14_dinov2 --weights /" in following  # which need no hub
 
 
 @pytest.mark.slow

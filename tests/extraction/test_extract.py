@@ -510,10 +510,13 @@ def test_a_dry_run_counts_and_writes_nothing(
 
 
 def test_an_empty_source_leaves_no_store(tmp_path: Path, options: ExtractOptions) -> None:
-    """A folder without images is refused, and nothing is made."""
+    """A folder without images is refused, with what it holds instead, and nothing is made."""
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no images found"):
-        extract(str(tmp_path / "empty"), tmp_path / "s.fungi", options)
+    (tmp_path / "empty" / "IMG_1.HEIC").write_bytes(b"x")
+    for call in (extract, estimate):
+        with pytest.raises(UsageError, match="no images found") as caught:
+            call(str(tmp_path / "empty"), tmp_path / "s.fungi", options)
+        assert caught.value.found == "1 file of other kinds passed over: 1 .heic"
     assert not (tmp_path / "s.fungi").exists()
 
 

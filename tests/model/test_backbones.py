@@ -246,6 +246,29 @@ def test_an_unknown_model_suggests_near_names() -> None:
     error = usage_error(lambda: load_backbone("vit_smal_patch14_dinov2"), "unknown model")
     assert "vit_small_patch14_dinov2" in str(error)
     usage_error(lambda: load_backbone("qqqqqqq.zzz"), "unknown model", "fungi models")
+    error = usage_error(lambda: load_backbone("dinov2"), "unknown model", "`fungi models dinov2`")
+    assert "did you mean" not in str(error)
+
+
+def test_without_a_hub_the_other_ways_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that `fungi demo` has left in the cache is named; else that there is such a way."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("fungistore.backbones.timm_vit.weights.load_pretrained", fail)
+    monkeypatch.setenv("FUNGI_CACHE", str(tmp_path / "my cache"))
+    model = "vit_small_patch14_dinov2.lvd142m"
+    for there in (False, True):
+        with pytest.raises(FungiError, match="weights cannot be had") as caught:
+            load_backbone(model, image_size=28)
+        file = tmp_path / "my cache" / "vit_small_patch14_dinov2.safetensors"
+        assert (f"--weights '{file}'" in str(caught.value.hint)) == there
+        assert ("fungi demo" in str(caught.value.hint)) != there
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
 
 
 @pytest.mark.parametrize(("image_size", "hints"), [(100, (96, 112)), (15, (16, 32)), (225, (224,))])

@@ -263,7 +263,7 @@ def test_a_path_that_reads_like_an_item_stays_a_path(tmp_path: Path, name: str) 
         (b"  \n", "NumberError", "there are no numbers in it"),
         (b"one", "NumberError", "the sequence cannot be decoded: could not convert string"),
         (b"\xff", "NumberError", "the sequence cannot be decoded: 'utf-8' codec"),
-        (None, "NumberError", "the sequence cannot be decoded: No such file or directory"),
+        (None, "NumberError", "the sequence cannot be read: No such file or directory"),
     ],
 )
 def test_whatever_cannot_be_read_is_an_error_of_the_modality(

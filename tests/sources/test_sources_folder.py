@@ -76,6 +76,23 @@ def test_only_visible_images_count(tmp_path: Path) -> None:
     assert ids(tmp_path) == ["a.JPG", "b.WebP"]
 
 
+def test_files_of_other_kinds_are_counted_by_suffix(tmp_path: Path) -> None:
+    """So photographs in a format that is not read are not left out without a word."""
+    touch(tmp_path, "a.JPG", "b/1.HEIC", "b/2.heic", "b/c.txt", "b/notes", ".DS_Store")
+    source = images_in(tmp_path)
+    for _ in range(2):  # each time anew
+        assert len(list(source)) == 1
+        said = "4 files of other kinds passed over: 2 .heic, 1 .txt, 1 without a suffix"
+        assert source.remarks() == [said]
+    touch(tmp_path, *(f"x.{suffix}" for suffix in "pqrs"))
+    list(source)
+    assert source.remarks()[0].endswith(", ...")
+    touch(tmp_path / "pure", "a.jpg")
+    pure = images_in(tmp_path / "pure")
+    assert len(list(pure)) == 1
+    assert pure.remarks() == []
+
+
 def test_the_first_folder_is_the_label(tmp_path: Path) -> None:
     """Deeper folders keep the label of the first, and files of the root have none."""
     touch(tmp_path, "cats/x/y/1.jpg", "dogs/2.jpg", "3.jpg")

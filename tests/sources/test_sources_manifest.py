@@ -98,6 +98,14 @@ def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
     assert source.label_names() == [str(n) for n in range(12)]
 
 
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_manifest_with_other_separators_is_told_so(tmp_path: Path, separator: str) -> None:
+    """A spreadsheet's export in many countries has semicolons; no column has to be renamed."""
+    error = failure(from_csv(tmp_path, "path,label\na,b\n".replace(",", separator)))
+    assert "commas between the columns" in str(error.hint)
+    assert "rename" not in str(error.hint)
+
+
 def test_a_manifest_without_paths_says_what_it_found(tmp_path: Path) -> None:
     """The error has the file, the expected and the found columns, and what to do."""
     for source in (

@@ -55,11 +55,14 @@ def load_timm_vit(
     if not timm.is_model(architecture):
         known = timm.list_models()
         near = difflib.get_close_matches(architecture, known, NEAR_NAMES, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names"
+        if architecture and any(architecture in one for one in known):  # a family, such as dinov2
+            hint = f"`fungi models {architecture}` lists names with it"
         raise UsageError(
             "unknown model",
             where=f"--model {name}",
             expected="a name of a timm vision transformer",
-            hint=f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names",
+            hint=hint,
         )
     several_sizes = view_size != "model"
     variant = published_variant(name)

@@ -10,6 +10,7 @@ import hashlib
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from timm.models import load_pretrained
 from torch import Tensor
 
 from fungistore.errors import FungiError, UsageError
+from fungistore.machine.user_cache import user_cache
 
 WRAPPERS = ("state_dict", "model", "teacher", "student", "model_state_dict")
 PREFIXES = ("module.", "backbone.", "encoder.", "model.")
@@ -59,9 +61,20 @@ def download_weights(sketch: Any, name: str) -> Mapping[str, Any]:
             "pretrained weights cannot be had",
             where=f"--model {name}",
             found=f"{type(error).__name__}: {error}",
-            hint="check the tag with `fungi models`, or give a file with --weights",
+            hint=_other_ways(name),
         ) from error
     return caught
+
+
+def _other_ways(name: str) -> str:
+    """Return where else weights may come from, such as from what `fungi demo` fetched."""
+    file = user_cache() / f"{name.partition('.')[0]}.safetensors"
+    if file.is_file():
+        return f"--weights {quote(str(file))}, which is here, or check the connection"
+    return (
+        "check the connection, and the tag with `fungi models`; or give a file with --weights "
+        "(`fungi demo` makes one without a model hub)"
+    )
 
 
 def in_float32(state: Mapping[str, Any]) -> dict[str, Any]:

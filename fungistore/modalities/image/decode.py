@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from fungistore.errors import ImageError
-from fungistore.modalities.image.formats import find_decoder
+from fungistore.modalities.image.formats import find_decoder, is_heic
 
 # The largest camera sensors give 200 megapixels. At Pillow's 4 bytes a pixel this is 1 GiB.
 MAX_PIXELS = 2**28
@@ -44,7 +44,11 @@ def decode(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     """
     decoder = find_decoder(stream)
     if decoder is None:
-        raise ImageError("the content is not an image in a known format")
+        raise ImageError(
+            "HEIC is not read; convert it, to JPEG for one"
+            if is_heic(stream)
+            else "the content is not an image in a known format"
+        )
     with decoder(stream) as image:
         if image.width * image.height > max_pixels:
             raise ImageError(

@@ -44,8 +44,18 @@ _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = tuple(
 )
 
 
+_HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms])", re.DOTALL)  # what phones make
+
+
 def find_decoder(stream: IO[bytes]) -> type[ImageFile] | None:
     """Return the decoder for what the stream starts with, None if no image does; rewinds."""
     magic = stream.read(_MAGIC_LENGTH)
     stream.seek(0)
     return next((decoder for start, decoder in _DECODERS if start.match(magic)), None)
+
+
+def is_heic(stream: IO[bytes]) -> bool:
+    """Tell whether the stream starts as a HEIC does, which Pillow has no decoder for; rewinds."""
+    magic = stream.read(_MAGIC_LENGTH)
+    stream.seek(0)
+    return bool(_HEIC.match(magic))
