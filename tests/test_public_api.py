@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from fungi_cli.main import COMMANDS, app
 from typer.testing import CliRunner
@@ -19,6 +21,7 @@ from typer.testing import CliRunner
 import fungistore as fungi
 from feature_world import clustered, make_store
 from fungistore.errors import UsageError
+from fungistore.extraction.resolve import opened_source
 from plugins import install, write_plugin
 
 CLI = Path(__file__).parents[1] / "cli"
@@ -191,9 +194,24 @@ def test_a_list_of_paths_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [sample.id for sample in found] == ["b.jpg", "a/c.jpg", str(tmp_path / "b.jpg")]
     assert [sample.bytes for sample in found] == [1, None, 1]
     assert list(source) == found
-    for odd in ([], [tmp_path], [1], ["a.jpg", None]):
+    options = fungi.ExtractOptions(model="test_vit")
+    for several in (np.array(["b.jpg"]), pd.Series(["b.jpg"]), (path for path in ["b.jpg"])):
+        opened = opened_source(several, options)  # type: ignore[arg-type]
+        assert [sample.id for sample in opened] == ["b.jpg"]
+    frame = pd.DataFrame({"path": ["b.jpg"]})
+    for odd in ([], [tmp_path], [1], ["a.jpg", None], None, 3, frame, np.array([["b.jpg"]])):
         with pytest.raises(UsageError, match="single files"):
-            fungi.open_source(odd)  # type: ignore[arg-type]
+            opened_source(odd, options)  # type: ignore[arg-type]
+
+
+def test_queries_are_any_list(tmp_path: Path) -> None:
+    """A column of a frame too; an open store is called by its place."""
+    store = make_store(tmp_path / "s", {"embeddings": clustered(8, 2, 3)[0]}, ["a"] * 8)
+    fungi.build_index(store)
+    ids = store.to_pandas()["id"][:3]
+    found = fungi.search(store, ids, fungi.SearchOptions(k=2))  # type: ignore[arg-type]
+    assert [answer.query for answer in found.answers] == ids.tolist()
+    assert found.store == str(tmp_path / "s")
 
 
 def imported_by(code: str) -> set[str]:

@@ -47,7 +47,7 @@ def search(
         ItemError: the only item cannot be read.
         StoppedError: `context` asked for it.
     """
-    asked = [queries] if isinstance(queries, str | Path) else queries
+    asked = [queries] if isinstance(queries, str | Path) else list(queries)
     if not asked:
         raise UsageError(
             "there are no queries",
@@ -97,7 +97,7 @@ def search(
         )
     record = opened.record
     return SearchResult(
-        store=str(store),
+        store=opened.store.where,
         modality=opened.store.modality.name,
         feature_set=record.feature_set,
         index=record.name,

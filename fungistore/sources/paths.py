@@ -10,6 +10,8 @@ from fungistore.errors import UsageError
 from fungistore.sources.sample import Sample
 from fungistore.sources.stdin import sample_of
 
+LONGEST_SHOWN = 100
+
 
 class ListedSource:
     """Paths of files, in their order.
@@ -26,15 +28,17 @@ class ListedSource:
 
     def __init__(self, paths: Iterable[str | Path]) -> None:
         self.root = str(Path.cwd())
-        self._paths = list(paths)
-        odd = [path for path in self._paths if not isinstance(path, str | Path)]
+        is_list = isinstance(paths, Iterable) and getattr(paths, "ndim", 1) == 1  # no data frame
+        self._paths = list(paths) if is_list else []
+        odd: list[object] = [path for path in self._paths if not isinstance(path, str | Path)]
         odd += [path for path in self._paths[:1] if not odd and Path(path).is_dir()]
+        odd += [] if is_list else [paths]
         if odd or not self._paths:
             raise UsageError(
                 "a list of sources holds paths of single files",
                 where="source",
                 expected='["a.jpg", Path("b.jpg")]; a folder, a manifest or shards stand alone',
-                found=repr(odd[0]) if odd else "an empty list",
+                found=repr(odd[0])[:LONGEST_SHOWN] if odd else "an empty list",
             )
 
     def label_names(self) -> list[str]:
