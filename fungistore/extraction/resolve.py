@@ -219,7 +219,8 @@ def size_remarks(encoder: Encoder) -> tuple[str, ...]:
 def opened_source(source: SourcePlace, options: ExtractOptions) -> Source:
     """Return the source that a path, or a list of them, names; a Source as it is."""
     if isinstance(source, str | Path | Sequence) or not hasattr(source, "label_names"):
-        return open_source(source, modality=modality_of(options.model))
+        listed: Any = source  # also an array, or a column of a data frame
+        return open_source(listed, modality=modality_of(options.model))
     return source
 
 

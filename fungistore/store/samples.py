@@ -181,8 +181,8 @@ class SampleTable:
     ) -> tuple[Part | None, SourceChanges]:
         """Write the samples that the table lacks as a new part, which the caller then commits.
 
-        Streams: memory is 16 bytes a sample, whatever the source. `keep_changed` collects the
-        samples that have changed, for `refresh`; other cells are always collected. `columns` are
+        Streams: memory is 16 bytes a sample, whatever the source, and what is collected for
+        `refresh`: with `keep_changed` the samples that have changed, and always other cells. `columns` are
         those of the samples' cells.
 
         Raises:
