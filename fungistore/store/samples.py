@@ -182,8 +182,8 @@ class SampleTable:
         """Write the samples that the table lacks as a new part, which the caller then commits.
 
         Streams: memory is 16 bytes a sample, whatever the source, and what is collected for
-        `refresh`: with `keep_changed` the samples that have changed, and always other cells. `columns` are
-        those of the samples' cells.
+        `refresh`: with `keep_changed` the samples that have changed, and always other cells.
+        `columns` are those of the samples' cells.
 
         Raises:
             UsageError: two samples have the same id.
