@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import typer
@@ -29,6 +29,21 @@ def completer(field: SettingField) -> Completer | None:
         return [f"{given}{comma}{value}" for value in values if value not in given.split(",")]
 
     return complete
+
+
+def join_values_of_bash(environment: MutableMapping[str, str]) -> None:
+    """Let a shell ask for `--flag=VALUE` as for `--flag VALUE`: bash makes three words of it."""
+    words = environment.get("COMP_WORDS", "").split("\n")
+    last = environment.get("COMP_CWORD", "")
+    if "=" not in words or not last.isdecimal():
+        return
+    kept, position = words[:1], int(last)
+    for number, word in enumerate(words[1:], 1):
+        if word == "=" and words[number - 1].startswith("--") and number < int(last):
+            position -= 1
+        else:
+            kept.append(word)
+    environment |= {"COMP_WORDS": "\n".join(kept), "COMP_CWORD": str(position)}
 
 
 def _names(kind: str, given: dict[str, Any], begun: str) -> list[str]:

@@ -28,6 +28,7 @@ from .commands.search import search
 from .commands.status import status
 from .commands.train_loff import train_loff
 from .commands.verify import verify
+from .completion import join_values_of_bash
 from .console import tell
 from .layout import SETTINGS, Page, Pages
 from .output import give_up, note, result, unwritten
@@ -61,6 +62,7 @@ class Commands(Pages):
     def main(self, args: Sequence[str] | None = None, *more: Any, **settings: Any) -> Any:
         """Run a command line, and end the process with its exit code."""
         words = sys.argv[1:] if args is None else list(args)
+        join_values_of_bash(os.environ)
         if words and words[0] in INSTEAD:
             words = [*words[1:], INSTEAD[words[0]]]
         stdout = sys.stdout

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from fungistore.doctor.check import Check, passed, warned
+from fungistore.errors import UsageError
 from fungistore.machine.user_cache import user_cache
 from fungistore.quantities import size
 
@@ -20,7 +22,9 @@ def check_weights() -> Iterator[Check]:
     from huggingface_hub.constants import HF_HUB_CACHE
     from torch.hub import get_dir
 
-    folders = [Path(HF_HUB_CACHE), Path(get_dir()) / "checkpoints", user_cache()]
+    folders = [Path(HF_HUB_CACHE), Path(get_dir()) / "checkpoints"]
+    with suppress(UsageError):  # who has no home has no cache there
+        folders.append(user_cache())
     yield judge_weights(cached_weights(folders), folders)
 
 

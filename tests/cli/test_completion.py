@@ -59,6 +59,21 @@ def test_a_value_is_completed(line: str, expected: list[str]) -> None:
         assert sorted(found) == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (f"pca {STORE} --features = kl,e", ["kl,embeddings"]),
+        (f"pca {STORE} --features = embeddings --feature-set = v", ["vit"]),
+        (f"pca {STORE} --feature-set =", ["vit"]),
+        ("extract a b --view-size = n", ["native"]),
+        ("extract a b --set = kl", []),
+    ],
+)
+def test_a_value_behind_an_equals_sign_is_completed(words: str, expected: list[str]) -> None:
+    """Bash gives `--flag=VALUE` in three words, and replaces the last of them."""
+    assert offered(f"fungi {words}") == expected
+
+
 def test_a_store_that_cannot_be_read_offers_nothing(tmp_path: Path) -> None:
     """No message, no traceback: a file, odd names, a folder in a file's place."""
     (tmp_path / "file.fungi").write_text("no store")

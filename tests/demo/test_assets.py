@@ -101,6 +101,14 @@ def test_user_cache(environment, expected, monkeypatch):
     assert user_cache() == Path(expected)
 
 
+def test_without_a_home_the_error_says_what_to_set(monkeypatch):
+    """As in a container whose user is a bare number; nothing but the demo needs the cache."""
+    monkeypatch.setenv("FUNGI_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(UsageError, match="no home folder") as caught:
+        user_cache()
+    assert "FUNGI_CACHE" in caught.value.hint
+
+
 def test_second_call_does_not_download(cache, shelf):
     """A wheel is downloaded once; with nothing left to download from, the cached one is used."""
     pin = Pin("tiny-thing", "1.0", sha256(shelf), 300)

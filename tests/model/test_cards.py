@@ -81,6 +81,14 @@ def test_a_cache_that_is_damaged_or_cannot_be_written_changes_nothing(another_ti
     assert [card.name for card in describe_backbones([SMALL[0]])] == [SMALL[0]]
 
 
+def test_who_has_no_home_has_no_file_and_all_models(
+    another_timm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUNGI_CACHE", "~nobody-of-this-name/cache")
+    assert SMALL[0] in find_backbones("test_vit")
+    assert [card.name for card in describe_backbones([SMALL[0]])] == [SMALL[0]]
+
+
 def test_the_list_needs_neither_torch_nor_timm() -> None:
     """Which take seconds to import."""
     code = (

@@ -21,10 +21,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from fungistore.backbones.families import BackboneCard
+from fungistore.errors import FungiError
 from fungistore.machine.user_cache import user_cache
 
 MODULES = ("vision_transformer", "deit", "eva", "beit")
 SHIPPED = Path(__file__).with_name("cards.csv")
+UNREADABLE = (OSError, ValueError, LookupError, FungiError)  # an odd file, or no home
 COLUMNS = tuple(field.name for field in fields(BackboneCard) if field.name != "modality")
 
 Cards = dict[str, BackboneCard | None]  # None: nobody has asked for the card yet
@@ -44,8 +46,8 @@ def stamp() -> str:
 
 def read_cards() -> Cards:
     """Return what a file says of this timm's models, by name; nothing where none is of it."""
-    for path in (SHIPPED, _cached()):
-        with suppress(OSError, ValueError, LookupError), path.open(encoding="utf-8") as file:
+    for place in (lambda: SHIPPED, _cached):
+        with suppress(*UNREADABLE), place().open(encoding="utf-8") as file:
             if file.readline().strip() == stamp():
                 return {row["name"]: _card(row) for row in csv.DictReader(file)}
     return {}
@@ -71,7 +73,7 @@ def write_cards(cards: Mapping[str, BackboneCard | None], path: Path) -> None:
 
 def keep_cards(cards: Mapping[str, BackboneCard | None]) -> None:
     """Write the file in the user's cache; where that cannot be, the next one builds them again."""
-    with suppress(OSError):
+    with suppress(OSError, FungiError):
         write_cards(cards, _cached())
 
 
