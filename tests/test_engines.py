@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from fungistore.engines.choose import ENGINES, Asked, choose_engine
-from fungistore.engines.engine import DividedWork, Local
+from fungistore.engines.engine import DividedWork, Local, Place
 from fungistore.engines.options import EngineChoice
 from fungistore.engines.processes import Processes
 from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.run import Extraction
 from fungistore.extraction.stage import extract
+from fungistore.fingerprint import Config
 from fungistore.machine.context import QUIET, Context
 from fungistore.objectives.registry import OBJECTIVES
 from fungistore.report import Silent
@@ -308,3 +310,29 @@ def is_worker(folder: Path) -> bool:
     command = (folder / "cmdline").read_bytes()
     parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
     return parent == os.getpid() and b"engines.events" in command and sys.platform == "linux"
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Two slices in this process, one after the other."""
+
+    def run(self, work: DividedWork, context: Context) -> list[Config]:
+        run = work.open(Place(), context)
+        return [run(Slice(index, 2)) for index in range(2)]
+
+
+def test_failures_are_those_that_are_left_when_all_slices_are_done(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """The first slice still sees what the second mends; the result does not name it."""
+    broken = [images / "cat" / "003.jpg", images / "dog" / "009.jpg"]
+    for path in broken:
+        path.write_text("no image")
+    store = tmp_path / "s.fungi"
+    asked = replace(options, features=("embeddings",), unit_rows=16)
+    assert extract(str(images), store, asked, engine=OneByOne()).failed == 2
+    shutil.copy(images / "cat" / "001.jpg", broken[1])
+    done = extract(str(images), store, asked, engine=OneByOne(), retry_failed=True)
+    assert [one.failed for one in done.workers] == [2, 1]
+    assert (done.redone, done.failed) == (1, 1)
+    assert [one.path for one in done.failures] == [str(broken[0])]

@@ -172,12 +172,21 @@ def refuse_too_few(what: str, found: int, least: int, hint: str) -> None:
         raise UsageError(what, expected=f"at least {least}", found=found, hint=hint)
 
 
-def count_excluded(rows: Rows, is_labelled: Mask, is_usable: Mask) -> dict[str, int]:
-    """Count the rows that an evaluation leaves out, by reason; masks over the sample table."""
-    return {
+def count_excluded(
+    rows: Rows, is_labelled: Mask, is_usable: Mask, outside: int = 0
+) -> dict[str, int]:
+    """Count the rows that an evaluation leaves out, by reason.
+
+    Args:
+        rows: that are considered.
+        is_labelled, is_usable: masks over the sample table.
+        outside: rows of no split, where others have one.
+    """
+    counts = {
         "rows without a label": int((~is_labelled)[rows].sum()),
         "rows without usable features": int((is_labelled & ~is_usable)[rows].sum()),
     }
+    return counts | ({"rows without a split": outside} if outside else {})
 
 
 def class_names(store: Store, labels: Sequence[int]) -> list[str]:

@@ -181,11 +181,13 @@ def _by_label(store: Store, usable: Mask, options: RetrievalOptions, context: Co
     if "train" in splits and ("test" in splits or "val" in splits):
         split = choose_split(store, holdout=None, seed=seed)
         pool, database, source = split.test, split.train, split.description
+        outside = split.outside
     else:
         pool, database, source = everything, everything, {"from": "all others"}
+        outside = 0
     considered = np.union1d(pool, database)
     fit = usable & (labels >= 0)
-    excluded = count_excluded(considered, labels >= 0, usable)
+    excluded = count_excluded(considered, labels >= 0, usable, outside)
     pool, database = pool[fit[pool]], database[fit[database]]
     classes = len(np.unique(labels[database]))
     refuse_too_few("retrieval needs images of several classes", classes, 2, LABEL_HINT)

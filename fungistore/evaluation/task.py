@@ -151,9 +151,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
             expected="class folders, or a manifest with a column `label`",
             hint="fungi extract from such a source gives labels",
         )
-    excluded = count_excluded(rows, is_labelled, is_usable)
-    if split.outside:
-        excluded["rows without a split"] = split.outside
+    excluded = count_excluded(rows, is_labelled, is_usable, split.outside)
     kept = split.keep(is_labelled & is_usable)
     for name in ("train", "test"):
         if not len(getattr(kept, name)):

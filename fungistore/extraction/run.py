@@ -30,7 +30,7 @@ from fungistore.quantities import counted, size
 from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
-from fungistore.store.failed import described
+from fungistore.store.failed import FailedInput, described
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.feature import is_pca
 from fungistore.store.locks import WHOLE, Slice
@@ -227,6 +227,7 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
                 f"NaN, infinities or nothing but zeros, "
                 "though their inputs could be read; try --dtype float32, --storage-dtype float32"
             )
+    failed, failures = listed_failures(store, options.name, ready.rows)
     return ExtractResult(
         store=store.where,
         feature_set=options.name,
@@ -236,10 +237,8 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         units_total=ready.units,
         units_computed=len({gap.unit for gap in gaps}),
         images_computed=samples,
-        failed=sum(1 for _ in store.each_failure(options.name, ready.rows)),
-        failures=tuple(
-            described(store, islice(store.each_failure(options.name, ready.rows), FIRST_FAILURES))
-        ),
+        failed=failed,
+        failures=failures,
         unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
@@ -250,6 +249,14 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         worker=ready.part,
         worker_units=len(ready.own_units()),
     )
+
+
+def listed_failures(
+    store: Store, feature_set: str, rows: int
+) -> tuple[int, tuple[FailedInput, ...]]:
+    """Return how many inputs of a feature set's rows could not be read, and the first of them."""
+    first = islice(store.each_failure(feature_set, rows), FIRST_FAILURES)
+    return sum(1 for _ in store.each_failure(feature_set, rows)), tuple(described(store, first))
 
 
 def _bank_digests(store: Store, config: Config) -> Iterable[str]:

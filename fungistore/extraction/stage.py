@@ -15,11 +15,12 @@ from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import opened_source
 from fungistore.extraction.result import ExtractResult
-from fungistore.extraction.run import Extraction
+from fungistore.extraction.run import Extraction, listed_failures
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.sources.sample import Source
 from fungistore.store.locks import WHOLE, Slice
+from fungistore.store.store import Store
 
 ALONE = Local()
 
@@ -83,7 +84,10 @@ def extract(
     results = engine.run(work, context)
     if not results:
         raise FungiError("the engine has run no slice", found=repr(engine))
-    return joined(TypeAdapter(list[ExtractResult]).validate_python(results))
+    done = joined(TypeAdapter(list[ExtractResult]).validate_python(results))
+    # what one worker saw of the list may have been mended by another since
+    failed, failures = listed_failures(Store.open(store), done.feature_set, done.samples)
+    return replace(done, failed=failed, failures=failures)
 
 
 def open_extraction(arguments: Config, place: Place, context: Context) -> RunSlice:

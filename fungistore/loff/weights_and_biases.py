@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 
 from fungistore.loff.run_loggers import PROJECT, LoggedRun
 
+LOGIN_SECONDS = 60
+
 
 class WeightsAndBiases:
     """Tells a run of the project that WANDB_PROJECT names, "fungi" by default."""
@@ -22,6 +24,9 @@ class WeightsAndBiases:
         self._wandb = import_module("wandb")
         # the file of an offline run is whole when the run is finished, and not before
         self.is_live = self._wandb.setup().settings.mode == "online"
+        # who is not logged in is asked for a key on a terminal: a training does not wait for ever
+        if self.is_live and not self._wandb.login(timeout=LOGIN_SECONDS):
+            raise PermissionError("nobody is logged in; `wandb login`, or WANDB_MODE=offline")
         self._run: Any = self._begin() if self.is_live else None
 
     def _begin(self) -> Any:

@@ -97,11 +97,14 @@ def _parsed(backend: Backend) -> list[tuple[Failure, bytes]]:
 
 
 def _failure(line: bytes) -> Failure | None:
-    """Return what a line says, None for one that was cut short: its unit was not committed."""
+    """Return what a line says; None for one that was cut short, whose unit was not committed, or
+    is no such line.
+    """
     try:
         document = json.loads(line)
         failure = Failure(**{name: document[name] for name in NAMES & document.keys()})
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    is_sound = type(failure.row) is int and type(failure.feature_set) is str
+    texts = (failure.uri, failure.error, failure.message, failure.feature_set)
+    is_sound = type(failure.row) is int and all(type(text) is str for text in texts)
     return failure if is_sound else None

@@ -115,6 +115,19 @@ def test_a_store_without_failures_says_so(broken: list[object], tmp_path: Path) 
     assert (missing.exit_code, list(json.loads(missing.stdout))) == (2, ["error", "exit_code"])
 
 
+@pytest.mark.parametrize(
+    "damage", [{"uri": 5}, {"uri": None}, {"error": None}, {"message": ["x"]}, {"row": True}]
+)
+def test_a_line_of_other_values_is_none(tmp_path: Path, damage: dict[str, object]) -> None:
+    """It is passed over as one that was cut short is; those about it are told."""
+    store = Store.open_or_create(tmp_path / "s.fungi")
+    line = {"row": 0, "uri": "a.jpg", "error": "E", "message": "m", "feature_set": "set"}
+    lines = [line | damage, line | {"row": 1}]
+    (store.root / FAILURES).write_text("".join(json.dumps(one) + "\n" for one in lines))
+    assert [one.row for one in failed_inputs(store.root)] == [1]
+    assert [one.row for one in store.failures()] == [1]
+
+
 def test_failures_are_read_line_by_line(tmp_path: Path) -> None:
     """A sorted file is read a line at a time; one that a kill left unsorted says the same."""
     store = Store.open_or_create(tmp_path / "s.fungi")

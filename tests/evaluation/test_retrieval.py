@@ -155,6 +155,18 @@ def test_blocks_of_queries_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert one.metrics == pytest.approx(many.metrics)
 
 
+def test_rows_without_a_split_are_counted(tmp_path: Path) -> None:
+    """Where the test split searches the train split, the others are left out, and said."""
+    vectors, labels = clustered(60, 3, 8)
+    splits = ["train"] * 20 + ["test"] * 20 + [None] * 20
+    make_store(tmp_path / "s", {"embeddings": vectors}, labels, splits)
+    found = evaluate_retrieval(tmp_path / "s", RetrievalOptions())
+    assert found.excluded["rows without a split"] == 20
+    make_store(tmp_path / "w", {"embeddings": vectors}, labels)
+    whole = evaluate_retrieval(tmp_path / "w", RetrievalOptions())
+    assert "rows without a split" not in whole.excluded
+
+
 def test_an_unreadable_image_is_never_found(tmp_path: Path) -> None:
     """A NaN row of the database stays a positive; a NaN query is left out; both are counted."""
     vectors = np.eye(6, dtype=np.float32)[[0, 0, 1, 2, 0, 0]]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import struct
 import subprocess
 import sys
@@ -341,6 +343,40 @@ def test_an_experiment_that_another_head_has_just_made_is_taken(
     train_loff(store.root, options("mlflow"), context=Context(Notices(said)))
     assert not [text for text in said if "warning" in text]
     assert runs_of_mlflow() == [("set/h", "FINISHED")]
+
+
+@pytest.mark.slow
+def test_a_question_for_a_key_does_not_hold_the_training_up(store: Store, tmp_path: Path) -> None:
+    """On a terminal wandb asks who is not logged in; without an answer that is one warning."""
+    pytest.importorskip("wandb")
+    words = [
+        "train-loff",
+        str(store.root),
+        "--head",
+        "linear",
+        "--epochs",
+        "1",
+        "--log-to",
+        "wandb",
+    ]
+    code = (
+        "from fungistore.loff import weights_and_biases; weights_and_biases.LOGIN_SECONDS = 1; "
+        f"from fungi_cli.main import app; app({words!r})"
+    )
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb"), os.fdopen(theirs, "rb") as terminal:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=bare | {"HOME": str(tmp_path), "WANDB_DIR": str(tmp_path), "TERM": "xterm"},
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            stderr=terminal,
+            timeout=100,
+            check=False,
+        )
+    assert done.returncode == 0
+    assert b"trained on" in done.stdout
 
 
 @pytest.mark.slow
