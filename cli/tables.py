@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 110  # narrower terminals wrap lines rather than cut cells
+PADDING = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)  # which would wrap into empty lines
 UNBOUNDED = 1_000_000  # in a file or a pipe a row is one line, whatever it holds
 
 
@@ -62,7 +64,7 @@ def _show(what: Table | str, *, is_folded: bool = True) -> None:
     )
     console.width = max(console.width, WIDTH) if is_terminal else UNBOUNDED
     console.print(what, soft_wrap=not is_folded)
-    write(text.getvalue())
+    write(PADDING.sub(r"\1", text.getvalue()))
 
 
 def show_scores(evaluation: fungi.Evaluation, saved: str | None, tell: Sequence[str]) -> None:
