@@ -209,7 +209,7 @@ def test_names_of_any_length_hide_no_other_cell(
     show_table(("rank", "1 - cosine", *words), rows, left=words, folded=words)
     lines = capsys.readouterr().out.splitlines()
     if is_terminal:
-        assert max(map(len, lines[1:])) <= 110
+        assert max(map(len, lines[1:])) <= 80
         assert "…" not in "".join(lines)
         assert sum(line.count("Arthropoda") for line in lines) >= 6  # the others are folded
     else:
