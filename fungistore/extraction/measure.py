@@ -120,7 +120,12 @@ def estimate(
     """Return what `extract` would do, from two timed batches; writes nothing into the store.
 
     Args:
-        source, store, options, restart, update, retry_failed: as for `extract`.
+        source: as for `extract`.
+        store: as for `extract`.
+        options: as for `extract`.
+        restart: as for `extract`.
+        update: as for `extract`.
+        retry_failed: as for `extract`.
         context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
