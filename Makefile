@@ -5,7 +5,11 @@ VENV := .venv$(if $(CPU),-cpu)
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow mutate lint docs bench bench-accuracy bench-million clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow mutate lint docs bench bench-accuracy bench-million clean
+
+help:                   ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
 	$(VENV)/bin/fungi demo demo --whole
@@ -43,7 +47,7 @@ bench-accuracy: $(READY) ## nearest neighbours from each faster extraction, half
 	$(RUN) benchmarks/accuracy.py --per-class 60
 	$(RUN) benchmarks/accuracy.py --data digits --digits 20
 
-clean:
+clean:                  ## removes the environments, the demo and the site
 	rm -rf .venv .venv-cpu demo site
 
 ifndef CPU

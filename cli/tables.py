@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH = 110  # narrower terminals wrap lines rather than cut cells
+PADDING = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)  # which would wrap into empty lines
+GAP, FOLDED_WIDTH = 2, 14  # between columns, and what a column of long text keeps at least
 UNBOUNDED = 1_000_000  # in a file or a pipe a row is one line, whatever it holds
 
 
@@ -33,6 +36,7 @@ def show_table(
         left: columns that are no numbers.
         folded: columns of long text, which take several lines on a terminal where they have to.
     """
+    from rich.cells import cell_len
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -42,9 +46,14 @@ def show_table(
         table.add_column(
             printable(name), justify=side, no_wrap=name not in folded, overflow=overflow
         )
-    for row in rows:
-        table.add_row(*map(printable, row))
-    _show(table)
+    least = len(columns) * GAP
+    cells = [[*map(printable, row)] for row in rows]
+    for name, *column in zip(columns, *cells, strict=True):
+        widest = max(map(cell_len, [name, *column]))
+        least += min(widest, FOLDED_WIDTH) if name in folded else widest
+    for row in cells:
+        table.add_row(*row)
+    _show(table, least if folded else WIDTH)
 
 
 def show_text(text: str = "") -> None:
@@ -52,17 +61,17 @@ def show_text(text: str = "") -> None:
     _show(printable(text), is_folded=False)
 
 
-def _show(what: Table | str, *, is_folded: bool = True) -> None:
-    """Print on stdout; no cell is taken for markup or an emoji's name."""
+def _show(what: Table | str, least: int = WIDTH, *, is_folded: bool = True) -> None:
+    """Print on stdout, in no less than a width; no cell is taken for markup or an emoji's name."""
     from rich.console import Console
 
     text, is_terminal = StringIO(), sys.stdout is not None and sys.stdout.isatty()
     console = Console(
         file=text, force_terminal=is_terminal, highlight=False, markup=False, emoji=False
     )
-    console.width = max(console.width, WIDTH) if is_terminal else UNBOUNDED
+    console.width = max(console.width, least) if is_terminal else UNBOUNDED
     console.print(what, soft_wrap=not is_folded)
-    write(text.getvalue())
+    write(PADDING.sub(r"\1", text.getvalue()))
 
 
 def show_scores(evaluation: fungi.Evaluation, saved: str | None, tell: Sequence[str]) -> None:

@@ -162,7 +162,6 @@ def _show_profile(times: list[fungi.StageTime]) -> None:
 
 
 def _show_estimate(planned: fungi.Estimate) -> None:
-    short, long = planned.seconds
     free = planned.free_bytes
     fits = "fits" if planned.fits else "DOES NOT FIT"
     room = "no limit" if free is None else f"{size(free)} free"
@@ -176,7 +175,7 @@ def _show_estimate(planned: fungi.Estimate) -> None:
         f"batches of {planned.batch_size}",
         f"forwards  {planned.forwards_per_image} an image",
         f"bytes     {most}{size(planned.bytes)} to write{gone}, {room} ({fits})",
-        f"time      {duration(short)} to {duration(long)}",
+        f"time      {' to '.join(dict.fromkeys(map(duration, planned.seconds)))}",
         *planned.remarks,
     ):
         result(line)

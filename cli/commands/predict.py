@@ -66,4 +66,5 @@ def _show(done: fungi.PredictResult) -> None:
         others = ", ".join(f"{name} {chance:.3f}" for name, chance in ranked[1:])
         rows.append((one.input, one.label, f"{ranked[0][1]:.3f}", others))
     words = ("input", "label", "then")
-    show_table(("input", "label", "probability", "then"), rows, left=words, folded=words)
+    if rows:
+        show_table(("input", "label", "probability", "then"), rows, left=words, folded=words)

@@ -17,9 +17,10 @@ from ..output import note, result, result_json, result_json_list
 from ..tables import show_table, show_text
 
 FINGERPRINT_SHOWN = 12
+SETUP_SHOWN = 8  # so that a table of the usual features fits 80 columns
 LABELS_SHOWN = 8
 FAILURES_AT_ONCE = 1000
-COLUMNS = ("array", "rows", "units", "row shape", "type", "size", "unusable rows", "setup")
+COLUMNS = ("array", "rows", "units", "shape", "type", "size", "unusable", "setup")
 
 
 @command
@@ -117,11 +118,11 @@ def _show(found: fungi.StoreStatus) -> None:
                 array.name,
                 f"{array.rows_done}/{found.samples}",
                 f"{array.units_done}/{array.units_total}",
-                " x ".join(map(str, array.shape[1:])) or "1",
+                "x".join(map(str, array.shape[1:])) or "1",
                 array.dtype,
                 size(array.bytes),
                 str(array.unusable_rows),
-                array.fingerprint[:FINGERPRINT_SHOWN],
+                array.fingerprint[:SETUP_SHOWN],
             )
             for array in feature_set.arrays
         ]

@@ -76,7 +76,8 @@ class Estimate:
         seconds: shortest and longest expected time.
         forwards_per_image: what one sample costs.
         backbone: what decides the encoder's outputs: model, weights, transform.
-        remarks: what the encoder says of its weights and transform, and what its own size costs.
+        remarks: what the source passed over, what the encoder says of its weights and transform,
+            and what its own size costs.
     """
 
     store: str
@@ -139,8 +140,6 @@ def estimate(
         scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
         changes = add_source(scratch, source, resolved.modality.name, update=update)
         refuse_empty(scratch, source, resolved.modality)
-        for remark in source_remarks(source):
-            context.reporter.notice(remark)
         samples = scratch.samples
         resolved = with_fitting_batch(resolved, samples, context)
         maker = throwaway_features(resolved)
@@ -193,7 +192,7 @@ def estimate(
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,
         backbone=resolved.backbone.identity(),
-        remarks=resolved.remarks,
+        remarks=(*source_remarks(source), *resolved.remarks),
     )
 
 

@@ -327,7 +327,7 @@ def open_features(
             f"no such feature: {', '.join(unknown)}" if unknown else "there are no vector features",
             where=f"feature set {chosen!r} of {store.where}",
             expected=", ".join(blocks) or "some of embeddings, kl, dino, simclr",
-            hint="patch tensors are no vectors: they are for train-loff, export and Store.dataset"
+            hint="patch tensors are no vectors: they are for train-loff and Store.dataset"
             if "patches" in unknown
             else "fungi extract with --features adds what is missing",
         )

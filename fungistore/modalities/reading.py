@@ -81,9 +81,10 @@ def uri_of_file(text: str, item: str) -> str:
         UsageError: there is no such file; `item` is what it should hold, such as "image".
     """
     try:
-        is_file = Path(text).is_file()
+        is_file, is_folder = Path(text).is_file(), Path(text).is_dir()
     except (OSError, ValueError):  # ValueError: a NUL in the path
-        is_file = False
+        is_file = is_folder = False
     if not is_file:
-        raise UsageError("there is no such file", where=text, hint=f"paths of {item} files")
+        what = f"a folder, not one {item}" if is_folder else "there is no such file"
+        raise UsageError(what, where=text, hint=f"paths of {item} files")
     return path_to_uri(os.path.abspath(text))

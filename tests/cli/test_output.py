@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fungi_cli import output
+from fungi_cli.commands import status
 from fungi_cli.main import COMMANDS, app
 from fungi_cli.tables import show_table
 from typer.testing import CliRunner
 
 import fungistore as fungi
+from feature_world import make_store
 
 STORE = str(Path(__file__).parents[1] / "fixtures/store-2.0.fungi")
 COMMAND_LINES = [*([name] for name in COMMANDS), *(["eval", name] for name in fungi.EVALUATIONS)]
@@ -204,9 +209,37 @@ def test_names_of_any_length_hide_no_other_cell(
     show_table(("rank", "1 - cosine", *words), rows, left=words, folded=words)
     lines = capsys.readouterr().out.splitlines()
     if is_terminal:
-        assert max(map(len, lines[1:])) <= 110
+        assert max(map(len, lines[1:])) <= 80
         assert "…" not in "".join(lines)
         assert sum(line.count("Arthropoda") for line in lines) >= 6  # the others are folded
     else:
         assert [line.split() for line in lines[1:]] == [list(row) for row in rows]
     assert [line.split()[1] for line in lines if "0.1234" in line] == ["0.1234"] * 2
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_store_of_all_features_fits_a_small_terminal(
+    is_terminal: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The arrays' table has 80 columns at most, and no line ends in blanks that would wrap."""
+    names = ("embeddings", "gradients/dino", "norms/dino", "patches")
+    store = make_store(tmp_path / "s.fungi", {"embeddings": np.ones((8, 4))}, ["x"] * 8)
+    found = fungi.status(store.root)
+    (group,) = found.feature_sets
+    shapes = {"patches": (8, 16, 16, 384), "norms/dino": (8,)}
+    arrays = [
+        replace(group.arrays[0], name=name, shape=shapes.get(name, (8, 384)), bytes=999_900_000)
+        for name in names
+    ]
+    found = replace(found, samples=999, feature_sets=(replace(group, arrays=tuple(arrays)),))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    status._show(found)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    _, table = text.split("\narray ", 1)
+    assert "16x16x384" in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert not [line for line in text.splitlines() if line != line.rstrip()]

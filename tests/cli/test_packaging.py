@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_console_command_is_fungi() -> None:
@@ -19,3 +24,12 @@ def test_the_public_api_is_what_the_package_promises() -> None:
     for _ in range(2):  # a module of the same name would take a function's place once imported
         found = {name: getattr(fungistore, name) for name in fungistore.__all__}
         assert not [name for name, value in found.items() if isinstance(value, ModuleType)]
+
+
+def test_make_alone_lists_its_targets() -> None:
+    """It installs nothing unasked, and every target says what it does."""
+    rules = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^\.PHONY: (.*)$", rules, re.MULTILINE)[0].split()
+    listed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert sorted(line.split()[0] for line in listed.splitlines()) == sorted(targets)
+    assert all(len(line.split()) > 1 for line in listed.splitlines())

@@ -10,7 +10,7 @@ NUMBER = re.compile(
     r"( ?(?:[kKMGT]?i?B|bytes|images|ms|s|min|h|hours?|minutes?|seconds?)(?:/s)?\b)?"
 )
 IMAGE = re.compile(r"\b(?:global|local|nominal)(?:/\w+\.jpg)?\b")  # and its class
-DIGEST = re.compile(r"\b[0-9a-f]{12,}\b")
+DIGEST = re.compile(r"\b[0-9a-f]{8,}\b")
 PLACE = re.compile(r"(?<!\S)/\S+/")  # where the reader is
 POINTS, SHARE = 3.0, 0.1  # how far a number of a real model may be from the page's
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from fungistore.extraction.stage import extract
 from fungistore.machine.context import Context
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.simclr import SimCLR
+from fungistore.report import Silent
 from fungistore.store.store import Store
 from tiny_world import TINY, needs_vnni, write_images
 
@@ -488,6 +490,26 @@ def test_an_average_pooled_model_goes_the_general_way(
     )
     assert result.failed == 0
     assert read(tmp_path / "s.fungi")["gradients/kl"].shape == (2, 768)
+
+
+def test_what_a_folder_has_beside_images_is_said(
+    images: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
+    """In a dry run and in a run: photographs in another format are not left out in silence."""
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "IMG_1.HEIC").write_bytes(b"x")
+    shutil.copy(images / "cat" / "000.jpg", tmp_path / "new")
+    options = replace(options, features=("embeddings",))
+    said = "1 file of other kinds passed over: 1 .heic"
+    assert estimate(tmp_path / "new", tmp_path / "s.fungi", options).remarks[0] == said
+    told: list[str] = []
+
+    class Listener(Silent):
+        def notice(self, text: str) -> None:
+            told.append(text)
+
+    extract(tmp_path / "new", tmp_path / "s.fungi", options, context=Context(reporter=Listener()))
+    assert said in told
 
 
 def test_a_dry_run_counts_and_writes_nothing(

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fungistore.errors import ImageError
+from fungistore.errors import ImageError, UsageError
 from fungistore.modalities.image.decode import MAX_PIXELS
 from fungistore.modalities.image.images import Images
-from fungistore.modalities.reading import read_item
+from fungistore.modalities.reading import read_item, uri_of_file
 
 Pixels = NDArray[np.uint8]
 SHARED_TMP_PATH = settings(
@@ -370,3 +370,12 @@ def test_threads_read_what_one_thread_reads(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(outcome, range(50))) == [outcome(number) for number in range(50)]
+
+
+def test_a_folder_is_not_called_missing(tmp_path: Path) -> None:
+    """A user who names a folder where an image is meant hears that it is one."""
+    with pytest.raises(UsageError, match="a folder, not one image"):
+        uri_of_file(str(tmp_path), "image")
+    for text in (str(tmp_path / "gone.png"), "nul\0.png"):
+        with pytest.raises(UsageError, match="no such file"):
+            uri_of_file(text, "image")
