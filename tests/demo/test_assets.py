@@ -260,7 +260,7 @@ def test_a_demo_too_small_or_too_large_is_refused(number):
     assert caught.value.expected == "a whole number from 10 to 499"
 
 
-def test_without_onnx_the_extra_is_named(cache, monkeypatch):
+def test_without_onnx_what_to_install_is_named(cache, monkeypatch):
     """Before anything is downloaded."""
     monkeypatch.setattr(demo_weights, "find_spec", lambda name: None)
     with pytest.raises(FungiError, match="pip install 'onnx>="):
