@@ -6,23 +6,26 @@ import re
 
 ANY_LINES = "..."
 NUMBER = re.compile(
-    r"(?<![\w.])([-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)"
-    r"( ?(?:[kKMGT]?i?B|bytes|images|ms|s|min|h|hours?|minutes?|seconds?)(?:/s)?\b)?"
+    r"(?<![\w.])(?P<number>[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)"
+    r"(?: ?(?P<time>(?:ms|s|min|h|hours?|minutes?|seconds?)\b(?: \d\d (?:s|min)\b)?)"
+    r"| ?(?P<space>(?:[kKMGT]?i?B|bytes)\b(?:/s)?)| ?(?P<rate>(?:images)?/s\b))?"
 )
 IMAGE = re.compile(r"\b(?:global|local|nominal)(?:/\w+\.jpg)?\b")  # and its class
 DIGEST = re.compile(r"\b[0-9a-f]{8,}\b")
 PLACE = re.compile(r"(?<!\S)/\S+/")  # where the reader is
+PASSING = re.compile(r"loading libraries|.+: \d+/\d+, [\d.]+/s, .+ left")  # while one waits
 POINTS, SHARE = 3.0, 0.1  # how far a number of a real model may be from the page's
 
 
 def unlike(shown: str, printed: str, *, by_number: bool = False) -> str | None:
     """Return the first line that a page shows and a command did not print, or None.
 
-    Spaces, fingerprints and absolute paths may differ; a line `...` stands for any lines. Numbers,
-    and which images of which class are found, may differ too, unless they go `by_number`: then only
-    amounts of time and space may, and other numbers by three, or a tenth.
+    What is printed for who waits need not be shown. Spaces, fingerprints and absolute paths may
+    differ; a line `...` stands for any lines. Numbers, and which images of which class are found,
+    may differ too, unless they go `by_number`: then only amounts of time and space, and rates, may,
+    and other numbers by three, or a tenth.
     """
-    lines = [line for line in printed.splitlines() if line.strip()]
+    lines = [line for line in printed.splitlines() if line.strip() and not PASSING.fullmatch(line)]
     position, skipping = 0, False
     for line in filter(str.strip, shown.splitlines()):
         if line.strip() == ANY_LINES:
@@ -44,12 +47,15 @@ def _is_like(shown: str, printed: str, by_number: bool) -> bool:
         wanted, found = (IMAGE.sub("@", line) for line in (wanted, found))
     if _words(wanted) != _words(found):
         return False
-    pairs = zip(NUMBER.findall(wanted), NUMBER.findall(found), strict=True)
-    return not by_number or all(unit or _is_near(a, b) for (a, unit), (b, _) in pairs)
+    pairs = zip(NUMBER.finditer(wanted), NUMBER.finditer(found), strict=True)
+    return not by_number or all(
+        a.lastgroup != "number" or _is_near(a["number"], b["number"]) for a, b in pairs
+    )
 
 
 def _words(line: str) -> list[str]:
-    return NUMBER.sub("#", line).split()
+    """Return the words of a line, with what a number counts in its place: time, space, ..."""
+    return NUMBER.sub(lambda found: f"#{found.lastgroup}", line).split()
 
 
 def _is_near(shown: str, printed: str) -> bool:

@@ -130,11 +130,11 @@ def quick_shell(scratch: Path, models: list[str]) -> tuple[Shell, subprocess.Pop
     return Shell(environment, is_real=False), server
 
 
-def real_shell(scratch: Path, weights: Path) -> Shell:
+def real_shell(scratch: Path, weights: Path, python: Path = Path(sys.executable)) -> Shell:
     """Return a shell with the real commands, and the real model in the hub's cache."""
     (scratch / "bin").mkdir()
     for name, module in (("fungi", " -m fungi_cli"), ("pip", " -m pip"), ("python", "")):
-        (scratch / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable}{module} "$@"\n')
+        (scratch / "bin" / name).write_text(f'#!/bin/sh\nexec {python}{module} "$@"\n')
         (scratch / "bin" / name).chmod(0o755)
     environment = _environment(scratch)
     published = hub_folder(MODEL, Path(environment["HF_HOME"])) / "model.safetensors"

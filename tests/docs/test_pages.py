@@ -38,6 +38,17 @@ def write_world(folder: Path) -> Path:
     return folder
 
 
+def real_world(folder: Path) -> Path:
+    """Write the same of real images; returns a real model's weights."""
+    try:
+        weights, images = dinov2_vits14_weights(), textile_images()
+    except FungiError as error:
+        pytest.skip(str(error))
+    textile_subset(IMAGES_PER_CLASS, folder / "images")
+    shutil.copy(images / PHOTO, folder / "photo.jpg")
+    return weights
+
+
 def read_page(shell: Shell, folder: Path, page: Path) -> list[str]:
     """Do all that a page says in a folder; returns what went wrong."""
     reader, wrong = Reader(shell, folder), []
@@ -71,13 +82,7 @@ def test_a_page(page: Path, shell: Shell, started: tuple[Path, list[str]], tmp_p
 @pytest.mark.slow
 def test_all_pages_with_the_real_commands_and_a_real_model(tmp_path: Path) -> None:
     """In an own process each, on real images; numbers are near those that the pages show."""
-    try:
-        weights, images = dinov2_vits14_weights(), textile_images()
-    except FungiError as error:
-        pytest.skip(str(error))
-    shell, first = real_shell(tmp_path, weights), tmp_path / "first"
-    textile_subset(IMAGES_PER_CLASS, first / "images")
-    shutil.copy(images / PHOTO, first / "photo.jpg")
+    shell, first = real_shell(tmp_path, real_world(tmp_path / "first")), tmp_path / "first"
     wrong = read_page(shell, first, FIRST)
     for page in OTHERS:
         wrong += read_page(shell, Path(shutil.copytree(first, tmp_path / page.stem)), page)

@@ -10,7 +10,9 @@ import venv
 from pathlib import Path
 
 import pytest
+from reader import real_shell
 from test_distribution import build, tree
+from test_pages import FIRST, read_page, real_world
 
 pytestmark = pytest.mark.slow
 __all__ = ["tree"]  # a fixture
@@ -66,6 +68,16 @@ def test_the_demo_needs_no_clone(environment: Path, tmp_path: Path) -> None:
     assert [step["exit_code"] for step in document["steps"]] == [0] * 5
     page = (tmp_path / document["page"]).read_text(encoding="utf-8")
     assert page.count("<img") > 5
+
+
+def test_the_first_page_needs_no_clone(environment: Path, tmp_path: Path) -> None:
+    """docs/getting-started.md as printed, by the installed package; the hub's cache has a model."""
+    weights = real_world(tmp_path / "work")
+    shell = real_shell(tmp_path, weights, environment / "python")
+    _, where = shell.run("python -c 'import fungistore; print(fungistore)'", tmp_path / "work")
+    assert str(environment.parent) in where
+    wrong = read_page(shell, tmp_path / "work", FIRST)
+    assert not wrong, "\n\n".join(wrong)
 
 
 def test_a_users_script_is_strictly_typed(environment: Path, tmp_path: Path) -> None:
