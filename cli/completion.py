@@ -43,7 +43,7 @@ def join_values_of_bash(environment: MutableMapping[str, str]) -> None:
             position -= 1
         else:
             kept.append(word)
-    environment |= {"COMP_WORDS": "\n".join(kept), "COMP_CWORD": str(position)}
+    environment.update({"COMP_WORDS": "\n".join(kept), "COMP_CWORD": str(position)})
 
 
 def _names(kind: str, given: dict[str, Any], begun: str) -> list[str]:

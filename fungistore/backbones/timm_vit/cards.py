@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
 from functools import cache
@@ -46,7 +46,8 @@ def stamp() -> str:
 
 def read_cards() -> Cards:
     """Return what a file says of this timm's models, by name; nothing where none is of it."""
-    for place in (lambda: SHIPPED, _cached):
+    places: tuple[Callable[[], Path], ...] = (lambda: SHIPPED, _cached)
+    for place in places:
         with suppress(*UNREADABLE), place().open(encoding="utf-8") as file:
             if file.readline().strip() == stamp():
                 return {row["name"]: _card(row) for row in csv.DictReader(file)}
