@@ -65,7 +65,11 @@ def textile_subset(per_class: int, destination: Path) -> Path:
         return destination
     if there:
         what = "the folder for the subset holds other files; nothing was changed"
-        raise UsageError(what, where=destination, hint="delete that folder or name another")
+        raise UsageError(
+            what,
+            where=destination,
+            hint="name another folder; delete this one only if nothing in it is yours",
+        )
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".partial-") as scratch:
         for image in wanted:
