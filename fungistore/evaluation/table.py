@@ -81,7 +81,7 @@ def evaluate_table(
         options.refuse("seeds", expected, options.seeds, "leave out --seeds")
     differing = seeds[1:] if is_held_out else ()
     tasks = [task, *map(opened, differing)]
-    split = say_split(task.split, context)
+    split = say_split(task.split, context, len(seeds))
     unseen = say_unseen(max((one.unseen for one in tasks), key=lambda one: one.rows), context)
     names = task.store.manifest.labels
     order = None

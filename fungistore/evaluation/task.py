@@ -53,10 +53,10 @@ def say_unseen(unseen: Unseen, context: Context) -> int:
     return unseen.rows
 
 
-def say_split(split: Split, context: Context) -> Config:
+def say_split(split: Split, context: Context, seeds: int = 1) -> Config:
     """Say where test rows come from if nobody has asked for it; returns the description."""
-    if split.remark:
-        context.reporter.notice(split.remark)
+    if remark := split.remark(seeds):
+        context.reporter.notice(remark)
     return split.description
 
 

@@ -85,7 +85,7 @@ def evaluate_loff(
             context.stop_if_asked()
             stored = open_head(opened, chosen, name)
             data = head_rows(opened, stored)
-            remarks += [data.split.remark] if data.split.remark else []
+            remarks += filter(None, [data.split.remark()])
             splits[name] = data.split.description
             contents = {stored.array.name: content_of(stored.array)}
             if stored.is_stale:

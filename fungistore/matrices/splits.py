@@ -36,14 +36,18 @@ class Split:
     description: Config
     outside: int = 0
 
-    @property
-    def remark(self) -> str | None:
-        """What the user should know of it: that it was made without being asked for, and why."""
+    def remark(self, seeds: int = 1) -> str | None:
+        """Say what the user should know of it: that it was made without being asked for, and why.
+
+        Args:
+            seeds: how many splits are made like this one, from its seed on.
+        """
         if "because" not in self.description:
             return None
         part, seed = self.description["holdout"], self.description["seed"]
+        by = f"the seed {seed}" if seeds == 1 else f"the seeds {seed} to {seed + seeds - 1}"
         return (
-            f"{self.description['because']}: {part:.0%} of each class, chosen by the seed {seed}, "
+            f"{self.description['because']}: {part:.0%} of each class, chosen by {by}, "
             "are held out to test on; --holdout takes another part"
         )
 

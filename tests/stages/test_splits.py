@@ -48,11 +48,12 @@ def test_without_test_rows_a_fifth_is_held_out(tmp_path, splits, pool, because):
     assert split.test.tolist() == again.test.tolist() == asked.test.tolist()
     assert because in split.description["because"]
     assert split.description == asked.description | {"because": split.description["because"]}
-    assert split.remark.endswith(
+    assert split.remark().endswith(
         "20% of each class, chosen by the seed 3, are held out to test on; "
         "--holdout takes another part"
     )
-    assert asked.remark is None
+    assert "chosen by the seeds 3 to 5, are" in split.remark(3)
+    assert asked.remark() is None
     assert choose_split(store, holdout=None, seed=4).test.tolist() != split.test.tolist()
 
 
