@@ -20,7 +20,7 @@ from fungistore.errors import FungiError, StoppedError
 
 STORE = "images.fungi"
 UNIT_ROWS = "16"  # small, so that a stop in the middle has something to keep
-HELD_OUT = ("--seeds", "5")
+OVER_SEEDS = ("--seeds", "5")
 TRAINING = ("--epochs", "12", "--batch-size", "16", "--holdout", "0.2")
 STOPPED = StoppedError.exit_code
 KINDS = (signal.SIGINT, signal.SIGTERM)
@@ -47,7 +47,7 @@ def first_page(demo: fungi.Demo) -> Iterator[Step]:
     yield Step("What is in the store?", ("status", STORE))
     yield Step(
         "What do the gradients add to nearest neighbours? Five times, a fifth is held out:",
-        ("eval", "knn", STORE, "--combinations", "nested", *HELD_OUT),
+        ("eval", "knn", STORE, "--combinations", "nested", *OVER_SEEDS),
     )
     yield Step("An index:", ("index", STORE, "--name", "near"))
     yield Step(
@@ -65,7 +65,7 @@ def whole_story(demo: fungi.Demo) -> Iterator[Step]:
     yield from first_page(demo)
     yield Step(
         "And to a linear probe?",
-        ("eval", "linear", STORE, "--combinations", "nested", *HELD_OUT),
+        ("eval", "linear", STORE, "--combinations", "nested", *OVER_SEEDS),
     )
     yield Step("Another feature joins those that are there:", _extraction(demo, "patches"))
     yield Step(

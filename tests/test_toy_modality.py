@@ -225,7 +225,14 @@ def test_a_manifest_may_hold_the_items(site: Path, folder: Path, store: Path) ->
     np.testing.assert_allclose(ours[order], theirs, atol=5e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize("flags", [["--processes", "2"], ["--decode-in", "processes"]], ids=str)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--processes", "2"],
+        pytest.param(["--decode-in", "processes"], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_children_find_the_plugin(site: Path, folder: Path, store: Path, flags: list[str]) -> None:
     """Whoever reads, draws and computes: the same bits."""
     path = store.parent / f"{flags[0].strip('-')}.fungi"

@@ -48,7 +48,10 @@ def wait_for_units(store: Path, process: subprocess.Popen[bytes], units: int) ->
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_stops_cleanly_and_the_same_command_continues(
     tmp_path: Path, tiny_weights: Path, number: signal.Signals, code: int
 ) -> None:

@@ -185,7 +185,8 @@ def test_a_feature_does_not_change_with_what_reads_tokens_beside_it(
     assert np.array_equal(both, alone)
 
 
-@pytest.mark.parametrize("beside", [pytest.param("", marks=pytest.mark.slow), "agreement,"])
+@pytest.mark.slow
+@pytest.mark.parametrize("beside", ["", "agreement,"])
 def test_our_own_features_need_no_plugin(
     plugin: Path, arguments: Sequence[object], tmp_path: Path, images: Path, beside: str
 ) -> None:
