@@ -107,17 +107,9 @@ def growth_of_listing(
         rows: of the arrays.
     """
     known = _listing_bytes(before) if before else 0
-    assert resolved.unit_rows is not None
     for spec in resolved.arrays:
         if spec.path not in arrays:
-            after.create_array(
-                resolved.options.name,
-                spec,
-                rows=rows,
-                unit_rows=resolved.unit_rows,
-                codec=resolved.codec,
-                fingerprint=fingerprint(configs[spec.asked]),
-            )
+            resolved.create_array(after, spec, rows, configs[spec.asked])
     return _listing_bytes(after) - known + bytes_below(after.folder(FEATURES))
 
 

@@ -16,7 +16,7 @@ from fungistore.choices import Codec
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
-from fungistore.fingerprint import Config
+from fungistore.fingerprint import Config, fingerprint
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path, token_path
 from fungistore.gradients.projection import ProjectionSpec
@@ -37,6 +37,8 @@ from fungistore.store.feature import (
     PATCHES,
     Feature,
 )
+from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 USUAL_SIZE = 224  # pixels a side, of most published models
 MUCH_MORE = 1.5  # times the tokens: what is worth a word
@@ -67,6 +69,18 @@ class Resolved:
     codec: Codec
     unit_rows: int | None
     projection: ProjectionSpec
+
+    def create_array(self, store: Store, spec: Feature, rows: int, config: Config) -> UnitArray:
+        """Create the array of a feature in the feature set, of the unit size that was decided."""
+        assert self.unit_rows is not None  # with_unit_rows has decided it
+        return store.create_array(
+            self.options.name,
+            spec,
+            rows=rows,
+            unit_rows=self.unit_rows,
+            codec=self.codec,
+            fingerprint=fingerprint(config),
+        )
 
     @property
     def modality(self) -> Modality:

@@ -305,15 +305,7 @@ def _ready_arrays(
     for spec in resolved.arrays:
         array = existing.get(spec.path)
         if array is None:
-            assert resolved.unit_rows is not None  # with_unit_rows has decided it
-            array = store.create_array(
-                resolved.options.name,
-                spec,
-                rows=rows,
-                unit_rows=resolved.unit_rows,
-                codec=resolved.codec,
-                fingerprint=fingerprint(configs[spec.asked]),
-            )
+            array = resolved.create_array(store, spec, rows, configs[spec.asked])
         array.grow(rows)
         ready[spec.path] = array
     return ready
