@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fungistore.errors import FungiError
 from fungistore.location import path_to_uri
+from fungistore.modalities.modality import Modality
 from fungistore.names import is_hidden, suffix_of
 from fungistore.quantities import counted
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
@@ -26,6 +27,20 @@ class _Folder:
     split: str | None
     label: str | None
     lineage: tuple[str, ...]  # real paths of this folder and those it was reached through
+
+
+class FolderReader:
+    """A folder of files."""
+
+    summary = "a folder of files, whose class folders are labels"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether it is a folder."""
+        return os.path.isdir(path)
+
+    def open(self, path: str, modality: Modality) -> FolderSource:
+        """Return the source; see `FolderSource`."""
+        return FolderSource(path, modality.suffixes)
 
 
 class FolderSource:

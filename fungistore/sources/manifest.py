@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import pyarrow.parquet as parquet
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
 from fungistore.location import inline_uri, locate
+from fungistore.modalities.modality import Modality
 from fungistore.sources.cells import cell_type, cells_of, types_of_texts
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.sample import CellType, Sample
@@ -35,6 +37,20 @@ _KEY = "S32"  # a digest in hexadecimal digits: 32 bytes a row while repeats are
 
 # A parquet batch of this many rows of short strings is a few MB.
 _BATCH_ROWS = 16_384
+
+
+class TableReader:
+    """A manifest: a table with one row an item."""
+
+    summary = "a .csv or .parquet manifest"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether it is a file whose name ends so."""
+        return path.lower().endswith((".csv", ".parquet")) and os.path.isfile(path)
+
+    def open(self, path: str, modality: Modality) -> ManifestSource:
+        """Return the source; see `ManifestSource`."""
+        return ManifestSource(path, modality.columns)
 
 
 class ManifestSource:

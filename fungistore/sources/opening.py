@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import stat
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -12,19 +11,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import UsageError
-from fungistore.modalities.modality import IMAGE, find_modality
-from fungistore.sources.folder import FolderSource
-from fungistore.sources.manifest import ManifestSource
+from fungistore.modalities.modality import IMAGE, Modality, find_modality
 from fungistore.sources.paths import ListedSource
+from fungistore.sources.reader import READERS, Reader
 from fungistore.sources.sample import Source
-from fungistore.sources.shards import expand_braces, find_shards, is_shard_name
 from fungistore.sources.stdin import PathListSource
-from fungistore.sources.webdataset import TarSource
-
-_KINDS = (
-    "a .csv or .parquet manifest, WebDataset .tar shards "
-    "(a file, a folder of them, or shards/{000..012}.tar), or - for paths on stdin"
-)
 
 # Looking for a misspelt name must not list a folder of millions.
 _NEAR_NAMES_SEARCHED = 10_000
@@ -52,36 +43,40 @@ def open_source(
     if not isinstance(source, str | Path):
         return ListedSource(source)
     source = str(source)
-    kinds = f"a folder of {kind.items}, {_KINDS}"
     if source == "-":
         return PathListSource(sys.stdin.buffer if stdin is None else stdin)
+    name, colon, path = source.partition(":")
+    if colon and name in READERS and not os.path.lexists(source):
+        reader: Reader = READERS[name]()
+        return reader.open(path, kind)
+    for name in READERS:
+        reader = READERS[name]()
+        if reader.recognises(source, kind):
+            return reader.open(source, kind)
+    raise _not_a_source(source, kind)
+
+
+def _not_a_source(source: str, kind: Modality) -> UsageError:
+    expected = (
+        f"a folder of {kind.items}, a .csv or .parquet manifest, WebDataset .tar shards "
+        "(a file, a folder of them, or shards/{000..012}.tar), or - for paths on stdin"
+    )
     try:
-        mode, reason = Path(source).stat().st_mode, ""
+        Path(source).stat()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        mode, reason = 0, (getattr(error, "strerror", None) or str(error)).lower()
-    if stat.S_ISDIR(mode):
-        shards = find_shards(source, kind.suffixes)
-        if shards:
-            return TarSource(shards, source, kind.suffixes)
-        return FolderSource(source, kind.suffixes)
-    if mode and source.lower().endswith((".csv", ".parquet")):
-        return ManifestSource(source, kind.columns)
-    if mode and is_shard_name(source):
-        return TarSource([source], str(Path(source).parent), kind.suffixes)
-    if mode:
-        raise UsageError(
-            f"this file is not a source of {kind.items}",
+        near = _near_name(Path(source))
+        return UsageError(
+            (getattr(error, "strerror", None) or str(error)).lower(),
             where=source,
-            expected=kinds,
-            hint=f"for single {kind.items}, give the folder that holds them, "
-            "or their paths on stdin",
+            expected=expected,
+            hint=f"did you mean {near!r}?" if near else None,
         )
-    if "{" in source and is_shard_name(source):
-        fixed, _, _ = source.partition("{")
-        return TarSource(expand_braces(source), str(Path(fixed + "*").parent), kind.suffixes)
-    near = _near_name(Path(source))
-    hint = f"did you mean {near!r}?" if near else None
-    raise UsageError(reason, where=source, expected=kinds, hint=hint)
+    return UsageError(
+        f"this file is not a source of {kind.items}",
+        where=source,
+        expected=expected,
+        hint=f"for single {kind.items}, give the folder that holds them, or their paths on stdin",
+    )
 
 
 def _near_name(path: Path) -> str | None:

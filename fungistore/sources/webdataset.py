@@ -17,11 +17,12 @@ from typing import BinaryIO
 
 from fungistore.errors import FungiError
 from fungistore.location import member_to_uri, path_to_uri
+from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
 from fungistore.quantities import counted
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
 from fungistore.sources.sample import Sample
-from fungistore.sources.shards import check_shard
+from fungistore.sources.shards import check_shard, expand_braces, find_shards, is_shard_name
 
 # The fields of a sample's .json that name its class; the first one with text or an integer counts.
 LABEL_FIELDS = ("label", "cls", "class_name")
@@ -30,6 +31,27 @@ LABEL_FIELDS = ("label", "cls", "class_name")
 _MEMBER = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)
 # Labels and captions are short; anything longer is no metadata, and would fill the memory.
 _LONGEST_TEXT = 1 << 24
+
+
+class TarReader:
+    """WebDataset shards: one, a folder of them, or a brace pattern."""
+
+    summary = "WebDataset .tar shards"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether it is a shard, a pattern of shards, or a folder of shards alone."""
+        if os.path.isdir(path):
+            return bool(find_shards(path, modality.suffixes))
+        return is_shard_name(path) and ("{" in path or os.path.exists(path))
+
+    def open(self, path: str, modality: Modality) -> TarSource:
+        """Return the source; see `TarSource`."""
+        if os.path.isdir(path):
+            return TarSource(find_shards(path, modality.suffixes), path, modality.suffixes)
+        if os.path.exists(path):
+            return TarSource([path], str(Path(path).parent), modality.suffixes)
+        fixed, _, _ = path.partition("{")
+        return TarSource(expand_braces(path), str(Path(fixed + "*").parent), modality.suffixes)
 
 
 class TarSource:

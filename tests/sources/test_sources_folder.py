@@ -224,6 +224,7 @@ def test_a_folder_that_cannot_be_listed_is_named(open_folder: Path) -> None:
         "from fungistore.errors import FungiError\n"
         "import fungistore.modalities.image.images\n"
         "from fungistore.sources.opening import open_source\n"
+        "from fungistore.sources.reader import READERS; list(READERS.values())\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "try:\n"
         "    for sample in open_source(sys.argv[1]): print(sample.id)\n"

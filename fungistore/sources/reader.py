@@ -1,0 +1,44 @@
+"""Kinds of sources by name: `fungi extract PATH` finds the kind, `fungi extract NAME:PATH` says it.
+
+A plug-in adds one as an entry point of the group "fungistore.readers".
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fungistore.modalities.modality import Modality
+from fungistore.registry import Registry
+from fungistore.sources.sample import Source
+
+# In the order in which they are asked whether a path is theirs; those of plug-ins come last.
+READERS = Registry(
+    "reader",
+    "fungistore.readers",
+    {
+        "tar": "fungistore.sources.webdataset:TarReader",
+        "table": "fungistore.sources.manifest:TableReader",
+        "folder": "fungistore.sources.folder:FolderReader",
+    },
+)
+
+
+class Reader(Protocol):
+    """One kind of source. Made without arguments, and imports nothing heavy before it is asked."""
+
+    @property
+    def summary(self) -> str:
+        """What such a source is, in a few words: "WebDataset .tar shards"."""
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether a path, of a file or folder that is there or of a pattern, is such a source.
+
+        One that has to be named, since nothing tells it from others, says no.
+        """
+
+    def open(self, path: str, modality: Modality) -> Source:
+        """Return the source at a path; no item of it is read yet.
+
+        Raises:
+            UsageError: there is none.
+        """
