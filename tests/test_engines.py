@@ -158,6 +158,7 @@ def test_an_extraction_is_opened_once_and_runs_slices(
     assert made == [1]
 
 
+@pytest.mark.slow
 def test_the_error_of_a_worker_is_that_of_the_run(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
@@ -244,6 +245,7 @@ def loud(
     return replace(options, features=("loud",))
 
 
+@pytest.mark.slow
 def test_what_a_worker_prints_is_told(images: Path, tmp_path: Path, loud: ExtractOptions) -> None:
     """It does not spoil the result; its command is the parent's, which claims then name."""
     told = Told()
@@ -254,6 +256,7 @@ def test_what_a_worker_prints_is_told(images: Path, tmp_path: Path, loud: Extrac
     assert f"worker 0: printed by {sys.argv[0]}" in told.notices
 
 
+@pytest.mark.slow
 def test_an_unforeseen_error_of_a_worker_is_told(
     images: Path, tmp_path: Path, loud: ExtractOptions
 ) -> None:

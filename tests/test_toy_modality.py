@@ -225,14 +225,8 @@ def test_a_manifest_may_hold_the_items(site: Path, folder: Path, store: Path) ->
     np.testing.assert_allclose(ours[order], theirs, atol=5e-3, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ["--processes", "2"],
-        pytest.param(["--decode-in", "processes"], marks=pytest.mark.slow),
-    ],
-    ids=str,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--processes", "2"], ["--decode-in", "processes"]], ids=str)
 def test_children_find_the_plugin(site: Path, folder: Path, store: Path, flags: list[str]) -> None:
     """Whoever reads, draws and computes: the same bits."""
     path = store.parent / f"{flags[0].strip('-')}.fungi"
@@ -241,6 +235,7 @@ def test_children_find_the_plugin(site: Path, folder: Path, store: Path, flags: 
         assert np.array_equal(array(path, name), array(store, name), equal_nan=True), name
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_continued(site: Path, folder: Path, store: Path) -> None:
     """Killed at any moment, then the same command: the same bits as without a kill."""
     path = store.parent / "killed.fungi"

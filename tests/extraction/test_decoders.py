@@ -198,6 +198,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @linux
 def test_a_process_does_not_outlive_a_killed_parent() -> None:
     """Idle, waiting for its next task, it sees that none will come."""
@@ -209,6 +210,7 @@ def test_a_process_does_not_outlive_a_killed_parent() -> None:
     assert ends(child)
 
 
+@pytest.mark.slow
 @linux
 def test_a_stopped_run_ends_its_processes(
     images: Path, options: ExtractOptions, tmp_path: Path

@@ -173,6 +173,7 @@ def test_a_plugins_objectives_survive_in_child_processes(
         assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_feature_does_not_change_with_what_reads_tokens_beside_it(
     plugin: Path, arguments: Sequence[object], tmp_path: Path
 ) -> None:

@@ -112,6 +112,7 @@ def test_workers_that_are_killed_again_and_again(
     assert_same(store, whole)
 
 
+@pytest.mark.slow
 def test_processes_are_started_and_shown_as_one(
     world: tuple[Path, Path], tmp_path: Path, tiny_weights: Path
 ) -> None:
