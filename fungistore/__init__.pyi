@@ -36,11 +36,13 @@ from .evaluation.options import KnnOptions as KnnOptions
 from .evaluation.options import LinearOptions as LinearOptions
 from .evaluation.options import LoffOptions as LoffOptions
 from .evaluation.options import RetrievalOptions as RetrievalOptions
+from .evaluation.options import ZeroShotOptions as ZeroShotOptions
 from .evaluation.registry import EVALUATIONS as EVALUATIONS
 from .evaluation.result import Evaluation as Evaluation
 from .evaluation.result import Score as Score
 from .evaluation.result import Table as Table
 from .evaluation.retrieval import evaluate_retrieval as evaluate_retrieval
+from .evaluation.zero_shot import evaluate_zero_shot as evaluate_zero_shot
 from .exchange.export import ExportResult as ExportResult
 from .exchange.export import export_features as export_features
 from .exchange.import_ import import_features as import_features

@@ -41,7 +41,7 @@ FLOORS = (
     ("matrices",),
     ("engines",),
     ("extraction", "pca", "exchange"),
-    ("indexing",),
+    ("indexing", "joint"),
     ("searching", "evaluation"),
     ("loff",),
     ("verification", "doctor", "demo"),

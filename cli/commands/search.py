@@ -21,9 +21,15 @@ def search(
     *,
     store: StorePath,
     queries: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="QUERY...", help="Images, sample ids, or - for a list on stdin."),
-    ],
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", metavar="WORDS", help="What to find; may be repeated.  [default: none]"
+        ),
+    ] = None,
     options: fungi.SearchOptions,
     html: Annotated[
         Path | None,
@@ -34,22 +40,24 @@ def search(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Find the images of a store nearest to files or to samples.
+    """Find the images of a store nearest to files, samples or words.
 
     An image file goes through the same extraction as the store's images; a sample id is looked
-    up, and is not among its own neighbours.
+    up, and is not among its own neighbours; a text needs embeddings of CLIP or of its kind.
 
     \b
     Examples:
       fungi search pets.fungi photo.jpg --k 5
       fungi search pets.fungi cat/001.jpg dog/002.jpg --html near.html
       fungi search pets.fungi photo.jpg --index embeddings+kl-cosine
+      fungi search photos.fungi --text 'a torn thread' --text 'a clean weave'
       ls new/*.jpg | fungi search pets.fungi - --json
 
     Exit codes: 0 done, 1 failed, 2 usage, 3 done but some queries were not answered, 4 the store
     or the weights are not those of the index, 5 damaged store, 75 stopped, 130 ^C.
     """
-    done = fungi.search(store, list(lines(queries)), options, context=context)
+    asked = list(lines(queries or []))
+    done = fungi.search(store, asked, options, texts=text or [], context=context)
     if html is not None:
         fungi.write_page(html, done)
         note(f"saved: {html}")

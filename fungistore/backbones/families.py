@@ -23,7 +23,10 @@ TIMM = "timm"
 FAMILIES = Registry(
     "backbone family",
     "fungistore.backbones",
-    {TIMM: "fungistore.backbones.timm_vit.family:TimmFamily"},
+    {
+        TIMM: "fungistore.backbones.timm_vit.family:TimmFamily",
+        "open_clip": "fungistore.backbones.open_clip.family:OpenClipFamily",
+    },
 )
 
 

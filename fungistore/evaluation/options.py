@@ -15,6 +15,7 @@ from annotated_types import MinLen
 
 from fungistore.errors import UsageError
 from fungistore.headings import FEATURES, GENERAL, ROWS, SCORES
+from fungistore.joint.options import TextChoice
 from fungistore.machine.choices import DeviceChoice
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.choices import (
@@ -34,6 +35,7 @@ NEIGHBOURS = 20  # FUNGI, section 4
 TEMPERATURE = 0.07  # of the weighted vote (DINO, section 4.1 and its code)
 STRENGTHS = (5e-6, 1.2875e-4, 2.525e-4, 3.7625e-4, 5e-4)  # FUNGI's reference code
 ITERATIONS = 300  # the same
+TEMPLATE = "a photo of a {}."  # CLIP, section 3.1.4
 QUERIES = 10_000  # of a retrieval by label: mAP is then within half a per cent
 
 Combinations = Literal["one", "nested", "all"]
@@ -287,6 +289,50 @@ class RetrievalOptions(FeatureChoice, EvaluationOptions):
             expected = "nothing: the ground truth says which the queries are"
             hint = "leave out --queries, or --ground-truth"
             self.refuse("queries", expected, self.queries, hint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotOptions(FeatureSetChoice, TextChoice, EvaluationOptions):
+    """Classify the images by the names of their classes.
+
+    Nothing is trained. Each class name is put into each template; the text side of the encoder that made the
+    embeddings, CLIP or of its kind, turns the class's sentences into one vector, and an image is of
+    the class whose vector is nearest (CLIP, section 3.1). Tests on the store's split test, or on
+    all labelled images where it has none.
+
+    \b
+    Examples:
+      fungi eval zero-shot photos.fungi
+      fungi eval zero-shot photos.fungi --templates 'a bad photo of a {}.'
+      fungi eval zero-shot photos.fungi --templates imagenet \\
+          --class-names names.csv --json
+    """
+
+    function = "fungistore.evaluation.zero_shot:evaluate_zero_shot"
+    heading = "Texts"
+
+    templates: Annotated[
+        Annotated[tuple[str, ...], MinLen(1)],
+        Setting(
+            "Sentences with {} for the name; imagenet: CLIP's 80; simple: 7 of them; FILE: a line "
+            "each.",
+            flag="--templates",
+            metavar="SENTENCE",
+            is_repeated=True,
+        ),
+    ] = (TEMPLATE,)
+    class_names: Annotated[
+        Path | None,
+        Setting(
+            "A .csv of label,name with what to call each class.",
+            default="the labels, with blanks for _",
+            metavar="FILE",
+        ),
+    ] = None
+    split: Annotated[
+        str | None,
+        Setting("Classify this split.", default="test, or all rows", metavar="NAME", heading=ROWS),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

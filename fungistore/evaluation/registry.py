@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from fungistore.registry import Registry
 
-NAMES = ("knn", "linear", "loff", "cluster", "retrieval", "compare")
+NAMES = ("knn", "linear", "loff", "cluster", "retrieval", "zero-shot", "compare")
 EVALUATIONS = Registry(
     "evaluation",
     "fungistore.evaluations",
-    {name: f"fungistore.evaluation.options:{name.capitalize()}Options" for name in NAMES},
+    {
+        name: f"fungistore.evaluation.options:{name.title().replace('-', '')}Options"
+        for name in NAMES
+    },
 )

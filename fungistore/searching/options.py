@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fungistore.extraction.options import ReplayChoice
+from fungistore.joint.options import TextChoice
 from fungistore.matrices.choices import ONLY, FeatureSetChoice
 from fungistore.settings import Count, Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(FeatureSetChoice, ReplayChoice):
+class SearchOptions(FeatureSetChoice, TextChoice, ReplayChoice):
     """Settings of `fungi search`."""
 
     heading = "Search"

@@ -12,6 +12,7 @@ from fungistore.location import is_inline
 from fungistore.modalities.modality import Modality, find_modality, with_article
 from fungistore.modalities.reading import read_item
 from fungistore.quantities import counted
+from fungistore.searching.queries import TEXT
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
 
@@ -94,9 +95,10 @@ def render_page(result: SearchResult) -> str:
 
     def answer(one: Answer) -> str:
         label = one.sample.label if one.sample else None
+        shown = "" if one.kind == TEXT else picture(one.root, one.uri, one.query)
         listed = "".join(neighbour(other, label) for other in one.neighbours)
         return (
-            f'<section class="answer"><div class="query">{picture(one.root, one.uri, one.query)}'
+            f'<section class="answer"><div class="query">{shown}'
             f"<div><h2>{escape(one.query)}</h2>{_label(label, None)}"
             f'<div class="name">{_origin(one, modality)}</div></div></div>'
             f"<ol>{listed}</ol></section>"
@@ -126,6 +128,8 @@ def _about(result: SearchResult) -> str:
 def _origin(answer: Answer, modality: Modality) -> str:
     if answer.kind == "sample":
         return "a sample of the store"
+    if answer.kind == TEXT:
+        return "a description"
     if answer.sample:
         what = modality.item if is_inline(answer.uri) else "file"
         return f"the {what} of sample {escape(answer.sample.id)}"

@@ -19,6 +19,7 @@ from fungistore.modalities.reading import open_item
 from fungistore.sources.sample import NamedItem
 from fungistore.store.store import Store
 
+TEXT = "text"  # the kind of a query that is a description
 NEAR_IDS_SEARCHED = 10_000  # looking for a misspelt id must not take a table of millions
 
 
@@ -37,7 +38,15 @@ class ItemQuery(NamedItem):
     row: int | None
 
 
-Query = SampleQuery | ItemQuery
+@dataclass(frozen=True)
+class TextQuery:
+    """A query that is a text, for embeddings of a joint encoder; no sample is one."""
+
+    text: str
+    row: None = None
+
+
+Query = SampleQuery | ItemQuery | TextQuery
 
 
 def identify(store: Store, texts: Sequence[str]) -> list[Query | FungiError]:

@@ -47,7 +47,8 @@ class Answer:
 
     Attributes:
         query: as it was given.
-        kind: "sample" for a sample id, whose own row is left out; else the modality, as "image".
+        kind: "sample" for a sample id, whose own row is left out; "text" for a description; else
+            the modality, as "image".
         sample: the sample that the query is; None for an item that is none.
         root: directory that `uri` is relative to.
         uri: where the query's item is.

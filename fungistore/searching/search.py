@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 
@@ -11,48 +12,63 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.indexing.opening import OpenIndex, open_index
 from fungistore.indexing.record import restart_hint
 from fungistore.indexing.rows import Available
+from fungistore.location import inline_uri
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors
 from fungistore.quantities import counted
 from fungistore.searching.options import SearchOptions
-from fungistore.searching.queries import ItemQuery, Query, SampleQuery, identify
+from fungistore.searching.queries import (
+    TEXT,
+    ItemQuery,
+    Query,
+    SampleQuery,
+    TextQuery,
+    identify,
+)
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
+from fungistore.store.feature import EMBEDDINGS
 from fungistore.store.records import named
 from fungistore.store.store import Store
 
 
 def search(
     store: str | Path,
-    queries: str | Path | Sequence[str | Path],
+    queries: str | Path | Sequence[str | Path] = (),
     options: SearchOptions = SearchOptions(),
     *,
+    texts: str | Sequence[str] = (),
     context: Context = DEFAULT,
 ) -> SearchResult:
     """Find the k nearest samples of each query.
 
     A query that is a sample id is looked up in the store, and is not among its own neighbours;
     another item, such as an image file, goes through the extraction that the store's features came
-    from. A query that cannot be answered is listed, and the others are answered.
+    from. A text goes through the text side of the joint encoder, such as CLIP, that made the
+    embeddings. A query that cannot be answered is listed, and the others are answered.
 
     Args:
         store: the store's directory.
         queries: sample ids, and paths of images or what else means an item of the store's kind.
         options: which index, how many neighbours, and where the model runs.
+        texts: descriptions of what to find; the index must be of embeddings alone.
         context: its reporter is told what happens, its stop asked between batches of items.
 
     Raises:
-        UsageError: no such index, no queries, or none of them is an item or a sample id.
-        MismatchError: the store, the weights, or the PCA is not what the index was made from.
+        UsageError: no such index, no queries, or none of them is an item or a sample id; or texts
+            for an index of other features, or of a model without a text side.
+        MismatchError: the store, the weights, or the PCA is not what the index was made from; or
+            the text side is of another model.
         StoreError: the store or the index is damaged.
         ItemError: the only item cannot be read.
         StoppedError: `context` asked for it.
     """
     asked = [queries] if isinstance(queries, str | Path) else list(queries)
-    if not asked:
+    described = [texts] if isinstance(texts, str) else list(texts)
+    if not asked and not described:
         raise UsageError(
             "there are no queries",
             expected="sample ids, or items that are new (of images, their paths)",
-            hint="- reads stdin",
+            hint="- reads stdin; --text TEXT describes what to find",
         )
     opened = open_index(Store.open(store), options.index, feature_set=options.feature_set)
     k = options.k
@@ -71,21 +87,22 @@ def search(
             "not there now, so it may have old vectors of them: fungi extract, import or pca makes "
             "them again"
         )
-    texts = list(map(str, asked))
-    found = identify(opened.store, texts)
+    names = list(map(str, asked)) + described
+    found = [*identify(opened.store, names[: len(asked)]), *map(TextQuery, described)]
     usable: list[tuple[Query, Vectors]] = []
     errors: dict[int, FungiError] = {
         place: one for place, one in enumerate(found) if isinstance(one, FungiError)
     }
     known = [(place, one) for place, one in enumerate(found) if not isinstance(one, FungiError)]
     vectors = _stored(opened, known, there) | _computed(opened, known, options, context)
+    vectors |= _described(opened, known, options, context)
     for place, query in known:
         vector = vectors[place]
         if isinstance(vector, FungiError):
             errors[place] = vector
         else:
             usable.append((query, vector))
-    failed = [(texts[place], errors[place]) for place in sorted(errors)]
+    failed = [(names[place], errors[place]) for place in sorted(errors)]
     if not usable:
         raise failed[0][1]
     answers = _answers(opened, usable, k)
@@ -195,6 +212,32 @@ def _computed(
     return dict(zip((place for place, _ in items), vectors, strict=True))
 
 
+def _described(
+    opened: OpenIndex,
+    known: Iterable[tuple[int, Query]],
+    options: SearchOptions,
+    context: Context,
+) -> dict[int, Vectors | FungiError]:
+    """Return the vector of each query that is a text, by the query's place."""
+    texts = {place: query.text for place, query in known if isinstance(query, TextQuery)}
+    if not texts:
+        return {}
+    record = opened.record
+    if record.features != (EMBEDDINGS,):
+        raise UsageError(
+            "a text is compared with embeddings alone",
+            where=f"index {record.name!r} of {opened.store.where}",
+            expected=f"an index of {EMBEDDINGS}",
+            found=" + ".join(record.features),
+            hint=f"fungi index {quote(opened.store.where)} --features {EMBEDDINGS} makes one; "
+            "--index names it",
+        )
+    from fungistore.joint.space import open_space  # torch, for texts alone
+
+    space = open_space(opened.store, record.feature_set, options, context)
+    return dict(zip(texts, space.vectors([*texts.values()], context), strict=True))
+
+
 def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> tuple[Answer, ...]:
     queries = [query for query, _ in usable]
     stacked = np.stack([vector for _, vector in usable])
@@ -217,10 +260,14 @@ def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> 
         sample = None if query.row is None else samples[query.row]
         if isinstance(query, ItemQuery):
             place = (query.root, query.uri)
+        elif isinstance(query, TextQuery):
+            place = ("", inline_uri(query.text.encode()))
         else:
             assert sample is not None  # a sample query has a row
             place = (sample.root, sample.uri)
         kind = "sample" if is_sample else opened.store.modality.name
+        if isinstance(query, TextQuery):
+            kind = TEXT
         answers.append(Answer(query.text, kind, sample, *place, neighbours))
     return tuple(answers)
 

@@ -100,7 +100,7 @@ def test_the_usage_names_arguments_as_the_text_does() -> None:
         return run(*words, "-h").stdout.splitlines()[0]
 
     assert usage("extract") == "Usage: fungi extract SOURCE STORE [OPTIONS]"
-    assert usage("search") == "Usage: fungi search STORE QUERY... [OPTIONS]"
+    assert usage("search") == "Usage: fungi search STORE [QUERY...] [OPTIONS]"
     assert usage("models") == "Usage: fungi models [PATTERN] [OPTIONS]"
     assert usage("eval") == "Usage: fungi eval [OPTIONS] COMMAND [ARGS]..."
 

@@ -1,0 +1,1 @@
+"""Texts in the space of a store's embeddings, by the text side of the encoder that made them."""
