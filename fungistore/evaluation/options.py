@@ -295,10 +295,10 @@ class RetrievalOptions(FeatureChoice, EvaluationOptions):
 class ZeroShotOptions(FeatureSetChoice, TextChoice, EvaluationOptions):
     """Classify the images by the names of their classes.
 
-    Nothing is trained. Each class name is put into each template; the text side of the encoder that made the
-    embeddings, CLIP or of its kind, turns the class's sentences into one vector, and an image is of
-    the class whose vector is nearest (CLIP, section 3.1). Tests on the store's split test, or on
-    all labelled images where it has none.
+    Nothing is trained. Each class name is put into each template; the text side of the encoder
+    that made the embeddings, CLIP or of its kind, turns the class's sentences into one vector, and
+    an image is of the class whose vector is nearest (CLIP, section 3.1). Tests on the store's split
+    test, or on all labelled images where it has none.
 
     \b
     Examples:
