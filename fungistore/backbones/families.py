@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from fungistore.backbones.names import HUB, canonical, is_place
 from fungistore.errors import UsageError
 from fungistore.registry import Registry
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:  # what tells a family's modality must not import torch
     from fungistore.backbones.encoder import Encoder
 
 TIMM = "timm"
+LONGEST_NAME = 128  # of a feature set
 
 FAMILIES = Registry(
     "backbone family",
@@ -96,8 +98,9 @@ def split_model(model: str) -> tuple[str, str]:
     Raises:
         UsageError: there is no such family here.
     """
+    model = canonical(model)
     family, colon, name = model.partition(":")
-    if not colon:
+    if not colon or is_place(model):
         return TIMM, model
     if family not in FAMILIES:
         raise UsageError(
@@ -108,6 +111,12 @@ def split_model(model: str) -> tuple[str, str]:
             hint="fungi models lists names; a file of your own goes with --weights",
         )
     return family, name
+
+
+def spelled_model(model: str) -> str:
+    """Return a model's name for a message: with the one it has here, where that is another."""
+    here = canonical(model)
+    return model if here == model else f"{here}, which {model} is"
 
 
 def find_family(name: str) -> Family:
@@ -125,7 +134,9 @@ def modality_of(model: str) -> str:
 def feature_set_of(model: str) -> str:
     """Return the name of the feature set that a model's features have unless told otherwise."""
     family, name = split_model(model)
-    return name if family == TIMM else re.sub(r"[^A-Za-z0-9._+-]+", "-", model)
+    spelled = name if family == TIMM else f"{family}:{name}"
+    plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", spelled.removeprefix(HUB)).strip("-.")
+    return plain[-LONGEST_NAME:].lstrip("-.+") or family
 
 
 def load_backbone(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.backbones.families import spelled_model
 from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, frozen_choices, frozen_features
@@ -107,7 +108,7 @@ def replay_extraction(
         StoreError: a frozen setup is missing or damaged.
     """
     options = _options(store, arrays, weights, device)
-    context.reporter.notice(f"loading {options.model}")
+    context.reporter.notice(f"loading {spelled_model(options.model)}")
     resolved = resolve(options, frozen_choices(store, feature_set))
     _refuse_mismatch(store, resolved, arrays)
     fingerprints = {name: array.fingerprint for name, array in arrays.items()}

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 
+from fungistore.backbones.families import spelled_model
 from fungistore.extraction.adding import add_samples
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.compute import fill_gaps
@@ -76,7 +77,7 @@ class Extraction:
         self._maker: FeatureMaker | None = None
         self._borrowed: Banks = {}
         with disk_errors_explained(self._place.where):
-            context.reporter.notice(f"loading {options.model}")
+            context.reporter.notice(f"loading {spelled_model(options.model)}")
             self._resolved = settle(self._place, options, restart=restart)
             made = Store.open_or_create(self._place)
             with made.writing("samples", patience=context) as target:

@@ -50,6 +50,7 @@ class TimmViT:
         origin: where the transform comes from, in words.
         left_out: heads and projections of the stored weights that the model has no place for.
         doubts: what could not be told for certain of the weights.
+        taken: which of several encoders in a file the weights are, in words.
         dtype: type of pixels that the module takes; `prepare_trunk` changes it.
     """
 
@@ -68,6 +69,7 @@ class TimmViT:
     origin: str = ""
     left_out: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
+    taken: str = ""
     dtype: torch.dtype = field(default=torch.float32, init=False)
 
     family: ClassVar[str] = "timm"
@@ -125,6 +127,7 @@ class TimmViT:
         return (
             f"transform of {self.origin}: {self.image_size} px, {config['interpolation']}, "
             f"{config['crop_mode']} crop of {config['crop_pct']:.3g}, {numbers}{head}{left_out}",
+            *([f"weights of the file: {self.taken}"] if self.taken else []),
             *(f"warning: {doubt}" for doubt in self.doubts),
         )
 

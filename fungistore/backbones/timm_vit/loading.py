@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import torch
 from timm.data import resolve_data_config
 from torch import nn
 
+from fungistore.backbones.checkpoints import read_checkpoint
+from fungistore.backbones.names import HUB, is_place, similar_model
 from fungistore.backbones.timm_vit.anatomy import Anatomy, examine
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.backbones.timm_vit.fitting import fit_weights
+from fungistore.backbones.timm_vit.places import read_place
 from fungistore.backbones.timm_vit.variants import (
     Variant,
     published_variant,
@@ -23,7 +27,6 @@ from fungistore.backbones.timm_vit.weights import (
     digest_weights,
     download_weights,
     in_float32,
-    read_weights,
 )
 from fungistore.errors import FungiError, UsageError
 
@@ -51,21 +54,12 @@ def load_timm_vit(
         UsageError: the name, a size, the target layer or weights file cannot be used.
         FungiError: the pretrained weights could not be had.
     """
-    architecture, _, _ = name.partition(".")
+    place = read_place(name) if is_place(name) else None
+    architecture = place.name if place else name.partition(".")[0]
     if not timm.is_model(architecture):
-        known = timm.list_models()
-        near = difflib.get_close_matches(architecture, known, NEAR_NAMES, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names"
-        if architecture and any(architecture in one for one in known):  # a family, such as dinov2
-            hint = f"`fungi models {architecture}` lists names with it"
-        raise UsageError(
-            "unknown model",
-            where=f"--model {name}",
-            expected="a name of a timm vision transformer",
-            hint=hint,
-        )
+        raise _unknown(name, architecture)
     several_sizes = view_size != "model"
-    variant = published_variant(name)
+    variant = place or published_variant(name)
     with torch.device("meta"):  # refuse before anything is downloaded
         sketch = _create(variant, None, several_sizes=False)
     anatomy = examine(sketch, name, None)
@@ -84,11 +78,15 @@ def load_timm_vit(
             where=f"--view-size {view_size}",
             expected=f"model, native, or a multiple of {patch_size}",
         )
+    left_out: tuple[str, ...] = ()
+    taken = ""
+    state: Mapping[str, Any]
     if weights is None:
         state = download_weights(sketch, name)
     else:
-        state = read_weights(weights)
-        variant = variant_of_file(name, state, weights)
+        stored = read_checkpoint(weights)
+        state, left_out, taken = stored.tensors, stored.left_out, stored.taken
+        variant = place or variant_of_file(name, state, weights)
     model = _create(variant, image_size, several_sizes)
     fitted = fit_weights(
         model,
@@ -113,8 +111,27 @@ def load_timm_vit(
         weights_hash=digest_weights(fitted.used),
         has_places=anatomy.has_places,
         origin=variant.source,
-        left_out=fitted.left_out,
+        left_out=tuple(dict.fromkeys((*left_out, *fitted.left_out))),
+        taken=taken,
         doubts=variant.doubts,
+    )
+
+
+def _unknown(name: str, architecture: str) -> UsageError:
+    known = timm.list_models()
+    near = difflib.get_close_matches(architecture, known, NEAR_NAMES, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "fungi models '*vit*' lists names"
+    if architecture and any(architecture in one for one in known):  # a family, such as dinov2
+        hint = f"`fungi models {architecture}` lists names with it"
+    if "/" in name:
+        hint = f"--model {HUB}{name}, if that repository has a model of timm's"
+    if similar := similar_model(name):
+        hint = f"--model {similar} is of that name, if not of the very same weights"
+    return UsageError(
+        "unknown model",
+        where=f"--model {name}",
+        expected="a name of timm's, or FAMILY:NAME of another family",
+        hint=hint,
     )
 
 
@@ -134,7 +151,11 @@ def embedding_dim(model: Any) -> int:
 
 def _create(variant: Variant, image_size: int | None, several_sizes: bool) -> Any:
     name = variant.name
-    options: dict[str, Any] = {} if variant.keeps_head else {"num_classes": 0}
+    options: dict[str, Any] = dict(variant.arguments)
+    if variant.config is not None:
+        options["pretrained_cfg"] = dict(variant.config)
+    if not variant.keeps_head:
+        options["num_classes"] = 0
     if image_size is not None:
         options["img_size"] = image_size
     if several_sizes:

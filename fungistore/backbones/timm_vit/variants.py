@@ -47,6 +47,8 @@ class Variant:
         overlay: fields of the transform that override the tag's.
         source: where the transform comes from, in words.
         doubts: what a user should know, since it could not be told for certain.
+        config: timm's description of the weights, of a model that is none of timm's own.
+        arguments: what such a model's builder gets.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Variant:
     source: str
     overlay: Mapping[str, Any] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    config: Mapping[str, Any] | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def keeps_head(name: str) -> bool:

@@ -7,35 +7,19 @@ the digest: instruction sets round it differently, and a store must open on all 
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import load_pretrained
 from torch import Tensor
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.backbones.hub import hub_asked_once
+from fungistore.errors import FungiError
 from fungistore.machine.user_cache import user_cache
 
-WRAPPERS = ("state_dict", "model", "teacher", "student", "model_state_dict")
-PREFIXES = ("module.", "backbone.", "encoder.", "model.")
 NO_CLASSES = -1  # which no weights have, so that timm asks for none of the classifier's
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors or weights-only torch file.
-
-    Known wrappers of training code, and a prefix that all names share, are removed.
-
-    Raises:
-        UsageError: the file is missing, unreadable, or pickles more than tensors.
-    """
-    return _unwrap(_read(path))
 
 
 def download_weights(sketch: Any, name: str) -> Mapping[str, Any]:
@@ -55,7 +39,8 @@ def download_weights(sketch: Any, name: str) -> Mapping[str, Any]:
         return {}  # so nothing is loaded into the sketch
 
     try:
-        load_pretrained(sketch, num_classes=NO_CLASSES, filter_fn=catch, strict=False)
+        with hub_asked_once():
+            load_pretrained(sketch, num_classes=NO_CLASSES, filter_fn=catch, strict=False)
     except Exception as error:  # timm raises whatever its download library raises
         raise FungiError(
             "pretrained weights cannot be had",
@@ -113,40 +98,3 @@ def _tensors(state: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + name, value
         elif isinstance(value, Mapping):
             yield from _tensors(value, f"{prefix}{name}.")
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    if not path.is_file():
-        raise UsageError(
-            "no such weights file",
-            where=f"--weights {path}",
-            expected="a .safetensors file, or a torch file of tensors alone",
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(loaded, Mapping):
-            raise ValueError(f"a {type(loaded).__name__} instead of named tensors")
-        return loaded
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UsageError(
-            "the weights file cannot be read",
-            where=f"--weights {path}",
-            expected="a .safetensors file, or a torch file of tensors alone",
-            found=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            hint="convert it with safetensors.torch.save_file(state_dict, 'weights.safetensors')",
-        ) from error
-
-
-def _unwrap(state: Mapping[str, object]) -> dict[str, Tensor]:
-    """Take the state dict out of a checkpoint, and a prefix that all names share off them."""
-    for wrapper in WRAPPERS:
-        inner = state.get(wrapper)
-        if isinstance(inner, Mapping):
-            return _unwrap(inner)
-    tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-    for prefix in PREFIXES:
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            return _unwrap({key.removeprefix(prefix): value for key, value in tensors.items()})
-    return tensors
