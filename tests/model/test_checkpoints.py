@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WeightsFile
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from conftest import WeightsFile
 from fungistore.backbones.checkpoints import encoder_of, read_checkpoint
 from fungistore.backbones.families import feature_set_of, load_backbone, split_model
 from fungistore.backbones.names import canonical
@@ -129,7 +129,7 @@ class Anything:
 def test_code_is_not_unpickled(tmp_path: Path) -> None:
     """The error names what it is, and a way out."""
     torch.save({"model": {"a": JUNK}, "config": Anything()}, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="pickles a .*Anything") as refused:
+    with pytest.raises(UsageError, match=r"pickles a .*Anything") as refused:
         read_checkpoint(tmp_path / "w.pth")
     assert "convert it" in str(refused.value.hint)
 
