@@ -10,21 +10,13 @@ Makes a manifest of N rows over eight images, with ids, labels and splits, and r
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv as csv
-import pyarrow.parquet as pq
-import timm
-import torch
-from PIL import Image
-from safetensors.torch import save_file
 
 FILES, CLASSES, ROWS_AT_ONCE = 8, 1000, 1_000_000
 MODEL = "test_vit.r160_in1k"
@@ -40,23 +32,35 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.keep or Path(temporary)
         manifest = folder / f"rows.{arguments.format}"
-        if not manifest.exists():
-            make(manifest, arguments.rows)
-        store = folder / f"{arguments.format}.fungi"
         weights = folder / "weights.safetensors"
-        torch.manual_seed(0)  # so that the second run has the first one's
-        model = timm.create_model(MODEL, pretrained=False)
-        save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+        # in a process of its own: the peak of a child begins with its parent's memory
+        maker = multiprocessing.get_context("spawn").Process(
+            target=make, args=(manifest, weights, arguments.rows)
+        )
+        maker.start()
+        maker.join()
+        store = folder / f"{arguments.format}.fungi"
         extract = ["extract", manifest, store, "--model", MODEL, "--weights", weights]
         extract += ["--features", "embeddings"]
         for command in ([*extract, "--limit", "8"], [*extract, "--limit", "8"], ["status", store]):
             measure([*map(str, command), "--json"])
 
 
-def make(manifest: Path, rows: int) -> None:
-    """Write the manifest, and the images beside it."""
+def make(manifest: Path, weights: Path, rows: int) -> None:
+    """Write the manifest, the images beside it, and a model's weights."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+    import timm
+    from PIL import Image
+    from safetensors.torch import save_file
+
+    if manifest.exists():
+        return
+    model = timm.create_model(MODEL, pretrained=False)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
     random = np.random.default_rng(0)
-    manifest.parent.mkdir(parents=True, exist_ok=True)
     for number in range(FILES):
         pixels = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(manifest.parent / f"{number}.png")
