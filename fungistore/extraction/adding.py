@@ -6,6 +6,7 @@ from fungistore.errors import FungiError
 from fungistore.extraction.measure import refuse_empty
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality
+from fungistore.quantities import counted
 from fungistore.sources.sample import Source, source_remarks
 from fungistore.store.listing import add_source
 from fungistore.store.store import Store
@@ -37,10 +38,17 @@ def add_samples(
             f"{changes.changed} {modality.items} have another size or time than when they "
             f"were added; {consequence}"
         )
-    if changes.changed_cells:
+    if changes.labels or changes.splits:
+        counts = (counted(changes.labels, "label"), counted(changes.splits, "split"))
+        what = " and ".join(word for word in counts if not word.startswith("0 "))
         context.reporter.notice(
-            f"{len(changes.changed_cells)} {modality.items} have other values in the columns of "
-            "the source than the store had; they were taken over"
+            f"{what} differed from what the store had, and were taken over from the source: "
+            f"{', '.join(changes.examples)}"
+        )
+    if changes.cells:
+        context.reporter.notice(
+            f"{changes.cells} {modality.items} have other values in the columns of the source "
+            "than the store had; they were taken over"
         )
     for remark in source_remarks(source):
         context.reporter.notice(remark)

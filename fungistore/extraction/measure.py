@@ -162,7 +162,7 @@ def estimate(
     if real and not restart and (update or retry_failed):
         refuse_partial_redo(real, resolved)
         anew = {failure.row for failure in real.each_failure(options.name, rows)}
-        anew |= {row for row in changes.changed_samples if update and row < rows}
+        anew |= {row for row in changes.changed_rows.tolist() if update and row < rows}
         anew.difference_update(*(range(gap.start, gap.stop) for gap in gaps))
     dropped = existing.values() if restart else ()
     forwards = maker.forwards(frozenset(options.features))

@@ -84,18 +84,17 @@ def types_of_texts(batches: Iterable[pa.RecordBatch], names: Iterable[str]) -> d
     }
 
 
-def cells_of(column: pa.Array, kind: CellType) -> list[Any]:
-    """Return the cells of a column as values of a type; empty text is None."""
+def cell_column(column: pa.Array, kind: CellType) -> pa.Array:
+    """Return a column of a table as cells of a type; empty text is none."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     if kind == "empty":
-        return [None] * len(column)
+        return pa.nulls(len(column))
     if kind == "text":
         column = column.cast(pa.string())
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
-    cells: list[Any] = column.cast(ARROW[kind]).to_pylist()
-    return cells
+    return column.cast(ARROW[kind])
 
 
 def joined_type(one: CellType, other: CellType) -> CellType:
@@ -107,13 +106,17 @@ def joined_type(one: CellType, other: CellType) -> CellType:
     return "float" if {one, other} == {"int", "float"} else "text"
 
 
-def cell_as(cell: Any, kind: CellType) -> Any:
-    """Return a cell as a value of a type that holds it."""
-    if cell is None or kind == "bool":
-        return cell
-    if kind == "text":
-        return cell if isinstance(cell, str) else spelled(cell)
-    return float(cell) if kind == "float" else cell
+def cells_as(column: pa.Array, kind: CellType) -> pa.Array:
+    """Return cells as those of a type that holds them."""
+    if column.type == ARROW[kind]:
+        return column
+    if kind == "empty":
+        return pa.nulls(len(column))
+    if kind != "text" or pa.types.is_null(column.type):
+        return column.cast(ARROW[kind], safe=False)
+    words = column.dictionary_encode()
+    texts = [spelled(cell) for cell in words.dictionary.to_pylist()]
+    return pa.array(texts, pa.string()).take(words.indices)
 
 
 def spelled(cell: Any) -> str:

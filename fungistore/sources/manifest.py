@@ -14,29 +14,27 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as csv
 import pyarrow.parquet as parquet
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
-from fungistore.location import inline_uri, locate
+from fungistore.location import inline_uri
 from fungistore.modalities.modality import Modality
-from fungistore.sources.cells import cell_type, cells_of, types_of_texts
+from fungistore.sources.batches import BATCH_ROWS, columns_schema, samples_in
+from fungistore.sources.cells import cell_column, cell_type, types_of_texts
 from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
+from fungistore.sources.measuring import measure
 from fungistore.sources.sample import CellType, Sample
 
 COLUMNS = ("path", "label", "split", "id")
-ITEM = ""  # what the inline column is called here, whose own name is the modality's choice
-CELLS = "cells"
 NO_COLUMNS: Mapping[str, CellType] = MappingProxyType({})
 # One thread, because only then do Arrow's messages name the row.
 _CSV_READ = csv.ReadOptions(use_threads=False)
 _CSV_PARSE = csv.ParseOptions(newlines_in_values=True)
 
 _KEY = "S32"  # a digest in hexadecimal digits: 32 bytes a row while repeats are looked for
-
-# A parquet batch of this many rows of short strings is a few MB.
-_BATCH_ROWS = 16_384
 
 
 class TableReader:
@@ -90,9 +88,17 @@ class ManifestSource:
     def label_names(self) -> list[str]:
         """Read the label column once, in bounded memory."""
         names: set[str] = set()
-        for batch in self._batches():
-            names.update(label for label in batch["label"] if label)
+        for batch, _ in self._batches():
+            names.update(filter(None, _texts(batch, "label").unique().to_pylist()))
         return sort_label_names(names)
+
+    def knows(self) -> set[str]:
+        """Return for which of labels and splits there is a column: an empty cell empties it."""
+        with self._explained():
+            if not self._is_parquet:
+                return {"label", "split"} & set(_csv_header(self.path))
+            with parquet.ParquetFile(self.path) as file:
+                return {"label", "split"} & set(file.schema_arrow.names)
 
     def columns(self) -> dict[str, CellType]:
         """Return the types of the columns that are kept beside those of every sample."""
@@ -129,52 +135,51 @@ class ManifestSource:
         return self.path.lower().endswith(".parquet")
 
     def __iter__(self) -> Iterator[Sample]:
-        row = 0
+        return samples_in(self.batches())
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the samples as columns; see `fungistore.sources.batches`."""
+        row, schema = 0, columns_schema(self._kept)
         repeated = self._repeated() if self._inline else frozenset()
         seen: Counter[str] = Counter()
-        for batch in self._batches(self._kept):
-            columns = (batch[name] for name in (*COLUMNS, ITEM, CELLS))
-            for path, label, split, id_, item, cells in zip(*columns, strict=True):
-                row += 1
-                has_path = bool(path) and not path.isspace()
-                if item or (item is not None and not has_path):
-                    uri = inline_uri(item)
-                    id_ = id_ or _named(item, repeated, seen)
-                elif has_path:
-                    uri = path
-                else:
-                    raise UsageError("a row has no path", where=f"{self.path}, row {row}")
-                size, mtime = locate(self.root, uri).measure()
-                split = SPLIT_NAMES.get(split, split) if split else None
-                yield Sample(id_ or uri, uri, label or None, split, size, mtime, cells)
+        for batch, inline in self._batches(self._kept):
+            uris, ids = _filled(_texts(batch, "path")), _empty_as_null(_texts(batch, "id"))
+            if inline is not None:
+                uris, ids = _inlined(_contents(batch, inline), uris, ids, repeated, seen)
+            if uris.null_count:
+                missing = uris.is_null().index(True).as_py()
+                raise UsageError("a row has no path", where=f"{self.path}, row {row + missing + 1}")
+            sizes, times = measure(self.root, uris)
+            arrays = [
+                pc.coalesce(ids, uris),
+                uris,
+                _empty_as_null(_texts(batch, "label")).dictionary_encode(),
+                _splits(_empty_as_null(_texts(batch, "split"))),
+                sizes,
+                times,
+                *(cell_column(batch.column(name), kind) for name, kind in self._kept.items()),
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            row += len(batch)
 
     def _repeated(self) -> frozenset[str]:
         """Return the digests of items that more than one row without an id has."""
         keys = [np.zeros(0, _KEY)]
-        for batch in self._batches():
-            pairs = zip(batch[ITEM], batch["id"], strict=True)
-            own = [digest_bytes(item) for item, id_ in pairs if item is not None and not id_]
-            keys.append(np.array(own, _KEY))
+        for batch, inline in self._batches():
+            if inline is not None:
+                pairs = zip(_contents(batch, inline), _texts(batch, "id").to_pylist(), strict=True)
+                own = [digest_bytes(item) for item, id_ in pairs if not id_]
+                keys.append(np.array(own, _KEY))
         digests, counts = np.unique(np.concatenate(keys), return_counts=True)
         return frozenset(digest.decode() for digest in digests[counts > 1].tolist())
 
-    def _batches(self, kept: Mapping[str, CellType] = NO_COLUMNS) -> Iterator[dict[str, list[Any]]]:
-        """Yield each batch as one list per column of COLUMNS, and ITEM; an absent one is all None.
-
-        Items are bytes, which an empty cell has none of. CELLS has those of further columns, one
-        tuple a row.
-        """
+    def _batches(
+        self, kept: Mapping[str, CellType] = NO_COLUMNS
+    ) -> Iterator[tuple[pa.RecordBatch, str | None]]:
+        """Yield the known columns that are there and some others, and which of them has items."""
         read = _read_parquet if self._is_parquet else _read_csv
         with self._explained():
-            for batch, inline in read(self.path, self._inline, list(kept)):
-                present = batch.schema.names
-                lists: dict[str, list[Any]] = {
-                    name: _texts(batch.column(name)) if name in present else [None] * len(batch)
-                    for name in COLUMNS
-                }
-                others = [cells_of(batch.column(name), kind) for name, kind in kept.items()]
-                lists[CELLS] = list(zip(*others, strict=True)) if others else [()] * len(batch)
-                yield lists | {ITEM: _contents(batch, inline)}
+            yield from read(self.path, self._inline, list(kept))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -235,7 +240,7 @@ def _read_parquet(
         columns, item = _known_columns(path, file.schema_arrow.names, inline)
         for name in columns:
             _check_type(path, file.schema_arrow.field(name), is_item=name == item)
-        for batch in file.iter_batches(_BATCH_ROWS, columns=columns + others):
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns + others):
             yield batch, item
 
 
@@ -282,14 +287,47 @@ def _check_type(path: str, field: Any, *, is_item: bool) -> None:
         )
 
 
-def _texts(column: Any) -> list[str | None]:
-    texts: list[str | None] = column.cast(pa.string()).to_pylist()
-    return texts
+def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
+    """Return a column as text; one that is absent is all None."""
+    if name not in batch.schema.names:
+        return pa.nulls(len(batch), pa.string())
+    return batch.column(name).cast(pa.string())
 
 
-def _contents(batch: Any, inline: str | None) -> list[bytes] | list[None]:
-    if inline is None:
-        return [None] * len(batch)
+def _empty_as_null(texts: pa.Array) -> pa.Array:
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
+
+
+def _filled(texts: pa.Array) -> pa.Array:
+    """Return paths; those of nothing but blanks are none."""
+    is_blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
+    return pc.if_else(is_blank, pa.scalar(None, pa.string()), texts)
+
+
+def _splits(texts: pa.Array) -> pa.Array:
+    """Return splits under the names that a store uses."""
+    words = texts.dictionary_encode()
+    names = [SPLIT_NAMES.get(name, name) for name in words.dictionary.to_pylist()]
+    return pa.array(names, pa.string()).take(words.indices).dictionary_encode()
+
+
+def _inlined(
+    items: Sequence[bytes],
+    paths: pa.Array,
+    ids: pa.Array,
+    repeated: Collection[str],
+    seen: Counter[str],
+) -> tuple[pa.Array, pa.Array]:
+    """Return uris and ids of rows whose items stand in the table itself where they have one."""
+    uris, names = paths.to_pylist(), ids.to_pylist()
+    for place, item in enumerate(items):
+        if item or uris[place] is None:
+            uris[place] = inline_uri(item)
+            names[place] = names[place] or _named(item, repeated, seen)
+    return pa.array(uris, pa.string()), pa.array(names, pa.string())
+
+
+def _contents(batch: pa.RecordBatch, inline: str) -> list[bytes]:
     column = batch.column(inline)
     if pa.types.is_dictionary(column.type) or pa.types.is_string_view(column.type):
         column = column.cast(pa.string())

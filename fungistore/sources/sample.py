@@ -57,6 +57,11 @@ class Source(Protocol):
     One that knows more of its samples, as a table does, also has `columns()`, which returns the
     type of each further column by its name, and samples with `cells`; and it may have `remarks()`,
     sentences that the user should know.
+
+    A label or split of None is empty where the source knows labels or splits, and erases what a
+    store has; one that does not leaves it alone. `knows()` says which of "label" and "split" it
+    knows; without it, those that any of its samples has. A source of columns has `batches()`; see
+    `fungistore.sources.batches`.
     """
 
     @property
@@ -73,6 +78,12 @@ def columns_of(source: Source) -> dict[str, CellType]:
     """Return the columns that a source has beside those of every sample; {} of most."""
     columns = getattr(source, "columns", None)
     return dict(columns()) if columns is not None else {}
+
+
+def what_is_known(source: Source) -> frozenset[str] | None:
+    """Return which of "label" and "split" a source knows, None where its samples have to tell."""
+    knows = getattr(source, "knows", None)
+    return frozenset(knows()) if knows is not None else None
 
 
 def source_remarks(source: Source) -> list[str]:

@@ -6,31 +6,26 @@ the source that it came from, in the types of that time.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from fungistore.sources.cells import ARROW, cell_type, joined_type, spelled
-from fungistore.sources.sample import Cell, CellType
-
-PREFIX = "column."
+from fungistore.sources.batches import CELL
+from fungistore.sources.cells import ARROW, cell_type, cells_as, joined_type
+from fungistore.sources.sample import CellType
 
 
 def with_columns(schema: pa.Schema, columns: Mapping[str, CellType]) -> pa.Schema:
     """Return a part's schema with further columns."""
-    return pa.schema([*schema, *((PREFIX + name, ARROW[kind]) for name, kind in columns.items())])
+    return pa.schema([*schema, *((CELL + name, ARROW[kind]) for name, kind in columns.items())])
 
 
 def columns_in(schema: pa.Schema) -> dict[str, CellType]:
     """Return the further columns that a part has."""
     return {
-        field.name.removeprefix(PREFIX): cell_type(field.type) or "text"
+        field.name.removeprefix(CELL): cell_type(field.type) or "text"
         for field in schema
-        if field.name.startswith(PREFIX)
+        if field.name.startswith(CELL)
     }
 
 
@@ -43,11 +38,12 @@ def joined_columns(parts: Iterable[Mapping[str, CellType]]) -> dict[str, CellTyp
     return joined
 
 
-def hash_cells(rows: Iterable[Sequence[Cell]]) -> NDArray[np.uint64]:
-    """Return 64-bit hashes of samples' cells, which do not depend on the types that hold them."""
-    return np.array([_hash(cells) for cells in rows], np.uint64)
-
-
-def _hash(cells: Sequence[Any]) -> int:
-    text = "\0".join(map(spelled, cells)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+def cells_in(batch: pa.RecordBatch, kinds: Mapping[str, CellType]) -> list[pa.Array]:
+    """Return some columns of a batch as cells of some types; those that it lacks are empty."""
+    names = set(batch.schema.names)
+    return [
+        cells_as(batch.column(CELL + name), kind)
+        if CELL + name in names
+        else pa.nulls(len(batch), ARROW[kind])
+        for name, kind in kinds.items()
+    ]

@@ -11,8 +11,8 @@ import pyarrow as pa
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
 from fungistore.location import absolute_uri, is_inline
-from fungistore.sources.cells import ARROW, cell_as
-from fungistore.store.columns import PREFIX
+from fungistore.sources.batches import CELL
+from fungistore.sources.cells import ARROW, cells_as
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,11 +59,9 @@ def sample_frame(store: Store) -> pd.DataFrame:
             "split": table["split"].cast(pa.string()),
         }
         for name, kind in kinds.items():
-            stored = PREFIX + name in table.column_names
-            cells = table[PREFIX + name] if stored else pa.nulls(len(table), ARROW[kind])
-            if cells.type != ARROW[kind]:
-                cells = pa.array([cell_as(c, kind) for c in cells.to_pylist()], ARROW[kind])
-            own[PREFIX + name] = cells
+            stored = CELL + name in table.column_names
+            cells = table[CELL + name] if stored else pa.nulls(len(table), ARROW[kind])
+            own[CELL + name] = cells_as(cells.combine_chunks(), kind) if stored else cells
         parts.append(pa.table(own))
     whole = pa.concat_tables(parts) if parts else NOTHING
     nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
@@ -76,7 +74,7 @@ def sample_frame(store: Store) -> pd.DataFrame:
     failed[[failure.row for failure in store.failures() if failure.row < len(frame)]] = True
     frame.insert(6, "failed", failed)
     taken = set(frame.columns)
-    plain = {PREFIX + name: name for name in kinds if name not in taken}
+    plain = {CELL + name: name for name in kinds if name not in taken}
     return frame.rename(columns=plain)
 
 

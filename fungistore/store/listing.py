@@ -2,27 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from fungistore.errors import MismatchError, UsageError
 from fungistore.modalities.modality import find_modality
-from fungistore.sources.sample import Sample, Source, columns_of
-from fungistore.store.census import SourceChanges
+from fungistore.sources.batches import batches_of
+from fungistore.sources.sample import Source, columns_of, what_is_known
+from fungistore.store.census import Census
+from fungistore.store.columns import joined_columns, with_columns
+from fungistore.store.differences import (
+    CELLS,
+    CHANGED,
+    LABEL,
+    MOVED,
+    SPLIT,
+    Comparison,
+    Differences,
+    SameContent,
+)
 from fungistore.store.failures import CHANGED_FILE, Failure
-from fungistore.store.samples import Part
+from fungistore.store.plain import Terms
+from fungistore.store.samples import SCHEMA, Part, Rows, SampleTable
+from fungistore.store.spool import Spool
 from fungistore.store.store import Store
 
 OTHERS_SHOWN = 3
+REMOVED_SHOWN = 3
+BOTH = frozenset({"label", "split"})
+
+
+@dataclass(frozen=True)
+class SourceChanges:
+    """A source against the table.
+
+    Attributes:
+        added: samples that are new.
+        known: samples that the table has.
+        changed: of those, samples of another size, time or inline content.
+        removed: samples that the table has from this source, and that the source lacks now.
+        first_removed: the ids of some of them.
+        labels: known samples whose label is another, which was taken over.
+        splits: known samples whose split is another, which was taken over.
+        cells: known samples with other cells in the source's columns, which were taken over.
+        moved: known samples that are elsewhere, or of another time, and have the same bytes.
+        examples: some of the labels and splits, as "id: old -> new".
+        changed_rows: rows of the changed samples.
+    """
+
+    added: int
+    known: int
+    changed: int
+    removed: int = 0
+    first_removed: tuple[str, ...] = ()
+    labels: int = 0
+    splits: int = 0
+    cells: int = 0
+    moved: int = 0
+    examples: tuple[str, ...] = field(default=(), compare=False)
+    changed_rows: Rows = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
 
 
 def add_source(
-    store: Store, source: Source, modality: str | None = None, *, update: bool = False
+    store: Store,
+    source: Source,
+    modality: str | None = None,
+    *,
+    update: bool = False,
+    same_content: SameContent | None = None,
 ) -> SourceChanges:
     """Append the samples of a source that the store lacks; known samples keep their rows.
 
-    Labels get integers in sorted order the first time; later labels follow them. The cells of its
-    columns are the source's: where known samples have others now, these are taken over.
+    Classes get integers in sorted order the first time; later ones follow them. Labels, splits and
+    cells are the source's: where known samples have others now, these are taken over.
 
     Args:
         store: held for writing its samples.
@@ -30,12 +83,13 @@ def add_source(
         modality: name of what they are, of which a store has one; default: the store's.
         update: of known samples that have changed, take over the new size and time, and list
             their rows as to be made anew in every feature set that has them.
+        same_content: tells which rows that are elsewhere, or of another time, have the same bytes.
 
     Raises:
         UsageError: two samples have the same id, in the source or in an earlier one.
         MismatchError: the store has samples of another modality.
     """
-    old = store.manifest
+    old, table, root = store.manifest, store.samples, source.root
     items = find_modality(modality or old.modality).items
     if old.parts and modality not in (None, old.modality):
         raise MismatchError(
@@ -46,32 +100,53 @@ def add_source(
             hint="use another STORE",
         )
     names = list(dict.fromkeys([*old.labels, *source.label_names()]))
-    labels = {name: number for number, name in enumerate(names)}
-    part, changes = store.samples.append(
-        source, source.root, labels, columns_of(source), keep_changed=update
+    columns, knows = columns_of(source), what_is_known(source)
+    joined = joined_columns([table.columns(), columns])
+    terms = Terms(
+        {name: number for number, name in enumerate(names)},
+        {name: joined[name] for name in columns},
+        BOTH if knows is None else knows,
     )
-    with store.samples.removed_on_error(part.file if part else None):
-        _refuse_others(store, changes, source.root, items)
-        parts = list(old.parts) + ([part] if part else [])
-        if changes.known:
-            parts = [store.samples.moved(part, source.root) for part in parts]
-    store.commit(tuple(names), tuple(parts), modality)
-    if changes.changed_samples:
-        _note_changed(store, changes.changed_samples)
-    _refresh_samples(store, changes, source)
-    return changes
+    with Spool(terms.numbered) as differing:
+        census = Census(table.plain(terms), terms, differing)
+        part = table.append(batches_of(source), root, with_columns(SCHEMA, columns), census)
+        with table.removed_on_error(part.file if part else None):
+            if knows is None:
+                terms = replace(terms, knows=frozenset(census.said))
+            parts = [table.moved(one, root) if census.known else one for one in old.parts]
+            before = SampleTable(table.folder, parts)
+            comparison = Comparison(before, differing, terms, root, same_content)
+            found = comparison.differences()
+            _refuse_others(store, found, root, items)
+            removed = table.removed(census.unseen_rows(), root)
+            first = [row["id"] for row in table.take(removed[:REMOVED_SHOWN])]
+        store.commit(tuple(names), (*parts, *([part] if part else [])), modality)
+        if update:
+            _note_changed(store, found, differing)
+        taken = LABEL | SPLIT | CELLS | MOVED | (CHANGED if update else 0)
+        _refresh_samples(store, comparison, found, taken)
+    return SourceChanges(
+        census.added,
+        census.known,
+        found.count(CHANGED),
+        len(removed),
+        tuple(first),
+        found.count(LABEL),
+        found.count(SPLIT),
+        found.count(CELLS),
+        found.count(MOVED),
+        (*found.relabelled, *found.resplit),
+        found.rows_of(CHANGED),
+    )
 
 
-def _refuse_others(store: Store, changes: SourceChanges, root: str, items: str) -> None:
-    """Refuse a source whose samples have the names of others; see `SampleTable.other_items`."""
-    others: list[str] = []
+def _refuse_others(store: Store, found: Differences, root: str, items: str) -> None:
+    """Refuse a source whose samples have the names of others; see `Differences.others`."""
     is_known = root in {part.root for part in store.manifest.parts}
-    if is_known:
-        others = store.samples.other_items(changes.changed_samples, root)
-    if others or (changes.changed and not is_known):
+    others, changed = found.others if is_known else (), found.count(CHANGED)
+    if others or (changed and not is_known):
         raise UsageError(
-            f"{len(others) or changes.changed} {items} of this source have the names of "
-            f"other {items}",
+            f"{len(others) or changed} {items} of this source have the names of other {items}",
             where=root,
             expected=f"the source that the store was made from: {store.manifest.parts[0].root}",
             found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
@@ -79,37 +154,45 @@ def _refuse_others(store: Store, changes: SourceChanges, root: str, items: str) 
         )
 
 
-def _note_changed(store: Store, changed: Mapping[int, Sample]) -> None:
+def _note_changed(store: Store, found: Differences, differing: Spool) -> None:
     """List changed rows that may be made, before the table forgets that they have changed.
 
     Those are the rows of every chunk: one that has lost its record may be given another.
     """
+    changed = found.rows_of(CHANGED)
+    if not len(changed):
+        return
     message = "the file has changed since its features were made"
     for feature_set in store.feature_sets():
-        made: set[int] = set()
+        is_made = np.zeros(len(changed), bool)
         for array in store.arrays(feature_set).values():
-            units = {row // array.unit_rows for row in changed}
-            there = {unit for unit in units if array.folder.has(array.chunk_key(unit))}
-            made |= {row for row in changed if row // array.unit_rows in there}
+            units = changed // array.unit_rows
+            there = [u for u in np.unique(units).tolist() if array.folder.has(array.chunk_key(u))]
+            is_made |= np.isin(units, there)
+        made = changed[is_made].tolist()
+        uris = differing.values("uri", changed[is_made])
         store.add_failures(
-            Failure(row, changed[row].uri, CHANGED_FILE, message, feature_set)
-            for row in sorted(made)
+            Failure(row, uri, CHANGED_FILE, message, feature_set)
+            for row, uri in zip(made, uris, strict=True)
         )
 
 
-def _refresh_samples(store: Store, changes: SourceChanges, source: Source) -> None:
-    changed, first = changes.changed_samples.keys() | changes.changed_cells.keys(), 0
+def _refresh_samples(store: Store, comparison: Comparison, found: Differences, taken: int) -> None:
+    rows, first = found.rows_of(taken), 0
     for number, part in enumerate(store.manifest.parts):
-        if any(first <= row < first + part.rows for row in changed):
+        start, stop = np.searchsorted(rows, (first, first + part.rows))
+        if start < stop:
             # without a checksum while the file may be the old one or the new one
-            _replace_part(store, number, replace(part, checksum=None))
-            _replace_part(store, number, store.samples.refresh(part, changes, source))
+            part = _replace_part(store, number, replace(part, checksum=None))
+            comparison.refresh(part, first, found, taken=taken)
+            _replace_part(store, number, store.samples.sealed(part))
         elif part.checksum is None:  # a kill came between, and the new file is there
             _replace_part(store, number, store.samples.sealed(part))
         first += part.rows
 
 
-def _replace_part(store: Store, number: int, part: Part) -> None:
+def _replace_part(store: Store, number: int, part: Part) -> Part:
     parts = list(store.manifest.parts)
     parts[number] = part
     store.commit(parts=tuple(parts))
+    return part

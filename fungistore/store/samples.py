@@ -7,12 +7,11 @@ a part leaves the others untouched. Which parts count is said by `store.json`, i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.location import absolute_uri, is_there, locate
-from fungistore.sources.cells import cell_as
-from fungistore.sources.sample import CellType, Sample, Source, columns_of
-from fungistore.store.census import Census, SourceChanges, hash_samples, microseconds
-from fungistore.store.columns import PREFIX, columns_in, hash_cells, joined_columns, with_columns
+from fungistore.location import is_there, locate
+from fungistore.sources.batches import CELL
+from fungistore.sources.cells import cell_type, cells_as
+from fungistore.sources.sample import CellType
+from fungistore.store.census import Census
+from fungistore.store.columns import columns_in, joined_columns
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.folder import Folder
+from fungistore.store.plain import Terms
 
 SCHEMA = pa.schema(
     [
@@ -40,8 +41,6 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_PER_GROUP = 16_384
-REMOVED_SHOWN = 3
-NO_COLUMNS: Mapping[str, CellType] = MappingProxyType({})
 PART_NAME = re.compile(r"part-\d{5,}\.parquet")
 
 Rows = NDArray[np.int64]  # row numbers of the table
@@ -62,6 +61,12 @@ class Part:
     rows: int
     root: str
     checksum: str | None
+
+    def stops(self, first: int) -> list[int]:
+        """Return the row after each of its row groups, from its own first row."""
+        return [
+            first + min(n + ROWS_PER_GROUP, self.rows) for n in range(0, self.rows, ROWS_PER_GROUP)
+        ]
 
 
 class SampleTable:
@@ -99,7 +104,7 @@ class SampleTable:
         """Return a row group; the last one is kept, since small units ask for it many times."""
         last = self._read  # one look: threads may ask at once
         if last is None or last[:2] != (part, group):
-            with self._open(part) as file:
+            with self.open(part) as file:
                 last = (part, group, file.read_row_group(group, columns=SCHEMA.names))
             self._read = last
         return last[2]
@@ -114,7 +119,7 @@ class SampleTable:
             first += part.rows
             if not len(own):
                 continue
-            with self._open(part) as file:
+            with self.open(part) as file:
                 for group in np.split(own, np.flatnonzero(np.diff(own // ROWS_PER_GROUP)) + 1):
                     table = file.read_row_group(
                         int(group[0]) // ROWS_PER_GROUP, columns=SCHEMA.names
@@ -126,7 +131,7 @@ class SampleTable:
     def batches(self, *columns: str) -> Iterator[pa.RecordBatch]:
         """Yield the table's columns batch by batch, in row order."""
         for part in self.parts:
-            with self._open(part) as file:
+            with self.open(part) as file:
                 yield from file.iter_batches(ROWS_PER_GROUP, columns=list(columns))
 
     def ids(self) -> Iterator[str]:
@@ -163,54 +168,63 @@ class SampleTable:
     def tables(self) -> Iterator[tuple[Part, pa.Table]]:
         """Yield each part with all of its columns."""
         for part in self.parts:
-            with self._open(part) as file:
+            with self.open(part) as file:
                 yield part, file.read()
 
     def _columns_of(self, part: Part) -> dict[str, CellType]:
-        with self._open(part) as file:
+        with self.open(part) as file:
             return columns_in(file.schema_arrow)
 
+    def firsts(self) -> Iterator[tuple[Part, int]]:
+        """Yield each part with its first row."""
+        first = 0
+        for part in self.parts:
+            yield part, first
+            first += part.rows
+
+    def plain(self, terms: Terms) -> Iterator[pa.RecordBatch]:
+        """Yield what a listing compares of all rows, in their order."""
+        cells = [CELL + name for name in terms.kinds]
+        for part in self.parts:
+            with self.open(part) as file:
+                present = {*SCHEMA.names[1:], *cells} & set(file.schema_arrow.names)
+                for batch in file.iter_batches(ROWS_PER_GROUP, columns=sorted(present)):
+                    yield terms.stored(batch)
+
     def append(
-        self,
-        samples: Iterable[Sample],
-        root: str,
-        labels: Mapping[str, int],
-        columns: Mapping[str, CellType] = NO_COLUMNS,
-        *,
-        keep_changed: bool = False,
-    ) -> tuple[Part | None, SourceChanges]:
+        self, batches: Iterable[pa.RecordBatch], root: str, schema: pa.Schema, census: Census
+    ) -> Part | None:
         """Write the samples that the table lacks as a new part, which the caller then commits.
 
-        Streams: memory is 16 bytes a sample, whatever the source, and what is collected for
-        `refresh`: with `keep_changed` the samples that have changed, and always other cells.
-        `columns` are those of the samples' cells.
+        Streams: memory is some twenty bytes a sample, whatever the source.
+
+        Args:
+            batches: of a source; see `fungistore.sources.batches`.
+            root: of the source.
+            schema: of the new part.
+            census: of this table; it has counted the whole source afterwards.
 
         Raises:
             UsageError: two samples have the same id.
         """
-        cells = self._cell_hashes(list(columns)) if columns else None
-        census = Census(*self._keys(), keep_changed=keep_changed, cells=cells)
-        schema = with_columns(SCHEMA, columns)
-        fresh = census.new_samples(samples)
-        first = list(islice(fresh, ROWS_PER_GROUP))
-        if not first:
+        fresh = _grouped(census.new_samples(batches))
+        first = next(fresh, None)
+        if first is None:
             census.refuse_duplicates(None)
-            return None, self._with_removed(census, root)
+            return None
         name = f"part-{len(self.parts):05d}.parquet"
 
         def write(temporary: Path) -> None:
-            row, group = len(self), first
+            row = len(self)
             with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                while group:
-                    writer.write_table(_table(group, row, labels, schema))
-                    row += len(group)
-                    group = list(islice(fresh, ROWS_PER_GROUP))
+                for plain in chain([first], fresh):
+                    writer.write_table(_as_part(plain, row, schema), ROWS_PER_GROUP)
+                    row += len(plain)
             census.refuse_duplicates(temporary)
 
         self.folder.publish_file(name, write)
         with self.removed_on_error(name):
-            changes = self._with_removed(census, root)
-            return Part(name, changes.added, root, self.folder.digest(name)), changes
+            return Part(name, census.added, root, self.folder.digest(name))
 
     @contextmanager
     def removed_on_error(self, name: str | None) -> Iterator[None]:
@@ -221,66 +235,6 @@ class SampleTable:
             if name is not None:
                 self.folder.remove(name)
             raise
-
-    def other_items(self, changed: Mapping[int, Sample], root: str) -> list[str]:
-        """Return the ids of changed rows whose own file, below another root, is still there.
-
-        Then the sample of this root is no newer version of it, but another item of that name.
-        """
-        found: list[str] = []
-        first = 0
-        for part in self.parts:
-            rows = [row for row in changed if first <= row < first + part.rows]
-            if rows and part.root != root:
-                for row in self.take(rows):
-                    mine = locate(root, changed[row["row"]].uri)
-                    own = locate(part.root, row["uri"])
-                    is_other = (own.path, own.content) != (mine.path, mine.content)
-                    if is_other and own.exists():
-                        found.append(row["id"])
-            first += part.rows
-        return found
-
-    def refresh(self, part: Part, changes: SourceChanges, source: Source) -> Part:
-        """Replace a part by one with what a source says of some rows now.
-
-        Args:
-            part: one of this table's, which the manifest must vouch for without a checksum
-                meanwhile: a kill may leave the old file or the new one.
-            changes: places, sizes and times of changed samples, and cells, by row of the table.
-            source: what they are of; its root may not be the part's root.
-        """
-        own, theirs, root = self._columns_of(part), columns_of(source), source.root
-        kinds = joined_columns([own, theirs])
-        schema = with_columns(SCHEMA, kinds)
-
-        def write(temporary: Path) -> None:
-            with (
-                self._open(part) as file,
-                pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
-            ):
-                for batch in file.iter_batches(ROWS_PER_GROUP):
-                    columns = {name: batch[name].to_pylist() for name in SCHEMA.names[:-1]}
-                    columns["mtime"] = batch["mtime"].cast(pa.int64()).to_pylist()
-                    for name, kind in kinds.items():
-                        stored = batch[PREFIX + name].to_pylist() if name in own else []
-                        stored = stored or [None] * len(batch)
-                        columns[PREFIX + name] = [cell_as(cell, kind) for cell in stored]
-                    for place, row in enumerate(columns["row"]):
-                        if sample := changes.changed_samples.get(row):
-                            is_own = root == part.root
-                            uri = sample.uri if is_own else absolute_uri(root, sample.uri)
-                            columns["uri"][place] = uri
-                            columns["bytes"][place] = sample.bytes
-                            columns["mtime"][place] = microseconds(sample.mtime)
-                        for name, cell in zip(
-                            theirs, changes.changed_cells.get(row, ()), strict=False
-                        ):
-                            columns[PREFIX + name][place] = cell_as(cell, kinds[name])
-                    writer.write_table(pa.table(columns, schema=schema))
-
-        self.folder.publish_file(part.file, write)
-        return self.sealed(part)
 
     def sealed(self, part: Part) -> Part:
         """Return a part with the checksum of its file."""
@@ -296,27 +250,22 @@ class SampleTable:
                 return part
         if not part.rows:
             return part
-        with self._open(part) as file:
+        with self.open(part) as file:
             uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()
         return replace(part, root=root) if locate(root, uri).exists() else part
 
-    def _with_removed(self, census: Census, root: str) -> SourceChanges:
-        """Return changes that also know what this table has of a source that lacks it now."""
-        unseen = census.unseen_rows()
-        first, found = 0, [np.zeros(0, np.int64)]
-        for part in self.parts:
-            own = unseen[
-                np.searchsorted(unseen, first) : np.searchsorted(unseen, first + part.rows)
-            ]
-            if len(own) and self.moved(part, root).root == root:
-                found.append(own)
-            first += part.rows
-        removed = np.concatenate(found)
-        names = [self.rows(row, row + 1)[0]["id"] for row in removed[:REMOVED_SHOWN].tolist()]
-        return replace(census.changes(), removed=len(removed), first_removed=tuple(names))
+    def removed(self, unseen: Rows, root: str) -> Rows:
+        """Return those of some ascending rows that are of a source with this root."""
+        found = [np.zeros(0, np.int64)]
+        for part, first in self.firsts():
+            start, stop = np.searchsorted(unseen, (first, first + part.rows))
+            if start < stop and self.moved(part, root).root == root:
+                found.append(unseen[start:stop])
+        return np.concatenate(found)
 
     @contextmanager
-    def _open(self, part: Part) -> Iterator[pq.ParquetFile]:
+    def open(self, part: Part) -> Iterator[pq.ParquetFile]:
+        """Open a part's file; what is wrong with it is explained."""
         what = "a part of the sample table is missing or damaged"
         with (
             damage_explained(what, self.folder.where(part.file)),
@@ -324,42 +273,34 @@ class SampleTable:
         ):
             yield file
 
-    def _keys(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        hashes = [hash_samples([])]
-        for batch in self.batches("id", "uri", "bytes", "mtime"):
-            times = batch["mtime"].cast(pa.int64()).to_pylist()
-            columns = (*(batch[name].to_pylist() for name in ("id", "uri", "bytes")), times)
-            hashes.append(hash_samples(zip(*columns, strict=True)))
-        keys, stamps = zip(*hashes, strict=True)
-        return np.concatenate(keys), np.concatenate(stamps)
 
-    def _cell_hashes(self, names: list[str]) -> NDArray[np.uint64]:
-        """Return hashes of every row's cells of some columns; those that a part lacks are empty."""
-        hashes = [np.zeros(0, np.uint64)]
-        for part in self.parts:
-            own = self._columns_of(part)
-            present = [PREFIX + name for name in names if name in own]
-            with self._open(part) as file:
-                for batch in file.iter_batches(ROWS_PER_GROUP, columns=["row", *present]):
-                    lists = {name: batch[name].to_pylist() for name in present}
-                    empty = [None] * len(batch)
-                    cells = [lists.get(PREFIX + name, empty) for name in names]
-                    hashes.append(hash_cells(zip(*cells, strict=True)))
-        return np.concatenate(hashes)
+def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield the rows of some batches as whole row groups, and what is left."""
+    waiting: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        waiting.append(batch)
+        count += len(batch)
+        if count >= ROWS_PER_GROUP:
+            table = pa.Table.from_batches(waiting)
+            whole = count - count % ROWS_PER_GROUP
+            yield table.slice(0, whole)
+            waiting, count = table.slice(whole).to_batches(), count - whole
+    if count:
+        yield pa.Table.from_batches(waiting)
 
 
-def _table(
-    samples: list[Sample], row: int, labels: Mapping[str, int], schema: pa.Schema
-) -> pa.Table:
-    columns = {
-        "row": list(range(row, row + len(samples))),
-        "id": [sample.id for sample in samples],
-        "uri": [sample.uri for sample in samples],
-        "label": [None if s.label is None else labels[s.label] for s in samples],
-        "split": [sample.split for sample in samples],
-        "bytes": [sample.bytes for sample in samples],
-        "mtime": [microseconds(sample.mtime) for sample in samples],
-    }
-    cells = zip(*(sample.cells for sample in samples), strict=True)
-    columns |= dict(zip(schema.names[len(SCHEMA) :], map(list, cells), strict=True))
+def _as_part(plain: pa.Table, row: int, schema: pa.Schema) -> pa.Table:
+    """Return plain rows as those of a part, from some row on."""
+    columns = {"row": pa.array(np.arange(row, row + len(plain)))}
+    for field in list(schema)[1:]:
+        columns[field.name] = _as_stored(plain[field.name].combine_chunks(), field.type)
     return pa.table(columns, schema=schema)
+
+
+def _as_stored(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_dictionary(kind):
+        return column.dictionary_encode()
+    if pa.types.is_timestamp(kind):
+        return column.cast(kind)
+    return column if column.type == kind else cells_as(column, cell_type(kind) or "text")

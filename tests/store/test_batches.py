@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fungistore.errors import StoppedError
-from fungistore.sources.sample import Sample
-from fungistore.store import batches, census, durable
+from fungistore.store import batches, durable
 from fungistore.store.batches import UnitBatch
-from fungistore.store.census import Census, hash_samples
 from fungistore.store.commit import Commit
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray
@@ -112,24 +109,3 @@ def test_a_stop_commits_what_waits_and_an_error_does_not(array: UnitArray) -> No
     with pytest.raises(ZeroDivisionError):
         run(2, ZeroDivisionError())
     assert sorted(array.commits()) == [0, 1]
-
-
-def test_known_samples_are_found_without_sorting_all_of_them_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A thousand batches against 300,000 known ids: quadratic work would take half a minute."""
-    monkeypatch.setattr(census, "SAMPLES_AT_ONCE", 1)
-    random = np.random.default_rng(0)
-    samples = [Sample(f"{row}.jpg", f"{row}.jpg") for row in range(1000)]
-    known, stamps = hash_samples((s.id, s.uri, s.bytes, None) for s in samples[:500])
-    others = random.integers(0, 1 << 63, 300_000, dtype=np.uint64)
-    counts = Census(
-        np.concatenate([others, known]), np.concatenate([others, stamps]), keep_changed=False
-    )
-    began = time.perf_counter()
-    fresh = [sample.id for sample in counts.new_samples(samples)]
-    assert time.perf_counter() - began < 3
-    assert fresh == [sample.id for sample in samples[500:]]
-    found = counts.changes()
-    assert (found.added, found.known, found.changed) == (500, 500, 0)
-    assert counts.unseen_rows().tolist() == list(range(300_000))

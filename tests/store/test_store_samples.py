@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from list_source import ListSource, numbered
 
 from fungistore.errors import UsageError
 from fungistore.sources.sample import Sample
-from fungistore.store import census as census_module
+from fungistore.store import differences as differences_module
 from fungistore.store import samples as samples_module
-from fungistore.store.census import SourceChanges
+from fungistore.store import spool as spool_module
 from fungistore.store.durable import partial_path
-from fungistore.store.listing import add_source
+from fungistore.store.listing import SourceChanges, add_source
 from fungistore.store.samples import ROWS_PER_GROUP
 from fungistore.store.store import Store
 
@@ -103,7 +104,8 @@ def test_any_history_of_sources_matches_a_plain_list(
     labels: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples_module, "ROWS_PER_GROUP", 4)  # a few samples fill several groups
-        patch.setattr(census_module, "SAMPLES_AT_ONCE", 4)
+        patch.setattr(differences_module, "ROWS_PER_GROUP", 4)
+        patch.setattr(spool_module, "WINDOW_ROWS", 3)
         store = Store.open_or_create(Path(tempfile.mkdtemp(dir=tmp_path)))
         for fresh, again, order in history:
             known = {sample.id: sample for sample in model}
@@ -117,9 +119,32 @@ def test_any_history_of_sources_matches_a_plain_list(
             kept = {sample.id for sample in old}
             removed = [sample.id for sample in model if sample.id not in kept]
             counts = (len(shuffled) - len(old), len(old), changed, len(removed))
-            expected = SourceChanges(*counts, first_removed=tuple(removed[:3]))
+            said = {
+                name: any(getattr(sample, name) is not None for sample in shuffled)
+                for name in ("label", "split")
+            }
+            other = {
+                name: {s.id for s in old if getattr(s, name) != getattr(known[s.id], name)}
+                if said[name]
+                else set()
+                for name in said
+            }
+            expected = SourceChanges(
+                *counts,
+                first_removed=tuple(removed[:3]),
+                labels=len(other["label"]),
+                splits=len(other["split"]),
+            )
             assert add_source(store, source) == expected
             labels += [name for name in source.label_names() if name not in labels]
+            model = [
+                replace(
+                    sample,
+                    label=listed[sample.id].label if sample.id in other["label"] else sample.label,
+                    split=listed[sample.id].split if sample.id in other["split"] else sample.split,
+                )
+                for sample in model
+            ]
             model += [sample for sample in shuffled if sample.id not in known]
             some = [order.randrange(len(model)) for _ in range(9)] if model else []
             for table in (store.samples, Store.open(store.root).samples):
@@ -218,7 +243,7 @@ def test_changed_size_or_time_is_counted_and_the_row_kept(tmp_path: Path) -> Non
         Sample("b", "b", bytes=6, mtime=100.0),
         Sample("c", "c", bytes=5, mtime=100.000001),
         Sample("d", "d", bytes=None, mtime=None),
-        Sample("e", "elsewhere", "cat", "train", bytes=5, mtime=100.0000001),  # below a microsecond
+        Sample("e", "elsewhere", bytes=5, mtime=100.0000001),  # below a microsecond
     ]
     assert add_source(store, ListSource("/i", again)) == SourceChanges(added=0, known=5, changed=3)
     assert store.samples.rows(0, 5) == before
