@@ -5,6 +5,7 @@ from .backbones.catalogue import describe_backbones as describe_backbones
 from .backbones.catalogue import find_backbones as find_backbones
 from .backbones.families import BackboneCard as BackboneCard
 from .backbones.families import load_backbone as load_backbone
+from .backbones.modules.passed import Encoder as Encoder
 from .demo.options import DemoOptions as DemoOptions
 from .demo.prepare import Demo as Demo
 from .demo.prepare import prepare_demo as prepare_demo

@@ -20,12 +20,16 @@ def find_backbones(pattern: str) -> list[str]:
         asked, pattern = split_model(pattern)
         families = [asked]
     else:
-        families = list(FAMILIES)
+        families = [one for one in FAMILIES if not _is_listed_by_name(one)]
     return [
         name if family == TIMM else f"{family}:{name}"
         for family in families
         for name in find_family(family).find(pattern)
     ]
+
+
+def _is_listed_by_name(family: str) -> bool:
+    return bool(getattr(find_family(family), "listed_by_name", False))
 
 
 def complete_backbone(begun: str) -> list[str]:

@@ -45,7 +45,7 @@ ENCODERS = (
 # A network has these, or such, under its own names: then no prefix stands before the encoder's.
 OWN = (
     *("patch_embed.", "pos_embed", "cls_token", "conv1.", "conv_stem.", "stem.", "stem_0."),
-    *("features.", "layer1.", "visual."),
+    *("features.", "layer1.", "visual.", "conv_proj.", "class_token"),
 )
 # Beside an encoder under its own names: parts of training that no encoder has.
 BESIDE = re.compile(

@@ -19,7 +19,7 @@ from fungistore.registry import Registry
 if TYPE_CHECKING:  # what tells a family's modality must not import torch
     from fungistore.backbones.encoder import Encoder
 
-TIMM = "timm"
+TIMM, HUB_FAMILY = "timm", "hub"
 LONGEST_NAME = 128  # of a feature set
 
 FAMILIES = Registry(
@@ -27,7 +27,10 @@ FAMILIES = Registry(
     "fungistore.backbones",
     {
         TIMM: "fungistore.backbones.timm_vit.family:TimmFamily",
+        "torchvision": "fungistore.backbones.torchvision_models.family:TorchvisionFamily",
         "open_clip": "fungistore.backbones.open_clip.family:OpenClipFamily",
+        "hub": "fungistore.backbones.modules.hub:HubFamily",
+        "module": "fungistore.backbones.modules.passed:PassedModules",
     },
 )
 
@@ -56,7 +59,11 @@ class BackboneCard:
 
 
 class Family(Protocol):
-    """Encoders of one kind. Made without arguments; imports no torch before it is asked."""
+    """Encoders of one kind. Made without arguments; imports no torch before it is asked.
+
+    One whose list takes seconds, or is long, may say so by an attribute `listed_by_name`: True;
+    then `fungi models` asks it for names after `FAMILY:` alone.
+    """
 
     @property
     def modality(self) -> str:
@@ -117,6 +124,21 @@ def spelled_model(model: str) -> str:
     """Return a model's name for a message: with the one it has here, where that is another."""
     here = canonical(model)
     return model if here == model else f"{here}, which {model} is"
+
+
+def refuse_untrusted(model: str, *, trusted: bool) -> None:
+    """Refuse a model whose loading runs code of a repository, unless the user has allowed it.
+
+    Raises:
+        UsageError: it does, and nobody has.
+    """
+    if split_model(model)[0] == HUB_FAMILY and not trusted:
+        raise UsageError(
+            "the model is code of a repository, which would run here",
+            where=f"--model {model}",
+            expected="--trust-code, where you trust the repository",
+            hint="weights alone need no trust: --model ARCHITECTURE --weights FILE",
+        )
 
 
 def find_family(name: str) -> Family:

@@ -51,6 +51,9 @@ class ReplayChoice(DeviceChoice):
             "The model's weights, if the file has moved.", default="where it was", metavar="FILE"
         ),
     ] = None
+    trust_code: Annotated[
+        bool, Setting("Run the code of a torch.hub repository, as --model hub:FOLDER:ENTRY.")
+    ] = False
 
     def __post_init__(self) -> None:
         """Check every field; a file of weights is known by its whole path."""
@@ -70,7 +73,9 @@ class ExtractOptions(ReplayChoice):
 
     heading = MODEL
 
-    model: Annotated[str, Setting("timm model; see `fungi models`.", metavar="NAME", names="model")]
+    model: Annotated[
+        str, Setting("Of timm, or FAMILY:NAME; see `fungi models`.", metavar="NAME", names="model")
+    ]
     weights: Annotated[
         str | None,
         Setting("A weights file of your own.", default="timm's download", metavar="FILE"),

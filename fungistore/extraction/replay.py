@@ -14,7 +14,7 @@ from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, frozen_choices, frozen_features
 from fungistore.extraction.loader import load_batches
-from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.options import ExtractOptions, ReplayChoice
 from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.extraction.versions import say_other_versions
@@ -88,8 +88,7 @@ def replay_extraction(
     feature_set: str,
     arrays: Mapping[str, UnitArray],
     *,
-    weights: str | None,
-    device: str,
+    choice: ReplayChoice,
     context: Context,
 ) -> Replay:
     """Rebuild, from what was frozen, what made some features.
@@ -98,8 +97,7 @@ def replay_extraction(
         store: the store.
         feature_set: of the arrays.
         arrays: by the name of their feature, such as "kl" or "patches".
-        weights: a weights file, where the one that was used has moved.
-        device: "auto", or where to run the model.
+        choice: where the weights are, if the file has moved, and where to run the model.
         context: its reporter is told of other versions of what reads and computes.
 
     Raises:
@@ -107,7 +105,7 @@ def replay_extraction(
         MismatchError: the weights, or what else decides the features, are not the same any more.
         StoreError: a frozen setup is missing or damaged.
     """
-    options = _options(store, arrays, weights, device)
+    options = _options(store, arrays, choice)
     context.reporter.notice(f"loading {spelled_model(options.model)}")
     resolved = resolve(options, frozen_choices(store, feature_set))
     _refuse_mismatch(store, resolved, arrays)
@@ -122,9 +120,7 @@ def rounded(values: NDArray[np.float32], array: UnitArray) -> NDArray[np.float32
         return values.astype(array.array.dtype).astype(np.float32)
 
 
-def _options(
-    store: Store, arrays: Mapping[str, UnitArray], weights: str | None, device: str
-) -> ExtractOptions:
+def _options(store: Store, arrays: Mapping[str, UnitArray], choice: ReplayChoice) -> ExtractOptions:
     """Join the options that each feature was frozen with.
 
     Features that were extracted one by one have options of their own. Those of a feature with
@@ -156,8 +152,9 @@ def _options(
         features=tuple(arrays),
         feature_set=None,
         objectives=objectives,
-        weights=weights or options[most].weights,
-        device=device,
+        weights=choice.weights or options[most].weights,
+        trust_code=choice.trust_code,
+        device=choice.device,
     )
 
 

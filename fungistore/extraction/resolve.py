@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fungistore.backbones.encoder import Encoder, remarks_of
-from fungistore.backbones.families import load_backbone, modality_of
+from fungistore.backbones.families import load_backbone, modality_of, refuse_untrusted
 from fungistore.choices import Codec
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
@@ -130,6 +130,7 @@ class Resolved:
             projection_dim=self.projection.dim,
             target_layer=self.backbone.target_layer,
             bank_from=None,
+            trust_code=False,
             limit=None,
             workers=None,
             decode_in="auto",
@@ -171,6 +172,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     )
     dtype: torch.dtype = getattr(torch, name)
     refuse_unfit(dtype, device)
+    refuse_untrusted(options.model, trusted=options.trust_code)
     backbone = load_backbone(
         options.model,
         weights=Path(options.weights) if options.weights else None,

@@ -157,7 +157,7 @@ class _Cutting(local):
 _CUTTING = _Cutting()
 
 
-def _cut(module: nn.Module, entered: tuple[Tensor], output: Tensor) -> Tensor:
+def _cut(module: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> Tensor:
     """Hook: keep what enters and leaves the layer, and let autograd begin here."""
     if module is not _CUTTING.at:
         return output

@@ -102,8 +102,7 @@ def predict_images(
             opened,
             stored.feature_set,
             {stored.head.spec.reads: stored.array},
-            weights=options.weights,
-            device=options.device,
+            choice=options,
             context=context,
         )
         features = replay.features(items, context)

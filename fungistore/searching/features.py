@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, MismatchError
+from fungistore.extraction.options import ReplayChoice
 from fungistore.extraction.replay import Replay, replay_extraction, rounded
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
@@ -59,8 +60,7 @@ def query_model(
     matrix: FeatureMatrix,
     pca: str | None,
     *,
-    weights: str | None,
-    device: str,
+    choice: ReplayChoice,
     context: Context,
 ) -> QueryModel:
     """Rebuild, from what was frozen, what made a matrix's features.
@@ -69,8 +69,7 @@ def query_model(
         store: the store.
         matrix: the features of the index.
         pca: name of the PCA that the index is over, or None.
-        weights: a weights file, where the one that was used has moved.
-        device: "auto", or where to run the model.
+        choice: where the weights are, if the file has moved, and where to run the model.
         context: its reporter is told what may make a difference.
 
     Raises:
@@ -91,9 +90,7 @@ def query_model(
         )
     arrays = {feature: blocks[feature] for feature in features}
     return QueryModel(
-        replay=replay_extraction(
-            store, matrix.feature_set, arrays, weights=weights, device=device, context=context
-        ),
+        replay=replay_extraction(store, matrix.feature_set, arrays, choice=choice, context=context),
         pca=fitted,
         pca_array=store.arrays(matrix.feature_set)[matrix.features[0]] if fitted else None,
     )

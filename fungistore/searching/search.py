@@ -204,8 +204,7 @@ def _computed(
         opened.store,
         opened.matrix,
         opened.record.pca,
-        weights=options.weights,
-        device=options.device,
+        choice=options,
         context=context,
     )
     vectors = model.vectors([query for _, query in items], context)

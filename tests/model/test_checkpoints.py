@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conftest import WeightsFile
 from fungistore.backbones.checkpoints import encoder_of, read_checkpoint
 from fungistore.backbones.families import feature_set_of, load_backbone, split_model
 from fungistore.backbones.names import canonical
@@ -21,6 +20,7 @@ from fungistore.errors import UsageError
 from tiny_world import TINY
 
 State = dict[str, Tensor]
+WeightsFile = Callable[[str], Path]
 JUNK = torch.zeros(3)
 HEADS = {"dino_head.last_layer.weight_v": JUNK, "ibot_head.mlp.0.weight": JUNK}
 

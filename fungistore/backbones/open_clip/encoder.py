@@ -10,8 +10,9 @@ from math import isqrt
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from fungistore.backbones.attention import UnfoldedAttention
 from fungistore.backbones.encoder import ClassTokenSplit, Encoded, TokenGrid
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
@@ -23,31 +24,6 @@ from fungistore.quantities import counted
 NEAR_NAMES = 5
 MOST_SHAPES = 8  # of inputs that one block is compiled for
 TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
-
-
-class UnfoldedAttention(nn.Module):
-    """torch's `nn.MultiheadAttention` with an output projection that runs as a layer of its own.
-
-    torch hands that layer's weights to one fused function, so nothing can be hooked to it.
-    """
-
-    def __init__(self, fused: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.in_proj_weight, self.in_proj_bias = fused.in_proj_weight, fused.in_proj_bias
-        self.num_heads = fused.num_heads
-        self.out_proj = nn.Linear(
-            fused.embed_dim, fused.embed_dim, bias=fused.out_proj.bias is not None, device="meta"
-        )
-        self.out_proj.weight, self.out_proj.bias = fused.out_proj.weight, fused.out_proj.bias
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, **settings: Any
-    ) -> tuple[Tensor, None]:
-        """Return what the fused module does of self-attention without a mask, [n, t, d]."""
-        qkv = nn.functional.linear(query, self.in_proj_weight, self.in_proj_bias)
-        heads = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(*heads)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
 
 def unfold_attention(visual: Any) -> None:

@@ -22,6 +22,7 @@ class OpenClipFamily:
     """
 
     modality: ClassVar[str] = "image"
+    listed_by_name: ClassVar[bool] = True
 
     def load(
         self,

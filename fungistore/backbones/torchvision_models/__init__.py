@@ -1,0 +1,1 @@
+"""torchvision's classifiers as encoders: the features that enter their last layer."""
