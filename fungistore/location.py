@@ -1,11 +1,15 @@
 """From a sample's uri to the file and the bytes in it, and back.
 
-A uri is spelled in one of four ways; all are plain text that any file format can store:
+A uri is spelled in one of five ways; all are plain text that any file format can store:
 
     cats/001.jpg                                a path, relative to the source's root or absolute
     bytes:cats/caf%E9.jpg                       a path that is not UTF-8, or reads like another
                                                 spelling: every odd byte percent-encoded
     a-000.tar#offset=1536&size=20480&ext=jpg    a tar member: one open, seek and read away
+    a.parquet#in=parquet&at=image%2C7&size=9000 an item inside a file of a kind that
+                                                `fungistore.containers` reads, by its key, every odd
+                                                byte percent-encoded; the file has so many bytes, 0
+                                                where nobody knows
     data:,hello%20world                         the item itself, as RFC 2397 spells it: every byte
                                                 but letters, digits and _.-~/ percent-encoded
 """
@@ -26,6 +30,7 @@ _RESERVED = (_BYTES, "data:")  # paths that start so are spelled with bytes:
 _UNDECODED = re.compile("[\ud800-\udfff]")
 _LONGEST_SHOWN = 200
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_CONTAINED = re.compile(r"(.+)#in=([a-z0-9_]+)&at=([^&#]*)&size=([0-9]{1,18})", re.DOTALL)
 _MEMBER = re.compile(r"(.+)#offset=([0-9]{1,18})&size=([0-9]{1,18})&ext=\w+", re.DOTALL)
 
 
@@ -33,13 +38,18 @@ _MEMBER = re.compile(r"(.+)#offset=([0-9]{1,18})&size=([0-9]{1,18})&ext=\w+", re
 class Location:
     """A file, or `size` bytes of it from `offset` where size is not None.
 
-    Of an inline item, `content` is its bytes, and the path is empty.
+    Of an inline item, `content` is its bytes, and the path is empty. Of an item inside a file,
+    `container` is the kind of the file, `key` says which item it is, and `file_size` how many bytes
+    the file had, 0 where that is not known.
     """
 
     path: str
     offset: int = 0
     size: int | None = None
     content: bytes | None = None
+    container: str = ""
+    key: str = ""
+    file_size: int = 0
 
     def exists(self) -> bool:
         """Whether the file is there, as an inline item always is.
@@ -47,12 +57,13 @@ class Location:
         Raises:
             OSError: nobody can tell, as for want of permission or of a disk that answers.
         """
-        return self.content is not None or is_there(self.path)
+        is_no_file = self.content is not None or (self.container and not self.file_size)
+        return bool(is_no_file) or is_there(self.path)
 
     def measure(self) -> tuple[int | None, float | None]:
         """Return the encoded size in bytes and the file's mtime, None where there is none.
 
-        A missing file has neither, an inline item no mtime.
+        A missing file has neither, an inline item no mtime, an item inside a file no size.
         """
         if self.content is not None:
             return len(self.content), None
@@ -60,6 +71,8 @@ class Location:
             info = Path(self.path).stat()
         except (OSError, ValueError):  # ValueError: a NUL in the path
             return None, None
+        if self.container:
+            return None, info.st_mtime
         return (info.st_size if self.size is None else self.size), info.st_mtime
 
 
@@ -82,7 +95,8 @@ def is_there(path: str) -> bool:
 
 def path_to_uri(path: str) -> str:
     """Spell a path, as Python's os module gives it, so that it can be stored as text."""
-    if path.startswith(_RESERVED) or _MEMBER.fullmatch(path) or _UNDECODED.search(path):
+    is_taken = _MEMBER.fullmatch(path) or _CONTAINED.fullmatch(path)
+    if path.startswith(_RESERVED) or is_taken or _UNDECODED.search(path):
         return _BYTES + quote_from_bytes(os.fsencode(path))
     return path
 
@@ -90,6 +104,18 @@ def path_to_uri(path: str) -> str:
 def member_to_uri(shard: str, offset: int, size: int, extension: str) -> str:
     """Spell the place of an item in a tar shard."""
     return f"{path_to_uri(shard)}#offset={offset}&size={size}&ext={extension}"
+
+
+def contained_uri(file: str, kind: str, key: str, size: int) -> str:
+    """Spell an item inside a file.
+
+    Args:
+        file: path of the file.
+        kind: of the file, a name of a container.
+        key: of the item in it.
+        size: bytes of the file; 0 where it is no file of the disk.
+    """
+    return f"{path_to_uri(file)}#in={kind}&at={quote_from_bytes(key.encode(), safe='')}&size={size}"
 
 
 def inline_uri(content: bytes) -> str:
@@ -106,6 +132,10 @@ def locate(root: str, uri: str) -> Location:
     """Undo the spellings above, resolving relative paths against root."""
     if is_inline(uri):
         return Location("", content=unquote_to_bytes(uri.removeprefix(_INLINE)))
+    if inside := _CONTAINED.fullmatch(uri):
+        path = str(Path(root, uri_to_path(inside[1])))
+        key = unquote_to_bytes(inside[3]).decode(errors="replace")
+        return Location(path, container=inside[2], key=key, file_size=int(inside[4]))
     member = _MEMBER.fullmatch(uri)
     path = str(Path(root, uri_to_path(member[1] if member else uri)))
     return Location(path, int(member[2]), int(member[3])) if member else Location(path)
@@ -122,7 +152,7 @@ def absolute_uri(root: str, uri: str) -> str:
     """Spell a uri of a source with this root so that it means the same under any other root."""
     if is_inline(uri):
         return uri
-    member = _MEMBER.fullmatch(uri)
+    member = _CONTAINED.fullmatch(uri) or _MEMBER.fullmatch(uri)
     path = path_to_uri(locate(root, uri).path)
     return path + uri.removeprefix(member[1]) if member else path
 

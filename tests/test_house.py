@@ -32,6 +32,7 @@ FLOORS = (
         "type_words",
     ),
     ("machine",),
+    ("containers",),
     ("modalities",),
     ("sources",),
     ("store",),

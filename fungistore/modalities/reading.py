@@ -8,6 +8,7 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
+from fungistore.containers.container import read_contained
 from fungistore.errors import ItemError, UsageError
 from fungistore.location import locate, path_to_uri, shortened
 from fungistore.modalities.modality import Modality
@@ -28,6 +29,9 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
         if not location.content:
             raise ItemError("there is nothing in it")
         return BytesIO(location.content)
+    if location.container:
+        size = location.file_size
+        return BytesIO(read_contained(location.container, location.path, location.key, size))
     path = Path(location.path)
     info = path.stat()
     if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever

@@ -1,0 +1,1 @@
+"""Files that hold many items, each of which is read by a key: Parquet, Arrow, arrays, pickles."""
