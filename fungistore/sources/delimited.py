@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from fungistore.sources.text import HEAD_BYTES, UTF_8, encoding_of, text_stream
+from fungistore.text import HEAD_BYTES, UTF_8, encoding_of, text_stream
 
 DELIMITERS = ",;\t|"
 # One thread, because only then do Arrow's messages name the row.

@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from fungistore.errors import UsageError
+
 HEAD_BYTES = 1 << 16  # by which a file is known
 UTF_8 = "utf-8"
+# Linux takes paths of at most 4096 bytes; a longer line is no list of paths but some binary file.
+_LONGEST_PATH = 1 << 15
 
 # What a text can begin with, the longest first: UTF-32's mark begins as that of UTF-16 does.
 _MARKS = (
@@ -77,3 +81,35 @@ def byte_pieces(stream: BinaryIO, size: int = HEAD_BYTES) -> Iterator[bytes]:
         if piece:
             yield piece if decode is None else decode(piece).encode()
         head = piece = stream.read(size)
+
+
+def path_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of a stream, or of a list that NULs part, without their ends; empty ones too.
+
+    Its first 64 KiB tell how it is spelled: with a mark, as UTF-16, and with which line ends.
+
+    Raises:
+        UsageError: a line is far too long for a path.
+    """
+    pieces = byte_pieces(stream)
+    rest = next(pieces, b"")
+    separator = next((mark for mark in (b"\0", b"\n", b"\r") if mark in rest), b"\n")
+    number = 0
+    while rest:
+        *lines, rest = rest.split(separator)
+        for line in lines:
+            number += 1
+            yield line if separator == b"\0" else line.removesuffix(b"\r")
+        if len(rest) > _LONGEST_PATH:
+            raise UsageError(
+                "standard input is not a list of paths",
+                where=f"line {number + 1}",
+                expected="one path a line, or NUL-separated paths",
+                found=f"a line of more than {_LONGEST_PATH} bytes",
+            )
+        chunk = next(pieces, None)
+        if chunk is None:
+            if rest:
+                yield rest if separator == b"\0" else rest.removesuffix(b"\r")
+            return
+        rest += chunk
