@@ -19,7 +19,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         text = read_text(path)
-        config: dict[str, Any] = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        config: dict[str, Any] = (
+            json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        )
         if not isinstance(config, dict):
             raise ValueError("a list or a value instead of named settings")
     except (OSError, ValueError, RecursionError) as error:

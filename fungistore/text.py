@@ -1,4 +1,4 @@
-"""Text as any system's programs write it: UTF-8 or UTF-16, with a mark or without, any line ends."""
+"""Text as any system's programs write it: any UTF, with a mark or without, any line ends."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-# A line's end, of text that has no mark; names that NULs part have none.
-_LINE_ENDS = ((b"\n\0", "utf-16-le"), (b"\0\n", "utf-16-be"))
+# Ends of lines, of text that has no mark; names that NULs part have none.
+_LINE_ENDS = (({b"\n\0", b"\r\0"}, "utf-16-le"), ({b"\0\n", b"\0\r"}, "utf-16-be"))
 
 
 def encoding_of(head: bytes) -> tuple[str, int]:
@@ -33,8 +33,9 @@ def encoding_of(head: bytes) -> tuple[str, int]:
         if head.startswith(mark):
             return encoding, len(mark)
     if head.count(0) * 3 > len(head):
-        for end, encoding in _LINE_ENDS:
-            if end in head:
+        letters = {head[start : start + 2] for start in range(0, len(head), 2)}
+        for ends, encoding in _LINE_ENDS:
+            if ends & letters:
                 return encoding, 0
     return UTF_8, 0
 

@@ -69,7 +69,9 @@ class ColumnNames:
                 )
             exact = [name for name in USUAL.get(text, ()) if name in present]
             free = (plain[one] for one in NAMES[text] if one in plain)
-            name = named or next(iter([*exact, *(n for n in free if n not in found.values())]), None)
+            name = named or next(
+                iter([*exact, *(n for n in free if n not in found.values())]), None
+            )
             if name is not None:
                 found[text] = name
         return found
@@ -153,7 +155,8 @@ def _read_csv(path: Path, names: ColumnNames) -> Iterator[pa.Table]:
         texts(pa.table({}), columns, path)  # raises
     for batch in file.batches(wanted):
         if file.has_blanks:
-            batch = pa.record_batch(map(pc.utf8_trim_whitespace, batch.columns), batch.schema.names)
+            trimmed = [pc.utf8_trim_whitespace(column) for column in batch.columns]
+            batch = pa.record_batch(trimmed, batch.schema.names)
         yield texts(batch, columns, path)
 
 

@@ -107,6 +107,10 @@ class ManifestSource:
         said = f"columns of the manifest that are not kept: {listed}; {why}"
         return taken + ([said] if left_out else [])
 
+    def ignored(self) -> dict[str, int]:
+        """Return the columns that are left out."""
+        return {f'column "{name}"': 1 for name in self._others if name not in self._kept}
+
     @cached_property
     def _others(self) -> dict[str, CellType | None]:
         """The types of all further columns; None of those that are not kept."""

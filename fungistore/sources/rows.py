@@ -162,7 +162,9 @@ class ItemRows:
         for batch in self._head([self.roles.of[PATH]]):
             paths = batch.column(0).cast(pa.string())
             trimmed = pc.utf8_trim_whitespace(paths)
-            odd = pc.fill_null(pc.and_(pc.not_equal(paths, trimmed), pc.not_equal(trimmed, "")), False)
+            odd = pc.fill_null(
+                pc.and_(pc.not_equal(paths, trimmed), pc.not_equal(trimmed, "")), False
+            )
             tried = paths.filter(odd)[:_BLANK_PATHS_TRIED].to_pylist()
             return any(self._is_there(p.strip()) and not self._is_there(p) for p in tried)
         return False

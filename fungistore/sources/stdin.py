@@ -12,6 +12,7 @@ from fungistore.location import locate, path_to_uri
 from fungistore.sources.sample import Sample
 from fungistore.text import path_lines
 
+
 class PathListSource:
     """Paths from a binary stream, one a line, or NUL-separated if the first 64 KiB hold a NUL.
 
