@@ -67,13 +67,11 @@ class ColumnNames:
                     where=f"{where}, {flag}",
                     expected=f"one of {', '.join(present) or '(none)'}",
                 )
-            exact = [name for name in USUAL.get(text, ()) if name in present]
-            free = (plain[one] for one in NAMES[text] if one in plain)
-            name = named or next(
-                iter([*exact, *(n for n in free if n not in found.values())]), None
-            )
-            if name is not None:
-                found[text] = name
+            usual = [name for name in USUAL[text] if name in present]
+            others = [plain[one] for one in NAMES[text] if one in plain]
+            candidates = [*usual, *(name for name in others if name not in found.values())]
+            if named is not None or candidates:
+                found[text] = named if named is not None else candidates[0]
         return found
 
 
