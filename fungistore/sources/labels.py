@@ -44,8 +44,10 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def class_names(column: pa.Array) -> pa.Array:
+def class_names(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Return a column of text as class names, without blanks around; empty cells are null."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
     words = column.dictionary_encode()  # far fewer than rows
     names = pc.utf8_normalize(pc.utf8_trim_whitespace(words.dictionary), "NFC")
     names = pc.if_else(pc.equal(names, ""), pa.scalar(None, pa.string()), names)

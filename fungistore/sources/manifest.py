@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -172,7 +171,7 @@ class ManifestSource:
         return frozenset(digest.decode() for digest in digests[counts > 1].tolist())
 
     def _batches(self, kept: Mapping[str, CellType] = NO_COLUMNS) -> Iterator[pa.RecordBatch]:
-        """Yield the columns that have a role, ITEM, and some others, whose names begin with CELL."""
+        """Yield the columns that have a role, ITEM, and others, whose names begin with CELL."""
         with self._explained():
             yield from self._rows.batches(kept)
 
