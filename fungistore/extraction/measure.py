@@ -32,6 +32,7 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
+from fungistore.sources.advice import empty_hint
 from fungistore.sources.sample import Source, ignored_by, source_remarks
 from fungistore.store.backend import open_backend
 from fungistore.store.copying import copy_samples
@@ -204,12 +205,13 @@ def estimate(
 def refuse_empty(store: Store, source: Source, modality: Modality) -> None:
     """Raise UsageError if neither the store nor its source has a sample."""
     if len(store.samples) == 0:
+        ignored = ignored_by(source)
         raise UsageError(
             f"no {modality.items} found",
             where=source.root,
             expected=f"at least one {modality.item}",
-            found=f"{said_ignored(ignored)}" if (ignored := ignored_by(source)) else None,
-            hint="see `fungi extract --help` for what a SOURCE can be",
+            found=said_ignored(ignored) or None,
+            hint=empty_hint(source.root, ignored, modality),
         )
 
 
