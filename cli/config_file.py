@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fungistore.errors import UsageError
+from fungistore.text import read_text
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -17,8 +18,10 @@ def read_config(path: Path) -> dict[str, Any]:
         UsageError: it is missing or malformed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        config: dict[str, Any] = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        text = read_text(path)
+        config: dict[str, Any] = (
+            json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        )
         if not isinstance(config, dict):
             raise ValueError("a list or a value instead of named settings")
     except (OSError, ValueError, RecursionError) as error:

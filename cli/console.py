@@ -18,6 +18,7 @@ import typer
 from fungistore.errors import DEBUG, FungiError, MismatchError, StoppedError, explained
 from fungistore.machine.context import Context
 from fungistore.quantities import duration
+from fungistore.text import path_lines
 
 from .output import note, printable, result_json
 from .shell import command_line
@@ -135,9 +136,7 @@ def lines(arguments: Sequence[str]) -> Iterator[str]:
         if argument != "-":
             yield argument
             continue
-        for line in sys.stdin.buffer:
-            if text := os.fsdecode(line.rstrip(b"\r\n")):
-                yield text
+        yield from map(os.fsdecode, filter(bytes.strip, path_lines(sys.stdin.buffer)))
 
 
 class ConsoleReporter:

@@ -20,9 +20,12 @@ CHUNKS = "c"  # the folder that zarr keeps an array's chunks in
 
 LITTER = frozenset(  # in lower case
     (
-        *("@eadir", "#recycle", "#snapshot", "lost+found"),  # network storage, disks
+        *("@eadir", "#recycle", "@recycle", "#snapshot", "@recently-snapshot"),  # network storage
+        *("@tmp", "@__thumb", "@upload_cache", "@sharebin"),
+        *("lost+found", "found.000", "recycler", "$extend"),  # disks
         *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"),
-        *(".ds_store", ".localized", "__macosx", "icon\r"),
+        *(".ds_store", ".localized", "__macosx", "icon\r", "resource.frk", "network trash folder"),
+        *("temporary items", "thevolumesettingsfolder", "__pycache__", "picasa.ini"),
     )
 )
 

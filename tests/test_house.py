@@ -29,6 +29,7 @@ FLOORS = (
         "randomness",
         "registry",
         "settings",
+        "text",
         "type_words",
     ),
     ("machine",),

@@ -34,6 +34,7 @@ ALLOWED = {
     "fungistore.quantities",
     "fungistore.report",
     "fungistore.settings",
+    "fungistore.text",
     "fungistore.type_words",
 }
 HEAVY = {"torch", "numpy", "zarr", "timm", "pyarrow", "PIL", "faiss", "sklearn", "scipy"}

@@ -170,6 +170,7 @@ def _show_estimate(planned: fungi.Estimate) -> None:
     most = "at most " if planned.bytes_are_most else ""
     gone = f" after {size(planned.deleted_bytes)} are deleted" if planned.deleted_bytes else ""
     for line in (
+        f"found     {planned.understood}",
         f"images    {planned.images} to compute, of {planned.samples}",
         f"units     {planned.units} of {counted(planned.unit_rows, 'row')}{measured}, "
         f"batches of {planned.batch_size}",

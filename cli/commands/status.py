@@ -95,6 +95,7 @@ def _show(found: fungi.StoreStatus) -> None:
     labels += ", ..." if len(found.labels) > LABELS_SHOWN else ""
     splits = ", ".join(f"{name or 'none'} {count}" for name, count in found.splits.items())
     show_text(f"{found.store}  (schema {found.schema}, id {found.id[:FINGERPRINT_SHOWN]})")
+    show_text(f"holds    {found.understood}")
     show_text(f"samples  {found.samples} from {', '.join(found.roots)}")
     show_text(f"splits   {splits}")
     show_text(f"labels   {len(found.labels)}" + (f" ({labels})" if found.labels else ""))

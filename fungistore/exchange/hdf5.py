@@ -110,7 +110,8 @@ class Hdf5File:
             self.rows, self.dim = self._vectors.shape
             columns = {name: data for name, data in self._sets.items() if data.ndim == 1}
             columns.pop(LABEL_NAMES, None)
-            self._texts = names.find(list(columns), path)
+            words = [name for name, data in columns.items() if data.dtype.kind in "OSiu"]
+            self._texts = names.find(list(columns), path, words)
             self.has_samples = bool(self._texts)
             self.provenance: Config = json.loads(self._file.attrs.get(PROVENANCE, "{}"))
             self._label_names: list[str] | None = None

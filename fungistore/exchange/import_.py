@@ -39,6 +39,7 @@ from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
+from fungistore.store.understood import understood
 from fungistore.store.units import LARGEST_UNIT, UnitArray
 
 FEATURE_SET = "imported"
@@ -104,6 +105,9 @@ def import_features(
         with made.writing("samples", patience=context) as listed, listed.writing(thing) as target:
             if not len(target.samples):
                 _add_samples(target, plan.samples)
+                told = understood(target, plan.samples)
+                for said in (str(told), *told.warnings()):
+                    context.reporter.notice(said)
             return _import(target, plan, options, context, restart=restart)
 
 

@@ -29,6 +29,7 @@ from fungistore.exchange.formats import (
 from fungistore.exchange.table import ColumnNames, read_parquet_table
 from fungistore.fingerprint import Config
 from fungistore.quantities import counted
+from fungistore.sources.headers import is_word
 from fungistore.store.durable import file_digest, publish
 
 BUFFER_BYTES = 1 << 20  # read ahead of a column, instead of all its bytes in a row group
@@ -84,7 +85,8 @@ class ParquetVectors:
                 "the file cannot be read as Parquet", where=path, found=error
             ) from error
         schema = self._file.schema_arrow
-        texts = names.find(schema.names, path)
+        words = [field.name for field in schema if is_word(field.type)]
+        texts = names.find(schema.names, path, words)
         self.has_samples = bool({"id", "path", "label", "split"} & texts.keys())
         metadata = self._file.metadata.metadata or {}
         self.provenance: Config = json.loads(metadata.get(PROVENANCE.encode(), b"{}"))

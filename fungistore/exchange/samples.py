@@ -15,7 +15,7 @@ from fungistore.exchange.formats import VectorFile
 from fungistore.exchange.table import ROWS, ColumnNames, read_table
 from fungistore.location import locate
 from fungistore.quantities import counted
-from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
+from fungistore.sources.labels import known_split, sort_label_names, split_name
 from fungistore.sources.sample import Sample
 
 LAST_WORD = re.compile(r"(?:.*[^A-Za-z])?([A-Za-z]+)")
@@ -132,7 +132,7 @@ def name_rows(
 def split_of(path: Path) -> str | None:
     """Return the split that a file's name ends with, as in train.h5 or kl-train.h5; else None."""
     word = LAST_WORD.fullmatch(path.stem)
-    return SPLIT_NAMES.get(word[1].lower()) if word else None
+    return known_split(word[1]) if word else None
 
 
 def _rows(part: RowNames) -> Iterator[tuple[str, str | None, str | None, str | None]]:
@@ -150,7 +150,7 @@ def _rows(part: RowNames) -> Iterator[tuple[str, str | None, str | None, str | N
             name = sample_id or path
             if not name and has_names:
                 raise UsageError("a row has no id", where=f"{part.where}, row {row}")
-            split = (SPLIT_NAMES.get(split, split) or None) if has_splits else part.split
+            split = split_name(split) if has_splits else part.split
             yield name or f"{prefix}{row:08d}", path or None, label or None, split
         found += len(table)
         if found > part.rows:

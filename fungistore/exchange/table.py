@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as csv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fungistore.errors import UsageError
 from fungistore.exchange.formats import refuse_missing_file
+from fungistore.sources.delimited import DelimitedFile
+from fungistore.sources.headers import NAMES, is_word, plain_header
+from fungistore.sources.labels import class_names
+from fungistore.sources.rows import UNREADABLE, unreadable
+from fungistore.text import path_lines
 
 ROWS = 16_384
 TEXTS = ("id", "path", "label", "split")
+# What this program's own exports call them; others' names are those of a manifest's columns.
+USUAL: Mapping[str, tuple[str, ...]] = {
+    "id": ("id", "ids"),
+    "path": ("path",),
+    "label": ("label_name", "targets", "label", "labels"),
+    "split": ("split", "splits"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,17 +39,26 @@ class ColumnNames:
     labels: str | None = None
     splits: str | None = None
 
-    def find(self, present: list[str], where: object) -> dict[str, str]:
+    def find(
+        self, present: list[str], where: object, words: Collection[str] | None = None
+    ) -> dict[str, str]:
         """Return the column of each of `TEXTS` that is there.
+
+        Args:
+            present: the columns.
+            where: the file, for errors.
+            words: those of them that are text or integers; default: all.
 
         Raises:
             UsageError: one that was named is not there.
         """
         flags = {"id": ("--ids", self.ids), "label": ("--labels", self.labels)}
         flags["split"] = ("--splits", self.splits)
-        usual = {"id": ("id", "ids"), "label": ("label_name", "targets", "label", "labels")}
-        usual |= {"split": ("split", "splits"), "path": ("path",)}
-        found = {}
+        plain: dict[str, str] = {}
+        for name in present:
+            if words is None or name in words:
+                plain.setdefault(plain_header(name), name)
+        found: dict[str, str] = {}
         for text in TEXTS:
             flag, named = flags.get(text, ("", None))
             if named is not None and named not in present:
@@ -46,9 +67,11 @@ class ColumnNames:
                     where=f"{where}, {flag}",
                     expected=f"one of {', '.join(present) or '(none)'}",
                 )
-            name = named or next((name for name in usual[text] if name in present), None)
-            if name is not None:
-                found[text] = name
+            usual = [name for name in USUAL[text] if name in present]
+            others = [plain[one] for one in NAMES[text] if one in plain]
+            candidates = [*usual, *(name for name in others if name not in found.values())]
+            if named is not None or candidates:
+                found[text] = named if named is not None else candidates[0]
         return found
 
 
@@ -64,6 +87,7 @@ def read_table(path: Path, names: ColumnNames) -> Iterator[pa.Table]:
     """
     refuse_missing_file(path)
     readers = {".csv": _read_csv, ".parquet": read_parquet_table, ".txt": _read_lines}
+    readers[".tsv"] = _read_csv
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise UsageError(
@@ -73,19 +97,16 @@ def read_table(path: Path, names: ColumnNames) -> Iterator[pa.Table]:
         )
     try:
         yield from reader(path, names)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise UsageError(
-            "the table cannot be read",
-            where=path,
-            found=error,
-            hint="CSV is comma-separated UTF-8 with a header line; .txt has one id a line",
-        ) from error
+    except (*UNREADABLE, OSError) as error:
+        raise unreadable("the table cannot be read", path, error) from error
 
 
 def read_parquet_table(path: Path, names: ColumnNames) -> Iterator[pa.Table]:
     """Yield the rows of a Parquet file as `read_table` does."""
     with pq.ParquetFile(path) as file:
-        columns = names.find(file.schema_arrow.names, path)
+        schema = file.schema_arrow
+        words = [field.name for field in schema if is_word(field.type)]
+        columns = names.find(schema.names, path, words)
         for batch in file.iter_batches(ROWS, columns=list(dict.fromkeys(columns.values()))):
             yield texts(batch, columns, path)
 
@@ -111,10 +132,7 @@ def texts(columns: Any, names: dict[str, str], where: object) -> pa.Table:
     found = {}
     for text, name in names.items():
         column = columns.column(name)
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        is_text |= pa.types.is_string_view(kind) or pa.types.is_null(kind)
-        if not (is_text or pa.types.is_integer(kind)):
+        if not (is_word(column.type) or pa.types.is_null(column.type)):
             raise UsageError(
                 f"the column of {text}s is not text",
                 where=f"{where}, column {name}",
@@ -122,31 +140,27 @@ def texts(columns: Any, names: dict[str, str], where: object) -> pa.Table:
                 found=column.type,
                 hint="convert the column, or name another with --ids, --labels or --splits",
             )
-        found[text] = column.cast(pa.string())
+        column = column.cast(pa.string())
+        found[text] = class_names(column) if text == "label" else column
     return pa.table(found)
 
 
 def _read_csv(path: Path, names: ColumnNames) -> Iterator[pa.Table]:
-    # One thread, because only then do Arrow's messages name the row.
-    read = csv.ReadOptions(use_threads=False)
-    parse = csv.ParseOptions(newlines_in_values=True)
-    with csv.open_csv(path, read, parse) as reader:
-        columns = names.find(reader.schema.names, path)
-    wanted = list(dict.fromkeys(columns.values()))
+    file = DelimitedFile(path)
+    columns = names.find(file.names, path)
+    wanted = dict.fromkeys(columns.values(), pa.string())
     if not wanted:
         texts(pa.table({}), columns, path)  # raises
-    # Types are declared, not inferred: the label 007 and the id 1e5 stay as they are written.
-    convert = csv.ConvertOptions(
-        include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
-    )
-    with csv.open_csv(path, read, parse, convert) as reader:
-        for batch in reader:
-            yield texts(batch, columns, path)
+    for batch in file.batches(wanted):
+        if file.has_blanks:
+            trimmed = [pc.utf8_trim_whitespace(column) for column in batch.columns]
+            batch = pa.record_batch(trimmed, batch.schema.names)
+        yield texts(batch, columns, path)
 
 
 def _read_lines(path: Path, names: ColumnNames) -> Iterator[pa.Table]:
     ColumnNames(None, names.labels, names.splits).find([], path)
-    with path.open(encoding="utf-8") as file:
-        while lines := list(islice(file, ROWS)):
-            ids = pa.array([line.removesuffix("\n") for line in lines])
-            yield texts(pa.table({"id": ids}), {"id": "id"}, path)
+    with path.open("rb") as file:
+        lines = path_lines(file)
+        while some := [line.decode() for line in islice(lines, ROWS)]:
+            yield texts(pa.table({"id": pa.array(some)}), {"id": "id"}, path)

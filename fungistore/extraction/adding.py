@@ -10,12 +10,16 @@ from fungistore.quantities import counted
 from fungistore.sources.sample import Source, source_remarks
 from fungistore.store.listing import add_source
 from fungistore.store.store import Store
+from fungistore.store.understood import Understood, understood
 
 
 def add_samples(
     store: Store, source: Source, modality: Modality, context: Context, *, update: bool
-) -> None:
-    """Add the source's samples; where nothing usable comes of it, no new store is left behind."""
+) -> Understood:
+    """Add the source's samples; where nothing usable comes of it, no new store is left behind.
+
+    Returns what was understood of them, which is told too.
+    """
     is_new = not len(store.samples)
     try:
         changes = add_source(store, source, modality.name, update=update)
@@ -50,8 +54,9 @@ def add_samples(
             f"{changes.cells} {modality.items} have other values in the columns of the source "
             "than the store had; they were taken over"
         )
-    for remark in source_remarks(source):
-        context.reporter.notice(remark)
+    found = understood(store, source)
+    for said in (str(found), *found.warnings(), *source_remarks(source)):
+        context.reporter.notice(said)
     if changes.removed:
         names = ", ".join(changes.first_removed)
         names += ", ..." if changes.removed > len(changes.first_removed) else ""
@@ -59,3 +64,4 @@ def add_samples(
             f"{changes.removed} {modality.items} are not in the source any more ({names}); "
             "their rows are kept"
         )
+    return found

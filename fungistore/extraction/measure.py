@@ -32,13 +32,15 @@ from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
-from fungistore.sources.sample import Source, source_remarks
+from fungistore.sources.advice import empty_hint
+from fungistore.sources.sample import Source, ignored_by, source_remarks
 from fungistore.store.backend import open_backend
 from fungistore.store.copying import copy_samples
 from fungistore.store.feature import Feature
 from fungistore.store.listing import add_source
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
+from fungistore.store.understood import Understood, said_ignored, understood
 from fungistore.store.units import LARGEST_UNIT
 
 UNIT_SECONDS = 60  # a kill loses about this much work at most
@@ -76,8 +78,9 @@ class Estimate:
         seconds: shortest and longest expected time.
         forwards_per_image: what one sample costs.
         backbone: what decides the encoder's outputs: model, weights, transform.
-        remarks: what the source passed over, what the encoder says of its weights and transform,
-            and what its own size costs.
+        understood: what the table would say of all samples, and what the source has left out.
+        remarks: what the user should know of the source, what the encoder says of its weights and
+            transform, and what its own size costs.
     """
 
     store: str
@@ -95,6 +98,7 @@ class Estimate:
     seconds: tuple[float, float]
     forwards_per_image: int
     backbone: Config
+    understood: Understood
     remarks: tuple[str, ...]
 
     @property
@@ -140,6 +144,7 @@ def estimate(
         scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
         changes = add_source(scratch, source, resolved.modality.name, update=update)
         refuse_empty(scratch, source, resolved.modality)
+        found = understood(scratch, source)
         samples = scratch.samples
         resolved = with_fitting_batch(resolved, samples, context)
         maker = throwaway_features(resolved)
@@ -192,19 +197,21 @@ def estimate(
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,
         backbone=resolved.backbone.identity(),
-        remarks=(*source_remarks(source), *resolved.remarks),
+        understood=found,
+        remarks=(*found.warnings(), *source_remarks(source), *resolved.remarks),
     )
 
 
 def refuse_empty(store: Store, source: Source, modality: Modality) -> None:
     """Raise UsageError if neither the store nor its source has a sample."""
     if len(store.samples) == 0:
+        ignored = ignored_by(source)
         raise UsageError(
             f"no {modality.items} found",
             where=source.root,
             expected=f"at least one {modality.item}",
-            found="; ".join(source_remarks(source)) or None,
-            hint="see `fungi extract --help` for what a SOURCE can be",
+            found=said_ignored(ignored) or None,
+            hint=empty_hint(source.root, ignored, modality),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fungistore.store.failed import FailedInput
 from fungistore.store.locks import WHOLE, Slice
+from fungistore.store.understood import Understood
 
 FIRST_FAILURES = 5  # are named at the end
 
@@ -33,6 +34,7 @@ class ExtractResult:
         fingerprints: of the setup of each feature.
         banks: digest of what each feature was compared with, such as SimCLR's negatives.
         backbone: what decides the encoder's outputs: model, weights, transform.
+        understood: what the table says of all samples, and what the source has left out.
         remarks: what the encoder says of its weights and transform, and what its own size costs.
         redone: rows of changed or failed inputs that were made anew by this run.
         worker: the slice of the units that was this run's; `units_done` counts those of all.
@@ -55,6 +57,7 @@ class ExtractResult:
     failures: tuple[FailedInput, ...] = ()
     banks: Mapping[str, str] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)
+    understood: Understood | None = None
     remarks: tuple[str, ...] = ()
     redone: int = 0
     worker: Slice = WHOLE

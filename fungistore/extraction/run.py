@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from fungistore.backbones.families import spelled_model
@@ -81,7 +81,9 @@ class Extraction:
             self._resolved = settle(self._place, options, restart=restart)
             made = Store.open_or_create(self._place)
             with made.writing("samples", patience=context) as target:
-                add_samples(target, source, self._resolved.modality, context, update=update)
+                self._understood = add_samples(
+                    target, source, self._resolved.modality, context, update=update
+                )
 
     def run(self, part: Slice) -> ExtractResult:
         """Compute and commit what a slice of the units lacks."""
@@ -97,7 +99,7 @@ class Extraction:
                 things = _things(preparing, self._resolved)
                 target = held.enter_context(preparing.writing(*things, part=part))
                 ready = self._prepare(target, part)
-            return _extract(ready, context)
+            return replace(_extract(ready, context), understood=self._understood)
 
     def _borrow(self, store: Store) -> None:
         """Read the banks of --bank-from, which may be of the feature set that is deleted next."""

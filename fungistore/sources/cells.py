@@ -58,10 +58,12 @@ def _is_span(kind: pa.DataType) -> bool:
     return bool(pa.types.is_duration(kind) or pa.types.is_interval(kind))
 
 
-def types_of_texts(batches: Iterable[pa.RecordBatch], names: Iterable[str]) -> dict[str, CellType]:
+def types_of_texts(
+    batches: Iterable[pa.RecordBatch], names: Iterable[str], decimal: str = "."
+) -> dict[str, CellType]:
     """Return the types of some columns of bytes, from all of their cells that are not empty.
 
-    Columns that are not UTF-8 have none.
+    Columns that are not UTF-8 have none. `decimal` may stand for the point of a number.
     """
     possible: dict[str, list[CellType]] = {name: list(_SPELLED) for name in names}
     has_cells: set[str] = set()
@@ -75,6 +77,7 @@ def types_of_texts(batches: Iterable[pa.RecordBatch], names: Iterable[str]) -> d
             if not len(filled):
                 continue
             has_cells.add(name)
+            filled = with_point(filled, decimal)
             for kind in list(kinds):
                 if not pc.all(pc.match_substring_regex(filled, _SPELLED[kind])).as_py():
                     kinds.remove(kind)
@@ -84,7 +87,12 @@ def types_of_texts(batches: Iterable[pa.RecordBatch], names: Iterable[str]) -> d
     }
 
 
-def cell_column(column: pa.Array, kind: CellType) -> pa.Array:
+def with_point(column: pa.Array, decimal: str) -> pa.Array:
+    """Return text with a point in the place of another mark."""
+    return column if decimal == "." else pc.replace_substring(column, decimal, ".")
+
+
+def cell_column(column: pa.Array, kind: CellType, decimal: str = ".") -> pa.Array:
     """Return a column of a table as cells of a type; empty text is none."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -94,6 +102,7 @@ def cell_column(column: pa.Array, kind: CellType) -> pa.Array:
         column = column.cast(pa.string())
     if pa.types.is_string(column.type):
         column = pc.if_else(pc.equal(column, ""), pa.scalar(None, pa.string()), column)
+        column = with_point(column, decimal) if kind == "float" else column
     return column.cast(ARROW[kind])
 
 
@@ -129,4 +138,5 @@ def spelled(cell: Any) -> str:
 
 
 def _filled(column: pa.Array) -> pa.Array:
+    column = pc.utf8_trim_whitespace(column)
     return column.filter(pc.fill_null(pc.not_equal(column, ""), False))

@@ -13,11 +13,9 @@ from fungistore.errors import FungiError
 from fungistore.location import path_to_uri
 from fungistore.modalities.modality import Modality
 from fungistore.names import is_hidden, suffix_of
-from fungistore.quantities import counted
-from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
+from fungistore.sources.labels import class_name, known_split, sort_label_names
+from fungistore.sources.roots import root_warnings
 from fungistore.sources.sample import Sample
-
-_KINDS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +45,10 @@ class FolderSource:
     """Files below a folder, depth first, each folder's entries in the order of their names' bytes.
 
     The label is the first folder below the root, or below a split's folder. First-level folders
-    named train, val, valid, validation or test are splits if one of them has folders in it, or
-    if there are no others; so `bus/ car/ train/` are three classes. Hidden entries are skipped, and
-    so are files of other suffixes, which `remarks` counts; links are followed, but not to a folder
-    that they are in.
+    named train, val, test, or another word for one of them (`labels.SPLIT_NAMES`) in any case, are
+    splits if one of them has folders in it, or if there are no others; so `bus/ car/ train/` are
+    three classes. Hidden entries are skipped, and so are files of other suffixes, which `ignored`
+    counts; links are followed, but not to a folder that they are in.
     A link to nothing is yielded without size and mtime, so that it is reported as unreadable.
 
     Args:
@@ -71,7 +69,7 @@ class FolderSource:
         splits = self._splits()
         parents = [self.root, *(str(Path(self.root, name)) for name in splits)]
         return sort_label_names(
-            path_to_uri(entry.name)
+            _class(entry)
             for parent in parents
             for entry in visible_entries(parent)
             if is_folder(entry) and not (parent == self.root and entry.name in splits)
@@ -93,20 +91,20 @@ class FolderSource:
             elif sample := _sample(parent, entry):
                 yield sample
 
-    def remarks(self) -> list[str]:
+    def ignored(self) -> dict[str, int]:
         """Return how many files of which suffixes the last iteration passed over."""
-        if not self._skipped:
-            return []
-        kinds = [f"{count} {suffix}" for suffix, count in self._skipped.most_common(_KINDS_SHOWN)]
-        kinds += ["..."] * (len(self._skipped) > _KINDS_SHOWN)
-        return [
-            f"{counted(self._skipped.total(), 'file')} of other kinds passed over: "
-            f"{', '.join(kinds)}"
-        ]
+        return dict(self._skipped)
+
+    def remarks(self) -> list[str]:
+        """Return what to give instead of a folder that looks like a data set's root."""
+        splits = self._splits()
+        entries = [entry for entry in visible_entries(self.root) if is_folder(entry)]
+        top = [entry.name for entry in entries if entry.name not in splits]
+        return root_warnings(self.root, top, self.label_names())
 
     def _splits(self) -> set[str]:
         folders = [entry for entry in visible_entries(self.root) if is_folder(entry)]
-        named = [entry for entry in folders if entry.name in SPLIT_NAMES]
+        named = [entry for entry in folders if known_split(entry.name)]
         if len(named) == len(folders) or any(_has_folders(entry.path) for entry in named):
             return {entry.name for entry in named}
         return set()
@@ -144,6 +142,10 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _class(entry: os.DirEntry[str]) -> str:
+    return class_name(path_to_uri(entry.name))
+
+
 def _has_folders(path: str) -> bool:
     return any(is_folder(entry) for entry in visible_entries(path))
 
@@ -155,9 +157,9 @@ def _enter(parent: _Folder, entry: os.DirEntry[str], splits: set[str]) -> _Folde
         return None
     split, label = parent.split, parent.label
     if not parent.prefix and entry.name in splits:
-        split = SPLIT_NAMES[entry.name]
+        split = known_split(entry.name)
     elif label is None:
-        label = path_to_uri(entry.name)
+        label = _class(entry)
     prefix = f"{parent.prefix}{entry.name}/"
     return _Folder(entry.path, prefix, split, label, (*parent.lineage, real))
 

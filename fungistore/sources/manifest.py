@@ -3,36 +3,30 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
-import pyarrow.parquet as parquet
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
 from fungistore.location import inline_uri
 from fungistore.modalities.modality import Modality
-from fungistore.sources.batches import BATCH_ROWS, columns_schema, samples_in
+from fungistore.sources.batches import CELL, columns_schema, samples_in
 from fungistore.sources.cells import cell_column, cell_type, types_of_texts
-from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
+from fungistore.sources.headers import LABEL, SPLIT
+from fungistore.sources.labels import sort_label_names
 from fungistore.sources.measuring import measure
+from fungistore.sources.rows import ITEM, UNREADABLE, ItemRows, ParquetFile, unreadable
 from fungistore.sources.sample import CellType, Sample
 
-COLUMNS = ("path", "label", "split", "id")
 NO_COLUMNS: Mapping[str, CellType] = MappingProxyType({})
-# One thread, because only then do Arrow's messages name the row.
-_CSV_READ = csv.ReadOptions(use_threads=False)
-_CSV_PARSE = csv.ParseOptions(newlines_in_values=True)
 
 _KEY = "S32"  # a digest in hexadecimal digits: 32 bytes a row while repeats are looked for
 
@@ -84,55 +78,54 @@ class ManifestSource:
         self.path = str(Path(path).absolute())
         self.root = str(Path(self.path).parent)
         self._inline = inline
+        self._rows = ItemRows(self.path, inline)
 
     def label_names(self) -> list[str]:
         """Read the label column once, in bounded memory."""
         names: set[str] = set()
-        for batch, _ in self._batches():
+        for batch in self._batches():
             names.update(filter(None, _texts(batch, "label").unique().to_pylist()))
         return sort_label_names(names)
 
     def knows(self) -> set[str]:
         """Return for which of labels and splits there is a column: an empty cell empties it."""
         with self._explained():
-            if not self._is_parquet:
-                return {"label", "split"} & set(_csv_header(self.path))
-            with parquet.ParquetFile(self.path) as file:
-                return {"label", "split"} & set(file.schema_arrow.names)
+            return {LABEL, SPLIT} & self._rows.roles.of.keys()
 
     def columns(self) -> dict[str, CellType]:
         """Return the types of the columns that are kept beside those of every sample."""
         return self._kept
 
     def remarks(self) -> list[str]:
-        """Return which columns are left out."""
+        """Return which columns were taken where there was a choice, and why others are not."""
+        with self._explained():
+            taken = self._rows.roles.remarks()
         left_out = [name for name in self._others if name not in self._kept]
         listed = ", ".join(map(repr, left_out))
         why = "text in UTF-8, numbers, truth values and times are, under a name of their own"
         said = f"columns of the manifest that are not kept: {listed}; {why}"
-        return [said] if left_out else []
+        return taken + ([said] if left_out else [])
+
+    def ignored(self) -> dict[str, int]:
+        """Return the columns that are left out."""
+        return {f'column "{name}"': 1 for name in self._others if name not in self._kept}
 
     @cached_property
     def _others(self) -> dict[str, CellType | None]:
         """The types of all further columns; None of those that are not kept."""
         with self._explained():
-            if not self._is_parquet:
-                return dict(_types_in_csv(self.path, self._inline))
-            with parquet.ParquetFile(self.path) as file:
-                schema = file.schema_arrow
-                names = _other_columns(self.path, schema.names, self._inline)
-                return {
-                    name: cell_type(schema.field(name).type) if names.count(name) == 1 else None
-                    for name in names
-                }
+            names, columns = self._rows.others, self._rows.columns
+            once = [name for name in names if columns.names.count(name) == 1]
+            if isinstance(columns, ParquetFile):
+                types = {name: cell_type(columns.type_of(name)) for name in once}
+            else:
+                texts = self._rows.texts(once) if once else ()
+                types = dict(types_of_texts(texts, once, columns.decimal))
+            return {name: types.get(name) for name in names}
 
     @cached_property
     def _kept(self) -> dict[str, CellType]:
         return {name: kind for name, kind in self._others.items() if kind is not None}
-
-    @property
-    def _is_parquet(self) -> bool:
-        return self.path.lower().endswith(".parquet")
 
     def __iter__(self) -> Iterator[Sample]:
         return samples_in(self.batches())
@@ -142,10 +135,11 @@ class ManifestSource:
         row, schema = 0, columns_schema(self._kept)
         repeated = self._repeated() if self._inline else frozenset()
         seen: Counter[str] = Counter()
-        for batch, inline in self._batches(self._kept):
+        decimal = self._rows.columns.decimal
+        for batch in self._batches(self._kept):
             uris, ids = _filled(_texts(batch, "path")), _empty_as_null(_texts(batch, "id"))
-            if inline is not None:
-                uris, ids = _inlined(_contents(batch, inline), uris, ids, repeated, seen)
+            if ITEM in batch.schema.names:
+                uris, ids = _inlined(_contents(batch), uris, ids, repeated, seen)
             if uris.null_count:
                 missing = uris.is_null().index(True).as_py()
                 raise UsageError("a row has no path", where=f"{self.path}, row {row + missing + 1}")
@@ -153,11 +147,14 @@ class ManifestSource:
             arrays = [
                 pc.coalesce(ids, uris),
                 uris,
-                _empty_as_null(_texts(batch, "label")).dictionary_encode(),
-                _splits(_empty_as_null(_texts(batch, "split"))),
+                _texts(batch, "label").dictionary_encode(),
+                _texts(batch, "split").dictionary_encode(),
                 sizes,
                 times,
-                *(cell_column(batch.column(name), kind) for name, kind in self._kept.items()),
+                *(
+                    cell_column(batch.column(CELL + name), kind, decimal)
+                    for name, kind in self._kept.items()
+                ),
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             row += len(batch)
@@ -165,33 +162,25 @@ class ManifestSource:
     def _repeated(self) -> frozenset[str]:
         """Return the digests of items that more than one row without an id has."""
         keys = [np.zeros(0, _KEY)]
-        for batch, inline in self._batches():
-            if inline is not None:
-                pairs = zip(_contents(batch, inline), _texts(batch, "id").to_pylist(), strict=True)
+        for batch in self._batches():
+            if ITEM in batch.schema.names:
+                pairs = zip(_contents(batch), _texts(batch, "id").to_pylist(), strict=True)
                 own = [digest_bytes(item) for item, id_ in pairs if not id_]
                 keys.append(np.array(own, _KEY))
         digests, counts = np.unique(np.concatenate(keys), return_counts=True)
         return frozenset(digest.decode() for digest in digests[counts > 1].tolist())
 
-    def _batches(
-        self, kept: Mapping[str, CellType] = NO_COLUMNS
-    ) -> Iterator[tuple[pa.RecordBatch, str | None]]:
-        """Yield the known columns that are there and some others, and which of them has items."""
-        read = _read_parquet if self._is_parquet else _read_csv
+    def _batches(self, kept: Mapping[str, CellType] = NO_COLUMNS) -> Iterator[pa.RecordBatch]:
+        """Yield the columns that have a role, ITEM, and others, whose names begin with CELL."""
         with self._explained():
-            yield from read(self.path, self._inline, list(kept))
+            yield from self._rows.batches(kept)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise UsageError(
-                "the manifest cannot be read",
-                where=self.path,
-                found=error,
-                hint="CSV manifests are comma-separated UTF-8 with a header line",
-            ) from error
+        except (*UNREADABLE, OSError) as error:
+            raise unreadable("the manifest cannot be read", self.path, error) from error
 
 
 def _named(item: bytes, repeated: Collection[str], seen: Counter[str]) -> str:
@@ -202,96 +191,11 @@ def _named(item: bytes, repeated: Collection[str], seen: Counter[str]) -> str:
     return f"{digest}-{seen[digest]}" if seen[digest] > 1 else digest
 
 
-def _read_csv(
-    path: str, inline: Sequence[str], others: list[str]
-) -> Iterator[tuple[Any, str | None]]:
-    columns, item = _known_columns(path, _csv_header(path), inline)
-    # Types are declared, not inferred: the label 007 and the id 1e5 stay as they are written.
-    types = {name: pa.binary() if name == item else pa.string() for name in columns + others}
-    for batch in _csv_batches(path, types):
-        yield batch, item
-
-
-def _types_in_csv(path: str, inline: Sequence[str]) -> dict[str, CellType | None]:
-    """Return the types of further columns, in one pass in bounded memory."""
-    names = _other_columns(path, _csv_header(path), inline)
-    once = [name for name in names if names.count(name) == 1]
-    batches = _csv_batches(path, dict.fromkeys(once, pa.binary())) if once else ()
-    types = types_of_texts(batches, once)
-    return {name: types.get(name) for name in names}
-
-
-def _csv_header(path: str) -> list[str]:
-    with csv.open_csv(path, _CSV_READ, _CSV_PARSE) as reader:
-        names: list[str] = reader.schema.names
-    return names
-
-
-def _csv_batches(path: str, types: Mapping[str, pa.DataType]) -> Iterator[Any]:
-    wanted = csv.ConvertOptions(include_columns=list(types), column_types=types)
-    with csv.open_csv(path, _CSV_READ, _CSV_PARSE, wanted) as reader:
-        yield from reader
-
-
-def _read_parquet(
-    path: str, inline: Sequence[str], others: list[str]
-) -> Iterator[tuple[Any, str | None]]:
-    with parquet.ParquetFile(path) as file:
-        columns, item = _known_columns(path, file.schema_arrow.names, inline)
-        for name in columns:
-            _check_type(path, file.schema_arrow.field(name), is_item=name == item)
-        for batch in file.iter_batches(BATCH_ROWS, columns=columns + others):
-            yield batch, item
-
-
-def _other_columns(path: str, found: list[str], inline: Sequence[str]) -> list[str]:
-    """Return the columns that are neither known nor the inline one."""
-    known, _ = _known_columns(path, found, inline)
-    return [name for name in found if name not in known]
-
-
-def _known_columns(
-    path: str, found: list[str], inline: Sequence[str]
-) -> tuple[list[str], str | None]:
-    """Return the columns to read, and which of them is the inline one."""
-    item = next((name for name in inline if name in found), None)
-    known = [name for name in COLUMNS if name in found] + ([item] if item else [])
-    if not {"path", item} & set(known) or any(found.count(name) > 1 for name in known):
-        raise UsageError(
-            "the manifest's columns cannot be used",
-            where=path,
-            expected=f"{' or '.join(f'`{name}`' for name in ('path', *inline))}, and if known "
-            "`label`, `split` and `id`, each once",
-            found=", ".join(found),
-            hint="write it with commas between the columns (pandas: sep=',')"
-            if len(found) == 1 and re.search("[;\t|]", found[0])
-            else "rename the column that holds the files to `path`"
-            + (f", or the one that holds the items to `{inline[0]}`" if inline else ""),
-        )
-    return known, item
-
-
-def _check_type(path: str, field: Any, *, is_item: bool) -> None:
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    number = pa.types.is_integer(kind) and field.name in ("label", "id")
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    content = is_item and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-    is_null = pa.types.is_null(kind)
-    if not (text or number or content or pa.types.is_string_view(kind) or is_null):
-        raise UsageError(
-            "a column of the manifest has the wrong type",
-            where=f"{path}, column {field.name}",
-            expected="text or bytes" if is_item else "text (labels and ids may be integers)",
-            found=field.type,
-            hint="convert the column (pandas: astype('string') or astype('Int64'))",
-        )
-
-
 def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
     """Return a column as text; one that is absent is all None."""
     if name not in batch.schema.names:
         return pa.nulls(len(batch), pa.string())
-    return batch.column(name).cast(pa.string())
+    return batch.column(name)
 
 
 def _empty_as_null(texts: pa.Array) -> pa.Array:
@@ -302,13 +206,6 @@ def _filled(texts: pa.Array) -> pa.Array:
     """Return paths; those of nothing but blanks are none."""
     is_blank = pc.equal(pc.utf8_trim_whitespace(texts), "")
     return pc.if_else(is_blank, pa.scalar(None, pa.string()), texts)
-
-
-def _splits(texts: pa.Array) -> pa.Array:
-    """Return splits under the names that a store uses."""
-    words = texts.dictionary_encode()
-    names = [SPLIT_NAMES.get(name, name) for name in words.dictionary.to_pylist()]
-    return pa.array(names, pa.string()).take(words.indices).dictionary_encode()
 
 
 def _inlined(
@@ -327,8 +224,8 @@ def _inlined(
     return pa.array(uris, pa.string()), pa.array(names, pa.string())
 
 
-def _contents(batch: pa.RecordBatch, inline: str) -> list[bytes]:
-    column = batch.column(inline)
+def _contents(batch: pa.RecordBatch) -> list[bytes]:
+    column = batch.column(ITEM)
     if pa.types.is_dictionary(column.type) or pa.types.is_string_view(column.type):
         column = column.cast(pa.string())
     return [item or b"" for item in column.cast(pa.binary()).to_pylist()]

@@ -12,10 +12,14 @@ from typing import BinaryIO
 
 from fungistore.errors import UsageError
 from fungistore.modalities.modality import IMAGE, Modality, find_modality
+from fungistore.sources.advice import path_hint, source_hint
+from fungistore.sources.folder import is_store
 from fungistore.sources.paths import ListedSource
 from fungistore.sources.reader import READERS, Reader
 from fungistore.sources.sample import Source
 from fungistore.sources.stdin import PathListSource
+
+FIND = "check where it starts from: relative paths start at the current folder"
 
 # Looking for a misspelt name must not list a folder of millions.
 _NEAR_NAMES_SEARCHED = 10_000
@@ -49,6 +53,13 @@ def open_source(
     if colon and name in READERS and not os.path.lexists(source):
         reader: Reader = READERS[name]()
         return reader.open(path, kind)
+    if is_store(source):
+        raise UsageError(
+            "this is a store, and no source",
+            where=source,
+            expected=f"a folder of {kind.items}, or what else has them",
+            hint="the source comes first: fungi extract SOURCE STORE",
+        )
     for name in READERS:
         reader = READERS[name]()
         if reader.recognises(source, kind):
@@ -69,13 +80,15 @@ def _not_a_source(source: str, kind: Modality) -> UsageError:
             (getattr(error, "strerror", None) or str(error)).lower(),
             where=source,
             expected=expected,
-            hint=f"did you mean {near!r}?" if near else None,
+            hint=path_hint(source) or (f"did you mean {near!r}?" if near else FIND),
         )
     return UsageError(
         f"this file is not a source of {kind.items}",
         where=source,
         expected=expected,
-        hint=f"for single {kind.items}, give the folder that holds them, or their paths on stdin",
+        hint=source_hint(source, kind)
+        or f"a manifest's name ends in .csv or .parquet; for single {kind.items}, give the folder "
+        "that holds them",
     )
 
 

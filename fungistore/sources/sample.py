@@ -56,7 +56,8 @@ class Source(Protocol):
 
     One that knows more of its samples, as a table does, also has `columns()`, which returns the
     type of each further column by its name, and samples with `cells`; and it may have `remarks()`,
-    sentences that the user should know.
+    sentences that the user should know, and `ignored()`, counts of what it has left out by a word
+    for it, such as {".heic": 2}.
 
     A label or split of None is empty where the source knows labels or splits, and erases what a
     store has; one that does not leaves it alone. `knows()` says which of "label" and "split" it
@@ -84,6 +85,12 @@ def what_is_known(source: Source) -> frozenset[str] | None:
     """Return which of "label" and "split" a source knows, None where its samples have to tell."""
     knows = getattr(source, "knows", None)
     return frozenset(knows()) if knows is not None else None
+
+
+def ignored_by(source: object) -> dict[str, int]:
+    """Return how much of what a source has left out, by a word for it; nothing of most."""
+    ignored = getattr(source, "ignored", None)
+    return dict(ignored()) if ignored is not None else {}
 
 
 def source_remarks(source: Source) -> list[str]:

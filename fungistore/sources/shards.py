@@ -62,6 +62,7 @@ def check_shard(path: str) -> str:
             "compressed shards cannot be read",
             where=path,
             expected="an uncompressed .tar, which gives access to single files",
-            hint="decompress it (gunzip, unxz, zstd -d); images in it are compressed already",
+            hint="decompress it (gunzip, unxz, zstd -d); images in it are compressed already. Of an "
+            "archive that is no shard, unpack it and give the folder",
         )
     return path

@@ -20,7 +20,7 @@ from fungistore.location import member_to_uri, path_to_uri
 from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
 from fungistore.quantities import counted
-from fungistore.sources.labels import SPLIT_NAMES, sort_label_names
+from fungistore.sources.labels import class_name, sort_label_names, split_name
 from fungistore.sources.sample import Sample
 from fungistore.sources.shards import check_shard, expand_braces, find_shards, is_shard_name
 
@@ -132,8 +132,8 @@ class TarSource:
         return Sample(
             id=path_to_uri(f"{shard}/{key}"),
             uri=member_to_uri(shard, item.offset_data, item.size, suffix_of(item.name)),
-            label=label,
-            split=SPLIT_NAMES.get(split, split) if split else None,
+            label=class_name(label) if label else None,
+            split=split_name(split),
             bytes=item.size,
             mtime=mtime,
         )

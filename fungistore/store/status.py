@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from fungistore.fingerprint import Config
 from fungistore.markup import html_table
 from fungistore.quantities import counted, size
 from fungistore.store.records import Records
 from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
+from fungistore.store.understood import Understood, understood
 from fungistore.store.units import UnitArray
 
 
@@ -64,6 +63,7 @@ class StoreStatus:
         id: its random name.
         schema: version of its layout.
         samples: rows of the sample table.
+        understood: how many samples, classes and splits that are.
         labels: class names in the order of their integers.
         splits: samples of each split; "" counts those without one.
         columns: names of the manifest's other columns; `Store.to_pandas` has their cells.
@@ -78,6 +78,7 @@ class StoreStatus:
     id: str
     schema: str
     samples: int
+    understood: Understood
     labels: tuple[str, ...]
     splits: dict[str, int]
     columns: tuple[str, ...]
@@ -116,9 +117,7 @@ def status(store: str | Path | Store) -> StoreStatus:
         StoreError: it is damaged.
     """
     store = Store.open(store)
-    splits: Counter[str] = Counter()
-    for batch in store.samples.batches("split"):
-        splits.update(split or "" for split in batch["split"].cast(pa.string()).to_pylist())
+    found = understood(store)
     failures = Counter(f"{f.error}: {f.message}" for f in store.each_failure())
     sets = {name: store.arrays(name) for name in store.feature_sets()}
     records = Records(array for found in sets.values() for array in found.values())
@@ -128,7 +127,8 @@ def status(store: str | Path | Store) -> StoreStatus:
         schema=".".join(map(str, store.manifest.schema)),
         samples=len(store.samples),
         labels=store.manifest.labels,
-        splits=dict(sorted(splits.items())),
+        splits=dict(found.splits),
+        understood=found,
         columns=tuple(store.samples.columns()),
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=failures.total(),

@@ -185,12 +185,12 @@ def test_bad_sources_exit_2(tmp_path: Path, quick: list[object]) -> None:
     """No such folder, an empty folder, a manifest without `path` or with a repeated id."""
     (tmp_path / "empty").mkdir()
     write_images(tmp_path / "real", 2)
-    (tmp_path / "no_path.csv").write_text("file,label\na.jpg,x\n")
+    (tmp_path / "no_path.csv").write_text("thing,label\na.jpg,x\n")
     (tmp_path / "twice.csv").write_text("path,id\nreal/000.jpg,a\nreal/001.jpg,a\n")
     for source, words in {
         "nowhere": ["no such file or directory"],
         "empty": ["no images found"],
-        "no_path.csv": ["path", "file"],
+        "no_path.csv": ["path", "thing"],
         "twice.csv": ["'a'", "more than once"],
     }.items():
         refused = fungi("extract", tmp_path / source, tmp_path / "s.fungi", *quick)
@@ -213,15 +213,22 @@ def test_a_dry_run_prints_the_plan(images: Path, tmp_path: Path, quick: list[obj
     """--dry-run tells images, units, bytes and a range of time, and leaves nothing."""
     shown = fungi("extract", images, tmp_path / "s.fungi", *quick, "--dry-run")
     words = [line.split()[0] for line in shown.stdout.splitlines()]
-    assert words == ["images", "units", "forwards", "bytes", "time", "transform"]
+    assert words == ["found", "images", "units", "forwards", "bytes", "time", "transform"]
     assert shown.exit_code == 0, shown.stderr
-    for word in ("images    24", "units", "bytes", "free", "time"):
+    for word in (
+        "found     24 images, 2 classes",
+        "images    24",
+        "units",
+        "bytes",
+        "free",
+        "time",
+    ):
         assert word in shown.stdout
     assert not (tmp_path / "s.fungi").exists()
     document = json.loads(
         fungi("extract", images, tmp_path / "s.fungi", *quick, "--dry-run", "--json").stdout
     )
-    assert document["images"] == 24
+    assert document["images"] == document["understood"]["samples"] == 24
     assert document["seconds"][0] <= document["seconds"][1]
 
 

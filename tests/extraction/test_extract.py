@@ -500,16 +500,18 @@ def test_what_a_folder_has_beside_images_is_said(
     (tmp_path / "new" / "IMG_1.HEIC").write_bytes(b"x")
     shutil.copy(images / "cat" / "000.jpg", tmp_path / "new")
     options = replace(options, features=("embeddings",))
-    said = "1 file of other kinds passed over: 1 .heic"
-    assert estimate(tmp_path / "new", tmp_path / "s.fungi", options).remarks[0] == said
+    said = "1 images, no labels, ignored: 1 .heic"
+    assert str(estimate(tmp_path / "new", tmp_path / "s.fungi", options).understood) == said
     told: list[str] = []
 
     class Listener(Silent):
         def notice(self, text: str) -> None:
             told.append(text)
 
-    extract(tmp_path / "new", tmp_path / "s.fungi", options, context=Context(reporter=Listener()))
+    context = Context(reporter=Listener())
+    done = extract(tmp_path / "new", tmp_path / "s.fungi", options, context=context)
     assert said in told
+    assert done.to_json()["understood"]["ignored"] == {".heic": 1}
 
 
 def test_a_dry_run_counts_and_writes_nothing(
@@ -538,7 +540,7 @@ def test_an_empty_source_leaves_no_store(tmp_path: Path, options: ExtractOptions
     for call in (extract, estimate):
         with pytest.raises(UsageError, match="no images found") as caught:
             call(str(tmp_path / "empty"), tmp_path / "s.fungi", options)
-        assert caught.value.found == "1 file of other kinds passed over: 1 .heic"
+        assert caught.value.found == "1 .heic"
     assert not (tmp_path / "s.fungi").exists()
 
 

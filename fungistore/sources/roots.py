@@ -1,0 +1,115 @@
+"""Folders that are a data set's root, or hold one: their folders are its parts, and no classes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from shlex import quote
+
+from fungistore.sources.labels import known_split
+from fungistore.sources.reader import READERS
+
+# What only a data set's root has: the name of its reader, what people call it, and files below it.
+LAYOUTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
+    ("nabirds", "NABirds", ("images", "hierarchy.txt")),
+    ("cub", "CUB-200-2011", ("images", "images.txt")),
+    ("flowers102", "Flowers-102", ("jpg", "imagelabels.mat")),
+    ("cars", "Stanford Cars", ("cars_train",)),
+    ("cars", "Stanford Cars", ("devkit", "cars_test")),
+    ("cars", "Stanford Cars", ("car_ims", "cars_annos.mat")),
+    ("cars", "Stanford Cars", ("devkit/cars_train_annos.mat",)),
+    ("pets", "Oxford-IIIT Pets", ("images", "annotations/trainval.txt")),
+    ("dtd", "DTD", ("images", "labels/train1.txt")),
+    ("food101", "Food-101", ("images", "meta/classes.txt")),
+    ("food101", "Food-101", ("images", "meta/train.txt")),
+    ("aircraft", "FGVC Aircraft", ("data/variants.txt",)),
+    ("aircraft", "FGVC Aircraft", ("images", "images_variant_train.txt")),
+    ("eurosat", "EuroSAT", ("2750",)),
+    ("imagenet", "ImageNet", ("ILSVRC2012_devkit_t12",)),
+    ("imagenet", "ImageNet", ("ILSVRC",)),
+    ("imagenet", "ImageNet", ("Data/CLS-LOC",)),
+    ("cifar10", "CIFAR-10", ("cifar-10-batches-py",)),
+    ("cifar10", "CIFAR-10", ("data_batch_1",)),
+    ("cifar100", "CIFAR-100", ("cifar-100-python",)),
+    ("aptos", "APTOS 2019", ("train_images", "train.csv")),
+    ("isic", "ISIC 2019", ("ISIC_2019_Training_Input",)),
+)
+# What parts of data sets are called, and hardly a class; without case.
+PARTS = frozenset(
+    (
+        *("images", "image", "imgs", "img", "jpg", "jpeg", "jpegs", "png", "jpegimages"),
+        *("pictures", "photos", "data", "dataset", "annotations", "annotation", "labels"),
+        *("masks", "mask", "meta", "metadata", "devkit", "docs", "imagesets", "rawimages"),
+        *("segmentationclass", "segmentationobject", "segmentations", "trimaps", "groundtruth"),
+        *("bboxes", "xmls", "lists", "splits", "2750"),
+    )
+)
+_NAMES_SHOWN = 3
+_WORD = re.compile(r"[A-Za-z]+")
+
+
+def layout_of(path: str) -> tuple[str, str] | None:
+    """Return the name of the data set whose root a folder is, for the command line and for eyes."""
+    for name, title, files in LAYOUTS:
+        if all(os.path.exists(os.path.join(path, *file.split("/"))) for file in files):
+            return name, title
+    return None
+
+
+def root_warnings(path: str, top: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return what to give instead of a folder that does not look like one of class folders.
+
+    Args:
+        path: the folder.
+        top: names of the folders in it that are classes.
+        classes: all names of classes, those in the folders of splits too.
+    """
+    only = os.path.join(path, top[0]) if len(top) == 1 else None
+    for place in (path, only):
+        if place is not None and top and (found := layout_of(place)):
+            return [_known_set(path, top, *found)]
+    if only is not None and _has_folders(only):
+        return [
+            f"warning: everything lies in the folder {top[0]!r}, which is read as the only class: "
+            f"if the classes are in it, give {only}"
+        ]
+    parts = [name for name in classes if name.casefold() in PARTS]
+    if parts:
+        best = os.path.join(path, parts[0]) if parts[0] in top else "the folder of the images"
+        return [
+            f"warning: {_quoted(parts)} {'is' if len(parts) == 1 else 'are'} read as classes, and "
+            f"look like parts of a data set: give {best}, or a manifest with labels"
+        ]
+    splits = [name for name in top if _names_a_split(name)]
+    if splits:
+        return [
+            f"warning: {_quoted(splits)} look like splits, and are read as classes: name the "
+            "folders train, val and test, or give a manifest with a column `split`"
+        ]
+    return []
+
+
+def _known_set(path: str, top: Sequence[str], name: str, title: str) -> str:
+    said = f"warning: this looks like the root of {title}: {_quoted(top)} would be no classes"
+    if name in READERS:
+        return f"{said}; fungi extract {quote(f'{name}:{path}')} reads its labels and splits"
+    return f"{said}; give the folder whose folders are classes, or a manifest with labels"
+
+
+def _quoted(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_NAMES_SHOWN]))
+    return shown + (", ..." if len(names) > _NAMES_SHOWN else "")
+
+
+def _names_a_split(name: str) -> bool:
+    """Whether a name has a split's name as one of its words: cars_train, train2017."""
+    return any(map(known_split, _WORD.findall(name)))
+
+
+def _has_folders(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return any(entry.is_dir() for entry in entries)
+    except OSError:
+        return False

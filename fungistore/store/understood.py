@@ -1,0 +1,104 @@
+"""What a store's table says of its samples: the line that tells whether a source was understood."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from fungistore.quantities import counted
+from fungistore.sources.labels import alike_names
+from fungistore.sources.sample import ignored_by
+from fungistore.store.store import Store
+
+SPLITS_FIRST = ("train", "val", "test")
+KINDS_SHOWN = 5
+ALIKE_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What is known of a table's samples.
+
+    Attributes:
+        items: what they are: "images".
+        samples: how many there are.
+        classes: how many labels they have.
+        unlabelled: samples without a label.
+        splits: samples of each split; "" counts those without one.
+        ignored: what the source has and the table has not, by word: {".heic": 2}.
+        alike: classes whose names differ only in case, blanks or the spelling of a letter.
+    """
+
+    items: str
+    samples: int
+    classes: int
+    unlabelled: int
+    splits: Mapping[str, int]
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    alike: tuple[tuple[str, ...], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        said = [f"{self.samples} {self.items}"]
+        said.append(counted(self.classes, "class", "classes") if self.classes else "no labels")
+        if self.classes and self.unlabelled:
+            said.append(f"{self.unlabelled} without a label")
+        if self.splits.keys() - {""}:
+            parts = [f"{name or 'none'} {count}" for name, count in self.splits.items()]
+            said.append(f"splits {' / '.join(parts)}")
+        if self.ignored:
+            said.append(f"ignored: {said_ignored(self.ignored)}")
+        return ", ".join(said)
+
+    def warnings(self) -> list[str]:
+        """Return what is understood, and may not be meant."""
+        if not self.alike:
+            return []
+        groups = [" and ".join(map(repr, group)) for group in self.alike[:ALIKE_SHOWN]]
+        groups += ["..."] * (len(self.alike) > ALIKE_SHOWN)
+        return [
+            f"warning: classes whose names look the same are several: {'; '.join(groups)}; they "
+            "differ in case, blanks or letters alone"
+        ]
+
+
+def understood(store: Store, source: object = None) -> Understood:
+    """Count what the table says, of all samples, and what a source has left out of it."""
+    labels = store.samples.labels()
+    counts = np.bincount(labels[labels >= 0], minlength=len(store.manifest.labels))
+    names = [store.manifest.labels[number] for number in np.flatnonzero(counts)]
+    return Understood(
+        items=store.modality.items,
+        samples=len(labels),
+        classes=len(names),
+        unlabelled=int((labels < 0).sum()),
+        splits=count_splits(store),
+        ignored=ignored_by(source),
+        alike=tuple(alike_names(names)),
+    )
+
+
+def count_splits(store: Store) -> dict[str, int]:
+    """Return the number of samples of each split, the usual ones first; "" counts the others."""
+    counts: Counter[str] = Counter()
+    for batch in store.samples.batches("split"):
+        for found in pc.value_counts(batch["split"].dictionary_decode()).to_pylist():
+            counts[found["values"] or ""] += found["counts"]
+    order = {name: place for place, name in enumerate(SPLITS_FIRST)}
+    names = sorted(counts, key=lambda name: (not name, order.get(name, len(order)), name))
+    return {name: counts[name] for name in names}
+
+
+def said_ignored(ignored: Mapping[str, int]) -> str:
+    """Return what is left out in a few words, the most frequent first."""
+    kinds = sorted(ignored.items(), key=lambda kind: -kind[1])
+    said = [f"{count} {word}" for word, count in kinds[:KINDS_SHOWN]]
+    return ", ".join(said + ["..."] * (len(kinds) > KINDS_SHOWN))
