@@ -96,6 +96,7 @@ from .settings import Settings as Settings
 from .sources.opening import open_source as open_source
 from .sources.sample import Sample as Sample
 from .sources.sample import Source as Source
+from .sources.torch_dataset import DatasetSource as DatasetSource
 from .store.dataset import StoreDataset as StoreDataset
 from .store.failed import FailedInput as FailedInput
 from .store.failed import failed_inputs as failed_inputs

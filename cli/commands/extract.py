@@ -29,7 +29,7 @@ def extract(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder, .csv or .parquet manifest, WebDataset .tar shards, or -.",
+            help="A folder, table, .tar or .parquet shards, arrays, KIND:PATH, or -.",
         ),
     ],
     store: StorePath,

@@ -29,6 +29,7 @@ from fungistore.objectives.objective import BankSpec, Objective
 from fungistore.objectives.views import recipe_of
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Source
+from fungistore.sources.torch_dataset import DatasetSource, is_dataset
 from fungistore.store.feature import (
     EMBEDDINGS,
     GRADIENTS,
@@ -233,7 +234,9 @@ def size_remarks(encoder: Encoder) -> tuple[str, ...]:
 
 
 def opened_source(source: SourcePlace, options: ExtractOptions) -> Source:
-    """Return the source that a path, or a list of them, names; a Source as it is."""
+    """Return the source that a path, or a list of them, names; of a dataset; a Source as it is."""
+    if is_dataset(source) and not hasattr(source, "label_names"):
+        return DatasetSource(source)
     if isinstance(source, str | Path | Sequence) or not hasattr(source, "label_names"):
         listed: Any = source  # also an array, or a column of a data frame
         return open_source(listed, modality=modality_of(options.model))

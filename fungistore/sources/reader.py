@@ -17,6 +17,12 @@ READERS = Registry(
     "fungistore.readers",
     {
         "tar": "fungistore.sources.webdataset:TarReader",
+        "saved": "fungistore.sources.hub_tables:SavedDatasetReader",
+        "parquet": "fungistore.sources.hub_tables:HubParquetReader",
+        "npz": "fungistore.sources.array_files:NpzReader",
+        "idx": "fungistore.sources.array_files:IdxReader",
+        "cifar": "fungistore.sources.array_files:CifarReader",
+        "hdf5": "fungistore.sources.array_files:Hdf5Reader",
         "table": "fungistore.sources.manifest:TableReader",
         "folder": "fungistore.sources.folder:FolderReader",
     },

@@ -1,0 +1,391 @@
+"""Images in arrays: .npz as MedMNIST has them, IDX files of the MNIST family, HDF5, CIFAR."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fungistore.containers.arrays import idx_stream, npz_stream
+from fungistore.containers.cifar import read_plain_pickle
+from fungistore.errors import ItemError, UsageError
+from fungistore.extras import install_command
+from fungistore.location import contained_uri, path_to_uri
+from fungistore.modalities.modality import IMAGE, Modality
+from fungistore.sources.labels import class_name, known_split, sort_label_names
+from fungistore.sources.sample import CellType, Sample
+
+_NPZ = re.compile(r"(?:(.+)_)?(images|imgs|data|x|X)$")
+_NPZ_LABELS = {"images": "labels", "imgs": "labels", "data": "labels", "x": "y", "X": "y"}
+_IDX = re.compile(r"(.+)-images[-.]idx3-ubyte(\.gz)?$")
+_HDF5_IMAGES = ("images", "image", "data", "x", "X", "imgs")
+_HDF5_LABELS = ("labels", "label", "targets", "y", "Y", "classes")
+_HDF5 = (".h5", ".hdf5")
+_PAIR = re.compile(r"(.*)_x\.(h5|hdf5)$")  # images, with labels beside them in ..._y.h5
+CIFAR_META = {"batches.meta": "label_names", "meta": "fine_label_names"}
+CIFAR_FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
+
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """Images side by side in one file.
+
+    Attributes:
+        file: its path.
+        kind: of container.
+        key: from the number of an image to its key.
+        count: of images.
+        split: or None.
+        labels: of all images; None where none are known.
+        ids: of all images; None: the file and the number.
+        cells: further columns of all images.
+    """
+
+    file: str
+    kind: str
+    key: Callable[[int], str]
+    count: int
+    split: str | None
+    labels: Sequence[str | None] | None
+    ids: Sequence[str] | None = None
+    cells: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+
+@dataclass
+class ArraySource:
+    """The images of some arrays, part after part.
+
+    id: `<file>/<array>/<number>`, the file relative to root, unless the file names its images.
+
+    Args:
+        parts: the arrays.
+        root: what ids and uris are relative to.
+        names: of the classes in their order; None: those that occur, sorted.
+        said: what the user should know.
+    """
+
+    parts: Sequence[ArrayPart]
+    root: str
+    names: Sequence[str] | None = None
+    said: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        self.root = str(Path(self.root).absolute())
+
+    def columns(self) -> dict[str, CellType]:
+        """Return the further columns, which are text."""
+        names = dict.fromkeys(name for part in self.parts for name in part.cells)
+        return dict.fromkeys(names, "text")
+
+    def knows(self) -> frozenset[str]:
+        """Return what the source knows of its samples."""
+        has_labels = any(part.labels is not None for part in self.parts)
+        has_splits = any(part.split for part in self.parts)
+        return frozenset({"label"} if has_labels else ()) | ({"split"} if has_splits else set())
+
+    def remarks(self) -> list[str]:
+        """Return what the user should know."""
+        return list(self.said)
+
+    def label_names(self) -> list[str]:
+        """Return the classes."""
+        if self.names is not None:
+            return [class_name(name) for name in self.names]
+        labels = (label for part in self.parts for label in part.labels or ())
+        return sort_label_names(class_name(label) for label in labels if label)
+
+    def __iter__(self) -> Iterator[Sample]:
+        columns = list(self.columns())
+        for part in self.parts:
+            relative = os.path.relpath(part.file, self.root)
+            info = os.stat(part.file)
+            for number in range(part.count):
+                key = part.key(number)
+                own = part.ids[number] if part.ids else f"{relative}/{key.replace(',', '/')}"
+                label = part.labels[number] if part.labels is not None else None
+                cells = tuple(part.cells[n][number] if n in part.cells else None for n in columns)
+                yield Sample(
+                    id=path_to_uri(own),
+                    uri=contained_uri(relative, part.kind, key, info.st_size),
+                    label=class_name(label) if label else None,
+                    split=part.split,
+                    mtime=info.st_mtime,
+                    cells=cells,
+                )
+
+
+class NpzReader:
+    """Images in a .npz file: `images` and `labels`, or with a split before (`train_images`)."""
+
+    summary = "a .npz of images, as MedMNIST has them"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether it is such a file."""
+        if modality.name != IMAGE or not path.lower().endswith(".npz") or not os.path.isfile(path):
+            return False
+        return bool(_npz_images(path))
+
+    def open(self, path: str, modality: Modality) -> ArraySource:
+        """Return the source; see `ArraySource`."""
+        images = _npz_images(path)
+        if not images:
+            raise UsageError(
+                "no array of the file holds images",
+                where=path,
+                expected="images, or train_images, val_images, test_images (and ..._labels)",
+                found=", ".join(_npz_names(path)),
+            )
+        parts, said = [], []
+        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as loaded:
+            for name, (split, word) in images.items():
+                count = _explained(path, partial(npz_stream, archive, name)).shape[0]
+                labels, why = _labels(loaded, name[: -len(word)] + _NPZ_LABELS[word], count)
+                said += [why] if why else []
+                key = f"{name},{{}}".format
+                parts.append(ArrayPart(path, "npz", key, count, split, labels))
+        return ArraySource(parts, str(Path(path).parent), said=said)
+
+
+class IdxReader:
+    """IDX files of the MNIST family: one of images, or a folder of them with their labels."""
+
+    summary = "IDX files, as MNIST has them"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether it is such a file, or a folder of such."""
+        return modality.name == IMAGE and bool(_idx_files(path))
+
+    def open(self, path: str, modality: Modality) -> ArraySource:
+        """Return the source; see `ArraySource`."""
+        files = _idx_files(path)
+        if not files:
+            raise UsageError(
+                "there are no IDX files of images",
+                where=path,
+                expected="train-images-idx3-ubyte and train-labels-idx1-ubyte, or t10k-...; "
+                "compressed ones too",
+            )
+        parts = []
+        for file, word in files.items():
+            count = _explained(file, partial(idx_stream, file)).shape[0]
+            beside = file.replace("-images", "-labels").replace("idx3", "idx1")
+            labels = None
+            for one in (beside, f"{beside}.gz", beside.removesuffix(".gz")):
+                if os.path.isfile(one):
+                    stream = _explained(one, partial(idx_stream, one))
+                    numbers = [int(stream.item(number)) for number in range(stream.shape[0])]
+                    stream.close()
+                    labels = _fitting([str(one) for one in numbers], count, one)
+                    break
+            split = "test" if word == "t10k" else known_split(word)
+            parts.append(ArrayPart(file, "idx", str, count, split, labels))
+        folder = path if os.path.isdir(path) else str(Path(path).parent)
+        return ArraySource(parts, folder)
+
+
+class Hdf5Reader:
+    """Images in an array of an HDF5 file; labels in the same, or beside it (`..._y.h5`, PCam)."""
+
+    summary = "HDF5 with an array of images"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether it is such a file, or a folder of files `..._x.h5`."""
+        if modality.name != IMAGE:
+            return False
+        if os.path.isdir(path):
+            return any(_PAIR.fullmatch(name) for name in _names(path))
+        return path.lower().endswith(_HDF5) and os.path.isfile(path)
+
+    def open(self, path: str, modality: Modality) -> ArraySource:
+        """Return the source; see `ArraySource`."""
+        try:
+            import h5py
+        except ImportError as error:
+            raise UsageError(
+                "h5py is not installed", where=path, hint=install_command("hdf5", "h5py")
+            ) from error
+        files = [path]
+        if os.path.isdir(path):
+            files = [os.path.join(path, one) for one in _names(path) if _PAIR.fullmatch(one)]
+        parts, said = [], []
+        for file in files:
+            with _explained(file, partial(h5py.File, file, "r")) as opened:
+                name = next((one for one in _HDF5_IMAGES if _is_images(opened.get(one))), None)
+                if name is None:
+                    raise UsageError(
+                        "no array of the file holds images",
+                        where=file,
+                        expected=f"one of {', '.join(_HDF5_IMAGES)}: [n, h, w], or with channels",
+                        found=", ".join(opened),
+                        hint="fungi import reads files of features",
+                    )
+                count = len(opened[name])
+                pair = _PAIR.fullmatch(file)
+                beside = f"{pair[1]}_y.{pair[2]}" if pair else ""
+                if os.path.isfile(beside):
+                    with h5py.File(beside, "r") as other:
+                        labels, why = _first_labels(other, count)
+                else:
+                    labels, why = _first_labels(opened, count)
+                said += [why] if why else []
+            words = re.split(r"[-_.]", Path(file).stem)
+            split = next((found for word in words if (found := known_split(word))), None)
+            parts.append(ArrayPart(file, "hdf5", f"{name},{{}}".format, count, split, labels))
+        return ArraySource(
+            parts, path if os.path.isdir(path) else str(Path(path).parent), said=said
+        )
+
+
+class CifarReader:
+    """CIFAR-10 and CIFAR-100 as their pages have them for Python; pickles that run nothing."""
+
+    summary = "CIFAR's batches for Python"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether a folder, or one in it, holds such batches."""
+        return modality.name == IMAGE and _cifar_folder(path) is not None
+
+    def open(self, path: str, modality: Modality) -> ArraySource:
+        """Return the source; see `ArraySource`. Of CIFAR-100 the labels are the fine ones."""
+        folder = _cifar_folder(path)
+        if folder is None:
+            raise UsageError(
+                "there are no batches of CIFAR",
+                where=path,
+                expected="data_batch_1 to data_batch_5, test_batch and batches.meta; or train, "
+                "test and meta: cifar-10-python.tar.gz or cifar-100-python.tar.gz, unpacked",
+            )
+        meta = next(name for name in CIFAR_META if Path(folder, name).is_file())
+        named = _explained(folder, partial(read_plain_pickle, Path(folder, meta)))
+        names = [_text(name) for name in named[CIFAR_META[meta]]]
+        coarse = [_text(name) for name in named.get("coarse_label_names", ())]
+        batches = ["train", "test"]
+        if meta == "batches.meta":
+            batches = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
+        parts = []
+        for batch in batches:
+            file = str(Path(folder, batch))
+            if not os.path.isfile(file):
+                raise UsageError("a batch is missing", where=file, hint="unpack the archive again")
+            table = _explained(file, partial(read_plain_pickle, file))
+            numbers = table["labels"] if "labels" in table else table["fine_labels"]
+            cells = {}
+            if coarse:
+                cells["coarse_label"] = [coarse[int(one)] for one in table["coarse_labels"]]
+            split = "test" if batch.startswith("test") else "train"
+            files = [_text(name) for name in table.get("filenames", ())]
+            parts.append(
+                ArrayPart(
+                    file,
+                    "cifar",
+                    str,
+                    len(numbers),
+                    split,
+                    [names[int(one)] for one in numbers],
+                    [f"{split}/{name}" for name in files] or None,
+                    cells,
+                )
+            )
+        return ArraySource(parts, folder, names=names)
+
+
+def _npz_names(path: str) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile):
+        return []
+
+
+def _npz_images(path: str) -> dict[str, tuple[str | None, str]]:
+    """Return the arrays of images by name, with their split and what they are called in it."""
+    found = {}
+    for name in _npz_names(path):
+        match = _NPZ.fullmatch(name)
+        if match and (match[1] is None or known_split(match[1])):
+            found[name] = (known_split(match[1]) if match[1] else None, match[2])
+    return found
+
+
+def _idx_files(path: str) -> dict[str, str]:
+    """Return files of images with the first word of their names."""
+    folder, names = (path, _names(path)) if os.path.isdir(path) else os.path.split(path)
+    found: dict[str, str] = {}
+    for name in [names] if isinstance(names, str) else names:
+        match = _IDX.fullmatch(name)
+        file = os.path.join(folder, name)
+        if match and match[1] not in found.values() and os.path.isfile(file):
+            found[file] = match[1]
+    # the files of training first, as they are known
+    return dict(sorted(found.items(), key=lambda one: (one[1] != "train", one[1])))
+
+
+def _cifar_folder(path: str) -> str | None:
+    for folder in (path, *(os.path.join(path, name) for name in CIFAR_FOLDERS)):
+        is_ten = os.path.isfile(os.path.join(folder, "batches.meta"))
+        is_hundred = all(os.path.isfile(os.path.join(folder, one)) for one in ("meta", "train"))
+        if is_ten or is_hundred:
+            return folder
+    return None
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
+def _labels(arrays: Any, name: str, count: int) -> tuple[list[str | None] | None, str]:
+    """Return the labels of an array, if it is there and has one a row, and why not."""
+    if name not in arrays:
+        return None, ""
+    found = np.asarray(arrays[name])
+    if found.ndim > 1 and found.size == len(found):
+        found = found.reshape(len(found))
+    if found.ndim != 1 or found.dtype.hasobject:
+        return None, f"{name} has several numbers a row: such labels are not read"
+    texts = [one.decode() if isinstance(one, bytes) else str(one) for one in found.tolist()]
+    return _fitting(texts, count, name), ""
+
+
+def _first_labels(opened: Any, count: int) -> tuple[list[str | None] | None, str]:
+    name = next((one for one in _HDF5_LABELS if one in opened), None)
+    return (None, "") if name is None else _labels(opened, name, count)
+
+
+def _fitting(labels: list[Any], count: int, where: str) -> list[str | None]:
+    if len(labels) != count:
+        raise UsageError(
+            "labels and images are not equally many",
+            where=where,
+            expected=f"{count} labels",
+            found=len(labels),
+        )
+    return labels
+
+
+def _is_images(array: Any) -> bool:
+    return getattr(array, "ndim", 0) in (3, 4) and array.dtype.kind in "uifb"
+
+
+def _text(name: Any) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _explained(where: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except ItemError as error:
+        raise UsageError("the file cannot be used", where=where, found=error.what) from error
+    except Exception as error:  # a damaged file makes its library raise nearly anything
+        raise UsageError(
+            "the file cannot be read", where=where, found=f"{type(error).__name__}: {error}"
+        ) from error

@@ -1,0 +1,357 @@
+"""Tables of items as Hugging Face's datasets leaves them: Parquet with bytes, saved folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fungistore.errors import UsageError
+from fungistore.location import contained_uri, path_to_uri
+from fungistore.modalities.modality import Modality
+from fungistore.quantities import counted
+from fungistore.sources.cells import cell_column
+from fungistore.sources.folder import is_folder, visible_entries
+from fungistore.sources.hub_features import TableFeatures, features_of
+from fungistore.sources.labels import class_name, known_split, sort_label_names, split_name
+from fungistore.sources.sample import CellType, Sample
+from fungistore.sources.shards import expand_braces
+
+PARQUET = ".parquet"
+STATE, INFO, DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of saved folders
+BATCH_ROWS = 16_384
+_WORD = re.compile(r"[-_.]")
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+class HubParquetReader:
+    """Parquet files whose cells are items: one, several by a pattern, or a folder of them."""
+
+    summary = "Parquet files of image bytes, as Hugging Face's datasets has them"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether there are such files, and the first of them has a column of items."""
+        files = _parquet_files(path)
+        if not files or _is_inline_table(files[0], modality):
+            return False
+        try:
+            return features_of(pq.read_schema(files[0]), modality) is not None
+        except (OSError, pa.ArrowException):
+            return False
+
+    def open(self, path: str, modality: Modality) -> HubTables:
+        """Return the source; see `HubTables`."""
+        files = _parquet_files(path)
+        root = path if os.path.isdir(path) else _common_folder(files)
+        return HubTables(files, root, "parquet", modality)
+
+
+class SavedDatasetReader:
+    """A folder that `datasets.save_to_disk` has written: Arrow streams and their description."""
+
+    summary = "a folder of datasets.save_to_disk"
+
+    def recognises(self, path: str, modality: Modality) -> bool:
+        """Whether the folder describes itself so."""
+        return os.path.isfile(os.path.join(path, STATE)) or os.path.isfile(os.path.join(path, DICT))
+
+    def open(self, path: str, modality: Modality) -> HubTables:
+        """Return the source; see `HubTables`."""
+        splits: dict[str, str] = {"": path}
+        if os.path.isfile(os.path.join(path, DICT)):
+            names = _json(path, DICT).get("splits", [])
+            splits = {name: os.path.join(path, name) for name in names}
+        files: dict[str, str] = {}
+        described: Mapping[str, Any] = {}
+        for split, folder in splits.items():
+            state = _json(folder, STATE)
+            if state.get("_indices_data_files"):
+                raise UsageError(
+                    "the folder holds a choice of rows beside its rows",
+                    where=folder,
+                    hint="in Python: dataset.flatten_indices().save_to_disk(...)",
+                )
+            for one in state.get("_data_files", []):
+                files[os.path.join(folder, one["filename"])] = split
+            described = _json(folder, INFO).get("features") or described
+        return HubTables(list(files), path, "arrow", modality, splits=files, described=described)
+
+
+@dataclass
+class HubTables:
+    """The rows of some files of one schema, in the order of the files.
+
+    id: `<file>/<row>`, the file relative to root. A row that has no bytes and names a path is that
+    file. Labels that are numbers of classes have the classes' names; other columns of text, numbers
+    and truth values are kept. The split is a column's, or the file's: by the first word of its name
+    (`train-00000-of-00002.parquet`), or by a folder above it.
+
+    Args:
+        files: their paths.
+        root: what ids and uris are relative to.
+        kind: of container, "parquet" or "arrow".
+        modality: of the items.
+        splits: of the files, where these are known.
+        described: the columns, as dataset_info.json has them.
+
+    Raises while iterating:
+        UsageError: a file cannot be read, or has other columns than the first.
+    """
+
+    files: Sequence[str]
+    root: str
+    kind: str
+    modality: Modality
+    splits: Mapping[str, str] | None = None
+    described: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        self.root = str(Path(self.root).absolute())
+        self.files = [str(Path(file).absolute()) for file in self.files]
+        if self.splits is not None:
+            self.splits = {str(Path(file).absolute()): one for file, one in self.splits.items()}
+        if not self.files:
+            raise UsageError("there are no files of rows", where=self.root)
+
+    @cached_property
+    def features(self) -> TableFeatures:
+        """What the columns are."""
+        schema = self._schema(self.files[0])
+        found = features_of(schema, self.modality, self.described)
+        if found is None:
+            raise UsageError(
+                f"no column of the table holds {self.modality.items}",
+                where=self.files[0],
+                expected="a column `image` of bytes, or of structs with `bytes` and `path`",
+                found=", ".join(f"{field.name}: {field.type}" for field in schema),
+            )
+        return found
+
+    def columns(self) -> dict[str, CellType]:
+        """Return the further columns, with their types."""
+        return dict(self.features.others)
+
+    def knows(self) -> frozenset[str]:
+        """Return what the source knows of its samples."""
+        known = {"label"} if self.features.label else set()
+        has_splits = self.features.split or any(self._split_of(file) for file in self.files)
+        return frozenset(known | ({"split"} if has_splits else set()))
+
+    def remarks(self) -> list[str]:
+        """Return what the columns were taken for."""
+        label = self.features.label
+        said = f"{counted(len(self.files), 'file')} of rows: {self.modality.items} are in column "
+        said += f"{self.features.item!r}"
+        return [said + (f", labels in {label!r}" if label else ", no column of labels")]
+
+    def label_names(self) -> list[str]:
+        """Return the classes' own names and order, or the labels of all rows, sorted."""
+        features = self.features
+        if features.label is None:
+            return []
+        if features.names is not None:
+            return list(features.names)
+        names: set[str] = set()
+        for file in self.files:
+            for batch in self._batches(file, [features.label]):
+                names.update(filter(None, self._labels(batch)))
+        return sort_label_names(names)
+
+    def __iter__(self) -> Iterator[Sample]:
+        features = self.features
+        wanted = [name for name in (features.label, features.split, *features.others) if name]
+        for file in self.files:
+            relative = os.path.relpath(file, self.root)
+            info = os.stat(file)
+            own_split = self._split_of(file)
+            first = 0
+            for batch, paths in self._with_paths(file, wanted):
+                labels = self._labels(batch)
+                splits = [own_split] * len(batch)
+                if features.split:
+                    cells = batch.column(features.split).cast(pa.string()).to_pylist()
+                    splits = [split_name(cell) or own_split for cell in cells]
+                others = [self._cells(batch, name, kind) for name, kind in features.others.items()]
+                rows = list(zip(*others, strict=True)) if others else [()] * len(batch)
+                for number in range(len(batch)):
+                    row = first + number
+                    sample_id = path_to_uri(f"{relative}/{row}")
+                    cells = rows[number]
+                    if paths is not None and (path := paths[number]):
+                        place = os.path.join(os.path.dirname(relative), path)
+                        uri, size, time = path_to_uri(place), *_measured(self.root, place)
+                    else:
+                        key = f"{features.item},{row}"
+                        uri = contained_uri(relative, self.kind, key, info.st_size)
+                        size, time = None, info.st_mtime
+                    yield Sample(sample_id, uri, labels[number], splits[number], size, time, cells)
+                first += len(batch)
+
+    def _labels(self, batch: pa.RecordBatch) -> list[str | None]:
+        name = self.features.label
+        if name is None:
+            return [None] * len(batch)
+        return [class_name(cell) if cell else None for cell in self._named(batch, name)]
+
+    def _cells(self, batch: pa.RecordBatch, name: str, kind: CellType) -> list[Any]:
+        if name in self.features.class_names:
+            return self._named(batch, name)
+        cells: list[Any] = cell_column(batch.column(name), kind).to_pylist()
+        return cells
+
+    def _named(self, batch: pa.RecordBatch, name: str) -> list[str | None]:
+        """Return a column as text, numbers of classes as the classes' names; -1 is no class."""
+        names, cells = self.features.class_names.get(name), batch.column(name).to_pylist()
+        if names is None:
+            return [None if cell is None else str(cell).strip() or None for cell in cells]
+        return [
+            None if cell is None or not 0 <= cell < len(names) else names[cell] for cell in cells
+        ]
+
+    def _split_of(self, file: str) -> str | None:
+        if self.splits is not None:
+            return split_name(self.splits[file])
+        relative = Path(os.path.relpath(file, self.root))
+        first, *_ = _WORD.split(relative.name)
+        return known_split(first) or next(
+            (found for part in relative.parts[:-1] if (found := known_split(part))), None
+        )
+
+    def _schema(self, file: str) -> pa.Schema:
+        with _explained(file):
+            if self.kind == "parquet":
+                return pq.read_schema(file)
+            with pa.memory_map(file) as stream:
+                return pa.ipc.open_stream(stream).schema
+
+    def _batches(self, file: str, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of a file; without any, batches have their numbers of rows."""
+        schema = self._schema(file)
+        missing = [name for name in (*names, self.features.item) if name not in schema.names]
+        if missing:
+            raise UsageError(
+                "a file has other columns than the first",
+                where=file,
+                expected=", ".join((*names, self.features.item)),
+                found=", ".join(schema.names),
+            )
+        with _explained(file):
+            if self.kind == "parquet":
+                with pq.ParquetFile(file) as opened:
+                    yield from opened.iter_batches(BATCH_ROWS, columns=list(names))
+                return
+            with pa.memory_map(file) as stream:
+                for batch in pa.ipc.open_stream(stream):
+                    yield batch.select(list(names))
+
+    def _with_paths(
+        self, file: str, names: Sequence[str]
+    ) -> Iterator[tuple[pa.RecordBatch, list[str | None] | None]]:
+        """Yield batches, with the paths of rows whose items are in files of their own.
+
+        Cells of bytes are read for it only where a file says, in its statistics, that some lack.
+        """
+        if not self.features.is_struct or not self._lacks_bytes(file):
+            yield from ((batch, None) for batch in self._batches(file, names))
+            return
+        item = self.features.item
+        for batch in self._batches(file, [*names, item]):
+            cells = batch.column(item).to_pylist()
+            paths = [None if cell is None or cell["bytes"] else cell.get("path") for cell in cells]
+            yield batch, paths
+
+    def _lacks_bytes(self, file: str) -> bool:
+        if self.kind != "parquet":
+            return False
+        path = f"{self.features.item}.bytes"
+        with pq.ParquetFile(file) as opened:
+            metadata = opened.metadata
+            for group in range(metadata.num_row_groups):
+                row_group = metadata.row_group(group)
+                columns = map(row_group.column, range(row_group.num_columns))
+                found = next((one for one in columns if one.path_in_schema == path), None)
+                statistics = None if found is None else found.statistics
+                if statistics is not None and statistics.null_count:
+                    return True
+        return False
+
+
+@contextmanager
+def _explained(file: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError("a file of rows cannot be read", where=file, found=error) from error
+
+
+def _parquet_files(path: str) -> list[str]:
+    """Return the files that a path, pattern or folder means, numbers in them by their value."""
+    if os.path.isfile(path):
+        return [path] if path.lower().endswith(PARQUET) else []
+    if os.path.isdir(path):
+        return _files_below(path)
+    if not path.lower().endswith(PARQUET):
+        return []
+    if "{" in path:
+        return [one for one in expand_braces(path) if os.path.isfile(one)]
+    return sorted(filter(os.path.isfile, glob(path)), key=_by_number) if "*" in path else []
+
+
+def _files_below(folder: str) -> list[str]:
+    """Return a folder's Parquet files, and those one or two folders down, of a folder of such."""
+    found: list[str] = []
+    pending = [(folder, 0)]
+    while pending:
+        place, depth = pending.pop()
+        for entry in visible_entries(place):
+            if is_folder(entry):
+                if depth < 2:
+                    pending.append((entry.path, depth + 1))
+            elif entry.name.lower().endswith(PARQUET):
+                found.append(entry.path)
+        if depth == 0 and len(pending) > 100 and not found:
+            return []  # class folders, rather than a few for splits
+    return sorted(found, key=lambda path: _by_number(os.path.relpath(path, folder)))
+
+
+def _by_number(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in _DIGITS.split(name)]
+
+
+def _common_folder(files: Iterable[str]) -> str:
+    return os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+
+
+def _is_inline_table(file: str, modality: Modality) -> bool:
+    """Whether a manifest's own rules read the file: it names items by paths, or as cells."""
+    names = set(pq.read_schema(file).names)
+    return "path" in names or bool(names & set(modality.columns))
+
+
+def _json(folder: str, name: str) -> dict[str, Any]:
+    path = Path(folder, name)
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            "a saved dataset is not whole", where=path, found=error, hint="save it again"
+        ) from error
+    return document if isinstance(document, dict) else {}
+
+
+def _measured(root: str, path: str) -> tuple[int | None, float | None]:
+    try:
+        info = os.stat(os.path.join(root, path))
+    except (OSError, ValueError):
+        return None, None
+    return info.st_size, info.st_mtime
