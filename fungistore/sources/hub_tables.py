@@ -42,12 +42,11 @@ class HubParquetReader:
     def recognises(self, path: str, modality: Modality) -> bool:
         """Whether there are such files, and the first of them has a column of items."""
         files = _parquet_files(path)
-        if not files or _is_inline_table(files[0], modality):
-            return False
         try:
-            return features_of(pq.read_schema(files[0]), modality) is not None
+            schema = pq.read_schema(files[0]) if files else pa.schema([])
         except (OSError, pa.ArrowException):
             return False
+        return not _is_manifest(schema, modality) and features_of(schema, modality) is not None
 
     def open(self, path: str, modality: Modality) -> HubTables:
         """Return the source; see `HubTables`."""
@@ -332,9 +331,9 @@ def _common_folder(files: Iterable[str]) -> str:
     return os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
 
 
-def _is_inline_table(file: str, modality: Modality) -> bool:
-    """Whether a manifest's own rules read the file: it names items by paths, or as cells."""
-    names = set(pq.read_schema(file).names)
+def _is_manifest(schema: pa.Schema, modality: Modality) -> bool:
+    """Whether a manifest's own rules read the table: it names items by paths, or as cells."""
+    names = {name.strip().lower() for name in schema.names}
     return "path" in names or bool(names & set(modality.columns))
 
 
