@@ -99,6 +99,6 @@ def count_splits(store: Store) -> dict[str, int]:
 
 def said_ignored(ignored: Mapping[str, int]) -> str:
     """Return what is left out in a few words, the most frequent first."""
-    kinds = sorted(ignored.items(), key=lambda kind: -kind[1])
+    kinds = sorted(ignored.items(), key=lambda kind: (-kind[1], kind[0]))
     said = [f"{count} {word}" for word, count in kinds[:KINDS_SHOWN]]
     return ", ".join(said + ["..."] * (len(kinds) > KINDS_SHOWN))
