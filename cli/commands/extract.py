@@ -135,7 +135,7 @@ def extract(
         note("failed: no row is usable; the numbers of this model are not finite, or all zero")
         raise typer.Exit(1)
     if done.failed and done.failed >= done.samples:
-        note(f"failed: none of {done.samples} inputs could be read")
+        note(f"failed: no input could be read, of {done.samples}")
         if done.cause:
             note(f"  try: {done.cause}")
         raise typer.Exit(1)
