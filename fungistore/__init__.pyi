@@ -108,6 +108,7 @@ from .store.schema import schema as schema
 from .store.status import StoreStatus as StoreStatus
 from .store.status import status as status
 from .store.store import Store as Store
+from .store.understood import Understood as Understood
 from .verification.findings import Finding as Finding
 from .verification.findings import Repair as Repair
 from .verification.findings import Verification as Verification

@@ -28,6 +28,7 @@ _INLINE = "data:,"
 _RESERVED = (_BYTES, "data:")  # paths that start so are spelled with bytes:
 # Python hands out the undecodable bytes of a path as lone surrogates, which no text format takes.
 _UNDECODED = re.compile("[\ud800-\udfff]")
+_ODD_BYTES = "surrogateescape"
 _LONGEST_SHOWN = 200
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _CONTAINED = re.compile(r"(.+)#in=([a-z0-9_]+)&at=([^&#]*)&size=([0-9]{1,18})", re.DOTALL)
@@ -94,10 +95,15 @@ def is_there(path: str) -> bool:
 
 
 def path_to_uri(path: str) -> str:
-    """Spell a path, as Python's os module gives it, so that it can be stored as text."""
+    """Spell a path, as Python's os module gives it, so that it can be stored as text.
+
+    The text of its bytes is UTF-8's, whatever the locale's encoding is: under another one the same
+    file has the same name.
+    """
+    path = os.fsencode(path).decode("utf-8", _ODD_BYTES)
     is_taken = _MEMBER.fullmatch(path) or _CONTAINED.fullmatch(path)
     if path.startswith(_RESERVED) or is_taken or _UNDECODED.search(path):
-        return _BYTES + quote_from_bytes(os.fsencode(path))
+        return _BYTES + quote_from_bytes(path.encode("utf-8", _ODD_BYTES))
     return path
 
 
@@ -145,7 +151,7 @@ def uri_to_path(uri: str) -> str:
     """Undo `path_to_uri`."""
     if uri.startswith(_BYTES):
         return os.fsdecode(unquote_to_bytes(uri.removeprefix(_BYTES)))
-    return uri
+    return os.fsdecode(uri.encode("utf-8", _ODD_BYTES))
 
 
 def absolute_uri(root: str, uri: str) -> str:

@@ -7,6 +7,8 @@ editors put into any folder that they come by.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated
 
 from annotated_types import Predicate
@@ -16,6 +18,7 @@ from fungistore.type_words import Words
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 NAME_RULE = "letters, digits and . _ + -, up to 128 of them; not c, nor a system's file name"
+_DIGITS = re.compile("[0-9]{1,4000}")  # int() takes no more
 CHUNKS = "c"  # the folder that zarr keeps an array's chunks in
 
 LITTER = frozenset(  # in lower case
@@ -65,6 +68,19 @@ def suffix_of(name: str) -> str:
     """Return what follows the last dot of a file's name, in lower case; "" without a dot."""
     _, dot, suffix = name.rpartition(".")
     return suffix.lower() if dot else ""
+
+
+def out_of_order(names: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first two neighbours that differ in their numbers, the greater one first.
+
+    A shell lists part_10 before part_2.
+    """
+    for one, other in pairwise(names):
+        if _DIGITS.sub("0", one) == _DIGITS.sub("0", other):
+            numbers = [list(map(int, _DIGITS.findall(name))) for name in (one, other)]
+            if numbers[0] > numbers[1]:
+                return one, other
+    return None
 
 
 def refuse_odd_name(name: str, flag: str) -> None:

@@ -90,7 +90,7 @@ def extract(
       fungi extract images/ try.fungi --model deit_tiny_patch16_224 \\
           --limit 256 --profile
 
-    Exit codes: 0 done, 1 failed, or every row is unusable, 2 usage, 3 done but some inputs were
+    Exit codes: 0 done, 1 failed, or no row is usable, 2 usage, 3 done but some inputs were
     skipped, or have features that are not finite or zero, 4 other settings than the feature set was
     made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
     """
@@ -133,6 +133,11 @@ def extract(
     next_step("fungi", "status", operand(store))
     if done.unusable and done.unusable >= done.samples - done.failed:
         note("failed: no row is usable; the numbers of this model are not finite, or all zero")
+        raise typer.Exit(1)
+    if done.failed and done.failed >= done.samples:
+        note(f"failed: no input could be read, of {done.samples}")
+        if done.cause:
+            note(f"  try: {done.cause}")
         raise typer.Exit(1)
     if done.failed or done.unusable:
         raise typer.Exit(SKIPPED_INPUTS)

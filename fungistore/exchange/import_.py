@@ -30,6 +30,7 @@ from fungistore.exchange.table import ColumnNames
 from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
+from fungistore.names import out_of_order
 from fungistore.quantities import counted
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.batches import UnitBatch
@@ -120,6 +121,8 @@ def _plan(paths: list[Path], options: ImportOptions, opened: ExitStack, context:
     files: list[VectorFile] = []
     for path in paths:
         files.append(opened.enter_context(closing(open_vectors(path, options, own_names))))
+    if options.table is not None and options.order == "numbers":
+        _refuse_text_order(paths)
     origin = joined_origin(files, context.reporter)
     vectors = Concatenated(files)
     samples = name_rows(files, options.table, names)
@@ -145,6 +148,19 @@ def _plan(paths: list[Path], options: ImportOptions, opened: ExitStack, context:
         source=source,
         origin=origin,
     )
+
+
+def _refuse_text_order(paths: Sequence[Path]) -> None:
+    """Refuse files whose rows a table names, in an order that is not that of their numbers."""
+    wrong = out_of_order([str(path) for path in paths])
+    if wrong is not None:
+        raise UsageError(
+            "the files are numbered, and not given in the order of their numbers",
+            where=f"{wrong[0]} before {wrong[1]}",
+            expected="the rows of the files in the order of the table",
+            hint="list them by number, as $(ls -v FILES) does; --order given, if the table has "
+            "their rows as they are given",
+        )
 
 
 def open_vectors(path: Path, options: ImportOptions, names: ColumnNames) -> VectorFile:

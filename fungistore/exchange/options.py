@@ -95,6 +95,12 @@ class ImportOptions(Settings):
         StorageDtype | None,
         Setting("Of the vectors.", default="nearest to the file's", heading=STORAGE),
     ] = None
+    order: Annotated[
+        Literal["numbers", "given"],
+        Setting(
+            "With --table: files are numbered, and come in that order; or stay as they are given."
+        ),
+    ] = "numbers"
     unknown: Annotated[
         Literal["refuse", "skip"], Setting("Rows with ids that the store does not know.")
     ] = "refuse"

@@ -28,6 +28,7 @@ class ExtractResult:
         images_computed: samples computed by this run.
         failed: inputs that could not be read.
         failures: the first of them; `failed_inputs` yields all.
+        cause: where no input could be read, and their paths tell why: the likely reason.
         unusable: samples that could be read, and of which a feature has NaN, infinities or nothing
             but zeros; where several features have such rows, the count of the worst.
         images_per_second: of this run, loading and writing included; 0 where nothing was to do.
@@ -55,6 +56,7 @@ class ExtractResult:
     images_per_second: float
     fingerprints: Mapping[str, str]
     failures: tuple[FailedInput, ...] = ()
+    cause: str | None = None
     banks: Mapping[str, str] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)
     understood: Understood | None = None

@@ -31,7 +31,7 @@ from fungistore.quantities import counted, size
 from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
-from fungistore.store.failed import FailedInput, described
+from fungistore.store.failed import FailedInput, common_cause, described
 from fungistore.store.failures import CHANGED_FILE, Failure
 from fungistore.store.feature import is_pca
 from fungistore.store.locks import WHOLE, Slice
@@ -242,6 +242,7 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         images_computed=samples,
         failed=failed,
         failures=failures,
+        cause=common_cause(store, failures) if failed >= ready.rows else None,
         unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},

@@ -1,4 +1,4 @@
-"""What to try where a path leads nowhere, or to something that is no source: by its likely cause."""
+"""What to try where a path leads nowhere, or to something that is no source: by its cause."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ def path_hint(path: str, root: str = ".") -> str | None:
 
 def source_hint(source: str, kind: Modality) -> str | None:
     """Return what to do with a file that is no source, by its name."""
-    suffix, name = suffix_of(source), quote(source)
+    suffix = suffix_of(source)
     if is_shard_name(source):
-        return f"unpack it (tar xf {name}), and give the folder"
+        return f"unpack it (tar xf {quote(source)}), and give the folder"
     if suffix in _ARCHIVES:
-        return f"unpack it ({_ARCHIVES[suffix]} {name}), and give what was in it"
+        return f"unpack it ({_ARCHIVES[suffix]} {quote(source)}), and give what was in it"
     if suffix in kind.suffixes:
         return (
             f"for single {kind.items}, give the folder that holds them, or their paths on stdin: "
-            f"echo {name} | fungi extract - STORE"
+            f"echo {quote(source)} | fungi extract - STORE"
         )
     if suffix in _LISTS:
-        return f"a list of paths comes on stdin: fungi extract - STORE < {name}"
+        return f"a list of paths comes on stdin: fungi extract - STORE < {quote(source)}"
     if suffix in _SHEETS:
         return "save the sheet as .csv, with a column `path`"
     if suffix == "json":
@@ -87,7 +87,7 @@ def source_hint(source: str, kind: Modality) -> str | None:
     if suffix in _TABLES:
         return "convert it to a .csv or .parquet manifest with a column `path` (pandas: to_parquet)"
     if suffix in _VECTORS:
-        return f"vectors that exist already are taken by fungi import {name} STORE"
+        return f"vectors that exist already are taken by fungi import {quote(source)} STORE"
     return _kind_hint({suffix}, kind)
 
 

@@ -44,10 +44,11 @@ def _measure_paths(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     sizes = np.full(len(paths), ABSENT, np.int64)
     seconds = np.full(len(paths), np.nan)
-    stat, start = os.stat, f"{root}/"
-    for place, path in enumerate(paths):
+    stat, start = os.stat, os.fsencode(root) + b"/"
+    for place, text in enumerate(paths):
+        path = text.encode("utf-8", "surrogateescape")  # whatever the locale's encoding is
         try:
-            info = stat(path if path.startswith("/") else start + path)
+            info = stat(path if path.startswith(b"/") else start + path)
         except (OSError, ValueError):  # ValueError: a NUL in the path
             continue
         sizes[place] = info.st_size

@@ -36,13 +36,18 @@ LAYOUTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
     ("isic", "ISIC 2019", ("ISIC_2019_Training_Input",)),
 )
 # What parts of data sets are called, and hardly a class; without case.
-PARTS = frozenset(
+IMAGE_PARTS = frozenset(
     (
         *("images", "image", "imgs", "img", "jpg", "jpeg", "jpegs", "png", "jpegimages"),
-        *("pictures", "photos", "data", "dataset", "annotations", "annotation", "labels"),
-        *("masks", "mask", "meta", "metadata", "devkit", "docs", "imagesets", "rawimages"),
+        *("pictures", "photos", "rawimages", "2750"),
+    )
+)
+PARTS = IMAGE_PARTS | frozenset(
+    (
+        *("data", "dataset", "annotations", "annotation", "labels"),
+        *("masks", "mask", "meta", "metadata", "devkit", "docs", "imagesets"),
         *("segmentationclass", "segmentationobject", "segmentations", "trimaps", "groundtruth"),
-        *("bboxes", "xmls", "lists", "splits", "2750"),
+        *("bboxes", "xmls", "lists", "splits"),
     )
 )
 _NAMES_SHOWN = 3
@@ -65,7 +70,7 @@ def root_warnings(path: str, top: Sequence[str], classes: Sequence[str]) -> list
         top: names of the folders in it that are classes.
         classes: all names of classes, those in the folders of splits too.
     """
-    only = os.path.join(path, top[0]) if len(top) == 1 else None
+    only = os.path.join(path, top[0]) if len(top) == len(classes) == 1 else None
     for place in (path, only):
         if place is not None and top and (found := layout_of(place)):
             return [_known_set(path, top, *found)]
@@ -76,15 +81,16 @@ def root_warnings(path: str, top: Sequence[str], classes: Sequence[str]) -> list
         ]
     parts = [name for name in classes if name.casefold() in PARTS]
     if parts:
-        best = os.path.join(path, parts[0]) if parts[0] in top else "the folder of the images"
+        images = [name for name in parts if name in top and name.casefold() in IMAGE_PARTS]
+        best = os.path.join(path, images[0]) if images else "the folder of the images"
         return [
             f"warning: {_quoted(parts)} {'is' if len(parts) == 1 else 'are'} read as classes, and "
             f"look like parts of a data set: give {best}, or a manifest with labels"
         ]
-    splits = [name for name in top if _names_a_split(name)]
-    if splits:
+    splits = {name: word for name in top if (word := _split_in(name))}
+    if len(set(splits.values())) > 1:  # train_station may be a class
         return [
-            f"warning: {_quoted(splits)} look like splits, and are read as classes: name the "
+            f"warning: {_quoted([*splits])} look like splits, and are read as classes: name the "
             "folders train, val and test, or give a manifest with a column `split`"
         ]
     return []
@@ -102,9 +108,9 @@ def _quoted(names: Sequence[str]) -> str:
     return shown + (", ..." if len(names) > _NAMES_SHOWN else "")
 
 
-def _names_a_split(name: str) -> bool:
-    """Whether a name has a split's name as one of its words: cars_train, train2017."""
-    return any(map(known_split, _WORD.findall(name)))
+def _split_in(name: str) -> str | None:
+    """Return the split that one of a name's words names: cars_train, train2017."""
+    return next(filter(None, map(known_split, _WORD.findall(name))), None)
 
 
 def _has_folders(path: str) -> bool:

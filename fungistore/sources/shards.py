@@ -62,7 +62,7 @@ def check_shard(path: str) -> str:
             "compressed shards cannot be read",
             where=path,
             expected="an uncompressed .tar, which gives access to single files",
-            hint="decompress it (gunzip, unxz, zstd -d); images in it are compressed already. Of an "
-            "archive that is no shard, unpack it and give the folder",
+            hint="decompress it (gunzip, unxz, zstd -d); images in it are compressed already; "
+            "or, of an archive of a folder, unpack it and give that",
         )
     return path

@@ -11,7 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from fungistore.location import absolute_uri, shortened
+from fungistore.location import absolute_uri, is_inline, shortened, uri_to_path
+from fungistore.sources.advice import common_reason
 from fungistore.store.failures import Failure
 from fungistore.store.store import Store
 
@@ -57,6 +58,15 @@ def failed_inputs(store: str | Path) -> Iterator[FailedInput]:
     """
     opened = Store.open(store)
     return described(opened, opened.each_failure())
+
+
+def common_cause(store: Store, failures: Iterable[FailedInput]) -> str | None:
+    """Return why no file of some failures was found, if their paths, as they were given, tell."""
+    rows = [row for one in failures if 0 <= (row := one.row) < len(store.samples)]
+    samples = store.samples.take(rows)
+    roots = {sample["root"] for sample in samples}
+    paths = [uri_to_path(sample["uri"]) for sample in samples if not is_inline(sample["uri"])]
+    return common_reason(roots.pop(), paths, store.modality) if len(roots) == 1 else None
 
 
 def described(store: Store, failures: Iterable[Failure]) -> Iterator[FailedInput]:

@@ -25,7 +25,7 @@ class Understood:
     """What is known of a table's samples.
 
     Attributes:
-        items: what they are: "images".
+        items: what they are: "images"; of a single one, "image".
         samples: how many there are.
         classes: how many labels they have.
         unlabelled: samples without a label.
@@ -76,7 +76,7 @@ def understood(store: Store, source: object = None) -> Understood:
     counts = np.bincount(labels[labels >= 0], minlength=len(store.manifest.labels))
     names = [store.manifest.labels[number] for number in np.flatnonzero(counts)]
     return Understood(
-        items=store.modality.items,
+        items=store.modality.item if len(labels) == 1 else store.modality.items,
         samples=len(labels),
         classes=len(names),
         unlabelled=int((labels < 0).sum()),
@@ -99,6 +99,6 @@ def count_splits(store: Store) -> dict[str, int]:
 
 def said_ignored(ignored: Mapping[str, int]) -> str:
     """Return what is left out in a few words, the most frequent first."""
-    kinds = sorted(ignored.items(), key=lambda kind: -kind[1])
+    kinds = sorted(ignored.items(), key=lambda kind: (-kind[1], kind[0]))
     said = [f"{count} {word}" for word, count in kinds[:KINDS_SHOWN]]
     return ", ".join(said + ["..."] * (len(kinds) > KINDS_SHOWN))

@@ -80,6 +80,22 @@ def test_the_retry_reaches_files_that_begin_like_options(
     assert fungi("status", "./-s.fungi", "--failures").exit_code == 0
 
 
+def test_a_run_of_which_nothing_could_be_read_says_so(
+    broken: list[object], images: Path, tmp_path: Path
+) -> None:
+    """It has failed, in its own words, with what the paths have in common; a part of it has not."""
+    (tmp_path / "m.csv").write_text("path,label\nimages\\cat\\000.jpg,cat\n")
+    done = fungi("extract", tmp_path / "m.csv", *broken[2:], "--json")
+    assert done.exit_code == 1
+    *_, said, hint = done.stderr.splitlines()
+    assert said == "failed: no input could be read, of 1"
+    assert "slashes instead of backslashes: 'images/cat/000.jpg'" in hint
+    document = json.loads(done.stdout)
+    assert document["cause"] in hint
+    assert document["understood"]["samples"] == 1
+    assert "1 image, 1 class" in fungi("status", tmp_path / "s.fungi").stdout
+
+
 def test_a_shell_reads_every_name_back(tmp_path: Path) -> None:
     """Spaces, quotes, line breaks, escapes and odd bytes: printed on one line, and the same."""
     odd = ["a b", "it's", "a\nb", "a\x1b[31m7", "tab\t'\\", os.fsdecode(b"\xff1"), "\u202e\u00e9"]

@@ -500,7 +500,7 @@ def test_what_a_folder_has_beside_images_is_said(
     (tmp_path / "new" / "IMG_1.HEIC").write_bytes(b"x")
     shutil.copy(images / "cat" / "000.jpg", tmp_path / "new")
     options = replace(options, features=("embeddings",))
-    said = "1 images, no labels, ignored: 1 .heic"
+    said = "1 image, no labels, ignored: 1 .heic"
     assert str(estimate(tmp_path / "new", tmp_path / "s.fungi", options).understood) == said
     told: list[str] = []
 

