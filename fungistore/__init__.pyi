@@ -101,6 +101,7 @@ from .sources.sets.catalogue import find_data_set as find_data_set
 from .sources.sets.catalogue import list_data_sets as list_data_sets
 from .sources.sets.facts import DataSet as DataSet
 from .sources.sets.facts import DataSetCheck as DataSetCheck
+from .sources.sets.facts import DataSetLayout as DataSetLayout
 from .store.dataset import StoreDataset as StoreDataset
 from .store.failed import FailedInput as FailedInput
 from .store.failed import failed_inputs as failed_inputs

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fungistore.sources.sets.class_folders import files_of_classes
-from fungistore.sources.sets.facts import LOFF_TA, DataSet, Layout
+from fungistore.sources.sets.facts import LOFF_TA, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.place import Place
 from fungistore.sources.sets.splitting import held_out
@@ -36,7 +36,7 @@ class Aid(ImageSet):
         classes=30,
         bytes=2_600_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive unpacks",
                 {f"{name}/": "from AID.zip" for name in _CLASSES},
                 ("AID", "AID/AID"),

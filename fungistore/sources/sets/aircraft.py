@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_fields, read_lines
 from fungistore.sources.sets.place import Place
@@ -27,7 +27,7 @@ class Aircraft(ImageSet):
         classes=100,
         bytes=2_770_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive unpacks",
                 dict.fromkeys(
                     (_CLASSES, *_LISTS.values(), "data/images/"), "from fgvc-aircraft-2013b.tar.gz"

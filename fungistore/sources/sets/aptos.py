@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fungistore.sources.sets.facts import LOFF_TA, DataSet, Layout
+from fungistore.sources.sets.facts import LOFF_TA, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_table
 from fungistore.sources.sets.place import Place, unnested
@@ -33,7 +33,7 @@ class Aptos(ImageSet):
         classes=5,
         bytes=8_600_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive unpacks",
                 dict.fromkeys((_LIST, "train_images/"), "from aptos2019-blindness-detection.zip"),
                 ("aptos2019-blindness-detection", "APTOS2019"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_mat
 from fungistore.sources.sets.place import Place, unnested
@@ -33,7 +33,7 @@ class Cars(ImageSet):
         classes=196,
         bytes=1_960_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as torchvision reads it",
                 {
                     _META: "from car_devkit.tgz",
@@ -44,7 +44,7 @@ class Cars(ImageSet):
                 },
                 ("stanford_cars", "cars/stanford_cars"),
             ),
-            Layout(
+            DataSetLayout(
                 "the first release",
                 {_FIRST_RELEASE: "which is offered by itself", "car_ims/": "from car_ims.tgz"},
                 ("stanford_cars",),

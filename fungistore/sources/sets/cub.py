@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fungistore.sources.sets.birds import birds_needs, birds_rows
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_pairs, readable
 from fungistore.sources.sets.place import Place
@@ -25,7 +25,7 @@ class Cub(ImageSet):
         classes=200,
         bytes=1_200_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive unpacks",
                 birds_needs("CUB_200_2011.tgz"),
                 ("CUB_200_2011", "CUB_200_2011/CUB_200_2011"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fungistore.sources.sets.facts import LOFF_TA, DataSet, Layout
+from fungistore.sources.sets.facts import LOFF_TA, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_lines, read_table
 from fungistore.sources.sets.place import Place
@@ -41,18 +41,18 @@ class Ddsm(ImageSet):
         classes=2,
         bytes=164_000_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive's downloader writes it (DICOM)",
                 dict.fromkeys(_TABLES, "which is offered by itself")
                 | {_DICOM: "from the archive's .tcia manifest"},
             ),
-            Layout(
+            DataSetLayout(
                 "as Kaggle has it (JPEG)",
                 {f"csv/{name}": "from the archive" for name in _TABLES}
                 | {_JPEG: "from the archive"},
                 ("cbis-ddsm-breast-cancer-image-dataset",),
             ),
-            Layout(
+            DataSetLayout(
                 "as LOFF-TA's authors have it",
                 dict.fromkeys((*_LISTS.values(), _RAW), "which is not published"),
                 ("DDSM",),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fungistore.sources.sets.class_folders import files_of_classes
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.place import Place
 
@@ -34,7 +34,7 @@ class Eurosat(ImageSet):
         classes=10,
         bytes=95_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive unpacks",
                 {f"{name}/": "from EuroSAT.zip (RGB)" for name in _CLASSES},
                 ("2750", "eurosat/2750", "EuroSAT/2750", "EuroSAT_RGB", "EuroSAT"),

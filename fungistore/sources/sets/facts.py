@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from shlex import quote
 from typing import Any
 
 FUNGI, LOFF_TA = "FUNGI", "LOFF-TA"  # the papers that report numbers on a set
 
 
 @dataclass(frozen=True)
-class Layout:
+class DataSetLayout:
     """One way in which a data set lies on a disk.
 
     Attributes:
@@ -50,7 +51,7 @@ class DataSet:
     splits: Mapping[str, int]
     classes: int
     bytes: int
-    layouts: tuple[Layout, ...]
+    layouts: tuple[DataSetLayout, ...]
     split_rule: str
     metric: str
     papers: tuple[str, ...]
@@ -61,6 +62,11 @@ class DataSet:
     def images(self) -> int:
         """How many there are, in all splits."""
         return sum(self.splits.values())
+
+    @property
+    def advice(self) -> str:
+        """What to try where it is not as it should be."""
+        return f"fungi data {quote(self.name)} says what must be where"
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary, as `fungi data --json` prints it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_mat
 from fungistore.sources.sets.place import Place
@@ -46,7 +46,7 @@ class Flowers102(ImageSet):
         classes=102,
         bytes=350_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive unpacks",
                 {
                     _LABELS: "which is offered by itself",

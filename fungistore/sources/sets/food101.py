@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_lines, read_text
 from fungistore.sources.sets.place import Place
@@ -28,7 +28,7 @@ class Food101(ImageSet):
         classes=101,
         bytes=5_300_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archive unpacks",
                 dict.fromkeys(
                     (_CLASSES, _LABELS, *_LISTS.values(), "images/"), "from food-101.tar.gz"

@@ -124,5 +124,5 @@ class ListedImages:
             f"the lists of {data_set.title} cannot be used",
             where=self.root,
             found=found,
-            hint=f"unpack its archive again; fungi data {data_set.name} says what must be where",
+            hint=f"unpack its archive again; {data_set.advice}",
         )

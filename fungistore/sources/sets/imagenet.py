@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fungistore.errors import UsageError
 from fungistore.sources.sets.class_folders import files_in, files_of_classes
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_mat, read_pairs, read_table, told_apart
 from fungistore.sources.sets.place import Place
@@ -40,12 +40,12 @@ class ImageNet(ImageSet):
         classes=1000,
         bytes=155_000_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as torchvision unpacks it",
                 {f"{split}/": f"from {name}" for split, name in _ARCHIVES.items()},
                 ("imagenet", "imagenet-1k", "ILSVRC2012"),
             ),
-            Layout(
+            DataSetLayout(
                 "as Kaggle's archive unpacks",
                 {
                     f"{_KAGGLE}/train/": "from imagenet-object-localization-challenge.zip",
@@ -109,7 +109,7 @@ def _classes_of_val(place: Place, flat: list[str]) -> dict[str, str]:
             "the validation images are in no class folders, and nothing tells their classes",
             where=place.root / "val",
             expected=f"{_DEVKIT}.tar.gz beside train/ and val/, or class folders in val/",
-            hint="fungi data imagenet says what must be where",
+            hint=ImageNet.data_set.advice,
         )
     wnids = {str(number): wnid for number, wnid, _ in _synsets(place.root)}
     truth = _devkit_file(place.root, _TRUTH).read().decode().split()

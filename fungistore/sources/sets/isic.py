@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fungistore.sources.sets.facts import LOFF_TA, DataSet, Layout
+from fungistore.sources.sets.facts import LOFF_TA, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_table
 from fungistore.sources.sets.place import Place, unnested
@@ -43,7 +43,7 @@ class Isic(ImageSet):
         classes=8,
         bytes=9_800_000_000,
         layouts=tuple(
-            Layout(
+            DataSetLayout(
                 what,
                 {_LIST: "which is offered by itself", folder: "from ISIC_2019_Training_Input.zip"},
                 ("ISIC_2019", "ISIC2019"),

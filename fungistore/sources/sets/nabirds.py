@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fungistore.sources.sets.birds import birds_needs, birds_rows
-from fungistore.sources.sets.facts import LOFF_TA, DataSet, Layout
+from fungistore.sources.sets.facts import LOFF_TA, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_pairs, told_apart
 from fungistore.sources.sets.place import Place
@@ -24,7 +24,9 @@ class Nabirds(ImageSet):
         splits={"train": 23_929, "test": 24_633},
         classes=555,
         bytes=9_400_000_000,
-        layouts=(Layout("as the archive unpacks", birds_needs("nabirds.tar.gz"), ("nabirds",)),),
+        layouts=(
+            DataSetLayout("as the archive unpacks", birds_needs("nabirds.tar.gz"), ("nabirds",)),
+        ),
         split_rule="official (train_test_split.txt)",
         metric="top-1 accuracy",
         papers=(LOFF_TA,),

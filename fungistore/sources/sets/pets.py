@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fungistore.sources.sets.facts import FUNGI, DataSet, Layout
+from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_fields
 from fungistore.sources.sets.place import Place
@@ -26,7 +26,7 @@ class Pets(ImageSet):
         classes=37,
         bytes=820_000_000,
         layouts=(
-            Layout(
+            DataSetLayout(
                 "as the archives unpack",
                 dict.fromkeys(_LISTS.values(), "from annotations.tar.gz")
                 | {"images/": "from images.tar.gz"},

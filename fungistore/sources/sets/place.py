@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from fungistore.errors import UsageError
-from fungistore.sources.sets.facts import DataSet, Layout
+from fungistore.sources.sets.facts import DataSet, DataSetLayout
 
 _SHOWN = 6
 
@@ -19,7 +19,7 @@ _SHOWN = 6
 class Place:
     """A data set on a disk: its layout, and the folder that this begins in."""
 
-    layout: Layout
+    layout: DataSetLayout
     root: Path
 
 
@@ -38,7 +38,7 @@ def find_place(data_set: DataSet, path: str) -> Place:
             "there is no such folder",
             where=given,
             expected=f"the folder of {data_set.title}, unpacked",
-            hint=f"fungi data {name} says what must be where",
+            hint=data_set.advice,
         )
     best = max(_candidates(data_set, given), key=lambda place: _share(place)[0])
     count, missing = _share(best)
@@ -51,7 +51,7 @@ def find_place(data_set: DataSet, path: str) -> Place:
         where=best.root / missing[0],
         expected="; ".join(f"{need}, {best.layout.needs[need]}" for need in missing[:_SHOWN]),
         found=_found(best.root),
-        hint=f"unpack what is missing; fungi data {name} says what must be where",
+        hint=f"unpack what is missing; {data_set.advice}",
     )
 
 
@@ -99,7 +99,7 @@ def _nothing_of_it(data_set: DataSet, given: Path) -> UsageError:
         found=_found(given),
         hint=f"give the folder above: {shlex.quote(f'{data_set.name}:{right}')}"
         if right
-        else f"fungi data {data_set.name} says what must be where",
+        else data_set.advice,
     )
 
 

@@ -397,7 +397,7 @@ def test_what_is_as_published_has_no_difference() -> None:
 
 
 TINY_SET = """
-from fungistore.sources.sets.facts import DataSet, Layout
+from fungistore.sources.sets.facts import DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
 from fungistore.sources.sets.lists import read_pairs
 
@@ -405,8 +405,9 @@ from fungistore.sources.sets.lists import read_pairs
 class Leaves(ImageSet):
     data_set = DataSet(
         name="leaves", title="Two Leaves", splits={"train": 2, "test": 1}, classes=2, bytes=2000,
-        layouts=(Layout("as it is", {"leaves.txt": "from leaves.zip"}),), split_rule="official",
-        metric="top-1 accuracy", papers=(), terms="none", page="https://leaves.example",
+        layouts=(DataSetLayout("as it is", {"leaves.txt": "from leaves.zip"}),),
+        split_rule="official", metric="top-1 accuracy", papers=(), terms="none",
+        page="https://leaves.example",
     )
 
     def classes(self, place):
