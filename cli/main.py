@@ -14,6 +14,7 @@ import typer
 
 from fungistore.errors import DEBUG, UsageError
 
+from .commands.data import data
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.evaluate import Evaluations
@@ -42,7 +43,14 @@ HEADINGS = {
         "train-loff": train_loff,
         "predict": predict,
     },
-    "Look": {"status": status, "verify": verify, "doctor": doctor, "models": models, "demo": demo},
+    "Look": {
+        "status": status,
+        "verify": verify,
+        "doctor": doctor,
+        "models": models,
+        "data": data,
+        "demo": demo,
+    },
 }
 COMMANDS = {name: one for commands in HEADINGS.values() for name, one in commands.items()}
 HELP = """Turn frozen encoders and a pile of images into features worth keeping.

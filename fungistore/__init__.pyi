@@ -96,6 +96,12 @@ from .settings import Settings as Settings
 from .sources.opening import open_source as open_source
 from .sources.sample import Sample as Sample
 from .sources.sample import Source as Source
+from .sources.sets.catalogue import check_data_set as check_data_set
+from .sources.sets.catalogue import find_data_set as find_data_set
+from .sources.sets.catalogue import list_data_sets as list_data_sets
+from .sources.sets.facts import DataSet as DataSet
+from .sources.sets.facts import DataSetCheck as DataSetCheck
+from .sources.sets.facts import DataSetLayout as DataSetLayout
 from .sources.torch_dataset import DatasetSource as DatasetSource
 from .store.dataset import StoreDataset as StoreDataset
 from .store.failed import FailedInput as FailedInput

@@ -25,6 +25,21 @@ READERS = Registry(
         "hdf5": "fungistore.sources.array_files:Hdf5Reader",
         "table": "fungistore.sources.manifest:TableReader",
         "folder": "fungistore.sources.folder:FolderReader",
+        # data sets, which have to be named
+        "cub": "fungistore.sources.sets.cub:Cub",
+        "cars": "fungistore.sources.sets.cars:Cars",
+        "dtd": "fungistore.sources.sets.dtd:Dtd",
+        "eurosat": "fungistore.sources.sets.eurosat:Eurosat",
+        "pets": "fungistore.sources.sets.pets:Pets",
+        "food101": "fungistore.sources.sets.food101:Food101",
+        "imagenet": "fungistore.sources.sets.imagenet:ImageNet",
+        "aircraft": "fungistore.sources.sets.aircraft:Aircraft",
+        "flowers102": "fungistore.sources.sets.flowers102:Flowers102",
+        "aptos": "fungistore.sources.sets.aptos:Aptos",
+        "aid": "fungistore.sources.sets.aid:Aid",
+        "ddsm": "fungistore.sources.sets.ddsm:Ddsm",
+        "isic": "fungistore.sources.sets.isic:Isic",
+        "nabirds": "fungistore.sources.sets.nabirds:Nabirds",
     },
 )
 
