@@ -5,7 +5,11 @@ A uri is spelled in one of four ways; all are plain text that any file format ca
     cats/001.jpg                                a path, relative to the source's root or absolute
     bytes:cats/caf%E9.jpg                       a path that is not UTF-8, or reads like another
                                                 spelling: every odd byte percent-encoded
-    a-000.tar#offset=1536&size=20480&ext=jpg    a tar member: one open, seek and read away
+    a-000.tar#offset=1536&size=20480&ext=jpg&head=512-1c291ca3
+                                                a tar member: one open, seek and read away; `head`
+                                                is how long the member's header before it is, and
+                                                its CRC-32: of a shard that was packed anew, it is
+                                                another. `&flaw=...` says why it is not to be read
     data:,hello%20world                         the item itself, as RFC 2397 spells it: every byte
                                                 but letters, digits and _.-~/ percent-encoded
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -26,20 +31,27 @@ _RESERVED = (_BYTES, "data:")  # paths that start so are spelled with bytes:
 _UNDECODED = re.compile("[\ud800-\udfff]")
 _LONGEST_SHOWN = 200
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
-_MEMBER = re.compile(r"(.+)#offset=([0-9]{1,18})&size=([0-9]{1,18})&ext=\w+", re.DOTALL)
+_MEMBER = re.compile(
+    r"(?P<shard>.+)#offset=(?P<offset>[0-9]{1,18})&size=(?P<size>[0-9]{1,18})&ext=\w+"
+    r"(?:&head=(?P<head>[0-9]{1,9})-(?P<crc>[0-9a-f]{8}))?(?:&flaw=(?P<flaw>[\w.~%/-]+))?",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
     """A file, or `size` bytes of it from `offset` where size is not None.
 
-    Of an inline item, `content` is its bytes, and the path is empty.
+    Of an inline item, `content` is its bytes, and the path is empty. `head` is the length and the
+    CRC-32 of what is right before a member as it was listed; `flaw` is why it is not to be read.
     """
 
     path: str
     offset: int = 0
     size: int | None = None
     content: bytes | None = None
+    head: tuple[int, int] | None = None
+    flaw: str | None = None
 
     def exists(self) -> bool:
         """Whether the file is there, as an inline item always is.
@@ -87,9 +99,13 @@ def path_to_uri(path: str) -> str:
     return path
 
 
-def member_to_uri(shard: str, offset: int, size: int, extension: str) -> str:
-    """Spell the place of an item in a tar shard."""
-    return f"{path_to_uri(shard)}#offset={offset}&size={size}&ext={extension}"
+def member_to_uri(
+    shard: str, offset: int, size: int, extension: str, header: bytes, flaw: str | None = None
+) -> str:
+    """Spell the place of an item in a tar shard; `header` is what is before it."""
+    place = f"{path_to_uri(shard)}#offset={offset}&size={size}&ext={extension}"
+    why = f"&flaw={quote_from_bytes(flaw.encode(errors='backslashreplace'))}" if flaw else ""
+    return f"{place}&head={len(header)}-{zlib.crc32(header):08x}{why}"
 
 
 def inline_uri(content: bytes) -> str:
@@ -107,8 +123,12 @@ def locate(root: str, uri: str) -> Location:
     if is_inline(uri):
         return Location("", content=unquote_to_bytes(uri.removeprefix(_INLINE)))
     member = _MEMBER.fullmatch(uri)
-    path = str(Path(root, uri_to_path(member[1] if member else uri)))
-    return Location(path, int(member[2]), int(member[3])) if member else Location(path)
+    path = str(Path(root, uri_to_path(member["shard"] if member else uri)))
+    if member is None:
+        return Location(path)
+    head = (int(member["head"]), int(member["crc"], 16)) if member["head"] else None
+    flaw = unquote_to_bytes(member["flaw"]).decode(errors="replace") if member["flaw"] else None
+    return Location(path, int(member["offset"]), int(member["size"]), head=head, flaw=flaw)
 
 
 def uri_to_path(uri: str) -> str:
@@ -124,7 +144,7 @@ def absolute_uri(root: str, uri: str) -> str:
         return uri
     member = _MEMBER.fullmatch(uri)
     path = path_to_uri(locate(root, uri).path)
-    return path + uri.removeprefix(member[1]) if member else path
+    return path + uri.removeprefix(member["shard"]) if member else path
 
 
 def shortened(uri: str) -> str:
