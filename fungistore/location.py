@@ -5,7 +5,11 @@ A uri is spelled in one of five ways; all are plain text that any file format ca
     cats/001.jpg                                a path, relative to the source's root or absolute
     bytes:cats/caf%E9.jpg                       a path that is not UTF-8, or reads like another
                                                 spelling: every odd byte percent-encoded
-    a-000.tar#offset=1536&size=20480&ext=jpg    a tar member: one open, seek and read away
+    a-000.tar#offset=1536&size=20480&ext=jpg&head=512-1c291ca3
+                                                a tar member: one open, seek and read away; `head`
+                                                is how long the member's header before it is, and
+                                                its CRC-32: of a shard that was packed anew, it is
+                                                another. `&flaw=...` says why it is not to be read
     a.parquet#in=parquet&at=image%2C7&size=9000 an item inside a file of a kind that
                                                 `fungistore.containers` reads, by its key, every odd
                                                 byte percent-encoded; the file has so many bytes, 0
@@ -19,6 +23,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -32,22 +37,29 @@ _ODD_BYTES = "surrogateescape"
 _LONGEST_SHOWN = 200
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _CONTAINED = re.compile(r"(.+)#in=([a-z0-9_]+)&at=([^&#]*)&size=([0-9]{1,18})", re.DOTALL)
-_MEMBER = re.compile(r"(.+)#offset=([0-9]{1,18})&size=([0-9]{1,18})&ext=\w+", re.DOTALL)
+_MEMBER = re.compile(
+    r"(?P<shard>.+)#offset=(?P<offset>[0-9]{1,18})&size=(?P<size>[0-9]{1,18})&ext=\w+"
+    r"(?:&head=(?P<head>[0-9]{1,9})-(?P<crc>[0-9a-f]{8}))?(?:&flaw=(?P<flaw>[\w.~%/-]+))?",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Location:
     """A file, or `size` bytes of it from `offset` where size is not None.
 
-    Of an inline item, `content` is its bytes, and the path is empty. Of an item inside a file,
-    `container` is the kind of the file, `key` says which item it is, and `file_size` how many bytes
-    the file had, 0 where that is not known.
+    Of an inline item, `content` is its bytes, and the path is empty. `head` is the length and the
+    CRC-32 of what is right before a member as it was listed; `flaw` is why it is not to be read. Of
+    an item inside a file, `container` is the kind of the file, `key` says which item it is, and
+    `file_size` how many bytes the file had, 0 where that is not known.
     """
 
     path: str
     offset: int = 0
     size: int | None = None
     content: bytes | None = None
+    head: tuple[int, int] | None = None
+    flaw: str | None = None
     container: str = ""
     key: str = ""
     file_size: int = 0
@@ -107,9 +119,13 @@ def path_to_uri(path: str) -> str:
     return path
 
 
-def member_to_uri(shard: str, offset: int, size: int, extension: str) -> str:
-    """Spell the place of an item in a tar shard."""
-    return f"{path_to_uri(shard)}#offset={offset}&size={size}&ext={extension}"
+def member_to_uri(
+    shard: str, offset: int, size: int, extension: str, header: bytes, flaw: str | None = None
+) -> str:
+    """Spell the place of an item in a tar shard; `header` is what is before it."""
+    place = f"{path_to_uri(shard)}#offset={offset}&size={size}&ext={extension}"
+    why = f"&flaw={quote_from_bytes(flaw.encode(errors='backslashreplace'))}" if flaw else ""
+    return f"{place}&head={len(header)}-{zlib.crc32(header):08x}{why}"
 
 
 def contained_uri(file: str, kind: str, key: str, size: int) -> str:
@@ -143,8 +159,12 @@ def locate(root: str, uri: str) -> Location:
         key = unquote_to_bytes(inside[3]).decode(errors="replace")
         return Location(path, container=inside[2], key=key, file_size=int(inside[4]))
     member = _MEMBER.fullmatch(uri)
-    path = str(Path(root, uri_to_path(member[1] if member else uri)))
-    return Location(path, int(member[2]), int(member[3])) if member else Location(path)
+    path = str(Path(root, uri_to_path(member["shard"] if member else uri)))
+    if member is None:
+        return Location(path)
+    head = (int(member["head"]), int(member["crc"], 16)) if member["head"] else None
+    flaw = unquote_to_bytes(member["flaw"]).decode(errors="replace") if member["flaw"] else None
+    return Location(path, int(member["offset"]), int(member["size"]), head=head, flaw=flaw)
 
 
 def uri_to_path(uri: str) -> str:

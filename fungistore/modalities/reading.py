@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import zlib
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
     """Open what a source of this root calls `uri`; safe to call from many threads.
 
     Raises:
-        ItemError: it is empty, not a regular file, or beyond the end of its shard.
+        ItemError: it is empty, not a regular file, or a member of a shard that is flawed, beyond
+            the shard's end, or no longer where it was listed.
         OSError, ValueError: the file cannot be opened.
     """
     location = locate(root, uri)
+    if location.flaw:
+        raise ItemError(location.flaw)
     if location.content is not None:
         if not location.content:
             raise ItemError("there is nothing in it")
@@ -44,9 +48,16 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
     file = path.open("rb")
     if location.size is None:
         return file
+    before, checksum = location.head or (0, 0)
     with file:
-        file.seek(location.offset)
-        return BytesIO(file.read(size))
+        file.seek(max(0, location.offset - before))
+        header, content = file.read(before), file.read(size)
+    if location.head and zlib.crc32(header) != checksum:
+        raise ItemError(
+            "the shard is another one than when it was listed, and the item is no longer here; "
+            "fungi extract finds it again"
+        )
+    return BytesIO(content)
 
 
 def read_item(modality: Modality, root: str, uri: str) -> Any:

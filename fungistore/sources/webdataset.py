@@ -5,13 +5,13 @@ Nothing is extracted. A member's name is only a name, so `../` or a leading `/` 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,14 +23,10 @@ from fungistore.quantities import counted
 from fungistore.sources.labels import class_name, sort_label_names, split_name
 from fungistore.sources.sample import Sample
 from fungistore.sources.shards import check_shard, expand_braces, find_shards, is_shard_name
-
-# The fields of a sample's .json that name its class; the first one with text or an integer counts.
-LABEL_FIELDS = ("label", "cls", "class_name")
+from fungistore.sources.sidecars import Told, is_sidecar, most_read, told_by
 
 # As in the webdataset package: the key ends at the first dot of the basename, which it may not be.
 _MEMBER = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)
-# Labels and captions are short; anything longer is no metadata, and would fill the memory.
-_LONGEST_TEXT = 1 << 24
 
 
 class TarReader:
@@ -58,9 +54,11 @@ class TarSource:
     """The samples of tar shards, in the shards' order.
 
     id: `<shard>/<key>`, the shard relative to root, the key without extensions. uri: the place of
-    the key's item in the shard, which is its first member of these suffixes. Label: the text of
-    `<key>.cls`, or LABEL_FIELDS of `<key>.json`, whose `split` is the split. Keys without an item
-    are skipped. A sample's mtime is the shard's.
+    the key's item in the shard, which is its member `<key>.<suffix>`, or else the first one of
+    these suffixes, as `<key>.seg.png`. Label and split: as `fungistore.sources.sidecars` finds them
+    beside it; where a sidecar is broken, the item is listed as one that cannot be read. Keys
+    without an item are skipped. A sample's mtime is the shard's. `remarks` counts what an iteration
+    has left out.
 
     Args:
         paths: the shards.
@@ -75,26 +73,51 @@ class TarSource:
     def __init__(self, paths: Iterable[str], root: str, suffixes: Collection[str]) -> None:
         self.root = str(Path(root).absolute())
         self._suffixes = suffixes
+        self._several, self._alone = LeftOut(), LeftOut()
         self.shards = [os.path.relpath(check_shard(path), root) for path in paths]
 
     def label_names(self) -> list[str]:
         """Pass over all shards once, reading only headers and labels."""
         return sort_label_names(sample.label for sample in self if sample.label is not None)
 
+    def remarks(self) -> list[str]:
+        """Return how many items and sidecars the last iteration has left out."""
+        several, alone = self._several, self._alone
+        said = []
+        if several:
+            said.append(
+                f"{counted(several.count, 'item has', 'items have')} the key of another and were "
+                f"left out, such as {several.first}: a key ends at the first dot of a name, and "
+                "has one item"
+            )
+        if alone:
+            said.append(
+                f"{counted(alone.count, 'sidecar has', 'sidecars have')} no item beside them, such "
+                f"as {alone.first}: members of one key have to be adjacent (tar --sort=name)"
+            )
+        return said
+
     def __iter__(self) -> Iterator[Sample]:
+        self._several, self._alone = LeftOut(), LeftOut()
         for shard in self.shards:
             yield from self._samples(shard)
 
     def _samples(self, shard: str) -> Iterator[Sample]:
         path = Path(self.root, shard)
         count = 0
+        seen: set[int] = set()  # hashes of keys: a shard may have a million
         try:
             with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 mtime = os.fstat(file.fileno()).st_mtime
-                for key, members in groupby(_members(tar, file), key=itemgetter(0)):
-                    if sample := self._sample(tar, shard, mtime, key, members):
-                        yield sample
+                for key, members in groupby(_members(tar, file), key=attrgetter("key")):
+                    group = _grouped(tar, members, self._suffixes)
+                    is_known = hash(key) in seen
+                    if group.items and not is_known:
+                        seen.add(hash(key))
+                        yield _sample(file, shard, mtime, key, group)
                         count += 1
+                    self._several.note(shard, group.items[0 if is_known else 1 :])
+                    self._alone.note(shard, [] if group.items else group.sidecars)
         except FungiError:
             raise
         # A corrupt header makes tarfile raise nearly anything.
@@ -106,71 +129,86 @@ class TarSource:
                 hint="download or pack the shard again",
             ) from error
 
-    def _sample(
-        self,
-        tar: tarfile.TarFile,
-        shard: str,
-        mtime: float,
-        key: str,
-        members: Iterator[tuple[str, tarfile.TarInfo]],
-    ) -> Sample | None:
-        item: tarfile.TarInfo | None = None
-        label: str | None = None
-        fields: dict[str, object] = {}
-        for _, member in members:
-            if member.name == f"{key}.cls":
-                label = _read(tar, member).decode(errors="backslashreplace").strip() or None
-            elif member.name == f"{key}.json":
-                fields = _read_json(tar, member)
-            elif item is None and suffix_of(member.name) in self._suffixes:
-                item = member
-        if item is None:
-            return None
-        named = (_text(fields.get(name)) for name in LABEL_FIELDS)
-        label = label or next(filter(None, named), None)
-        split = _text(fields.get("split"))
-        return Sample(
-            id=path_to_uri(f"{shard}/{key}"),
-            uri=member_to_uri(shard, item.offset_data, item.size, suffix_of(item.name)),
-            label=class_name(label) if label else None,
-            split=split_name(split),
-            bytes=item.size,
-            mtime=mtime,
-        )
+
+@dataclass
+class LeftOut:
+    """Members that are no samples and part of none: how many, and the first of them."""
+
+    count: int = 0
+    first: str = ""
+
+    def note(self, shard: str, members: Sequence[_Member]) -> None:
+        """Count some more."""
+        if members and not self.count:
+            self.first = path_to_uri(f"{shard}/{members[0].info.name}")
+        self.count += len(members)
+
+    def __bool__(self) -> bool:
+        return self.count > 0
 
 
-def _members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """Yield (key, member) for the regular files that have a key."""
+@dataclass(frozen=True, slots=True)
+class _Member:
+    key: str
+    extension: str
+    info: tarfile.TarInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Adjacent members of one key: its items, the one that counts first, and its sidecars."""
+
+    items: list[_Member]
+    sidecars: list[_Member]
+    told: Told
+
+
+def _grouped(tar: tarfile.TarFile, members: Iterable[_Member], suffixes: Collection[str]) -> _Group:
+    items: list[_Member] = []
+    sidecars: list[_Member] = []
+    contents: list[tuple[str, bytes | None]] = []
+    for member in members:
+        if is_sidecar(member.extension):
+            sidecars.append(member)
+            contents.append((member.info.name, _read(tar, member)))
+        elif suffix_of(member.info.name) in suffixes:
+            items.append(member)
+    items.sort(key=lambda member: "." in member.extension)  # stable
+    return _Group(items, sidecars, told_by(contents))
+
+
+def _sample(file: BinaryIO, shard: str, mtime: float, key: str, group: _Group) -> Sample:
+    item, told = group.items[0].info, group.told
+    header = os.pread(file.fileno(), item.offset_data - item.offset, item.offset)
+    return Sample(
+        id=path_to_uri(f"{shard}/{key}"),
+        uri=member_to_uri(
+            shard, item.offset_data, item.size, suffix_of(item.name), header, told.flaw
+        ),
+        label=class_name(told.label) if told.label else None,
+        split=split_name(told.split),
+        bytes=item.size,
+        mtime=mtime,
+    )
+
+
+def _members(tar: tarfile.TarFile, file: BinaryIO) -> Iterator[_Member]:
+    """Yield the regular files that have a key."""
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # tarfile remembers all of them
         if member.size < 0:
             raise tarfile.ReadError("a member has a negative size")
         name = _MEMBER.fullmatch(member.name)
         if name and member.isreg() and not member.issparse():
-            yield name[1], member
+            yield _Member(name[1], name[2], member)
     # tarfile takes a damaged header for the end, but the end is zeros or nothing.
     file.seek(tar.offset)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
         raise tarfile.ReadError(f"bad header at byte {tar.offset}")
 
 
-def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    content = tar.extractfile(member)
-    if content is None or member.size > _LONGEST_TEXT:
-        raise tarfile.ReadError(f"{member.name} is too long for metadata")
-    return content.read()
-
-
-def _read_json(tar: tarfile.TarFile, member: tarfile.TarInfo) -> dict[str, object]:
-    try:
-        fields = json.loads(_read(tar, member))
-    except ValueError as error:
-        raise tarfile.ReadError(f"{member.name} is not JSON: {error}") from error
-    return fields if isinstance(fields, dict) else {}
-
-
-def _text(value: object) -> str | None:
-    """Return text and integers as text that any format can store, None for anything else."""
-    if not isinstance(value, str | int) or value == "":
+def _read(tar: tarfile.TarFile, member: _Member) -> bytes | None:
+    if member.info.size > most_read(member.extension):
         return None
-    return str(value).encode(errors="backslashreplace").decode()
+    content = tar.extractfile(member.info)
+    return content.read() if content is not None else None

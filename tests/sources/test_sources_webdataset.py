@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fungistore.errors import FungiError, ImageError, UsageError
+from fungistore.location import absolute_uri
 from fungistore.modalities.image.images import Images
 from fungistore.modalities.reading import read_item
 from fungistore.sources.opening import open_source
@@ -58,7 +59,7 @@ def test_samples_are_groups_of_adjacent_members(tmp_path: Path) -> None:
     assert [sample.label for sample in samples] == ["0", "1", "2"]
     assert {sample.mtime for sample in samples} == {os.stat(path).st_mtime}
     assert samples[0].bytes == len(png(0))
-    assert samples[0].uri == f"a-0.tar#offset=512&size={len(png(0))}&ext=png"
+    assert samples[0].uri.startswith(f"a-0.tar#offset=512&size={len(png(0))}&ext=png&head=512-")
     assert source.label_names() == ["0", "1", "2"]
     assert list(source) == samples
 
@@ -75,18 +76,45 @@ def test_every_uri_gives_random_access(tmp_path: Path, format: int) -> None:
         np.testing.assert_array_equal(pixels, np.broadcast_to([number, 0, 0], (4, 4, 3)))
 
 
-def test_the_first_image_of_a_key_counts(tmp_path: Path) -> None:
-    """The key ends at the first dot; text alone is no sample; members without a key are skipped."""
+def test_one_image_of_a_key_counts_and_the_others_are_told(tmp_path: Path) -> None:
+    """The plain one whatever the order, else the first; a key ends at the first dot."""
     members = [
         ("d.x/a.seg.png", png(1)),
         ("d.x/a.jpg", b"later"),
         ("b.txt", b"no image"),
         ("._c.png", png(2)),
         ("nodot", b""),
+        *((f"IMG_2024.05.{n}.png", png(n)) for n in range(3)),
+        ("d.x/a.png", png(5)),
+        ("lone.cls", b"1"),
     ]
+    source = open_source(write_shard(tmp_path / "a.tar", members))
+    for _ in range(2):
+        first, second = source
+        assert (first.id, first.bytes) == ("a.tar/d.x/a", len(b"later"))
+        assert (second.id, second.bytes) == ("a.tar/IMG_2024", len(png(0)))
+        several, alone = source.remarks()
+        assert "4 items have the key of another" in several
+        assert "a.tar/d.x/a.seg.png" in several
+        assert "1 sidecar has no item beside" in alone
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("a.CLS", b"3\n"), ("a.PNG", png(0))],
+        [("a.png", png(0)), ("a.Cls", b"\xef\xbb\xbf3")],
+        [("a.JSON", b'{"Class Name": 3}'), ("a.mask.png", png(1)), ("a.png", png(0))],
+        [("a.png", png(0)), ("a.json", '{"CATEGORY": "3", "Subset": "x"}'.encode("utf-16"))],
+        [("a.cls", "3".encode("utf-16")), ("a.json", b'{"label": 4}'), ("a.png", png(0))],
+    ],
+)
+def test_sidecars_in_any_order_case_and_encoding(
+    tmp_path: Path, members: list[tuple[str, bytes]]
+) -> None:
+    """The label is found wherever its member stands."""
     (sample,) = open_source(write_shard(tmp_path / "a.tar", members))
-    assert (sample.id, sample.bytes) == ("a.tar/d.x/a", len(png(1)))
-    assert sample.uri.endswith("&ext=png")
+    assert (sample.label, sample.bytes) == ("3", len(png(0)))
 
 
 @pytest.mark.parametrize(
@@ -111,10 +139,10 @@ def test_json_gives_label_and_split(
 
 
 def test_cls_goes_before_json(tmp_path: Path) -> None:
-    """Where both give a label, .cls wins; its bytes need not be UTF-8."""
-    members = [("a.cls", b" caf\xe9\n"), ("a.json", b'{"label": 1}'), ("a.png", png(0))]
+    """Where both give a label, .cls wins."""
+    members = [("a.cls", b" caf\xc3\xa9\n"), ("a.json", b'{"label": 1}'), ("a.png", png(0))]
     (sample,) = open_source(write_shard(tmp_path / "a.tar", members))
-    assert sample.label == "caf\\xe9"
+    assert sample.label == "caf\xe9"
 
 
 def test_hostile_names_are_only_names(tmp_path: Path) -> None:
@@ -265,12 +293,41 @@ def test_a_negative_size_does_not_lead_in_circles(tmp_path: Path) -> None:
         list(open_source(str(path)))
 
 
-@pytest.mark.parametrize("content", [b"{not json", b"\xff\xfe\xff"])
-def test_bad_json_is_named(tmp_path: Path, content: bytes) -> None:
-    """Metadata that cannot be read is an error, not an unknown label."""
-    path = write_shard(tmp_path / "a.tar", [("k.json", content), ("k.png", png(0))])
-    with pytest.raises(FungiError, match=r"k\.json is not JSON"):
-        list(open_source(path))
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("k.json", b"{not json"),
+        ("k.json", b"\xff\xfe\xff"),
+        ("k.json", b"[" * 100_000),
+        ("k.cls", b"caf\xe9"),
+        ("k.cls", b"\0\0\0\1"),
+        ("k.CLS", b"x" * (1 << 17)),
+    ],
+)
+def test_a_broken_sidecar_is_one_failed_input(tmp_path: Path, name: str, content: bytes) -> None:
+    """Its item is listed without a label, and says why when it is read; the others are sound."""
+    others = [("j.png", png(1)), ("j.cls", b"1"), ("l.png", png(2)), ("l.json", b'{"label": 2}')]
+    members = [*others[:2], (name, content), ("k.png", png(0)), *others[2:]]
+    source = open_source(write_shard(tmp_path / "a.tar", members))
+    samples = list(source)
+    assert [sample.label for sample in samples] == ["1", None, "2"]
+    with pytest.raises(ImageError, match=f"{name} cannot be used"):
+        read_item(Images(), source.root, samples[1].uri)
+    absolute = absolute_uri(source.root, samples[2].uri)
+    assert read_item(Images(), "/", absolute)[0, 0, 0] == 2
+
+
+def test_a_shard_packed_anew_gives_no_other_item(tmp_path: Path) -> None:
+    """Where the old place has another member of the same size, reading it says so."""
+    members = [(f"{'d/' * 60}{n}.png", png(n)) for n in range(3)]
+    source = open_source(write_shard(tmp_path / "a.tar", members))
+    before = list(source)
+    write_shard(tmp_path / "a.tar", [members[1], members[0], members[2]])
+    for sample in before[:2]:
+        with pytest.raises(ImageError, match="another one than when it was listed"):
+            read_item(Images(), source.root, sample.uri)
+    assert read_item(Images(), source.root, before[2].uri)[0, 0, 0] == 2
+    assert [read_item(Images(), source.root, s.uri)[0, 0, 0] for s in source] == [1, 0, 2]
 
 
 def test_a_uri_beyond_the_end_is_an_image_error(tmp_path: Path) -> None:
