@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import FungiError
+from fungistore.fingerprint import digest_ids
 from fungistore.location import member_to_uri, path_to_uri
 from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
@@ -76,6 +77,11 @@ class TarSource:
         self.root = str(Path(root).absolute())
         self._suffixes = suffixes
         self.shards = [os.path.relpath(check_shard(path), root) for path in paths]
+
+    @property
+    def origin(self) -> str:
+        """Which shards they are."""
+        return f"tar:{digest_ids(self.shards)}"
 
     def label_names(self) -> list[str]:
         """Pass over all shards once, reading only headers and labels."""
