@@ -100,8 +100,8 @@ def _show(found: fungi.StoreStatus) -> None:
     show_text(f"splits   {splits}")
     show_text(f"labels   {len(found.labels)}" + (f" ({labels})" if found.labels else ""))
     if found.removed:
-        said = counted(found.removed, "sample")
-        show_text(f"gone     {said} whose file is gone from the source: left out by default")
+        gone = counted(found.removed, "sample")
+        show_text(f"gone     {gone} whose file is gone from the source: left out by default")
     if found.columns:
         show_text(f"columns  {', '.join(found.columns)}")
     show_text(f"failed   {found.failed}")
