@@ -96,7 +96,8 @@ class Comparison:
             at = now["row"].to_numpy() - batch["row"][0].as_py()
             then = pa.Table.from_batches([self._terms.stored(batch.take(pa.array(at)))])
             own = why[done : done + len(now)]
-            own |= self._places(part, then, now)
+            if self._terms.places:
+                own |= self._places(part, then, now)
             for name, reason in (("label", LABEL), ("split", SPLIT)):
                 if name in self._terms.knows:
                     is_other = _differ(then[name], now[name])

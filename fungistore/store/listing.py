@@ -134,7 +134,7 @@ def add_source(
         if update:
             _note_changed(store, found, differing)
         taken = LABEL | SPLIT | CELLS | MOVED | (CHANGED if update else 0)
-        _refresh_samples(store, comparison, found, taken)
+        refresh_samples(store, comparison, found, taken)
     return SourceChanges(
         census.added,
         census.known,
@@ -188,7 +188,8 @@ def _note_changed(store: Store, found: Differences, differing: Spool) -> None:
         )
 
 
-def _refresh_samples(store: Store, comparison: Comparison, found: Differences, taken: int) -> None:
+def refresh_samples(store: Store, comparison: Comparison, found: Differences, taken: int) -> None:
+    """Take over what differs for one of some reasons, one part after the other."""
     rows, first = found.rows_of(taken), 0
     for number, part in enumerate(store.manifest.parts):
         start, stop = np.searchsorted(rows, (first, first + part.rows))
