@@ -22,6 +22,7 @@ from .commands.export import export
 from .commands.extract import extract
 from .commands.import_features import import_features
 from .commands.index import index
+from .commands.label import label
 from .commands.models import models
 from .commands.pca import pca
 from .commands.predict import predict
@@ -35,7 +36,12 @@ from .layout import SETTINGS, Page, Pages
 from .output import give_up, note, result, unwritten
 
 HEADINGS = {
-    "Make features": {"extract": extract, "import": import_features, "export": export},
+    "Make features": {
+        "extract": extract,
+        "label": label,
+        "import": import_features,
+        "export": export,
+    },
     "Use them": {
         "pca": pca,
         "index": index,

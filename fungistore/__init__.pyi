@@ -60,6 +60,9 @@ from .indexing.build import IndexResult as IndexResult
 from .indexing.build import build_index as build_index
 from .indexing.opening import open_index as open_index
 from .indexing.options import IndexOptions as IndexOptions
+from .labelling.options import LabelOptions as LabelOptions
+from .labelling.stage import LabelResult as LabelResult
+from .labelling.stage import label as label
 from .loff.evaluate import LoffEvaluation as LoffEvaluation
 from .loff.evaluate import evaluate_loff as evaluate_loff
 from .loff.options import Augmentation as Augmentation

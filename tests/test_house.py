@@ -42,7 +42,7 @@ FLOORS = (
     ("gradients",),
     ("matrices",),
     ("engines",),
-    ("extraction", "pca", "exchange"),
+    ("extraction", "pca", "exchange", "labelling"),
     ("indexing", "joint"),
     ("searching", "evaluation"),
     ("loff",),

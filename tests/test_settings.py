@@ -46,6 +46,7 @@ COMMANDS = {  # where each class's flags are
     "TrainOptions": ["train-loff", "s.fungi"],
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
     "ExportOptions": ["export", "s.fungi", "f.npy"],
+    "LabelOptions": ["label", "s.fungi", "f.csv"],
     "ImportOptions": ["import", "f.npy", "s.fungi"],
     "DemoOptions": ["demo"],
     "DoctorOptions": ["doctor"],

@@ -58,6 +58,8 @@ def _show(done: fungi.IndexResult) -> None:
     )
     if record.excluded:
         note(f"excluded: {counted(record.excluded, 'row')} without usable features")
+    if record.removed:
+        note(f"excluded: {counted(len(record.removed), 'row')} whose file is gone from the source")
     if done.missing:
         note(
             f"without features: {counted(done.missing, 'row')}; if some are made, "

@@ -10,7 +10,7 @@ import typer
 
 import fungistore as fungi
 from fungistore.errors import UsageError
-from fungistore.quantities import size
+from fungistore.quantities import counted, size
 
 from ..flags import Json, command
 from ..output import note, result, result_json, result_json_list
@@ -99,6 +99,9 @@ def _show(found: fungi.StoreStatus) -> None:
     show_text(f"samples  {found.samples} from {', '.join(found.roots)}")
     show_text(f"splits   {splits}")
     show_text(f"labels   {len(found.labels)}" + (f" ({labels})" if found.labels else ""))
+    if found.removed:
+        gone = counted(found.removed, "sample")
+        show_text(f"gone     {gone} whose file is gone from the source: left out by default")
     if found.columns:
         show_text(f"columns  {', '.join(found.columns)}")
     show_text(f"failed   {found.failed}")

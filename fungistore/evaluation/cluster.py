@@ -60,13 +60,14 @@ def evaluate_cluster(
         StoreError: the store is damaged.
     """
     ClusterOptions.accept(options)
-    opened = Store.open(store)
+    opened = Store.open(store, keep_removed=options.keep_removed)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
     )
     labels = opened.samples.labels()
     pool = _rows_of(opened, options.split)
-    is_labelled, is_usable = labels >= 0, matrix.coverage().usable
+    coverage = matrix.coverage()
+    is_labelled, is_usable = labels >= 0, coverage.usable
     rows = pool[(is_labelled & is_usable)[pool]]
     classes, truth = np.unique(labels[rows], return_inverse=True)
     refuse_too_few(
@@ -92,7 +93,7 @@ def evaluate_cluster(
         "seed": options.seed,
         "blocks": matrix.made_of,
     }
-    excluded = count_excluded(pool, is_labelled, is_usable)
+    excluded = count_excluded(pool, is_labelled, coverage)
     return Evaluation(
         "cluster", opened.where, matrix.feature_set, protocol, excluded, tuple(scores)
     )

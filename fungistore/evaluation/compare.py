@@ -24,6 +24,7 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors
 from fungistore.store.samples import Rows
+from fungistore.store.store import Store
 
 CLASSES_SHOWN = 40
 
@@ -123,7 +124,7 @@ def compare_features(
     if options.plot is not None:
         check_plot(options.plot)
     task = open_task(
-        store,
+        Store.open(store, keep_removed=options.keep_removed),
         options.features,
         feature_set=options.feature_set,
         holdout=options.holdout,

@@ -24,6 +24,7 @@ from fungistore.matrices.choices import (
     Features,
     FeatureSetChoice,
     OrderChoice,
+    RemovedChoice,
     SplitChoice,
 )
 from fungistore.settings import Count, Positive, Setting, Settings
@@ -82,7 +83,7 @@ class EvaluationOptions(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(FeatureChoice, SplitChoice, OrderChoice, EvaluationOptions):
+class TableOptions(FeatureChoice, SplitChoice, RemovedChoice, OrderChoice, EvaluationOptions):
     """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
 
     combinations: Annotated[Combinations, COMBINATIONS] = "one"
@@ -183,7 +184,7 @@ class LinearOptions(TableOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoffOptions(FeatureSetChoice, DeviceChoice, EvaluationOptions):
+class LoffOptions(FeatureSetChoice, RemovedChoice, DeviceChoice, EvaluationOptions):
     """Test trained heads on the rows that their splits left out.
 
     A pattern of names averages over the heads that it matches, such as seeds.
@@ -221,7 +222,7 @@ class LoffOptions(FeatureSetChoice, DeviceChoice, EvaluationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusterOptions(FeatureChoice, EvaluationOptions):
+class ClusterOptions(FeatureChoice, RemovedChoice, EvaluationOptions):
     """Cluster the images and compare the clusters with the classes.
 
     There is one cluster a class. `matched acc` is the part of the images in the cluster matched
@@ -248,7 +249,7 @@ class ClusterOptions(FeatureChoice, EvaluationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalOptions(FeatureChoice, EvaluationOptions):
+class RetrievalOptions(FeatureChoice, RemovedChoice, EvaluationOptions):
     """Rank the images for each query: mAP, precision at 1, 5, 10.
 
     mAP is the mean average precision. With --ground-truth, the queries, images and difficulties
@@ -292,7 +293,7 @@ class RetrievalOptions(FeatureChoice, EvaluationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShotOptions(FeatureSetChoice, TextChoice, EvaluationOptions):
+class ZeroShotOptions(FeatureSetChoice, RemovedChoice, TextChoice, EvaluationOptions):
     """Classify the images by the names of their classes.
 
     Nothing is trained. Each class name is put into each template; the text side of the encoder
@@ -336,7 +337,7 @@ class ZeroShotOptions(FeatureSetChoice, TextChoice, EvaluationOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(BlockChoice, SplitChoice, EvaluationOptions):
+class CompareOptions(BlockChoice, SplitChoice, RemovedChoice, EvaluationOptions):
     """Compare features: their CKA, and which classes gain from B.
 
     The CKA is how alike they are; a class gains from B against A. The accuracy of a class is that

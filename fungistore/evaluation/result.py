@@ -12,10 +12,11 @@ from fungistore.machine.context import Context
 from fungistore.markup import html_table
 from fungistore.store.backend import open_backend
 from fungistore.store.contents import Contents
-from fungistore.store.coverage import Mask
+from fungistore.store.coverage import Coverage, Mask
 from fungistore.store.documents import encode_document, sealed
 from fungistore.store.folder import Folder
 from fungistore.store.frame import require_pandas
+from fungistore.store.removed import GONE
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -173,20 +174,25 @@ def refuse_too_few(what: str, found: int, least: int, hint: str) -> None:
 
 
 def count_excluded(
-    rows: Rows, is_labelled: Mask, is_usable: Mask, outside: int = 0
+    rows: Rows, is_labelled: Mask, coverage: Coverage, outside: int = 0
 ) -> dict[str, int]:
     """Count the rows that an evaluation leaves out, by reason.
 
     Args:
         rows: that are considered.
-        is_labelled, is_usable: masks over the sample table.
+        is_labelled: mask over the sample table.
+        coverage: of the features.
         outside: rows of no split, where others have one.
     """
+    is_there = ~coverage.removed
     counts = {
-        "rows without a label": int((~is_labelled)[rows].sum()),
-        "rows without usable features": int((is_labelled & ~is_usable)[rows].sum()),
+        "rows without a label": int((~is_labelled & is_there)[rows].sum()),
+        "rows without usable features": int(
+            (is_labelled & is_there & ~coverage.usable)[rows].sum()
+        ),
     }
-    return counts | ({"rows without a split": outside} if outside else {})
+    others = {"rows without a split": outside, GONE: int(coverage.removed[rows].sum())}
+    return counts | {reason: count for reason, count in others.items() if count}
 
 
 def class_names(store: Store, labels: Sequence[int]) -> list[str]:

@@ -44,7 +44,7 @@ from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
 from fungistore.quantities import counted, duration
 from fungistore.randomness import Stream
-from fungistore.store.coverage import Mask
+from fungistore.store.coverage import Coverage, Mask
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -89,16 +89,16 @@ def evaluate_retrieval(
         StoreError: the store is damaged.
     """
     RetrievalOptions.accept(options)
-    opened = Store.open(store)
+    opened = Store.open(store, keep_removed=options.keep_removed)
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
     )
-    usable = matrix.coverage().usable
+    coverage = matrix.coverage()
     truth = options.ground_truth
     if truth is None:
-        search = _by_label(opened, usable, options, context)
+        search = _by_label(opened, coverage, options, context)
     else:
-        search = _revisited(opened, usable, read_ground_truth(truth), truth)
+        search = _revisited(opened, coverage.usable, read_ground_truth(truth), truth)
     outside = np.setdiff1d(search.queries, search.database)
     if len(outside):
         refuse_leak(matrix, outside)
@@ -173,7 +173,9 @@ def _say_time(seconds: float, done: int, total: int, search: _Search, context: C
         )
 
 
-def _by_label(store: Store, usable: Mask, options: RetrievalOptions, context: Context) -> _Search:
+def _by_label(
+    store: Store, coverage: Coverage, options: RetrievalOptions, context: Context
+) -> _Search:
     seed = options.seed
     labels = store.samples.labels()
     splits = store.samples.splits()
@@ -186,8 +188,8 @@ def _by_label(store: Store, usable: Mask, options: RetrievalOptions, context: Co
         pool, database, source = everything, everything, {"from": "all others"}
         outside = 0
     considered = np.union1d(pool, database)
-    fit = usable & (labels >= 0)
-    excluded = count_excluded(considered, labels >= 0, usable, outside)
+    fit = coverage.usable & (labels >= 0)
+    excluded = count_excluded(considered, labels >= 0, coverage, outside)
     pool, database = pool[fit[pool]], database[fit[database]]
     classes = len(np.unique(labels[database]))
     refuse_too_few("retrieval needs images of several classes", classes, 2, LABEL_HINT)

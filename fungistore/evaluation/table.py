@@ -18,6 +18,7 @@ from fungistore.evaluation.task import Task, open_task, say_split, say_unseen
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
+from fungistore.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def evaluate_table(
 
     def opened(seed: int) -> Task:
         return open_task(
-            store,
+            Store.open(store, keep_removed=options.keep_removed),
             options.features,
             pca=options.pca,
             feature_set=options.feature_set,

@@ -96,7 +96,7 @@ class Task:
 
 
 def open_task(
-    store: str | Path,
+    store: str | Path | Store,
     features: Sequence[str] | None = None,
     *,
     pca: str | None = None,
@@ -107,7 +107,7 @@ def open_task(
     """Open a store for classification.
 
     Args:
-        store: the store's directory.
+        store: the store, or its directory.
         features: blocks; default: all vector features.
         pca: a stored PCA, instead of blocks.
         feature_set: may be left out where there is one.
@@ -151,7 +151,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
             expected="class folders, or a manifest with a column `label`",
             hint="fungi extract from such a source gives labels",
         )
-    excluded = count_excluded(rows, is_labelled, is_usable, split.outside)
+    excluded = count_excluded(rows, is_labelled, coverage, split.outside)
     kept = split.keep(is_labelled & is_usable)
     for name in ("train", "test"):
         if not len(getattr(kept, name)):

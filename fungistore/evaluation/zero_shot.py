@@ -24,6 +24,7 @@ from fungistore.extras import install_command
 from fungistore.joint.space import TextSpace, open_space
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -56,9 +57,10 @@ def evaluate_zero_shot(
         FungiError: its weights could not be had.
     """
     ZeroShotOptions.accept(options)
-    opened = Store.open(store)
+    opened = Store.open(store, keep_removed=options.keep_removed)
     templates = read_templates(options.templates)
     labels = opened.samples.labels()
+    labels[left_out(opened)] = -1  # of no class, so that classes without an image are none
     pool, where = _rows_of(opened, options.split)
     present = np.unique(labels[pool][labels[pool] >= 0])
     refuse_too_few("images are classified among classes", len(present), 2, LABEL_HINT)
@@ -66,7 +68,8 @@ def evaluate_zero_shot(
     names = class_texts([opened.manifest.labels[one] for one in classes], options.class_names)
     space = open_space(opened, options.feature_set, options, context)
     matrix = space.matrix
-    is_labelled, is_usable = labels >= 0, matrix.coverage().usable
+    coverage = matrix.coverage()
+    is_labelled, is_usable = labels >= 0, coverage.usable
     rows = pool[(is_labelled & is_usable)[pool]]
     refuse_too_few("no image has a label and an embedding", len(rows), 1, LABEL_HINT)
     vectors = _class_vectors(space, names, templates, context)
@@ -101,7 +104,7 @@ def evaluate_zero_shot(
             "texts": space.identity(),
             "ensemble": "mean of unit vectors, normalised",
         },
-        excluded=count_excluded(pool, is_labelled, is_usable),
+        excluded=count_excluded(pool, is_labelled, coverage),
         scores=(score,),
     )
 

@@ -110,7 +110,7 @@ def export_features(
     kind = format_of(path, options.format)
     files = (path, sidecar_of(path)) if kind == "npy" else (path,)
     _refuse_existing(files, overwrite=overwrite)
-    opened = Store.open(store)
+    opened = Store.open(store, keep_removed=True)  # what a row is of matters to whoever reads it
     matrix = open_features(
         opened, options.features, pca=options.pca, feature_set=options.feature_set
     )

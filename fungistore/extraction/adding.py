@@ -61,7 +61,13 @@ def add_samples(
         names = ", ".join(changes.first_removed)
         names += ", ..." if changes.removed > len(changes.first_removed) else ""
         context.reporter.notice(
-            f"{changes.removed} {modality.items} are not in the source any more ({names}); "
-            "their rows are kept"
+            f"{changes.removed} {modality.items} are not in the source any more ({names}): their "
+            "rows are kept, and left out of evaluations, indexes and training (--keep-removed "
+            "uses them)"
+        )
+    if changes.unlisted:
+        context.reporter.notice(
+            f"{changes.unlisted} {modality.items} of the store are not listed here, but by another "
+            "source in this folder; their rows are used as before"
         )
     return found

@@ -43,6 +43,7 @@ class IndexResult:
         """Return a JSON-ready dictionary; the record's fields are at the top level."""
         document = asdict(self.index) | {"store": self.store, "store_id": self.index.store}
         rest = {"added": self.added, "missing": self.missing, "seconds": self.seconds}
+        rest["removed"] = len(self.index.removed)
         return document | {"index": self.index.name} | rest
 
 
@@ -73,7 +74,7 @@ def build_index(
         FungiError: a full disk, or another writer.
     """
     began = time.perf_counter()
-    store_now = Store.open(store)
+    store_now = Store.open(store, keep_removed=options.keep_removed)
     folder, _, _ = find_index(store_now, options, restart=restart)
     with disk_errors_explained(store_now.where), store_now.writing(folder.key) as opened:
         builder = IndexBuilder.start(opened, options, context, restart=restart)

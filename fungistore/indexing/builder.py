@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from fungistore.errors import MismatchError, StoppedError, StoreError, UsageError
-from fungistore.fingerprint import describe
+from fungistore.errors import StoppedError, StoreError, UsageError
 from fungistore.indexing.choose import (
     Choice,
     available_memory,
@@ -37,7 +36,6 @@ from fungistore.indexing.record import (
     read_record,
     remove_index,
     remove_strays,
-    restart_hint,
     write_record,
 )
 from fungistore.indexing.reference import (
@@ -46,6 +44,7 @@ from fungistore.indexing.reference import (
     Reference,
     settle_effort,
 )
+from fungistore.indexing.refusals import refuse_changed, refuse_other
 from fungistore.indexing.rows import Available, new_blocks
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
@@ -55,7 +54,7 @@ from fungistore.randomness import Stream
 from fungistore.store.backend import Listing
 from fungistore.store.contents import Counts, counts_of, runs_of
 from fungistore.store.folder import Folder
-from fungistore.store.records import named
+from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -94,7 +93,7 @@ class IndexBuilder:
         folder, stored, matrix = find_index(store, options, restart=restart)
         available = Available.now(matrix)
         if stored is not None:
-            _refuse_changed(store, stored, available)
+            refuse_changed(store, stored, available)
             remove_strays(folder, stored)
             builder = cls(folder, stored, available, context)
             builder._read()
@@ -121,6 +120,8 @@ class IndexBuilder:
             self._begin()
         if self.record.rows_done < self.available:
             self._add(checkpoint_seconds)
+        if len(returned := self._returned()):
+            self._add_returned(returned)
         if self.record.recall is None:
             effort: dict[str, int] = {}
             recall: Recall | None = EXACT
@@ -139,6 +140,9 @@ class IndexBuilder:
 
     def _say_what_is_left(self, is_unfinished: bool) -> None:
         record, to_go = self.record, self.available - self.record.rows_done
+        if back := len(self._returned()):
+            said = counted(back, "row", "rows")
+            self._context.reporter.notice(f"adding {said} whose file is there again")
         if not to_go:
             again = "" if record.recall else "; measuring its recall"
             self._context.reporter.notice(
@@ -187,7 +191,7 @@ class IndexBuilder:
                 trained = len(vectors)
         self.record = replace(record, trained_on=trained)
         if trained:
-            self._checkpoint(self._done, 0)
+            self._checkpoint(self._done, 0, ())
 
     def _load_sample(self, rows: Rows) -> Vectors:
         """Return the usable rows of the sample, filled into one array: never two copies of it."""
@@ -204,27 +208,42 @@ class IndexBuilder:
 
     def _add(self, checkpoint_seconds: float) -> None:
         done, excluded = self._done.copy(), self.record.excluded
+        removed = [*self.record.removed]
         saved, pause, added = time.monotonic(), checkpoint_seconds, False
         self._context.reporter.begin("rows", self.available, done=self.record.rows_done)
         for block in new_blocks(self._there, done.copy()):
             if self._context.stop() or time.monotonic() - saved > pause:
                 writing = time.monotonic()
                 if added:
-                    self._checkpoint(done, excluded)
+                    self._checkpoint(done, excluded, removed)
                 self._stop_if_asked()
                 saved, added = time.monotonic(), False
                 pause = max(checkpoint_seconds, CHECKPOINT_SHARE * (saved - writing))
             if self._reference is not None:
                 self._reference.update(block.vectors, block.rows, self.record.metric)
             self._vectors.add(block.vectors, block.rows)
-            excluded += block.considered - len(block.rows)
+            excluded += block.considered - len(block.rows) - len(block.removed)
+            removed += block.removed.tolist()
             done[block.units] = np.maximum(done[block.units], self._there.counts[block.units])
             self._context.reporter.advance(block.considered)
             added = True
         self._context.reporter.end()
-        self._checkpoint(done, excluded)
+        self._checkpoint(done, excluded, removed)
 
-    def _checkpoint(self, done: Counts, excluded: int) -> None:
+    def _returned(self) -> Rows:
+        """Return the rows that were left out, and whose file is there again."""
+        return np.setdiff1d(self.record.removed, left_out(self._matrix.store)).astype(np.int64)
+
+    def _add_returned(self, returned: Rows) -> None:
+        for rows, vectors in self._matrix.stream(returned):
+            if self._reference is not None:
+                self._reference.update(vectors, rows, self.record.metric)
+            self._vectors.add(vectors, rows)
+        still = np.setdiff1d(self.record.removed, returned).tolist()
+        done = done_rows(self.record, self._there, self._folder)
+        self._checkpoint(done, self.record.excluded, still)
+
+    def _checkpoint(self, done: Counts, excluded: int, removed: Sequence[int]) -> None:
         """Write the index as it is in memory, so that a kill from now on costs nothing before."""
         rows_done = int(done.sum())
         name = f"vectors-{rows_done}.faiss"
@@ -242,6 +261,7 @@ class IndexBuilder:
             done=runs_of(done),
             vectors=self._vectors.count,
             excluded=excluded,
+            removed=tuple(removed),
             contents=self._there.contents(done),
             effort={},
             recall=None,
@@ -294,7 +314,7 @@ def find_index(
     record = None if restart else read_record(folder)
     if record is not None:
         is_named = options.features is not None or options.pca is not None
-        _refuse_other(store, record, options, matrix.features if is_named else None)
+        refuse_other(store, record, options, matrix.features if is_named else None)
         matrix = record.matrix(store)  # the features that it has, whatever has joined them since
     return folder, record, matrix
 
@@ -336,48 +356,3 @@ def _new_record(
         recall=None,
         files={},
     )
-
-
-def _refuse_other(
-    store: Store, record: IndexRecord, options: IndexOptions, features: tuple[str, ...] | None
-) -> None:
-    """Raise MismatchError where the index is not what is asked for; None and "auto" ask nothing."""
-    asked: dict[str, Any] = {
-        "features": features,
-        "metric": options.metric,
-        "factory": None if options.factory == AUTO else options.factory,
-        "seed": options.seed,
-    }
-    changed = {
-        name: (getattr(record, name), value)
-        for name, value in asked.items()
-        if value is not None and value != getattr(record, name)
-    }
-    if changed:
-        raise MismatchError(
-            f"index {record.name!r} was made with other settings",
-            where=store.where,
-            expected="the same settings, or another index",
-            found=describe(changed),
-            hint=restart_hint(store, record),
-        )
-
-
-def _refuse_changed(store: Store, record: IndexRecord, available: Available) -> None:
-    states = available.matrix.records.states(record.contents)
-    if anew := named(states, "anew"):
-        raise MismatchError(
-            f"rows that index {record.name!r} has were made anew since",
-            where=store.where,
-            expected="the rows that it was made from",
-            found=f"others in {', '.join(anew)}",
-            hint=restart_hint(store, record),
-        )
-    if gone := named(states, "gone"):
-        raise MismatchError(
-            f"rows that index {record.name!r} has are not there now",
-            where=store.where,
-            expected="the rows that it was made from",
-            found=f"units without a record in {', '.join(gone)}",
-            hint="fungi extract, import or pca makes them again; " + restart_hint(store, record),
-        )

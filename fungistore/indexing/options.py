@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Le, MaxLen, MinLen
 
-from fungistore.matrices.choices import FeatureChoice
+from fungistore.matrices.choices import FeatureChoice, RemovedChoice
 from fungistore.names import PlainName
 from fungistore.settings import Positive, Setting
 from fungistore.type_words import Words
@@ -26,7 +26,7 @@ Factory = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexOptions(FeatureChoice):
+class IndexOptions(FeatureChoice, RemovedChoice):
     """Settings of `fungi index`."""
 
     heading = "Index"

@@ -74,6 +74,8 @@ class IndexRecord:
         done: how many of each unit these are; () where they are the first ones.
         vectors: vectors in the index.
         excluded: rows without usable features.
+        removed: rows that were left out since their file was gone from the source: they are added
+            when it comes back.
         fingerprints: of the arrays that it was made from, by array name.
         contents: of the arrays that it was made from, by array name.
         effort: the search parameter that was settled on, such as {"nprobe": 8}.
@@ -103,6 +105,7 @@ class IndexRecord:
     files: Mapping[str, StoredFile]
     done: Runs = ()
     contents: Contents = field(default_factory=dict)
+    removed: tuple[int, ...] = ()
 
     @property
     def pca(self) -> str | None:

@@ -16,6 +16,7 @@ from fungistore.store.contents import (
     content_of,
 )
 from fungistore.store.coverage import Mask
+from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
 
 
@@ -69,17 +70,20 @@ class NewBlock:
         units: these units.
         considered: how many rows they are.
         rows, vectors: those of them that can be used.
+        removed: those that could be, but for their file, which is gone from the source.
     """
 
     units: slice
     considered: int
     rows: Rows
     vectors: Vectors
+    removed: Rows
 
 
 def new_blocks(available: Available, done: Counts) -> Iterator[NewBlock]:
     """Yield the rows that are there and not done, some whole units at a time."""
     matrix = available.matrix
+    gone = left_out(matrix.store)
     step = max(1, STREAM_BYTES // (4 * matrix.dim * matrix.unit_rows))
     for first in range(0, len(available.counts), step):
         block = slice(first, min(first + step, len(available.counts)))
@@ -94,13 +98,15 @@ def new_blocks(available: Available, done: Counts) -> Iterator[NewBlock]:
         vectors = matrix.read(int(rows[0]), int(rows[-1]) + 1)
         if len(rows) < len(vectors):
             vectors = vectors[rows - rows[0]]
-        usable = ~np.isnan(vectors[:, 0])
+        finite = ~np.isnan(vectors[:, 0])
+        usable = finite & ~np.isin(rows, gone, assume_unique=True)
         all_usable = bool(usable.all())
         yield NewBlock(
             block,
             len(rows),
             rows if all_usable else rows[usable],
             vectors if all_usable else vectors[usable],
+            rows[finite & ~usable],
         )
 
 

@@ -20,6 +20,8 @@ from fungistore.matrices.cells import pooled
 from fungistore.matrices.splits import Split, stratified_holdout
 from fungistore.quantities import counted
 from fungistore.store.feature_sets import choose_feature_set
+from fungistore.store.removed import GONE
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -56,6 +58,12 @@ class HeadData:
         """Cells of a feature map after pooling; None for embeddings."""
         shape = self.array.array.shape
         return (shape[1] // self.pool, shape[2] // self.pool) if len(shape) == 4 else None
+
+    def without(self, gone: Rows) -> HeadData:
+        """Return the same without some test rows, whose file is gone from the source."""
+        test = np.setdiff1d(self.split.test, gone)
+        reason = {GONE: len(self.split.test) - len(test)}
+        return replace(self, split=replace(self.split, test=test), excluded=self.excluded | reason)
 
     def digest(self) -> Config:
         """Return what identifies the rows and labels that are trained and validated on."""

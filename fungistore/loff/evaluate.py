@@ -67,7 +67,7 @@ def evaluate_loff(
     LoffOptions.accept(options)
     if options.plot is not None:
         check_plot(options.plot)
-    opened = Store.open(store)
+    opened = Store.open(store, keep_removed=options.keep_removed)
     place = resolve_device(options.device)
     patterns = options.heads or (None,)
     groups = [find_heads(opened, pattern, options.feature_set) for pattern in patterns]

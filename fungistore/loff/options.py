@@ -10,7 +10,13 @@ from annotated_types import Ge, Gt, Le, Lt, Predicate
 from fungistore.extraction.options import ReplayChoice
 from fungistore.headings import ROWS, SCORES, SPEED
 from fungistore.machine.choices import DeviceChoice
-from fungistore.matrices.choices import ONLY, FeatureSetChoice, OrderChoice, SplitChoice
+from fungistore.matrices.choices import (
+    ONLY,
+    FeatureSetChoice,
+    OrderChoice,
+    RemovedChoice,
+    SplitChoice,
+)
 from fungistore.names import PlainName
 from fungistore.settings import Count, Positive, Setting, Settings, Share
 from fungistore.type_words import Words
@@ -114,7 +120,7 @@ class Augmentation(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(FeatureSetChoice, SplitChoice, OrderChoice, DeviceChoice):
+class TrainOptions(FeatureSetChoice, SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
     """Settings of `fungi train-loff`; None means "decide, and freeze it with the head".
 
     The seed is of everything random: holdout, validation rows, weights, order, augmentation.

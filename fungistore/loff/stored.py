@@ -17,6 +17,7 @@ from fungistore.loff.heads import Head, HeadSpec, build_head
 from fungistore.loff.run_folder import RunFolder, head_names
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.feature_sets import choose_feature_set
+from fungistore.store.removed import left_out
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -165,20 +166,16 @@ def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
 def head_rows(store: Store, stored: StoredHead) -> HeadData:
     """Return the rows of a head's split again.
 
+    Rows of its training may be gone from the source since; those to test on are left out then.
+
     Raises:
         MismatchError: the rows or their labels are not those of its training any more.
     """
-    options = stored.config["options"]
-    data = open_head_data(
-        store,
-        stored.head.spec.reads,
-        feature_set=stored.feature_set,
-        pool=stored.pool,
-        holdout=options["holdout"],
-        validation=options["validation"],
-        seed=options["seed"],
-    )
+    data = _split_again(store, stored)
     fields = differences(stored.config["rows"], data.digest(), common=False)
+    if fields and len(gone := left_out(store)):
+        data = _split_again(Store.open(store, keep_removed=True), stored).without(gone)
+        fields = differences(stored.config["rows"], data.digest(), common=False)
     if fields:
         raise MismatchError(
             "the head was trained on other rows, so which ones may test it is not known",
@@ -188,3 +185,16 @@ def head_rows(store: Store, stored: StoredHead) -> HeadData:
             hint="train it again: fungi train-loff with --restart; fungi predict needs no rows",
         )
     return data
+
+
+def _split_again(store: Store, stored: StoredHead) -> HeadData:
+    options = stored.config["options"]
+    return open_head_data(
+        store,
+        stored.head.spec.reads,
+        feature_set=stored.feature_set,
+        pool=stored.pool,
+        holdout=options["holdout"],
+        validation=options["validation"],
+        seed=options["seed"],
+    )

@@ -31,6 +31,7 @@ from fungistore.store.store import Store
 
 OUTSIDE = (  # change no weights
     *("name", "feature_set", "device", "cache", "checkpoint_minutes", "log_to"),
+    "keep_removed",  # but the rows do, which have a digest
 )
 
 
@@ -99,7 +100,7 @@ def train_loff(
         StoppedError: `context` asked for it.
         FungiError: the loss is not finite; the last good checkpoint is kept.
     """
-    opened = Store.open(store)
+    opened = Store.open(store, keep_removed=options.keep_removed)
     refuse_unusable(options.log_to, opened.backend.directory(), opened.where)
     device = resolve_device(options.device)
     kind = options.head or ("deit-s" if device.type == "cuda" else "vit-xs")

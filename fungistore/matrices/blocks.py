@@ -26,6 +26,7 @@ from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.records import Records
 from fungistore.store.references import changed_references, explain_banks
+from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -275,7 +276,8 @@ class FeatureMatrix:
 
     def coverage(self) -> Coverage:
         """Tell which rows can be used; reads only units whose records count unusable rows."""
-        return coverage_of(self.arrays, self.records, len(self.store.samples))
+        samples = len(self.store.samples)
+        return coverage_of(self.arrays, self.records, samples, left_out(self.store))
 
 
 def open_features(

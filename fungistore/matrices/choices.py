@@ -91,3 +91,14 @@ class SplitChoice(Settings):
         ),
     ] = None
     seed: Annotated[int, Setting("Of the holdout and all other choices.")] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovedChoice(Settings):
+    """What becomes of rows whose file is gone from the source."""
+
+    heading = ROWS
+
+    keep_removed: Annotated[bool, Setting("Use rows whose file is gone from the source, too.")] = (
+        False
+    )

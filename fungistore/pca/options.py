@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fungistore.choices import StorageDtype
 from fungistore.headings import ROWS, STORAGE
-from fungistore.matrices.choices import BlockChoice, SplitChoice
+from fungistore.matrices.choices import BlockChoice, RemovedChoice, SplitChoice
 from fungistore.names import PlainName
 from fungistore.settings import Count, Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class PcaOptions(BlockChoice, SplitChoice):
+class PcaOptions(BlockChoice, SplitChoice, RemovedChoice):
     """Settings of `fungi pca`; with a holdout, evaluations with the same one test on the rest."""
 
     heading = "PCA"

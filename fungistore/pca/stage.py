@@ -99,7 +99,7 @@ def fit_pca(
         MismatchError: a PCA of this name was made with other settings.
         StoppedError: `context` asked for it; committed units are kept.
     """
-    opened = Store.open(store)
+    opened = Store.open(store, keep_removed=options.keep_removed)
     matrix = open_features(opened, options.features, feature_set=options.feature_set)
     rows, origin = _fit_rows(opened, matrix, options, context)
     dim = _settle_dim(matrix, len(rows), options.dim, context)

@@ -7,12 +7,12 @@ from typing import Annotated
 
 from fungistore.extraction.options import ReplayChoice
 from fungistore.joint.options import TextChoice
-from fungistore.matrices.choices import ONLY, FeatureSetChoice
+from fungistore.matrices.choices import ONLY, FeatureSetChoice, RemovedChoice
 from fungistore.settings import Count, Setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(FeatureSetChoice, TextChoice, ReplayChoice):
+class SearchOptions(FeatureSetChoice, RemovedChoice, TextChoice, ReplayChoice):
     """Settings of `fungi search`."""
 
     heading = "Search"

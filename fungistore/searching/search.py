@@ -28,7 +28,11 @@ from fungistore.searching.queries import (
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
 from fungistore.store.feature import EMBEDDINGS
 from fungistore.store.records import named
+from fungistore.store.removed import left_out
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
+
+MORE = 4  # times as many neighbours are asked for where some are of files that are gone
 
 
 def search(
@@ -70,7 +74,8 @@ def search(
             expected="sample ids, or items that are new (of images, their paths)",
             hint="- reads stdin; --text TEXT describes what to find",
         )
-    opened = open_index(Store.open(store), options.index, feature_set=options.feature_set)
+    asked_of = Store.open(store, keep_removed=options.keep_removed)
+    opened = open_index(asked_of, options.index, feature_set=options.feature_set)
     k = options.k
     there = Available.now(opened.matrix)
     states = opened.matrix.records.states(opened.record.contents)
@@ -106,7 +111,9 @@ def search(
     if not usable:
         raise failed[0][1]
     answers = _answers(opened, usable, k)
-    if any(len(answer.neighbours) < min(k, opened.record.vectors - 1) for answer in answers):
+    gone = len(np.setdiff1d(left_out(opened.store), opened.record.removed))
+    least = min(k, opened.record.vectors - 1 - gone)
+    if any(len(answer.neighbours) < least for answer in answers):
         context.reporter.notice(
             f"fewer than {counted(k, 'neighbour')} for some queries: "
             f"{opened.record.factory} looks at a part "
@@ -151,6 +158,10 @@ def _say_what_is_not_searched(
         context.reporter.notice(
             f"{counted(record.excluded, 'row has', 'rows have')} no usable features "
             f"and are not in the index"
+        )
+    if gone := len(left_out(opened.store)):
+        context.reporter.notice(
+            f"{counted(gone, 'row')} whose file is gone from the source: not looked for"
         )
     if record.rows_done < there.total:
         context.reporter.notice(
@@ -240,8 +251,7 @@ def _described(
 def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> tuple[Answer, ...]:
     queries = [query for query, _ in usable]
     stacked = np.stack([vector for _, vector in usable])
-    wanted = min(k + 1, opened.record.vectors)  # one more: a sample's own row is left out
-    distances, rows = opened.vectors.search(stacked, wanted)
+    distances, rows = _nearest(opened, stacked, k + 1)  # a sample's own row is left out
     own = [query.row for query in queries if query.row is not None]
     samples = _samples(opened.store, np.unique([*rows[rows >= 0].tolist(), *own]).astype(np.int64))
     answers = []
@@ -269,6 +279,22 @@ def _answers(opened: OpenIndex, usable: list[tuple[Query, Vectors]], k: int) -> 
             kind = TEXT
         answers.append(Answer(query.text, kind, sample, *place, neighbours))
     return tuple(answers)
+
+
+def _nearest(opened: OpenIndex, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
+    """Return the distances and rows [q, n] of at least the k nearest; row -1 where there is none.
+
+    Rows whose file has gone from the source since are passed over, so that more are asked for.
+    """
+    gone = left_out(opened.store)
+    most = min(k + len(gone), opened.record.vectors)
+    wanted = min(k, most)
+    while True:
+        distances, rows = opened.vectors.search(vectors, wanted)
+        is_gone = np.isin(rows, gone)
+        if wanted == most or (wanted - is_gone.sum(axis=1) >= k).all():
+            return distances, np.where(is_gone, -1, rows)
+        wanted = min(MORE * wanted, most)
 
 
 def _samples(store: Store, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> dict[int, Found]:

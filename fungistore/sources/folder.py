@@ -59,6 +59,8 @@ class FolderSource:
         FungiError: a folder cannot be listed.
     """
 
+    origin = "folder"
+
     def __init__(self, path: str, suffixes: Collection[str]) -> None:
         self.root = str(Path(path).absolute())
         self._suffixes = suffixes

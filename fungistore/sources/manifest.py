@@ -79,6 +79,7 @@ class ManifestSource:
         self.root = str(Path(self.path).parent)
         self._inline = inline
         self._rows = ItemRows(self.path, inline)
+        self.origin = f"table:{Path(path).name}"
 
     def label_names(self) -> list[str]:
         """Read the label column once, in bounded memory."""

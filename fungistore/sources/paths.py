@@ -41,6 +41,10 @@ class ListedSource:
                 found=repr(odd[0])[:LONGEST_SHOWN] if odd else "an empty list",
             )
 
+    def knows(self) -> tuple[str, ...]:
+        """Return nothing: neither labels nor splits."""
+        return ()
+
     def label_names(self) -> list[str]:
         """Return no names."""
         return []

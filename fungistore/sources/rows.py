@@ -82,15 +82,17 @@ class ItemRows:
     Args:
         path: the table.
         inline: names of columns whose cells are items; the first one that there is is taken.
+        by_id: the rows are of known samples, whose ids suffice.
 
     Raises while it is read:
         UsageError: the columns cannot be used.
         OSError, pyarrow.ArrowException, UnicodeDecodeError, csv.Error: the file cannot be read.
     """
 
-    def __init__(self, path: str, inline: Sequence[str] = ()) -> None:
+    def __init__(self, path: str, inline: Sequence[str] = (), *, by_id: bool = False) -> None:
         self._path = path
         self._inline = inline
+        self._by_id = by_id
 
     @cached_property
     def columns(self) -> DelimitedFile | ParquetFile:
@@ -112,7 +114,8 @@ class ItemRows:
         found = find_roles(
             columns.names, self._head, self._cells, is_there=self._is_there, taken=self.item
         )
-        if found.doubled or not (PATH in found.of or self.item):
+        has_names = PATH in found.of or self.item or (self._by_id and ID in found.of)
+        if found.doubled or not has_names:
             raise self._unusable(found)
         if isinstance(columns, ParquetFile):
             for role, name in [*found.of.items(), *([(ITEM, self.item)] if self.item else [])]:

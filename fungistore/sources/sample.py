@@ -63,6 +63,10 @@ class Source(Protocol):
     store has; one that does not leaves it alone. `knows()` says which of "label" and "split" it
     knows; without it, those that any of its samples has. A source of columns has `batches()`; see
     `fungistore.sources.batches`.
+
+    A source that lists all that there is, each time, has an `origin`: a word that tells it from
+    others with its root. A sample that it lists no more is gone; of a source without one, nobody
+    knows.
     """
 
     @property
@@ -91,6 +95,11 @@ def ignored_by(source: object) -> dict[str, int]:
     """Return how much of what a source has left out, by a word for it; nothing of most."""
     ignored = getattr(source, "ignored", None)
     return dict(ignored()) if ignored is not None else {}
+
+
+def origin_of(source: Source) -> str:
+    """Return what tells a source from others with its root; "" of one that may be a part."""
+    return str(getattr(source, "origin", ""))
 
 
 def source_remarks(source: Source) -> list[str]:

@@ -30,6 +30,10 @@ class PathListSource:
         self.root = str(Path.cwd())
         self._stream: BinaryIO | None = stream
 
+    def knows(self) -> tuple[str, ...]:
+        """Return nothing: neither labels nor splits."""
+        return ()
+
     def label_names(self) -> list[str]:
         """Return no names, and leave the stream alone."""
         return []

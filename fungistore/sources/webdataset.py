@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fungistore.errors import FungiError
+from fungistore.fingerprint import digest_ids
 from fungistore.location import member_to_uri, path_to_uri
 from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
@@ -75,6 +76,11 @@ class TarSource:
         self._suffixes = suffixes
         self._several, self._alone = LeftOut(), LeftOut()
         self.shards = [os.path.relpath(check_shard(path), root) for path in paths]
+
+    @property
+    def origin(self) -> str:
+        """Which shards they are."""
+        return f"tar:{digest_ids(self.shards)}"
 
     def label_names(self) -> list[str]:
         """Pass over all shards once, reading only headers and labels."""

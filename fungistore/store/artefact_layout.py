@@ -36,6 +36,7 @@ INDEX = StoredKind(
         Field("done", "list of [units, rows of each]", "how many of each unit these are"),
         Field("vectors", "integer", "vectors in the index"),
         Field("excluded", "integer", "rows without usable features"),
+        Field("removed", "list of integer", "rows left out since their file was gone"),
         Field("fingerprints", "table", "of the arrays it was made from"),
         CONTENTS,
         Field("effort", "table", "search parameter, such as nprobe"),

@@ -93,8 +93,12 @@ class Census:
         """How many were not."""
         return int(self._is_seen.sum())
 
+    def seen_rows(self) -> NDArray[np.int64]:
+        """Return the rows, ascending, of the known samples that came by."""
+        return np.flatnonzero(self._is_seen)
+
     def unseen_rows(self) -> NDArray[np.int64]:
-        """Return the rows, ascending, of the known samples that did not come by."""
+        """Return the rows, ascending, of those that did not."""
         return np.flatnonzero(~self._is_seen)
 
     def refuse_duplicates(self, part: Path | None) -> None:

@@ -6,6 +6,8 @@ import shutil
 from functools import partial
 
 from fungistore.store.backend import StorePlace, open_backend
+from fungistore.store.folder import Folder
+from fungistore.store.removed import read_removed, write_removed
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 
 
@@ -15,5 +17,6 @@ def copy_samples(store: Store, where: StorePlace) -> Store:
     for part in store.manifest.parts:
         original = table.local_path(part.file)
         copy.publish_file(f"{SAMPLES}/{part.file}", partial(shutil.copyfile, original))
+    write_removed(Folder(copy), read_removed(store.folder()))
     copy.publish(MANIFEST, store.manifest.to_json())
     return Store(copy, store.manifest)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.records import Records
+from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
 
 Mask = NDArray[np.bool_]
@@ -20,23 +21,29 @@ class Coverage:
     """Which rows of some arrays can be used, and why others cannot.
 
     Attributes:
-        usable: mask over the sample table; True where every array has finite values.
+        usable: mask over the sample table; True where every array has finite values, and the file
+            is not gone.
         missing: rows that some array does not have yet.
         unreadable: rows with a NaN or an infinity in some array, unreadable inputs among them.
+        removed: mask of the rows that are left out since their file is gone from the source.
     """
 
     usable: Mask
     missing: int
     unreadable: int
+    removed: Mask
 
 
-def coverage_of(arrays: Iterable[UnitArray], records: Records, samples: int) -> Coverage:
+def coverage_of(
+    arrays: Iterable[UnitArray], records: Records, samples: int, left_out: Rows
+) -> Coverage:
     """Tell which of a store's rows can be used; reads only units that count unusable ones.
 
     Args:
         arrays: that are used together.
         records: of the arrays.
         samples: rows of the sample table.
+        left_out: rows whose file is gone from the source.
     """
     present, usable = np.ones(samples, bool), np.ones(samples, bool)
     for array in arrays:
@@ -50,7 +57,10 @@ def coverage_of(arrays: Iterable[UnitArray], records: Records, samples: int) -> 
                 finite[start:stop] = np.isfinite(rows).all(axis=1)
         present &= mine
         usable &= finite
-    return Coverage(usable, int((~present).sum()), int((present & ~usable).sum()))
+    removed = np.zeros(samples, bool)
+    removed[left_out[left_out < samples]] = True
+    missing, unreadable = int((~present).sum()), int((present & ~usable).sum())
+    return Coverage(usable & ~removed, missing, unreadable, removed)
 
 
 def read_rows(array: UnitArray, start: int, stop: int) -> NDArray[np.floating]:

@@ -31,6 +31,7 @@ from fungistore.store.gather import (
     require_committed,
 )
 from fungistore.store.records import Records
+from fungistore.store.removed import GONE, left_out
 from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
 
@@ -252,7 +253,9 @@ def open_dataset(
         )
     found = {name: _array(store, chosen, arrays, name) for name in features}
     wanted = _rows(store, split, rows)
-    coverage = coverage_of(found.values(), Records(arrays.values()), len(store.samples))
+    records, samples = Records(arrays.values()), len(store.samples)
+    coverage = coverage_of(found.values(), records, samples, left_out(store))
+    removed = int(coverage.removed[wanted].sum())
     usable = wanted[coverage.usable[wanted]]
     for array in found.values():
         require_committed(array, usable)
@@ -265,7 +268,8 @@ def open_dataset(
         store.samples.labels()[usable],
         ids.take(pa.array(usable)),
         store.manifest.labels,
-        {"rows without usable features": len(wanted) - len(usable)},
+        {"rows without usable features": len(wanted) - len(usable) - removed}
+        | ({GONE: removed} if removed else {}),
     )
 
 

@@ -20,7 +20,7 @@ from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part, Rows, SampleT
 from fungistore.store.spool import Spool
 
 # why a row differs, as bits
-CHANGED, MOVED, LABEL, SPLIT, CELLS = 1, 2, 4, 8, 16
+CHANGED, MOVED, LABEL, SPLIT, CELLS, GONE = 1, 2, 4, 8, 16, 32
 EXAMPLES = 3
 INLINE = "data:,"
 
@@ -36,7 +36,8 @@ class Differences:
 
     Attributes:
         rows: their numbers, ascending.
-        why: CHANGED, MOVED, LABEL, SPLIT and CELLS of each, 0 where nothing that counts differs.
+        why: CHANGED, MOVED, LABEL, SPLIT, CELLS and GONE of each, 0 where nothing that counts
+            differs. GONE is listed, but its file is not there any more.
         others: ids of rows whose file, below another root, is still there: the sample of this root
             is no newer version of it, but another item of that name.
         relabelled: some of the labels, as "id: old -> new".
@@ -95,7 +96,8 @@ class Comparison:
             at = now["row"].to_numpy() - batch["row"][0].as_py()
             then = pa.Table.from_batches([self._terms.stored(batch.take(pa.array(at)))])
             own = why[done : done + len(now)]
-            own |= self._places(part, then, now)
+            if self._terms.places:
+                own |= self._places(part, then, now)
             for name, reason in (("label", LABEL), ("split", SPLIT)):
                 if name in self._terms.knows:
                     is_other = _differ(then[name], now[name])
@@ -127,7 +129,9 @@ class Comparison:
             )
             is_elsewhere[place] = len(set(places)) > 1
         is_inline = _is_inline(then["uri"]) | _is_inline(now["uri"])
-        is_changed = is_later | (is_inline & is_elsewhere)
+        is_gone = then["bytes"].is_valid().to_numpy() & now["bytes"].is_null().to_numpy()
+        is_gone &= part.root == self._root
+        is_changed = (is_later & ~is_gone) | (is_inline & is_elsewhere)
         is_moved = np.zeros(len(now), bool)
         if self._same_content is not None:
             candidates = (
@@ -139,7 +143,8 @@ class Comparison:
                 asked = asked.append_column("uri", then["uri"])
                 asked = asked.append_column("root", pa.array([part.root] * len(now)))
                 is_moved[at] = self._same_content(asked.take(pa.array(at)))
-        return np.where(is_moved, MOVED, np.where(is_changed, CHANGED, 0)).astype(np.uint8)
+        reasons = [MOVED, CHANGED, GONE]
+        return np.select([is_moved, is_changed, is_gone], reasons).astype(np.uint8)
 
     def _examples(
         self, name: str, then: pa.Table, now: pa.Table, is_other: Mask, have: int

@@ -11,6 +11,7 @@ from fungistore.store.kinds import SEAL, Field, StoredKind
 VERSIONS = (
     ("2.0", "the first of this major version; stores of 1.x are refused"),
     ("2.1", "the columns of a manifest, kept in the parts of the sample table"),
+    ("2.2", "rows whose file is gone from their source are listed"),
 )
 
 MANIFEST = StoredKind(
@@ -25,6 +26,7 @@ MANIFEST = StoredKind(
         Field("parts[].file", "text", "its name in `samples.parquet/`"),
         Field("parts[].rows", "integer", "its rows"),
         Field("parts[].root", "text", "where its relative uris start"),
+        Field("parts[].origin", "text", "which source with that root listed all of its rows"),
         Field("parts[].checksum", "text, null", "digest of the file; null while it is replaced"),
         Field("modality", "text", "what the samples are: image, or a plug-in's"),
         Field("samples", "integer", "rows in all, for human readers"),
@@ -52,6 +54,15 @@ SAMPLES = StoredKind(
         ),
     ),
     note="Row groups of 16,384 rows. A file that `store.json` does not name does not count.",
+)
+
+REMOVED = StoredKind(
+    "removed.parquet",
+    "extract",
+    "rows whose file is gone from their source; absent where there is none",
+    (Field("row", "int64", "of the sample table, ascending"),),
+    note="Their features stay; evaluations, indexes and training leave them out. A row whose file "
+    "comes back leaves the list.",
 )
 
 GROUP = StoredKind(
@@ -229,6 +240,7 @@ PARTIAL = StoredKind(
 FILES = (
     MANIFEST,
     SAMPLES,
+    REMOVED,
     GROUP,
     ARRAY,
     CHUNK,

@@ -9,7 +9,7 @@ import numpy as np
 from fungistore.errors import MismatchError, UsageError
 from fungistore.modalities.modality import find_modality
 from fungistore.sources.batches import batches_of
-from fungistore.sources.sample import Source, columns_of, what_is_known
+from fungistore.sources.sample import Source, columns_of, origin_of, what_is_known
 from fungistore.store.census import Census
 from fungistore.store.columns import joined_columns, with_columns
 from fungistore.store.differences import (
@@ -23,7 +23,9 @@ from fungistore.store.differences import (
     SameContent,
 )
 from fungistore.store.failures import CHANGED_FILE, Failure
+from fungistore.store.missing import find_missing
 from fungistore.store.plain import Terms
+from fungistore.store.removed import read_removed, write_removed
 from fungistore.store.samples import SCHEMA, Part, Rows, SampleTable
 from fungistore.store.spool import Spool
 from fungistore.store.store import Store
@@ -41,12 +43,14 @@ class SourceChanges:
         added: samples that are new.
         known: samples that the table has.
         changed: of those, samples of another size, time or inline content.
-        removed: samples that the table has from this source, and that the source lacks now.
+        removed: samples that the table has from this source, and whose file is gone from it.
         first_removed: the ids of some of them.
         labels: known samples whose label is another, which was taken over.
         splits: known samples whose split is another, which was taken over.
         cells: known samples with other cells in the source's columns, which were taken over.
         moved: known samples that are elsewhere, or of another time, and have the same bytes.
+        unlisted: samples that the table has from other sources with this root, whose files are
+            there, and that this one does not list.
         examples: some of the labels and splits, as "id: old -> new".
         changed_rows: rows of the changed samples.
     """
@@ -60,6 +64,7 @@ class SourceChanges:
     splits: int = 0
     cells: int = 0
     moved: int = 0
+    unlisted: int = 0
     examples: tuple[str, ...] = field(default=(), compare=False)
     changed_rows: Rows = field(default_factory=lambda: np.zeros(0, np.int64), compare=False)
 
@@ -109,7 +114,8 @@ def add_source(
     )
     with Spool(terms.numbered) as differing:
         census = Census(table.plain(terms), terms, differing)
-        part = table.append(batches_of(source), root, with_columns(SCHEMA, columns), census)
+        schema = with_columns(SCHEMA, columns)
+        part = table.append(batches_of(source), root, origin_of(source), schema, census)
         with table.removed_on_error(part.file if part else None):
             if knows is None:
                 terms = replace(terms, knows=frozenset(census.said))
@@ -118,23 +124,28 @@ def add_source(
             comparison = Comparison(before, differing, terms, root, same_content)
             found = comparison.differences()
             _refuse_others(store, found, root, items)
-            removed = table.removed(census.unseen_rows(), root)
-            first = [row["id"] for row in table.take(removed[:REMOVED_SHOWN])]
-        store.commit(tuple(names), (*parts, *([part] if part else [])), modality)
+            missing = find_missing(before, source, census, found)
+            first = [row["id"] for row in table.take(missing.removed[:REMOVED_SHOWN])]
+        store.commit(tuple(names), (*missing.parts, *([part] if part else [])), modality)
+        listed = read_removed(store.folder())
+        removed = missing.joined(listed)
+        if not np.array_equal(removed, listed):
+            write_removed(store.folder(), removed)
         if update:
             _note_changed(store, found, differing)
         taken = LABEL | SPLIT | CELLS | MOVED | (CHANGED if update else 0)
-        _refresh_samples(store, comparison, found, taken)
+        refresh_samples(store, comparison, found, taken)
     return SourceChanges(
         census.added,
         census.known,
         found.count(CHANGED),
-        len(removed),
+        len(missing.removed),
         tuple(first),
         found.count(LABEL),
         found.count(SPLIT),
         found.count(CELLS),
         found.count(MOVED),
+        missing.unlisted,
         (*found.relabelled, *found.resplit),
         found.rows_of(CHANGED),
     )
@@ -177,7 +188,8 @@ def _note_changed(store: Store, found: Differences, differing: Spool) -> None:
         )
 
 
-def _refresh_samples(store: Store, comparison: Comparison, found: Differences, taken: int) -> None:
+def refresh_samples(store: Store, comparison: Comparison, found: Differences, taken: int) -> None:
+    """Take over what differs for one of some reasons, one part after the other."""
     rows, first = found.rows_of(taken), 0
     for number, part in enumerate(store.manifest.parts):
         start, stop = np.searchsorted(rows, (first, first + part.rows))

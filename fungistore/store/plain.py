@@ -35,11 +35,13 @@ class Terms:
         kinds: types of the source's further columns that hold both its cells and the table's.
         knows: what the source says of its samples: "label", "split"; what it does not know is not
             compared.
+        places: whether places, sizes and times of files are compared too.
     """
 
     labels: Mapping[str, int]
     kinds: Mapping[str, CellType]
     knows: frozenset[str]
+    places: bool = True
 
     @property
     def schema(self) -> pa.Schema:
@@ -79,6 +81,7 @@ class Terms:
     def digests(self, plain: pa.RecordBatch) -> Hashes:
         """Return a hash of all that is compared of each row, but its id."""
         left_out = {"id"} | ({"label", "split"} - self.knows)
+        left_out |= set() if self.places else {"uri", "bytes", "mtime"}
         names = [name for name in self.schema.names if name not in left_out]
         return hash_rows(plain.column(name) for name in names)
 

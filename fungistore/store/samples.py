@@ -55,12 +55,15 @@ class Part:
         rows: how many it has.
         root: what its relative uris start from.
         checksum: digest of the file's bytes; None while the file is being replaced.
+        origin: which of the sources with that root has listed all of its rows; "" if none that
+            lists all that there is.
     """
 
     file: str
     rows: int
     root: str
     checksum: str | None
+    origin: str = ""
 
     def stops(self, first: int) -> list[int]:
         """Return the row after each of its row groups, from its own first row."""
@@ -192,7 +195,12 @@ class SampleTable:
                     yield terms.stored(batch)
 
     def append(
-        self, batches: Iterable[pa.RecordBatch], root: str, schema: pa.Schema, census: Census
+        self,
+        batches: Iterable[pa.RecordBatch],
+        root: str,
+        origin: str,
+        schema: pa.Schema,
+        census: Census,
     ) -> Part | None:
         """Write the samples that the table lacks as a new part, which the caller then commits.
 
@@ -201,6 +209,7 @@ class SampleTable:
         Args:
             batches: of a source; see `fungistore.sources.batches`.
             root: of the source.
+            origin: of the source.
             schema: of the new part.
             census: of this table; it has counted the whole source afterwards.
 
@@ -224,7 +233,7 @@ class SampleTable:
 
         self.folder.publish_file(name, write)
         with self.removed_on_error(name):
-            return Part(name, census.added, root, self.folder.digest(name))
+            return Part(name, census.added, root, self.folder.digest(name), origin)
 
     @contextmanager
     def removed_on_error(self, name: str | None) -> Iterator[None]:
@@ -253,15 +262,6 @@ class SampleTable:
         with self.open(part) as file:
             uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()
         return replace(part, root=root) if locate(root, uri).exists() else part
-
-    def removed(self, unseen: Rows, root: str) -> Rows:
-        """Return those of some ascending rows that are of a source with this root."""
-        found = [np.zeros(0, np.int64)]
-        for part, first in self.firsts():
-            start, stop = np.searchsorted(unseen, (first, first + part.rows))
-            if start < stop and self.moved(part, root).root == root:
-                found.append(unseen[start:stop])
-        return np.concatenate(found)
 
     @contextmanager
     def open(self, part: Part) -> Iterator[pq.ParquetFile]:

@@ -12,6 +12,7 @@ from fungistore.fingerprint import Config
 from fungistore.markup import html_table
 from fungistore.quantities import counted, size
 from fungistore.store.records import Records
+from fungistore.store.removed import read_removed
 from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
 from fungistore.store.understood import Understood, understood
@@ -66,6 +67,7 @@ class StoreStatus:
         understood: how many samples, classes and splits that are.
         labels: class names in the order of their integers.
         splits: samples of each split; "" counts those without one.
+        removed: rows whose file is gone from the source.
         columns: names of the manifest's other columns; `Store.to_pandas` has their cells.
         roots: directories that relative uris start from.
         failed: inputs that could not be read.
@@ -81,6 +83,7 @@ class StoreStatus:
     understood: Understood
     labels: tuple[str, ...]
     splits: dict[str, int]
+    removed: int
     columns: tuple[str, ...]
     roots: tuple[str, ...]
     failed: int
@@ -129,6 +132,7 @@ def status(store: str | Path | Store) -> StoreStatus:
         labels=store.manifest.labels,
         splits=dict(found.splits),
         understood=found,
+        removed=len(read_removed(store.folder())),
         columns=tuple(store.samples.columns()),
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=failures.total(),

@@ -56,14 +56,16 @@ class Store:
     Args:
         backend: where it is.
         manifest: the contents of its `store.json`.
+        keep_removed: whether rows whose file is gone from the source are used like others.
 
     Attributes:
         setups: what its features were made with.
     """
 
-    def __init__(self, backend: Backend, manifest: Manifest) -> None:
+    def __init__(self, backend: Backend, manifest: Manifest, *, keep_removed: bool = False) -> None:
         self.backend = backend
         self.manifest = manifest
+        self.keep_removed = keep_removed
         self.setups = Setups(self.folder(SETUPS))
         self._locks = StoreLocks(backend.where, backend.claims)
         self._held: frozenset[str] = frozenset()
@@ -74,18 +76,20 @@ class Store:
         return open_backend(where).has(MANIFEST)
 
     @classmethod
-    def open(cls, where: StorePlace | Store) -> Store:
+    def open(cls, where: StorePlace | Store, *, keep_removed: bool = False) -> Store:
         """Open an existing store.
 
         Args:
             where: its directory, or its URL; an open store is returned as it is.
+            keep_removed: use rows whose file is gone from the source like others.
 
         Raises:
             UsageError: there is none.
             StoreError: its manifest is damaged, or of another major schema.
         """
         if isinstance(where, Store):
-            return where
+            is_asked = keep_removed and not where.keep_removed
+            return cls(where.backend, where.manifest, keep_removed=True) if is_asked else where
         backend = open_backend(where)
         if not backend.has(MANIFEST):
             raise UsageError(
@@ -96,7 +100,7 @@ class Store:
             )
         manifest = _read_manifest(backend)
         say_newer_minor(backend.where, manifest.schema)
-        return cls(backend, manifest)
+        return cls(backend, manifest, keep_removed=keep_removed)
 
     @classmethod
     def open_or_create(cls, where: StorePlace) -> Store:
@@ -200,8 +204,9 @@ class Store:
             split: only the rows of this split.
             rows: row numbers to choose from, in their order, or a mask of all; default: all.
 
-        Rows without usable values, such as of images that could not be read, are left out; the
-        dataset's `left_out` counts them.
+        Rows without usable values, such as of images that could not be read, are left out, and
+        those whose file is gone from the source, unless the store was opened with `keep_removed`;
+        the dataset's `left_out` counts them.
 
         Raises:
             UsageError: there is no such feature, split or row; the error lists what exists.
@@ -290,7 +295,7 @@ class Store:
                 ) from error
             self.backend.settle()  # whatever is there from here on is relied upon
             self._raise_minor()
-            store = Store.open(self.backend)
+            store = Store.open(self.backend, keep_removed=self.keep_removed)
             store._held = self._held | tokens
             yield store
 

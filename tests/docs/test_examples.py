@@ -73,6 +73,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append((f"images/{label}/{image.name}", f"{label}/{image.name}", label, split))
     lines = ["path,id,label,split", *(",".join(row) for row in rows)]
     (folder / "pets.csv").write_text("\n".join(lines) + "\n")
+    (folder / "corrected.csv").write_text("id,label\ncat/000.jpg,dog\n")
+    (folder / "splits.csv").write_text("id,split\ncat/000.jpg,val\n")
     shutil.copytree(folder / "images" / "cat", folder / "new")
     shutil.copy(folder / "new" / "000.jpg", folder / "photo.jpg")
     settings = {"model": "deit_tiny_patch16_224", "feature_set": "own"}

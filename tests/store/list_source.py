@@ -15,6 +15,7 @@ class ListSource:
 
     root: str
     samples: list[Sample]
+    origin: str = "list"
 
     def label_names(self) -> list[str]:
         """All class names, sorted as every source sorts them."""

@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 from list_source import ListSource, numbered
 
 from fungistore.errors import UsageError
+from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Sample
 from fungistore.store import differences as differences_module
 from fungistore.store import samples as samples_module
 from fungistore.store import spool as spool_module
 from fungistore.store.durable import partial_path
 from fungistore.store.listing import SourceChanges, add_source
+from fungistore.store.removed import read_removed
 from fungistore.store.samples import ROWS_PER_GROUP
 from fungistore.store.store import Store
 
@@ -102,6 +104,7 @@ def test_any_history_of_sources_matches_a_plain_list(
     """Known ids keep their rows, new ones follow, none is there twice, any range is the list's."""
     model: list[Sample] = []
     labels: list[str] = []
+    lost: set[str] = set()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples_module, "ROWS_PER_GROUP", 4)  # a few samples fill several groups
         patch.setattr(differences_module, "ROWS_PER_GROUP", 4)
@@ -116,8 +119,18 @@ def test_any_history_of_sources_matches_a_plain_list(
             source = ListSource("/i", shuffled)
             old = [sample for sample in shuffled if sample.id in known]
             changed = sum(_stamp(sample) != _stamp(known[sample.id]) for sample in old)
-            kept = {sample.id for sample in old}
-            removed = [sample.id for sample in model if sample.id not in kept]
+            gone = {
+                sample.id
+                for sample in old
+                if sample.bytes is None and known[sample.id].bytes is not None
+            }
+            changed -= len(gone)
+            there = {sample.id for sample in old} - gone
+            removed = [sample.id for sample in model if sample.id not in there]
+            if len(gone) == len(shuffled):  # nothing of it is there: a disk that is not mounted
+                removed = []
+            else:
+                lost = (lost - there) | set(removed)
             counts = (len(shuffled) - len(old), len(old), changed, len(removed))
             said = {
                 name: any(getattr(sample, name) is not None for sample in shuffled)
@@ -157,6 +170,7 @@ def test_any_history_of_sources_matches_a_plain_list(
                         if start <= row < stop
                     ]
             assert list(Store.open(store.root).manifest.labels) == labels
+            assert {model[row].id for row in read_removed(store.folder())} == lost
 
 
 def _stamp(sample: Sample) -> tuple[int | None, int | None]:
@@ -211,9 +225,57 @@ def test_a_source_that_lost_samples_loses_no_rows(tmp_path: Path) -> None:
     add_source(store, numbered(10))
     gone = ("00000003.jpg", "00000004.jpg", "00000005.jpg")
     assert add_source(store, numbered(3)) == SourceChanges(0, 3, 0, 7, gone)
-    assert add_source(store, ListSource("/images", [])).removed == 10
-    assert add_source(store, ListSource("/other", [])) == SourceChanges(0, 0, 0)
+    assert read_removed(store.folder()).tolist() == [3, 4, 5, 6, 7, 8, 9]
     assert len(store.samples) == 10
+    assert add_source(store, numbered(9)) == SourceChanges(0, 9, 0, 1, ("00000009.jpg",))
+    assert read_removed(store.folder()).tolist() == [9]
+    assert add_source(store, numbered(10)) == SourceChanges(0, 10, 0)
+    assert not len(read_removed(store.folder()))
+    assert "removed.parquet" not in contents(store.root)
+
+
+def test_only_its_own_source_knows_that_a_sample_is_gone(tmp_path: Path) -> None:
+    """Not another with its root, nor one that may be a part, nor an empty folder of no disk."""
+    store = new_store(tmp_path)
+    first = numbered(10)
+    add_source(store, first)
+    part = ListSource("/images", first.samples[:2], origin="")
+    other = ListSource("/images", [replace(s, bytes=None) for s in first.samples[:2]], "other")
+    assert add_source(store, part) == SourceChanges(0, 2, 0)
+    assert add_source(store, ListSource("/images", [])) == SourceChanges(0, 0, 0)
+    assert add_source(store, other) == SourceChanges(0, 2, 0)  # nothing of it is there
+    assert add_source(store, replace(numbered(3), root="/other")).removed == 0
+    assert not len(read_removed(store.folder()))
+
+
+def test_a_listed_sample_without_its_file_is_gone(tmp_path: Path) -> None:
+    """A manifest may list it still; its row comes back with its file."""
+    store = new_store(tmp_path)
+    samples = numbered(4).samples
+    add_source(store, numbered(4))
+    lost = [*samples[:3], replace(samples[3], bytes=None, mtime=None)]
+    names = ("00000003.jpg",)
+    assert add_source(store, ListSource("/images", lost)) == SourceChanges(0, 4, 0, 1, names)
+    assert read_removed(store.folder()).tolist() == [3]
+    assert add_source(store, numbered(4)) == SourceChanges(0, 4, 0)
+    assert not len(read_removed(store.folder()))
+
+
+def test_a_file_that_no_source_has_any_more_is_gone(tmp_path: Path) -> None:
+    """Where a shorter list of another name took the place of the first one."""
+    for name in "abc":
+        (tmp_path / f"{name}.jpg").write_bytes(b"x")
+    (tmp_path / "v1.csv").write_text("path\na.jpg\nb.jpg\nc.jpg\n")
+    (tmp_path / "v2.csv").write_text("path\na.jpg\n")
+    (tmp_path / "b.jpg").unlink()
+    store = new_store(tmp_path)
+    add_source(store, open_source(tmp_path / "v1.csv"))
+    (tmp_path / "c.jpg").unlink()
+    changes = add_source(store, open_source(tmp_path / "v2.csv"))
+    assert (changes.removed, changes.first_removed, changes.unlisted) == (1, ("c.jpg",), 1)
+    assert read_removed(store.folder()).tolist() == [
+        2
+    ]  # b.jpg never was there: it is a failed input
 
 
 def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
@@ -245,7 +307,7 @@ def test_changed_size_or_time_is_counted_and_the_row_kept(tmp_path: Path) -> Non
         Sample("d", "d", bytes=None, mtime=None),
         Sample("e", "elsewhere", bytes=5, mtime=100.0000001),  # below a microsecond
     ]
-    assert add_source(store, ListSource("/i", again)) == SourceChanges(added=0, known=5, changed=3)
+    assert add_source(store, ListSource("/i", again)) == SourceChanges(0, 5, 2, 1, ("d",))
     assert store.samples.rows(0, 5) == before
 
 
