@@ -23,7 +23,7 @@ from fungistore.machine.transfer import Fetch, one_behind, start_fetch
 from fungistore.modalities.modality import Modality, with_article
 from fungistore.quantities import counted
 from fungistore.store.commit import Commit
-from fungistore.store.failures import Failure
+from fungistore.store.failures import TRUNCATED, Failure, count_unread
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -132,7 +132,7 @@ def _launches(
 def _computed(batch: LoadedBatch, computed: ArrayRows, resolved: Resolved) -> ComputedBatch:
     """Return a batch as it is stored: in the arrays' types, unreadable rows NaN, no pixels."""
     dtypes = {spec.path: spec.dtype for spec in resolved.arrays}
-    unreadable = {failure.row for failure in batch.failures}
+    unreadable = {failure.row for failure in batch.failures if failure.error != TRUNCATED}
     failed = [i for i, row in enumerate(batch.plan.rows) if row["row"] in unreadable]
     with np.errstate(over="ignore"):  # infinities are counted at the commit
         stored: ArrayRows = {name: rows.astype(dtypes[name]) for name, rows in computed.items()}
@@ -164,7 +164,8 @@ def _commit_unit(
             block = np.concatenate([array.read(start, first), block])
         ids = digest_ids(row["id"] for row in store.samples.rows(start, last + 1))
         earlier = before.failed if before is not None else 0
-        tell_unusable(array.publish(plan.unit, block, ids, earlier + len(failures)), name, context)
+        failed = earlier + count_unread(failures)
+        tell_unusable(array.publish(plan.unit, block, ids, failed), name, context)
 
 
 def tell_unusable(commit: Commit, name: str, context: Context) -> None:

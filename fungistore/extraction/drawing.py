@@ -10,10 +10,10 @@ from typing import Any
 from fungistore.errors import ItemError
 from fungistore.location import shortened
 from fungistore.modalities.modality import Modality
-from fungistore.modalities.reading import read_item, reason_of
+from fungistore.modalities.reading import read_item, reason_of, rescue_item
 from fungistore.modalities.views import Drawn, ViewRecipe
 from fungistore.randomness import Stream
-from fungistore.store.failures import Failure
+from fungistore.store.failures import TRUNCATED, Failure
 
 DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
 BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
@@ -28,12 +28,14 @@ class Drawer:
         base: the view of features that have none of their own.
         recipes: the views of those that have, by feature.
         seed: seed of the views.
+        rescues: whether an item that ends too early is read as far as it goes, and noted.
     """
 
     modality: Modality
     base: ViewRecipe
     recipes: Mapping[str, ViewRecipe]
     seed: int
+    rescues: bool = False
 
     def recipe(self, name: str) -> ViewRecipe:
         """Return the views that are drawn under a name: a feature's, or BASE."""
@@ -54,6 +56,8 @@ class Drawer:
 class DrawnItem:
     """One item as it is drawn; a blank one and a failure if it cannot be read.
 
+    One that was rescued has a failure, too, whose error is TRUNCATED: its row counts.
+
     `decoding` and `drawing` are the seconds that it took.
     """
 
@@ -68,13 +72,29 @@ def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -
     began = decoded = time.perf_counter()
     modality, failure = drawer.modality, None
     try:
-        item = row["item"] if "item" in row else read_item(modality, row["root"], row["uri"])
+        if "item" in row:
+            item = row["item"]
+        else:
+            item, failure = _read(drawer, row)
         decoded = time.perf_counter()
         drawn = _drawn(drawer, item, row, features)
     except ItemError as error:
         failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
         drawn = drawer.draw(modality.blank(), row["id"], features)
     return DrawnItem(drawn, failure, decoded - began, time.perf_counter() - decoded)
+
+
+def _read(drawer: Drawer, row: Mapping[str, Any]) -> tuple[Any, Failure | None]:
+    """Return the item of a row, and why it is not whole."""
+    try:
+        return read_item(drawer.modality, row["root"], row["uri"]), None
+    except ItemError as error:
+        item = None
+        if drawer.rescues:
+            item = rescue_item(drawer.modality, row["root"], row["uri"])
+        if item is None:
+            raise
+        return item, Failure(row["row"], row["uri"], TRUNCATED, error.what)
 
 
 def _drawn(

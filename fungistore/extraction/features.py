@@ -89,6 +89,7 @@ class FeatureMaker:
         token_path: the path of objectives that read tokens; None where there is none.
         tf32: let a GPU multiply float32 as TF32 (10 bits): beside a trunk that rounds as coarsely
             or more, in views, tail and projection, it costs no precision that is left.
+        rescues: items that end too early are read as far as they go.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class FeatureMaker:
         device: torch.device,
         token_path: LayerPath | None = None,
         tf32: bool = False,
+        rescues: bool = False,
     ) -> None:
         self._encoder = encoder
         self._path = path
@@ -116,7 +118,7 @@ class FeatureMaker:
         self.device = device
         recipes = {name: feature.recipe for name, feature in gradients.items() if feature.recipe}
         base = encoder.base_view.on(device)
-        self.drawer = Drawer(find_modality(encoder.modality), base, recipes, seed)
+        self.drawer = Drawer(find_modality(encoder.modality), base, recipes, seed, rescues)
 
     def forwards(self, features: frozenset[str]) -> int:
         """Return how many forwards one sample costs."""

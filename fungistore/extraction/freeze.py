@@ -276,6 +276,7 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
         device=device,
         token_path=resolved.token_path,
         tf32=resolved.dtype != torch.float32,
+        rescues=options.on_error == "truncated",
     )
 
 

@@ -197,8 +197,12 @@ class ExtractOptions(ReplayChoice):
         ),
     ] = None
     on_error: Annotated[
-        Literal["skip", "fail"],
-        Setting("Unreadable images: skip (and list) or fail.", heading=DATA),
+        Literal["skip", "fail", "truncated"],
+        Setting(
+            "Unreadable images: skip (and list), fail, or read those that end too early as far as "
+            "they go (and list them).",
+            heading=DATA,
+        ),
     ] = "skip"
     objectives: Annotated[
         Mapping[str, Any],

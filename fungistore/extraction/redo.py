@@ -15,7 +15,7 @@ from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
-from fungistore.store.failures import Failure
+from fungistore.store.failures import Failure, count_unread
 from fungistore.store.feature import is_pca, name_of
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -129,7 +129,8 @@ def _merge(
         new = np.concatenate([part.rows[name] for part in parts]).astype(block.dtype)
         if np.array_equal(block[places], new, equal_nan=True):
             continue  # still unreadable
-        failed = before.failed - min(before.failed, _count_blank(block[places])) + len(failures)
+        failed = before.failed - min(before.failed, _count_blank(block[places]))
+        failed += count_unread(failures)
         block[places] = new
         array.forget(unit)
         written = array.publish(unit, block, before.ids, failed, before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from fungistore.sources.sample import Source
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failed import FailedInput, common_cause, described
-from fungistore.store.failures import CHANGED_FILE, Failure
+from fungistore.store.failures import CHANGED_FILE, TRUNCATED, Failure
 from fungistore.store.feature import is_pca
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.mismatch import refuse_mismatch
@@ -230,7 +231,12 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
                 f"NaN, infinities or nothing but zeros, "
                 "though their inputs could be read; try --dtype float32, --storage-dtype float32"
             )
-    failed, failures = listed_failures(store, options.name, ready.rows)
+    listed = listed_failures(store, options.name, ready.rows)
+    if listed.truncated:
+        said = counted(listed.truncated, "input ends", "inputs end")
+        context.reporter.notice(
+            f"{said} too early, read as far as they go; fungi status --failures lists them"
+        )
     return ExtractResult(
         store=store.where,
         feature_set=options.name,
@@ -240,9 +246,10 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         units_total=ready.units,
         units_computed=len({gap.unit for gap in gaps}),
         images_computed=samples,
-        failed=failed,
-        failures=failures,
-        cause=common_cause(store, failures) if failed >= ready.rows else None,
+        failed=listed.failed,
+        failures=listed.failures,
+        truncated=listed.truncated,
+        cause=common_cause(store, listed.failures) if listed.failed >= ready.rows else None,
         unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,
         fingerprints={feature: fingerprint(config) for feature, config in ready.configs.items()},
@@ -255,12 +262,21 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
     )
 
 
-def listed_failures(
-    store: Store, feature_set: str, rows: int
-) -> tuple[int, tuple[FailedInput, ...]]:
-    """Return how many inputs of a feature set's rows could not be read, and the first of them."""
-    first = islice(store.each_failure(feature_set, rows), FIRST_FAILURES)
-    return sum(1 for _ in store.each_failure(feature_set, rows)), tuple(described(store, first))
+@dataclass(frozen=True)
+class Listed:
+    """Inputs that could not be read, and the first of them; and those that end too early."""
+
+    failed: int
+    failures: tuple[FailedInput, ...]
+    truncated: int
+
+
+def listed_failures(store: Store, feature_set: str, rows: int) -> Listed:
+    """Count the listed inputs of a feature set's rows."""
+    counts = Counter(one.error == TRUNCATED for one in store.each_failure(feature_set, rows))
+    unread = (one for one in store.each_failure(feature_set, rows) if one.error != TRUNCATED)
+    first = tuple(described(store, islice(unread, FIRST_FAILURES)))
+    return Listed(counts[False], first, counts[True])
 
 
 def _bank_digests(store: Store, config: Config) -> Iterable[str]:

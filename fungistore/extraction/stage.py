@@ -86,8 +86,8 @@ def extract(
         raise FungiError("the engine has run no slice", found=repr(engine))
     done = joined(TypeAdapter(list[ExtractResult]).validate_python(results))
     # what one worker saw of the list may have been mended by another since
-    failed, failures = listed_failures(Store.open(store), done.feature_set, done.samples)
-    return replace(done, failed=failed, failures=failures)
+    listed = listed_failures(Store.open(store), done.feature_set, done.samples)
+    return replace(done, failed=listed.failed, failures=listed.failures, truncated=listed.truncated)
 
 
 def open_extraction(arguments: Config, place: Place, context: Context) -> RunSlice:

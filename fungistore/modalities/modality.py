@@ -22,7 +22,11 @@ MODALITIES = Registry(
 
 
 class Modality(Protocol):
-    """One kind of samples. Stateless: any number of threads share one, and processes get copies."""
+    """One kind of samples. Stateless: any number of threads share one, and processes get copies.
+
+    One that can make something of an item that ends too early also has `rescue(stream)`, which
+    returns the item as far as it goes (`--on-error truncated`).
+    """
 
     @property
     def name(self) -> str:

@@ -60,6 +60,18 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
     return BytesIO(content)
 
 
+def rescue_item(modality: Modality, root: str, uri: str) -> Any:
+    """Return as much as can be read of an item that `read_item` cannot; None where nothing can."""
+    rescue = getattr(modality, "rescue", None)
+    if rescue is None:
+        return None
+    try:
+        with open_item(root, uri) as stream:
+            return rescue(stream)
+    except Exception:  # as in `read_item`, which has said what is wrong
+        return None
+
+
 def read_item(modality: Modality, root: str, uri: str) -> Any:
     """Return the item that a source of this root calls `uri`; safe to call from many threads.
 

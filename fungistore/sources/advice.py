@@ -10,6 +10,7 @@ from pathlib import Path
 from shlex import quote
 from urllib.parse import unquote, urlsplit
 
+from fungistore.modalities.image.extra_formats import absent_format
 from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
 from fungistore.sources.shards import is_shard_name
@@ -26,7 +27,6 @@ _TABLES = ("feather", "orc", "arrow", "jsonl", "ndjson", "xml", "dta", "sav", "r
 _VECTORS = ("npy", "pt", "pth", "safetensors", "h5", "hdf5")
 VIDEOS = ("mp4", "mov", "avi", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv")
 RAW = ("nef", "cr2", "cr3", "arw", "dng", "raf", "orf", "rw2", "pef", "srw")
-HEIC = ("heic", "heif", "avif", "jxl")
 
 
 def path_hint(path: str, root: str = ".") -> str | None:
@@ -124,8 +124,9 @@ def empty_hint(root: str, ignored: Mapping[str, int], kind: Modality) -> str:
 def _kind_hint(suffixes: set[str], kind: Modality) -> str | None:
     if suffixes & set(RAW):
         return "RAW photographs are not read: convert them to JPEG, PNG or TIFF first"
-    if suffixes & set(HEIC):
-        return "convert them to JPEG or PNG first, or install what reads them, if there is an extra"
+    for suffix in sorted(suffixes):
+        if absent := absent_format(suffix):
+            return f"{absent.name} is read with {absent.how}"
     if suffixes & set(VIDEOS):
         return "videos are not read: take their frames out first (ffmpeg -i VIDEO frames/%06d.png)"
     if suffixes & {"pdf", "svg", "eps"}:

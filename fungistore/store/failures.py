@@ -16,6 +16,7 @@ from fungistore.store.backend import Backend
 
 FAILURES = "failures.jsonl"
 CHANGED_FILE = "ChangedFile"  # the `error` of a row that is of an older file than there is now
+TRUNCATED = "TruncatedItem"  # the `error` of a row whose item was read as far as it goes
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Failure:
     error: str
     message: str
     feature_set: str = ""
+
+
+def count_unread(failures: Iterable[Failure]) -> int:
+    """Return how many of some inputs gave no item at all."""
+    return sum(failure.error != TRUNCATED for failure in failures)
 
 
 NAMES = {field.name for field in fields(Failure)}

@@ -143,6 +143,7 @@ def module_encoder(
     output: Output | None = None,
     grid_layer: GridLayer | None = None,
     is_thread_safe: bool = False,
+    crops_centre: bool = False,
     remarks: tuple[str, ...] = (),
 ) -> ModuleEncoder:
     """Return a module as an encoder; one forward of a grey image tells its widths.
@@ -159,6 +160,7 @@ def module_encoder(
         output: from what the module returns to what is said above.
         grid_layer: where a map of places is, if the module does not return it.
         is_thread_safe: whether threads may run the module at once.
+        crops_centre: whether the transform keeps a square of the image's centre alone.
         remarks: what the user should know.
 
     Raises:
@@ -177,7 +179,7 @@ def module_encoder(
         "weights_hash": weights_hash,
         "target_layer": _target(module, target_layer),
         "is_thread_safe": is_thread_safe,
-        "base_view": TransformedView(transform, side),
+        "base_view": TransformedView(transform, side, crops_centre),
         "remarks": remarks,
     }
     sketch = ModuleEncoder(

@@ -94,6 +94,7 @@ class HubFamily:
             family=FAMILY,
             weights_hash=digest_weights(module.state_dict()),
             target_layer=target_layer,
+            crops_centre=True,
             remarks=(
                 "warning: torch.hub says nothing of transforms: ImageNet's is taken, "
                 f"{image_size or USUAL_SIZE} px{said}",

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image as PILImage
 from torch import Tensor
 
-from fungistore.errors import UsageError
+from fungistore.errors import ImageError, UsageError
+from fungistore.modalities.image.inference import MOST_ELONGATED, centre_of
 from fungistore.modalities.image.pixels import Image, Statistics
 from fungistore.modalities.views import DrawnBatch, ViewGroup, ViewRecipe
 from fungistore.randomness import Stream
@@ -27,13 +28,18 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 class TransformedView:
     """The image as a transform gives it: float32 [3, height, width], normalised already.
 
+    A transform that brings the short side to size first would make any memory of a line of pixels:
+    of a very long image it gets the centre where that is what it keeps, else such are refused.
+
     Attributes:
         transform: from a PIL image to a tensor.
         side: of what it returns, in pixels; the longer one.
+        crops_centre: whether it keeps a square of the image's centre alone.
     """
 
     transform: Transform
     side: int
+    crops_centre: bool = False
 
     @property
     def groups(self) -> tuple[ViewGroup, ...]:
@@ -45,7 +51,18 @@ class TransformedView:
         return self
 
     def draw(self, item: Image, random: Stream) -> tuple[NDArray[np.float32]]:
-        """Return the view of one image; nothing here is random."""
+        """Return the view of one image; nothing here is random.
+
+        Raises:
+            ImageError: the image is much longer than wide, or wider than long.
+        """
+        if self.crops_centre:
+            item = centre_of(item)
+        elif max(item.shape[:2]) > MOST_ELONGATED * min(item.shape[:2]):
+            raise ImageError(
+                f"an image of {item.shape[1]} x {item.shape[0]} pixels is too long for the "
+                f"transform: up to {MOST_ELONGATED} times as long as wide is taken"
+            )
         return (transformed(self.transform, item).numpy(),)
 
     def render(

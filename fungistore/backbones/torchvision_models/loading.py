@@ -86,6 +86,7 @@ def load_torchvision(
         target_layer=_targeted(model, target_layer),
         grid_layer=_grid_layer(model),
         is_thread_safe=True,
+        crops_centre=True,
         remarks=(f"transform of torchvision's {origin}: {transform}".replace("\n", ""),),
     )
 

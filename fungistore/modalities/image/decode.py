@@ -7,6 +7,8 @@ so any number of threads can read at once.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from io import BytesIO
 from typing import IO
 
 import numpy as np
@@ -14,10 +16,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from fungistore.errors import ImageError
-from fungistore.modalities.image.formats import find_decoder, is_heic
+from fungistore.modalities.image.extra_formats import RAW
+from fungistore.modalities.image.formats import find_decoder, is_raw
+from fungistore.modalities.image.rescue import completed_jpeg, without_metadata
 
 # The largest camera sensors give 200 megapixels. At Pillow's 4 bytes a pixel this is 1 GiB.
 MAX_PIXELS = 2**28
+TRUNCATED = "truncated"  # in what Pillow says of content that ends too early
 
 # EXIF orientation -> what turns the stored pixels upright (Exif 2.3, tag 0x0112).
 _UPRIGHT = {
@@ -37,26 +42,61 @@ def decode(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     Returns:
         uint8 [height, width, 3], RGB, C-contiguous; upright after its EXIF orientation,
         transparency over white, 16-bit grey rounded to 8 bits, the first frame of an animation.
+        Damaged metadata are left out.
 
     Raises:
         ImageError: foreign content, float pixels, or a header that declares more than max_pixels.
         Exception: nearly any other, where the content is damaged.
     """
+    content = stream.read()
+    try:
+        return _decoded(content, max_pixels)
+    except ImageError:
+        raise
+    except Exception:
+        for bare in without_metadata(content):
+            if bare != content:
+                with suppress(Exception):
+                    return _decoded(bare, max_pixels)
+        raise
+
+
+def rescue(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Return the pixels of an image that ends too early, as far as they go.
+
+    Of a JPEG the rest is grey, of other formats black. One that lacks its end mark alone is whole.
+
+    Returns:
+        As `decode`.
+
+    Raises:
+        ImageError: nothing of it can be read.
+        Exception: nearly any other, likewise.
+    """
+    content = stream.read()
+    if completed := completed_jpeg(content):
+        return _decoded(completed, max_pixels)
+    return _decoded(content, max_pixels, whole=False)
+
+
+def _decoded(content: bytes, max_pixels: int, *, whole: bool = True) -> NDArray[np.uint8]:
+    stream = BytesIO(content)
     decoder = find_decoder(stream)
-    if decoder is None:
-        raise ImageError(
-            "HEIC is not read; convert it, to JPEG for one"
-            if is_heic(stream)
-            else "the content is not an image in a known format"
-        )
     with decoder(stream) as image:
+        if is_raw(image):
+            raise ImageError(RAW)
         if image.width * image.height > max_pixels:
             raise ImageError(
                 f"the header declares {image.width} x {image.height} pixels, "
                 f"more than the limit of {max_pixels}"
             )
-        image.load()
-        return pixels_of(image)
+        try:
+            loaded = image.load()
+        except OSError as error:
+            if whole or TRUNCATED not in str(error):
+                raise
+            return pixels_of(image._new(image._im))  # with the lines that were there
+        return pixels_of(loaded if isinstance(loaded, Image.Image) else image)
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:

@@ -7,7 +7,8 @@ data set, such as EPS, which starts Ghostscript.
 from __future__ import annotations
 
 import re
-from typing import IO
+from collections.abc import Callable
+from typing import IO, Any
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -20,13 +21,20 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-IMAGE_SUFFIXES = frozenset(
+from fungistore.errors import ImageError
+from fungistore.modalities.image.extra_formats import (
+    MAGIC_LENGTH,
+    extra_suffixes,
+    find_extra,
+    why_refused,
+)
+
+IMAGE_SUFFIXES = extra_suffixes() | frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "avif", "tif", "tiff"}
     | {"gif", "bmp", "dib", "ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "jpf", "jpc", "j2c"}
 )
 
-# The longest pattern below, with room to spare.
-_MAGIC_LENGTH = 16
+REDUCED_COPY, OTHER_IMAGES, DNG_VERSION = 254, 330, 50706  # tags of TIFF
 
 _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = tuple(
     (re.compile(magic, re.DOTALL), decoder)
@@ -44,18 +52,31 @@ _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = tuple(
 )
 
 
-_HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms])", re.DOTALL)  # what phones make
+Decoder = Callable[[IO[bytes]], Any]  # to a Pillow image, or what has its size and `load`
 
 
-def find_decoder(stream: IO[bytes]) -> type[ImageFile] | None:
-    """Return the decoder for what the stream starts with, None if no image does; rewinds."""
-    magic = stream.read(_MAGIC_LENGTH)
+def find_decoder(stream: IO[bytes]) -> Decoder:
+    """Return the decoder for what the stream starts with; rewinds.
+
+    Raises:
+        ImageError: there is none, or the package that has it is not installed.
+    """
+    magic = stream.read(MAGIC_LENGTH)
     stream.seek(0)
-    return next((decoder for start, decoder in _DECODERS if start.match(magic)), None)
+    if why := why_refused(magic):
+        raise ImageError(why)
+    if found := next((decoder for start, decoder in _DECODERS if start.match(magic)), None):
+        return found
+    if extra := find_extra(magic):
+        return extra.open
+    raise ImageError("the content is not an image in a known format")
 
 
-def is_heic(stream: IO[bytes]) -> bool:
-    """Tell whether the stream starts as a HEIC does, which Pillow has no decoder for; rewinds."""
-    magic = stream.read(_MAGIC_LENGTH)
-    stream.seek(0)
-    return bool(_HEIC.match(magic))
+def is_raw(image: Any) -> bool:
+    """Whether a TIFF is a camera's RAW: what it has at first is a small copy, its pixels elsewhere.
+
+    Of Nikon, Sony and Adobe's DNG, whose files begin as any TIFF does.
+    """
+    tags = getattr(image, "tag_v2", {})
+    is_copy = bool(tags.get(REDUCED_COPY, 0) & 1) and OTHER_IMAGES in tags
+    return is_copy or DNG_VERSION in tags

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fungistore.errors import ImageError
-from fungistore.modalities.image.decode import MAX_PIXELS, decode
+from fungistore.modalities.image.decode import MAX_PIXELS, decode, rescue
 from fungistore.modalities.image.formats import IMAGE_SUFFIXES
 from fungistore.modalities.modality import IMAGE
 from fungistore.modalities.reading import uri_of_file
@@ -45,6 +45,10 @@ class Images:
     def read(self, stream: IO[bytes]) -> NDArray[np.uint8]:
         """Return the pixels; see `decode`."""
         return decode(stream, self.max_pixels)
+
+    def rescue(self, stream: IO[bytes]) -> NDArray[np.uint8]:
+        """Return the pixels of an image that ends too early; see `rescue`."""
+        return rescue(stream, self.max_pixels)
 
     def blank(self) -> NDArray[np.uint8]:
         """Return a few black pixels."""
