@@ -14,6 +14,7 @@ from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
 from fungistore.sources.shards import is_shard_name
 
+FIND = "check where it starts from: relative paths start at the current folder"
 LISTED = 1000  # entries of a folder that are looked at
 QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 MARK = "\ufeff"

@@ -143,7 +143,11 @@ class ManifestSource:
                 uris, ids = _inlined(_contents(batch), uris, ids, repeated, seen)
             if uris.null_count:
                 missing = uris.is_null().index(True).as_py()
-                raise UsageError("a row has no path", where=f"{self.path}, row {row + missing + 1}")
+                raise UsageError(
+                    "a row has no path",
+                    where=f"{self.path}, row {row + missing + 1}",
+                    hint="fill in the cell, or remove the row",
+                )
             sizes, times = measure(self.root, uris)
             arrays = [
                 pc.coalesce(ids, uris),

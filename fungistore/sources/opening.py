@@ -12,14 +12,12 @@ from typing import BinaryIO
 
 from fungistore.errors import UsageError
 from fungistore.modalities.modality import IMAGE, Modality, find_modality
-from fungistore.sources.advice import path_hint, source_hint
+from fungistore.sources.advice import FIND, path_hint, source_hint
 from fungistore.sources.folder import is_store
 from fungistore.sources.paths import ListedSource
 from fungistore.sources.reader import READERS, Reader
 from fungistore.sources.sample import Source
 from fungistore.sources.stdin import PathListSource
-
-FIND = "check where it starts from: relative paths start at the current folder"
 
 # Looking for a misspelt name must not list a folder of millions.
 _NEAR_NAMES_SEARCHED = 10_000
