@@ -38,7 +38,7 @@ class TableReader:
 
     def recognises(self, path: str, modality: Modality) -> bool:
         """Whether it is a file whose name ends so."""
-        return path.lower().endswith((".csv", ".parquet")) and os.path.isfile(path)
+        return path.lower().endswith((".csv", ".tsv", ".parquet")) and os.path.isfile(path)
 
     def open(self, path: str, modality: Modality) -> ManifestSource:
         """Return the source; see `ManifestSource`."""
