@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import PurePath
 
 DEBUG = "FUNGI_DEBUG"  # the variable that asks for tracebacks, of worker processes too
@@ -96,6 +97,13 @@ class ItemError(FungiError):
 
 class ImageError(ItemError):
     """One input that cannot be turned into pixels."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """Return the hint that names what is spelled nearly so, in any case; None where nothing is."""
+    plain = {one.casefold(): one for one in known}
+    near = get_close_matches(name.casefold(), plain, n=1)
+    return f"did you mean {plain[near[0]]!r}?" if near else None
 
 
 def refuse_text(name: str, value: object) -> None:

@@ -16,7 +16,7 @@ from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from fungistore.errors import UsageError
+from fungistore.errors import UsageError, did_you_mean
 
 
 class Registry(Mapping[str, Any]):
@@ -97,6 +97,10 @@ class Registry(Mapping[str, Any]):
         """
         if name not in self:
             raise UsageError(
-                f"unknown {self.kind}", where=where, expected=" or ".join(self), found=name
+                f"unknown {self.kind}",
+                where=where,
+                expected=" or ".join(self),
+                found=name,
+                hint=did_you_mean(name, self),
             )
         return self[name]

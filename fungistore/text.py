@@ -107,6 +107,7 @@ def path_lines(stream: BinaryIO) -> Iterator[bytes]:
                 where=f"line {number + 1}",
                 expected="one path a line, or NUL-separated paths",
                 found=f"a line of more than {_LONGEST_PATH} bytes",
+                hint="find FOLDER -type f lists paths; any other file is named instead of -",
             )
         chunk = next(pieces, None)
         if chunk is None:

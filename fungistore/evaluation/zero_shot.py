@@ -27,6 +27,7 @@ from fungistore.matrices.blocks import Vectors, normalize
 from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
+from fungistore.text import read_text
 
 SETS = {"imagenet": "OPENAI_IMAGENET_TEMPLATES", "simple": "SIMPLE_IMAGENET_TEMPLATES"}
 NAME = "{}"
@@ -123,7 +124,7 @@ def read_templates(asked: Sequence[str]) -> tuple[str, ...]:
         elif NAME in one:
             found.append(one)
         elif Path(one).is_file():
-            lines = Path(one).read_text(encoding="utf-8-sig").splitlines()
+            lines = read_text(Path(one)).splitlines()
             found += read_templates([line for line in map(str.strip, lines) if line])
         else:
             raise UsageError(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import FungiError, UsageError, did_you_mean
 from fungistore.exchange.formats import (
     SAMPLE_SCHEMA,
     VECTORS,
@@ -200,6 +200,7 @@ def _selected(store: Store, split: str | None) -> Mask:
             f"there is no split {split!r}",
             where=store.where,
             expected=", ".join(splits) or "no --split: the store has no splits",
+            hint=did_you_mean(split, splits) or "leave out --split for all rows",
         )
     mask = np.zeros(len(store.samples), bool)
     mask[splits[split]] = True

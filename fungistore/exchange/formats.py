@@ -16,6 +16,7 @@ from fungistore.errors import UsageError
 from fungistore.exchange.options import Format
 from fungistore.extras import install_command
 from fungistore.fingerprint import Config
+from fungistore.sources.advice import FIND, path_hint
 
 SUFFIXES: Mapping[str, Format] = MappingProxyType(
     {".npy": "npy", ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5"}
@@ -167,4 +168,9 @@ def refuse_missing_file(path: Path) -> None:
     """Raise UsageError unless `path` is a file."""
     if not path.is_file():
         found = "a directory" if path.is_dir() else "nothing"
-        raise UsageError("there is no such file", where=path, expected="a file", found=found)
+        hint = path_hint(str(path)) or (
+            "name the files in it: FOLDER/*.npy" if path.is_dir() else FIND
+        )
+        raise UsageError(
+            "there is no such file", where=path, expected="a file", found=found, hint=hint
+        )

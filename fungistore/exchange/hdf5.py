@@ -98,7 +98,12 @@ class Hdf5File:
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
-            raise UsageError("the file cannot be read as HDF5", where=path, found=error) from error
+            raise UsageError(
+                "the file cannot be read as HDF5",
+                where=path,
+                found=error,
+                hint="copy or save it again; of another kind, say so with --format",
+            ) from error
         try:
             self._sets = _data_sets(self._file, h5py.Dataset)
             self.key = _choose(path, self._sets, key)

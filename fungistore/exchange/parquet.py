@@ -82,7 +82,10 @@ class ParquetVectors:
             self._file = pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER_BYTES)
         except (OSError, pa.ArrowException) as error:
             raise UsageError(
-                "the file cannot be read as Parquet", where=path, found=error
+                "the file cannot be read as Parquet",
+                where=path,
+                found=error,
+                hint="copy or save it again; of another kind, say so with --format",
             ) from error
         schema = self._file.schema_arrow
         words = [field.name for field in schema if is_word(field.type)]

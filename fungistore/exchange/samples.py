@@ -149,7 +149,11 @@ def _rows(part: RowNames) -> Iterator[tuple[str, str | None, str | None, str | N
         for row, sample_id, path, label, split in zip(count(found), *columns, strict=False):
             name = sample_id or path
             if not name and has_names:
-                raise UsageError("a row has no id", where=f"{part.where}, row {row}")
+                raise UsageError(
+                    "a row has no id",
+                    where=f"{part.where}, row {row}",
+                    hint="fill in the cell, or name another column with --ids",
+                )
             split = split_name(split) if has_splits else part.split
             yield name or f"{prefix}{row:08d}", path or None, label or None, split
         found += len(table)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from fungistore.errors import UsageError
+from fungistore.errors import UsageError, did_you_mean
 from fungistore.exchange.formats import refuse_missing_file
 from fungistore.sources.delimited import DelimitedFile
 from fungistore.sources.headers import NAMES, is_word, plain_header
@@ -66,6 +66,7 @@ class ColumnNames:
                     f"there is no column {named!r}",
                     where=f"{where}, {flag}",
                     expected=f"one of {', '.join(present) or '(none)'}",
+                    hint=did_you_mean(named, present) or "leave the flag out to have it found",
                 )
             usual = [name for name in USUAL[text] if name in present]
             others = [plain[one] for one in NAMES[text] if one in plain]
@@ -93,7 +94,8 @@ def read_table(path: Path, names: ColumnNames) -> Iterator[pa.Table]:
         raise UsageError(
             "the table's name does not tell its format",
             where=f"--table {path}",
-            expected="a name that ends in .csv, .parquet or .txt",
+            expected="a name that ends in .csv, .tsv, .parquet or .txt",
+            hint="save it as .csv, with a header line; a .txt has one id a line",
         )
     try:
         yield from reader(path, names)

@@ -12,7 +12,7 @@ from annotated_types import Ge, MinLen
 
 from fungistore.backbones.families import feature_set_of
 from fungistore.choices import Codec, DecodeIn, ProjectionKind, StorageDtype
-from fungistore.errors import UsageError
+from fungistore.errors import UsageError, did_you_mean
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
@@ -229,7 +229,13 @@ class ExtractOptions(ReplayChoice):
         for name in self.objectives:
             if name not in offered:
                 expected = " or ".join(offered)
-                raise UsageError("unknown objective", where="--set", expected=expected, found=name)
+                raise UsageError(
+                    "unknown objective",
+                    where="--set",
+                    expected=expected,
+                    found=name,
+                    hint=did_you_mean(name, offered),
+                )
         asked = {*OBJECTIVES.own, *self.features, *self.objectives}  # no other plug-in is imported
         complete = {
             name: _objective(name, self.objectives.get(name, {}))
@@ -339,7 +345,12 @@ def _applied(settings: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -
         table, dot, name = target.partition(".")
         if not equals or not dot or table not in offered:
             known = ", ".join(f"{key}.FIELD=VALUE" for key in offered)
-            raise UsageError("malformed setting", where=f"--set {setting}", expected=known)
+            raise UsageError(
+                "malformed setting",
+                where=f"--set {setting}",
+                expected=known,
+                hint=did_you_mean(table, offered) or "such as --set kl.temperature=1",
+            )
         try:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -15,6 +15,7 @@ from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
 from fungistore.sources.shards import is_shard_name
 
+FIND = "check where it starts from: relative paths start at the current folder"
 LISTED = 1000  # entries of a folder that are looked at
 QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 MARK = "\ufeff"
@@ -43,6 +44,8 @@ def path_hint(path: str, root: str = ".") -> str | None:
         with_what = first.get(url[1].lower())
         how = f" ({with_what} ...)" if with_what else ""
         return f"nothing is downloaded: copy it to a disk first{how}, and give the path"
+    if path.rstrip("/").endswith(".fungi"):
+        return "the source comes first, and then the store: fungi extract SOURCE STORE"
     if path.startswith(MARK):
         return f"a byte order mark stands before the path: {path.lstrip(MARK)!r}"
     bare = path.strip().strip(QUOTES).strip()

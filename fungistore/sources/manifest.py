@@ -38,7 +38,7 @@ class TableReader:
 
     def recognises(self, path: str, modality: Modality) -> bool:
         """Whether it is a file whose name ends so."""
-        return path.lower().endswith((".csv", ".parquet")) and os.path.isfile(path)
+        return path.lower().endswith((".csv", ".tsv", ".parquet")) and os.path.isfile(path)
 
     def open(self, path: str, modality: Modality) -> ManifestSource:
         """Return the source; see `ManifestSource`."""
@@ -143,7 +143,11 @@ class ManifestSource:
                 uris, ids = _inlined(_contents(batch), uris, ids, repeated, seen)
             if uris.null_count:
                 missing = uris.is_null().index(True).as_py()
-                raise UsageError("a row has no path", where=f"{self.path}, row {row + missing + 1}")
+                raise UsageError(
+                    "a row has no path",
+                    where=f"{self.path}, row {row + missing + 1}",
+                    hint="fill in the cell, or remove the row",
+                )
             sizes, times = measure(self.root, uris)
             arrays = [
                 pc.coalesce(ids, uris),

@@ -10,16 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from fungistore.errors import UsageError
+from fungistore.errors import UsageError, did_you_mean
 from fungistore.modalities.modality import IMAGE, Modality, find_modality
-from fungistore.sources.advice import path_hint, source_hint
+from fungistore.sources.advice import FIND, path_hint, source_hint
 from fungistore.sources.folder import is_store
 from fungistore.sources.paths import ListedSource
 from fungistore.sources.reader import READERS, Reader
 from fungistore.sources.sample import Source
 from fungistore.sources.stdin import PathListSource
-
-FIND = "check where it starts from: relative paths start at the current folder"
 
 # Looking for a misspelt name must not list a folder of millions.
 _NEAR_NAMES_SEARCHED = 10_000
@@ -80,7 +78,9 @@ def _not_a_source(source: str, kind: Modality) -> UsageError:
             (getattr(error, "strerror", None) or str(error)).lower(),
             where=source,
             expected=expected,
-            hint=path_hint(source) or (f"did you mean {near!r}?" if near else FIND),
+            hint=_near_reader(source)
+            or path_hint(source)
+            or (f"did you mean {near!r}?" if near else FIND),
         )
     return UsageError(
         f"this file is not a source of {kind.items}",
@@ -90,6 +90,12 @@ def _not_a_source(source: str, kind: Modality) -> UsageError:
         or f"a manifest's name ends in .csv or .parquet; for single {kind.items}, give the folder "
         "that holds them",
     )
+
+
+def _near_reader(source: str) -> str | None:
+    """Return which reader a prefix is nearly the name of, where a path follows it."""
+    name, _, path = source.partition(":")
+    return did_you_mean(name, READERS) if path and os.path.exists(path) else None
 
 
 def _near_name(path: Path) -> str | None:

@@ -33,12 +33,16 @@ class ListedSource:
         odd: list[object] = [path for path in self._paths if not isinstance(path, str | Path)]
         odd += [path for path in self._paths[:1] if not odd and Path(path).is_dir()]
         odd += [] if is_list else [paths]
+        hint = "give a folder or a table of its own by its path alone, an array as files"
+        if not odd:
+            hint = "nothing made it into the list: check the pattern or folder that it comes from"
         if odd or not self._paths:
             raise UsageError(
                 "a list of sources holds paths of single files",
                 where="source",
                 expected='["a.jpg", Path("b.jpg")]; a folder, a manifest or shards stand alone',
                 found=repr(odd[0])[:LONGEST_SHOWN] if odd else "an empty list",
+                hint=hint,
             )
 
     def knows(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from fungistore.store.records import Records
 from fungistore.store.removed import read_removed
 from fungistore.store.stale import StaleArtefact, stale_artefacts
 from fungistore.store.store import Store
-from fungistore.store.understood import Understood, understood
+from fungistore.store.understood import Understood, count_splits, understood
 from fungistore.store.units import UnitArray
 
 
@@ -130,7 +130,7 @@ def status(store: str | Path | Store) -> StoreStatus:
         schema=".".join(map(str, store.manifest.schema)),
         samples=len(store.samples),
         labels=store.manifest.labels,
-        splits=dict(found.splits),
+        splits=count_splits(store),
         understood=found,
         removed=len(read_removed(store.folder())),
         columns=tuple(store.samples.columns()),

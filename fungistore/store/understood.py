@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from fungistore.quantities import counted
 from fungistore.sources.labels import alike_names
 from fungistore.sources.sample import ignored_by
+from fungistore.store.removed import read_removed
 from fungistore.store.store import Store
 
 SPLITS_FIRST = ("train", "val", "test")
@@ -22,7 +25,7 @@ ALIKE_SHOWN = 3
 
 @dataclass(frozen=True)
 class Understood:
-    """What is known of a table's samples.
+    """What is known of a table's samples whose files are there.
 
     Attributes:
         items: what they are: "images"; of a single one, "image".
@@ -30,6 +33,7 @@ class Understood:
         classes: how many labels they have.
         unlabelled: samples without a label.
         splits: samples of each split; "" counts those without one.
+        removed: further samples, whose file is gone from the source.
         ignored: what the source has and the table has not, by word: {".heic": 2}.
         alike: classes whose names differ only in case, blanks or the spelling of a letter.
     """
@@ -39,6 +43,7 @@ class Understood:
     classes: int
     unlabelled: int
     splits: Mapping[str, int]
+    removed: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
     alike: tuple[tuple[str, ...], ...] = ()
 
@@ -54,6 +59,8 @@ class Understood:
         if self.splits.keys() - {""}:
             parts = [f"{name or 'none'} {count}" for name, count in self.splits.items()]
             said.append(f"splits {' / '.join(parts)}")
+        if self.removed:
+            said.append(f"{self.removed} gone from the source")
         if self.ignored:
             said.append(f"ignored: {said_ignored(self.ignored)}")
         return ", ".join(said)
@@ -71,8 +78,10 @@ class Understood:
 
 
 def understood(store: Store, source: object = None) -> Understood:
-    """Count what the table says, of all samples, and what a source has left out of it."""
-    labels = store.samples.labels()
+    """Count what the table says of its samples, and what a source has left out of it."""
+    is_there = np.ones(len(store.samples), bool)
+    is_there[read_removed(store.folder())] = False
+    labels = store.samples.labels()[is_there]
     counts = np.bincount(labels[labels >= 0], minlength=len(store.manifest.labels))
     names = [store.manifest.labels[number] for number in np.flatnonzero(counts)]
     return Understood(
@@ -80,17 +89,28 @@ def understood(store: Store, source: object = None) -> Understood:
         samples=len(labels),
         classes=len(names),
         unlabelled=int((labels < 0).sum()),
-        splits=count_splits(store),
+        splits=count_splits(store, is_there),
+        removed=int((~is_there).sum()),
         ignored=ignored_by(source),
         alike=tuple(alike_names(names)),
     )
 
 
-def count_splits(store: Store) -> dict[str, int]:
-    """Return the number of samples of each split, the usual ones first; "" counts the others."""
+def count_splits(store: Store, chosen: NDArray[np.bool_] | None = None) -> dict[str, int]:
+    """Return the number of samples of each split, the usual ones first; "" counts the others.
+
+    Args:
+        store: whose samples are counted.
+        chosen: a mask over them; default: all.
+    """
     counts: Counter[str] = Counter()
+    first = 0
     for batch in store.samples.batches("split"):
-        for found in pc.value_counts(batch["split"].dictionary_decode()).to_pylist():
+        column = batch["split"].dictionary_decode()
+        if chosen is not None:
+            column = column.filter(pa.array(chosen[first : first + len(batch)]))
+        first += len(batch)
+        for found in pc.value_counts(column).to_pylist():
             counts[found["values"] or ""] += found["counts"]
     order = {name: place for place, name in enumerate(SPLITS_FIRST)}
     names = sorted(counts, key=lambda name: (not name, order.get(name, len(order)), name))

@@ -64,6 +64,8 @@ REFUSED = {
     "photo.NEF": ("RAW",),
     "page.pdf": ("render",),
     "what.bin": ("manifest",),
+    "cubs:pets": ("did you mean 'cub'",),
+    "new.fungi": ("source comes first",),
     "old.fungi": ("source comes first",),
 }
 EMPTY: dict[str, tuple[tuple[str, ...], str]] = {
@@ -89,7 +91,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if "." in name and not set(name) & set("/\\"):
             (tmp_path / name).write_bytes(b"{}")
     (tmp_path / "coco.json").write_text('{"images": [], "annotations": []}')
-    (tmp_path / "old.fungi").unlink()
+    for name in ("old.fungi", "new.fungi"):
+        (tmp_path / name).unlink()
     (tmp_path / "old.fungi").mkdir()
     (tmp_path / "old.fungi" / "store.json").write_text("{}")
     monkeypatch.chdir(tmp_path)

@@ -128,10 +128,16 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
         "classes": 4,
         "unlabelled": 0,
         "splits": {"train": 6, "val": 6, "": 1},
+        "removed": 0,
         "ignored": {".heic": 1, "without a suffix": 1},
         "alike": (("A", "a"),),
     }
     assert "'A' and 'a'" in found.warnings()[0]
+    (tmp_path / "in" / "extra" / "b" / "1.jpg").unlink()
+    with store.writing("samples") as held:
+        add_source(held, source)
+        said = str(understood(held, source))
+    assert said.startswith("12 images, 3 classes, splits train 6 / val 6, 1 gone from the source")
 
 
 def test_an_unlabelled_table_says_so(tmp_path: Path) -> None:
