@@ -61,7 +61,8 @@ def check_data_set(name: str, path: str | Path) -> DataSetCheck:
     for sample in source:
         splits[sample.split or "none"] += 1
         labels.add(sample.label)
-        missing += [sample.id] if sample.bytes is None else []
+        if sample.bytes is None and sample.mtime is None:  # items of a container have a time
+            missing.append(sample.id)
     if isinstance(source, ListedImages):  # which knows its layout
         said = source.differences()
     else:

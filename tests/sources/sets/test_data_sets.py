@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision.datasets as theirs
@@ -31,6 +32,7 @@ from toy_sets import (
 from typer.testing import CliRunner
 
 import fungistore as fungi
+from fungistore import find_modality, read_item
 from fungistore.errors import UsageError
 from fungistore.sources.opening import open_source
 from fungistore.sources.reader import READERS
@@ -117,6 +119,26 @@ def test_torchvision_has_the_same_images_in_the_same_order(
     ours = numbered(opened(name, tmp_path))
     assert ours == theirs_of(name, tmp_path, root, monkeypatch)
     assert len(ours) > 5
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+def test_torchvision_has_the_same_pixels_of_cifar(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch after batch; classes are those of the archive, in its order."""
+    WRITERS[name](tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    expected = [
+        (split, label, np.asarray(image).tolist())
+        for split in ("train", "test")
+        for image, label in getattr(theirs, kind)(str(tmp_path), split == "train")
+    ]
+    source = opened(name, tmp_path)
+    classes = source.label_names()
+    images = [read_item(find_modality("image"), source.root, s.uri) for s in source]
+    ours = [(s.split, classes.index(str(s.label)), i) for s, i in zip(source, images, strict=True)]
+    assert [(split, label, image.tolist()) for split, label, image in ours] == expected
+    assert source_remarks(source)[-1].startswith(f"{name}: {len(expected)} images listed, 60000")
 
 
 def test_birds_come_in_the_order_of_their_list_a_split_after_the_other(tmp_path: Path) -> None:
@@ -271,7 +293,7 @@ def test_any_folder_around_a_set_will_do(name: str, tmp_path: Path) -> None:
     expected = list(opened(name, root))
     assert expected == list(opened(name, tmp_path / "data"))
     assert expected
-    assert all(sample.bytes for sample in expected)
+    assert all(sample.mtime for sample in expected)
     assert {sample.label for sample in expected} <= set(opened(name, root).label_names())
 
 
