@@ -69,7 +69,7 @@ def check_data_set(name: str, path: str | Path) -> DataSetCheck:
         said = differences(data_set, splits, missing)
     remarks = [remark for remark in source_remarks(source) if remark not in said]
     if len(labels) != data_set.classes:
-        classes = counted(len(labels), "class has", "classes have")
-        said.append(f"{name}: {classes} images, {data_set.classes} published")
+        classes = counted(len(labels), "class")
+        said.append(f"{name}: {classes} with images, {data_set.classes} published")
     counts = (splits.total(), dict(splits), len(labels), len(missing))
     return DataSetCheck(name, source.root, *counts, tuple(said), tuple(remarks))

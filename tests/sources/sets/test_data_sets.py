@@ -36,12 +36,14 @@ from fungistore import find_modality, read_item
 from fungistore.errors import UsageError
 from fungistore.sources.opening import open_source
 from fungistore.sources.reader import READERS
+from fungistore.sources.roots import layout_of
 from fungistore.sources.sample import Sample, Source, source_remarks
 from fungistore.sources.sets.comparing import differences
 from fungistore.sources.sets.splitting import held_out
 from plugins import install, write_plugin
 from tiny_world import TINY
 
+HAVE_CLASS_FOLDERS = ("eurosat", "aid", "imagenet", "cifar100")  # CIFAR-100 is found
 Rows = list[tuple[str, int, str]]  # file name, class, split
 
 
@@ -348,6 +350,15 @@ def test_a_folder_too_deep_is_answered_with_the_right_one(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="is not here") as caught:
         opened("cub", root / "images")
     assert caught.value.hint == f"give the folder above: cub:{root}"
+
+
+def test_a_root_that_is_given_as_a_folder_is_answered_with_the_name(tmp_path: Path) -> None:
+    """The warning names a set whose reader reads it: those of the layouts that only a root has."""
+    writers = {name: write for name, write in WRITERS.items() if name not in HAVE_CLASS_FOLDERS}
+    for name, writer in [*writers.items(), ("ddsm", write_kaggle_ddsm), ("cars", write_first_cars)]:
+        root = writer(tmp_path / writer.__name__)
+        assert (layout_of(str(root)) or [""])[0] == name
+        assert list(opened(name, root))
 
 
 def test_lists_of_windows_are_lists(tmp_path: Path) -> None:

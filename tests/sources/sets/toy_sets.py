@@ -70,6 +70,7 @@ def write_nabirds(root: Path) -> Path:
             "0 Birds", "1 Ducks, Geese, and Swans", "295 Oak Titmouse", "300 Osprey", "817 Osprey"
         ),
         "train_test_split.txt": lines(*map(" ".join, zip(keys, "1011", strict=True))),
+        "hierarchy.txt": lines("1 0", "295 1", "300 1", "817 1"),
     }
     return write(root / "nabirds", lists, (f"images/{path}" for path in paths))
 
@@ -360,6 +361,7 @@ def write_ddsm(root: Path) -> Path:
 def write_kaggle_ddsm(root: Path) -> Path:
     """CBIS-DDSM as JPEGs, in folders of series."""
     tables = {f"csv/{name}": text for name, text in _case_tables().items()}
+    tables["csv/dicom_info.csv"] = lines("file_path,image_path,PatientID")
     return write(root, tables, sorted({f"jpeg/1.3.{name}/1-249.jpg" for _, name, _ in CASES}))
 
 
