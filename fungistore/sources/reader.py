@@ -30,6 +30,8 @@ READERS = Registry(
         "cars": "fungistore.sources.sets.cars:Cars",
         "dtd": "fungistore.sources.sets.dtd:Dtd",
         "eurosat": "fungistore.sources.sets.eurosat:Eurosat",
+        "cifar10": "fungistore.sources.sets.cifar:Cifar10",
+        "cifar100": "fungistore.sources.sets.cifar:Cifar100",
         "pets": "fungistore.sources.sets.pets:Pets",
         "food101": "fungistore.sources.sets.food101:Food101",
         "imagenet": "fungistore.sources.sets.imagenet:ImageNet",

@@ -32,6 +32,8 @@ LAYOUTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
     ("cifar10", "CIFAR-10", ("cifar-10-batches-py",)),
     ("cifar10", "CIFAR-10", ("data_batch_1",)),
     ("cifar100", "CIFAR-100", ("cifar-100-python",)),
+    ("ddsm", "CBIS-DDSM", ("mass_case_description_train_set.csv",)),
+    ("ddsm", "CBIS-DDSM", ("jpeg", "csv/dicom_info.csv")),
     ("aptos", "APTOS 2019", ("train_images", "train.csv")),
     ("isic", "ISIC 2019", ("ISIC_2019_Training_Input",)),
 )

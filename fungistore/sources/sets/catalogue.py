@@ -61,14 +61,15 @@ def check_data_set(name: str, path: str | Path) -> DataSetCheck:
     for sample in source:
         splits[sample.split or "none"] += 1
         labels.add(sample.label)
-        missing += [sample.id] if sample.bytes is None else []
+        if sample.bytes is None and sample.mtime is None:  # items of a container have a time
+            missing.append(sample.id)
     if isinstance(source, ListedImages):  # which knows its layout
         said = source.differences()
     else:
         said = differences(data_set, splits, missing)
     remarks = [remark for remark in source_remarks(source) if remark not in said]
     if len(labels) != data_set.classes:
-        classes = counted(len(labels), "class has", "classes have")
-        said.append(f"{name}: {classes} images, {data_set.classes} published")
+        classes = counted(len(labels), "class")
+        said.append(f"{name}: {classes} with images, {data_set.classes} published")
     counts = (splits.total(), dict(splits), len(labels), len(missing))
     return DataSetCheck(name, source.root, *counts, tuple(said), tuple(remarks))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision.datasets as theirs
+from click.testing import Result
+from fungi_cli.main import app
 from sklearn.model_selection import StratifiedShuffleSplit
 from toy_sets import (
     CASES,
     WNIDS,
     WRITERS,
+    lines,
+    write,
     write_cub,
     write_first_cars,
     write_flat_imagenet,
@@ -23,16 +29,26 @@ from toy_sets import (
     write_kaggle_imagenet,
     write_lists_of_ddsm,
 )
+from typer.testing import CliRunner
 
 import fungistore as fungi
+from fungistore import find_modality, read_item
 from fungistore.errors import UsageError
 from fungistore.sources.opening import open_source
+from fungistore.sources.reader import READERS
+from fungistore.sources.roots import layout_of
 from fungistore.sources.sample import Sample, Source, source_remarks
 from fungistore.sources.sets.comparing import differences
 from fungistore.sources.sets.splitting import held_out
 from plugins import install, write_plugin
+from tiny_world import TINY
 
+HAVE_CLASS_FOLDERS = ("eurosat", "aid", "imagenet", "cifar100")  # CIFAR-100 is found
 Rows = list[tuple[str, int, str]]  # file name, class, split
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
 
 
 def opened(name: str, path: Path) -> Source:
@@ -107,6 +123,26 @@ def test_torchvision_has_the_same_images_in_the_same_order(
     assert len(ours) > 5
 
 
+@pytest.mark.parametrize(("name", "kind"), [("cifar10", "CIFAR10"), ("cifar100", "CIFAR100")])
+def test_torchvision_has_the_same_pixels_of_cifar(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch after batch; classes are those of the archive, in its order."""
+    WRITERS[name](tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
+    expected = [
+        (split, label, np.asarray(image).tolist())
+        for split in ("train", "test")
+        for image, label in getattr(theirs, kind)(str(tmp_path), split == "train")
+    ]
+    source = opened(name, tmp_path)
+    classes = source.label_names()
+    images = [read_item(find_modality("image"), source.root, s.uri) for s in source]
+    ours = [(s.split, classes.index(str(s.label)), i) for s, i in zip(source, images, strict=True)]
+    assert [(split, label, image.tolist()) for split, label, image in ours] == expected
+    assert source_remarks(source)[-1].startswith(f"{name}: {len(expected)} images listed, 60000")
+
+
 def test_birds_come_in_the_order_of_their_list_a_split_after_the_other(tmp_path: Path) -> None:
     """CUB as the paper's own script has it; NABirds' classes are those of images, told apart."""
     write_cub(tmp_path)
@@ -153,8 +189,8 @@ def test_the_validation_images_of_imagenet_may_be_in_one_folder(tmp_path: Path) 
     """The devkit, or Kaggle's table, says what they are; rows come in the same order."""
     expected = labelled(opened("imagenet", write_imagenet(tmp_path / "a")))
     names = [(Path(id_).name, label, split) for id_, label, split in expected]
-    for number, write in enumerate((write_flat_imagenet, write_kaggle_imagenet)):
-        source = opened("imagenet", write(tmp_path / str(number)))
+    for number, writer in enumerate((write_flat_imagenet, write_kaggle_imagenet)):
+        source = opened("imagenet", writer(tmp_path / str(number)))
         found = [(Path(id_).name, label, split) for id_, label, split in labelled(source)]
         assert found == names
         assert source.label_names() == opened("imagenet", tmp_path / "a").label_names()
@@ -186,8 +222,8 @@ def test_a_mammogram_is_malignant_where_one_finding_is(tmp_path: Path) -> None:
     labels = ["malignant", "malignant", "benign", "benign", "benign"]
     splits = ["train"] * 3 + ["test"] * 2
     names = list(dict.fromkeys(name for _, name, _ in CASES))
-    for place, write in enumerate((WRITERS["ddsm"], write_kaggle_ddsm)):
-        samples = list(opened("ddsm", write(tmp_path / str(place))))
+    for place, writer in enumerate((WRITERS["ddsm"], write_kaggle_ddsm)):
+        samples = list(opened("ddsm", writer(tmp_path / str(place))))
         assert [(s.label, s.split) for s in samples] == list(zip(labels, splits, strict=True))
         assert all(s.bytes for s in samples)
         assert all(name in sample.id for name, sample in zip(names, samples, strict=True))
@@ -259,7 +295,7 @@ def test_any_folder_around_a_set_will_do(name: str, tmp_path: Path) -> None:
     expected = list(opened(name, root))
     assert expected == list(opened(name, tmp_path / "data"))
     assert expected
-    assert all(sample.bytes for sample in expected)
+    assert all(sample.mtime for sample in expected)
     assert {sample.label for sample in expected} <= set(opened(name, root).label_names())
 
 
@@ -314,6 +350,15 @@ def test_a_folder_too_deep_is_answered_with_the_right_one(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="is not here") as caught:
         opened("cub", root / "images")
     assert caught.value.hint == f"give the folder above: cub:{root}"
+
+
+def test_a_root_that_is_given_as_a_folder_is_answered_with_the_name(tmp_path: Path) -> None:
+    """The warning names a set whose reader reads it: those of the layouts that only a root has."""
+    writers = {name: write for name, write in WRITERS.items() if name not in HAVE_CLASS_FOLDERS}
+    for name, writer in [*writers.items(), ("ddsm", write_kaggle_ddsm), ("cars", write_first_cars)]:
+        root = writer(tmp_path / writer.__name__)
+        assert (layout_of(str(root)) or [""])[0] == name
+        assert list(opened(name, root))
 
 
 def test_lists_of_windows_are_lists(tmp_path: Path) -> None:
@@ -396,47 +441,70 @@ def test_what_is_as_published_has_no_difference() -> None:
     assert differences(cub, {"train": 7, "val": 3}, [], images=10) == []
 
 
-TINY_SET = """
-from fungistore.sources.sets.facts import DataSet, DataSetLayout
-from fungistore.sources.sets.image_set import ImageSet, Row
-from fungistore.sources.sets.lists import read_pairs
-
-
-class Leaves(ImageSet):
-    data_set = DataSet(
-        name="leaves", title="Two Leaves", splits={"train": 2, "test": 1}, classes=2, bytes=2000,
-        layouts=(DataSetLayout("as it is", {"leaves.txt": "from leaves.zip"}),),
-        split_rule="official", metric="top-1 accuracy", papers=(), terms="none",
-        page="https://leaves.example",
-    )
-
-    def classes(self, place):
-        return ["oak", "elm"]
-
-    def rows(self, place):
-        for name, label in read_pairs(place.root / "leaves.txt").items():
-            yield Row(name, label, "test" if name == "c.jpg" else "train")
-"""
-
-
 def test_a_set_of_a_plug_in_is_one_class_and_one_entry_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is opened by name, listed behind ours, and checked."""
-    from fungistore.sources.reader import READERS
-
+    """That of docs/data.md is opened by name, listed behind ours, and checked."""
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    source = page.partition('```python title="leaves.py"\n')[2].partition("```")[0]
     folder = tmp_path / "site"
-    write_plugin(folder, "leaves", TINY_SET, {"fungistore.readers": {"leaves": "leaves:Leaves"}})
+    write_plugin(folder, "leaves", source, {"fungistore.readers": {"leaves": "leaves:Leaves"}})
     install(monkeypatch, folder, "leaves", READERS)
-    (tmp_path / "leaves.txt").write_text("a.jpg oak\nb.jpg elm\nc.jpg oak\n")
-    for name in "abc":
-        (tmp_path / f"{name}.jpg").write_bytes(b"x")
-    assert fungi.list_data_sets()[-1].title == "Two Leaves"
+    names = [f"{label}_{n:03d}.jpg" for n in range(50) for label in ("oak", "elm")]
+    lists = {"leaves.txt": lines(*(f"{name} {name[:3]}" for name in names))}
+    root = write(tmp_path / "leaves", lists, names)
+    assert fungi.list_data_sets()[-1].title == "Leaves of Two Trees"
     assert opened("leaves", tmp_path).label_names() == ["oak", "elm"]
     found = fungi.check_data_set("leaves", tmp_path)
     assert found.is_as_published
-    assert found.splits == {"train": 2, "test": 1}
-    (tmp_path / "b.jpg").unlink()
+    assert (found.root, found.splits) == (str(root), {"train": 80, "test": 20})
+    done = run("data", "leaves", str(tmp_path))
+    assert (done.exit_code, done.output.partition(" in ")[0]) == (0, "100 images as expected")
+    (root / "oak_007.jpg").unlink()
     found = fungi.check_data_set("leaves", str(tmp_path))
-    assert (found.images, found.missing, found.is_as_published) == (3, 1, False)
-    assert found.differences == ("leaves: 1 listed image not there: b.jpg",)
+    assert (found.images, found.missing, found.is_as_published) == (100, 1, False)
+    assert found.differences == ("leaves: 1 listed image not there: oak_007.jpg",)
+
+
+def test_the_command_lists_describes_and_checks(tmp_path: Path) -> None:
+    """What is not as published exits 1; JSON says the same."""
+    listed = run("data").output
+    for one in fungi.list_data_sets():
+        assert f"{one.name} " in listed
+        assert one.page in listed
+    cars = fungi.find_data_set("cars")
+    described = run("data", "cars").output
+    assert all(need in described for layout in cars.layouts for need in layout.needs)
+    assert len(json.loads(run("data", "--json").output)["data_sets"]) == len(WRITERS)
+    write_cub(tmp_path)
+    done = run("data", "cub", str(tmp_path))
+    assert (done.exit_code, done.output.count("differs")) == (1, 2)
+    assert json.loads(run("data", "cub", str(tmp_path), "--json").output)["images"] == 6
+
+
+def test_a_typing_error_in_a_name_is_answered_with_the_right_one() -> None:
+    """And what is no name at all, with the list."""
+    with pytest.raises(UsageError, match="unknown data set") as caught:
+        fungi.find_data_set("flower102")
+    assert caught.value.hint == "did you mean flowers102?"
+
+
+@pytest.mark.slow
+def test_an_evaluation_has_the_sets_own_split_and_first_shots(
+    tmp_path: Path, tiny_weights: Path
+) -> None:
+    """From the archive's folder through extract to kNN: train and test are the list's."""
+    write_cub(tmp_path)
+    options = fungi.ExtractOptions(
+        model=TINY, weights=str(tiny_weights), image_size=32, features=("embeddings",)
+    )
+    store = tmp_path / "cub.fungi"
+    fungi.extract(f"cub:{tmp_path}", store, options)
+    samples = fungi.Store.open(store).samples
+    assert samples.labels().tolist() == [0, 0, 1, 1, 0, 1]
+    assert fungi.status(store).splits == {"train": 4, "test": 2}
+    again = fungi.extract(f"cub:{tmp_path / 'CUB_200_2011'}", store, options)
+    assert (again.samples, again.units_computed) == (6, 0)
+    knn = fungi.KnnOptions(k=1, shots=1, shot_rule="first")
+    (score,) = fungi.evaluate_knn(store, knn).scores
+    assert (score.n_train, score.n_test) == (2, 2)

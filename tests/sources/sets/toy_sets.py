@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import struct
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
@@ -68,6 +70,7 @@ def write_nabirds(root: Path) -> Path:
             "0 Birds", "1 Ducks, Geese, and Swans", "295 Oak Titmouse", "300 Osprey", "817 Osprey"
         ),
         "train_test_split.txt": lines(*map(" ".join, zip(keys, "1011", strict=True))),
+        "hierarchy.txt": lines("1 0", "295 1", "300 1", "817 1"),
     }
     return write(root / "nabirds", lists, (f"images/{path}" for path in paths))
 
@@ -137,6 +140,55 @@ def write_eurosat(root: Path) -> Path:
     names += ["Pasture", "PermanentCrop", "Residential", "River", "SeaLake"]
     images = [f"{name}/{name}_{n}.jpg" for name in names for n in (1, 2, 10, 11, 3)]
     return write(root / "eurosat" / "2750", {}, images)
+
+
+def write_cifar10(root: Path) -> Path:
+    """CIFAR-10: five batches of two images and one of test, pickled as Python 2 did."""
+    root = root / "cifar-10-batches-py"
+    names = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]
+    batches = {name: cifar_batch(seed, b"labels", 3) for seed, name in enumerate(names)}
+    return _pickled(root, batches | {"batches.meta": {b"label_names": [b"plane", b"car", b"bee"]}})
+
+
+def write_cifar100(root: Path) -> Path:
+    """CIFAR-100, whose classes are in groups."""
+    batches = {
+        name: cifar_batch(seed, b"fine_labels", 3) | {b"coarse_labels": [1, 0]}
+        for seed, name in enumerate(("train", "test"))
+    }
+    meta = {b"fine_label_names": [b"apple", b"wolf", b"bee"], b"coarse_label_names": [b"a", b"b"]}
+    return _pickled(root / "cifar-100-python", batches | {"meta": meta})
+
+
+def cifar_batch(seed: int, labels: bytes, classes: int) -> dict[bytes, Any]:
+    """Return a batch of two images."""
+    random = np.random.default_rng(seed)
+    return {
+        b"data": random.integers(0, 256, (2, 3072), dtype=np.uint8),
+        labels: random.integers(0, classes, 2).tolist(),
+        b"filenames": [f"image_s_{seed}{number}.png".encode() for number in range(2)],
+    }
+
+
+class _Python2(pickle._Pickler):  # type: ignore[name-defined, misc]
+    """Pickles bytes as what Python 2 called text, which the archives have."""
+
+    dispatch = pickle._Pickler.dispatch.copy()  # type: ignore[attr-defined]
+
+    def save_bytes(self, text: bytes) -> None:
+        """Write a text of Python 2."""
+        self.write(pickle.BINSTRING + struct.pack("<i", len(text)) + text)
+        self.memoize(text)
+
+    dispatch[bytes] = save_bytes
+
+
+def _pickled(root: Path, tables: Mapping[str, Any]) -> Path:
+    root.mkdir(parents=True)
+    for name, table in tables.items():
+        with (root / name).open("wb") as file:
+            _Python2(file, 2).dump(table)
+    return root
 
 
 def write_pets(root: Path) -> Path:
@@ -309,6 +361,7 @@ def write_ddsm(root: Path) -> Path:
 def write_kaggle_ddsm(root: Path) -> Path:
     """CBIS-DDSM as JPEGs, in folders of series."""
     tables = {f"csv/{name}": text for name, text in _case_tables().items()}
+    tables["csv/dicom_info.csv"] = lines("file_path,image_path,PatientID")
     return write(root, tables, sorted({f"jpeg/1.3.{name}/1-249.jpg" for _, name, _ in CASES}))
 
 
@@ -339,6 +392,8 @@ WRITERS: Mapping[str, Callable[[Path], Path]] = {
     "cars": write_cars,
     "dtd": write_dtd,
     "eurosat": write_eurosat,
+    "cifar10": write_cifar10,
+    "cifar100": write_cifar100,
     "pets": write_pets,
     "food101": write_food101,
     "imagenet": write_imagenet,
