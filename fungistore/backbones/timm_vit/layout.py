@@ -13,12 +13,9 @@ from torch import Tensor
 
 Layout = Literal["tokens", "channels first", "channels last"]
 
-MOST_CLASS_TOKENS = 2
-
 Found = tuple[Layout | None, int, int, int]  # layout, rows, columns, prefix tokens
-NOWHERE: MOST_CLASS_TOKENS = 2
-
-Found = (None, 0, 0, 0)
+MOST_CLASS_TOKENS = 2
+NOWHERE: Found = (None, 0, 0, 0)
 
 
 def layout_of(model: Any, features: Any) -> Found:
