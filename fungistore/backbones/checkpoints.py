@@ -52,9 +52,12 @@ BESIDE = re.compile(
     r"(decoder_?\w*|mask_token|dino_head|ibot_head|projector|predictor|projection_head|prototypes"
     r"|queue|queue_ptr|center|loss\w*)(\.|$)"
 )
-MOCO_HEAD = re.compile(r"(head|fc)\.[0-9]+\.")  # a projection of several layers in a head's place
-# DINOv2 trains blocks in chunks: blocks.2.7 is the block 7, in the third chunk.
-CHUNKED = re.compile(r"^blocks\.[0-9]+\.([0-9]+)\.")
+MOCO_HEAD = re.compile(
+    r"(head|fc)\.[0-9]+\.\w+$"
+)  # a projection of several layers in a head's place
+# DINOv2 trains blocks in chunks: blocks.2.7 is the block 7, in the third chunk. Of stages of
+# convolutions, blocks.2.7 is beside blocks.1.7.
+CHUNKED = re.compile(r"^blocks\.([0-9]+)\.([0-9]+)\.")
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,16 @@ def _unprefixed(tensors: dict[str, Tensor]) -> Checkpoint:
         is_beside.discard("mask_token")  # DINOv2's own, which timm's conversion knows
     kept = {name: value for name, value in tensors.items() if name not in is_beside}
     chunked = [name for name in kept if name.startswith("blocks.")]
-    if chunked and all(CHUNKED.match(name) for name in chunked):
-        kept = {CHUNKED.sub(r"blocks.\1.", name): value for name, value in kept.items()}
+    if chunked and _are_chunks(chunked):
+        kept = {CHUNKED.sub(r"blocks.\2.", name): value for name, value in kept.items()}
     return Checkpoint(kept, left_out=_beginnings(is_beside))
+
+
+def _are_chunks(names: list[str]) -> bool:
+    """Whether all names are of blocks in chunks, each block in one of them."""
+    found = [match for name in names if (match := CHUNKED.match(name))]
+    places = {(match[1], match[2]) for match in found}
+    return len(found) == len(names) and len(places) == len({match[2] for match in found})
 
 
 def _prefix_of(names: Collection[str]) -> str:

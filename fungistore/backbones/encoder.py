@@ -1,6 +1,6 @@
 """What an encoder is to the rest of the program: inputs in, an embedding and tokens out.
 
-Nothing here says what a sample is. timm's vision transformers are the first implementation
+Nothing here says what a sample is. timm's models are the first implementation
 (`fungistore.backbones.timm_vit`); a plug-in's encoder has the attributes and methods of `Encoder`,
 and comes from a family of its own (`fungistore.backbones.families`).
 """
@@ -126,14 +126,15 @@ class Encoder(Protocol):
 
     @property
     def target_layer(self) -> str | None:
-        """Dotted name of the linear layer whose per-sample gradient is taken; None: there is none.
+        """Dotted name of the layer whose per-sample gradient is taken; None: there is none.
 
-        An encoder without one, such as a network of convolutions, has no gradient features.
+        An encoder without one has no gradient features. It may say which layers there are to
+        choose from by an attribute `candidates`: their names.
         """
 
     @property
-    def target(self) -> nn.Linear | None:
-        """That layer. What enters it is [n, ..., in], or such samples one after the other."""
+    def target(self) -> nn.Linear | nn.Conv2d | None:
+        """That layer. What enters it is [n, ...], or such samples one after the other."""
 
     @property
     def weights_hash(self) -> str:

@@ -250,12 +250,14 @@ def gradient_features(options: ExtractOptions) -> list[str]:
 
 def _refuse_gradients_of_nothing(backbone: Encoder, features: Sequence[str]) -> None:
     if features and backbone.target is None:
+        some = " or ".join(getattr(backbone, "candidates", ())) or "NAME"
         raise UsageError(
-            "the model has no linear layer to differentiate, unless one is named",
+            "the model has no layer to differentiate, unless one is named",
             where=f"--features {','.join(features)}",
             expected=f"{EMBEDDINGS}, {PATCHES}",
             found=f"{backbone.family}:{backbone.name}",
-            hint="--target-layer names a linear layer that runs once a forward, where there is one",
+            hint=f"--target-layer {some}: a linear layer or convolution that runs once a forward; "
+            "the default is a last block's attention output projection, which the model has not",
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fungistore.backbones.encoder import ClassTokenSplit, Encoder, TokenGrid, join_grids
 from fungistore.gradients.batching import base_forward_size, forward_size, samples_within
+from fungistore.gradients.layers import gradient_shape, outer_products
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs, parts_of
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 
@@ -32,8 +33,7 @@ class ClassTokenPath:
     @property
     def gradient_shape(self) -> tuple[int, int]:
         """(out, in + 1), or (out, in) without a bias."""
-        projection = self._split.projection
-        return projection.out_features, projection.in_features + (projection.bias is not None)
+        return gradient_shape(self._split.projection)
 
     def samples_at_once(self, views: int, batch_size: int, device: torch.device) -> int:
         """All of them on a GPU: a view leaves only two vectors behind."""
@@ -64,4 +64,10 @@ class ClassTokenPath:
             output = projection(entered).detach().requires_grad_()
             embeddings = split.tail(residual, output)
         grid = join_grids(grids) if grids else None
-        return Tape(embeddings, (entered,), (output,), projection.bias is not None, grid)
+        return Tape(
+            embeddings,
+            (entered,),
+            (output,),
+            outer_products(has_bias=projection.bias is not None),
+            grid,
+        )

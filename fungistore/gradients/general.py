@@ -1,4 +1,4 @@
-"""The general path: any linear layer, any pooling, any encoder; exact, and slower.
+"""The general path: any linear or convolution layer, any pooling, any encoder; exact, and slower.
 
 A forward hook cuts the graph at the target layer's output, so autograd still records nothing
 before it; per-token gradients are contracted over tokens and views, never stored.
@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from fungistore.backbones.encoder import Encoded, Encoder, TokenGrid, join_grids
 from fungistore.errors import UsageError
 from fungistore.gradients.batching import base_forward_size, forward_size, samples_within
+from fungistore.gradients.layers import contraction, gradient_shape
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.modalities.views import Inputs
 
 
 class LayerPath:
-    """Gradients of any `nn.Linear` of a model; also of losses of its tokens.
+    """Gradients of any `nn.Linear` or `nn.Conv2d` of a model; also of losses of its tokens.
 
     A model without such a layer has no gradients: its tapes have embeddings and patches alone.
 
@@ -38,16 +39,14 @@ class LayerPath:
         self._target = encoder.target
         if self._target is not None and _cut not in self._target._forward_hooks.values():
             self._target.register_forward_hook(_cut)
+        self._contract = contraction(self._target)
         if (module := encoder.exact_from) is not None:
             module.register_forward_pre_hook(_to_float32, with_kwargs=True)
 
     @property
     def gradient_shape(self) -> tuple[int, int]:
         """(out, in + 1), or (out, in) without a bias; nothing without a layer."""
-        target = self._target
-        if target is None:
-            return 0, 0
-        return target.out_features, target.in_features + (target.bias is not None)
+        return gradient_shape(self._target)
 
     def samples_at_once(self, views: int, batch_size: int, device: torch.device) -> int:
         """As many as keep all views, whose tokens autograd must hold, in one forward."""
@@ -72,10 +71,12 @@ class LayerPath:
         for chunk in self._in_forwards(chunks):
             with self._cut_once() as calls, watch.stage("trunk"):
                 encoded = self._encoder.run(flat_inputs(chunk))
+            if torch.is_grad_enabled():
+                self._refuse_unreached(encoded)
             samples, count = chunk[0].shape[:2]
             embeddings.append(encoded.embeddings.float().unflatten(0, (samples, count)))
             for entered, output in calls:
-                inputs.append(entered.reshape(samples, -1, entered.shape[-1]))
+                inputs.append(self._by_sample(entered, samples, count))
                 outputs.append(output)
             if tokens or (patches and not grids):
                 grids.append(self._grid_of(encoded).unflatten(samples, count))
@@ -83,7 +84,7 @@ class LayerPath:
             torch.cat(embeddings, dim=1),
             tuple(inputs),
             tuple(outputs),
-            self._target is not None and self._target.bias is not None,
+            self._contract,
             _first_view(grids[0]) if patches else None,
             _by_shape(grids) if tokens else (),
         )
@@ -111,7 +112,21 @@ class LayerPath:
                 where=f"--target-layer {self._encoder.target_layer}",
                 expected="1 call",
                 found=f"{len(calls)} calls",
-                hint="choose another linear layer, such as the last block's attn.proj",
+                hint="choose another layer, such as the last block's attn.proj",
+            )
+
+    def _by_sample(self, entered: Tensor, samples: int, views: int) -> Tensor:
+        if isinstance(self._target, nn.Linear):
+            return entered.reshape(samples, -1, entered.shape[-1])
+        return entered.unflatten(0, (samples, views))
+
+    def _refuse_unreached(self, encoded: Encoded) -> None:
+        if self._target is not None and not encoded.embeddings.requires_grad:
+            raise UsageError(
+                "the embedding does not depend on the target layer",
+                where=f"--target-layer {self._encoder.target_layer}",
+                expected="a layer between the input and the embedding",
+                hint="choose another layer, such as the last block's attn.proj",
             )
 
     def _grid_of(self, encoded: Encoded) -> TokenGrid:
@@ -158,9 +173,12 @@ _CUTTING = _Cutting()
 
 
 def _cut(module: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Hook: keep what enters and leaves the layer, and let autograd begin here."""
+    """Hook: keep what enters and leaves the layer, and let autograd begin here.
+
+    Copies, since the activations of convolutional networks overwrite what they are given.
+    """
     if module is not _CUTTING.at:
         return output
     leaf = output.detach().float().requires_grad_()
-    _CUTTING.calls.append((entered[0].detach().float(), leaf))
-    return leaf
+    _CUTTING.calls.append((entered[0].detach().float().clone(), leaf))
+    return leaf.clone()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungistore.backbones.encoder import TokenGrid
+from fungistore.gradients.layers import Contract
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.modalities.views import Inputs
 
@@ -23,20 +24,21 @@ class Tape:
 
     Attributes:
         embeddings: [b, v, e] float32, differentiable back to `outputs`.
-        inputs: the target layer's inputs, one [b, n, in] tensor a chunk of views; n counts the
-            chunk's views times the tokens that each of them sends through the layer.
+        inputs: the target layer's inputs, one tensor a chunk of views: [b, n, in] of a linear
+            layer, where n counts the chunk's views times the tokens that each of them sends
+            through it; of any other [b, v, ...], as it takes them.
         outputs: the target layer's outputs, leaves that require a gradient; any shape that
-            holds [b, n, out] in this order.
-        has_bias: the target layer adds a bias.
+            holds [b, n, out] in this order, or [b * v, ...].
+        contract: makes gradients of what comes back to an output, and of its input.
         patches: tokens [b, *shape, d] of the first view, where they were asked for.
         tokens: tokens [b, v, *shape, d] of all views, differentiable as `embeddings` are, where
             they were asked for; one grid for each run of views whose tokens have one shape.
     """
 
     embeddings: Float[Tensor, "b v e"]
-    inputs: tuple[Float[Tensor, "b _ i"], ...]
+    inputs: tuple[Float[Tensor, "b ..."], ...]
     outputs: tuple[Float[Tensor, ...], ...]
-    has_bias: bool
+    contract: Contract
     patches: TokenGrid | None = None
     tokens: tuple[TokenGrid, ...] = ()
 
@@ -44,15 +46,13 @@ class Tape:
         """Return dL_b/dW of every sample b: float32 [b, out, in], or [b, out, in + 1] with a bias.
 
         The gradient of y = W a + g is the outer product of dL/dy and a, summed over tokens and
-        views; the bias gradient is the last column (FUNGI, section 3; reference code).
+        views; the bias gradient is the last column (FUNGI, section 3; reference code). Of a
+        convolution `in` is its weight's [in / groups, height, width] in a row.
         """
         backprops = torch.autograd.grad(losses.sum(), self.outputs, retain_graph=True)
         total: Tensor | None = None
         for backprop, entered in zip(backprops, self.inputs, strict=True):
-            if self.has_bias:
-                entered = torch.cat([entered, torch.ones_like(entered[..., :1])], dim=-1)
-            backprop = backprop.reshape(*entered.shape[:2], -1)
-            part = backprop.transpose(1, 2) @ entered
+            part = self.contract(backprop, entered)
             total = part if total is None else total + part
         assert total is not None  # autograd.grad refuses an empty tuple of outputs
         return total

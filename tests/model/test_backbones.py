@@ -306,23 +306,6 @@ def test_any_linear_layer_can_be_the_target(weights_file: WeightsFile) -> None:
     assert backbone.target_block == 3
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "convnext_atto"])
-def test_a_model_that_is_no_vision_transformer_is_refused(name: str, tmp_path: Path) -> None:
-    """Convolutional and hierarchical models are a usage error, not a failure deep inside."""
-    usage_error(lambda: load_backbone(name, weights=tmp_path / "x"), "not a plain vision transform")
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["mixer_b16_224", "hiera_tiny_224", "naflexvit_base_patch16_gap"],
-)
-def test_a_model_that_only_resembles_a_vision_transformer_is_refused(
-    name: str,
-) -> None:
-    """A model with blocks but without a square patch embedding is a usage error as well."""
-    usage_error(lambda: load_backbone(name, image_size=224))
-
-
 @pytest.mark.parametrize("name", ["vit_small_patch16_18x2_224", "vit_pwee_patch16_reg1_gap_256"])
 def test_the_catalogues_target_layer_exists(name: str) -> None:
     """The target layer on a card is a linear layer of that model."""
@@ -477,7 +460,7 @@ def test_backbones_are_found_by_pattern(pattern: str, among: str, not_among: str
 
 def test_a_pattern_that_fits_nothing_finds_nothing() -> None:
     """No match is an empty list, not an error."""
-    assert find_backbones("resnet50") == []
+    assert find_backbones("no-such-model") == []
     assert list(describe_backbones([])) == []
 
 

@@ -234,7 +234,7 @@ def test_a_layer_that_runs_in_no_forward_is_refused() -> None:
 
 def test_a_model_whose_tokens_are_a_map_has_all_but_patches() -> None:
     """SAM's neck makes maps of channels: embeddings and gradients are there, tokens are not."""
-    backbone = replace(small("samvit_base_patch16_224"), has_places=False)
+    backbone = replace(small("samvit_base_patch16_224"), layout=None)
     path = gradient_path(backbone)
     pixels = torch.randn(2, 1, 3, backbone.image_size, backbone.image_size)
     tape = path.record([(pixels,)])

@@ -1,1 +1,1 @@
-"""timm's plain vision transformers as encoders."""
+"""timm's models as encoders."""

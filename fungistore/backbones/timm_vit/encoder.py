@@ -1,4 +1,4 @@
-"""Any timm vision transformer, frozen, with its own transform, at any input size it can take."""
+"""Any timm model, frozen, with its own transform, at any input size it can take."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from fungistore.backbones.encoder import Encoded, TokenGrid
 from fungistore.backbones.timm_vit.class_token import TimmSplit, splits_class_token
 from fungistore.backbones.timm_vit.fitting import some
+from fungistore.backbones.timm_vit.layout import Layout
 from fungistore.backbones.timm_vit.quantized import quantize_linears
 from fungistore.backbones.timm_vit.variants import TRANSFORM_FIELDS
+from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, Statistics
@@ -26,6 +28,7 @@ from fungistore.quantities import counted
 
 # Their buffers are computed with as their weights are; a rotary embedding's must stay exact.
 BUFFERS_MEET_WEIGHTS = (nn.modules.batchnorm._BatchNorm, RelPosMlp)
+IN_FLOAT32 = "the model computes in float32 throughout: it has no trunk of blocks for --dtype"
 MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
 
 
@@ -38,15 +41,18 @@ class TimmViT:
         module: timm's module, in evaluation mode, parameters frozen; `module(pixels)` is the
             embedding. Typed as Any: what timm's families share, they share by name alone.
         image_size: side of the square input in pixels.
-        patch_size: side of a patch in pixels.
+        patch_size: side of a patch, or of a map's cell, in pixels.
         embedding_dim: width E of the embedding (after a CLIP-style projection head, if any).
-        token_dim: width D of the blocks and of the patch tokens.
+        token_dim: width D of the blocks and of the patch tokens, or channels of the map.
         prefix_tokens: class, distillation and register tokens in front of the patches.
         pooling: how timm pools: "token", "avg", "map", ...
         target_layer: dotted name of the layer whose per-sample gradient is taken; None: none is.
         data_config: timm's evaluation transform for these weights at this image size.
         weights_hash: digest of the weights as they were stored.
-        has_places: whether its tokens are the patches, row by row.
+        layout: how its features have their places; None: they have none.
+        cells: tokens, or cells of its map, a side; None: as many patches as fit an image.
+        is_plain: whether it is embeddings, `blocks` and a norm in line, so that it has a trunk.
+        candidates: layers that may be differentiated, for who has to name one.
         origin: where the transform comes from, in words.
         left_out: heads and projections of the stored weights that the model has no place for.
         doubts: what could not be told for certain of the weights.
@@ -65,7 +71,10 @@ class TimmViT:
     target_layer: str | None
     data_config: Mapping[str, Any]
     weights_hash: str
-    has_places: bool = True
+    layout: Layout | None = "tokens"
+    cells: int | None = None
+    is_plain: bool = True
+    candidates: tuple[str, ...] = ()
     origin: str = ""
     left_out: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -80,23 +89,29 @@ class TimmViT:
     @property
     def token_shape(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        side = self.image_size // self.patch_size
+        side = self.cells or max(1, self.image_size // self.patch_size)
         return side, side
 
     @property
-    def target(self) -> nn.Linear | None:
+    def has_places(self) -> bool:
+        """Whether its features are a grid."""
+        return self.layout is not None
+
+    @property
+    def target(self) -> nn.Linear | nn.Conv2d | None:
         """The target layer itself."""
         if self.target_layer is None:
             return None
         layer = self.module.get_submodule(self.target_layer)
-        assert isinstance(layer, nn.Linear)  # load_timm_vit has checked it
+        assert isinstance(layer, nn.Linear | nn.Conv2d)  # load_timm_vit has checked it
         return layer
 
     @property
     def target_block(self) -> int | None:
         """Index of the block that holds the target layer, None where it lies outside the blocks."""
         head, _, rest = (self.target_layer or "").partition(".")
-        return int(rest.partition(".")[0]) if head == "blocks" else None
+        in_trunk = self.is_plain and head == "blocks"
+        return int(rest.partition(".")[0]) if in_trunk else None
 
     @property
     def exact_from(self) -> nn.Module | None:
@@ -127,6 +142,7 @@ class TimmViT:
         return (
             f"transform of {self.origin}: {self.image_size} px, {config['interpolation']}, "
             f"{config['crop_mode']} crop of {config['crop_pct']:.3g}, {numbers}{head}{left_out}",
+            *([] if self.is_plain else [IN_FLOAT32]),
             *([f"weights of the file: {self.taken}"] if self.taken else []),
             *(f"warning: {doubt}" for doubt in self.doubts),
         )
@@ -145,7 +161,7 @@ class TimmViT:
     def count_tokens(self, inputs: Inputs) -> int:
         """Return the number of patches of one view."""
         side: int = inputs[0].shape[-1]
-        return (side // self.patch_size) ** 2
+        return max(1, side // self.patch_size) ** 2
 
     def prepare_trunk(self, dtype: torch.dtype, *, compiled: bool = False) -> None:
         """Make what runs before the target layer's block fast, in place: embeddings and blocks.
@@ -158,7 +174,17 @@ class TimmViT:
                 leaves all else as it is; the model is run once, on noise, to find the layers whose
                 inputs do not suit it.
             compiled: compile each block, once for each shape of input.
+
+        Raises:
+            UsageError: it is int8, and the model has no such blocks.
         """
+        if dtype == torch.int8 and not self.is_plain:
+            raise UsageError(
+                "the model has no trunk of eight bits",
+                where=f"--dtype int8, --model {self.name}",
+                expected="float32, or a vision transformer",
+                found=type(self.module).__name__,
+            )
         if self.target_block is None:
             return
         trunk = self.module.blocks[: self.target_block]
@@ -175,15 +201,14 @@ class TimmViT:
     def run(self, inputs: Inputs) -> Encoded:
         """Return the embeddings and patch tokens of pixels."""
         (pixels,) = inputs
-        tokens = self.module.forward_features(pixels.to(self.dtype))
-        patches = tokens.shape[1] - self.prefix_tokens  # of SAM's maps it means nothing
-        is_square = self.has_places and isqrt(patches) ** 2 == patches
-        grid = TokenGrid(self.to_grid(tokens)) if is_square else None
-        return Encoded(self.module.forward_head(tokens), grid)
+        features = self.module.forward_features(pixels.to(self.dtype))
+        grid = None if self.layout is None else self._grid(features)
+        return Encoded(self.module.forward_head(features), grid)
 
     def class_token_split(self) -> TimmSplit | None:
         """Return the model cut at its last `attn.proj`, where it pools its class token alone."""
-        if self.target is None or not splits_class_token(self.module, self.target):
+        target = self.target
+        if not isinstance(target, nn.Linear) or not splits_class_token(self.module, target):
             return None
         return TimmSplit(self.module, self.dtype, self.to_grid)
 
@@ -192,6 +217,14 @@ class TimmViT:
         patches = tokens[:, self.prefix_tokens :]
         side = round(patches.shape[1] ** 0.5)
         return patches.unflatten(1, (side, -1))
+
+    def _grid(self, features: Tensor) -> TokenGrid | None:
+        if self.layout == "channels first":
+            return TokenGrid(features.permute(0, 2, 3, 1))
+        if self.layout == "channels last":
+            return TokenGrid(features)
+        count = features.shape[1] - self.prefix_tokens
+        return TokenGrid(self.to_grid(features)) if isqrt(count) ** 2 == count else None
 
 
 def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:

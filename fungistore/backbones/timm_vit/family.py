@@ -1,4 +1,4 @@
-"""The family of timm's vision transformers; imports timm, and so torch, only where it is asked."""
+"""The family of timm's models; imports timm, and so torch, only where it is asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class TimmFamily:
-    """timm's plain vision transformers, by timm's own names."""
+    """timm's models, by timm's own names."""
 
     modality: ClassVar[str] = "image"
 
@@ -46,13 +46,17 @@ class TimmFamily:
         return [name for name in read_cards() or _listed() if fnmatch(name, pattern)]
 
     def describe(self, names: list[str]) -> Iterator[BackboneCard]:
-        """Yield cards; a model that has none yet is built on the meta device."""
+        """Yield cards; a model that has none yet is built on the meta device.
+
+        One that gives no embedding has none.
+        """
         known, made = read_cards(), {}
         for name in names:
-            card = known.get(name) or _made(name)
-            if card is not known.get(name):
+            card = known.get(name)
+            if card is None and (card := _made(name)) is not None:
                 made[name] = card
-            yield card
+            if card is not None:
+                yield card
         if made:
             keep_cards((known or dict.fromkeys(_listed())) | made)
 
@@ -63,7 +67,7 @@ def _listed() -> list[str]:
     return list_models()
 
 
-def _made(name: str) -> BackboneCard:
+def _made(name: str) -> BackboneCard | None:
     from fungistore.backbones.timm_vit.catalogue import describe_models
 
-    return next(describe_models([name]))
+    return next(describe_models([name]), None)

@@ -19,6 +19,7 @@ from fungistore.quantities import counted
 Convert = Callable[..., dict[str, Tensor]]  # of stored tensors by name, for a model
 
 CLASSIFIERS = ("head", "fc", "head_dist")
+COUNTER = ".num_batches_tracked"  # of batch norms; nothing that is computed here depends on it
 NAMES_SHOWN = 4
 # Conversions make one tensor of several of these, or resample them: that is no loss.
 RESHAPED = ("pos", "patch", "token", "class_embedding", "rope", "freqs", "relative")
@@ -67,7 +68,9 @@ def fit_weights(
         ) from error
     expected = model.state_dict()
     extra = converted.keys() - expected.keys()
-    dropped = {name for name in extra if _is_classifier(name) or not extra_is_error}
+    dropped = {name for name in extra if not extra_is_error or _is_classifier(model, name)}
+    counters = {name for name in expected if name.endswith(COUNTER)}  # older files have none
+    converted = {name: expected[name] for name in counters} | converted
     missing = sorted(expected.keys() - converted.keys())
     misshapen = [
         f"{key} {tuple(converted[key].shape)} for {tuple(expected[key].shape)}"
@@ -116,8 +119,15 @@ def some(names: list[str] | tuple[str, ...]) -> str:
     return shown + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
-def _is_classifier(name: str) -> bool:
-    return name.rpartition(".")[0] in CLASSIFIERS
+def _is_classifier(model: Any, name: str) -> bool:
+    """Whether a name is of a classifier: a usual one, timm's for the model, or an emptied head."""
+    named = model.pretrained_cfg.get("classifier") or ()
+    layers = (named,) if isinstance(named, str) else tuple(named)
+    if name.rpartition(".")[0] in (*CLASSIFIERS, *layers):
+        return True
+    head = name.partition(".")[0]
+    is_parent = any(layer.startswith(f"{head}.") for layer in layers)
+    return is_parent and not any(key.startswith(f"{head}.") for key in model.state_dict())
 
 
 def _lost(state: Mapping[str, Any], converted: Mapping[str, Tensor]) -> set[str]:

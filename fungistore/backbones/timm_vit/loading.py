@@ -1,23 +1,24 @@
-"""Builds timm's vision transformers, with pretrained weights or a file's, and refuses others."""
+"""Builds timm's models, with pretrained weights or a file's, and refuses what cannot be had."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_data_config
-from torch import nn
 
 from fungistore.backbones.checkpoints import read_checkpoint
 from fungistore.backbones.names import HUB, is_place, similar_model
-from fungistore.backbones.timm_vit.anatomy import Anatomy, examine
+from fungistore.backbones.timm_vit.anatomy import Anatomy, examine, is_plain
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.backbones.timm_vit.fitting import fit_weights
 from fungistore.backbones.timm_vit.places import read_place
+from fungistore.backbones.timm_vit.targets import candidates, check_target, default_target
 from fungistore.backbones.timm_vit.variants import (
     Variant,
     published_variant,
@@ -31,6 +32,9 @@ from fungistore.backbones.timm_vit.weights import (
 from fungistore.errors import FungiError, UsageError
 
 NEAR_NAMES = 5
+NATIVE_EXTENTS = (0.3, 0.5)  # of an image's side: the least and the usual of views
+OWN_SIZE_ONLY = "the model takes images of its own size only"
+OWN_SIZE_HINT = "leave out --image-size and use --view-size model"
 
 
 def load_timm_vit(
@@ -60,24 +64,22 @@ def load_timm_vit(
         raise _unknown(name, architecture)
     several_sizes = view_size != "model"
     variant = place or published_variant(name)
-    with torch.device("meta"):  # refuse before anything is downloaded
-        sketch = _create(variant, None, several_sizes=False)
-    anatomy = examine(sketch, name, None)
-    patch_size = anatomy.patch_size
+    sketch = _sketch(variant, {})  # refuse before anything is downloaded
+    own = anatomy = examine(sketch, name, None)
+    plain = is_plain(sketch)
     if image_size is None:
         _refuse_oblong(anatomy, name)
-    else:
-        _check_image_size(image_size, patch_size)
+    elif plain:
+        _check_image_size(image_size, anatomy.patch_size)
+    sizes = _size_options(variant, image_size, several_sizes, plain)
     if image_size is not None or several_sizes:
-        with torch.device("meta"):
-            sketch = _create(variant, image_size, several_sizes)
+        sketch = _sketch(variant, sizes)
         anatomy = examine(sketch, name, image_size)
-    if isinstance(view_size, int) and view_size % patch_size:
-        raise UsageError(
-            "views cannot be of this size",
-            where=f"--view-size {view_size}",
-            expected=f"model, native, or a multiple of {patch_size}",
-        )
+    patch_size = own.patch_size if plain else anatomy.patch_size
+    _check_view_size(sketch, name, view_size, replace(anatomy, patch_size=patch_size))
+    target = default_target(sketch, anatomy)
+    if target_layer is not None:
+        target = check_target(sketch, anatomy, target_layer)
     left_out: tuple[str, ...] = ()
     taken = ""
     state: Mapping[str, Any]
@@ -87,7 +89,7 @@ def load_timm_vit(
         stored = read_checkpoint(weights)
         state, left_out, taken = stored.tensors, stored.left_out, stored.taken
         variant = place or variant_of_file(name, state, weights)
-    model = _create(variant, image_size, several_sizes)
+    model = _create(variant, sizes)
     fitted = fit_weights(
         model,
         in_float32(state),
@@ -102,14 +104,17 @@ def load_timm_vit(
         module=model,
         image_size=config["input_size"][-1],
         patch_size=patch_size,
-        embedding_dim=embedding_dim(model),
-        token_dim=model.embed_dim,
+        embedding_dim=anatomy.embedding_dim,
+        token_dim=anatomy.token_dim,
         prefix_tokens=anatomy.prefix_tokens,
         pooling=str(getattr(model, "global_pool", "token")),
-        target_layer=_check_target(model, target_layer),
+        target_layer=target,
         data_config=config,
         weights_hash=digest_weights(fitted.used),
-        has_places=anatomy.has_places,
+        layout=anatomy.layout,
+        cells=anatomy.rows,
+        is_plain=plain,
+        candidates=candidates(anatomy),
         origin=variant.source,
         left_out=tuple(dict.fromkeys((*left_out, *fitted.left_out))),
         taken=taken,
@@ -135,43 +140,52 @@ def _unknown(name: str, architecture: str) -> UsageError:
     )
 
 
-def default_target(model: Any) -> str | None:
-    """Return the last block's attention output projection: the last linear layer of that name."""
-    last = len(model.blocks) - 1
-    names = [key for key, m in model.blocks[last].named_modules() if isinstance(m, nn.Linear)]
-    attention = [name for name in names if "attn" in name and name.endswith("proj")]
-    return f"blocks.{last}.{attention[-1]}" if attention else None
+def _size_options(
+    variant: Variant, image_size: int | None, several_sizes: bool, plain: bool
+) -> dict[str, Any]:
+    """Return what a model's builder is told of sizes; convolutions take what they are given."""
+    options: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    if plain:
+        return options | ({"dynamic_img_size": True} if several_sizes else {})
+    try:
+        _sketch(variant, options)
+    except _NoSuchOptionError:
+        return {}
+    return options
 
 
-def embedding_dim(model: Any) -> int:
-    """Return the width of `model(pixels)`."""
-    head = getattr(model, "head", None)
-    return int(head.out_features if isinstance(head, nn.Linear) else model.num_features)
+def _sketch(variant: Variant, sizes: Mapping[str, Any]) -> Any:
+    with torch.device("meta"):
+        return _create(variant, sizes)
 
 
-def _create(variant: Variant, image_size: int | None, several_sizes: bool) -> Any:
+class _NoSuchOptionError(UsageError):
+    """The model's builder knows no option for the size of images."""
+
+
+def _create(variant: Variant, sizes: Mapping[str, Any]) -> Any:
     name = variant.name
-    options: dict[str, Any] = dict(variant.arguments)
+    options: dict[str, Any] = {**variant.arguments, **sizes}
     if variant.config is not None:
         options["pretrained_cfg"] = dict(variant.config)
     if not variant.keeps_head:
         options["num_classes"] = 0
-    if image_size is not None:
-        options["img_size"] = image_size
-    if several_sizes:
-        options["dynamic_img_size"] = True
     if variant.overlay:
         options["pretrained_cfg_overlay"] = dict(variant.overlay)
     try:
         model: Any = timm.create_model(name, pretrained=False, **options)
     except TypeError as error:
-        raise UsageError(
-            "the model takes images of its own size only",
-            where=f"--model {name}",
-            found=str(error),
-            hint="leave out --image-size and use --view-size model",
+        raise _NoSuchOptionError(
+            OWN_SIZE_ONLY, where=f"--model {name}", found=str(error), hint=OWN_SIZE_HINT
         ) from error
     except Exception as error:  # timm's builders raise whatever they meet
+        if "img_size" in sizes:
+            raise UsageError(
+                "the model cannot take images of this size",
+                where=f"--model {name} --image-size {sizes['img_size']}",
+                found=f"{type(error).__name__}: {error}",
+                hint="leave out --image-size",
+            ) from error
         raise FungiError(
             "the model cannot be created",
             where=f"--model {name}",
@@ -205,17 +219,27 @@ def _check_image_size(image_size: int, patch: int) -> None:
         )
 
 
-def _check_target(model: Any, target_layer: str | None) -> str | None:
-    """Return the layer to differentiate; None where the attention has none of its own."""
-    name = target_layer or default_target(model)
-    if name is None:
-        return None
-    linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if name not in linear:
-        near = difflib.get_close_matches(name, linear, NEAR_NAMES, cutoff=0.0)
-        raise UsageError(
-            "the target layer is not a linear layer of the model",
-            where=f"--target-layer {name}",
-            expected=f"a linear layer such as {', '.join(near)}",
-        )
-    return name
+def _check_view_size(sketch: Any, name: str, view_size: str | int, anatomy: Anatomy) -> None:
+    """Refuse views of other sizes where the model cannot take them."""
+    patch = anatomy.patch_size
+    if is_plain(sketch):
+        if isinstance(view_size, int) and view_size % patch:
+            raise UsageError(
+                "views cannot be of this size",
+                where=f"--view-size {view_size}",
+                expected=f"model, native, or a multiple of {patch}",
+            )
+        return
+    if view_size == "model":
+        return
+    cells = [max(1, round(anatomy.rows * extent)) for extent in NATIVE_EXTENTS]
+    for side in [view_size] if isinstance(view_size, int) else [cell * patch for cell in cells]:
+        try:
+            examine(sketch, name, int(side))
+        except UsageError as error:
+            raise UsageError(
+                OWN_SIZE_ONLY,
+                where=f"--model {name} --view-size {view_size}",
+                found=f"at {side} pixels: {error.found}",
+                hint=OWN_SIZE_HINT,
+            ) from error

@@ -30,6 +30,8 @@ CONFIG = "config.json"  # beside weights of timm's hub
 HEADS = {
     "head.weight": 0,
     "fc.weight": 0,
+    "head.fc.weight": 0,
+    "head.proj.weight": 0,
     "visual.proj": 1,
     "module.visual.proj": 1,
     "visual.head.weight": 0,
