@@ -10,10 +10,11 @@ from typing import Any
 from fungistore.errors import ItemError
 from fungistore.location import shortened
 from fungistore.modalities.modality import Modality
-from fungistore.modalities.reading import read_item, reason_of
+from fungistore.modalities.reading import read_with_digest, reason_of
 from fungistore.modalities.views import Drawn, ViewRecipe
 from fungistore.randomness import Stream
 from fungistore.store.failures import Failure
+from fungistore.store.item_digests import FAILED, UNKNOWN
 
 DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
 BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
@@ -54,27 +55,32 @@ class Drawer:
 class DrawnItem:
     """One item as it is drawn; a blank one and a failure if it cannot be read.
 
-    `decoding` and `drawing` are the seconds that it took.
+    `decoding` and `drawing` are the seconds that it took, `digest` is that of its bytes, or what
+    `fungistore.store.item_digests` has in its place.
     """
 
     drawn: DrawnViews
     failure: Failure | None
     decoding: float
     drawing: float
+    digest: int
 
 
 def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -> DrawnItem:
     """Read and draw the item of a row of the sample table; one that is in memory is in `item`."""
     began = decoded = time.perf_counter()
-    modality, failure = drawer.modality, None
+    modality, failure, digest = drawer.modality, None, UNKNOWN
     try:
-        item = row["item"] if "item" in row else read_item(modality, row["root"], row["uri"])
+        if "item" in row:
+            item = row["item"]
+        else:
+            item, digest = read_with_digest(modality, row["root"], row["uri"])
         decoded = time.perf_counter()
         drawn = _drawn(drawer, item, row, features)
     except ItemError as error:
         failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
-        drawn = drawer.draw(modality.blank(), row["id"], features)
-    return DrawnItem(drawn, failure, decoded - began, time.perf_counter() - decoded)
+        drawn, digest = drawer.draw(modality.blank(), row["id"], features), FAILED
+    return DrawnItem(drawn, failure, decoded - began, time.perf_counter() - decoded, digest)
 
 
 def _drawn(
