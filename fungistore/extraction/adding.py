@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fungistore.errors import FungiError
 from fungistore.extraction.measure import refuse_empty
+from fungistore.extraction.recognition import Recognition
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import Modality
 from fungistore.quantities import counted
@@ -22,7 +23,8 @@ def add_samples(
     """
     is_new = not len(store.samples)
     try:
-        changes = add_source(store, source, modality.name, update=update)
+        recognition = Recognition(store, source.root, context)
+        changes = add_source(store, source, modality.name, update=update, same_content=recognition)
         refuse_empty(store, source, modality)
     except FungiError:
         if is_new:
@@ -39,9 +41,12 @@ def add_samples(
             else "their rows are kept as they are; --update makes them anew"
         )
         context.reporter.notice(
-            f"{changes.changed} {modality.items} have another size or time than when they "
-            f"were added; {consequence}"
+            f"{changes.changed} {modality.items} have another size, time or content than "
+            f"when they were added; {consequence}"
         )
+    if changes.moved:
+        were = counted(changes.moved, f"{modality.item} was", f"{modality.items} were")
+        context.reporter.notice(f"{were} moved or touched: the same bytes, nothing is made anew")
     if changes.labels or changes.splits:
         counts = (counted(changes.labels, "label"), counted(changes.splits, "split"))
         what = " and ".join(word for word in counts if not word.startswith("0 "))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,7 +23,9 @@ from fungistore.machine.transfer import Fetch, one_behind, start_fetch
 from fungistore.modalities.modality import Modality, with_article
 from fungistore.quantities import counted
 from fungistore.store.commit import Commit
-from fungistore.store.failures import TRUNCATED, Failure, count_unread
+from fungistore.store.failures import CHANGED_FILE, TRUNCATED, Failure, count_unread
+from fungistore.store.feature import is_pca
+from fungistore.store.item_digests import Digests, ItemDigests
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -37,6 +39,7 @@ class ComputedBatch:
     plan: BatchPlan
     failures: list[Failure]
     rows: ArrayRows
+    digests: Digests
 
 
 def fill_gaps(
@@ -49,7 +52,11 @@ def fill_gaps(
 ) -> None:
     """Compute and commit what is missing; raises what `compute_units` does."""
 
+    name = resolved.options.name
+    everything = [array for path, array in store.arrays(name).items() if not is_pca(path)]
+
     def commit(parts: list[ComputedBatch]) -> None:
+        _note_items(store, name, everything, parts)
         _commit_unit(store, arrays, parts, context)
 
     plans = plan_batches(gaps, store.samples, resolved.batch_size)
@@ -139,7 +146,30 @@ def _computed(batch: LoadedBatch, computed: ArrayRows, resolved: Resolved) -> Co
     for rows in stored.values():
         rows[failed] = np.nan
     noted = [replace(f, feature_set=resolved.options.name) for f in batch.failures]
-    return ComputedBatch(batch.plan, noted, stored)
+    return ComputedBatch(batch.plan, noted, stored, batch.digests)
+
+
+def _note_items(
+    store: Store, feature_set: str, arrays: Sequence[UnitArray], parts: list[ComputedBatch]
+) -> None:
+    """Publish the digests of a unit's items.
+
+    Rows that other arrays of the feature set made from other bytes are listed as changed.
+    """
+    plan = parts[0].plan
+    commits = filter(None, (array.commit(plan.unit) for array in arrays))
+    made = max((commit.rows for commit in commits), default=0)
+    rows = [row for part in parts for row in part.plan.rows]
+    digests = np.concatenate([part.digests for part in parts])
+    start = plan.unit * arrays[0].unit_rows
+    noted = ItemDigests(store.backend, feature_set)
+    others = noted.add(plan.unit, rows[0]["row"] - start, digests, made)
+    uris = {row["row"]: row["uri"] for row in rows}
+    message = "the file has changed since other features of it were made"
+    store.add_failures(
+        Failure(start + place, uris[start + place], CHANGED_FILE, message, feature_set)
+        for place in others
+    )
 
 
 def _commit_unit(

@@ -10,10 +10,16 @@ from typing import Any
 from fungistore.errors import ItemError
 from fungistore.location import shortened
 from fungistore.modalities.modality import Modality
-from fungistore.modalities.reading import read_item, reason_of, rescue_item
+from fungistore.modalities.reading import (
+    digest_item,
+    read_with_digest,
+    reason_of,
+    rescue_item,
+)
 from fungistore.modalities.views import Drawn, ViewRecipe
 from fungistore.randomness import Stream
 from fungistore.store.failures import TRUNCATED, Failure
+from fungistore.store.item_digests import FAILED, UNKNOWN
 
 DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
 BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
@@ -58,43 +64,44 @@ class DrawnItem:
 
     One that was rescued has a failure, too, whose error is TRUNCATED: its row counts.
 
-    `decoding` and `drawing` are the seconds that it took.
+    `decoding` and `drawing` are the seconds that it took, `digest` is that of its bytes, or what
+    `fungistore.store.item_digests` has in its place.
     """
 
     drawn: DrawnViews
     failure: Failure | None
     decoding: float
     drawing: float
+    digest: int
 
 
 def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -> DrawnItem:
     """Read and draw the item of a row of the sample table; one that is in memory is in `item`."""
     began = decoded = time.perf_counter()
-    modality, failure = drawer.modality, None
+    modality, failure, digest = drawer.modality, None, UNKNOWN
     try:
         if "item" in row:
             item = row["item"]
         else:
-            item, failure = _read(drawer, row)
+            item, digest, failure = _read(drawer, row)
         decoded = time.perf_counter()
         drawn = _drawn(drawer, item, row, features)
     except ItemError as error:
         failure = Failure(row["row"], row["uri"], type(error).__name__, error.what)
-        drawn = drawer.draw(modality.blank(), row["id"], features)
-    return DrawnItem(drawn, failure, decoded - began, time.perf_counter() - decoded)
+        drawn, digest = drawer.draw(modality.blank(), row["id"], features), FAILED
+    return DrawnItem(drawn, failure, decoded - began, time.perf_counter() - decoded, digest)
 
 
-def _read(drawer: Drawer, row: Mapping[str, Any]) -> tuple[Any, Failure | None]:
-    """Return the item of a row, and why it is not whole."""
+def _read(drawer: Drawer, row: Mapping[str, Any]) -> tuple[Any, int, Failure | None]:
+    """Return the item of a row, the digest of its bytes, and why it is not whole."""
+    modality, root, uri = drawer.modality, row["root"], row["uri"]
     try:
-        return read_item(drawer.modality, row["root"], row["uri"]), None
+        return *read_with_digest(modality, root, uri), None
     except ItemError as error:
-        item = None
-        if drawer.rescues:
-            item = rescue_item(drawer.modality, row["root"], row["uri"])
+        item = rescue_item(modality, root, uri) if drawer.rescues else None
         if item is None:
             raise
-        return item, Failure(row["row"], row["uri"], TRUNCATED, error.what)
+        return item, digest_item(root, uri), Failure(row["row"], uri, TRUNCATED, error.what)
 
 
 def _drawn(

@@ -15,6 +15,7 @@ from fungistore.store.chunks import most_bytes
 from fungistore.store.commit import Commit, encode_commit
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
+from fungistore.store.item_digests import file_bytes
 from fungistore.store.samples import SampleTable
 from fungistore.store.setups import Setups, encode_setup
 from fungistore.store.store import MANIFEST, SAMPLES, Store
@@ -30,6 +31,7 @@ def growth_of_units(
     arrays: Mapping[str, UnitArray],
     unit_rows: int,
     codec: Codec,
+    noted: Mapping[int, int],
 ) -> int:
     """Return the bytes that filling some gaps adds; with a codec that compresses, at most.
 
@@ -41,8 +43,10 @@ def growth_of_units(
         arrays: those that are there, by path.
         unit_rows: rows of a unit.
         codec: of the feature set.
+        noted: bytes of the files of digests that are there, by unit.
     """
-    total = 0
+    stops = {gap.unit: gap.stop - gap.unit * unit_rows for gap in gaps}
+    total = sum(map(file_bytes, stops.values())) - sum(noted.get(unit, 0) for unit in stops)
     for spec in specs:
         rows = {
             gap.unit: gap.stop - gap.unit * unit_rows for gap in gaps if spec.asked in gap.features

@@ -20,6 +20,7 @@ from fungistore.extraction.plan import BatchPlan
 from fungistore.machine.resources import allowed_cores
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.store.failures import Failure
+from fungistore.store.item_digests import Digests
 
 MOST_LOADED = 3  # batches that wait for the model, or are being loaded
 MOST_WORKERS = 32  # so many processes keep their parent busy, at 0.1 ms an item
@@ -27,11 +28,15 @@ MOST_WORKERS = 32  # so many processes keep their parent busy, at 0.1 ms an item
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """A batch whose items were read and drawn; `failures` names the blank ones."""
+    """A batch whose items were read and drawn.
+
+    `failures` names the blank ones, and `digests` are those of all items' bytes.
+    """
 
     plan: BatchPlan
     drawn: BatchViews
     failures: list[Failure]
+    digests: Digests
 
 
 def load_batches(
@@ -58,7 +63,9 @@ def load_batches(
         watch.add("draw", sum(item.drawing for item in items))
         drawn = [item.drawn for item in items]
         batch = stack_drawn(drawn, pinned=maker.device.type == "cuda")
-        return LoadedBatch(plan, batch, [item.failure for item in items if item.failure])
+        failures = [item.failure for item in items if item.failure]
+        digests = np.array([item.digest for item in items], np.uint64)
+        return LoadedBatch(plan, batch, failures, digests)
 
     ahead: deque[Future[LoadedBatch]] = deque()
     stream = iter(plans)

@@ -26,6 +26,7 @@ from fungistore.extraction.growth import (
 from fungistore.extraction.loader import MOST_LOADED, load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan, count_samples, find_gaps
+from fungistore.extraction.recognition import Recognition
 from fungistore.extraction.redo import refuse_partial_redo
 from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import Config, fingerprint
@@ -37,6 +38,7 @@ from fungistore.sources.sample import Source, ignored_by, source_remarks
 from fungistore.store.backend import open_backend
 from fungistore.store.copying import copy_samples
 from fungistore.store.feature import Feature
+from fungistore.store.item_digests import ItemDigests
 from fungistore.store.listing import add_source
 from fungistore.store.samples import SampleTable
 from fungistore.store.store import Store
@@ -142,7 +144,10 @@ def estimate(
         real = Store.open(place) if Store.exists(place) else None
         copy = Path(directory)
         scratch = copy_samples(real, copy) if real else Store.open_or_create(copy)
-        changes = add_source(scratch, source, resolved.modality.name, update=update)
+        known = Recognition(real, source.root, context) if real else None
+        changes = add_source(
+            scratch, source, resolved.modality.name, update=update, same_content=known
+        )
         refuse_empty(scratch, source, resolved.modality)
         found = understood(scratch, source)
         samples = scratch.samples
@@ -162,7 +167,9 @@ def estimate(
         setups = real.setups if real else None
         growth += growth_of_setups(resolved, configs, setups, samples, borrowed)
     gaps = find_gaps(resolved.arrays, done, rows, unit_rows)
-    growth += growth_of_units(gaps, resolved.arrays, done, unit_rows, resolved.codec)
+    digests = ItemDigests(place, options.name)
+    noted = {} if restart else digests.sizes()
+    growth += growth_of_units(gaps, resolved.arrays, done, unit_rows, resolved.codec, noted)
     anew: set[int] = set()
     if real and not restart and (update or retry_failed):
         refuse_partial_redo(real, resolved)
@@ -192,7 +199,8 @@ def estimate(
         bytes_are_most=resolved.codec != "none",
         deleted_bytes=sum(
             bytes_below(folder) for array in dropped for folder in (array.folder, array.records)
-        ),
+        )
+        + (bytes_below(digests.folder) if restart else 0),
         free_bytes=place.free_bytes(),
         seconds=(work / rate.high, work / rate.low),
         forwards_per_image=forwards,

@@ -17,6 +17,7 @@ from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
 from fungistore.store.failures import Failure, count_unread
 from fungistore.store.feature import is_pca, name_of
+from fungistore.store.item_digests import ItemDigests
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -114,6 +115,13 @@ def _merge(
     unit = parts[0].plan.unit
     failures = [failure for part in parts for failure in part.failures]
     store.add_failures(failures)
+    commits = [commit for array in arrays.values() if (commit := array.commit(unit))]
+    if commits:
+        own = next(iter(arrays.values()))
+        rows = [row["row"] - unit * own.unit_rows for part in parts for row in part.plan.rows]
+        digests = np.concatenate([part.digests for part in parts])
+        most = max(commit.rows for commit in commits)
+        ItemDigests(store.backend, own.feature_set).replace(unit, rows, digests, most)
     for array in derived:
         array.forget(unit)
         # before the rows change: no rebuilt record may vouch for what was made from the old ones

@@ -35,6 +35,7 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failed import FailedInput, common_cause, described
 from fungistore.store.failures import CHANGED_FILE, TRUNCATED, Failure
 from fungistore.store.feature import is_pca
+from fungistore.store.item_digests import ItemDigests
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.store import Store
@@ -303,6 +304,7 @@ def _remove_feature_set(store: Store, feature_set: str, context: Context) -> Non
     for array in arrays.values():
         rows = sum(commit.rows for commit in array.commits().values())
         context.reporter.notice(f"--restart: deleting {array.name} ({counted(rows, 'row')})")
+    ItemDigests(store.backend, feature_set).remove()  # never those of rows that are gone
     store.remove_arrays(arrays.values())
     store.remove_unused_setups()
     store.compact_failures(forget=feature_set)
@@ -351,7 +353,12 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
             f"in {counted(units, 'unit')}"
         )
     needed = growth_of_units(
-        gaps, ready.resolved.arrays, ready.arrays, ready.unit_rows, ready.resolved.codec
+        gaps,
+        ready.resolved.arrays,
+        ready.arrays,
+        ready.unit_rows,
+        ready.resolved.codec,
+        ItemDigests(store.backend, options.name).sizes(),
     )
     free = store.backend.free_bytes()
     if free is not None and needed > free:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,9 @@ from fungistore.modalities.modality import Modality
 
 # Enough of a decoder's own words for one line of a failure record.
 _REASON_LENGTH = 120
+MOST_HELD = 1 << 26  # bytes: larger files are decoded from the disk, and read once more
+DIGEST_BYTES = 8
+SMALLEST_DIGEST = 2  # smaller numbers stand for digests that are not there
 
 
 def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
@@ -79,9 +86,47 @@ def read_item(modality: Modality, root: str, uri: str) -> Any:
         ItemError: the modality's own, for everything that does not end in an item: a missing,
             empty, truncated or foreign file, or anything that its decoder raises.
     """
-    try:
+    with _explained(modality, uri), open_item(root, uri) as stream:
+        return modality.read(stream)
+
+
+def read_with_digest(modality: Modality, root: str, uri: str) -> tuple[Any, int]:
+    """Return an item, and the digest of the bytes that it was decoded from.
+
+    Raises:
+        ItemError: as `read_item`.
+    """
+    with _explained(modality, uri):
         with open_item(root, uri) as stream:
-            return modality.read(stream)
+            content = stream.read(MOST_HELD + 1)
+            if len(content) <= MOST_HELD:
+                digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+                return modality.read(BytesIO(content)), _as_number(digest)
+            stream.seek(0)
+            item = modality.read(stream)
+        return item, digest_item(root, uri)
+
+
+def digest_item(root: str, uri: str) -> int:
+    """Return 64 bits that identify an item's bytes, of at least SMALLEST_DIGEST.
+
+    Raises:
+        ItemError, OSError, ValueError: as `open_item`.
+    """
+    with open_item(root, uri) as stream:
+        new = partial(hashlib.blake2b, digest_size=DIGEST_BYTES)
+        return _as_number(hashlib.file_digest(stream, new).digest())
+
+
+def _as_number(digest: bytes) -> int:
+    return max(int.from_bytes(digest, "little"), SMALLEST_DIGEST)
+
+
+@contextmanager
+def _explained(modality: Modality, uri: str) -> Iterator[None]:
+    """Turn whatever reading an item raises into the modality's own error."""
+    try:
+        yield
     except ItemError as error:
         if isinstance(error, modality.error):
             error.where = shortened(uri)

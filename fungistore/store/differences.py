@@ -20,14 +20,17 @@ from fungistore.store.samples import ROWS_PER_GROUP, SCHEMA, Part, Rows, SampleT
 from fungistore.store.spool import Spool
 
 # why a row differs, as bits
-CHANGED, MOVED, LABEL, SPLIT, CELLS, GONE = 1, 2, 4, 8, 16, 32
+CHANGED, MOVED, LABEL, SPLIT, CELLS, GONE, PLACED = 1, 2, 4, 8, 16, 32, 64
+# what is known of an item at another place or time: nothing, that it is the same, that it is
+# another, or that nothing was made of it, so that any place will do
+UNSURE, SAME, OTHER, FREE = 0, 1, 2, 3
 EXAMPLES = 3
 INLINE = "data:,"
 
 Mask = NDArray[np.bool_]
-# Tells of rows whose place or time is another, while the size is the same, whether the bytes are.
-# The columns: row, uri, root (as the table has them), new_uri, bytes, mtime (as the source does).
-SameContent = Callable[[pa.Table], Mask]
+# Tells of rows whose place, size or time is another whether the bytes are. The columns: row, uri,
+# root, old_bytes (as the table has them), new_uri, bytes (as the source does).
+SameContent = Callable[[pa.Table], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Differences:
 
     Attributes:
         rows: their numbers, ascending.
-        why: CHANGED, MOVED, LABEL, SPLIT, CELLS and GONE of each, 0 where nothing that counts
-            differs. GONE is listed, but its file is not there any more.
+        why: CHANGED, MOVED (the same bytes), PLACED (of which nothing was made yet), LABEL, SPLIT,
+            CELLS and GONE of each, 0 where nothing that counts differs. GONE is listed, but its
+            file is not there any more.
         others: ids of rows whose file, below another root, is still there: the sample of this root
             is no newer version of it, but another item of that name.
         relabelled: some of the labels, as "id: old -> new".
@@ -131,20 +135,18 @@ class Comparison:
         is_inline = _is_inline(then["uri"]) | _is_inline(now["uri"])
         is_gone = then["bytes"].is_valid().to_numpy() & now["bytes"].is_null().to_numpy()
         is_gone &= part.root == self._root
-        is_changed = (is_later & ~is_gone) | (is_inline & is_elsewhere)
-        is_moved = np.zeros(len(now), bool)
-        if self._same_content is not None:
-            candidates = (
-                (is_later | is_elsewhere) & ~is_inline & ~_differ(then["bytes"], now["bytes"])
-            )
-            at = np.flatnonzero(candidates & now["bytes"].is_valid().to_numpy())
-            if len(at):
-                asked = now.select(["row", "bytes", "mtime"]).append_column("new_uri", now["uri"])
-                asked = asked.append_column("uri", then["uri"])
-                asked = asked.append_column("root", pa.array([part.root] * len(now)))
-                is_moved[at] = self._same_content(asked.take(pa.array(at)))
-        reasons = [MOVED, CHANGED, GONE]
-        return np.select([is_moved, is_changed, is_gone], reasons).astype(np.uint8)
+        is_changed = is_later | (is_inline & is_elsewhere)
+        why = np.select([is_gone, is_changed], [GONE, CHANGED]).astype(np.uint8)
+        at = np.flatnonzero((is_later | is_elsewhere) & ~is_gone)
+        if self._same_content is not None and len(at):
+            asked = now.select(["row", "bytes"]).append_column("new_uri", now["uri"])
+            asked = asked.append_column("uri", then["uri"])
+            asked = asked.append_column("old_bytes", then["bytes"])
+            asked = asked.append_column("root", pa.array([part.root] * len(now)))
+            verdicts = self._same_content(asked.take(pa.array(at)))
+            for verdict, reason in ((SAME, MOVED), (OTHER, CHANGED), (FREE, PLACED)):
+                why[at[verdicts == verdict]] = reason
+        return why
 
     def _examples(
         self, name: str, then: pa.Table, now: pa.Table, is_other: Mask, have: int
@@ -214,7 +216,7 @@ class Comparison:
             texts = [absolute_uri(self._root, uri) for uri in uris.to_pylist()]
             uris = pa.chunked_array([pa.array(texts, pa.string())])
         for name, values in (("uri", uris), ("bytes", now["bytes"]), ("mtime", now["mtime"])):
-            take_over(name, values, CHANGED | MOVED)
+            take_over(name, values, CHANGED | MOVED | PLACED)
         take_over("label", now["label"], LABEL)
         take_over("split", now["split"], SPLIT)
         if (why & CELLS).any():

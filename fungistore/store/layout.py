@@ -12,6 +12,7 @@ VERSIONS = (
     ("2.0", "the first of this major version; stores of 1.x are refused"),
     ("2.1", "the columns of a manifest, kept in the parts of the sample table"),
     ("2.2", "rows whose file is gone from their source are listed"),
+    ("2.3", "digests of the items that rows were made from"),
 )
 
 MANIFEST = StoredKind(
@@ -119,6 +120,22 @@ COMMIT = StoredKind(
             "of a PCA: each array, and the checksum of the rows there that these were made from",
         ),
     ),
+)
+
+DIGESTS = StoredKind(
+    "contents/<feature set>/<unit>.bin",
+    "extract",
+    "of each row of a unit, a digest of the bytes of its item",
+    (
+        Field(
+            "digest",
+            "uint64 [rows]",
+            "BLAKE2b-64, little-endian; 0: not noted, 1: the item could not be read",
+        ),
+        Field("checksum", "uint32", "CRC-32 of these, little-endian"),
+    ),
+    note="Published before the unit's records; it may have more rows than these. Items that were "
+    "moved or touched are known again by it.",
 )
 
 SETUP = StoredKind(
@@ -245,6 +262,7 @@ FILES = (
     ARRAY,
     CHUNK,
     COMMIT,
+    DIGESTS,
     SETUP,
     OPTIONS,
     MADE,

@@ -17,6 +17,7 @@ from fungistore.store.differences import (
     CHANGED,
     LABEL,
     MOVED,
+    PLACED,
     SPLIT,
     Comparison,
     Differences,
@@ -88,7 +89,8 @@ def add_source(
         modality: name of what they are, of which a store has one; default: the store's.
         update: of known samples that have changed, take over the new size and time, and list
             their rows as to be made anew in every feature set that has them.
-        same_content: tells which rows that are elsewhere, or of another time, have the same bytes.
+        same_content: tells which rows that are elsewhere, or of another time, have the same bytes;
+            these take the new place, and so do rows that nothing was made of.
 
     Raises:
         UsageError: two samples have the same id, in the source or in an earlier one.
@@ -133,7 +135,7 @@ def add_source(
             write_removed(store.folder(), removed)
         if update:
             _note_changed(store, found, differing)
-        taken = LABEL | SPLIT | CELLS | MOVED | (CHANGED if update else 0)
+        taken = LABEL | SPLIT | CELLS | MOVED | PLACED | (CHANGED if update else 0)
         refresh_samples(store, comparison, found, taken)
     return SourceChanges(
         census.added,
@@ -153,7 +155,8 @@ def add_source(
 
 def _refuse_others(store: Store, found: Differences, root: str, items: str) -> None:
     """Refuse a source whose samples have the names of others; see `Differences.others`."""
-    is_known = root in {part.root for part in store.manifest.parts}
+    # of a source that has moved, some items are the same
+    is_known = root in {part.root for part in store.manifest.parts} or found.count(MOVED) > 0
     others, changed = found.others if is_known else (), found.count(CHANGED)
     if others or (changed and not is_known):
         raise UsageError(

@@ -29,6 +29,7 @@ FindingKind = Literal[
     "ids-differ",
     "setup-missing",
     "setup-damaged",
+    "digests-damaged",
     "failures-damaged",
     "failures-unlisted",
     "orphan",

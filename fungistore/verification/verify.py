@@ -13,6 +13,7 @@ from fungistore.indexing.record import INDEXES
 from fungistore.loff.run_folder import HEADS
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.failures import FAILURES
+from fungistore.store.item_digests import CONTENTS
 from fungistore.store.setups import SETUPS
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.store.units import COMMITS, FEATURES
@@ -20,6 +21,7 @@ from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.copies import check_copies
+from fungistore.verification.digests import check_digests
 from fungistore.verification.findings import (
     ArrayCounts,
     Finding,
@@ -114,6 +116,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
         findings += readable(backend, SAMPLES, wrong)
     else:
         notes.append("the sample table is not sound: the ids of the units were not compared")
+    findings += readable(backend, CONTENTS, check_digests(store, found.arrays, context))
     findings += readable(backend, FAILURES, check_failures(store, tally.failed))
     findings += readable(backend, FEATURES, check_pcas(store, found, bad))
     findings += readable(backend, INDEXES, check_indexes(store, found, bad, context))

@@ -30,6 +30,7 @@ from fungistore.pca.stage import TENSORS as PCA_TENSORS
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.store.commit import Commit
 from fungistore.store.failures import Failure
+from fungistore.store.item_digests import ItemDigests
 from fungistore.store.locks import Claim
 from fungistore.store.manifest import SCHEMA_VERSION, Manifest, newer_minor, say_newer_minor
 from fungistore.store.samples import SCHEMA as COLUMNS
@@ -49,6 +50,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors, labels = clustered(64, 2, 8)
     store = make_store(root, {"embeddings": vectors, "gradients/kl": vectors}, labels)
     store.add_failures([Failure(3, "x.jpg", "ImageError", "broken", "set")])
+    ItemDigests(store.backend, "set").add(0, 0, np.arange(8, dtype=np.uint64), 8)
     fit_pca(root, PcaOptions(dim=4, name="four"))
     build_index(root, IndexOptions(name="exact"))
     build_index(root, IndexOptions(name="graph", factory="HNSW8"))
