@@ -205,10 +205,11 @@ def test_a_vision_transformer_has_true_and_published_gradients(
     assert true.target_layer == f"{last}.out_proj"
     assert true.identity() == published.identity()
     view = true.transform(photo)[None]
+    weights_of = torch.randn(768, generator=torch.Generator().manual_seed(1))
     found = []
     for encoder in (true, published):
         tape = gradient_path(encoder).record([(view[:, None],)])
-        found.append(tape.gradients(tape.embeddings.square().sum(dim=(1, 2)))[0])
+        found.append(tape.gradients((tape.embeddings * weights_of).sum(dim=(1, 2)))[0])
     theirs.heads = nn.Identity()
     normed: list[torch.Tensor] = []
     block = theirs.encoder.layers[-1]
@@ -219,7 +220,7 @@ def test_a_vision_transformer_has_true_and_published_gradients(
         theirs.requires_grad_(True)
         embeddings = theirs(view)
         seen[0].retain_grad()
-        embeddings.square().sum().backward()
+        (embeddings * weights_of).sum().backward()
     layer = block.self_attention.out_proj
     wanted = torch.cat([layer.weight.grad, layer.bias.grad[:, None]], dim=1)
     assert torch.allclose(found[0], wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max())
@@ -289,5 +290,22 @@ def test_a_repository_runs_its_code_where_it_is_trusted_alone(tmp_path: Path) ->
         fungi.search(tmp_path / "s.fungi", [image])
     trusted = fungi.SearchOptions(trust_code=True)
     assert fungi.search(tmp_path / "s.fungi", [image], trusted).answers
-    with pytest.raises(UsageError, match="tiny"):
+    with pytest.raises(UsageError, match="no such entry"):
         load_backbone(f"hub:{repository}:tine")
+
+
+def test_a_convolution_is_a_target_too(photo: Image.Image, tmp_path: Path) -> None:
+    """Of torchvision's models as of timm's: against autograd."""
+    torch.manual_seed(0)
+    theirs = models.resnet18(weights=None).eval()
+    layer = "layer4.1.conv2"
+    encoder: Any = load_backbone(
+        "torchvision:resnet18", weights=saved(theirs, tmp_path), image_size=64, target_layer=layer
+    )
+    view = encoder.transform(photo)[None]
+    tape = gradient_path(encoder).record([(view[:, None],)])
+    found = tape.gradients(tape.embeddings.square().sum(dim=(1, 2)))[0]
+    theirs.fc = nn.Identity()
+    theirs(view).square().sum().backward()
+    wanted = theirs.get_submodule(layer).weight.grad.flatten(1)
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,12 @@ from fungistore.backbones.modules.transform import (
     statistics_of,
     transformed,
 )
+from fungistore.backbones.target_layers import differentiable, refuse_other_layer
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.modalities.image.pixels import Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
 
-NEAR_NAMES = 5
 LAST_PROJECTIONS = ("attn.proj", "attn.out_proj", "attention.output.dense")  # the paper's layer
 PROBE = (64, 64, 3)  # a grey image of any size: the transform brings it to the module's own
 
@@ -86,7 +85,7 @@ class ModuleEncoder:
     exact_from: ClassVar[None] = None
 
     @property
-    def target(self) -> nn.Linear | None:
+    def target(self) -> nn.Linear | nn.Conv2d | None:
         """The target layer itself."""
         layer: Any = self.module.get_submodule(self.target_layer) if self.target_layer else None
         return layer
@@ -232,18 +231,11 @@ def parts_of(found: Any) -> tuple[Tensor, Tensor | None]:
 
 
 def _target(module: nn.Module, asked: str | None) -> str | None:
-    linear = [key for key, one in module.named_modules() if isinstance(one, nn.Linear)]
-    if asked is None:
-        last = [key for key in linear if key.endswith(LAST_PROJECTIONS)]
-        return last[-1] if last else None
-    if asked in linear:
+    if asked is not None:
+        refuse_other_layer(module, asked)
         return asked
-    near = difflib.get_close_matches(asked, linear, NEAR_NAMES, cutoff=0.0)
-    raise UsageError(
-        "the target layer is not a linear layer of the model",
-        where=f"--target-layer {asked}",
-        expected=f"a linear layer such as {', '.join(near)}" if near else "it has no linear layer",
-    )
+    last = [name for name in differentiable(module) if name.endswith(LAST_PROJECTIONS)]
+    return last[-1] if last else None
 
 
 def _placed(found: Tensor, layer: GridLayer) -> Tensor | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ from torch import nn
 
 from fungistore.backbones.attention import UnfoldedAttention
 from fungistore.backbones.encoder import ClassTokenSplit, Encoded, TokenGrid
+from fungistore.backbones.target_layers import differentiable, refuse_other_layer
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.modalities.image.inference import InferenceView
@@ -21,7 +21,6 @@ from fungistore.modalities.image.pixels import NormalizedViews, Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
 from fungistore.quantities import counted
 
-NEAR_NAMES = 5
 MOST_SHAPES = 8  # of inputs that one block is compiled for
 TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 
@@ -75,21 +74,14 @@ class OpenClipImages:
         """Return the encoder with its target layer settled.
 
         Raises:
-            UsageError: the layer that was asked for is no linear layer of the image side.
+            UsageError: the layer that was asked for is no layer that can be differentiated.
         """
-        linear = [key for key, one in self.module.named_modules() if isinstance(one, nn.Linear)]
-        if self.target_layer is None:
-            blocks = [name for name in linear if "blocks." in name]
-            last = [name for name in blocks if name.endswith(("attn.out_proj", "attn.proj"))]
-            return replace(self, target_layer=last[-1] if last else None)
-        if self.target_layer not in linear:
-            near = difflib.get_close_matches(self.target_layer, linear, NEAR_NAMES, cutoff=0.0)
-            raise UsageError(
-                "the target layer is not a linear layer of the model",
-                where=f"--target-layer {self.target_layer}",
-                expected=f"a linear layer such as {', '.join(near)}" if near else "none has one",
-            )
-        return self
+        if self.target_layer is not None:
+            refuse_other_layer(self.module, self.target_layer)
+            return self
+        blocks = [name for name in differentiable(self.module) if "blocks." in name]
+        last = [name for name in blocks if name.endswith(("attn.out_proj", "attn.proj"))]
+        return replace(self, target_layer=last[-1] if last else None)
 
     @property
     def has_places(self) -> bool:
@@ -119,12 +111,9 @@ class OpenClipImages:
         return side, side
 
     @property
-    def target(self) -> nn.Linear | None:
+    def target(self) -> nn.Linear | nn.Conv2d | None:
         """The target layer itself."""
-        if self.target_layer is None:
-            return None
-        layer = self.module.get_submodule(self.target_layer)
-        assert isinstance(layer, nn.Linear)  # `checked` has made sure
+        layer: Any = self.module.get_submodule(self.target_layer) if self.target_layer else None
         return layer
 
     @property

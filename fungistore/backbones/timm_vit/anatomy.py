@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fungistore.backbones.target_layers import DIFFERENTIABLE
 from fungistore.backbones.timm_vit.layout import Layout, layout_of
 from fungistore.errors import UsageError
 
 NEEDED = ("blocks", "embed_dim", "forward_features", "forward_head", "num_features")
-DIFFERENTIABLE = (nn.Linear, nn.Conv2d)
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from fungistore.backbones.timm_vit.anatomy import DIFFERENTIABLE, Anatomy, is_plain
+from fungistore.backbones.target_layers import refuse_other_layer
+from fungistore.backbones.timm_vit.anatomy import Anatomy, is_plain
 from fungistore.errors import UsageError
 from fungistore.quantities import counted
 
-NEAR_NAMES = 5
 CANDIDATES = 3
 MOST_AFTER = 4  # layers behind the last attention's: its block's perceptron and a neck
 
@@ -38,14 +37,7 @@ def check_target(model: Any, anatomy: Anatomy, name: str) -> str:
     Raises:
         UsageError: it is not a linear or convolution layer that runs exactly once a forward.
     """
-    known = [key for key, one in model.named_modules() if isinstance(one, DIFFERENTIABLE)]
-    if name not in known:
-        near = difflib.get_close_matches(name, known, NEAR_NAMES, cutoff=0.0)
-        raise UsageError(
-            "the target layer is not a linear layer or convolution of the model",
-            where=f"--target-layer {name}",
-            expected=f"a linear layer or convolution such as {', '.join(near)}",
-        )
+    refuse_other_layer(model, name)
     if name not in anatomy.layers:
         times = anatomy.calls[name]
         why = "other code uses its weights" if times == 0 else "its weights are shared"
