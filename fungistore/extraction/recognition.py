@@ -18,6 +18,7 @@ from fungistore.modalities.reading import digest_item
 from fungistore.store.differences import FREE, OTHER, SAME, UNSURE
 from fungistore.store.feature import is_pca
 from fungistore.store.item_digests import FAILED, UNKNOWN, Digests, ItemDigests
+from fungistore.store.plain import differ
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -57,7 +58,7 @@ class Recognition:
         rows = asked["row"].to_numpy()
         is_made, digests, is_one = self._stored(rows)
         verdicts = np.full(len(rows), UNSURE, np.uint8)
-        is_alike = asked["bytes"].to_numpy() == asked["old_bytes"].to_numpy()  # NaN of no file
+        is_alike = ~differ(asked["bytes"].combine_chunks(), asked["old_bytes"].combine_chunks())
         verdicts[is_made & (~is_alike | ~is_one)] = OTHER
         verdicts[is_made & (digests == UNKNOWN)] = UNSURE
         places = list(zip(asked["root"].to_pylist(), asked["uri"].to_pylist(), strict=True))

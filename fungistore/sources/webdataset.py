@@ -103,6 +103,12 @@ class TarSource:
             )
         return said
 
+    def ignored(self) -> dict[str, int]:
+        """Return how many items and sidecars the last iteration has left out."""
+        several, alone = self._several.count, self._alone.count
+        counts = {"further items of a key": several, "sidecars without an item": alone}
+        return {what: count for what, count in counts.items() if count}
+
     def __iter__(self) -> Iterator[Sample]:
         self._several, self._alone = LeftOut(), LeftOut()
         for shard in self.shards:

@@ -20,7 +20,7 @@ from fungistore.location import absolute_uri
 from fungistore.modalities.image.images import Images
 from fungistore.modalities.reading import read_item
 from fungistore.sources.opening import open_source
-from fungistore.sources.sample import Sample
+from fungistore.sources.sample import Sample, ignored_by
 from fungistore.sources.shards import expand_braces
 from fungistore.sources.webdataset import TarSource
 
@@ -94,6 +94,7 @@ def test_one_image_of_a_key_counts_and_the_others_are_told(tmp_path: Path) -> No
         assert (first.id, first.bytes) == ("a.tar/d.x/a", len(b"later"))
         assert (second.id, second.bytes) == ("a.tar/IMG_2024", len(png(0)))
         several, alone = source.remarks()
+        assert ignored_by(source) == {"further items of a key": 4, "sidecars without an item": 1}
         assert "4 items have the key of another" in several
         assert "a.tar/d.x/a.seg.png" in several
         assert "1 sidecar has no item beside" in alone

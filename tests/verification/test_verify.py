@@ -18,6 +18,7 @@ from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca
 from fungistore.store.chunks import PIECE_BYTES, Counts, count_rows
 from fungistore.store.documents import sealed
+from fungistore.store.item_digests import UNKNOWN, ItemDigests
 from fungistore.store.local import LocalBackend
 from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
@@ -276,6 +277,24 @@ def test_chunks_being_written_are_no_orphans(root):
         found = verify_store(root)
     assert "orphan" not in kinds(found)
     assert found.uncommitted == ("features.zarr/set/gradients/kl/c/2",)
+
+
+def test_damaged_digests_of_items_go(root):
+    """One flipped byte, or a unit that no array has: named, and removed by a repair."""
+    noted = ItemDigests(Store.open(root).backend, "set")
+    for unit in (0, 1, 99):
+        noted.add(unit, 0, np.arange(16, dtype=np.uint64), 0)
+    assert noted.read(0, 17).tolist() == [*range(16), UNKNOWN]
+    path = root / "contents/set/00000001.bin"
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    assert not noted.read(1, 16).any()
+    found = verify_store(root).findings
+    assert [(f.kind, f.where) for f in found] == [
+        ("digests-damaged", f"contents/set/{name}.bin") for name in ("00000001", "00000099")
+    ]
+    repair_store(root)
+    assert verify_store(root).findings == ()
+    assert noted.sizes() == {0: 16 * 8 + 4}
 
 
 def test_unreadable_lines_of_failed_inputs_go(root):
