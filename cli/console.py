@@ -18,7 +18,7 @@ import typer
 from fungistore.errors import DEBUG, FungiError, MismatchError, StoppedError, explained
 from fungistore.machine.context import Context
 from fungistore.quantities import duration
-from fungistore.text import path_lines
+from fungistore.text import lines_of
 
 from .output import note, printable, result_json
 from .shell import command_line
@@ -136,7 +136,7 @@ def lines(arguments: Sequence[str]) -> Iterator[str]:
         if argument != "-":
             yield argument
             continue
-        yield from map(os.fsdecode, filter(bytes.strip, path_lines(sys.stdin.buffer)))
+        yield from map(os.fsdecode, filter(None, lines_of(sys.stdin.buffer)))
 
 
 class ConsoleReporter:

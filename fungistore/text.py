@@ -84,6 +84,13 @@ def byte_pieces(stream: BinaryIO, size: int = HEAD_BYTES) -> Iterator[bytes]:
         head = piece = stream.read(size)
 
 
+def lines_of(stream: BinaryIO) -> list[bytes]:
+    """Return all lines of a stream, of any length, as UTF-8 and without their ends."""
+    data = b"".join(byte_pieces(stream))
+    end = b"\n" if b"\n" in data else b"\r"
+    return [line.removesuffix(b"\r") for line in data.split(end)]
+
+
 def path_lines(stream: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of a stream, or of a list that NULs part, without their ends; empty ones too.
 

@@ -15,7 +15,7 @@ from fungistore.sources.labels import alike_names, class_name, split_name
 from fungistore.sources.manifest import ManifestSource
 from fungistore.sources.sample import Sample
 from fungistore.sources.stdin import PathListSource
-from fungistore.text import byte_pieces, decoded, encoding_of
+from fungistore.text import byte_pieces, decoded, encoding_of, lines_of
 
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32")
 
@@ -162,6 +162,8 @@ def test_a_list_of_paths_may_be_written_by_any_system(encoding: str, end: str) -
     """On standard input, as PowerShell and Notepad write it."""
     stream = io.BytesIO(end.join(["é.png", "b c.png", ""]).encode(encoding))
     assert [sample.id for sample in PathListSource(stream)] == ["é.png", "b c.png"]
+    stream.seek(0)
+    assert [line.decode() for line in lines_of(stream)] == ["é.png", "b c.png", ""]
 
 
 def test_paths_between_nuls_keep_their_bytes() -> None:
