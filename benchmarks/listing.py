@@ -59,7 +59,9 @@ def make(manifest: Path, weights: Path, rows: int) -> None:
     if manifest.exists():
         return
     model = timm.create_model(MODEL, pretrained=False)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, weights)
+    if not weights.exists():
+        tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(tensors, weights)
     random = np.random.default_rng(0)
     for number in range(FILES):
         pixels = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
