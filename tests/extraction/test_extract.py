@@ -497,10 +497,10 @@ def test_what_a_folder_has_beside_images_is_said(
 ) -> None:
     """In a dry run and in a run: photographs in another format are not left out in silence."""
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "IMG_1.HEIC").write_bytes(b"x")
+    (tmp_path / "new" / "IMG_1.XCF").write_bytes(b"x")
     shutil.copy(images / "cat" / "000.jpg", tmp_path / "new")
     options = replace(options, features=("embeddings",))
-    said = "1 image, no labels, ignored: 1 .heic"
+    said = "1 image, no labels, ignored: 1 .xcf"
     assert str(estimate(tmp_path / "new", tmp_path / "s.fungi", options).understood) == said
     told: list[str] = []
 
@@ -511,7 +511,7 @@ def test_what_a_folder_has_beside_images_is_said(
     context = Context(reporter=Listener())
     done = extract(tmp_path / "new", tmp_path / "s.fungi", options, context=context)
     assert said in told
-    assert done.to_json()["understood"]["ignored"] == {".heic": 1}
+    assert done.to_json()["understood"]["ignored"] == {".xcf": 1}
 
 
 def test_a_dry_run_counts_and_writes_nothing(
@@ -536,11 +536,11 @@ def test_a_dry_run_counts_and_writes_nothing(
 def test_an_empty_source_leaves_no_store(tmp_path: Path, options: ExtractOptions) -> None:
     """A folder without images is refused, with what it holds instead, and nothing is made."""
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "IMG_1.HEIC").write_bytes(b"x")
+    (tmp_path / "empty" / "IMG_1.XCF").write_bytes(b"x")
     for call in (extract, estimate):
         with pytest.raises(UsageError, match="no images found") as caught:
             call(str(tmp_path / "empty"), tmp_path / "s.fungi", options)
-        assert caught.value.found == "1 .heic"
+        assert caught.value.found == "1 .xcf"
     assert not (tmp_path / "s.fungi").exists()
 
 

@@ -112,7 +112,7 @@ def test_one_class_in_two_spellings_of_a_letter_is_one(tmp_path: Path) -> None:
 def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
     """Counts of the table, and what the source left out; classes that look the same are warned."""
     names = [f"{split}/{cls}/{n}.jpg" for split in ("train", "dev") for cls in "Aab" for n in "12"]
-    make(tmp_path / "in", *names, "train/b/1.heic", "readme", "extra/b/1.jpg")
+    make(tmp_path / "in", *names, "train/b/1.xcf", "readme", "extra/b/1.jpg")
     source = open_source(tmp_path / "in")
     store = Store.open_or_create(tmp_path / "s.fungi")
     with store.writing("samples") as held:
@@ -120,7 +120,7 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
         found = understood(held, source)
     assert str(found) == (
         "13 images, 4 classes, splits train 6 / val 6 / none 1, "
-        "ignored: 1 .heic, 1 without a suffix"
+        "ignored: 1 .xcf, 1 without a suffix"
     )
     assert found.to_json() == {
         "items": "images",
@@ -129,7 +129,7 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
         "unlabelled": 0,
         "splits": {"train": 6, "val": 6, "": 1},
         "removed": 0,
-        "ignored": {".heic": 1, "without a suffix": 1},
+        "ignored": {".xcf": 1, "without a suffix": 1},
         "alike": (("A", "a"),),
     }
     assert "'A' and 'a'" in found.warnings()[0]

@@ -78,11 +78,11 @@ def test_only_visible_images_count(tmp_path: Path) -> None:
 
 def test_files_of_other_kinds_are_counted_by_suffix(tmp_path: Path) -> None:
     """So photographs in a format that is not read are not left out without a word."""
-    touch(tmp_path, "a.JPG", "b/1.HEIC", "b/2.heic", "b/c.txt", "b/notes", ".DS_Store")
+    touch(tmp_path, "a.JPG", "b/1.XCF", "b/2.xcf", "b/c.txt", "b/notes", ".DS_Store")
     source = images_in(tmp_path)
     for _ in range(2):  # each time anew
         assert len(list(source)) == 1
-        assert source.ignored() == {".heic": 2, ".txt": 1, "without a suffix": 1}
+        assert source.ignored() == {".xcf": 2, ".txt": 1, "without a suffix": 1}
     touch(tmp_path / "pure", "a.jpg")
     pure = images_in(tmp_path / "pure")
     assert len(list(pure)) == 1
