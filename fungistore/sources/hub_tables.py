@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from fungistore.errors import UsageError
 from fungistore.location import contained_uri, path_to_uri
 from fungistore.modalities.modality import Modality
+from fungistore.names import is_hidden
 from fungistore.quantities import counted
 from fungistore.sources.cells import cell_column
 from fungistore.sources.folder import is_folder, visible_entries
@@ -30,6 +32,7 @@ from fungistore.sources.shards import expand_braces
 PARQUET = ".parquet"
 STATE, INFO, DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of saved folders
 BATCH_ROWS = 16_384
+PEEKED_ENTRIES, PEEKED_FOLDERS = 100, 30
 _WORD = re.compile(r"[-_.]")
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -41,6 +44,8 @@ class HubParquetReader:
 
     def recognises(self, path: str, modality: Modality) -> bool:
         """Whether there are such files, and the first of them has a column of items."""
+        if os.path.isdir(path) and not _may_have_tables(path):
+            return False
         files = _parquet_files(path)
         try:
             schema = pq.read_schema(files[0]) if files else pa.schema([])
@@ -306,6 +311,27 @@ def _parquet_files(path: str) -> list[str]:
     return sorted(filter(os.path.isfile, glob(path)), key=_by_number) if "*" in path else []
 
 
+def _may_have_tables(folder: str) -> bool:
+    """Whether a Parquet file is among the first entries of a folder, or of the first in it.
+
+    Every folder source is asked, so a folder of a million files is not listed for it.
+    """
+    entries = _first_entries(folder)
+    inner = (one.path for one in entries if one.is_dir() and not is_hidden(one.name))
+    places = (folder, *islice(inner, PEEKED_FOLDERS))
+    return any(
+        one.name.lower().endswith(PARQUET) for place in places for one in _first_entries(place)
+    )
+
+
+def _first_entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(islice(entries, PEEKED_ENTRIES))
+    except OSError:
+        return []
+
+
 def _files_below(folder: str) -> list[str]:
     """Return a folder's Parquet files, and those one or two folders down, of a folder of such."""
     found: list[str] = []
@@ -318,8 +344,6 @@ def _files_below(folder: str) -> list[str]:
                     pending.append((entry.path, depth + 1))
             elif entry.name.lower().endswith(PARQUET):
                 found.append(entry.path)
-        if depth == 0 and len(pending) > 100 and not found:
-            return []  # class folders, rather than a few for splits
     return sorted(found, key=lambda path: _by_number(os.path.relpath(path, folder)))
 
 
