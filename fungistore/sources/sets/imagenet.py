@@ -3,7 +3,8 @@
 Layouts: torchvision's ImageNet (train/ and val/, a folder a class), and Kaggle's, whose validation
 images are in one folder, as in the first archive; their classes are those of the devkit, or of
 LOC_val_solution.csv. Classes are in the order of their WordNet ids, as torchvision and the FUNGI
-paper's code have them, and not in that of the devkit. The paper tests on val.
+paper's code have them, and not in that of the devkit. The paper tests on val, the labels of the test
+set being secret: here val is the split `test`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ImageNet(ImageSet):
     data_set = DataSet(
         name="imagenet",
         title="ImageNet-1k (ILSVRC 2012)",
-        splits={"train": 1_281_167, "val": 50_000},
+        splits={"train": 1_281_167, "test": 50_000},
         classes=1000,
         bytes=155_000_000_000,
         layouts=(
@@ -55,7 +56,7 @@ class ImageNet(ImageSet):
                 },
             ),
         ),
-        split_rule="official; the paper tests on val",
+        split_rule="official; val is the split test, as in the paper",
         metric="top-1 accuracy",
         papers=(FUNGI,),
         terms="non-commercial research and education, by its terms of access",
@@ -67,7 +68,7 @@ class ImageNet(ImageSet):
         return list(_names(place).values())
 
     def rows(self, place: Place) -> Iterator[Row]:
-        """Yield train, then val, each class after class."""
+        """Yield train, then val as the split test, each class after class."""
         names = _names(place)
         base = f"{_KAGGLE}/" if _WORDS in place.layout.needs else ""
         for path, folder in _of_classes(place.root, f"{base}train", names):
@@ -75,11 +76,11 @@ class ImageNet(ImageSet):
         flat = files_in(place.root, f"{base}val", _SUFFIXES)
         if not flat:
             for path, folder in _of_classes(place.root, f"{base}val", names):
-                yield Row(path, names[folder], "val")
+                yield Row(path, names[folder], "test")
             return
         classes = _classes_of_val(place, flat)
         for path in sorted(flat, key=lambda path: (classes[Path(path).stem], path)):
-            yield Row(path, names[classes[Path(path).stem]], "val")
+            yield Row(path, names[classes[Path(path).stem]], "test")
 
 
 def _of_classes(root: Path, folder: str, names: Mapping[str, str]) -> Iterator[tuple[str, str]]:

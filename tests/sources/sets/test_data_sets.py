@@ -96,9 +96,9 @@ def theirs_of(name: str, top: Path, root: Path, monkeypatch: pytest.MonkeyPatch)
         torch.save(
             ({wnid: words.split(", ") for wnid, words in WNIDS.items()}, []), root / "meta.bin"
         )
-        for split in ("train", "val"):
+        for ours, split in (("train", "train"), ("test", "val")):
             images = theirs.ImageNet(str(root), split).imgs
-            rows += said(root, split, *map(list, zip(*images, strict=True)))
+            rows += said(root, ours, *map(list, zip(*images, strict=True)))
     else:
         sat = theirs.EuroSAT(str(top))
         splitter = StratifiedShuffleSplit(n_splits=1, train_size=0.8, random_state=42)
