@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fungistore.errors import ItemError
-from fungistore.location import locate
+from fungistore.location import locate, uri_to_path
 from fungistore.machine.context import Context
 from fungistore.modalities.reading import digest_item
 from fungistore.store.differences import FREE, OTHER, SAME, UNSURE
@@ -61,7 +61,8 @@ class Recognition:
         is_alike = ~differ(asked["bytes"].combine_chunks(), asked["old_bytes"].combine_chunks())
         verdicts[is_made & (~is_alike | ~is_one)] = OTHER
         verdicts[is_made & (digests == UNKNOWN)] = UNSURE
-        places = list(zip(asked["root"].to_pylist(), asked["uri"].to_pylist(), strict=True))
+        roots = map(uri_to_path, asked["root"].to_pylist())
+        places = list(zip(roots, asked["uri"].to_pylist(), strict=True))
         for place in np.flatnonzero(~is_made).tolist():
             # an item of another source that is still there has its name, but not its place
             if places[place][0] == self._root or not _is_there(*places[place]):

@@ -19,6 +19,7 @@ from fungistore.errors import ItemError, UsageError
 from fungistore.extras import install_command
 from fungistore.location import contained_uri, path_to_uri
 from fungistore.modalities.modality import IMAGE, Modality
+from fungistore.quantities import counted
 from fungistore.sources.labels import class_name, known_split, sort_label_names
 from fungistore.sources.sample import CellType, Sample
 
@@ -366,7 +367,7 @@ def _fitting(labels: list[Any], count: int, where: str) -> list[str | None]:
         raise UsageError(
             "labels and images are not equally many",
             where=where,
-            expected=f"{count} labels",
+            expected=counted(count, "label"),
             found=len(labels),
         )
     return labels

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.location import absolute_uri, locate
+from fungistore.location import absolute_uri, locate, path_to_uri
 from fungistore.sources.batches import CELL
 from fungistore.store.columns import cells_in, columns_in, joined_columns, with_columns
 from fungistore.store.plain import Terms, differ
@@ -142,7 +142,8 @@ class Comparison:
             asked = now.select(["row", "bytes"]).append_column("new_uri", now["uri"])
             asked = asked.append_column("uri", then["uri"])
             asked = asked.append_column("old_bytes", then["bytes"])
-            asked = asked.append_column("root", pa.array([part.root] * len(now)))
+            root = path_to_uri(part.root)  # it may not be UTF-8
+            asked = asked.append_column("root", pa.array([root] * len(now)))
             verdicts = self._same_content(asked.take(pa.array(at)))
             for verdict, reason in ((SAME, MOVED), (OTHER, CHANGED), (FREE, PLACED)):
                 why[at[verdicts == verdict]] = reason

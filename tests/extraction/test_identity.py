@@ -46,6 +46,7 @@ FOLLOWS = {
     "origin",
     "left_out",
     "doubts",
+    "taken",
     "dtype",
 }
 OTHER = {

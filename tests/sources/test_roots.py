@@ -119,8 +119,7 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
         add_source(held, source)
         found = understood(held, source)
     assert str(found) == (
-        "13 images, 4 classes, splits train 6 / val 6 / none 1, "
-        "ignored: 1 .xcf, 1 without a suffix"
+        "13 images, 4 classes, splits train 6 / val 6 / none 1, ignored: 1 .xcf, 1 without a suffix"
     )
     assert found.to_json() == {
         "items": "images",

@@ -7,9 +7,10 @@ so any number of threads can read at once.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from io import BytesIO
-from typing import IO
+from threading import BoundedSemaphore
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,9 @@ from fungistore.modalities.image.rescue import completed_jpeg, without_metadata
 
 # The largest camera sensors give 200 megapixels. At Pillow's 4 bytes a pixel this is 1 GiB.
 MAX_PIXELS = 2**28
+# Of images beyond this size one is decoded at a time: it takes up to ten bytes a pixel meanwhile.
+LARGE_PIXELS = 2**25
+_LARGE = BoundedSemaphore(1)
 TRUNCATED = "truncated"  # in what Pillow says of content that ends too early
 
 # EXIF orientation -> what turns the stored pixels upright (Exif 2.3, tag 0x0112).
@@ -90,13 +94,19 @@ def _decoded(content: bytes, max_pixels: int, *, whole: bool = True) -> NDArray[
                 f"the header declares {image.width} x {image.height} pixels, "
                 f"more than the limit of {max_pixels}"
             )
-        try:
-            loaded = image.load()
-        except OSError as error:
-            if whole or TRUNCATED not in str(error):
-                raise
-            return pixels_of(image._new(image._im))  # with the lines that were there
-        return pixels_of(loaded if isinstance(loaded, Image.Image) else image)
+        is_large = image.width * image.height > LARGE_PIXELS
+        with _LARGE if is_large else nullcontext():
+            return _loaded(image, whole=whole)
+
+
+def _loaded(image: Any, *, whole: bool) -> NDArray[np.uint8]:
+    try:
+        loaded = image.load()
+    except OSError as error:
+        if whole or TRUNCATED not in str(error):
+            raise
+        return pixels_of(image._new(image._im))  # with the lines that were there
+    return pixels_of(loaded if isinstance(loaded, Image.Image) else image)
 
 
 def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
