@@ -3,7 +3,7 @@
 Layouts: torchvision's ImageNet (train/ and val/, a folder a class), and Kaggle's, whose validation
 images are in one folder, as in the first archive; their classes are those of the devkit, or of
 LOC_val_solution.csv. Classes are in the order of their WordNet ids, as torchvision and the FUNGI
-paper's code have them, and not in that of the devkit. The paper tests on val, the labels of the test
+paper's code have them, not in that of the devkit. The paper tests on val, the labels of the test
 set being secret: here val is the split `test`.
 """
 
