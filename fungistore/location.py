@@ -36,6 +36,7 @@ _UNDECODED = re.compile("[\ud800-\udfff]")
 _ODD_BYTES = "surrogateescape"
 _LONGEST_SHOWN = 200
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+LIVE = "#in=dataset&"  # in the uri of what only the process has that was passed it
 _CONTAINED = re.compile(r"(.+)#in=([a-z0-9_]+)&at=([^&#]*)&size=([0-9]{1,18})", re.DOTALL)
 _MEMBER = re.compile(
     r"(?P<shard>.+)#offset=(?P<offset>[0-9]{1,18})&size=(?P<size>[0-9]{1,18})&ext=\w+"

@@ -195,6 +195,7 @@ def test_a_loss_of_tokens_is_autograds_in_a_padded_batch() -> None:
         assert float((ours[sample] - expected).norm() / expected.norm()) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_store_is_evaluated_indexed_and_searched(site: Path, store: Path) -> None:
     """Neighbours tell low from high; a query is a file, an id, or the numbers themselves."""
     score = fungi(site, "eval", "knn", store, "--features", "embeddings,kl,thinned", "--k", 5)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import ItemError
-from fungistore.extraction.decoders import choose_processes
+from fungistore.extraction.decoders import decode_elsewhere
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.loader import LoadedBatch, load_batches
 from fungistore.extraction.plan import BatchPlan, Gap, count_samples, plan_batches
@@ -60,9 +60,9 @@ def fill_gaps(
         _commit_unit(store, arrays, parts, context)
 
     plans = plan_batches(gaps, store.samples, resolved.batch_size)
-    in_processes = choose_processes(
-        resolved.options.decode_in, resolved.device.type, count_samples(gaps)
-    )
+    asked, device = resolved.options.decode_in, resolved.device.type
+    count, samples = count_samples(gaps), store.samples
+    in_processes = decode_elsewhere(asked, device, count, maker.drawer, samples)
     compute_units(plans, maker, resolved, commit, context, in_processes=in_processes)
 
 

@@ -15,10 +15,14 @@ from collections.abc import Mapping, Sequence
 from queue import SimpleQueue
 from typing import IO, Any
 
+import pyarrow.compute as pc
+
 from fungistore.choices import DecodeIn
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.drawing import Drawer, DrawnItem, draw_row
+from fungistore.location import LIVE
 from fungistore.machine.children import python_command, python_environment
+from fungistore.store.samples import SampleTable
 
 MANY_SAMPLES = 4096  # fewer are done before processes have started, which takes seconds
 Row = Mapping[str, Any]
@@ -93,6 +97,39 @@ class InProcesses:
 def choose_processes(asked: DecodeIn, device: str, samples: int) -> bool:
     """Whether processes decode: where it was asked for, or for a GPU and many samples."""
     return asked == "processes" or (asked == "auto" and device == "cuda" and samples > MANY_SAMPLES)
+
+
+def decode_elsewhere(
+    asked: DecodeIn, device: str, count: int, drawer: Drawer, samples: SampleTable
+) -> bool:
+    """Whether processes decode some of a table's samples; not where no other process can.
+
+    Raises:
+        UsageError: it was asked for, and none can.
+    """
+    if not choose_processes(asked, device, count):
+        return False
+    why = _why_here_alone(drawer, samples)
+    if why and asked == "processes":
+        raise UsageError(
+            "the items can be decoded by this process alone",
+            where="--decode-in processes",
+            found=why,
+            hint="--decode-in threads",
+        )
+    return why is None
+
+
+def _why_here_alone(drawer: Drawer, samples: SampleTable) -> str | None:
+    """Return why no other process can read and draw the samples; None where any can."""
+    try:
+        pickle.dumps(drawer, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # of a transform that is somebody's own
+        return f"the transform cannot be sent to another process: {error}"
+    for batch in samples.batches("uri"):
+        if pc.any(pc.match_substring(batch["uri"], LIVE)).as_py():
+            return "samples are of a dataset that this process alone has"
+    return None
 
 
 def open_decoders(drawer: Drawer, workers: int, *, in_processes: bool) -> InThreads | InProcesses:

@@ -14,7 +14,7 @@ import torch
 from fungistore.errors import FullMemoryError, UsageError
 from fungistore.extraction.banks import samples_of
 from fungistore.extraction.borrowing import borrowed_banks
-from fungistore.extraction.decoders import choose_processes
+from fungistore.extraction.decoders import decode_elsewhere
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, settle, throwaway_features
 from fungistore.extraction.growth import (
@@ -287,7 +287,9 @@ def measure_rate(
 
     rates = []
     began = time.perf_counter()
-    in_processes = choose_processes(resolved.options.decode_in, device, len(samples))
+    in_processes = decode_elsewhere(
+        resolved.options.decode_in, device, len(samples), maker.drawer, samples
+    )
     for batch in load_batches(plans(), maker, resolved.workers, in_processes=in_processes):
         context.stop_if_asked()
         maker.compute(batch.drawn, features)

@@ -466,6 +466,7 @@ def test_a_compiled_run_is_another_setting(
         extract(str(images), tmp_path / "plain.fungi", compiled)
 
 
+@pytest.mark.slow
 def test_an_average_pooled_model_goes_the_general_way(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:

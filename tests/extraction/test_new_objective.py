@@ -137,6 +137,7 @@ def arguments(images: Path, tiny_weights: Path) -> Sequence[object]:
     return [images, *flags, "--batch-size", 4, "--unit-rows", 4, "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_plugins_objectives_are_features(
     plugin: Path, arguments: Sequence[object], tmp_path: Path
 ) -> None:

@@ -376,14 +376,15 @@ def test_parts_of_datasets_have_their_labels() -> None:
     assert [sample.label for sample in names] == ["owl", "dog"]
 
 
+def plain_transform(image: Any) -> torch.Tensor:
+    """Bring an image to 16 pixels."""
+    return torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1).float() / 255
+
+
 def test_a_dataset_is_extracted_and_resumed(tmp_path: Path) -> None:
     """From Python in one call; what is normalised already is a failed input with the reason."""
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8, 8), torch.nn.Tanh())
-
-    def transform(image: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(image.resize((16, 16)))).permute(2, 0, 1).float() / 255
-
-    model = fungi.Encoder(net, transform, name="for-datasets").model
+    model = fungi.Encoder(net, plain_transform, name="for-datasets").model
     options = fungi.ExtractOptions(model=model, features=("embeddings",), limit=4)
     first = fungi.extract(Pictures("pillow"), tmp_path / "s.fungi", options)
     assert (first.samples, first.failed) == (4, 0)
@@ -426,3 +427,17 @@ def test_many_threads_read_many_files(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_what_this_process_alone_has_is_not_sent_away(tmp_path: Path) -> None:
+    """Neither a dataset nor a transform that cannot be pickled goes to decoding processes."""
+    net = torch.nn.Conv2d(3, 4, 8, 8)
+    model = fungi.Encoder(net, plain_transform, name="stays-here").model
+    options = fungi.ExtractOptions(model=model, features=("embeddings",), decode_in="processes")
+    with pytest.raises(UsageError, match="dataset that this process alone has"):
+        fungi.extract(Pictures("pillow"), tmp_path / "s.fungi", options)
+    Image.fromarray(PICTURES[0]).save(tmp_path / "a.png")
+    unsent = fungi.Encoder(net, lambda image: plain_transform(image), name="unsent").model
+    odd = fungi.ExtractOptions(model=unsent, features=("embeddings",), decode_in="processes")
+    with pytest.raises(UsageError, match="cannot be sent"):
+        fungi.extract([tmp_path / "a.png"], tmp_path / "t.fungi", odd)
