@@ -59,14 +59,19 @@ def exif(orientation: int) -> bytes:
     return tags.tobytes()
 
 
-@pytest.mark.parametrize("progressive", [False, True])
-def test_a_jpeg_without_its_end_mark_is_whole(progressive: bool) -> None:
-    """Every pixel; without being asked for, it is refused as before."""
-    content = encoded("JPEG", quality=90, progressive=progressive)
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+def test_a_jpeg_without_its_end_mark_is_whole(options: dict[str, int]) -> None:
+    """Every pixel is there; one that lacks any bit of them is none, nor is a progressive one."""
+    content = encoded("JPEG", quality=90, **options)
     assert content.endswith(b"\xff\xd9")
+    assert np.array_equal(read(content[:-2]), read(content))
+    for missing in (4, 9, len(content) // 2):
+        with pytest.raises(OSError, match="truncated"):
+            read(content[:-missing])
+    progressive = encoded("JPEG", quality=90, progressive=True)
     with pytest.raises(OSError, match="truncated"):
-        read(content[:-2])
-    assert np.array_equal(rescued(content[:-2]), read(content))
+        read(progressive[:-2])
+    assert np.array_equal(rescued(progressive[:-2]), read(progressive))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
@@ -267,8 +272,9 @@ def test_truncated_images_are_rows_and_are_listed(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     content = encoded("JPEG", quality=95)
-    (images / "whole.jpg").write_bytes(content)
-    (images / "cut.jpg").write_bytes(content[:-2])
+    progressive = encoded("JPEG", quality=95, progressive=True)
+    (images / "whole.jpg").write_bytes(progressive)
+    (images / "cut.jpg").write_bytes(progressive[:-2])
     (images / "half.jpg").write_bytes(content[: len(content) // 2])
     (images / "none.jpg").write_bytes(b"nothing")
     options = fungi.ExtractOptions(
@@ -284,7 +290,7 @@ def test_truncated_images_are_rows_and_are_listed(tmp_path: Path) -> None:
     assert np.isfinite(values[rows["half.jpg"]]).all()
     assert np.isnan(values[rows["none.jpg"]]).all()
     assert not fungi.verify_store(tmp_path / "s.fungi").findings
-    (images / "half.jpg").write_bytes(content)
+    (images / "half.jpg").write_bytes(progressive)
     mended = fungi.extract(images, tmp_path / "s.fungi", options, update=True)
     assert (mended.failed, mended.truncated) == (1, 1)
     values = fungi.Store.open(tmp_path / "s.fungi").arrays(done.feature_set)["embeddings"]

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from fungistore.errors import ImageError
 from fungistore.modalities.image.extra_formats import RAW
 from fungistore.modalities.image.formats import find_decoder, is_raw
-from fungistore.modalities.image.rescue import completed_jpeg, without_metadata
+from fungistore.modalities.image.rescue import completed_jpeg, with_other_ends, without_metadata
 
 # The largest camera sensors give 200 megapixels. At Pillow's 4 bytes a pixel this is 1 GiB.
 MAX_PIXELS = 2**28
@@ -46,7 +46,7 @@ def decode(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     Returns:
         uint8 [height, width, 3], RGB, C-contiguous; upright after its EXIF orientation,
         transparency over white, 16-bit grey rounded to 8 bits, the first frame of an animation.
-        Damaged metadata are left out.
+        Damaged metadata are left out; a JPEG that lacks its end mark alone is whole.
 
     Raises:
         ImageError: foreign content, float pixels, or a header that declares more than max_pixels.
@@ -62,7 +62,18 @@ def decode(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
             if bare != content:
                 with suppress(Exception):
                     return _decoded(bare, max_pixels)
+        with suppress(Exception):
+            if (pixels := _whole_without_end(content, max_pixels)) is not None:
+                return pixels
         raise
+
+
+def _whole_without_end(content: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """Return the pixels of a JPEG that lacks its end mark alone."""
+    ended = (_decoded(one, max_pixels) for one in with_other_ends(content))
+    first = next(ended, None)
+    is_whole = first is not None and all(np.array_equal(first, other) for other in ended)
+    return first if is_whole else None
 
 
 def rescue(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
 EXIF, ADOBE, COMMENT = 0xE1, 0xEE, 0xFE  # APP1, APP14, which says how colours are coded, and COM
+PROGRESSIVE = range(0xC2, 0xC4)  # SOF2, and SOF3, which no decoder here knows
+FILLERS = (b"", b"\x5a\xa5" * 16, b"\xa5\x5a\x3c" * 16)
 PNG = b"\x89PNG\r\n\x1a\n"
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -31,6 +33,26 @@ def completed_jpeg(content: bytes) -> bytes | None:
     A decoder fills with grey what is missing before the mark.
     """
     return content + EOI if content.startswith(SOI) else None
+
+
+def with_other_ends(content: bytes) -> Iterator[bytes]:
+    """Yield a JPEG without an end mark with ends that make no difference to it where it is whole.
+
+    What follows the last pixel's bits is ignored, whatever it is; where bits are missing, it is
+    taken for them. Of a progressive one nothing is yielded: a whole scan may be missing.
+    """
+    if content.startswith(SOI) and _is_baseline(content):
+        yield from (content + filler + EOI for filler in FILLERS)
+
+
+def _is_baseline(content: bytes) -> bool:
+    at = 2
+    while at + 4 <= len(content) and content[at] == 0xFF:
+        marker = content[at + 1]
+        if marker in PROGRESSIVE or marker == SOS:
+            return marker == SOS
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+    return False
 
 
 def _bare_jpeg(content: bytes, keep: set[int]) -> bytes:
