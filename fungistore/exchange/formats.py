@@ -140,9 +140,7 @@ def rows_at_once(row_bytes: int) -> int:
     return max(1, READ_BYTES // max(1, row_bytes))
 
 
-def refuse_matrix(
-    where: object, shape: tuple[int, ...], dtype: np.dtype[Any], *, hint: str | None = None
-) -> None:
+def refuse_matrix(where: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise UsageError unless a shape and type are those of vectors: [n, d], floating point."""
     if dtype.hasobject:
         raise UsageError(
@@ -160,8 +158,16 @@ def refuse_matrix(
             where=where,
             expected="[rows, width], neither 0, of float16, float32 or float64",
             found=f"shape {list(shape)}, dtype {dtype}",
-            hint=hint or "one row a sample; for other shapes: array.reshape(len(array), -1)",
+            hint=_matrix_hint(shape, is_floating=is_floating),
         )
+
+
+def _matrix_hint(shape: tuple[int, ...], *, is_floating: bool) -> str | None:
+    if not is_floating and len(shape) == 2:
+        return "array.astype('float32'); of quantised vectors after their scale was put back"
+    if len(shape) != 2:
+        return "one row a sample; for other shapes: array.reshape(len(array), -1)"
+    return None
 
 
 def refuse_missing_file(path: Path) -> None:
