@@ -33,7 +33,16 @@ class Missing:
 
     def joined(self, listed: Rows) -> Rows:
         """Return the rows that are gone, after those that were before."""
-        return np.union1d(np.setdiff1d(listed, self.back), self.removed)
+        stay = without(listed, self.back)
+        return np.sort(np.concatenate([stay, without(self.removed, stay)]))
+
+
+def without(rows: Rows, others: Rows) -> Rows:
+    """Return those of some rows that are not among others; both ascending, without repeats."""
+    at = np.searchsorted(others, rows)
+    is_other = at < len(others)
+    is_other[is_other] = others[at[is_other]] == rows[is_other]
+    return rows[~is_other]
 
 
 def find_missing(table: SampleTable, source: Source, census: Census, found: Differences) -> Missing:
@@ -51,7 +60,7 @@ def find_missing(table: SampleTable, source: Source, census: Census, found: Diff
     """
     seen = census.seen_rows()
     gone = found.rows_of(GONE)
-    back = np.setdiff1d(seen, gone)
+    back = without(seen, gone)
     origin, root = origin_of(source), source.root
     if not len(back) and not census.added:
         return Missing(NONE, NONE, 0, tuple(table.parts))
