@@ -38,8 +38,9 @@ class LayerPath:
         self._encoder = encoder
         self._target = encoder.target
         if self._target is not None and _cut not in self._target._forward_hooks.values():
-            self._target.register_forward_hook(_cut)
+            self._target.register_forward_hook(_cut, with_kwargs=True)
         self._contract = contraction(self._target)
+        self._is_checked = self._target is None
         if (module := encoder.exact_from) is not None:
             module.register_forward_pre_hook(_to_float32, with_kwargs=True)
 
@@ -64,7 +65,8 @@ class LayerPath:
         """Run whole forwards, cutting the graph at the target layer.
 
         Raises:
-            UsageError: the layer runs several times, or the encoder has no tokens in places.
+            UsageError: the layer runs several times or not sample by sample, or the encoder has no
+                tokens in places.
         """
         embeddings, inputs, outputs = [], [], []
         grids: list[TokenGrid] = []
@@ -73,6 +75,7 @@ class LayerPath:
                 encoded = self._encoder.run(flat_inputs(chunk))
             if torch.is_grad_enabled():
                 self._refuse_unreached(encoded)
+                self._refuse_other_order(encoded, calls)
             samples, count = chunk[0].shape[:2]
             embeddings.append(encoded.embeddings.float().unflatten(0, (samples, count)))
             for entered, output in calls:
@@ -129,6 +132,29 @@ class LayerPath:
                 hint="choose another layer, such as the last block's attn.proj",
             )
 
+    def _refuse_other_order(self, encoded: Encoded, calls: list[tuple[Tensor, Tensor]]) -> None:
+        """Refuse what would be attributed to wrong samples, such as tokens before samples.
+
+        The first view's embedding must depend on the first rows of the output alone. It is asked
+        of one forward of several views: a model's layout does not change from one to the next.
+        """
+        views = len(encoded.embeddings)
+        if self._is_checked or views == 1:
+            return
+        ((entered, output),) = calls
+        first = encoded.embeddings[0].float().sum()
+        (back,) = torch.autograd.grad(first, output, retain_graph=True)
+        is_whole = len(entered) % views == 0 and len(back) % views == 0
+        if not is_whole or back[len(back) // views :].any():
+            raise UsageError(
+                "the target layer's inputs are not sample after sample",
+                where=f"--target-layer {self._encoder.target_layer}",
+                expected=f"{views} views along the first dimension, each by itself",
+                found=f"an input of shape {list(entered.shape)}",
+                hint="choose another layer, or put samples before tokens (batch_first=True)",
+            )
+        self._is_checked = True
+
     def _grid_of(self, encoded: Encoded) -> TokenGrid:
         if encoded.grid is None:
             raise UsageError(
@@ -172,7 +198,9 @@ class _Cutting(local):
 _CUTTING = _Cutting()
 
 
-def _cut(module: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _cut(
+    module: nn.Module, entered: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
+) -> Tensor:
     """Hook: keep what enters and leaves the layer, and let autograd begin here.
 
     Copies, since the activations of convolutional networks overwrite what they are given.
@@ -180,5 +208,6 @@ def _cut(module: nn.Module, entered: tuple[Tensor, ...], output: Tensor) -> Tens
     if module is not _CUTTING.at:
         return output
     leaf = output.detach().float().requires_grad_()
-    _CUTTING.calls.append((entered[0].detach().float().clone(), leaf))
+    given = entered[0] if entered else named["input"]
+    _CUTTING.calls.append((given.detach().float().clone(), leaf))
     return leaf.clone()

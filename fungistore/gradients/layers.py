@@ -16,6 +16,7 @@ from math import prod
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 Contract = Callable[[Tensor, Tensor], Tensor]  # of backprops and inputs [b, ...]: [b, out, m]
 
@@ -32,7 +33,20 @@ def contraction(layer: nn.Linear | nn.Conv2d | None) -> Contract:
     """Return what makes per-sample gradients of a layer."""
     if layer is None or isinstance(layer, nn.Linear):
         return outer_products(has_bias=layer is not None and layer.bias is not None)
-    return partial(_run_again, copy.deepcopy(layer).requires_grad_())
+    return partial(_run_again, _alone(layer).requires_grad_())
+
+
+def _alone(layer: nn.Conv2d) -> nn.Conv2d:
+    """Return a copy whose weight and bias are parameters, whatever they were computed from."""
+    alone = copy.deepcopy(layer)
+    if parametrize.is_parametrized(layer):  # its class holds the weight, and is the copy's too
+        alone.__class__ = parametrize.type_before_parametrizations(layer)
+        del alone.parametrizations
+        for name in ("weight", "bias"):
+            value = getattr(layer, name)
+            fixed = None if value is None else nn.Parameter(value.detach().clone())
+            alone.register_parameter(name, fixed)
+    return alone
 
 
 def outer_products(*, has_bias: bool) -> Contract:

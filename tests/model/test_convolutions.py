@@ -273,6 +273,16 @@ def test_what_a_model_cannot_do_is_refused_by_name(
     assert name in str(caught.value)
 
 
+def test_weights_that_are_made_for_one_size_are_refused_at_another(
+    seeded: Callable[..., TimmViT],
+) -> None:
+    """A Mixer's layers over places cannot be resampled: it is the size that is wrong."""
+    with pytest.raises(UsageError, match="images of its own size only") as caught:
+        load_timm_vit("mixer_s32_224", image_size=256)
+    assert "leave out --image-size" in str(caught.value.hint)
+    assert "mlp_tokens" in str(caught.value.found)
+
+
 def test_eight_bits_are_for_transformers(seeded: Callable[..., TimmViT]) -> None:
     """Any other precision leaves a convolutional model in float32, which is said."""
     encoder = seeded("test_resnet")

@@ -309,3 +309,50 @@ def test_a_convolution_is_a_target_too(photo: Image.Image, tmp_path: Path) -> No
     theirs(view).square().sum().backward()
     wanted = theirs.get_submodule(layer).weight.grad.flatten(1)
     assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * wanted.abs().max())
+
+
+class Ordered(Tiny):
+    """One whose layer gets its input by name, with tokens or samples in front."""
+
+    def __init__(self, *, tokens_first: bool = False) -> None:
+        super().__init__()
+        self.order = (2, 0, 1) if tokens_first else (0, 2, 1)
+        nn.utils.parametrizations.weight_norm(self.patches)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return a mean of tokens [n, 6]."""
+        tokens = self.patches(pixels).flatten(2).permute(self.order)
+        return torch.tanh(self.attn.proj(input=tokens)).mean(dim=self.order.index(2))
+
+
+def recorded(module: nn.Module, target: str, images: torch.Tensor) -> torch.Tensor:
+    encoder = fungi.Encoder(module, TRANSFORM, name=f"order-{id(module)}", target=target)
+    tape = gradient_path(encoder.load(None)).record([(images[:, None],)])
+    return tape.gradients(tape.embeddings.square().sum(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("target", ["attn.proj", "patches"])
+def test_inputs_by_name_and_weights_that_are_computed_have_gradients(target: str) -> None:
+    """A weight norm's gradient is that of the weight it makes, as autograd gives it."""
+    module, images = Ordered().eval(), torch.randn(3, 3, 32, 32)
+    found = recorded(module, target, images)
+    plain: Any = Tiny()
+    plain.patches.load_state_dict(
+        {"weight": module.patches.weight, "bias": module.patches.bias}, strict=True
+    )
+    plain.attn.load_state_dict(module.attn.state_dict())
+    plain.order = module.order
+    trained: Any = plain.get_submodule(target)
+    for image, gradient in zip(images, found, strict=True):
+        plain.zero_grad()
+        Ordered.forward(plain, image[None]).square().sum().backward()
+        wanted = [trained.weight.grad.flatten(1), trained.bias.grad[:, None]]
+        torch.testing.assert_close(gradient, torch.cat(wanted, dim=1), rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_before_samples_are_refused() -> None:
+    """Rows of such a layer would be attributed to the wrong samples."""
+    with pytest.raises(UsageError, match="not sample after sample"):
+        recorded(Ordered(tokens_first=True), "attn.proj", torch.randn(4, 3, 32, 32))
+    one = recorded(Ordered(tokens_first=True), "attn.proj", torch.randn(1, 3, 32, 32))
+    assert one.shape == (1, 6, 7)

@@ -126,7 +126,8 @@ class PassedModules:
                 "the module is not at hand",
                 where=f"--model {FAMILY}:{name}",
                 expected=", ".join(sorted(_AT_HAND)) or "a module that this process was given",
-                hint=f"in Python: fungi.Encoder(module, transform, name={name!r}) first",
+                hint=f"in Python: fungi.Encoder(module, transform, name={name!r}) first, and no "
+                "engine of several processes: the others have no such module",
             )
         if weights is not None or image_size is not None:
             raise UsageError(

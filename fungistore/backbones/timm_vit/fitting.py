@@ -21,6 +21,8 @@ Convert = Callable[..., dict[str, Tensor]]  # of stored tensors by name, for a m
 CLASSIFIERS = ("head", "fc", "head_dist")
 COUNTER = ".num_batches_tracked"  # of batch norms; nothing that is computed here depends on it
 NAMES_SHOWN = 4
+OWN_SIZE_ONLY = "the model takes images of its own size only"
+OWN_SIZE_HINT = "leave out --image-size and use --view-size model"
 # Conversions make one tensor of several of these, or resample them: that is no loss.
 RESHAPED = ("pos", "patch", "token", "class_embedding", "rope", "freqs", "relative")
 
@@ -39,7 +41,13 @@ class Fitted:
 
 
 def fit_weights(
-    model: Any, state: Mapping[str, Any], architecture: str, *, where: object, extra_is_error: bool
+    model: Any,
+    state: Mapping[str, Any],
+    architecture: str,
+    *,
+    where: object,
+    extra_is_error: bool,
+    own_size: Any = None,
 ) -> Fitted:
     """Load stored weights into a model, in place, as timm itself would.
 
@@ -52,6 +60,7 @@ def fit_weights(
         architecture: timm's name of the model, without a tag.
         where: the file, for errors.
         extra_is_error: refuse tensors that the model has no place for; else they are left out.
+        own_size: the model for images of its own size, where this one is for another.
 
     Raises:
         UsageError: they do not match.
@@ -78,6 +87,15 @@ def fit_weights(
         if converted[key].shape != expected[key].shape
     ]
     unexpected = sorted(extra - dropped)
+    if own_size is not None and misshapen and not missing and not unexpected:
+        own = own_size.state_dict()
+        if all(converted[key].shape == own[key].shape for key in expected.keys() & own.keys()):
+            raise UsageError(
+                OWN_SIZE_ONLY,
+                where=where,
+                found=f"for another size it needs other weights ({some(misshapen)})",
+                hint=OWN_SIZE_HINT,
+            )
     if missing or unexpected or misshapen:
         found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
         raise UsageError(

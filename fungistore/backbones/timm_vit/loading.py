@@ -16,7 +16,7 @@ from fungistore.backbones.checkpoints import read_checkpoint
 from fungistore.backbones.names import HUB, is_place, similar_model
 from fungistore.backbones.timm_vit.anatomy import Anatomy, examine, is_plain
 from fungistore.backbones.timm_vit.encoder import TimmViT
-from fungistore.backbones.timm_vit.fitting import fit_weights
+from fungistore.backbones.timm_vit.fitting import OWN_SIZE_HINT, OWN_SIZE_ONLY, fit_weights
 from fungistore.backbones.timm_vit.places import read_place
 from fungistore.backbones.timm_vit.targets import candidates, check_target, default_target
 from fungistore.backbones.timm_vit.variants import (
@@ -33,8 +33,6 @@ from fungistore.errors import FungiError, UsageError
 
 NEAR_NAMES = 5
 NATIVE_EXTENTS = (0.3, 0.5)  # of an image's side: the least and the usual of views
-OWN_SIZE_ONLY = "the model takes images of its own size only"
-OWN_SIZE_HINT = "leave out --image-size and use --view-size model"
 
 
 def load_timm_vit(
@@ -65,6 +63,7 @@ def load_timm_vit(
     several_sizes = view_size != "model"
     variant = place or published_variant(name)
     sketch = _sketch(variant, {})  # refuse before anything is downloaded
+    sketch_of_own = sketch
     own = anatomy = examine(sketch, name, None)
     plain = is_plain(sketch)
     if image_size is None:
@@ -96,6 +95,7 @@ def load_timm_vit(
         architecture,
         where=weights or name,
         extra_is_error=weights is not None,
+        own_size=None if image_size is None else sketch_of_own,
     )
     model.eval().requires_grad_(False)
     config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
