@@ -10,10 +10,12 @@ A uri is spelled in one of five ways; all are plain text that any file format ca
                                                 is how long the member's header before it is, and
                                                 its CRC-32: of a shard that was packed anew, it is
                                                 another. `&flaw=...` says why it is not to be read
-    a.parquet#in=parquet&at=image%2C7&size=9000 an item inside a file of a kind that
+    a.parquet#in=parquet&at=image%2C7&size=9000&mark=1c291ca3
+                                                an item inside a file of a kind that
                                                 `fungistore.containers` reads, by its key, every odd
                                                 byte percent-encoded; the file has so many bytes, 0
-                                                where nobody knows
+                                                where nobody knows, and its ends this CRC-32: of a
+                                                file that was written anew, it is another
     data:,hello%20world                         the item itself, as RFC 2397 spells it: every byte
                                                 but letters, digits and _.-~/ percent-encoded
 """
@@ -35,9 +37,12 @@ _RESERVED = (_BYTES, "data:")  # paths that start so are spelled with bytes:
 _UNDECODED = re.compile("[\ud800-\udfff]")
 _ODD_BYTES = "surrogateescape"
 _LONGEST_SHOWN = 200
+_END_BYTES = 1 << 16
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 LIVE = "#in=dataset&"  # in the uri of what only the process has that was passed it
-_CONTAINED = re.compile(r"(.+)#in=([a-z0-9_]+)&at=([^&#]*)&size=([0-9]{1,18})", re.DOTALL)
+_CONTAINED = re.compile(
+    r"(.+)#in=([a-z0-9_]+)&at=([^&#]*)&size=([0-9]{1,18})(?:&mark=([0-9a-f]{8}))?", re.DOTALL
+)
 _MEMBER = re.compile(
     r"(?P<shard>.+)#offset=(?P<offset>[0-9]{1,18})&size=(?P<size>[0-9]{1,18})&ext=\w+"
     r"(?:&head=(?P<head>[0-9]{1,9})-(?P<crc>[0-9a-f]{8}))?(?:&flaw=(?P<flaw>[\w.~%/-]+))?",
@@ -51,8 +56,8 @@ class Location:
 
     Of an inline item, `content` is its bytes, and the path is empty. `head` is the length and the
     CRC-32 of what is right before a member as it was listed; `flaw` is why it is not to be read. Of
-    an item inside a file, `container` is the kind of the file, `key` says which item it is, and
-    `file_size` how many bytes the file had, 0 where that is not known.
+    an item inside a file, `container` is the kind of the file, `key` says which item it is,
+    `file_size` how many bytes the file had, 0 where that is not known, and `mark` is of its ends.
     """
 
     path: str
@@ -64,6 +69,7 @@ class Location:
     container: str = ""
     key: str = ""
     file_size: int = 0
+    mark: str = ""
 
     def exists(self) -> bool:
         """Whether the file is there, as an inline item always is.
@@ -129,7 +135,7 @@ def member_to_uri(
     return f"{place}&head={len(header)}-{zlib.crc32(header):08x}{why}"
 
 
-def contained_uri(file: str, kind: str, key: str, size: int) -> str:
+def contained_uri(file: str, kind: str, key: str, size: int, mark: str = "") -> str:
     """Spell an item inside a file.
 
     Args:
@@ -137,8 +143,18 @@ def contained_uri(file: str, kind: str, key: str, size: int) -> str:
         kind: of the file, a name of a container.
         key: of the item in it.
         size: bytes of the file; 0 where it is no file of the disk.
+        mark: of its ends, as `mark_of` has it; "" where it has none.
     """
-    return f"{path_to_uri(file)}#in={kind}&at={quote_from_bytes(key.encode(), safe='')}&size={size}"
+    place = f"{path_to_uri(file)}#in={kind}&at={quote_from_bytes(key.encode(), safe='')}"
+    return f"{place}&size={size}" + (f"&mark={mark}" if mark else "")
+
+
+def mark_of(path: str) -> str:
+    """Return the CRC-32 of a file's first and last 64 KiB: formats keep there what is in them."""
+    with open(path, "rb") as file:
+        crc = zlib.crc32(file.read(_END_BYTES))
+        file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
+        return f"{zlib.crc32(file.read(_END_BYTES), crc):08x}"
 
 
 def inline_uri(content: bytes) -> str:
@@ -158,7 +174,8 @@ def locate(root: str, uri: str) -> Location:
     if inside := _CONTAINED.fullmatch(uri):
         path = str(Path(root, uri_to_path(inside[1])))
         key = unquote_to_bytes(inside[3]).decode(errors="replace")
-        return Location(path, container=inside[2], key=key, file_size=int(inside[4]))
+        size, mark = int(inside[4]), inside[5] or ""
+        return Location(path, container=inside[2], key=key, file_size=size, mark=mark)
     member = _MEMBER.fullmatch(uri)
     path = str(Path(root, uri_to_path(member["shard"] if member else uri)))
     if member is None:

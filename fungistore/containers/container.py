@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Protocol
 
 from fungistore.errors import ItemError
+from fungistore.location import Location, mark_of
 from fungistore.registry import Registry
 
 CONTAINERS = Registry(
@@ -28,6 +29,7 @@ CONTAINERS = Registry(
         "dataset": "fungistore.containers.live:open_dataset",
     },
 )
+WRITTEN_ANEW = "the file is another one than was listed, list it anew with fungi extract"
 MOST_OPEN = 8  # files that a process keeps open, the longest unused one is closed
 
 
@@ -62,11 +64,25 @@ class _OpenFiles:
         self._open: OrderedDict[tuple[object, ...], _Open] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, kind: str, path: str, stamp: tuple[int, ...]) -> _Open:
+    def get(self, place: Location) -> _Open:
+        """Return the open file of an item.
+
+        Raises:
+            ItemError: it is another one than was listed.
+        """
+        stamp: tuple[object, ...] = ()
+        if place.file_size:
+            info = os.stat(place.path)
+            stamp = (info.st_size, info.st_mtime_ns, place.file_size, place.mark)
+            if info.st_size != place.file_size:
+                raise ItemError(f"{WRITTEN_ANEW}: it has {info.st_size} bytes, not {stamp[2]}")
+        kind, path = place.container, place.path
         key = (kind, path, *stamp)
         with self._lock:
             found = self._open.get(key)
             if found is None:
+                if place.mark and mark_of(path) != place.mark:
+                    raise ItemError(f"{WRITTEN_ANEW}: other bytes are at its ends")
                 opener: Opener = CONTAINERS[kind]
                 found = self._open[key] = _Open(opener(path))
             self._open.move_to_end(key)
@@ -80,35 +96,20 @@ class _OpenFiles:
 _FILES = _OpenFiles()
 
 
-def read_contained(kind: str, path: str, key: str, size: int) -> bytes:
+def read_contained(place: Location) -> bytes:
     """Return the bytes of an item in a file; safe to call from many threads.
-
-    Args:
-        kind: of the file, a name in CONTAINERS.
-        path: of the file.
-        key: of the item in it.
-        size: bytes that the file had when it was listed; 0 where it is no file of the disk.
 
     Raises:
         ItemError: there is no such item, or the file is another one than was listed.
         Exception: whatever a damaged file makes its library raise.
     """
-    if kind not in CONTAINERS:
-        raise ItemError(f"nothing here reads a file of the kind {kind!r}")
-    stamp: tuple[int, ...] = ()
-    if size:
-        info = os.stat(path)
-        if info.st_size != size:
-            raise ItemError(
-                f"the file has {info.st_size} bytes, and had {size} when it was listed: "
-                "list it anew with fungi extract"
-            )
-        stamp = (info.st_size, info.st_mtime_ns)
+    if place.container not in CONTAINERS:
+        raise ItemError(f"nothing here reads a file of the kind {place.container!r}")
     for _ in range(2):
-        opened = _FILES.get(kind, path, stamp)
+        opened = _FILES.get(place)
         with opened.lock:
             try:
-                return opened.container.read(key)
+                return opened.container.read(place.key)
             except ValueError as error:  # closed by another thread, which needed the room
                 if "closed" not in str(error):
                     raise

@@ -101,7 +101,11 @@ def _read(drawer: Drawer, row: Mapping[str, Any]) -> tuple[Any, int, Failure | N
         item = rescue_item(modality, root, uri) if drawer.rescues else None
         if item is None:
             raise
-        return item, digest_item(root, uri), Failure(row["row"], uri, TRUNCATED, error.what)
+        try:
+            digest = digest_item(root, uri)
+        except (OSError, ValueError):  # it has gone meanwhile
+            raise error from None
+        return item, digest, Failure(row["row"], uri, TRUNCATED, error.what)
 
 
 def _drawn(

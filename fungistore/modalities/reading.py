@@ -41,8 +41,7 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
             raise ItemError("there is nothing in it")
         return BytesIO(location.content)
     if location.container:
-        size = location.file_size
-        return BytesIO(read_contained(location.container, location.path, location.key, size))
+        return BytesIO(read_contained(location))
     path = Path(location.path)
     info = path.stat()
     if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever

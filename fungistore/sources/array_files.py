@@ -17,7 +17,7 @@ from fungistore.containers.arrays import idx_stream, npz_stream
 from fungistore.containers.cifar import read_plain_pickle
 from fungistore.errors import ItemError, UsageError
 from fungistore.extras import install_command
-from fungistore.location import contained_uri, path_to_uri
+from fungistore.location import contained_uri, mark_of, path_to_uri
 from fungistore.modalities.modality import IMAGE, Modality
 from fungistore.quantities import counted
 from fungistore.sources.labels import class_name, known_split, sort_label_names
@@ -106,7 +106,7 @@ class ArraySource:
         columns = list(self.columns())
         for part in self.parts:
             relative = os.path.relpath(part.file, self.root)
-            info = os.stat(part.file)
+            info, mark = os.stat(part.file), mark_of(part.file)
             for number in range(part.count):
                 key = part.key(number)
                 own = part.ids[number] if part.ids else f"{relative}/{key.replace(',', '/')}"
@@ -114,7 +114,7 @@ class ArraySource:
                 cells = tuple(part.cells[n][number] if n in part.cells else None for n in columns)
                 yield Sample(
                     id=path_to_uri(own),
-                    uri=contained_uri(relative, part.kind, key, info.st_size),
+                    uri=contained_uri(relative, part.kind, key, info.st_size, mark),
                     label=class_name(label) if label else None,
                     split=part.split,
                     mtime=info.st_mtime,

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fungistore.errors import UsageError
-from fungistore.location import contained_uri, path_to_uri
+from fungistore.location import contained_uri, mark_of, path_to_uri
 from fungistore.modalities.modality import Modality
 from fungistore.names import is_hidden
 from fungistore.quantities import counted
@@ -176,7 +176,7 @@ class HubTables:
         wanted = [name for name in (features.label, features.split, *features.others) if name]
         for file in self.files:
             relative = os.path.relpath(file, self.root)
-            info = os.stat(file)
+            info, mark = os.stat(file), mark_of(file)
             own_split = self._split_of(file)
             first = 0
             for batch, paths in self._with_paths(file, wanted):
@@ -196,7 +196,7 @@ class HubTables:
                         uri, size, time = path_to_uri(place), *_measured(self.root, place)
                     else:
                         key = f"{features.item},{row}"
-                        uri = contained_uri(relative, self.kind, key, info.st_size)
+                        uri = contained_uri(relative, self.kind, key, info.st_size, mark)
                         size, time = None, info.st_mtime
                     yield Sample(sample_id, uri, labels[number], splits[number], size, time, cells)
                 first += len(batch)

@@ -403,9 +403,35 @@ def test_a_file_that_was_rewritten_gives_no_other_images(tmp_path: Path) -> None
     source, samples = read_all(tmp_path / "t.parquet")
     assert_pixels(source, samples, PICTURES[:6])
     hub_parquet(tmp_path / "t.parquet", range(5, -1, -1), more=[0] * 6)
-    with pytest.raises(ItemError, match="when it was listed"):
+    with pytest.raises(ItemError, match="another one than was listed"):
         pixels_of(source, samples[0])
     assert_pixels(*read_all(tmp_path / "t.parquet"), PICTURES[5::-1])
+
+
+@pytest.mark.parametrize("name", ["a.npz", "train-images-idx3-ubyte", "a.h5"])
+def test_another_order_in_a_file_of_the_same_size_is_seen(name: str, tmp_path: Path) -> None:
+    """Whenever it was written: by what is at the file's ends."""
+
+    def write(pictures: Any) -> None:
+        new = tmp_path / f"new-{name}"
+        if name.endswith("npz"):
+            np.savez(new, images=pictures)
+        elif name.endswith("h5"):
+            with h5py.File(new, "w") as file:
+                file["images"] = pictures
+        else:
+            idx(new, pictures[..., 0])
+        new.replace(tmp_path / name)
+
+    write(PICTURES)
+    source, samples = read_all(tmp_path / name)
+    before = os.stat(tmp_path / name)
+    assert pixels_of(source, samples[0]).shape == PICTURES.shape[1:]
+    write(PICTURES[::-1])
+    os.utime(tmp_path / name, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert os.stat(tmp_path / name).st_size == before.st_size
+    with pytest.raises(ItemError, match="other bytes"):
+        pixels_of(source, samples[0])
 
 
 def test_many_threads_read_many_files(tmp_path: Path) -> None:
