@@ -189,6 +189,7 @@ def test_a_killed_worker_is_named_and_the_others_go_on(
     assert 0 < done.units_computed <= 6
 
 
+@pytest.mark.slow
 def test_a_stop_reaches_the_workers(images: Path, tmp_path: Path, options: ExtractOptions) -> None:
     """Asked to stop, the workers end at a batch and the run with StoppedError."""
     began = time.monotonic()

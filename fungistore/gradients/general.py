@@ -143,7 +143,7 @@ class LayerPath:
             return
         ((entered, output),) = calls
         first = encoded.embeddings[0].float().sum()
-        (back,) = torch.autograd.grad(first, output, retain_graph=True)
+        (back,) = torch.autograd.grad(first, (output,), retain_graph=True)
         is_whole = len(entered) % views == 0 and len(back) % views == 0
         if not is_whole or back[len(back) // views :].any():
             raise UsageError(

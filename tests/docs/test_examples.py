@@ -101,7 +101,11 @@ def prepared(shell: Shell, files: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", examples())
+@pytest.mark.parametrize(
+    "name",
+    # docs/train.md has the same commands, which a quick test runs
+    [pytest.param(one, marks=[pytest.mark.slow] * (one == "train-loff")) for one in examples()],
+)
 def test_the_examples_of_a_command_run(
     name: str, shell: Shell, files: Path, prepared: Path, tmp_path: Path
 ) -> None:

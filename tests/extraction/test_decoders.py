@@ -85,6 +85,7 @@ def rows_of(images: Path) -> list[dict[str, object]]:
     ]
 
 
+@pytest.mark.slow
 def test_processes_draw_what_threads_draw(
     images: Path, drawer: Drawer, processes: InProcesses
 ) -> None:

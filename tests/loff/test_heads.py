@@ -175,7 +175,9 @@ def test_a_sample_does_not_depend_on_its_batch(kind: str, dtype: torch.dtype) ->
     assert torch.allclose(logits, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(one, marks=[pytest.mark.slow] * (one == "deit-s")) for one in HEADS]
+)
 def test_every_head_can_learn_thirty_two_samples_by_heart(kind: str) -> None:
     """A few steps of AdamW on random features and labels."""
     steps, rate = {"linear": (100, 3e-2), "deit-s": (13, 5e-4)}.get(kind, (20, 1e-3))

@@ -81,6 +81,7 @@ def extracted(name: str, side: int | None, features: Sequence[str], **options: A
         (pixels,) = resolved.backbone.base_view.render(drawn["embeddings"], 0, slice(0, 1))
         expected = resolved.backbone.module(pixels[:, 0]).detach().numpy()
         scale = np.abs(expected).max()
+        assert scale > 0, "an embedding of zeros says nothing"
         np.testing.assert_allclose(made["embeddings"] / scale, expected / scale, atol=1e-4)
 
 

@@ -31,7 +31,7 @@ def test_the_list_has_what_timm_has() -> None:
     known = cards.read_cards()
     missing = [name for name in list_models() if name not in known]
     assert list(known) == [name for name in list_models() if name in known], MAKE
-    assert list(describe_models(missing)) == [], MAKE
+    assert all("_enc" in name for name in missing), MAKE  # such give no embedding
     assert None not in known.values()
     some = SMALL + ODD + CONVOLUTIONAL
     assert [known[name] for name in some] == list(describe_models(some)), MAKE
@@ -40,6 +40,8 @@ def test_the_list_has_what_timm_has() -> None:
 @pytest.mark.slow
 def test_every_card_of_the_list_is_what_timm_gives() -> None:
     known = cards.read_cards()
+    missing = [name for name in list_models() if name not in known]
+    assert list(describe_models(missing)) == [], MAKE
     assert list(known.values()) == list(describe_models(list(known))), MAKE
 
 

@@ -17,6 +17,7 @@ from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.loader import stack_drawn
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
+from fungistore.gradients.general import LayerPath
 
 FEATURES = ("embeddings", "kl", "dino", "simclr", "patches")
 
@@ -46,6 +47,8 @@ def test_a_batch_stays_on_the_gpu(
         view_size=view_size,
     )
     resolved = resolve(options, {})
+    if isinstance(resolved.path, LayerPath):
+        resolved.path._is_checked = True  # once a run the check of the layer waits for the GPU
     maker = throwaway_features(resolved)
     precisions = set()
     resolved.backbone.module.norm.register_forward_hook(

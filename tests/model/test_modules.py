@@ -14,6 +14,7 @@ from torch import nn
 from torchvision import models, transforms
 
 import fungistore as fungi
+from fungistore.backbones.attention import UnfoldedAttention
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.modules.transform import spelled, statistics_of
 from fungistore.backbones.torchvision_models.loading import describe, list_names
@@ -192,6 +193,7 @@ def vit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return model, saved(model, tmp_path_factory.mktemp("vit"))
 
 
+@pytest.mark.slow
 def test_a_vision_transformer_has_true_and_published_gradients(
     vit: tuple[Any, Path], photo: Image.Image
 ) -> None:
@@ -356,3 +358,20 @@ def test_tokens_before_samples_are_refused() -> None:
         recorded(Ordered(tokens_first=True), "attn.proj", torch.randn(4, 3, 32, 32))
     one = recorded(Ordered(tokens_first=True), "attn.proj", torch.randn(1, 3, 32, 32))
     assert one.shape == (1, 6, 7)
+
+
+def test_unfolded_attention_is_torchs_and_publishes_what_enters_it() -> None:
+    """The same numbers; the published layer meets the tokens that enter, and changes nothing."""
+    torch.manual_seed(0)
+    fused = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    tokens = torch.randn(3, 5, 8)
+    wanted = fused(tokens, tokens, tokens, need_weights=False)[0]
+    unfolded = UnfoldedAttention(fused)
+    assert torch.allclose(unfolded(tokens, tokens, tokens)[0], wanted, atol=1e-6)
+    met: list[tuple[torch.Tensor, ...]] = []
+    unfolded.publish().register_forward_hook(
+        lambda _, entered, output: met.append((*entered, output))
+    )
+    assert torch.allclose(unfolded(tokens, tokens, tokens)[0], wanted, atol=1e-6)
+    assert torch.equal(met[0][0], tokens)
+    assert torch.equal(met[0][1], met[0][2])
