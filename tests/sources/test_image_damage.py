@@ -74,6 +74,47 @@ def test_a_jpeg_without_its_end_mark_is_whole(options: dict[str, int]) -> None:
     assert np.array_equal(rescued(progressive[:-2]), read(progressive))
 
 
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_no_cut_of_a_jpeg_gives_other_pixels(rows: int) -> None:
+    """Wherever it is cut, before a restart mark too: it is refused, or all pixels are right."""
+    content = encoded("JPEG", PICTURE[:20, :24], quality=80, restart_marker_rows=rows)
+    whole = read(content)
+    for stop in range(content.index(b"\xff\xda") + 12, len(content)):
+        try:
+            found = read(content[:stop])
+        except OSError:
+            continue
+        assert np.array_equal(found, whole), stop
+
+
+def a_scan_a_component(pixels: Any) -> tuple[bytes, list[int]]:
+    """Encode a JPEG, not progressive, whose components come one after the other; where each ends.
+
+    It is put together from one grey JPEG a component: the codes are the same.
+    """
+    parts: list[bytes] = []
+    ends = []
+    for number, plane in enumerate(Image.fromarray(pixels).convert("YCbCr").split(), 1):
+        grey = encoded("JPEG", np.asarray(plane), quality=90)
+        frame, tables, scan = (grey.index(mark) for mark in (b"\xff\xc0", b"\xff\xc4", b"\xff\xda"))
+        components = b"".join(bytes((one, 0x11, 0)) for one in (1, 2, 3))
+        header = grey[frame : frame + 2] + b"\0\x11" + grey[frame + 4 : frame + 9] + b"\3"
+        parts += [grey[:frame] + header + components] if number == 1 else []
+        start = b"\xff\xda\0\x08\1" + bytes((number, 0, 0, 63, 0))
+        parts += [grey[tables:scan], start, grey[scan + 10 : -2]]
+        ends.append(sum(map(len, parts)))
+    return b"".join(parts), ends
+
+
+def test_a_jpeg_that_lacks_a_scan_is_not_whole() -> None:
+    """One without its colours is refused: that they are missing shows nowhere in what is there."""
+    content, ends = a_scan_a_component(PICTURE)
+    assert np.ptp(read(content + b"\xff\xd9"), axis=-1).max() > 9  # it has colours
+    for end in ends:
+        with pytest.raises(OSError, match="truncated"):
+            read(content[:end])
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
 def test_an_image_that_ends_too_early_is_read_as_far_as_it_goes(kind: str) -> None:
     """The upper lines are those of the whole image, the lower ones of one colour."""

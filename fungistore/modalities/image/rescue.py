@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 
 SOI, EOI, SOS = b"\xff\xd8", b"\xff\xd9", 0xDA
 EXIF, ADOBE, COMMENT = 0xE1, 0xEE, 0xFE  # APP1, APP14, which says how colours are coded, and COM
-PROGRESSIVE = range(0xC2, 0xC4)  # SOF2, and SOF3, which no decoder here knows
-FILLERS = (b"", b"\x5a\xa5" * 16, b"\xa5\x5a\x3c" * 16)
+BASELINE = range(0xC0, 0xC2)  # SOF0 and SOF1: a sequence of blocks, coded after Huffman
+NOISE = b"\x5a\xa5" * 16
+FILLERS = (b"", NOISE, b"\xa5\x5a\x3c" * 16)
+_RESTART = re.compile(rb"\xff([\xd0-\xd7])")  # RST0 to RST7, in turn
 PNG = b"\x89PNG\r\n\x1a\n"
 NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
@@ -39,20 +42,30 @@ def with_other_ends(content: bytes) -> Iterator[bytes]:
     """Yield a JPEG without an end mark with ends that make no difference to it where it is whole.
 
     What follows the last pixel's bits is ignored, whatever it is; where bits are missing, it is
-    taken for them. Of a progressive one nothing is yielded: a whole scan may be missing.
+    taken for them, behind the next restart mark where there are such. Of a JPEG of several scans,
+    as progressive ones are, nothing is yielded: a whole scan may be missing.
     """
-    if content.startswith(SOI) and _is_baseline(content):
-        yield from (content + filler + EOI for filler in FILLERS)
+    scan = _only_scan(content) if content.startswith(SOI) else None
+    if scan is None:
+        return
+    last = 0xD7  # before the first
+    for mark in _RESTART.finditer(content, scan):
+        last = mark[1][0]
+    restarted = bytes((0xFF, 0xD0 + (last - 0xD0 + 1) % 8)) + NOISE
+    yield from (content + filler + EOI for filler in (*FILLERS, restarted))
 
 
-def _is_baseline(content: bytes) -> bool:
-    at = 2
-    while at + 4 <= len(content) and content[at] == 0xFF:
+def _only_scan(content: bytes) -> int | None:
+    """Return where the scan begins that has all components of a JPEG; None where none has."""
+    at, components = 2, 0
+    while at + 10 <= len(content) and content[at] == 0xFF:
         marker = content[at + 1]
-        if marker in PROGRESSIVE or marker == SOS:
-            return marker == SOS
+        if marker in BASELINE:
+            components = content[at + 9]
+        elif marker == SOS:
+            return at if content[at + 4] == components else None
         at += 1 if marker == 0xFF else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return False
+    return None
 
 
 def _bare_jpeg(content: bytes, keep: set[int]) -> bytes:
