@@ -371,7 +371,13 @@ def test_parts_of_datasets_have_their_labels() -> None:
     """Subsets, and several side by side."""
     both = ConcatDataset([Subset(Pictures("array"), [5, 1]), Pictures("array")])
     samples = list(DatasetSource(both, name="parts"))
-    assert [sample.label for sample in samples[:3]] == ["2", "1", "0"]
+    assert [sample.label for sample in samples[:3]] == ["owl", "dog", "cat"]
+    birds = Pictures("array")
+    birds.classes = ["wren", "owl", "crow"]
+    mixed = DatasetSource(ConcatDataset([Pictures("array"), birds]), name="mixed")
+    labels = [sample.label for sample in mixed]
+    assert (labels[:3], labels[12:15]) == (CLASSES, ["wren", "owl", "crow"])
+    assert mixed.label_names() == [*CLASSES, "wren", "crow"]
     names = list(DatasetSource(Subset(Pictures("array"), [5, 1]), name="subset"))
     assert [sample.label for sample in names] == ["owl", "dog"]
 
@@ -395,6 +401,23 @@ def test_a_dataset_is_extracted_and_resumed(tmp_path: Path) -> None:
     failed = fungi.extract(odd, tmp_path / "odd.fungi", whole)
     assert failed.failed == 12
     assert "normalised" in failed.failures[0].message
+
+
+def test_datasets_of_one_class_are_told_apart(tmp_path: Path) -> None:
+    """Train and test have the same numbers and class: neither is read, or known, as the other."""
+    train, test = Pictures("array"), Subset(Pictures("array"), range(11, -1, -1))
+    sources = [DatasetSource(one, name="pictures") for one in (train, test)]
+    assert_pixels(sources[0], list(sources[0]), PICTURES)
+    assert_pixels(sources[1], list(sources[1]), PICTURES[::-1])
+    net = torch.nn.Conv2d(3, 4, 8, 8)
+    model = fungi.Encoder(net, plain_transform, name="for-two").model
+    options = fungi.ExtractOptions(model=model, features=("embeddings",))
+    pillow = Pictures("pillow")
+    fungi.extract(pillow, tmp_path / "s.fungi", options)
+    assert fungi.extract(pillow, tmp_path / "s.fungi", options).images_computed == 0
+    turned = DatasetSource(Subset(pillow, range(11, -1, -1)), name="Pictures")
+    with pytest.raises(UsageError, match="have the names of other images"):
+        fungi.extract(turned, tmp_path / "s.fungi", options)
 
 
 def test_a_file_that_was_rewritten_gives_no_other_images(tmp_path: Path) -> None:
