@@ -333,6 +333,32 @@ def test_a_hostile_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "harmed").exists()
 
 
+class Forged:
+    """A pickle that would have NumPy take any bytes for an object's address, or all memory."""
+
+    def __init__(self, *given: Any) -> None:
+        self.given = given
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return np.ndarray, self.given
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        Forged((1,), np.dtype("O"), b"\x41" * 8),
+        Forged((10**6, 10**6), np.dtype("u1")),
+        np.array([None]),
+        np.zeros(3, np.float64),
+    ],
+)
+def test_a_pickle_makes_no_array_but_of_bytes(forged: Any, tmp_path: Path) -> None:
+    """Each of the first two ends the process if NumPy is asked."""
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": forged}, protocol=2))
+    with pytest.raises(pickle.UnpicklingError, match="array"):
+        read_plain_pickle(tmp_path / "test_batch")
+
+
 class Pictures(Dataset[Any]):
     """A dataset as torchvision's are."""
 
