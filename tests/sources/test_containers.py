@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 import fungistore as fungi
 from fungistore.containers.arrays import BLOCK_BYTES
 from fungistore.containers.cifar import read_plain_pickle
+from fungistore.containers.pillow import encode_image
 from fungistore.containers.pixels import encode_pixels
 from fungistore.errors import ItemError, UsageError
 from fungistore.location import absolute_uri, contained_uri, locate, path_to_uri
@@ -90,6 +92,9 @@ def test_other_numbers_are_pixels_where_their_range_is_agreed() -> None:
     grey = PICTURES[0, ..., 0]
     read = lambda array: Images().read(io.BytesIO(encode_pixels(array)))[..., 0]  # noqa: E731
     assert np.array_equal(read(grey.astype(np.uint16) * 257), grey)
+    for order in "<>":  # dark ones are not taken for 8 bits
+        dark = np.full((2, 2), 2 * 257).astype(f"{order}u2")
+        assert np.array_equal(read(dark), np.full((2, 2), 2))
     assert np.array_equal(read(grey > 99), 255 * (grey > 99))
     assert np.array_equal(read(grey.astype(np.float32) / 255), grey)
     assert np.array_equal(read(grey.astype(np.int64)), grey)
@@ -98,6 +103,50 @@ def test_other_numbers_are_pixels_where_their_range_is_agreed() -> None:
     for array in (grey - 128.0, np.full((3, 3), np.nan), np.zeros((2, 5, 5)), np.zeros((0, 3))):
         with pytest.raises(ItemError):
             encode_pixels(array)
+
+
+def test_pillow_s_odd_modes_keep_their_values() -> None:
+    """More than 8 bits are scaled, not clipped; transparency is kept; no range, no image."""
+    sixteen = np.array([[0, 257], [30_000, 65_535]], np.uint16)
+    wanted = (sixteen.astype(np.uint32) + 128) // 257
+    images = [
+        Image.frombytes("I;16B", (2, 2), sixteen.astype(">u2").tobytes()),
+        Image.frombytes("I;16", (2, 2), sixteen.astype("<u2").tobytes()),
+        Image.fromarray(sixteen.astype(np.int32)),
+        Image.fromarray(wanted.astype(np.float32) / 255),
+    ]
+    clear = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
+    keyed = Image.new("RGB", (2, 2), (1, 2, 3))
+    keyed.info["transparency"] = (1, 2, 3)
+    white = [clear.convert("PA"), clear.convert("RGBa"), keyed]
+    white.append(Image.new("LA", (2, 2)).convert("La"))
+    for image, pixels in [*((one, wanted) for one in images), *((one, 255) for one in white)]:
+        found = Images().read(io.BytesIO(encode_image(image)))
+        assert np.array_equal(found, np.broadcast_to(pixels, (3, 2, 2)).T.swapaxes(0, 1)), image
+    for image in (Image.new("I", (2, 2), 70_000), Image.new("F", (2, 2), 255.0)):
+        with pytest.raises(ItemError, match=r"range|normalised"):
+            encode_image(image)
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.npz", "train-images-idx3-ubyte"])
+def test_no_header_decides_memory(name: str, tmp_path: Path) -> None:
+    """A file of a kilobyte that declares images of 10 GB: no image of it is asked for."""
+    shape = (2, 100_000, 100_000)
+    if name == "a.h5":
+        with h5py.File(tmp_path / name, "w") as file:
+            file.create_dataset("images", shape, "u1", chunks=(1, 100, 100))
+    elif name == "a.npz":
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("images.npy", header.getvalue())
+    else:
+        (tmp_path / name).write_bytes(struct.pack(">HBBIII", 0, 8, 3, *shape))
+    source, samples = read_all(tmp_path / name)
+    with pytest.raises(ItemError, match="header declares"):
+        pixels_of(source, samples[0])
 
 
 @settings(max_examples=50)
