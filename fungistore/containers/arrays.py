@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from fungistore.containers.pixels import encode_pixels
+from fungistore.containers.pixels import encode_pixels, refuse_huge
 from fungistore.errors import ItemError
 
 BLOCK_BYTES = 8_000_000
@@ -44,6 +44,7 @@ class ArrayStream:
 
     def item(self, number: int) -> Any:
         """Return one item."""
+        refuse_huge(self.shape[1:], self._dtype.itemsize)
         if not 0 <= number < self.shape[0]:
             raise ItemError(f"the array has no item {number}: it has {self.shape[0]}")
         block = self._block(number // self._items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fungistore.containers.pixels import encode_pixels
+from fungistore.containers.pixels import encode_pixels, refuse_huge
 from fungistore.errors import ItemError
 from fungistore.extras import install_command
 
@@ -25,6 +25,7 @@ class Hdf5Array:
         array = self._file[name]
         if not 0 <= int(number) < len(array):
             raise ItemError(f"the array has no item {number}: it has {len(array)}")
+        refuse_huge(array.shape[1:], array.dtype.itemsize)
         return encode_pixels(array[int(number)])
 
     def close(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from io import BytesIO
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 from fungistore.errors import ItemError
 
 CHANNELS = (1, 3, 4)
+MOST_BYTES = 1 << 30  # of one image: of what a header declares, no more is taken into memory
 ROUNDING = 1e-6  # beyond 0 and 1, of numbers that were computed
 
 
@@ -32,7 +35,7 @@ def encode_pixels(pixels: Any) -> bytes:
     is_image = array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in CHANNELS)
     if not is_image or not array.size:
         raise ItemError(f"an array of shape {list(array.shape)} is no image")
-    array = _integers(array)
+    array = _integers(array.astype(array.dtype.newbyteorder("="), copy=False))
     height, width = array.shape[:2]
     if array.ndim == 2:
         depth = 255 if array.dtype == np.uint8 else 65535
@@ -45,6 +48,18 @@ def encode_pixels(pixels: Any) -> bytes:
     stream = BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(stream, "PNG", compress_level=1)
     return stream.getvalue()
+
+
+def refuse_huge(shape: Sequence[int], number_bytes: int) -> None:
+    """Refuse images that are larger than any that is decoded.
+
+    Raises:
+        ItemError: an image of this shape has more than MOST_BYTES.
+    """
+    if prod(shape) * number_bytes > MOST_BYTES:
+        raise ItemError(
+            f"the header declares images of {list(shape)}, more than {MOST_BYTES} bytes"
+        )
 
 
 def _integers(array: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fungistore.containers.live import keep_dataset
+from fungistore.containers.live import keep_dataset, mark_of_dataset
 from fungistore.errors import UsageError
 from fungistore.location import contained_uri, path_to_uri
 from fungistore.names import NAME_RULE, is_plain_name
@@ -31,7 +31,8 @@ class DatasetSource:
     or tensors of pixels, or floating-point ones from 0 to 1. They are read by one thread at a time,
     without loss. Labels are those that the dataset has as a list (`targets`, `labels`, `samples`),
     with the names of `classes`; its images are not read for them. Another process cannot read the
-    images: it has the features, and every sample's id and label.
+    images: it has the features, and every sample's id and label. A few images are read at once: by
+    them a dataset is known again, and one of other images is not taken for it.
 
     Args:
         dataset: with `__getitem__` and `__len__`.
@@ -70,7 +71,9 @@ class DatasetSource:
                     expected=self._count,
                     found=len(given),
                 )
-        keep_dataset(self._name, dataset)
+        # Two of one class, such as train and test, are told apart by their images.
+        self._place = f"{self._name}-{mark_of_dataset(dataset)}"
+        keep_dataset(self._place, dataset)
 
     def knows(self) -> frozenset[str]:
         """Return what the source knows of its samples."""
@@ -90,25 +93,26 @@ class DatasetSource:
         """Return the classes of the dataset, or the labels that occur, sorted."""
         if self._classes is not None:
             return [class_name(name) for name in self._classes]
-        names = (self._named(label) for label in self._labels or ())
+        names = (_named(label, None) for label in self._labels or ())
         return sort_label_names(name for name in names if name)
 
     def __iter__(self) -> Iterator[Sample]:
         for number in range(self._count):
             yield Sample(
                 id=path_to_uri(self._ids[number] if self._ids else str(number)),
-                uri=contained_uri(self._name, "dataset", str(number), 0),
-                label=self._named(self._labels[number]) if self._labels is not None else None,
+                uri=contained_uri(self._place, "dataset", str(number), 0),
+                label=_named(self._labels[number], self._classes) if self._labels else None,
                 split=self._split,
             )
 
-    def _named(self, label: Any) -> str | None:
-        label = label.item() if hasattr(label, "item") else label
-        if label is None or (isinstance(label, float) and label != label):
-            return None
-        if self._classes is not None and isinstance(label, int):
-            return class_name(self._classes[label]) if 0 <= label < len(self._classes) else None
-        return class_name(str(label)) or None
+
+def _named(label: Any, classes: Sequence[str] | None) -> str | None:
+    label = label.item() if hasattr(label, "item") else label
+    if label is None or (isinstance(label, float) and label != label):
+        return None
+    if classes is not None and isinstance(label, int):
+        return class_name(classes[label]) if 0 <= label < len(classes) else None
+    return class_name(str(label)) or None
 
 
 def _classes(dataset: Any) -> list[str] | None:
@@ -116,8 +120,17 @@ def _classes(dataset: Any) -> list[str] | None:
     found = getattr(dataset, "classes", None)
     if isinstance(found, list | tuple) and found:
         return [one[0] if isinstance(one, tuple) else str(one) for one in found]
+    parts = [_classes(part) for part in _parts(dataset)]
+    if parts and None not in parts:
+        return list(dict.fromkeys(name for part in parts for name in part or ()))
     inner = getattr(dataset, "dataset", None)
     return None if inner is None else _classes(inner)
+
+
+def _parts(dataset: Any) -> list[Any]:
+    """Return the datasets that torch's ConcatDataset has side by side."""
+    parts = getattr(dataset, "datasets", None)
+    return parts if isinstance(parts, list) else []
 
 
 def _labels(dataset: Any) -> list[Any] | None:
@@ -125,9 +138,11 @@ def _labels(dataset: Any) -> list[Any] | None:
     if hasattr(dataset, "indices") and hasattr(dataset, "dataset"):  # torch's Subset
         inner = _labels(dataset.dataset)
         return None if inner is None else [inner[int(number)] for number in dataset.indices]
-    if isinstance(parts := getattr(dataset, "datasets", None), list):  # torch's ConcatDataset
-        found = [_labels(part) for part in parts]
-        return None if None in found else [one for part in found for one in part or ()]
+    if parts := _parts(dataset):  # each counts its own classes
+        found = [(_classes(part), _labels(part)) for part in parts]
+        if any(labels is None for _, labels in found):
+            return None
+        return [_named(one, classes) for classes, labels in found for one in labels or ()]
     for name in LABELS:
         own: Any = getattr(dataset, name, None)
         if _fits(own, dataset):

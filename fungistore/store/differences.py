@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.location import absolute_uri, locate, path_to_uri
+from fungistore.location import LIVE, absolute_uri, locate, path_to_uri
 from fungistore.sources.batches import CELL
 from fungistore.store.columns import cells_in, columns_in, joined_columns, with_columns
 from fungistore.store.plain import Terms, differ
@@ -43,7 +43,7 @@ class Differences:
             CELLS and GONE of each, 0 where nothing that counts differs. GONE is listed, but its
             file is not there any more.
         others: ids of rows whose file, below another root, is still there: the sample of this root
-            is no newer version of it, but another item of that name.
+            is no newer version of it, but another item of that name. So is that of another dataset.
         relabelled: some of the labels, as "id: old -> new".
         resplit: some of the splits.
     """
@@ -160,7 +160,8 @@ class Comparison:
             yield f"{now['id'][place].as_py()}: {old} -> {new}"
 
     def _others(self, part: Part, then: pa.Table, now: pa.Table, is_changed: Mask) -> Iterator[str]:
-        for place in np.flatnonzero(is_changed).tolist() if part.root != self._root else ():
+        is_other = is_changed if part.root != self._root else is_changed & _is_live(then["uri"])
+        for place in np.flatnonzero(is_other).tolist():
             mine = locate(self._root, now["uri"][place].as_py())
             own = locate(part.root, then["uri"][place].as_py())
             if (own.path, own.content) != (mine.path, mine.content) and own.exists():
@@ -235,6 +236,11 @@ def _group(file: pq.ParquetFile, number: int) -> pa.RecordBatch:
 
 def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> Mask:
     return differ(one.combine_chunks(), other.combine_chunks())
+
+
+def _is_live(uris: pa.ChunkedArray) -> Mask:
+    mask: Mask = pc.match_substring(uris, LIVE).to_numpy()
+    return mask
 
 
 def _is_inline(uris: pa.ChunkedArray) -> Mask:

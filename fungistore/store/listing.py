@@ -164,7 +164,8 @@ def _refuse_others(store: Store, found: Differences, root: str, items: str) -> N
             where=root,
             expected=f"the source that the store was made from: {store.manifest.parts[0].root}",
             found=", ".join(map(repr, others[:OTHERS_SHOWN])) or None,
-            hint="use another STORE, or a manifest whose `id` column tells them apart",
+            hint="use another STORE, or a manifest whose `id` column tells them apart; of datasets "
+            "DatasetSource(ids=...)",
         )
 
 

@@ -9,6 +9,7 @@ import os
 import pickle
 import struct
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 import fungistore as fungi
 from fungistore.containers.arrays import BLOCK_BYTES
 from fungistore.containers.cifar import read_plain_pickle
+from fungistore.containers.pillow import encode_image
 from fungistore.containers.pixels import encode_pixels
 from fungistore.errors import ItemError, UsageError
 from fungistore.location import absolute_uri, contained_uri, locate, path_to_uri
@@ -90,6 +92,9 @@ def test_other_numbers_are_pixels_where_their_range_is_agreed() -> None:
     grey = PICTURES[0, ..., 0]
     read = lambda array: Images().read(io.BytesIO(encode_pixels(array)))[..., 0]  # noqa: E731
     assert np.array_equal(read(grey.astype(np.uint16) * 257), grey)
+    for order in "<>":  # dark ones are not taken for 8 bits
+        dark = np.full((2, 2), 2 * 257).astype(f"{order}u2")
+        assert np.array_equal(read(dark), np.full((2, 2), 2))
     assert np.array_equal(read(grey > 99), 255 * (grey > 99))
     assert np.array_equal(read(grey.astype(np.float32) / 255), grey)
     assert np.array_equal(read(grey.astype(np.int64)), grey)
@@ -98,6 +103,50 @@ def test_other_numbers_are_pixels_where_their_range_is_agreed() -> None:
     for array in (grey - 128.0, np.full((3, 3), np.nan), np.zeros((2, 5, 5)), np.zeros((0, 3))):
         with pytest.raises(ItemError):
             encode_pixels(array)
+
+
+def test_pillow_s_odd_modes_keep_their_values() -> None:
+    """More than 8 bits are scaled, not clipped; transparency is kept; no range, no image."""
+    sixteen = np.array([[0, 257], [30_000, 65_535]], np.uint16)
+    wanted = (sixteen.astype(np.uint32) + 128) // 257
+    images = [
+        Image.frombytes("I;16B", (2, 2), sixteen.astype(">u2").tobytes()),
+        Image.frombytes("I;16", (2, 2), sixteen.astype("<u2").tobytes()),
+        Image.fromarray(sixteen.astype(np.int32)),
+        Image.fromarray(wanted.astype(np.float32) / 255),
+    ]
+    clear = Image.new("RGBA", (2, 2), (0, 0, 0, 0))
+    keyed = Image.new("RGB", (2, 2), (1, 2, 3))
+    keyed.info["transparency"] = (1, 2, 3)
+    white = [clear.convert("PA"), clear.convert("RGBa"), keyed]
+    white.append(Image.new("LA", (2, 2)).convert("La"))
+    for image, pixels in [*((one, wanted) for one in images), *((one, 255) for one in white)]:
+        found = Images().read(io.BytesIO(encode_image(image)))
+        assert np.array_equal(found, np.broadcast_to(pixels, (3, 2, 2)).T.swapaxes(0, 1)), image
+    for image in (Image.new("I", (2, 2), 70_000), Image.new("F", (2, 2), 255.0)):
+        with pytest.raises(ItemError, match=r"range|normalised"):
+            encode_image(image)
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.npz", "train-images-idx3-ubyte"])
+def test_no_header_decides_memory(name: str, tmp_path: Path) -> None:
+    """A file of a kilobyte that declares images of 10 GB: no image of it is asked for."""
+    shape = (2, 100_000, 100_000)
+    if name == "a.h5":
+        with h5py.File(tmp_path / name, "w") as file:
+            file.create_dataset("images", shape, "u1", chunks=(1, 100, 100))
+    elif name == "a.npz":
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("images.npy", header.getvalue())
+    else:
+        (tmp_path / name).write_bytes(struct.pack(">HBBIII", 0, 8, 3, *shape))
+    source, samples = read_all(tmp_path / name)
+    with pytest.raises(ItemError, match="header declares"):
+        pixels_of(source, samples[0])
 
 
 @settings(max_examples=50)
@@ -333,6 +382,32 @@ def test_a_hostile_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not (tmp_path / "harmed").exists()
 
 
+class Forged:
+    """A pickle that would have NumPy take any bytes for an object's address, or all memory."""
+
+    def __init__(self, *given: Any) -> None:
+        self.given = given
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return np.ndarray, self.given
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        Forged((1,), np.dtype("O"), b"\x41" * 8),
+        Forged((10**6, 10**6), np.dtype("u1")),
+        np.array([None]),
+        np.zeros(3, np.float64),
+    ],
+)
+def test_a_pickle_makes_no_array_but_of_bytes(forged: Any, tmp_path: Path) -> None:
+    """Each of the first two ends the process if NumPy is asked."""
+    (tmp_path / "test_batch").write_bytes(pickle.dumps({b"data": forged}, protocol=2))
+    with pytest.raises(pickle.UnpicklingError, match="array"):
+        read_plain_pickle(tmp_path / "test_batch")
+
+
 class Pictures(Dataset[Any]):
     """A dataset as torchvision's are."""
 
@@ -371,7 +446,13 @@ def test_parts_of_datasets_have_their_labels() -> None:
     """Subsets, and several side by side."""
     both = ConcatDataset([Subset(Pictures("array"), [5, 1]), Pictures("array")])
     samples = list(DatasetSource(both, name="parts"))
-    assert [sample.label for sample in samples[:3]] == ["2", "1", "0"]
+    assert [sample.label for sample in samples[:3]] == ["owl", "dog", "cat"]
+    birds = Pictures("array")
+    birds.classes = ["wren", "owl", "crow"]
+    mixed = DatasetSource(ConcatDataset([Pictures("array"), birds]), name="mixed")
+    labels = [sample.label for sample in mixed]
+    assert (labels[:3], labels[12:15]) == (CLASSES, ["wren", "owl", "crow"])
+    assert mixed.label_names() == [*CLASSES, "wren", "crow"]
     names = list(DatasetSource(Subset(Pictures("array"), [5, 1]), name="subset"))
     assert [sample.label for sample in names] == ["owl", "dog"]
 
@@ -395,6 +476,23 @@ def test_a_dataset_is_extracted_and_resumed(tmp_path: Path) -> None:
     failed = fungi.extract(odd, tmp_path / "odd.fungi", whole)
     assert failed.failed == 12
     assert "normalised" in failed.failures[0].message
+
+
+def test_datasets_of_one_class_are_told_apart(tmp_path: Path) -> None:
+    """Train and test have the same numbers and class: neither is read, or known, as the other."""
+    train, test = Pictures("array"), Subset(Pictures("array"), range(11, -1, -1))
+    sources = [DatasetSource(one, name="pictures") for one in (train, test)]
+    assert_pixels(sources[0], list(sources[0]), PICTURES)
+    assert_pixels(sources[1], list(sources[1]), PICTURES[::-1])
+    net = torch.nn.Conv2d(3, 4, 8, 8)
+    model = fungi.Encoder(net, plain_transform, name="for-two").model
+    options = fungi.ExtractOptions(model=model, features=("embeddings",))
+    pillow = Pictures("pillow")
+    fungi.extract(pillow, tmp_path / "s.fungi", options)
+    assert fungi.extract(pillow, tmp_path / "s.fungi", options).images_computed == 0
+    turned = DatasetSource(Subset(pillow, range(11, -1, -1)), name="Pictures")
+    with pytest.raises(UsageError, match="have the names of other images"):
+        fungi.extract(turned, tmp_path / "s.fungi", options)
 
 
 def test_a_file_that_was_rewritten_gives_no_other_images(tmp_path: Path) -> None:
