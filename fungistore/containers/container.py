@@ -55,6 +55,12 @@ Opener = Callable[[str], Container]
 class _Open:
     container: Container
     lock: Lock = field(default_factory=Lock)
+    is_closed: bool = False
+
+    def close(self) -> None:
+        with self.lock:
+            self.container.close()
+            self.is_closed = True
 
 
 class _OpenFiles:
@@ -86,10 +92,10 @@ class _OpenFiles:
                 opener: Opener = CONTAINERS[kind]
                 found = self._open[key] = _Open(opener(path))
             self._open.move_to_end(key)
-            while len(self._open) > MOST_OPEN:
-                _, oldest = self._open.popitem(last=False)
-                with oldest.lock:
-                    oldest.container.close()
+            surplus = len(self._open) - MOST_OPEN
+            oldest = [self._open.popitem(last=False)[1] for _ in range(surplus)]
+        for one in oldest:  # which may wait for a thread that reads it
+            one.close()
         return found
 
 
@@ -105,12 +111,8 @@ def read_contained(place: Location) -> bytes:
     """
     if place.container not in CONTAINERS:
         raise ItemError(f"nothing here reads a file of the kind {place.container!r}")
-    for _ in range(2):
+    while True:
         opened = _FILES.get(place)
         with opened.lock:
-            try:
+            if not opened.is_closed:  # by another thread, which needed the room
                 return opened.container.read(place.key)
-            except ValueError as error:  # closed by another thread, which needed the room
-                if "closed" not in str(error):
-                    raise
-    raise ItemError("too many files are read at once")
