@@ -213,6 +213,15 @@ def test_heic_is_read_upright(orientation: int) -> None:
     assert np.abs(found.astype(int) - wanted).mean() < 6
 
 
+def test_heic_and_avif_of_a_general_brand_are_told_apart() -> None:
+    """Files that are called `mif1` at first have their codec further on in the list of brands."""
+    heic = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(PICTURE)).save(heic)
+    for content in (heic.getvalue(), encoded("AVIF", quality=90)):
+        general = content[:8] + b"mif1" + content[12:]
+        assert np.array_equal(read(general), read(content)), content[8:12]
+
+
 def test_jpeg_xl_is_read() -> None:
     """Without loss where it was made so."""
     import pillow_jxl  # noqa: F401 - registers the encoder
@@ -258,6 +267,34 @@ def test_dicom_is_shown_through_its_window() -> None:
     assert np.array_equal(frames, plain)
     padded = read(dicom(stored, PixelPaddingValue=-500))[..., 0]
     assert (padded[0, 0], padded[0, 1]) == (0, 0)
+    ranged = read(dicom(stored, PixelPaddingValue=-500, PixelPaddingRangeLimit=-1))[..., 0]
+    assert (ranged[12, 19], ranged[13, 0], ranged[-1, -1]) == (0, round(20 / 499 * 255), 255)
+
+
+def test_dicom_has_other_windows_and_palettes() -> None:
+    """A sigmoid and an exact window (C.11.2.1.3), and colours by their numbers (C.7.6.3.1.5)."""
+    stored = np.arange(-500, 500, dtype=np.int16).reshape(25, 40)
+    window = {"WindowCenter": 100, "WindowWidth": 200}
+    found = read(dicom(stored, VOILUTFunction="SIGMOID", **window))[..., 0]
+    wanted = 255 / (1 + np.exp(-4 * (stored - 100.0) / 200))
+    assert np.abs(found - wanted).max() <= 0.51
+    found = read(dicom(stored, VOILUTFunction="LINEAR_EXACT", **window))[..., 0]
+    assert np.abs(found - np.clip((stored / 200) * 255, 0, 255)).max() <= 0.51
+    numbers = np.array([[0, 1], [2, 3]], np.uint8)
+    for bits in (8, 16):
+        most = 2**bits - 1
+        colours = {
+            f"{name}PaletteColorLookupTable{what}": value
+            for plane, name in enumerate(("Red", "Green", "Blue"))
+            for what, value in {
+                "Descriptor": [4, 0, bits],
+                "Data": np.array(
+                    [most * (plane == one) for one in (0, 1, 2, 9)], f"<u{bits // 8}"
+                ).tobytes(),
+            }.items()
+        }
+        found = read(dicom(numbers, PhotometricInterpretation="PALETTE COLOR", **colours))
+        assert found.tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 0, 0]]]
 
 
 def test_a_camera_s_raw_in_tiff_is_refused() -> None:

@@ -61,7 +61,8 @@ class ExtraFormat:
 FORMATS = (
     ExtraFormat(
         "HEIC",
-        re.compile(rb"....ftyp(hei[cxms]|hev[cxms])", re.DOTALL),  # what phones make
+        # what phones make; other programs may say so in the list of brands alone
+        re.compile(rb"....ftyp(m[is]f1....(....)*?)?(hei[cxms]|hev[cxms])", re.DOTALL),
         frozenset({"heic", "heif", "hif"}),
         "pillow_heif",
         "pillow-heif",

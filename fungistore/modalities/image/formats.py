@@ -42,7 +42,7 @@ _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = tuple(
         (rb"\xff\xd8\xff", JpegImageFile),
         (rb"\x89PNG\r\n\x1a\n", PngImageFile),
         (rb"RIFF....WEBP", WebPImageFile),
-        (rb"....ftyp(avi[fs]|mif1|msf1)", AvifImageFile),
+        (rb"....ftyp(avi[fs]|m[is]f1....(....)*?avi[fs])", AvifImageFile),
         (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
         (rb"GIF8[79]a", GifImageFile),
         (rb"BM", BmpImageFile),
