@@ -103,7 +103,7 @@ def _item_column(
         for name, feature in described.items()
         if isinstance(feature, Mapping) and feature.get("_type") == kind and name in schema.names
     ]
-    structs = [field.name for field in schema if _is_item_struct(field.type)]
+    structs = [field.name for field in schema if is_item_struct(field.type)]
     plain = [field.name for field in schema if _is_bytes(field.type)]
     named = _first(ITEMS, structs) if modality.name == "image" else None
     for name in (*own, *([named] if named else []), *structs[:1]):
@@ -121,7 +121,8 @@ def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:
     return next((by_plain[name] for name in names if name in by_plain), None)
 
 
-def _is_item_struct(kind: pa.DataType) -> bool:
+def is_item_struct(kind: pa.DataType) -> bool:
+    """Whether cells hold an item's bytes, and perhaps the path that they are from."""
     if not pa.types.is_struct(kind):
         return False
     fields = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}

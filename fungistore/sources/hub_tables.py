@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from glob import glob
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +18,17 @@ import pyarrow.parquet as pq
 from fungistore.errors import UsageError
 from fungistore.location import contained_uri, mark_of, path_to_uri
 from fungistore.modalities.modality import Modality
-from fungistore.names import is_hidden
 from fungistore.quantities import counted
-from fungistore.sources.cells import cell_column
-from fungistore.sources.folder import is_folder, visible_entries
-from fungistore.sources.hub_features import TableFeatures, features_of
+from fungistore.sources.cells import cell_column, cell_type
+from fungistore.sources.hub_features import TableFeatures, features_of, is_item_struct
 from fungistore.sources.labels import class_name, known_split, sort_label_names, split_name
+from fungistore.sources.parquet_files import common_folder, may_have_tables, parquet_files
 from fungistore.sources.sample import CellType, Sample
-from fungistore.sources.shards import expand_braces
 
-PARQUET = ".parquet"
 STATE, INFO, DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of saved folders
 BATCH_ROWS = 16_384
-PEEKED_ENTRIES, PEEKED_FOLDERS = 100, 30
+Classes = Mapping[str, Sequence[str]]  # by column
 _WORD = re.compile(r"[-_.]")
-_DIGITS = re.compile(r"([0-9]+)")
 
 
 class HubParquetReader:
@@ -44,9 +38,9 @@ class HubParquetReader:
 
     def recognises(self, path: str, modality: Modality) -> bool:
         """Whether there are such files, and the first of them has a column of items."""
-        if os.path.isdir(path) and not _may_have_tables(path):
+        if os.path.isdir(path) and not may_have_tables(path):
             return False
-        files = _parquet_files(path)
+        files = parquet_files(path)
         try:
             schema = pq.read_schema(files[0]) if files else pa.schema([])
         except (OSError, pa.ArrowException):
@@ -55,8 +49,8 @@ class HubParquetReader:
 
     def open(self, path: str, modality: Modality) -> HubTables:
         """Return the source; see `HubTables`."""
-        files = _parquet_files(path)
-        root = path if os.path.isdir(path) else _common_folder(files)
+        files = parquet_files(path)
+        root = path if os.path.isdir(path) else common_folder(files)
         return HubTables(files, root, "parquet", modality)
 
 
@@ -76,7 +70,7 @@ class SavedDatasetReader:
             names = _json(path, DICT).get("splits", [])
             splits = {name: os.path.join(path, name) for name in names}
         files: dict[str, str] = {}
-        described: Mapping[str, Any] = {}
+        described: dict[str, Mapping[str, Any]] = {}
         for split, folder in splits.items():
             state = _json(folder, STATE)
             if state.get("_indices_data_files"):
@@ -85,9 +79,11 @@ class SavedDatasetReader:
                     where=folder,
                     hint="in Python: dataset.flatten_indices().save_to_disk(...)",
                 )
+            features = _json(folder, INFO).get("features")
             for one in state.get("_data_files", []):
-                files[os.path.join(folder, one["filename"])] = split
-            described = _json(folder, INFO).get("features") or described
+                file = os.path.join(folder, one["filename"])
+                files[file] = split
+                described |= {file: features} if features else {}
         return HubTables(list(files), path, "arrow", modality, splits=files, described=described)
 
 
@@ -106,7 +102,7 @@ class HubTables:
         kind: of container, "parquet" or "arrow".
         modality: of the items.
         splits: of the files, where these are known.
-        described: the columns, as dataset_info.json has them.
+        described: the columns of the files, as dataset_info.json has them, where that is known.
 
     Raises while iterating:
         UsageError: a file cannot be read, or has other columns than the first.
@@ -117,13 +113,14 @@ class HubTables:
     kind: str
     modality: Modality
     splits: Mapping[str, str] | None = None
-    described: Mapping[str, Any] | None = None
+    described: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.root = str(Path(self.root).absolute())
         self.files = [str(Path(file).absolute()) for file in self.files]
         if self.splits is not None:
             self.splits = {str(Path(file).absolute()): one for file, one in self.splits.items()}
+        self.described = {str(Path(file).absolute()): of for file, of in self.described.items()}
         if not self.files:
             raise UsageError("there are no files of rows", where=self.root)
 
@@ -131,7 +128,7 @@ class HubTables:
     def features(self) -> TableFeatures:
         """What the columns are."""
         schema = self._schema(self.files[0])
-        found = features_of(schema, self.modality, self.described)
+        found = features_of(schema, self.modality, self.described.get(self.files[0]))
         if found is None:
             raise UsageError(
                 f"no column of the table holds {self.modality.items}",
@@ -164,11 +161,12 @@ class HubTables:
         if features.label is None:
             return []
         if features.names is not None:
-            return list(features.names)
+            own = (self._classes_of(file)[features.label] for file in self.files)
+            return list(dict.fromkeys(name for names in own for name in names))
         names: set[str] = set()
         for file in self.files:
             for batch in self._batches(file, [features.label]):
-                names.update(filter(None, self._labels(batch)))
+                names.update(filter(None, self._labels(batch, {})))
         return sort_label_names(names)
 
     def __iter__(self) -> Iterator[Sample]:
@@ -177,15 +175,18 @@ class HubTables:
         for file in self.files:
             relative = os.path.relpath(file, self.root)
             info, mark = os.stat(file), mark_of(file)
-            own_split = self._split_of(file)
+            own_split, classes = self._split_of(file), self._classes_of(file)
             first = 0
             for batch, paths in self._with_paths(file, wanted):
-                labels = self._labels(batch)
+                labels = self._labels(batch, classes)
                 splits = [own_split] * len(batch)
                 if features.split:
                     cells = batch.column(features.split).cast(pa.string()).to_pylist()
                     splits = [split_name(cell) or own_split for cell in cells]
-                others = [self._cells(batch, name, kind) for name, kind in features.others.items()]
+                others = [
+                    self._cells(batch, name, kind, classes)
+                    for name, kind in features.others.items()
+                ]
                 rows = list(zip(*others, strict=True)) if others else [()] * len(batch)
                 for number in range(len(batch)):
                     row = first + number
@@ -201,35 +202,32 @@ class HubTables:
                     yield Sample(sample_id, uri, labels[number], splits[number], size, time, cells)
                 first += len(batch)
 
-    def _labels(self, batch: pa.RecordBatch) -> list[str | None]:
+    def _classes_of(self, file: str) -> Classes:
+        """Return the class names by which a file counts, which may lack some that others have."""
+        own = features_of(self._schema(file), self.modality, self.described.get(file))
+        return {**self.features.class_names, **(own.class_names if own else {})}
+
+    def _labels(self, batch: pa.RecordBatch, classes: Classes) -> list[str | None]:
         name = self.features.label
         if name is None:
             return [None] * len(batch)
-        return [class_name(cell) if cell else None for cell in self._named(batch, name)]
+        return [class_name(cell) if cell else None for cell in _named(batch, name, classes)]
 
-    def _cells(self, batch: pa.RecordBatch, name: str, kind: CellType) -> list[Any]:
+    def _cells(
+        self, batch: pa.RecordBatch, name: str, kind: CellType, classes: Classes
+    ) -> list[Any]:
         if name in self.features.class_names:
-            return self._named(batch, name)
+            return _named(batch, name, classes)
         cells: list[Any] = cell_column(batch.column(name), kind).to_pylist()
         return cells
-
-    def _named(self, batch: pa.RecordBatch, name: str) -> list[str | None]:
-        """Return a column as text, numbers of classes as the classes' names; -1 is no class."""
-        names, cells = self.features.class_names.get(name), batch.column(name).to_pylist()
-        if names is None:
-            return [None if cell is None else str(cell).strip() or None for cell in cells]
-        return [
-            None if cell is None or not 0 <= cell < len(names) else names[cell] for cell in cells
-        ]
 
     def _split_of(self, file: str) -> str | None:
         if self.splits is not None:
             return split_name(self.splits[file])
         relative = Path(os.path.relpath(file, self.root))
-        first, *_ = _WORD.split(relative.name)
-        return known_split(first) or next(
-            (found for part in relative.parts[:-1] if (found := known_split(part))), None
-        )
+        first, *rest = _WORD.split(relative.name)
+        words = (first, *relative.parts[:-1], *rest)
+        return next((found for word in words if (found := known_split(word))), None)
 
     def _schema(self, file: str) -> pa.Schema:
         with _explained(file):
@@ -249,6 +247,15 @@ class HubTables:
                 expected=", ".join((*names, self.features.item)),
                 found=", ".join(schema.names),
             )
+        if (label := self.features.label) in names:
+            usual, own = (one.field(label).type for one in (self._schema(self.files[0]), schema))
+            if cell_type(own) != cell_type(usual) and not pa.types.is_null(own):
+                raise UsageError(
+                    "a file has labels of another type than the first",
+                    where=f"{file}, column {label!r}",
+                    expected=usual,
+                    found=own,
+                )
         with _explained(file):
             if self.kind == "parquet":
                 with pq.ParquetFile(file) as opened:
@@ -290,6 +297,14 @@ class HubTables:
         return False
 
 
+def _named(batch: pa.RecordBatch, name: str, classes: Classes) -> list[str | None]:
+    """Return a column as text, numbers of classes as the classes' names; -1 is no class."""
+    names, cells = classes.get(name), batch.column(name).to_pylist()
+    if names is None:
+        return [None if cell is None else str(cell).strip() or None for cell in cells]
+    return [None if cell is None or not 0 <= cell < len(names) else names[cell] for cell in cells]
+
+
 @contextmanager
 def _explained(file: str) -> Iterator[None]:
     try:
@@ -298,66 +313,11 @@ def _explained(file: str) -> Iterator[None]:
         raise UsageError("a file of rows cannot be read", where=file, found=error) from error
 
 
-def _parquet_files(path: str) -> list[str]:
-    """Return the files that a path, pattern or folder means, numbers in them by their value."""
-    if os.path.isfile(path):
-        return [path] if path.lower().endswith(PARQUET) else []
-    if os.path.isdir(path):
-        return _files_below(path)
-    if not path.lower().endswith(PARQUET):
-        return []
-    if "{" in path:
-        return [one for one in expand_braces(path) if os.path.isfile(one)]
-    return sorted(filter(os.path.isfile, glob(path)), key=_by_number) if "*" in path else []
-
-
-def _may_have_tables(folder: str) -> bool:
-    """Whether a Parquet file is among the first entries of a folder, or of the first in it.
-
-    Every folder source is asked, so a folder of a million files is not listed for it.
-    """
-    entries = _first_entries(folder)
-    inner = (one.path for one in entries if one.is_dir() and not is_hidden(one.name))
-    places = (folder, *islice(inner, PEEKED_FOLDERS))
-    return any(
-        one.name.lower().endswith(PARQUET) for place in places for one in _first_entries(place)
-    )
-
-
-def _first_entries(folder: str) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(islice(entries, PEEKED_ENTRIES))
-    except OSError:
-        return []
-
-
-def _files_below(folder: str) -> list[str]:
-    """Return a folder's Parquet files, and those one or two folders down, of a folder of such."""
-    found: list[str] = []
-    pending = [(folder, 0)]
-    while pending:
-        place, depth = pending.pop()
-        for entry in visible_entries(place):
-            if is_folder(entry):
-                if depth < 2:
-                    pending.append((entry.path, depth + 1))
-            elif entry.name.lower().endswith(PARQUET):
-                found.append(entry.path)
-    return sorted(found, key=lambda path: _by_number(os.path.relpath(path, folder)))
-
-
-def _by_number(name: str) -> list[Any]:
-    return [int(part) if part.isdigit() else part for part in _DIGITS.split(name)]
-
-
-def _common_folder(files: Iterable[str]) -> str:
-    return os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-
-
 def _is_manifest(schema: pa.Schema, modality: Modality) -> bool:
     """Whether a manifest's own rules read the table: it names items by paths, or as cells."""
     names = {name.strip().lower() for name in schema.names}
+    if any(map(is_item_struct, schema.types)):  # of bytes and a path: a further one is a cell
+        return False
     return "path" in names or bool(names & set(modality.columns))
 
 

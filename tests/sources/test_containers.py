@@ -204,6 +204,28 @@ def test_parquet_of_a_hub_is_a_source(tmp_path: Path) -> None:
     assert_pixels(one, alone, PICTURES[:8])
 
 
+def test_each_file_counts_its_own_classes(tmp_path: Path) -> None:
+    """Files that were written apart may lack a class, or have them in another order."""
+    for name, words in (("bird-train.parquet", CLASSES), ("bird-test.parquet", ["owl", "dog"])):
+        features = {"label": {"_type": "ClassLabel", "names": words}}
+        document = json.dumps({"info": {"features": features}})
+        cells = [{"bytes": png(PICTURES[0]), "path": "x.png"}] * 2
+        table = pa.table({"image": cells, "label": [0, 1], "path": ["a.png", "b.png"]})
+        pq.write_table(table.replace_schema_metadata({"huggingface": document}), tmp_path / name)
+    source, samples = read_all(tmp_path)
+    assert [(one.split, one.label) for one in samples] == [
+        ("test", "owl"),
+        ("test", "dog"),
+        ("train", "cat"),
+        ("train", "dog"),
+    ]
+    assert (sorted(source.label_names()), source.columns()) == (CLASSES, {"path": "text"})
+    odd = pa.table({"image": cells, "label": ["cat", "dog"], "path": ["a.png", "b.png"]})
+    pq.write_table(odd, tmp_path / "val.parquet")
+    with pytest.raises(UsageError, match="another type"):
+        read_all(tmp_path)
+
+
 def test_rows_may_name_files(tmp_path: Path) -> None:
     """A row without bytes is the file that it names, beside the table."""
     Image.fromarray(PICTURES[1]).save(tmp_path / "one.png")
