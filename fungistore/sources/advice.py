@@ -91,6 +91,11 @@ def source_hint(source: str, kind: Modality) -> str | None:
         return "convert it to a .csv or .parquet manifest with a column `path` (pandas: to_parquet)"
     if suffix in _VECTORS:
         return f"vectors that exist already are taken by fungi import {quote(source)} STORE"
+    if suffix == "npz":
+        return (
+            "no array of it is of images, [n, h, w] or with channels, in one of the names that are "
+            "known; vectors that numpy.save has saved are taken by fungi import FILE.npy STORE"
+        )
     return _kind_hint({suffix}, kind)
 
 

@@ -1,4 +1,4 @@
-"""Images in arrays: .npz as MedMNIST has them, IDX files of the MNIST family, HDF5, CIFAR."""
+"""Images in arrays: .npz as MedMNIST has them, IDX files of the MNIST family, HDF5."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from fungistore.containers.arrays import idx_stream, npz_stream
-from fungistore.containers.cifar import read_plain_pickle
 from fungistore.errors import ItemError, UsageError
 from fungistore.extras import install_command
 from fungistore.location import contained_uri, mark_of, path_to_uri
@@ -23,15 +22,14 @@ from fungistore.quantities import counted
 from fungistore.sources.labels import class_name, known_split, sort_label_names
 from fungistore.sources.sample import CellType, Sample
 
-_NPZ = re.compile(r"(?:(.+)_)?(images|imgs|data|x|X)$")
+_NPZ = re.compile(r"(?:(.+)_)?(images|imgs|data|x|X)")
+_NPZ_SPLIT_LAST = re.compile(r"(x|X|images)_(.+)")  # x_train, as Keras has them
 _NPZ_LABELS = {"images": "labels", "imgs": "labels", "data": "labels", "x": "y", "X": "y"}
 _IDX = re.compile(r"(.+)-images[-.]idx3-ubyte(\.gz)?$")
 _HDF5_IMAGES = ("images", "image", "data", "x", "X", "imgs")
 _HDF5_LABELS = ("labels", "label", "targets", "y", "Y", "classes")
 _HDF5 = (".h5", ".hdf5")
 _PAIR = re.compile(r"(.*)_x\.(h5|hdf5)$")  # images, with labels beside them in ..._y.h5
-CIFAR_META = {"batches.meta": "label_names", "meta": "fine_label_names"}
-CIFAR_FOLDERS = ("cifar-10-batches-py", "cifar-100-python")
 
 
 @dataclass(frozen=True)
@@ -140,14 +138,15 @@ class NpzReader:
             raise UsageError(
                 "no array of the file holds images",
                 where=path,
-                expected="images, or train_images, val_images, test_images (and ..._labels)",
+                expected="images, or train_images, val_images, test_images (and ..._labels), or "
+                "x_train (and y_train): [n, h, w], or with channels",
                 found=", ".join(_npz_names(path)),
             )
         parts, said = [], []
         with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as loaded:
-            for name, (split, word) in images.items():
-                count = _explained(path, partial(npz_stream, archive, name)).shape[0]
-                labels, why = _labels(loaded, name[: -len(word)] + _NPZ_LABELS[word], count)
+            for name, (split, of_labels) in images.items():
+                count = explained(path, partial(npz_stream, archive, name)).shape[0]
+                labels, why = _labels(loaded, of_labels, count)
                 said += [why] if why else []
                 key = f"{name},{{}}".format
                 parts.append(ArrayPart(path, "npz", key, count, split, labels))
@@ -173,19 +172,27 @@ class IdxReader:
                 expected="train-images-idx3-ubyte and train-labels-idx1-ubyte, or t10k-...; "
                 "compressed ones too",
             )
+        families = {word.rpartition("-")[0] for word in files.values()}
+        if len(families) > 1:  # EMNIST's: each counts classes of its own
+            raise UsageError(
+                "these are several data sets, whose labels mean different classes",
+                where=path,
+                found=", ".join(sorted(families)),
+                hint="give the folder of one: move its files into a folder of their own",
+            )
         parts = []
         for file, word in files.items():
-            count = _explained(file, partial(idx_stream, file)).shape[0]
+            count = explained(file, partial(idx_stream, file)).shape[0]
             beside = file.replace("-images", "-labels").replace("idx3", "idx1")
             labels = None
             for one in (beside, f"{beside}.gz", beside.removesuffix(".gz")):
                 if os.path.isfile(one):
-                    stream = _explained(one, partial(idx_stream, one))
+                    stream = explained(one, partial(idx_stream, one))
                     numbers = [int(stream.item(number)) for number in range(stream.shape[0])]
                     stream.close()
                     labels = _fitting([str(one) for one in numbers], count, one)
                     break
-            split = "test" if word == "t10k" else known_split(word)
+            split = "test" if word == "t10k" else known_split(word.rpartition("-")[2])
             parts.append(ArrayPart(file, "idx", str, count, split, labels))
         folder = path if os.path.isdir(path) else str(Path(path).parent)
         return ArraySource(parts, folder)
@@ -217,7 +224,7 @@ class Hdf5Reader:
             files = [os.path.join(path, one) for one in _names(path) if _PAIR.fullmatch(one)]
         parts, said = [], []
         for file in files:
-            with _explained(file, partial(h5py.File, file, "r")) as opened:
+            with explained(file, partial(h5py.File, file, "r")) as opened:
                 name = next((one for one in _HDF5_IMAGES if _is_images(opened.get(one))), None)
                 if name is None:
                     raise UsageError(
@@ -244,59 +251,6 @@ class Hdf5Reader:
         )
 
 
-class CifarReader:
-    """CIFAR-10 and CIFAR-100 as their pages have them for Python; pickles that run nothing."""
-
-    summary = "CIFAR's batches for Python"
-
-    def recognises(self, path: str, modality: Modality) -> bool:
-        """Whether a folder, or one in it, holds such batches."""
-        return modality.name == IMAGE and _cifar_folder(path) is not None
-
-    def open(self, path: str, modality: Modality) -> ArraySource:
-        """Return the source; see `ArraySource`. Of CIFAR-100 the labels are the fine ones."""
-        folder = _cifar_folder(path)
-        if folder is None:
-            raise UsageError(
-                "there are no batches of CIFAR",
-                where=path,
-                expected="data_batch_1 to data_batch_5, test_batch and batches.meta; or train, "
-                "test and meta: cifar-10-python.tar.gz or cifar-100-python.tar.gz, unpacked",
-            )
-        meta = next(name for name in CIFAR_META if Path(folder, name).is_file())
-        named = _explained(folder, partial(read_plain_pickle, Path(folder, meta)))
-        names = [_text(name) for name in named[CIFAR_META[meta]]]
-        coarse = [_text(name) for name in named.get("coarse_label_names", ())]
-        batches = ["train", "test"]
-        if meta == "batches.meta":
-            batches = [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]
-        parts = []
-        for batch in batches:
-            file = str(Path(folder, batch))
-            if not os.path.isfile(file):
-                raise UsageError("a batch is missing", where=file, hint="unpack the archive again")
-            table = _explained(file, partial(read_plain_pickle, file))
-            numbers = table["labels"] if "labels" in table else table["fine_labels"]
-            cells = {}
-            if coarse:
-                cells["coarse_label"] = [coarse[int(one)] for one in table["coarse_labels"]]
-            split = "test" if batch.startswith("test") else "train"
-            files = [_text(name) for name in table.get("filenames", ())]
-            parts.append(
-                ArrayPart(
-                    file,
-                    "cifar",
-                    str,
-                    len(numbers),
-                    split,
-                    [names[int(one)] for one in numbers],
-                    [f"{split}/{name}" for name in files] or None,
-                    cells,
-                )
-            )
-        return ArraySource(parts, folder, names=names)
-
-
 def _npz_names(path: str) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -306,13 +260,28 @@ def _npz_names(path: str) -> list[str]:
 
 
 def _npz_images(path: str) -> dict[str, tuple[str | None, str]]:
-    """Return the arrays of images by name, with their split and what they are called in it."""
+    """Return the arrays of images by name, with their split and the name of their labels."""
     found = {}
     for name in _npz_names(path):
-        match = _NPZ.fullmatch(name)
-        if match and (match[1] is None or known_split(match[1])):
-            found[name] = (known_split(match[1]) if match[1] else None, match[2])
+        if match := _NPZ_SPLIT_LAST.fullmatch(name):
+            split, word = match[2], match[1]
+        elif match := _NPZ.fullmatch(name):
+            split, word = match[1], match[2]
+        else:
+            continue
+        if (split is None or known_split(split)) and _may_be_images(path, name):
+            labels = _NPZ_LABELS[word].join(name.rsplit(word, 1))
+            found[name] = (known_split(split) if split else None, labels)
     return found
+
+
+def _may_be_images(path: str, name: str) -> bool:
+    """Whether an array has more than a vector an item, or nobody can tell."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return len(npz_stream(archive, name).shape) > 2
+    except Exception:  # which reading it says
+        return True
 
 
 def _idx_files(path: str) -> dict[str, str]:
@@ -325,16 +294,7 @@ def _idx_files(path: str) -> dict[str, str]:
         if match and match[1] not in found.values() and os.path.isfile(file):
             found[file] = match[1]
     # the files of training first, as they are known
-    return dict(sorted(found.items(), key=lambda one: (one[1] != "train", one[1])))
-
-
-def _cifar_folder(path: str) -> str | None:
-    for folder in (path, *(os.path.join(path, name) for name in CIFAR_FOLDERS)):
-        is_ten = os.path.isfile(os.path.join(folder, "batches.meta"))
-        is_hundred = all(os.path.isfile(os.path.join(folder, one)) for one in ("meta", "train"))
-        if is_ten or is_hundred:
-            return folder
-    return None
+    return dict(sorted(found.items(), key=lambda one: (not one[1].endswith("train"), one[1])))
 
 
 def _names(folder: str) -> list[str]:
@@ -348,12 +308,17 @@ def _labels(arrays: Any, name: str, count: int) -> tuple[list[str | None] | None
     """Return the labels of an array, if it is there and has one a row, and why not."""
     if name not in arrays:
         return None, ""
-    found = np.asarray(arrays[name])
+    try:
+        found = np.asarray(arrays[name])
+    except Exception as error:  # Python's objects, or damage
+        return None, f"{name} cannot be read, so that there are no labels: {error}"
     if found.ndim > 1 and found.size == len(found):
         found = found.reshape(len(found))
-    if found.ndim != 1 or found.dtype.hasobject:
+    if found.ndim != 1:
         return None, f"{name} has several numbers a row: such labels are not read"
-    texts = [one.decode() if isinstance(one, bytes) else str(one) for one in found.tolist()]
+    if found.dtype.kind == "f" and np.array_equal(found, np.rint(found)):
+        found = found.astype(np.int64)  # numbers of classes, 1 and not 1.0
+    texts = [text_of(one) for one in found.tolist()]  # h5py has words as objects
     return _fitting(texts, count, name), ""
 
 
@@ -377,11 +342,17 @@ def _is_images(array: Any) -> bool:
     return getattr(array, "ndim", 0) in (3, 4) and array.dtype.kind in "uifb"
 
 
-def _text(name: Any) -> str:
+def text_of(name: Any) -> str:
+    """Return bytes as the text that they are, and anything else as text."""
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def _explained(where: str, read: Callable[[], Any]) -> Any:
+def explained(where: str, read: Callable[[], Any]) -> Any:
+    """Return what a function reads of a file.
+
+    Raises:
+        UsageError: it raises anything.
+    """
     try:
         return read()
     except ItemError as error:

@@ -21,7 +21,7 @@ READERS = Registry(
         "parquet": "fungistore.sources.hub_tables:HubParquetReader",
         "npz": "fungistore.sources.array_files:NpzReader",
         "idx": "fungistore.sources.array_files:IdxReader",
-        "cifar": "fungistore.sources.array_files:CifarReader",
+        "cifar": "fungistore.sources.cifar_batches:CifarReader",
         "hdf5": "fungistore.sources.array_files:Hdf5Reader",
         "table": "fungistore.sources.manifest:TableReader",
         "folder": "fungistore.sources.folder:FolderReader",

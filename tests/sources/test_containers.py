@@ -294,6 +294,31 @@ def test_npz_as_medmnist_has_it(save: Any, tmp_path: Path) -> None:
     assert "test_labels has several numbers" in " ".join(source.remarks())
 
 
+def test_npz_as_keras_has_it_and_odd_labels(tmp_path: Path) -> None:
+    """`x_train` beside `y_train`; numbers of classes in floats; vectors are no images."""
+    half = {"x_train": PICTURES[:6], "y_train": np.arange(6.0), "x_test": PICTURES[6:]}
+    np.savez(tmp_path / "keras.npz", **half)
+    source, samples = read_all(tmp_path / "keras.npz")
+    assert_pixels(source, samples, PICTURES)
+    assert [(one.split, one.label) for one in samples[5:7]] == [("train", "5"), ("test", None)]
+    odd = np.array([["a"], ["b"]], dtype=object)
+    np.savez(tmp_path / "odd.npz", images=PICTURES[:2], labels=odd)
+    source, samples = read_all(tmp_path / "odd.npz")
+    assert (samples[0].label, "no labels" in source.remarks()[0]) == (None, True)
+    np.savez(tmp_path / "vectors.npz", x=np.zeros((6, 8)))
+    with pytest.raises(UsageError, match="fungi import"):
+        fungi.open_source(str(tmp_path / "vectors.npz"))
+
+
+def test_words_are_labels_in_hdf5(tmp_path: Path) -> None:
+    """As h5py writes them, each of its own length."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"], file["labels"] = PICTURES, [CLASSES[row % 3] for row in range(12)]
+    source, samples = read_all(tmp_path / "a.h5")
+    assert [sample.label for sample in samples[:3]] == CLASSES
+    assert source.label_names() == CLASSES
+
+
 def test_a_large_compressed_array_is_read_in_blocks(tmp_path: Path) -> None:
     """Any order gives the same images; memory holds a few blocks."""
     count = 3 * BLOCK_BYTES // (64 * 64) + 5
@@ -323,6 +348,19 @@ def test_idx_files_are_a_source(compressed: bool, tmp_path: Path) -> None:
     assert [sample.label for sample in samples] == [str(number) for number in range(12)]
     assert [sample.split for sample in samples] == ["train"] * 8 + ["test"] * 4
     assert source.label_names()[-1] == "11"
+
+
+def test_emnist_is_read_one_set_at_a_time(tmp_path: Path) -> None:
+    """Its folder has six, whose labels are not the same classes; splits are in the names' ends."""
+    for name in ("letters-test", "letters-train", "digits-train"):
+        head = struct.pack(">HBBIII", 0, 8, 3, 12, 9, 7)
+        content = head + PICTURES[..., 0].tobytes()
+        (tmp_path / f"emnist-{name}-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(UsageError, match="several data sets"):
+        fungi.open_source(str(tmp_path))
+    (tmp_path / "emnist-digits-train-images-idx3-ubyte").unlink()
+    samples = read_all(tmp_path)[1]
+    assert [sample.split for sample in samples] == ["train"] * 12 + ["test"] * 12
 
 
 def test_hdf5_and_its_pairs_are_sources(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from fungistore.modalities.modality import Modality
-from fungistore.sources.array_files import ArraySource, CifarReader
+from fungistore.sources.array_files import ArraySource
+from fungistore.sources.cifar_batches import CifarReader
 from fungistore.sources.sets.comparing import differences
 from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.place import find_place
