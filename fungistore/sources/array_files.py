@@ -22,6 +22,7 @@ from fungistore.quantities import counted
 from fungistore.sources.labels import class_name, known_split, sort_label_names
 from fungistore.sources.sample import CellType, Sample
 
+DAMAGED = "it may be damaged, or another kind of file: download or save it again"
 _NPZ = re.compile(r"(?:(.+)_)?(images|imgs|data|x|X)")
 _NPZ_SPLIT_LAST = re.compile(r"(x|X|images)_(.+)")  # x_train, as Keras has them
 _NPZ_LABELS = {"images": "labels", "imgs": "labels", "data": "labels", "x": "y", "X": "y"}
@@ -356,8 +357,13 @@ def explained(where: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except ItemError as error:
-        raise UsageError("the file cannot be used", where=where, found=error.what) from error
+        raise UsageError(
+            "the file cannot be used", where=where, found=error.what, hint=error.hint or DAMAGED
+        ) from error
     except Exception as error:  # a damaged file makes its library raise nearly anything
         raise UsageError(
-            "the file cannot be read", where=where, found=f"{type(error).__name__}: {error}"
+            "the file cannot be read",
+            where=where,
+            found=f"{type(error).__name__}: {error}",
+            hint=DAMAGED,
         ) from error

@@ -50,7 +50,7 @@ class HubParquetReader:
     def open(self, path: str, modality: Modality) -> HubTables:
         """Return the source; see `HubTables`."""
         files = parquet_files(path)
-        root = path if os.path.isdir(path) else common_folder(files)
+        root = common_folder(files) if files and not os.path.isdir(path) else path
         return HubTables(files, root, "parquet", modality)
 
 
@@ -81,6 +81,12 @@ class SavedDatasetReader:
                 )
             features = _json(folder, INFO).get("features")
             for one in state.get("_data_files", []):
+                if "filename" not in one:
+                    raise UsageError(
+                        "a saved dataset names no file",
+                        where=os.path.join(folder, STATE),
+                        hint="save it again",
+                    )
                 file = os.path.join(folder, one["filename"])
                 files[file] = split
                 described |= {file: features} if features else {}

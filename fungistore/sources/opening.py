@@ -21,6 +21,8 @@ from fungistore.sources.stdin import PathListSource
 
 # Looking for a misspelt name must not list a folder of millions.
 _NEAR_NAMES_SEARCHED = 10_000
+# Readers whose paths are of files, or patterns of them.
+OF_FILES = ("tar", "saved", "parquet", "npz", "idx", "cifar", "hdf5", "table", "folder")
 
 
 def open_source(
@@ -49,8 +51,7 @@ def open_source(
         return PathListSource(sys.stdin.buffer if stdin is None else stdin)
     name, colon, path = source.partition(":")
     if colon and name in READERS and not os.path.lexists(source):
-        reader: Reader = READERS[name]()
-        return reader.open(path, kind)
+        return _named_source(name, path, kind)
     if is_store(source):
         raise UsageError(
             "this is a store, and no source",
@@ -63,6 +64,21 @@ def open_source(
         if reader.recognises(source, kind):
             return reader.open(source, kind)
     raise _not_a_source(source, kind)
+
+
+def _named_source(name: str, path: str, kind: Modality) -> Source:
+    reader: Reader = READERS[name]()
+    if name not in OF_FILES:  # a data set, or a plug-in's, whose paths may be anything
+        return reader.open(path, kind)
+    if not path:
+        raise UsageError("no path was given", where=f"{name}:", expected=f"{name}:PATH")
+    if not os.path.exists(path) and not set("*{") & set(path):
+        raise _not_a_source(path, kind)
+    try:
+        return reader.open(path, kind)
+    except UsageError as error:
+        error.hint = error.hint or f"without {name}: before it, what it is gets found out"
+        raise
 
 
 def _not_a_source(source: str, kind: Modality) -> UsageError:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.import_ import import_features
 from fungistore.exchange.options import ImportOptions
 from fungistore.extraction.measure import refuse_empty
 from fungistore.modalities.modality import find_modality
 from fungistore.names import out_of_order, suffix_of
 from fungistore.sources.advice import common_reason
-from fungistore.sources.opening import open_source
+from fungistore.sources.opening import OF_FILES, open_source
 from fungistore.store.store import Store
 
 IMAGES = find_modality("image")
@@ -107,6 +107,22 @@ def test_what_people_give_as_a_source_gets_a_hint_that_fits(here: Path) -> None:
             open_source(source)
         hint = str(caught.value.hint)
         assert all(word in hint for word in words), (source, hint)
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_a_reader_that_is_named_says_what_is_wrong_with_its_path(name: str, here: Path) -> None:
+    """A path that is not there, none at all, and one of something else: each with what to try."""
+    with pytest.raises(UsageError, match="no such file") as missing:
+        open_source(f"{name}:nowhere.x")
+    assert "relative paths" in str(missing.value)
+    with pytest.raises(UsageError, match="expanded"):
+        open_source(f"{name}:~/nowhere.x")
+    with pytest.raises(UsageError, match="no path was given"):
+        open_source(f"{name}:")
+    (here / "junk.x").write_bytes(b"junk" * 50)
+    with pytest.raises(FungiError) as odd:
+        list(open_source(f"{name}:junk.x"))
+    assert odd.value.hint, odd.value
 
 
 def test_a_folder_without_images_says_what_is_there_instead(tmp_path: Path) -> None:
@@ -203,7 +219,7 @@ def test_parts_in_the_order_of_letters_are_refused(tmp_path: Path) -> None:
 
 LISTING = """
 import sys
-from fungistore.sources.opening import open_source
+from fungistore.sources.opening import OF_FILES, open_source
 for source in sys.argv[1:]:
     for s in open_source(source):
         print(ascii((s.id, s.uri, s.label, s.split, s.bytes)))
