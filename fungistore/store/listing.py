@@ -121,7 +121,8 @@ def add_source(
         with table.removed_on_error(part.file if part else None):
             if knows is None:
                 terms = replace(terms, knows=frozenset(census.said))
-            parts = [table.moved(one, root) if census.known else one for one in old.parts]
+            seen = census.seen_rows()
+            parts = table.moved(root, seen) if len(seen) else list(old.parts)
             before = SampleTable(table.folder, parts)
             comparison = Comparison(before, differing, terms, root, same_content)
             found = comparison.differences()
