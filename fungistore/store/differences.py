@@ -25,6 +25,7 @@ CHANGED, MOVED, LABEL, SPLIT, CELLS, GONE, PLACED = 1, 2, 4, 8, 16, 32, 64
 # another, or that nothing was made of it, so that any place will do
 UNSURE, SAME, OTHER, FREE = 0, 1, 2, 3
 EXAMPLES = 3
+ROWS_COMPARED = 16  # of those whose name, size and time agree, though the root is new
 INLINE = "data:,"
 
 Mask = NDArray[np.bool_]
@@ -166,6 +167,30 @@ class Comparison:
             own = locate(part.root, then["uri"][place].as_py())
             if (own.path, own.content) != (mine.path, mine.content) and own.exists():
                 yield then["id"][place].as_py()
+
+    def disguised(self, rows: Rows) -> tuple[str, ...]:
+        """Return the ids of items that are others, though name, size and time agree.
+
+        Archives that are made reproducibly give all of their files one time, and bitmaps of one
+        shape have one size. A few of the rows are looked at, since reading all would take long.
+        """
+        if self._same_content is None or not len(rows):
+            return ()
+        found = self._table.take(rows[:: -(-len(rows) // ROWS_COMPARED)])
+        uris = pa.array([row["uri"] for row in found], pa.string())
+        sizes = pa.array([row["bytes"] for row in found], pa.int64())
+        asked = pa.table(
+            {
+                "row": pa.array([row["row"] for row in found], pa.int64()),
+                "bytes": sizes,
+                "new_uri": uris,
+                "uri": uris,
+                "old_bytes": sizes,
+                "root": pa.array([path_to_uri(row["root"]) for row in found]),
+            }
+        )
+        verdicts = self._same_content(asked)
+        return tuple(row["id"] for row, one in zip(found, verdicts, strict=True) if one == OTHER)
 
     def refresh(self, part: Part, first: int, found: Differences, *, taken: int) -> None:
         """Replace a part's file by one with what the source says.

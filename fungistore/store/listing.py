@@ -24,7 +24,7 @@ from fungistore.store.differences import (
     SameContent,
 )
 from fungistore.store.failures import CHANGED_FILE, Failure
-from fungistore.store.missing import find_missing
+from fungistore.store.missing import find_missing, without
 from fungistore.store.plain import Terms
 from fungistore.store.removed import read_removed, write_removed
 from fungistore.store.samples import SCHEMA, Part, Rows, SampleTable
@@ -121,11 +121,14 @@ def add_source(
         with table.removed_on_error(part.file if part else None):
             if knows is None:
                 terms = replace(terms, knows=frozenset(census.said))
-            parts = [table.moved(one, root) if census.known else one for one in old.parts]
+            seen = census.seen_rows()
+            parts = table.moved(root, seen) if len(seen) else list(old.parts)
             before = SampleTable(table.folder, parts)
             comparison = Comparison(before, differing, terms, root, same_content)
             found = comparison.differences()
-            _refuse_others(store, found, root, items)
+            is_new = root not in {part.root for part in old.parts}
+            disguised = comparison.disguised(without(seen, found.rows)) if is_new else ()
+            _refuse_others(store, found, disguised, root, items)
             missing = find_missing(before, source, census, found)
             first = [row["id"] for row in table.take(missing.removed[:REMOVED_SHOWN])]
         store.commit(tuple(names), (*missing.parts, *([part] if part else [])), modality)
@@ -153,11 +156,14 @@ def add_source(
     )
 
 
-def _refuse_others(store: Store, found: Differences, root: str, items: str) -> None:
+def _refuse_others(
+    store: Store, found: Differences, disguised: tuple[str, ...], root: str, items: str
+) -> None:
     """Refuse a source whose samples have the names of others; see `Differences.others`."""
     # of a source that has moved, some items are the same
     is_known = root in {part.root for part in store.manifest.parts} or found.count(MOVED) > 0
-    others, changed = found.others if is_known else (), found.count(CHANGED)
+    others = disguised + (found.others if is_known else ())
+    changed = found.count(CHANGED)
     if others or (changed and not is_known):
         raise UsageError(
             f"{len(others) or changed} {items} of this source have the names of other {items}",

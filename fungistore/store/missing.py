@@ -71,8 +71,12 @@ def find_missing(table: SampleTable, source: Source, census: Census, found: Diff
         is_own = bool(origin) and part.root == root
         if is_own and start == stop:
             part = replace(part, origin=origin)
+        elif is_own and part.origin == origin:
+            removed.append(unseen[start:stop])
         elif is_own:
-            (removed if part.origin == origin else doubtful).append(unseen[start:stop])
+            doubtful.append(unseen[start:stop])
+            if stop - start < part.rows:  # shared: what one source lacks, another may have
+                part = replace(part, origin="")
         parts.append(part)
     others = np.concatenate(doubtful)
     absent = _absent(table, root, others)

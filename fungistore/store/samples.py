@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROWS_PER_GROUP = 16_384
+ROWS_LOOKED_FOR = 4  # of a part, to see whether its samples are at another root: some may be gone
 PART_NAME = re.compile(r"part-\d{5,}\.parquet")
 
 Rows = NDArray[np.int64]  # row numbers of the table
@@ -249,19 +250,26 @@ class SampleTable:
         """Return a part with the checksum of its file."""
         return replace(part, checksum=self.folder.digest(part.file))
 
-    def moved(self, part: Part, root: str) -> Part:
-        """Return the part with another root, if its own is gone and its first sample is there.
+    def moved(self, root: str, seen: Rows) -> list[Part]:
+        """Return the parts, those with another root whose own is gone and whose samples are there.
 
         A root behind another user's folder, which may not be looked at, is as good as gone.
+
+        Args:
+            root: of a source.
+            seen: rows that it has, ascending: they are looked for, and the part's first row.
         """
+        return [self._moved(part, first, root, seen) for part, first in self.firsts()]
+
+    def _moved(self, part: Part, first: int, root: str, seen: Rows) -> Part:
         with suppress(PermissionError):
             if is_there(part.root):
                 return part
-        if not part.rows:
-            return part
-        with self.open(part) as file:
-            uri = next(file.iter_batches(1, columns=["uri"]))["uri"][0].as_py()
-        return replace(part, root=root) if locate(root, uri).exists() else part
+        own = seen[slice(*np.searchsorted(seen, (first, first + part.rows)))]
+        some = [*own[:: max(1, len(own) // ROWS_LOOKED_FOR)], first][: part.rows]
+        uris = [row["uri"] for row in self.take(some)]
+        is_moved = any(locate(root, uri).exists() for uri in uris)
+        return replace(part, root=root) if is_moved else part
 
     @contextmanager
     def open(self, part: Part) -> Iterator[pq.ParquetFile]:

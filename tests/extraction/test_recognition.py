@@ -173,6 +173,27 @@ def test_other_images_at_another_root_are_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_other_images_of_the_same_names_sizes_and_times_are_refused(
+    images: Path, tmp_path: Path, options: ExtractOptions, is_gone: bool
+) -> None:
+    """As of bitmaps from archives whose files all have one time; a faithful copy is known again."""
+    store, other = tmp_path / "s.fungi", tmp_path / "other"
+    touch(images)
+    run(images, store, options)
+    shutil.copytree(images, other)
+    for path in other.rglob("*.bmp"):
+        path.write_bytes(bitmap(99))
+    touch(other)
+    copy = shutil.copytree(images, tmp_path / "copy")
+    if is_gone:
+        shutil.rmtree(images)
+    with pytest.raises(UsageError, match="names of other images"):
+        run(other, store, options)
+    assert run(copy, store, options)[0].images_computed == 0
+
+
+@pytest.mark.slow
 def test_other_bytes_of_the_same_size_are_a_change(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:

@@ -278,6 +278,21 @@ def test_a_file_that_no_source_has_any_more_is_gone(tmp_path: Path) -> None:
     ]  # b.jpg never was there: it is a failed input
 
 
+def test_samples_that_go_from_one_list_to_another_are_not_gone(tmp_path: Path) -> None:
+    """Lists for training and testing that are drawn anew have every image still, in any order."""
+    store, every, root = new_store(tmp_path), numbered(12).samples, str(tmp_path)
+    for sample in every:
+        (tmp_path / sample.uri).touch()
+    train, test = ListSource(root, every[:8], "train"), ListSource(root, every[8:], "test")
+    for source in (train, test):
+        add_source(store, source)
+    train = replace(train, samples=[*every[:6], *every[8:10]])
+    test = replace(test, samples=[*every[6:8], *every[10:]])
+    for source in (train, test, train, test, test, train):
+        add_source(store, source)
+    assert not len(read_removed(store.folder()))
+
+
 def test_nothing_new_writes_nothing(tmp_path: Path) -> None:
     """The same source again leaves every file as it was."""
     store = new_store(tmp_path)
@@ -432,6 +447,19 @@ def test_a_moved_source_is_read_from_where_it_is_now(tmp_path: Path) -> None:
     assert add_source(store, numbered(6, root=str(new))) == SourceChanges(2, 4, 0)
     assert {row["root"] for row in Store.open(store.root).samples.rows(0, 6)} == {str(new)}
     assert ids_of(store) == [f"{n:08d}.jpg" for n in range(6)]
+
+
+def test_a_moved_source_may_have_lost_its_first_samples(tmp_path: Path) -> None:
+    """Those that are there tell that it has moved, and so the others are known to be gone."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "00000002.jpg").touch()
+    store = new_store(tmp_path)
+    add_source(store, numbered(4, root=str(old)))
+    old.rename(new)
+    changes = add_source(store, numbered(2, start=2, root=str(new)))
+    assert (changes.known, changes.removed) == (2, 2)
+    assert {row["root"] for row in store.samples.rows(0, 4)} == {str(new)}
 
 
 def test_a_root_that_still_exists_is_kept(tmp_path: Path) -> None:
