@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401 - before anything imports the distutils that it replaces
 import torch
 from jaxtyping import install_import_hook
 
