@@ -18,6 +18,7 @@ from typer.main import get_command
 from tiny_world import write_images
 
 CLASSES, PER_CLASS = ("cat", "dog", "fox", "hen", "owl"), 8
+LONG = ("extract", "train-loff")
 FROM_NOTHING = ("extract", "import")  # these make the store of their examples
 STORE = """
 fungi extract pets.csv pets.fungi --model deit_tiny_patch16_224 --image-size 32 \
@@ -103,8 +104,8 @@ def prepared(shell: Shell, files: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    # docs/train.md has the same commands, which a quick test runs
-    [pytest.param(one, marks=[pytest.mark.slow] * (one == "train-loff")) for one in examples()],
+    # the pages of docs/ have the same commands as these two, and quick tests run them
+    [pytest.param(one, marks=[pytest.mark.slow] * (one in LONG)) for one in examples()],
 )
 def test_the_examples_of_a_command_run(
     name: str, shell: Shell, files: Path, prepared: Path, tmp_path: Path
