@@ -87,6 +87,7 @@ def find_roles(
     *,
     is_there: Callable[[str], bool],
     taken: str | None = None,
+    has_corrections: bool = False,
 ) -> Roles:
     """Find out what the columns of a table are.
 
@@ -101,6 +102,8 @@ def find_roles(
         whole: gives all of some columns; it is read only if there is a choice of labels.
         is_there: whether a path is a file's.
         taken: a column that is something else.
+        has_corrections: names of classes may have been corrected, so the numbers beside them may
+            be those of others.
     """
     found: dict[str, str] = {}
     passed: dict[str, tuple[str, ...]] = {}
@@ -122,7 +125,7 @@ def find_roles(
         if role == PATH and not exact and len(fitting) > 1:
             fitting.sort(key=lambda name: not any(map(is_there, _some(cells[name]))))
         if role == LABEL and len(fitting) > 1:
-            fitting = _names_before_numbers(fitting, cells, whole)
+            fitting = _names_before_numbers(fitting, cells, None if has_corrections else whole)
         if fitting:
             found[role], *more = fitting
             passed[role] = tuple(more) if role in (PATH, LABEL) else ()
@@ -174,9 +177,12 @@ def _some(cells: pa.Array | None) -> list[str]:
 
 
 def _names_before_numbers(
-    columns: Sequence[str], cells: Mapping[str, pa.Array | None], whole: Cells
+    columns: Sequence[str], cells: Mapping[str, pa.Array | None], whole: Cells | None
 ) -> list[str]:
-    """Put the first column of names first that has one for each number of the first column."""
+    """Put the first column of names first that has one for each number of the first column.
+
+    Without the whole cells, the first column of names.
+    """
     first, *others = columns
     numbers = cells[first]
     if numbers is None or not len(numbers) or not _all_are(numbers, _INTEGERS):
@@ -185,7 +191,7 @@ def _names_before_numbers(
         names = cells[name]
         if names is None or not len(names) or _all_are(names, _INTEGERS):
             continue
-        if _belong_together(whole([first, name])):
+        if whole is None or _belong_together(whole([first, name])):
             return [name, *(other for other in columns if other != name)]
     return [*columns]
 

@@ -32,6 +32,10 @@ from fungistore.sources.labels import class_names, split_names
 UNREADABLE = (pa.ArrowException, UnicodeError, csv.Error)  # what reading a table raises
 ITEM = ""  # what the inline column is called here, whose own name is the modality's choice
 _BLANK_PATHS_TRIED = 8
+# Of a table that `fungi export` or `Store.to_pandas` made: columns that tell it, and those that are
+# no columns of the samples.
+_EXPORTED = ({"row", "id", "label", "label_name"}, {"row", "id", "label_number", "failed"})
+_OF_EXPORTS = {"row", "label", "label_number", "failed"}
 
 
 class ParquetFile:
@@ -112,7 +116,12 @@ class ItemRows:
         """What the columns are; each role has one."""
         columns = self.columns
         found = find_roles(
-            columns.names, self._head, self._cells, is_there=self._is_there, taken=self.item
+            columns.names,
+            self._head,
+            self._cells,
+            is_there=self._is_there,
+            taken=self.item,
+            has_corrections=self._is_export,
         )
         has_names = PATH in found.of or self.item or (self._by_id and ID in found.of)
         if found.doubled or not has_names:
@@ -123,9 +132,15 @@ class ItemRows:
         return found
 
     @property
+    def _is_export(self) -> bool:
+        """Whether a table of known samples was made by this program."""
+        return self._by_id and any(known <= set(self.columns.names) for known in _EXPORTED)
+
+    @property
     def others(self) -> list[str]:
         """The columns that have no role."""
         taken = {*self.roles.of.values(), self.item}
+        taken |= _OF_EXPORTS if self._is_export else set()
         return [name for name in self.columns.names if name not in taken]
 
     def texts(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:

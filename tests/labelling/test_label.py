@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from fungi_cli.main import app
 from typer.testing import CliRunner
@@ -54,6 +55,23 @@ def test_labels_splits_and_columns_are_corrected_by_id(store: Store, tmp_path: P
     moved = fungi.label(store.root, table(tmp_path, "path;Subset\n000005.jpg;Training\n"))
     assert (moved.labels, moved.splits) == (0, 1)
     assert said(store) == [*expected[:5], (before[5][0], "train")]
+
+
+@pytest.mark.parametrize("name", ["label_name", "label"])
+def test_what_was_exported_and_corrected_corrects(store: Store, tmp_path: Path, name: str) -> None:
+    """Class names count, beside numbers that belong to others now; no other column is a new one."""
+    before = said(store)
+    frame = Store.open(store.root).to_pandas()
+    if name == "label_name":
+        fungi.export_features(store.root, tmp_path / "o.parquet")
+        frame = pd.read_parquet(tmp_path / "o.parquet")
+    frame.loc[0, name] = "class 1"
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    done = fungi.label(store.root, tmp_path / "t.csv")
+    assert (done.rows, done.labels, done.splits, done.new_classes) == (6, 1, 0, ())
+    assert said(store) == [("class 1", "train"), *before[1:]]
+    columns = Store.open(store.root).samples.columns()
+    assert not columns.keys() & {"row", "label", "label_number", "failed"}
 
 
 def test_unknown_ids_are_refused_unless_they_are_skipped(store: Store, tmp_path: Path) -> None:
