@@ -232,9 +232,7 @@ def _predict(task: Task, matrix: FeatureMatrix, k: int) -> Predictions:
     options = KnnOptions(k=k, vote="majority")
     database = TaskRows(matrix, task.split.train, _as_they_are)
     blocks = TaskRows(matrix, task.split.test, _as_they_are)
-    parts = [
-        predict(database, task.labels, queries, options, task.classes) for _, queries in blocks
-    ]
+    parts = [predict(database, task.labels, queries, options, task.pair) for _, queries in blocks]
     return Predictions(np.concatenate([part.ranked for part in parts]))
 
 

@@ -61,14 +61,16 @@ def evaluate_knn(
 
 
 def vote(
-    labels: NDArray[np.int32], weights: NDArray[np.float64] | None = None, classes: int = 0
+    labels: NDArray[np.int32],
+    weights: NDArray[np.float64] | None = None,
+    pair: tuple[int, int] | None = None,
 ) -> Predictions:
     """Rank the labels of each row's neighbours by their votes, ties to the smallest label.
 
     Args:
         labels: [n, k] labels of the neighbours.
         weights: [n, k] weight of each; default: all the same.
-        classes: number of classes; 2 also gives the share of label 1.
+        pair: the labels, where there are two: the share of the second is given, too.
     """
     count, k = labels.shape
     weights = np.ones(labels.shape) if weights is None else weights
@@ -83,10 +85,11 @@ def vote(
     tally, names = tally.reshape(count, k), names.reshape(count, k)
     tally[names < 0] = -1.0  # weights may underflow to zero and still name a class
     ranking = np.argsort(-tally, axis=1, kind="stable")[:, :RANKED]
-    positive = None
-    if classes == 2:
-        positive = (weights * (labels == 1)).sum(axis=1) / weights.sum(axis=1)
-    return Predictions(np.take_along_axis(names, ranking, 1), positive)
+    ranked = np.take_along_axis(names, ranking, 1)
+    if pair is None:
+        return Predictions(ranked)
+    positive = (weights * (labels == pair[1])).sum(axis=1) / weights.sum(axis=1)
+    return Predictions(ranked, positive, pair)
 
 
 def choose_shots(
@@ -105,7 +108,7 @@ def predict(
     labels: NDArray[np.int32],
     queries: Vectors,
     options: KnnOptions,
-    classes: int,
+    pair: tuple[int, int] | None,
 ) -> Predictions:
     """Classify queries [q, d] by the labelled rows of a database.
 
@@ -114,15 +117,15 @@ def predict(
         labels: of the whole sample table.
         queries: vectors [q, d].
         options: k, vote and temperature.
-        classes: number of classes.
+        pair: the labels, where there are two.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.vote == "majority":
         rows = nearest_rows(queries, database, options.k, device)
-        return vote(labels[rows], classes=classes)
+        return vote(labels[rows], pair=pair)
     found = nearest(queries, database, options.k, device)
     cosines = 1 - found.distances**2 / 2
-    return vote(labels[found.rows], np.exp(cosines / options.temperature), classes)
+    return vote(labels[found.rows], np.exp(cosines / options.temperature), pair)
 
 
 def _predictions(
@@ -138,7 +141,7 @@ def _predictions(
 
     database = TaskRows(matrix, train, transform)
     parts = [
-        predict(database, task.labels, queries, options, task.classes)
+        predict(database, task.labels, queries, options, task.pair)
         for _, queries in TaskRows(matrix, task.split.test, transform)
     ]
     return Predictions.joined(parts)

@@ -13,7 +13,7 @@ from fungistore.evaluation.metrics import Predictions, classification_metrics, o
 from fungistore.evaluation.options import TableOptions
 from fungistore.evaluation.ordered import ranks_of, require_order
 from fungistore.evaluation.reduction import combine
-from fungistore.evaluation.result import Evaluation, Score
+from fungistore.evaluation.result import Evaluation, Score, class_names
 from fungistore.evaluation.task import Task, open_task, say_split, say_unseen
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
@@ -84,7 +84,7 @@ def evaluate_table(
     tasks = [task, *map(opened, differing)]
     split = say_split(task.split, context, len(seeds))
     unseen = say_unseen(max((one.unseen for one in tasks), key=lambda one: one.rows), context)
-    names = task.store.manifest.labels
+    names = class_names(task.store, task.present.tolist())
     order = None
     if options.kappa or options.order:
         order = require_order(names, options.order, "--kappa")
@@ -95,7 +95,10 @@ def evaluate_table(
             else "no quadratic kappa: the test rows are of one class"
         )
         protocol = protocol | {"order": list(order)}
-    ranks = None if order is None else ranks_of(names, order)
+    ranks = None
+    if order is not None:  # by label: classes that no row has need none
+        ranks = np.zeros(len(task.store.manifest.labels), np.int64)
+        ranks[task.present] = ranks_of(names, order)
     cells = [
         (task.matrix.subset(features), dim)
         for features in combine(task.matrix.features, options.combinations)

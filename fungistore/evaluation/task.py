@@ -69,12 +69,15 @@ class Task:
         labels: of the whole sample table, -1 where unknown.
         split: labelled rows, usable in every block, so that combinations compare like with like.
         excluded: rows of the split that were left out, by reason.
+        present: labels, ascending, that some row has whose file is there; a class that lost its
+            name to another stays among the store's names, and is none of the task's.
     """
 
     matrix: FeatureMatrix
     labels: NDArray[np.int32]
     split: Split
     excluded: dict[str, int]
+    present: NDArray[np.int32]
 
     @property
     def store(self) -> Store:
@@ -91,8 +94,13 @@ class Task:
 
     @property
     def classes(self) -> int:
-        """Number of label names of the store."""
-        return len(self.store.manifest.labels)
+        """Number of classes."""
+        return len(self.present)
+
+    @property
+    def pair(self) -> tuple[int, int] | None:
+        """The labels of two classes, None of more."""
+        return (int(self.present[0]), int(self.present[1])) if self.classes == 2 else None
 
 
 def open_task(
@@ -181,7 +189,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
             expected="two classes or more",
             found=opened.manifest.labels[present[0]],
         )
-    return Task(matrix, labels, kept, excluded)
+    return Task(matrix, labels, kept, excluded, np.unique(labels[is_labelled & ~coverage.removed]))
 
 
 class TaskRows:

@@ -82,7 +82,7 @@ def evaluate_zero_shot(
         context.reporter.advance(len(numbers))
     context.reporter.end()
     predictions = Predictions.joined(ranked)
-    metrics = classification_metrics(labels[rows], predictions, len(opened.manifest.labels))
+    metrics = classification_metrics(labels[rows], predictions, len(classes))
     score = Score(
         features=matrix.features,
         dim=matrix.dim,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from fungistore.evaluation.options import (
 )
 from fungistore.evaluation.ordered import class_order, ranks_of
 from fungistore.evaluation.retrieval import evaluate_retrieval
+from fungistore.labelling.stage import label
 from fungistore.loff.evaluate import evaluate_loff
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.run_folder import CONFIG
@@ -311,3 +313,23 @@ def test_one_query_may_be_given_by_itself(tmp_path: Path) -> None:
     build_index(store.root)
     (answer,) = search(store.root, "000003.jpg").answers
     assert answer.query == "000003.jpg"
+
+
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("names", ["12", "1234"])
+def test_classes_that_no_row_has_any_more_are_none(tmp_path: Path, kind: str, names: str) -> None:
+    """Labels that got other names give the metrics of a store that never had the old ones."""
+    evaluate, options = TABLES[kind]
+    vectors, _ = clustered(40, len(names), 8, noise=2.0)
+    labels = [names[row % len(names)] for row in range(40)]
+    splits = ["test" if row % 3 == 0 else "train" for row in range(40)]
+    fresh = make_store(tmp_path / "new.fungi", {"embeddings": vectors}, labels, splits)
+    old = [f"grade {name}{name}, by hand" for name in labels[:-1]] + ["none"]
+    store = make_store(tmp_path / "old.fungi", {"embeddings": vectors}, old, splits)
+    rows = zip(store.samples.ids(), labels, strict=True)
+    (tmp_path / "t.csv").write_text("id,label\n" + "".join(f"{i},{name}\n" for i, name in rows))
+    label(store.root, tmp_path / "t.csv")
+    asked = replace(options, kappa=True)
+    expected = evaluate(fresh.root, asked).scores[0].metrics
+    assert evaluate(store.root, asked).scores[0].metrics == pytest.approx(expected)
+    assert {"quadratic_kappa", *(["roc_auc"] if len(names) == 2 else [])} <= expected.keys()
