@@ -52,7 +52,8 @@ class DelimitedFile:
         said = _SAID.match(text)
         self._skipped_lines = 1 if said else 0
         self.delimiter = said[1] if said else _delimiter_of(text)
-        self.decimal = "." if self.delimiter == "," else ","
+        # Semicolons are of systems whose numbers have commas; elsewhere 1,234 may be a thousand.
+        self.decimal = "," if self.delimiter == ";" else "."
         behind_blank = re.search(rf"{re.escape(self.delimiter)}[ ]+\"", text)
         self._is_plain = encoding == UTF_8 and not said and not behind_blank
 

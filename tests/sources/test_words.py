@@ -138,10 +138,15 @@ def test_blanks_after_the_delimiter_are_no_part_of_cells(tmp_path: Path) -> None
 
 
 def test_numbers_may_have_a_decimal_comma(tmp_path: Path) -> None:
-    """Where commas do not part cells; and Excel's first line may say what does."""
+    """Where semicolons part cells; and Excel's first line may say what does.
+
+    Between tabs, 1,234 may be a thousand or one and a bit: it stays text.
+    """
     source = manifest(tmp_path, "sep=;\npath;score;size\na;0,5;1\nb;-1,25e1;2\n")
     assert source.columns() == {"score": "float", "size": "int"}
     assert [s.cells for s in source] == [(0.5, 1), (-12.5, 2)]
+    source = manifest(tmp_path, "path\tprice\tsize\na\t1,234\t0.5\n")
+    assert [s.cells for s in source] == [("1,234", 0.5)]
 
 
 def test_what_is_no_text_says_how_to_make_it_one(tmp_path: Path) -> None:
