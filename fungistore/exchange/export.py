@@ -34,6 +34,7 @@ from fungistore.quantities import counted
 from fungistore.store.coverage import Mask
 from fungistore.store.disk_errors import damage_explained, disk_errors_explained
 from fungistore.store.references import bank_of
+from fungistore.store.removed import read_removed
 from fungistore.store.store import Store
 
 
@@ -147,6 +148,12 @@ def export_features(
         fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps them)"
         context.reporter.notice(
             f"{counted(count.unusable, 'row has', 'rows have')} no usable features and were {fate}"
+        )
+    gone = read_removed(opened.folder())
+    if removed := int(chosen[gone[gone < len(chosen)]].sum()):
+        context.reporter.notice(
+            f"{counted(removed, 'row is', 'rows are')} of files that are gone from the source: "
+            "they are in the file, too"
         )
     return ExportResult(
         store=opened.where,

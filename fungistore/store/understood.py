@@ -21,6 +21,8 @@ from fungistore.store.store import Store
 SPLITS_FIRST = ("train", "val", "test")
 KINDS_SHOWN = 5
 ALIKE_SHOWN = 3
+# how programs write that there is nothing, without case
+NOTHING = frozenset({"nan", "null", "<na>", "n/a", "#n/a"})
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Understood:
         removed: further samples, whose file is gone from the source.
         ignored: what the source has and the table has not, by word: {".heic": 2}.
         alike: classes whose names differ only in case, blanks or the spelling of a letter.
+        nothing: classes whose names are words for an empty cell, such as "nan".
     """
 
     items: str
@@ -46,6 +49,7 @@ class Understood:
     removed: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
     alike: tuple[tuple[str, ...], ...] = ()
+    nothing: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -67,13 +71,21 @@ class Understood:
 
     def warnings(self) -> list[str]:
         """Return what is understood, and may not be meant."""
+        said = []
+        if self.nothing:
+            names = " and ".join(map(repr, self.nothing))
+            said.append(
+                f"warning: {names} is a class, though the word may stand for no label: empty cells "
+                "have none"
+            )
         if not self.alike:
-            return []
+            return said
         groups = [" and ".join(map(repr, group)) for group in self.alike[:ALIKE_SHOWN]]
         groups += ["..."] * (len(self.alike) > ALIKE_SHOWN)
         return [
+            *said,
             f"warning: classes whose names look the same are several: {'; '.join(groups)}; they "
-            "differ in case, blanks or letters alone"
+            "differ in case, blanks or letters alone",
         ]
 
 
@@ -93,6 +105,7 @@ def understood(store: Store, source: object = None) -> Understood:
         removed=int((~is_there).sum()),
         ignored=ignored_by(source),
         alike=tuple(alike_names(names)),
+        nothing=tuple(name for name in names if name.casefold() in NOTHING),
     )
 
 

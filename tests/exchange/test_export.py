@@ -13,13 +13,14 @@ from fungi_cli.main import app
 from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
-from feature_world import clustered, make_store
+from feature_world import Notices, clustered, make_store
 from fungistore.errors import FungiError, StoppedError, UsageError
 from fungistore.exchange.export import export_features
 from fungistore.exchange.import_ import import_features
 from fungistore.exchange.npy import sidecar_of
 from fungistore.exchange.options import ExportOptions, ImportOptions
 from fungistore.machine.context import Context
+from fungistore.store.removed import write_removed
 from fungistore.store.store import Store
 
 ROWS, UNIT = 50, 16
@@ -146,6 +147,18 @@ def test_rows_without_a_committed_unit_are_missing(store: Store, tmp_path: Path)
     raw = ExportOptions(features=("embeddings",), raw=True, keep_unusable=True)
     export_features(store.root, tmp_path / "raw.npy", raw)
     assert np.isnan(np.load(tmp_path / "raw.npy")[UNIT : 2 * UNIT]).all()
+
+
+def test_rows_whose_file_is_gone_are_exported_and_counted(store: Store, tmp_path: Path) -> None:
+    """Whoever trains on the file is told; of those alone that are in it."""
+    write_removed(store.folder(), np.array([0, 1, BAD]))
+    said: list[str] = []
+    done = export_features(store.root, tmp_path / "o.npy", context=Context(Notices(said)))
+    assert done.rows == ROWS - 1
+    assert "2 rows are of files that are gone" in said[-1]
+    options = ExportOptions(split="test")
+    export_features(store.root, tmp_path / "t.npy", options, context=Context(Notices(said)))
+    assert "1 row is of files" in said[-1]
 
 
 def test_a_split_alone(store: Store, tmp_path: Path) -> None:

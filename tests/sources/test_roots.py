@@ -109,6 +109,17 @@ def test_one_class_in_two_spellings_of_a_letter_is_one(tmp_path: Path) -> None:
     assert open_source(tmp_path).label_names() == ["caf\u00e9"]
 
 
+def test_words_for_no_label_are_classes_with_a_warning(tmp_path: Path) -> None:
+    """Text of pandas has nan where nothing was; a class may be called None."""
+    (tmp_path / "t.csv").write_text("path,label\na.jpg,nan\nb.jpg,None\nc.jpg,cat\n")
+    store = Store.open_or_create(tmp_path / "s.fungi")
+    with store.writing("samples") as held:
+        add_source(held, open_source(tmp_path / "t.csv"))
+        found = understood(held)
+    assert (found.classes, found.nothing) == (3, ("nan",))
+    assert "empty cells have none" in found.warnings()[0]
+
+
 def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
     """Counts of the table, and what the source left out; classes that look the same are warned."""
     names = [f"{split}/{cls}/{n}.jpg" for split in ("train", "dev") for cls in "Aab" for n in "12"]
@@ -130,6 +141,7 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
         "removed": 0,
         "ignored": {".xcf": 1, "without a suffix": 1},
         "alike": (("A", "a"),),
+        "nothing": (),
     }
     assert "'A' and 'a'" in found.warnings()[0]
     (tmp_path / "in" / "extra" / "b" / "1.jpg").unlink()
