@@ -53,6 +53,7 @@ PARTS = IMAGE_PARTS | frozenset(
     )
 )
 _NAMES_SHOWN = 3
+_CLASSES_LOOKED_INTO = 8
 _WORD = re.compile(r"[A-Za-z]+")
 
 
@@ -76,7 +77,7 @@ def root_warnings(path: str, top: Sequence[str], classes: Sequence[str]) -> list
     for place in (path, only):
         if place is not None and top and (found := layout_of(place)):
             return [_known_set(path, top, *found)]
-    if only is not None and _has_folders(only):
+    if only is not None and _folders(only):
         return [
             f"warning: everything lies in the folder {top[0]!r}, which is read as the only class: "
             f"if the classes are in it, give {only}"
@@ -94,6 +95,13 @@ def root_warnings(path: str, top: Sequence[str], classes: Sequence[str]) -> list
         return [
             f"warning: {_quoted([*splits])} look like splits, and are read as classes: name the "
             "folders train, val and test, or give a manifest with a column `split`"
+        ]
+    below = [_folders(os.path.join(path, name)) for name in top[:_CLASSES_LOOKED_INTO]]
+    if below and all(names and all(map(known_split, names)) for names in below):
+        return [
+            f"warning: the splits that lie below classes, such as {f'{top[0]}/{below[0][0]}'!r}, "
+            "are not read: put the folders of classes into those of splits, or give a manifest "
+            "with a column `split`"
         ]
     return []
 
@@ -115,9 +123,9 @@ def _split_in(name: str) -> str | None:
     return next(filter(None, map(known_split, _WORD.findall(name))), None)
 
 
-def _has_folders(path: str) -> bool:
+def _folders(path: str) -> list[str]:
     try:
         with os.scandir(path) as entries:
-            return any(entry.is_dir() for entry in entries)
+            return sorted(entry.name for entry in entries if entry.is_dir())
     except OSError:
-        return False
+        return []

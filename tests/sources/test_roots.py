@@ -45,6 +45,15 @@ ROOTS: dict[str, tuple[tuple[str, ...], str]] = {
     "doubled": (("pets/cat/1.jpg", "pets/dog/1.jpg", "readme.txt"), "give {}/pets"),
     "CUB below": (("CUB_200_2011/images/1/1.jpg", "CUB_200_2011/images.txt"), "CUB-200-2011"),
     "split words": (("train2017/1.jpg", "val2017/1.jpg"), "look like splits"),
+    "splits in classes": (
+        (
+            "bottle/train/good/1.jpg",
+            "bottle/test/bad/1.jpg",
+            "cable/train/1.jpg",
+            "cable/Test/1.jpg",
+        ),
+        "'bottle/test', are not read",
+    ),
     "split parts": (("train/images/1.jpg", "train/labels/1.txt"), "parts of a data set"),
 }
 SOUND = {
@@ -52,6 +61,7 @@ SOUND = {
     "splits": ("Train/cat/1.jpg", "TEST/dog/1.jpg", "validation/cat/2.jpg"),
     "one class": ("cat/1.jpg",),
     "no class": ("1.jpg", "2.jpg"),
+    "one split in one class": ("cat/test/1.jpg", "dog/2.jpg"),
     "deep": ("cat/a/1.jpg", "dog/b/1.jpg"),
     "a station": ("train_station/1.jpg", "harbour/1.jpg"),
     "split-like": ("bus/1.jpg", "train/1.jpg", "car/1.jpg"),
