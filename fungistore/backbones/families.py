@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from fungistore.backbones.names import HUB, canonical, is_place
 from fungistore.errors import UsageError
@@ -56,6 +56,15 @@ class BackboneCard:
     embedding_dim: int
     target_layer: str | None
     modality: str = "image"
+
+
+class LoadSettings(TypedDict):
+    """What `Family.load` gets beside a name, for families that hand it on as it is."""
+
+    weights: Path | None
+    image_size: int | None
+    target_layer: str | None
+    view_size: str | int
 
 
 class Family(Protocol):

@@ -16,7 +16,6 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
-from fungistore.errors import UsageError
 from fungistore.evaluation.options import ClusterOptions
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import (
@@ -29,6 +28,7 @@ from fungistore.evaluation.result import (
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.matrices.splits import named_split
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
@@ -179,14 +179,6 @@ def _rows_to_fit(rows: Rows, clusters: int, dim: int, seed: int) -> Rows:
 
 
 def _rows_of(store: Store, split: str | None) -> Rows:
-    splits = store.samples.splits()
     if split is None:
         return np.arange(len(store.samples))
-    if split not in splits:
-        raise UsageError(
-            f"there is no split {split!r}",
-            where=store.where,
-            expected=", ".join(splits) or "no --split: the store has no splits",
-            hint="leave out --split to cluster all rows",
-        )
-    return splits[split]
+    return named_split(store, split, "leave out --split to cluster all rows")

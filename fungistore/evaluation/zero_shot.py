@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
@@ -24,6 +23,7 @@ from fungistore.extras import install_command
 from fungistore.joint.space import TextSpace, open_space
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.matrices.splits import named_split
 from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
@@ -184,22 +184,10 @@ def _published(name: str) -> list[str]:
 
 
 def _rows_of(store: Store, split: str | None) -> tuple[Rows, str]:
-    splits = store.samples.splits()
-    if split is None:
-        return (splits["test"], "test") if "test" in splits else (_all(store), "all")
-    if split not in splits:
-        raise UsageError(
-            f"there is no split {split!r}",
-            where=store.where,
-            expected=", ".join(splits) or "no --split: the store has no splits",
-            hint="leave out --split",
-        )
-    return splits[split], split
-
-
-def _all(store: Store) -> Rows:
-    rows: NDArray[np.int64] = np.arange(len(store.samples))
-    return rows
+    if split is not None:
+        return named_split(store, split, "leave out --split"), split
+    test = store.samples.splits().get("test")
+    return (np.arange(len(store.samples)), "all") if test is None else (test, "test")
 
 
 def _class_vectors(

@@ -57,6 +57,28 @@ class Split:
         return replace(self, **{name: (rows := getattr(self, name))[mask[rows]] for name in names})
 
 
+def named_split(store: Store, name: str, hint: str) -> Rows:
+    """Return the rows of a split.
+
+    Args:
+        store: the store.
+        name: of the split.
+        hint: what to try where there is none of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    splits = store.samples.splits()
+    if name not in splits:
+        raise UsageError(
+            f"there is no split {name!r}",
+            where=store.where,
+            expected=", ".join(splits) or "no --split: the store has no splits",
+            hint=hint,
+        )
+    return splits[name]
+
+
 def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
     """Return the store's own split, or hold out a part of its train split.
 

@@ -14,6 +14,7 @@ from torch import nn
 from fungistore.backbones.attention import UnfoldedAttention
 from fungistore.backbones.encoder import ClassTokenSplit, Encoded, TokenGrid
 from fungistore.backbones.target_layers import differentiable, refuse_other_layer
+from fungistore.backbones.timm_vit.variants import spelled_transform
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.modalities.image.inference import InferenceView
@@ -22,7 +23,6 @@ from fungistore.modalities.views import Inputs, ViewRecipe
 from fungistore.quantities import counted
 
 MOST_SHAPES = 8  # of inputs that one block is compiled for
-TRANSFORM_FIELDS = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
 def unfold_attention(visual: Any) -> None:
@@ -152,16 +152,12 @@ class OpenClipImages:
 
     def identity(self) -> Config:
         """Return model, weights, size and transform."""
-        transform = {key: self.data_config[key] for key in TRANSFORM_FIELDS}
         return {
             "family": self.family,
             "model": self.name,
             "weights": self.weights_hash,
             "image_size": self.image_size,
-            "transform": {
-                key: list(value) if isinstance(value, tuple) else value
-                for key, value in transform.items()
-            },
+            "transform": spelled_transform(self.data_config),
         }
 
     def count_tokens(self, inputs: Inputs) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
-from fungistore.backbones.families import TIMM, BackboneCard
+from fungistore.backbones.families import TIMM, BackboneCard, LoadSettings
 
 if TYPE_CHECKING:
     from fungistore.backbones.encoder import Encoder
@@ -24,25 +24,11 @@ class OpenClipFamily:
     modality: ClassVar[str] = "image"
     listed_by_name: ClassVar[bool] = True
 
-    def load(
-        self,
-        name: str,
-        *,
-        weights: Path | None,
-        image_size: int | None,
-        target_layer: str | None,
-        view_size: str | int,
-    ) -> Encoder:
+    def load(self, name: str, **settings: Unpack[LoadSettings]) -> Encoder:
         """Build the image side of a model; see `load_images`."""
         from fungistore.backbones.open_clip.loading import load_images
 
-        return load_images(
-            name,
-            weights=weights,
-            image_size=image_size,
-            target_layer=target_layer,
-            view_size=view_size,
-        )
+        return load_images(name, **settings)
 
     def load_joint(self, name: str, *, weights: Path | None) -> JointEncoder:
         """Build both sides of a model; see `load_both`."""

@@ -18,7 +18,7 @@ from fungistore.backbones.timm_vit.class_token import TimmSplit, splits_class_to
 from fungistore.backbones.timm_vit.fitting import some
 from fungistore.backbones.timm_vit.layout import Layout
 from fungistore.backbones.timm_vit.quantized import quantize_linears
-from fungistore.backbones.timm_vit.variants import TRANSFORM_FIELDS
+from fungistore.backbones.timm_vit.variants import spelled_transform
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.modalities.image.inference import InferenceView
@@ -155,7 +155,7 @@ class TimmViT:
             "weights": self.weights_hash,
             "image_size": self.image_size,
             "pooling": self.pooling,
-            "transform": {key: _plain(self.data_config[key]) for key in TRANSFORM_FIELDS},
+            "transform": spelled_transform(self.data_config),
         }
 
     def count_tokens(self, inputs: Inputs) -> int:
@@ -240,8 +240,3 @@ def _cast(model: Any, trunk: nn.Module, dtype: torch.dtype) -> None:
         for module in child.modules():
             if isinstance(module, BUFFERS_MEET_WEIGHTS):
                 module.to(dtype)
-
-
-def _plain(value: Any) -> Any:
-    """Return a tuple as a list, so that a configuration equals itself after a trip through JSON."""
-    return list(value) if isinstance(value, tuple) else value

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
-from fungistore.backbones.families import BackboneCard
+from fungistore.backbones.families import BackboneCard, LoadSettings
 from fungistore.backbones.timm_vit.cards import keep_cards, read_cards
 
 if TYPE_CHECKING:
@@ -19,25 +18,11 @@ class TimmFamily:
 
     modality: ClassVar[str] = "image"
 
-    def load(
-        self,
-        name: str,
-        *,
-        weights: Path | None,
-        image_size: int | None,
-        target_layer: str | None,
-        view_size: str | int,
-    ) -> Encoder:
+    def load(self, name: str, **settings: Unpack[LoadSettings]) -> Encoder:
         """Build a model; see `load_timm_vit`."""
         from fungistore.backbones.timm_vit.loading import load_timm_vit
 
-        return load_timm_vit(
-            name,
-            weights=weights,
-            image_size=image_size,
-            target_layer=target_layer,
-            view_size=view_size,
-        )
+        return load_timm_vit(name, **settings)
 
     def find(self, pattern: str) -> list[str]:
         """Return timm's names with their pretrained tags."""

@@ -96,20 +96,27 @@ def fit_weights(
                 found=f"for another size it needs other weights ({some(misshapen)})",
                 hint=OWN_SIZE_HINT,
             )
-    if missing or unexpected or misshapen:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    refuse_misfit(model, missing, unexpected, misshapen, where)
+    model.load_state_dict({name: converted[name] for name in expected}, strict=True)
+    used = {name: value for name, value in state.items() if name not in dropped}
+    return Fitted(used, tuple(sorted(dropped | _lost(state, converted))))
+
+
+def refuse_misfit(
+    model: Any, missing: list[str], unexpected: list[str], misshapen: list[str], where: object
+) -> None:
+    """Raise UsageError where some weights are not those of a model; the lists name tensors."""
+    found = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if any(found.values()):
         raise UsageError(
             "the weights do not fit the model",
             where=where,
-            expected=f"the {counted(len(expected), 'tensor')} of {type(model).__name__}",
+            expected=f"the {counted(len(model.state_dict()), 'tensor')} of {type(model).__name__}",
             found="; ".join(
                 f"{len(keys)} {what} ({some(keys)})" for what, keys in found.items() if keys
             ),
             hint="check that --model names the architecture these weights were trained for",
         )
-    model.load_state_dict({name: converted[name] for name in expected}, strict=True)
-    used = {name: value for name, value in state.items() if name not in dropped}
-    return Fitted(used, tuple(sorted(dropped | _lost(state, converted))))
 
 
 def conversion_of(architecture: str) -> Convert:

@@ -62,6 +62,12 @@ class Variant:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+def spelled_transform(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a fingerprint has of a transform: as it is read back from JSON."""
+    fields = ((key, config[key]) for key in TRANSFORM_FIELDS)
+    return {key: list(one) if isinstance(one, tuple) else one for key, one in fields}
+
+
 def keeps_head(name: str) -> bool:
     """Whether the model's last linear layer projects into CLIP's joint space, so belongs to it.
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fnmatch import fnmatch
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Unpack
 
-from fungistore.backbones.families import BackboneCard
+from fungistore.backbones.families import BackboneCard, LoadSettings
 
 if TYPE_CHECKING:
     from fungistore.backbones.encoder import Encoder
@@ -19,25 +18,11 @@ class TorchvisionFamily:
     modality: ClassVar[str] = "image"
     listed_by_name: ClassVar[bool] = True
 
-    def load(
-        self,
-        name: str,
-        *,
-        weights: Path | None,
-        image_size: int | None,
-        target_layer: str | None,
-        view_size: str | int,
-    ) -> Encoder:
+    def load(self, name: str, **settings: Unpack[LoadSettings]) -> Encoder:
         """Build a model; see `load_torchvision`."""
         from fungistore.backbones.torchvision_models.loading import load_torchvision
 
-        return load_torchvision(
-            name,
-            weights=weights,
-            image_size=image_size,
-            target_layer=target_layer,
-            view_size=view_size,
-        )
+        return load_torchvision(name, **settings)
 
     def find(self, pattern: str) -> list[str]:
         """Return the names with those of their weights."""

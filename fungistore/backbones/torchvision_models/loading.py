@@ -16,9 +16,9 @@ from fungistore.backbones.attention import UnfoldedAttention
 from fungistore.backbones.checkpoints import read_checkpoint
 from fungistore.backbones.families import BackboneCard
 from fungistore.backbones.modules.encoder import GridLayer, ModuleEncoder, module_encoder
+from fungistore.backbones.timm_vit.fitting import refuse_misfit
 from fungistore.backbones.timm_vit.weights import digest_weights
 from fungistore.errors import FungiError, UsageError
-from fungistore.quantities import counted
 
 FAMILY = "torchvision"
 NEAR_NAMES = 5
@@ -202,19 +202,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], where: object) -> None:
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
     odd = [key for key in expected if key in state and state[key].shape != expected[key].shape]
-    if missing or extra or odd:
-        found = {"missing": missing, "unexpected": extra, "of another shape": odd}
-        raise UsageError(
-            "the weights do not fit the model",
-            where=where,
-            expected=f"the {counted(len(expected), 'tensor')} of {type(model).__name__}",
-            found="; ".join(
-                f"{len(keys)} {what} ({', '.join(keys[:3])})"
-                for what, keys in found.items()
-                if keys
-            ),
-            hint="check that --model names the architecture these weights were trained for",
-        )
+    refuse_misfit(model, missing, extra, odd, where)
     model.load_state_dict(dict(state), strict=True)
 
 
