@@ -8,6 +8,7 @@ memory or onto the GPU.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Literal
 
@@ -149,9 +150,11 @@ class PatchLoader:
             yield from self._select(batches, *self._loaded)
             return
         reader = self._memory or self._reader(drawn)
-        for rows, values in gather(reader, batches, self._take, self.threads, BATCHES_AHEAD):
-            yield Batch(rows, values.to(self.device, non_blocking=self.device.type == "cuda"))
-            del values  # a buffer is used again once nobody holds it
+        read = gather(reader, batches, self._take, self.threads, BATCHES_AHEAD)
+        with closing(read):  # its threads end with this iterator, whoever else may still hold it
+            for rows, values in read:
+                yield Batch(rows, values.to(self.device, non_blocking=self.device.type == "cuda"))
+                del values  # a buffer is used again once nobody holds it
 
     def _draw(self, epoch: int) -> Rows:
         if self._mapped:

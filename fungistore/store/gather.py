@@ -17,7 +17,7 @@ import resource
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -277,7 +277,7 @@ def gather(
     take: Callable[[int], Tensor],
     threads: int,
     ahead: int,
-) -> Iterator[tuple[Rows, Tensor]]:
+) -> Generator[tuple[Rows, Tensor]]:
     """Yield (rows, values) of each batch in turn, while threads read the next ones.
 
     Args:

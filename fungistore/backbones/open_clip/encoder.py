@@ -17,12 +17,11 @@ from fungistore.backbones.target_layers import differentiable, refuse_other_laye
 from fungistore.backbones.timm_vit.variants import spelled_transform
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
+from fungistore.machine.compiling import compile_for_shapes
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
 from fungistore.quantities import counted
-
-MOST_SHAPES = 8  # of inputs that one block is compiled for
 
 
 def unfold_attention(visual: Any) -> None:
@@ -186,7 +185,7 @@ class OpenClipImages:
             module.to(dtype)
         self.dtype = dtype
         for block in blocks if compiled else ():
-            block.compile(dynamic=False, recompile_limit=MOST_SHAPES)
+            compile_for_shapes(block)
 
     def run(self, inputs: Inputs) -> Encoded:
         """Return the embeddings, and the patch tokens after the final norm where they have places.

@@ -21,6 +21,7 @@ from fungistore.backbones.timm_vit.quantized import quantize_linears
 from fungistore.backbones.timm_vit.variants import spelled_transform
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
+from fungistore.machine.compiling import compile_for_shapes
 from fungistore.modalities.image.inference import InferenceView
 from fungistore.modalities.image.pixels import NormalizedViews, Statistics
 from fungistore.modalities.views import Inputs, ViewRecipe
@@ -29,7 +30,6 @@ from fungistore.quantities import counted
 # Their buffers are computed with as their weights are; a rotary embedding's must stay exact.
 BUFFERS_MEET_WEIGHTS = (nn.modules.batchnorm._BatchNorm, RelPosMlp)
 IN_FLOAT32 = "the model computes in float32 throughout: it has no trunk of blocks for --dtype"
-MOST_SHAPES = 64  # of inputs that blocks are compiled for; beyond, they run as they are
 
 
 @dataclass(eq=False)
@@ -196,7 +196,7 @@ class TimmViT:
             _cast(self.module, trunk, dtype)
             self.dtype = dtype
         for block in trunk if compiled else ():
-            block.compile(dynamic=False, recompile_limit=MOST_SHAPES)
+            compile_for_shapes(block)
 
     def run(self, inputs: Inputs) -> Encoded:
         """Return the embeddings and patch tokens of pixels."""
