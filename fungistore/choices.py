@@ -6,5 +6,6 @@ from typing import Literal
 
 Codec = Literal["none", "zstd", "bitround"]
 StorageDtype = Literal["float16", "float32"]
-ProjectionKind = Literal["binary", "gaussian", "sparse"]
+ProjectionKind = Literal["binary", "gaussian", "sparse", "tensorsketch"]
+Crop = Literal["auto", "model", "whole"]
 DecodeIn = Literal["auto", "threads", "processes"]

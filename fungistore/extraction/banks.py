@@ -102,10 +102,11 @@ def samples_of(spec: BankSpec, samples: Candidates) -> int:
 def stand_in(resolved: Resolved, feature: str, samples: int | None = None) -> NDArray[np.float32]:
     """Return a bank of noise, of the size that one of some samples has; default: about that."""
     spec, recipe = resolved.banks[feature], resolved.views.get(feature)
-    views = 1 if recipe is None else count_views(recipe)
+    each = spec.per_sample or (1 if recipe is None else count_views(recipe))
     # of all samples: their number need not decide what is made of them
-    rows = STAND_IN if spec.samples is None else (samples or spec.samples) * views
-    noise = np.random.default_rng(0).standard_normal((rows, spec.width), np.float32)
+    rows = STAND_IN if spec.samples is None else (samples or spec.samples) * each
+    width = spec.width or resolved.backbone.token_dim
+    noise = np.random.default_rng(0).standard_normal((rows, width), np.float32)
     return _reduced(resolved, feature, noise)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from fungistore.errors import ItemError
 from fungistore.location import shortened
@@ -35,6 +37,7 @@ class Drawer:
         recipes: the views of those that have, by feature.
         seed: seed of the views.
         rescues: whether an item that ends too early is read as far as it goes, and noted.
+        draws: how many random numbers a feature gets of each sample, beside the view.
     """
 
     modality: Modality
@@ -42,6 +45,7 @@ class Drawer:
     recipes: Mapping[str, ViewRecipe]
     seed: int
     rescues: bool = False
+    draws: Mapping[str, int] = field(default_factory=dict)
 
     def recipe(self, name: str) -> ViewRecipe:
         """Return the views that are drawn under a name: a feature's, or BASE."""
@@ -55,6 +59,9 @@ class Drawer:
             if views not in drawn:
                 random = Stream(self.seed, "views", views, sample_id)
                 drawn[views] = self.recipe(views).draw(item, random)
+            if name in self.draws:
+                numbers = Stream(self.seed, "tokens", name, sample_id).uniform(self.draws[name])
+                drawn[name] = (numbers.astype(np.float32),)
         return drawn
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoder
 from fungistore.extraction.drawing import BASE, Drawer
-from fungistore.extraction.grids import stored_grid
+from fungistore.extraction.grids import stored_gradients, stored_grid
+from fungistore.extraction.support import Support
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.projection import (
     Projection,
+    UnitFactors,
     UnitRows,
     normalized_projection,
+    projected_factors,
     unit_rows,
 )
 from fungistore.gradients.tape import GradientPath, Tape
@@ -48,13 +52,27 @@ BatchViews = dict[str, DrawnBatch]  # of a batch's items, by the name of the vie
 class GradientFeature:
     """An objective with everything frozen that its features depend on.
 
-    `bank` is what the objective made of other samples' latents, None where it needs none.
+    `bank` is what the objective made of other samples' latents, None where it needs none;
+    `support` finds the neighbours of tokens in it, for an objective that asks for them.
     """
 
     objective: Objective
     recipe: ViewRecipe | None
     heads: Mapping[str, nn.Linear]
     bank: Float[Tensor, ...] | None
+    support: Support | None = None
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some samples of a batch, on the device: what their views are of, and draws by feature."""
+
+    drawn: DrawnBatch
+    draws: Mapping[str, DrawnBatch]
+
+    def of(self, name: str) -> DrawnBatch:
+        """Return what was drawn for a feature."""
+        return (*self.drawn, *self.draws.get(name, ()))
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,7 @@ class _Made:
 
     rows: dict[str, Tensor]
     gradients: dict[str, UnitRows]
+    factors: dict[str, UnitFactors]
 
 
 class FeatureMaker:
@@ -87,6 +106,7 @@ class FeatureMaker:
         seed: seed of the views.
         device: where the forwards run.
         token_path: the path of objectives that read tokens; None where there is none.
+        exact_patches: patch tensors come from that path too, with the gradients of their tokens.
         tf32: let a GPU multiply float32 as TF32 (10 bits): beside a trunk that rounds as coarsely
             or more, in views, tail and projection, it costs no precision that is left.
         rescues: items that end too early are read as far as they go.
@@ -104,12 +124,14 @@ class FeatureMaker:
         seed: int,
         device: torch.device,
         token_path: LayerPath | None = None,
+        exact_patches: bool = False,
         tf32: bool = False,
         rescues: bool = False,
     ) -> None:
         self._encoder = encoder
         self._path = path
         self._token_path = token_path
+        self._exact_patches = exact_patches
         self._projection = projection
         self._gradients = gradients
         self._pool = pool
@@ -118,7 +140,11 @@ class FeatureMaker:
         self.device = device
         recipes = {name: feature.recipe for name, feature in gradients.items() if feature.recipe}
         base = encoder.base_view.on(device)
-        self.drawer = Drawer(find_modality(encoder.modality), base, recipes, seed, rescues)
+        tokens = prod(encoder.token_shape)
+        draws = {n: f.objective.needs.token_draws * tokens for n, f in gradients.items()}
+        draws = {name: count for name, count in draws.items() if count}
+        modality = find_modality(encoder.modality)
+        self.drawer = Drawer(modality, base, recipes, seed, rescues, draws)
 
     def forwards(self, features: frozenset[str]) -> int:
         """Return how many forwards one sample costs."""
@@ -137,10 +163,10 @@ class FeatureMaker:
         assert isinstance(objective, BankObjective)
         (one,) = self._passes(frozenset([name]))
 
-        def encode(part: DrawnBatch) -> Tensor:
+        def encode(part: _Part) -> Tensor:
             with torch.no_grad():  # which is a thread's own
-                tape = self._record(part, one, UNWATCHED)
-                return objective.latents(_outputs(tape, part), feature.heads)
+                tape = self._record(part.drawn, one, UNWATCHED)
+                return objective.latents(_outputs(tape, part.of(name)), feature.heads)
 
         with self._on_device() as cores:
             parts = list(cores.map(encode, self._parts(drawn, one)))
@@ -166,6 +192,8 @@ class FeatureMaker:
         """Divide features into sets of forwards: those of the base view come first."""
         base = features - self.drawer.recipes.keys()
         reading = frozenset(name for name in features if self._reads_tokens(name))
+        if self._exact_patches and reading & base:
+            reading |= base & {PATCHES}
         passes = [_Pass(BASE, base - reading, False), _Pass(BASE, base & reading, True)]
         passes += [_Pass(n, frozenset([n]), n in reading) for n in sorted(features - base)]
         return [one for one in passes if one.features]
@@ -179,7 +207,7 @@ class FeatureMaker:
         count = len(drawn[one.views][0])
         watch = shared(context.watch, min(cores.count, -(-count // self._at_once(one))))
 
-        def make(part: DrawnBatch) -> _Made:
+        def make(part: _Part) -> _Made:
             context.stop_if_asked()
             return self._make(part, one, watch)
 
@@ -198,17 +226,35 @@ class FeatureMaker:
                 assert self._projection is not None
                 projected = normalized_projection(gradients, self._projection, cores)
             made |= {GRADIENTS + name: projected.rows, NORMS + name: projected.norms}
+        for name in parts[0].factors:
+            factors = UnitFactors(
+                joined(part.factors[name].left for part in parts),
+                joined(part.factors[name].right for part in parts),
+                joined(part.factors[name].norms for part in parts),
+            )
+            with context.watch.stage("projection"):
+                assert self._projection is not None
+                tokens = projected_factors(factors, self._projection, cores)
+                made |= stored_gradients(name, tokens, self._encoder.token_shape, self._pool)
         return made
 
-    def _make(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> _Made:
-        tape = self._record(drawn, one, watch)
+    def _make(self, drawn: _Part, one: _Pass, watch: Stopwatch) -> _Made:
+        tape = self._record(drawn.drawn, one, watch)
         rows = {}
         if EMBEDDINGS in one.features:
             rows[EMBEDDINGS] = tape.embeddings[:, 0].detach()
         if tape.patches is not None:
             rows |= stored_grid(tape.patches, self._encoder.token_shape, self._pool)
-        names = one.features & self._gradients.keys()
-        return _Made(rows, {name: self._gradient(name, tape, drawn, watch) for name in names})
+        gradients, factors = {}, {}
+        for name in sorted(one.features & self._gradients.keys()):
+            with watch.stage("tail"):
+                losses = self._losses(name, tape, drawn.of(name))
+                if self._gradients[name].objective.needs.per_token:
+                    assert self._token_path is not None
+                    factors[name] = self._token_path.token_factors(tape, losses)
+                else:
+                    gradients[name] = unit_rows(tape.gradients(losses))
+        return _Made(rows, gradients, factors)
 
     @contextmanager
     def _on_device(self) -> Iterator[Cores]:
@@ -231,16 +277,22 @@ class FeatureMaker:
         views = count_views(self.drawer.recipe(one.views))
         return self._path_of(one).samples_at_once(views, self._batch_size, self.device)
 
-    def _parts(self, drawn: BatchViews, one: _Pass) -> Iterator[DrawnBatch]:
+    def _parts(self, drawn: BatchViews, one: _Pass) -> Iterator[_Part]:
         """Split a batch so that the path can record each part with all of its views.
 
         A CPU's parts are of one size, the last one filled up with copies of its last sample: so a
         sample's features do not depend on its company.
         """
         arrays, count = drawn[one.views], self._at_once(one)
+        draws = {name: drawn[name] for name in one.features & self.drawer.draws.keys()}
+
+        def part(arrays: DrawnBatch, start: int) -> DrawnBatch:
+            some = tuple(array[start : start + count] for array in arrays)
+            return filled_up(some, count) if self.device.type == "cpu" else some
+
         for start in range(0, len(arrays[0]), count):
-            part = tuple(array[start : start + count] for array in arrays)
-            yield self._to_device(filled_up(part, count) if self.device.type == "cpu" else part)
+            own = {name: part(numbers, start) for name, numbers in draws.items()}
+            yield _Part(self._to_device(part(arrays, start)), own)
 
     def _record(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> Tape:
         recipe = self.drawer.recipe(one.views)
@@ -258,14 +310,13 @@ class FeatureMaker:
             return path.record(rendered(), patches=patches, tokens=one.reads_tokens, watch=watch)
         return path.record(rendered(), patches=patches, watch=watch)
 
-    def _gradient(
-        self, name: str, tape: Tape, drawn: tuple[Tensor, ...], watch: Stopwatch
-    ) -> UnitRows:
+    def _losses(self, name: str, tape: Tape, drawn: DrawnBatch) -> Tensor:
         feature = self._gradients[name]
-        with watch.stage("tail"):
-            outputs = _outputs(tape, drawn)
-            losses = feature.objective.losses(outputs, feature.heads, feature.bank)
-            return unit_rows(tape.gradients(losses))
+        outputs, bank = _outputs(tape, drawn), feature.bank
+        if feature.support is not None:
+            (grid,) = outputs.tokens
+            bank = feature.support.nearest(grid.tokens.detach().flatten(1, -2))
+        return feature.objective.losses(outputs, feature.heads, bank)
 
     def _to_device(self, arrays: DrawnBatch) -> DrawnBatch:
         """Send bytes; what says where in them the views are decides shapes, so it stays."""

@@ -17,13 +17,14 @@ from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
+from fungistore.extraction.support import Support
 from fungistore.extraction.versions import running_versions
 from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
 from fungistore.gradients.projection import Projection
 from fungistore.machine.context import Context
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
-from fungistore.store.feature import EMBEDDINGS, PATCHES
+from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.setups import BANK, BANK_FILE
@@ -149,9 +150,15 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
     configs: dict[str, Config] = {}
     for feature in options.features:
         if feature == PATCHES:
-            configs[feature] = shared | {"patches": {"pool": options.pool}}
+            patches: Config = {"pool": options.pool}
+            if resolved.exact_patches and resolved.dtype != torch.float32:
+                patches["last_block"] = "float32"
+            configs[feature] = shared | {"patches": patches}
             continue
-        configs[feature] = shared | {"vectors": {"dtype": options.storage_dtype}}
+        if feature.startswith(OF_PATCHES):
+            configs[feature] = shared | {"tokens": {"pool": options.pool}}
+        else:
+            configs[feature] = shared | {"vectors": {"dtype": options.storage_dtype}}
         if feature != EMBEDDINGS:
             objective: Any = resolved.objective(feature)
             configs[feature] |= {"gradient": gradient, feature: _plain(asdict(objective))}
@@ -257,7 +264,11 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
             for name in (*needs.heads, *needs.token_heads)
         }
         bank = None if found.bank is None else torch.from_numpy(found.bank).to(device)
-        gradients[feature] = GradientFeature(objective, resolved.views.get(feature), heads, bank)
+        support = None
+        if bank is not None and needs.neighbors is not None:
+            support = Support(bank, needs.neighbors, options.seed)
+        recipe = resolved.views.get(feature)
+        gradients[feature] = GradientFeature(objective, recipe, heads, bank, support)
     dtype = torch.bfloat16 if resolved.dtype == torch.bfloat16 else torch.float32
     projection = Projection(
         resolved.projection,
@@ -275,6 +286,7 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
         seed=options.seed,
         device=device,
         token_path=resolved.token_path,
+        exact_patches=resolved.exact_patches,
         tf32=resolved.dtype != torch.float32,
         rescues=options.on_error == "truncated",
     )

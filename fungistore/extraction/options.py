@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from annotated_types import Ge, MinLen
 
 from fungistore.backbones.families import feature_set_of
-from fungistore.choices import Codec, DecodeIn, ProjectionKind, StorageDtype
+from fungistore.choices import Codec, Crop, DecodeIn, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError, did_you_mean
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
@@ -35,7 +35,7 @@ TrunkDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 # What else a feature set has, and a feature's configuration: no objective can be called so.
 TAKEN = frozenset(
     {"embeddings", "patches", "schema", "backbone", "compute", "layout"}
-    | {"vectors", "gradient", "views"}
+    | {"vectors", "gradient", "views", "tokens"}
 )
 
 
@@ -83,10 +83,17 @@ class ExtractOptions(ReplayChoice):
     image_size: Annotated[
         Count | None, Setting("Side of the model's input in pixels.", default="the model's own")
     ] = None
+    crop: Annotated[
+        Crop,
+        Setting(
+            "whole: squeeze the whole image into the square, as masks need it; model: its own.",
+            default="whole with gradients of patches, else model",
+        ),
+    ] = "auto"
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
         Setting(
-            "Of embeddings,kl,dino,simclr,patches.",
+            "Of embeddings,kl,dino,simclr,patches,patches/simclr,patches/kl.",
             metavar="NAMES",
             heading=FEATURES,
             names="extracted feature",

@@ -12,7 +12,8 @@ import torch
 
 from fungistore.backbones.encoder import Encoder, remarks_of
 from fungistore.backbones.families import load_backbone, modality_of, refuse_untrusted
-from fungistore.choices import Codec
+from fungistore.backbones.whole import SQUASH, can_see_whole, dense_size, seeing_whole
+from fungistore.choices import Codec, Crop
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
@@ -35,6 +36,9 @@ from fungistore.store.feature import (
     GRADIENTS,
     LENGTHS,
     NORMS,
+    OF_PATCHES,
+    PATCH_GRADIENTS,
+    PATCH_NORMS,
     PATCHES,
     Feature,
 )
@@ -52,14 +56,16 @@ class Resolved:
     """Options after every "auto" has been decided, but for what is measured.
 
     `views` are those of the features that have their own; `token_path` is for objectives that read
-    tokens, if any do. `unit_rows` is None until a rate is measured; a batch that is open is halved
-    until it fits.
+    tokens, if any do; `exact_patches` says that patch tensors come from it too. `unit_rows` is None
+    until a rate is measured; a batch that is open is halved until it fits. `choices` are what was
+    chosen for gradients of tokens, in words.
     """
 
     options: ExtractOptions
     backbone: Encoder
     path: GradientPath
     token_path: LayerPath | None
+    exact_patches: bool
     views: Mapping[str, ViewRecipe]
     device: torch.device
     dtype: torch.dtype
@@ -70,6 +76,7 @@ class Resolved:
     codec: Codec
     unit_rows: int | None
     projection: ProjectionSpec
+    choices: tuple[str, ...] = ()
 
     def create_array(self, store: Store, spec: Feature, rows: int, config: Config) -> UnitArray:
         """Create the array of a feature in the feature set, of the unit size that was decided."""
@@ -97,10 +104,17 @@ class Resolved:
             if feature == EMBEDDINGS:
                 specs.append(Feature(EMBEDDINGS, (self.backbone.embedding_dim,), vectors))
             elif feature == PATCHES:
-                cells = (side // self.options.pool for side in self.backbone.token_shape)
+                cells = tuple(side // self.options.pool for side in self.backbone.token_shape)
                 specs.append(Feature(PATCHES, (*cells, self.backbone.token_dim), "float16"))
                 if self.backbone.lengths_differ:
                     specs.append(Feature(LENGTHS + PATCHES, (), "float32"))
+            elif self.objective(feature).needs.per_token:
+                cells = tuple(side // self.options.pool for side in self.backbone.token_shape)
+                short = feature.removeprefix(OF_PATCHES)
+                specs.append(
+                    Feature(PATCH_GRADIENTS + short, (*cells, self.projection.dim), "float16")
+                )
+                specs.append(Feature(PATCH_NORMS + short, cells, "float32"))
             else:
                 specs.append(Feature(GRADIENTS + feature, (self.projection.dim,), vectors))
                 specs.append(Feature(NORMS + feature, (), "float32"))
@@ -141,7 +155,7 @@ class Resolved:
     def remarks(self) -> tuple[str, ...]:
         """What the encoder has to say, and what its own size costs where nobody has chosen it."""
         size = () if self.options.image_size is not None else size_remarks(self.backbone)
-        return (*remarks_of(self.backbone), *size)
+        return (*remarks_of(self.backbone), *size, *self.choices)
 
     @property
     def gradient_features(self) -> list[str]:
@@ -174,6 +188,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     dtype: torch.dtype = getattr(torch, name)
     refuse_unfit(dtype, device)
     refuse_untrusted(options.model, trusted=options.trust_code)
+    per_token = [name for name in gradient_features(options) if name.startswith(OF_PATCHES)]
+    options, choices = _dense_choices(options, frozen) if per_token else (options, ())
     backbone = load_backbone(
         options.model,
         weights=Path(options.weights) if options.weights else None,
@@ -181,8 +197,12 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         target_layer=options.target_layer,
         view_size=options.view_size,
     )
-    if PATCHES in options.features:
+    if _sees_whole(backbone, options.crop, frozen, dense=bool(per_token)):
+        backbone = seeing_whole(backbone)
+        options = replace(options, crop="whole")
+    if PATCHES in options.features or per_token:
         _refuse_placeless(backbone)
+    _refuse_unlike(backbone, per_token)
     _refuse_uneven_cells(backbone, options.pool)
     _refuse_gradients_of_nothing(backbone, gradient_features(options))
     backbone.module.to(device)
@@ -196,7 +216,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         name: recipe_of(objective, backbone, options.view_size)
         for name, objective in objectives.items()
     }
-    columns = path.gradient_shape[0] * path.gradient_shape[1]
+    out, width = path.gradient_shape
     dim = options.projection_dim or backbone.token_dim
     batch_size = options.batch_size or frozen.get("compute.batch_size")
     return Resolved(
@@ -204,6 +224,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         backbone=backbone,
         path=path,
         token_path=token_path(backbone, path) if reads_tokens else None,
+        exact_patches=bool(per_token) and _are_exact(frozen),
         views={name: recipe.on(device) for name, recipe in views.items() if recipe is not None},
         device=device,
         dtype=dtype,
@@ -213,8 +234,33 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
-        projection=ProjectionSpec(options.projection, dim, columns, options.seed),
+        projection=ProjectionSpec(options.projection, dim, out * width, options.seed, width),
+        choices=choices,
     )
+
+
+def _dense_choices(
+    options: ExtractOptions, frozen: Config
+) -> tuple[ExtractOptions, tuple[str, ...]]:
+    """Return options with a size for gradients of tokens, where nobody has chosen one."""
+    if options.image_size is not None:
+        return options, ()
+    if known := frozen.get("backbone.image_size"):
+        return replace(options, image_size=known), ()
+    size = dense_size(options.model)
+    if size is None:
+        return options, ()
+    said = f"--image-size {size}: the usual size of dense features, a multiple of the patch"
+    return replace(options, image_size=size), (said,)
+
+
+def _sees_whole(backbone: Encoder, crop: Crop, frozen: Config, *, dense: bool) -> bool:
+    """Whether images are squeezed into the input whole: asked for, begun so, or dense."""
+    if crop != "auto":
+        return crop == "whole"
+    if "backbone.transform.crop_mode" in frozen:
+        return bool(frozen["backbone.transform.crop_mode"] == SQUASH)
+    return dense and not frozen and can_see_whole(backbone)
 
 
 def size_remarks(encoder: Encoder) -> tuple[str, ...]:
@@ -270,6 +316,25 @@ def _refuse_placeless(backbone: Encoder) -> None:
             found=f"{backbone.family}:{backbone.name}",
             hint=f"leave out {PATCHES}, and objectives of tokens",
         )
+
+
+def _refuse_unlike(backbone: Encoder, per_token: Sequence[str]) -> None:
+    """Refuse gradients of tokens whose number differs: padding would count among the positives."""
+    if per_token and backbone.lengths_differ:
+        raise UsageError(
+            "gradients of tokens need grids of one shape",
+            where=f"--features {','.join(per_token)}",
+            expected="an encoder whose samples have equally many tokens",
+            found=f"{backbone.family}:{backbone.name}",
+        )
+
+
+def _are_exact(frozen: Config) -> bool:
+    """Whether patch tensors are to come from the last block in float32, beside gradients.
+
+    Those of a feature set that has some already stay as they are.
+    """
+    return frozen.get("patches.last_block") == "float32" or "patches.pool" not in frozen
 
 
 def _refuse_uneven_cells(backbone: Encoder, pool: int) -> None:

@@ -19,6 +19,7 @@ from fungistore.backbones.encoder import Encoded, Encoder, TokenGrid, join_grids
 from fungistore.errors import UsageError
 from fungistore.gradients.batching import base_forward_size, forward_size, samples_within
 from fungistore.gradients.layers import contraction, gradient_shape
+from fungistore.gradients.projection import UnitFactors
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.modalities.views import Inputs
@@ -41,6 +42,7 @@ class LayerPath:
             self._target.register_forward_hook(_cut, with_kwargs=True)
         self._contract = contraction(self._target)
         self._is_checked = self._target is None
+        self._is_in_place = False
         if (module := encoder.exact_from) is not None:
             module.register_forward_pre_hook(_to_float32, with_kwargs=True)
 
@@ -90,6 +92,45 @@ class LayerPath:
             self._contract,
             _first_view(grids[0]) if patches else None,
             _by_shape(grids) if tokens else (),
+        )
+
+    def token_factors(self, tape: Tape, losses: Tensor) -> UnitFactors:
+        """Return the gradient of each of a tape's tokens, as the factors of an outer product.
+
+        Raises:
+            UsageError: the layer is no linear one, or does not have its rows where tokens are.
+        """
+        (grid,) = tape.tokens
+        tokens = grid.tokens.flatten(1, -2)
+        if not self._is_in_place:
+            self._refuse_displaced(tape, tokens)
+            self._is_in_place = True
+        back, entered = tape.token_gradients(losses, tokens.shape[1])
+        has_bias = self.gradient_shape[1] > entered.shape[2]
+        return UnitFactors.of(back, entered, has_bias=has_bias)
+
+    def _refuse_displaced(self, tape: Tape, tokens: Tensor) -> None:
+        """Refuse a layer of another order than that of the tokens, such as one of windows.
+
+        What a token depends on most must be its own row, behind those without places.
+        """
+        (output,), (entered,) = tape.outputs, tape.inputs
+        count, is_linear = tokens.shape[1], isinstance(self._target, nn.Linear)
+        rows = entered.shape[1] if is_linear else 0
+        if is_linear and rows >= count:
+            place = min(count - 1, count // 2 + 1)
+            (back,) = torch.autograd.grad(tokens[0, place].sum(), (output,), retain_graph=True)
+            back = back.reshape(*entered.shape[:2], -1)
+            own = back[0].abs().sum(dim=1)
+            if int(own.argmax()) == rows - count + place and not back[1:].any():
+                return
+        raise UsageError(
+            "the target layer does not have one row for each token, in their order",
+            where=f"--target-layer {self._encoder.target_layer}",
+            expected=f"a linear layer that takes {count} tokens, those without places first",
+            found=f"{rows} rows a sample" if is_linear else type(self._target).__name__,
+            hint="gradients of tokens need a plain vision transformer, and such as its "
+            "blocks.11.attn.proj",
         )
 
     def _in_forwards(self, chunks: Chunks) -> Iterator[Inputs]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -19,12 +20,15 @@ from torch import Tensor, nn
 
 from fungistore.choices import ProjectionKind
 from fungistore.fingerprint import digest_bytes
+from fungistore.gradients.tensor_sketch import TensorSketch
 from fungistore.machine.cores import ONE_CORE, Cores
 from fungistore.randomness import Stream
 
 BLOCK_COLUMNS = 4096  # part of the definition: each block of columns has its own random stream
 BLOCKS_AT_ONCE = 8  # in one batched product: a single block would leave most of a GPU idle
 MADE_AT_ONCE = 4  # groups of blocks, where none is kept: a core each, and their memory
+CPU_TOKENS = 128  # whose outer products, in a stretch of 4096 columns, fit a core's cache
+GPU_CELLS = 1 << 27  # numbers of such a stretch that a GPU holds
 CPU_ROWS = 16  # that a CPU multiplies at once, filled up: last digits may depend on their number
 CACHE_BYTES = 4 << 30  # blocks are kept when all of them fit in it, and made anew otherwise
 SPARSE_DENSITY = 1 / 3  # Achlioptas, "Database-friendly random projections", 2003
@@ -36,20 +40,26 @@ class ProjectionSpec:
 
     Attributes:
         kind: "binary" has entries +-1; "gaussian" standard normal ones; "sparse" +-sqrt(3) with
-            probability 1/6 each and 0 otherwise. All have unit variance.
+            probability 1/6 each and 0 otherwise. All have unit variance. "tensorsketch" has one
+            entry a column, +-sqrt(dim), so that outer products need not be formed.
         dim: number of rows, the width of a gradient feature.
         columns: length of a flattened gradient.
         seed: seed of the matrix.
+        width: of a tensor sketch: numbers of a gradient's row, [out, width].
     """
 
     kind: ProjectionKind
     dim: int
     columns: int
     seed: int
+    width: int = 1
 
     def block(self, index: int) -> NDArray[np.float32] | NDArray[np.int8]:
         """Return columns [index * 4096, ...) as [dim, up to 4096], the same on every machine."""
         columns = min(BLOCK_COLUMNS, self.columns - index * BLOCK_COLUMNS)
+        if self.kind == "tensorsketch":
+            start = index * BLOCK_COLUMNS
+            return self.sketch.block(start, start + columns)
         stream = Stream(self.seed, "projection", self.kind, block=index)
         entries = self.dim * columns
         if self.kind == "binary":
@@ -62,10 +72,20 @@ class ProjectionSpec:
         signs = np.where(draws < SPARSE_DENSITY / 2, -1.0, 1.0) * (draws < SPARSE_DENSITY)
         return (signs * SPARSE_DENSITY**-0.5).astype(np.float32)
 
+    @cached_property
+    def sketch(self) -> TensorSketch:
+        """What a tensor sketch does to the two factors of an outer product."""
+        return TensorSketch.draw(self.seed, self.columns // self.width, self.width, self.dim)
+
+    @property
+    def scale(self) -> float:
+        """What products with the blocks are multiplied by, so that lengths are kept on average."""
+        return 1.0 if self.kind == "tensorsketch" else self.dim**-0.5
+
     @property
     def itemsize(self) -> int:
         """Bytes of an entry as it is generated."""
-        return 1 if self.kind == "binary" else 4
+        return 1 if self.kind in ("binary", "tensorsketch") else 4
 
     @property
     def blocks(self) -> int:
@@ -130,7 +150,56 @@ class Projection:
         while some := list(islice(groups, None if self._kept is not None else MADE_AT_ONCE)):
             for part in cores.map(product, some):
                 features += part
-        return features[:count] * self.spec.dim**-0.5
+        return features[:count] * self.spec.scale
+
+    def of_outer_products(
+        self, left: Float[Tensor, "b t o"], right: Float[Tensor, "b t i"], cores: Cores = ONE_CORE
+    ) -> Float[Tensor, "b t d"]:
+        """Return float32 features of the flattened outer products of rows, sample by sample.
+
+        Of these no more than a few tokens' stretch of columns exists at a time.
+        """
+        if self.spec.kind == "tensorsketch":
+            pairs = zip(left, right, strict=True)
+            return torch.stack(list(cores.map(lambda pair: self.spec.sketch(*pair), pairs)))
+        low = list(zip(left.to(self._dtype), right.to(self._dtype), strict=True))
+        features = torch.zeros(*left.shape[:2], self.spec.dim, device=self._device)
+        groups = iter(self._groups())
+        while some := list(islice(groups, None if self._kept is not None else MADE_AT_ONCE)):
+            blocks = [(first, self._blocks(first, last)) for first, last in some]
+
+            def product(factors: tuple[Tensor, Tensor]) -> Tensor:
+                return self._outer_product(*factors, blocks)  # noqa: B023
+
+            for feature, part in zip(features, cores.map(product, low), strict=True):
+                feature += part
+        return features * self.spec.scale
+
+    def _outer_product(
+        self,
+        left: Float[Tensor, "t o"],
+        right: Float[Tensor, "t i"],
+        groups: list[tuple[int, Tensor]],
+    ) -> Float[Tensor, "t d"]:
+        """Return the part of one sample's features that some groups of blocks give."""
+        made = torch.zeros(len(left), self.spec.dim, device=self._device)
+        width = right.shape[1]
+        if self._device.type == "cpu":
+            tokens, joined = CPU_TOKENS, 1
+        else:
+            joined = BLOCKS_AT_ONCE
+            tokens = max(1, GPU_CELLS // (joined * BLOCK_COLUMNS))
+        for at in range(0, len(left), tokens):
+            rows, columns = left[at : at + tokens], right[at : at + tokens]
+            for first, blocks in groups:
+                for index in range(0, len(blocks), joined):
+                    matrix = blocks[index : index + joined].flatten(0, 1).to(self._dtype)
+                    start = (first + index) * BLOCK_COLUMNS
+                    top, bottom = start // width, -(-(start + len(matrix)) // width)
+                    cells = (rows[:, top:bottom, None] * columns[:, None]).flatten(1)
+                    cells = cells[:, start - top * width :][:, : len(matrix)]
+                    made[at : at + tokens] += cells @ matrix
+        return made
 
     def _groups(self) -> Iterator[tuple[int, int]]:
         """Yield (first, one past the last) of blocks that have the same number of columns."""
@@ -170,6 +239,44 @@ def unit_rows(rows: Float[Tensor, "b ..."]) -> UnitRows:
     scaled = flat / largest.clamp_min(tiny)[:, None]
     norms = scaled.norm(dim=1)
     return UnitRows(scaled / norms.clamp_min(tiny)[:, None], norms * largest.clamp_min(tiny))
+
+
+@dataclass(frozen=True)
+class UnitFactors:
+    """Gradients b [a, 1]^T of tokens, of rank one: factors of unit length, and the norms.
+
+    Attributes:
+        left: [b, t, out], of what came back to the target layer's output.
+        right: [b, t, in] or, with a bias, [b, t, in + 1], of what entered it.
+        norms: [b, t], of the gradients: the product of the factors' norms.
+    """
+
+    left: Float[Tensor, "b t o"]
+    right: Float[Tensor, "b t i"]
+    norms: Float[Tensor, "b t"]
+
+    @classmethod
+    def of(
+        cls, back: Float[Tensor, "b t o"], entered: Float[Tensor, "b t i"], *, has_bias: bool
+    ) -> UnitFactors:
+        """Return the factors of what came back for each token, and of what it entered with."""
+        if has_bias:
+            entered = torch.cat([entered, torch.ones_like(entered[..., :1])], dim=-1)
+        left, right = unit_rows(back.flatten(0, 1)), unit_rows(entered.flatten(0, 1))
+        shape = back.shape[:2]
+        return cls(
+            left.rows.unflatten(0, shape),
+            right.rows.unflatten(0, shape),
+            (left.norms * right.norms).unflatten(0, shape),
+        )
+
+
+def projected_factors(
+    factors: UnitFactors, projection: Projection, cores: Cores = ONE_CORE
+) -> Float[Tensor, "b t d"]:
+    """Return the projected gradients of tokens, not normalised; see `unit_rows`."""
+    unit = projection.of_outer_products(factors.left, factors.right, cores)
+    return unit * factors.norms[..., None]
 
 
 def normalized_projection(

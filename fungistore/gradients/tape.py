@@ -57,6 +57,19 @@ class Tape:
         assert total is not None  # autograd.grad refuses an empty tuple of outputs
         return total
 
+    def token_gradients(
+        self, losses: Float[Tensor, " b"], tokens: int
+    ) -> tuple[Float[Tensor, "b t o"], Float[Tensor, "b t i"]]:
+        """Return the two factors of each token's part of dL_b/dW: what came back, what entered.
+
+        The layer's last `tokens` rows of a sample are those that have places; class and register
+        tokens stand in front of them. Of one view a sample, and a linear layer.
+        """
+        (output,), (entered,) = self.outputs, self.inputs
+        (back,) = torch.autograd.grad(losses.sum(), (output,), retain_graph=True)
+        back = back.reshape(*entered.shape[:2], -1)
+        return back[:, -tokens:], entered[:, -tokens:]
+
 
 @runtime_checkable
 class GradientPath(Protocol):

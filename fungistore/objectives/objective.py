@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
@@ -27,13 +27,28 @@ class BankSpec:
 
     Attributes:
         name: what it is called, in its setup and in messages: "negatives".
-        width: of a latent.
+        width: of a latent; None: that of a token.
         samples: how many samples of the train split are encoded; None: all of them.
+        per_sample: latents that a sample puts into it; None: one for each of its views.
     """
 
     name: str
-    width: int
+    width: int | None
     samples: int | None
+    per_sample: int | None = None
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """What tokens are compared with: for each its nearest of the bank, by their cosines.
+
+    Attributes:
+        count: how many of each token.
+        search: "exact", or "ivf": among the lists of the nearest centroids alone.
+    """
+
+    count: int
+    search: Literal["exact", "ivf"] = "exact"
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,11 @@ class Needs:
             or the objective's own recipe (`OwnViews`); None: the view that embeddings have.
         tokens: `losses` reads tokens, whose gradients then count too.
         bank: latents of other samples that `losses` compares with; None where there are none.
+        per_token: the feature is the gradient of each token, not of the whole sample; then
+            `views` is None.
+        token_draws: random numbers for each token: `losses` gets them as the last of what was
+            drawn, [b, tokens * token_draws], uniform in [0, 1), the same for a sample in any run.
+        neighbors: `losses` gets, in the bank's place, what each token is nearest to there.
     """
 
     heads: Mapping[str, int]
@@ -54,6 +74,9 @@ class Needs:
     views: Any = None
     tokens: bool = False
     bank: BankSpec | None = None
+    per_token: bool = False
+    token_draws: int = 0
+    neighbors: Neighbors | None = None
 
 
 @dataclass(frozen=True)
@@ -88,8 +111,9 @@ class Objective(Protocol):
     ) -> Float[Tensor, " b"]:
         """Return one loss a sample, differentiable in embeddings, and in tokens if it needs them.
 
-        `bank` is what `reduce` made of the latents of other samples, where it needs one. Several
-        threads may call at once, with other samples.
+        `bank` is what `reduce` made of the latents of other samples, where it needs one; with
+        `needs.neighbors` it is [b, t, count, d], what each of a sample's tokens is nearest to.
+        Several threads may call at once, with other samples.
         """
 
 

@@ -11,5 +11,7 @@ OBJECTIVES = Registry(
         "kl": "fungistore.objectives.kl:KL",
         "dino": "fungistore.objectives.dino:DINO",
         "simclr": "fungistore.objectives.simclr:SimCLR",
+        "patches/simclr": "fungistore.objectives.patch_simclr:PatchSimCLR",
+        "patches/kl": "fungistore.objectives.patch_kl:PatchKL",
     },
 )

@@ -4,6 +4,8 @@ embeddings            vectors [E]
 gradients/<objective> unit vectors [D]; norms/<objective> the norms that these had, numbers []
 patches               a grid of tokens [h, w, D]; lengths/patches how many are real, where
                       that differs
+patch-gradients/<objective>   unit vectors of each token [h, w, G], asked for as
+                      patches/<objective>; patch-norms/<objective> their norms [h, w]
 pca/<name>            coordinates [dim] of other vectors
 """
 
@@ -21,8 +23,17 @@ from fungistore.choices import Codec
 FeatureKind = Literal["vectors", "grid", "numbers", "coordinates"]
 EMBEDDINGS, PATCHES = "embeddings", "patches"
 GRADIENTS, NORMS, LENGTHS, PCA = "gradients/", "norms/", "lengths/", "pca/"
+PATCH_GRADIENTS, PATCH_NORMS = "patch-gradients/", "patch-norms/"
+OF_PATCHES = "patches/"  # what a feature of each token is asked for by begins with
 KINDS: Mapping[str, FeatureKind] = MappingProxyType(
-    {GRADIENTS: "vectors", NORMS: "numbers", LENGTHS: "numbers", PCA: "coordinates"}
+    {
+        GRADIENTS: "vectors",
+        NORMS: "numbers",
+        LENGTHS: "numbers",
+        PCA: "coordinates",
+        PATCH_GRADIENTS: "grid",
+        PATCH_NORMS: "numbers",
+    }
 )
 KNOWN = (EMBEDDINGS, "kl", "dino", "simclr")  # the order of concatenation (FUNGI, section 3.4)
 
@@ -73,7 +84,15 @@ def kind_of(path: str) -> FeatureKind:
 def name_of(path: str) -> str:
     """Return the name that a feature is asked for by: "kl" of "gradients/kl" and "norms/kl"."""
     folder = _folder(path)
+    if folder in (PATCH_GRADIENTS, PATCH_NORMS):
+        return OF_PATCHES + path.removeprefix(folder)
     return path.removeprefix(folder) if folder in KINDS else path
+
+
+def grid_path(name: str) -> str:
+    """Return the path of the array of a feature of tokens, such as "patches" or "patches/kl"."""
+    is_gradient = name.startswith(OF_PATCHES)
+    return PATCH_GRADIENTS + name.removeprefix(OF_PATCHES) if is_gradient else name
 
 
 def codec_of(path: str, asked: Codec) -> Codec:
