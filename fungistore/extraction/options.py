@@ -93,7 +93,7 @@ class ExtractOptions(ReplayChoice):
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
         Setting(
-            "Of embeddings,kl,dino,simclr,patches,patches/simclr,patches/kl.",
+            "Of embeddings, kl, dino, simclr, patches, patches/simclr, patches/kl.",
             metavar="NAMES",
             heading=FEATURES,
             names="extracted feature",

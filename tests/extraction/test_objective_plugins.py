@@ -60,7 +60,7 @@ def test_a_parameter_without_default_is_asked_for_where_it_is_used(
 ) -> None:
     """Extractions of other features need not give it."""
     plugin(monkeypatch, tmp_path, "clusters")
-    assert set(ExtractOptions(model=TINY).objectives) == {"kl", "dino", "simclr"}
+    assert set(ExtractOptions(model=TINY).objectives) == set(OBJECTIVES.own)
     with pytest.raises(UsageError, match=r"no clusters\.prototypes given"):
         ExtractOptions(model=TINY, features=("clusters",))
     options = ExtractOptions.from_config(

@@ -333,12 +333,13 @@ def test_parameters_are_the_papers_by_default() -> None:
     assert (simclr.base_patches, simclr.stride_scale) == (4, 6)
 
 
-def test_only_simclr_needs_a_bank() -> None:
-    """The registry names every objective after itself; negatives are asked for by SimCLR alone."""
+def test_only_contrasts_need_a_bank() -> None:
+    """The registry names every objective after itself; SimCLR of images and of patches has one."""
     for name, objective in OBJECTIVES.items():
+        contrasts = name in ("simclr", "patches/simclr")
         assert objective.name == name
-        assert isinstance(objective(), BankObjective) == (name == "simclr")
-        assert (objective().needs.bank is None) == (name != "simclr")
+        assert isinstance(objective(), BankObjective) == contrasts
+        assert (objective().needs.bank is None) != contrasts
     assert SimCLR(negatives=8).needs.bank == BankSpec("negatives", width=96, samples=8)
     assert SimCLR(negatives=0).needs.bank is None
 
