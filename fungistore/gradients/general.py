@@ -119,7 +119,10 @@ class LayerPath:
         rows = entered.shape[1] if is_linear else 0
         if is_linear and rows >= count:
             place = min(count - 1, count // 2 + 1)
-            (back,) = torch.autograd.grad(tokens[0, place].sum(), (output,), retain_graph=True)
+            # not its sum, which a norm makes constant
+            uneven = torch.linspace(-1, 2, tokens.shape[2], device=tokens.device).square()
+            asked = (tokens[0, place] * uneven).sum()
+            (back,) = torch.autograd.grad(asked, (output,), retain_graph=True)
             back = back.reshape(*entered.shape[:2], -1)
             own = back[0].abs().sum(dim=1)
             if int(own.argmax()) == rows - count + place and not back[1:].any():
