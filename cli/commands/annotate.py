@@ -27,7 +27,7 @@ def annotate(
     ] = None,
     options: fungi.AnnotateOptions,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Read all masks anew, and forget earlier folders.")
+        bool, typer.Option("--restart", help="Read all masks anew; MASKS replaces earlier folders.")
     ] = False,
     as_json: Json = False,
     context: Context,

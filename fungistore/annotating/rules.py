@@ -93,10 +93,11 @@ def decide(
         return _by_colours(options.colors, options.void, classes, orientation)
     if record is not None:
         classes = classes or (record.classes if record.named else None)
-        if record.colours and options.void is not None:
+        if options.void is None:
+            return Meaning(classes, record.void, record.colours, orientation)
+        if record.colours not in ((), BINARY):
             options.refuse("void", "--colors too, whose colours they are", options.void)
-        void = record.void if options.void is None else _value(options, classes)
-        return Meaning(classes, void, record.colours, orientation)
+        return Meaning(classes, _value(options, classes), (), orientation)
     if classes is None and words is not None:
         classes = words.classes
     if options.void is not None:

@@ -250,7 +250,7 @@ MASKS = StoredKind(
         Field("blocks[].rows", "text", "the rows with a mask: hexadecimal, bit k is the k-th row"),
         Field("blocks[].skipped", "integer", "rows whose mask could not be used"),
         Field("skipped", "table", "masks that could not be used, by reason"),
-        Field("pixels", "list of integers", "of each class, in all masks"),
+        Field("pixels", "list of integers", "of each class, up to the last one met, in all masks"),
         Field("void_pixels", "integer", "that are not judged"),
         SEAL,
     ),
