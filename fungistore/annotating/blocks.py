@@ -52,7 +52,7 @@ class Checked:
 
 
 def check_block(
-    store: Store, block: MaskBlock | None, pairs: Sequence[Pair], *, keep_others: bool
+    store: Store, block: MaskBlock | None, pairs: Sequence[Pair], *, keep_others: bool, retry: bool
 ) -> Checked:
     """Compare rows with what the store has of them; a damaged block has nothing.
 
@@ -61,6 +61,7 @@ def check_block(
         block: what it has; None where it has nothing.
         pairs: the rows that should have a mask.
         keep_others: rows of which nobody knows whether they should stay as they are.
+        retry: masks that could not be used are read again, though their files have not changed.
     """
     had: dict[int, Entry] = {}
     is_lost = False
@@ -75,7 +76,8 @@ def check_block(
         old = had.get(pair.row)
         has_mask = old is not None and old["problem"] is None
         is_same_file = old is not None and pair.mask is not None and old["uri"] == pair.mask.uri
-        if old is not None and old["state"] == state and old["problem"] != "image":
+        is_due = old is not None and (old["problem"] == "image" or (retry and old["problem"]))
+        if old is not None and old["state"] == state and not is_due:
             kept.append(pair.row)
         elif has_mask and is_same_file and not is_there:  # what the store has, it keeps
             kept.append(pair.row)

@@ -66,7 +66,8 @@ class MaskWriter:
     ) -> None:
         """Bring a block to what the rows' masks are."""
         block = self._blocks.get(number)
-        checked = check_block(self.store, block, pairs, keep_others=keep_others)
+        retry = self.options.on_error == "fail"
+        checked = check_block(self.store, block, pairs, keep_others=keep_others, retry=retry)
         self.kept += sum(checked.had[row]["problem"] is None for row in checked.kept)
         self.gone += checked.gone
         if checked.is_same:
