@@ -32,12 +32,13 @@ def annotate(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Copy segmentation masks of a store's images into it; again to add what is new.
+    """Copy masks of a store's images into it; again to add new ones.
 
-    Masks are indexed or grey PNG (8 or 16 bits), BMP, TIFF or GIF, whose values are the classes, or
-    pictures in the colours of a table. Without MASKS they are those that the manifest's column
-    mask names, which `fungi extract` takes over by itself, and those of earlier folders. A mask
-    that cannot be used, or is missing where others of its split are not, is skipped and listed.
+    Segmentation masks are indexed or grey PNG (8 or 16 bits), BMP, TIFF or GIF, whose values are
+    the classes, or pictures in the colours of a table. Without MASKS they are those that the
+    manifest's column mask names, which `fungi extract` takes over by itself, and those of earlier
+    folders. A mask that cannot be used, or is missing where others of its split are not, is skipped
+    and listed.
 
     \b
     Examples:

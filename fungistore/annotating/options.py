@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fungistore.annotations.files import Orientation
+from fungistore.choices import Orientation
 from fungistore.settings import Setting, Settings
 
 

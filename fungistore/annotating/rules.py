@@ -12,7 +12,6 @@ from fungistore.annotating.options import AnnotateOptions
 from fungistore.annotations.files import (
     MaskError,
     MaskRules,
-    Orientation,
     Place,
     load_mask,
     values_of,
@@ -26,6 +25,7 @@ from fungistore.annotations.palettes import (
     indexed,
     read_colours,
 )
+from fungistore.choices import Orientation
 from fungistore.errors import UsageError
 from fungistore.settings import refusal
 from fungistore.sources.sample import MaskWords

@@ -15,6 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from fungistore.annotations.palettes import VOID, Colour, lookup
+from fungistore.choices import Orientation
 from fungistore.errors import ItemError
 from fungistore.modalities.image.decode import MAX_PIXELS, measure_image, turn_of
 from fungistore.modalities.image.formats import find_decoder
@@ -30,7 +31,6 @@ SIDEWAYS = frozenset(
 )
 SHOWN = 3
 Problem = Literal["missing", "ambiguous", "unreadable", "image", "size", "colours", "index"]
-Orientation = Literal["upright", "stored"]
 Values = NDArray[np.uint16]
 
 
