@@ -14,6 +14,7 @@ import typer
 
 from fungistore.errors import DEBUG, UsageError
 
+from .commands.annotate import annotate
 from .commands.data import data
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -39,6 +40,7 @@ HEADINGS = {
     "Make features": {
         "extract": extract,
         "label": label,
+        "annotate": annotate,
         "import": import_features,
         "export": export,
     },

@@ -1,5 +1,10 @@
 """The public names, each stated once: where it lives. `fungistore.__all__` is read from here."""
 
+from .annotating.options import AnnotateOptions as AnnotateOptions
+from .annotating.result import AnnotateResult as AnnotateResult
+from .annotating.stage import annotate as annotate
+from .annotations.masks import Masks as Masks
+from .annotations.masks import open_masks as open_masks
 from .backbones.catalogue import complete_backbone as complete_backbone
 from .backbones.catalogue import describe_backbones as describe_backbones
 from .backbones.catalogue import find_backbones as find_backbones

@@ -9,3 +9,4 @@ StorageDtype = Literal["float16", "float32"]
 ProjectionKind = Literal["binary", "gaussian", "sparse", "tensorsketch"]
 Crop = Literal["auto", "model", "whole"]
 DecodeIn = Literal["auto", "threads", "processes"]
+Orientation = Literal["upright", "stored"]  # which pixels of an image its mask belongs to

@@ -46,6 +46,7 @@ OPTIONS = [
     "fungistore.exchange.options",
     "fungistore.extraction.options",
     "fungistore.indexing.options",
+    "fungistore.annotating.options",
     "fungistore.labelling.options",
     "fungistore.loff.options",
     "fungistore.pca.options",

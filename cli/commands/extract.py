@@ -90,9 +90,9 @@ def extract(
       fungi extract images/ try.fungi --model deit_tiny_patch16_224 \\
           --limit 256 --profile
 
-    Exit codes: 0 done, 1 failed, or no row is usable, 2 usage, 3 done but some inputs were
-    skipped, or have features that are not finite or zero, 4 other settings than the feature set was
-    made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
+    Exit codes: 0 done, 1 failed, or no row is usable, 2 usage, 3 done but some inputs, or masks,
+    were skipped, or have features that are not finite or zero, 4 other settings than the feature
+    set was made with, 5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
     """
     if negatives is not None:
         options = options.with_settings(f"simclr.negatives={negatives}")
@@ -139,7 +139,7 @@ def extract(
         if done.cause:
             note(f"  try: {done.cause}")
         raise typer.Exit(1)
-    if done.failed or done.unusable:
+    if done.failed or done.unusable or (done.masks and done.masks.skipped):
         raise typer.Exit(SKIPPED_INPUTS)
 
 

@@ -33,7 +33,7 @@ def status(
         bool, typer.Option("--schema", help="Print what every file of a store is; no STORE needed.")
     ] = False,
     failures: Annotated[
-        bool, typer.Option("--failures", help="List every input that could not be read.")
+        bool, typer.Option("--failures", help="List every input, and mask, that could not be read.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -87,7 +87,10 @@ def _show_failures(store: str, failed: Iterator[fungi.FailedInput]) -> None:
         words = ("feature set", "id", "path", "reason")
         show_table(("feature set", "row", *words[1:]), rows, left=words, folded=words[1:])
         some = list(islice(failed, FAILURES_AT_ONCE))
-    note(f"to try them again: the fungi extract that made {store}, with --retry-failed")
+    note(
+        f"to try them again: the fungi extract that made {store}, with --retry-failed; "
+        "masks: fungi annotate"
+    )
 
 
 def _show(found: fungi.StoreStatus) -> None:
@@ -107,6 +110,13 @@ def _show(found: fungi.StoreStatus) -> None:
     show_text(f"failed   {found.failed}")
     for message, count in found.failures.items():
         show_text(f"         {count} x {message}")
+    if masks := found.masks:
+        void = "no void" if masks.void is None else f"void {masks.void}"
+        skipped = ", ".join(f"{count} {reason}" for reason, count in masks.skipped.items())
+        show_text(
+            f"masks    {masks.count} of {found.samples}, {counted(len(masks.classes), 'class')}, "
+            f"{void}" + (f"; skipped: {skipped} (--failures lists them)" if skipped else "")
+        )
     for feature_set in found.feature_sets:
         backbone = feature_set.backbone
         weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fungistore.annotating.result import AnnotateResult
 from fungistore.store.failed import FailedInput
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.understood import Understood
@@ -37,6 +38,7 @@ class ExtractResult:
         banks: digest of what each feature was compared with, such as SimCLR's negatives.
         backbone: what decides the encoder's outputs: model, weights, transform.
         understood: what the table says of all samples, and what the source has left out.
+        masks: those of the source, which the store has now; None of a source without masks.
         remarks: what the encoder says of its weights and transform, and what its own size costs.
         redone: rows of changed or failed inputs that were made anew by this run.
         worker: the slice of the units that was this run's; `units_done` counts those of all.
@@ -62,6 +64,7 @@ class ExtractResult:
     banks: Mapping[str, str] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)
     understood: Understood | None = None
+    masks: AnnotateResult | None = None
     remarks: tuple[str, ...] = ()
     redone: int = 0
     worker: Slice = WHOLE

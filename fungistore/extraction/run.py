@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from fungistore.annotating.of_source import take_source_masks
 from fungistore.backbones.families import spelled_model
 from fungistore.extraction.adding import add_samples
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
@@ -86,6 +87,7 @@ class Extraction:
                 self._understood = add_samples(
                     target, source, self._resolved.modality, context, update=update
                 )
+            self._masks = take_source_masks(made, source, options.on_error, context)
 
     def run(self, part: Slice) -> ExtractResult:
         """Compute and commit what a slice of the units lacks."""
@@ -101,7 +103,8 @@ class Extraction:
                 things = _things(preparing, self._resolved)
                 target = held.enter_context(preparing.writing(*things, part=part))
                 ready = self._prepare(target, part)
-            return replace(_extract(ready, context), understood=self._understood)
+            done = _extract(ready, context)
+            return replace(done, understood=self._understood, masks=self._masks)
 
     def _borrow(self, store: Store) -> None:
         """Read the banks of --bank-from, which may be of the feature set that is deleted next."""

@@ -24,6 +24,9 @@ READERS = Registry(
         "cifar": "fungistore.sources.cifar_batches:CifarReader",
         "hdf5": "fungistore.sources.array_files:Hdf5Reader",
         "table": "fungistore.sources.manifest:TableReader",
+        "voc-aug": "fungistore.sources.sets.voc:VocAug",
+        "voc": "fungistore.sources.sets.voc:Voc",
+        "ade20k": "fungistore.sources.sets.ade20k:Ade20k",
         "folder": "fungistore.sources.folder:FolderReader",
         # data sets, which have to be named
         "cub": "fungistore.sources.sets.cub:Cub",

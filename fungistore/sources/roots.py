@@ -36,6 +36,11 @@ LAYOUTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
     ("ddsm", "CBIS-DDSM", ("jpeg", "csv/dicom_info.csv")),
     ("aptos", "APTOS 2019", ("train_images", "train.csv")),
     ("isic", "ISIC 2019", ("ISIC_2019_Training_Input",)),
+    ("voc-aug", "Pascal VOC with trainaug", ("ImageSets/Segmentation/trainaug.txt",)),
+    ("voc-aug", "Pascal VOC with trainaug", ("sets/trainaug.txt", "SegmentationClassAug")),
+    ("voc", "Pascal VOC", ("JPEGImages", "SegmentationClass")),
+    ("voc", "Pascal VOC", ("sets/val.txt", "SegmentationClass")),
+    ("ade20k", "ADE20K", ("images/training", "annotations/training")),
 )
 # What parts of data sets are called, and hardly a class; without case.
 IMAGE_PARTS = frozenset(

@@ -34,6 +34,19 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class MaskWords:
+    """What a source knows of the masks that its column `mask` names.
+
+    Attributes:
+        classes: names of the classes by index.
+        void: the value of pixels that are not judged; None where none is.
+    """
+
+    classes: tuple[str, ...]
+    void: int | None
+
+
+@dataclass(frozen=True)
 class NamedItem:
     """An item that a user names on the way, and that no source need have.
 
@@ -64,6 +77,9 @@ class Source(Protocol):
     knows; without it, those that any of its samples has. A source of columns has `batches()`; see
     `fungistore.sources.batches`.
 
+    A column `mask` has the paths of masks, relative to the root; a source that knows what their
+    values mean has `mask_words()`.
+
     A source that lists all that there is, each time, has an `origin`: a word that tells it from
     others with its root. A sample that it lists no more is gone; of a source without one, nobody
     knows.
@@ -89,6 +105,12 @@ def what_is_known(source: Source) -> frozenset[str] | None:
     """Return which of "label" and "split" a source knows, None where its samples have to tell."""
     knows = getattr(source, "knows", None)
     return frozenset(knows()) if knows is not None else None
+
+
+def mask_words_of(source: Source) -> MaskWords | None:
+    """Return what a source says of its masks' values; None of most."""
+    mask_words = getattr(source, "mask_words", None)
+    return mask_words() if mask_words is not None else None
 
 
 def ignored_by(source: object) -> dict[str, int]:

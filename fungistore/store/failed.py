@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from fungistore.location import absolute_uri, is_inline, shortened, uri_to_path
 from fungistore.sources.advice import common_reason
 from fungistore.store.failures import Failure
+from fungistore.store.masks import MASKS, skipped_masks
 from fungistore.store.store import Store
 
 AT_ONCE = 1000
@@ -29,7 +30,7 @@ class FailedInput:
         path: of its file; of a member of a tar file, with its place in it.
         error: class of the error; "ChangedFile" where the file has changed.
         message: what the reader said.
-        feature_set: that lacks it.
+        feature_set: that lacks it; "masks" of a mask that could not be used.
     """
 
     row: int
@@ -47,7 +48,9 @@ class FailedInput:
 def failed_inputs(store: str | Path) -> Iterator[FailedInput]:
     """Return the inputs that could not be read, one after the other, by row and feature set.
 
-    They are tried again by `extract` with `retry_failed`, or `fungi extract --retry-failed`.
+    They are tried again by `extract` with `retry_failed`, or `fungi extract --retry-failed`. Masks
+    that could not be used follow, as those of the feature set "masks"; `fungi annotate` tries those
+    again whose files have changed.
 
     Args:
         store: the store's directory.
@@ -57,7 +60,11 @@ def failed_inputs(store: str | Path) -> Iterator[FailedInput]:
         StoreError: it is damaged.
     """
     opened = Store.open(store)
-    return described(opened, opened.each_failure())
+    masks = (
+        Failure(one.row, one.uri, f"{MASKS}: {one.problem}", one.message, MASKS)
+        for one in skipped_masks(opened.folder())
+    )
+    return described(opened, chain(opened.each_failure(), masks))
 
 
 def common_cause(store: Store, failures: Iterable[FailedInput]) -> str | None:

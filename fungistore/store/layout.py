@@ -13,6 +13,7 @@ VERSIONS = (
     ("2.1", "the columns of a manifest, kept in the parts of the sample table"),
     ("2.2", "rows whose file is gone from their source are listed"),
     ("2.3", "digests of the items that rows were made from"),
+    ("2.4", "segmentation masks of images"),
 )
 
 MANIFEST = StoredKind(
@@ -226,6 +227,58 @@ FAILURES = StoredKind(
     ),
 )
 
+MASKS = StoredKind(
+    "annotations/masks.json",
+    "annotate, extract",
+    "the segmentation masks of images: their classes, and the files that count",
+    (
+        Field("schema", "integer", "version of this file: 1"),
+        Field("classes", "list of text", "names by index"),
+        Field("named", "true or false", "whether somebody gave these names; else they are numbers"),
+        Field("void", "integer, null", "the value of the source's files that is not judged"),
+        Field(
+            "colours",
+            "list of [red, green, blue, index]",
+            "where the source's files are in colours; index 65535 is not judged",
+        ),
+        Field("orientation", "text", "upright, or stored: which pixels of an image are meant"),
+        Field("folders", "list of text", "folders of masks that were added; later ones come first"),
+        Field("blocks", "list", "the files, each of at most 64 rows"),
+        Field("blocks[].block", "integer", "its number: rows 64 x block and up"),
+        Field("blocks[].file", "text", "its name in `annotations/masks/`"),
+        Field("blocks[].checksum", "text", "BLAKE2b-128 of its bytes"),
+        Field("blocks[].rows", "text", "the rows with a mask: hexadecimal, bit k is the k-th row"),
+        Field("blocks[].skipped", "integer", "rows whose mask could not be used"),
+        Field("skipped", "table", "masks that could not be used, by reason"),
+        Field("pixels", "list of integers", "of each class, up to the last one met, in all masks"),
+        Field("void_pixels", "integer", "that are not judged"),
+        SEAL,
+    ),
+    note="Replaced as a whole by a rename. A file that it does not name does not count.",
+)
+
+MASK_BLOCK = StoredKind(
+    "annotations/masks/<block>.parquet",
+    "annotate, extract",
+    "the masks of at most 64 rows; the name ends in digits of its checksum",
+    (
+        Field("row", "int64", "of the sample table"),
+        Field("uri", "string, null", "where the mask was read"),
+        Field("state", "string", "digest of that and of sizes and times: another one is read anew"),
+        Field("digest", "string, null", "of the mask's size and classes"),
+        Field("problem", "string, null", "why it could not be used, in a word"),
+        Field("message", "string, null", "the same in words"),
+        Field(
+            "mask",
+            "binary, null",
+            "a grey PNG of the upright image's size: the class of each pixel; 255 of 8 bits and "
+            "65535 of 16 are not judged",
+        ),
+        Field("pixels", "list of int64, null", "of each class"),
+        Field("void", "int64, null", "pixels that are not judged"),
+    ),
+)
+
 LOCK = StoredKind(
     ".locks/<name>.lock",
     "all that write",
@@ -271,6 +324,8 @@ FILES = (
     BANK,
     PCA,
     FAILURES,
+    MASKS,
+    MASK_BLOCK,
     *ARTEFACTS,
     LOCK,
     CLAIM,

@@ -19,7 +19,7 @@ from fungistore.store.documents import CHECKSUM, sealed
 from fungistore.store.samples import Part
 
 # (major, minor): a reader opens its own major and any minor; `layout.py` describes them
-SCHEMA_VERSION = (2, 3)
+SCHEMA_VERSION = (2, 4)
 LOGGER = "fungistore"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fungistore.fingerprint import Config
 from fungistore.markup import html_table
 from fungistore.quantities import counted, size
+from fungistore.store.masks import read_masks_record
 from fungistore.store.records import Records
 from fungistore.store.removed import read_removed
 from fungistore.store.stale import StaleArtefact, stale_artefacts
@@ -56,6 +57,23 @@ class FeatureSetStatus:
 
 
 @dataclass(frozen=True)
+class MasksStatus:
+    """The segmentation masks of a store.
+
+    Attributes:
+        count: how many images have one.
+        classes: names by index.
+        void: the value of files that is not judged; None where none is.
+        skipped: masks that could not be used, by reason; `failed_inputs` yields them.
+    """
+
+    count: int
+    classes: tuple[str, ...]
+    void: int | None
+    skipped: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class StoreStatus:
     """A whole store.
 
@@ -72,6 +90,7 @@ class StoreStatus:
         roots: directories that relative uris start from.
         failed: inputs that could not be read.
         failures: how many of each error, by its class and message.
+        masks: of the images; None where the store has none.
         feature_sets: what was extracted.
         stale: PCAs, indexes, heads and evaluations whose rows were made anew since, or are gone.
     """
@@ -88,6 +107,7 @@ class StoreStatus:
     roots: tuple[str, ...]
     failed: int
     failures: dict[str, int]
+    masks: MasksStatus | None
     feature_sets: tuple[FeatureSetStatus, ...]
     stale: tuple[StaleArtefact, ...]
 
@@ -137,9 +157,17 @@ def status(store: str | Path | Store) -> StoreStatus:
         roots=tuple(dict.fromkeys(part.root for part in store.manifest.parts)),
         failed=failures.total(),
         failures=dict(failures.most_common()),
+        masks=_masks(store),
         feature_sets=tuple(_feature_set(store, name, sets[name], records) for name in sets),
         stale=stale_artefacts(store, records),
     )
+
+
+def _masks(store: Store) -> MasksStatus | None:
+    found = read_masks_record(store.folder())
+    if found is None:
+        return None
+    return MasksStatus(found.count, found.classes, found.void, dict(found.skipped))
 
 
 def _feature_set(

@@ -30,6 +30,7 @@ FindingKind = Literal[
     "setup-missing",
     "setup-damaged",
     "digests-damaged",
+    "masks-damaged",
     "failures-damaged",
     "failures-unlisted",
     "orphan",

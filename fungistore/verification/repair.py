@@ -10,6 +10,8 @@ from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.backend import Backend, open_backend
 from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy, Repair, errors_first
+from fungistore.verification.masks import KIND as MASKS_DAMAGED
+from fungistore.verification.masks import make_again
 from fungistore.verification.verify import check_store, verify_store
 
 ROUNDS = 3  # metadata that are written anew let their units be checked; these may be bad too
@@ -23,7 +25,8 @@ def repair_store(
     """Verify a store and repair what can be: nothing that holds what its record says is touched.
 
     A bad unit loses its record, then its chunk. Unfinished files go. Metadata are written anew
-    where setups and records tell what they were. A damaged index is removed. The sample table,
+    where setups and records tell what they were. A damaged index is removed; damaged masks are read
+    again from their files. The sample table,
     setups, heads and `store.json` cannot be made again from the rest, and are left as they are.
 
     Args:
@@ -42,6 +45,7 @@ def repair_store(
     except StoreError:
         return Repair(verify_store(path, context=context))
     repaired: list[Finding] = []
+    notes: list[str] = []
     with Store.open(place).writing() as store:
         for _ in range(ROUNDS):
             found = check_store(store, context, is_being_written=False)
@@ -51,13 +55,17 @@ def repair_store(
                 assert finding.remedy is not None
                 _apply(store.backend, finding.remedy)
             repaired += can_be
+            if any(finding.kind == MASKS_DAMAGED for finding in can_be):
+                lost = make_again(store, context)
+                notes += [lost] if lost else []
             left = [finding for finding in found.findings if finding.remedy is None]
             # a rewritten file, or a group that is there again, may show more: look again
             if not any(finding.remedy and finding.remedy.write for finding in can_be):
                 break
     dropped = (finding.remedy.then for finding in repaired if finding.remedy)
     commands = tuple(dict.fromkeys(command for command in dropped if command))
-    return Repair(replace(found, findings=errors_first(left)), errors_first(repaired), commands)
+    found = replace(found, findings=errors_first(left), notes=(*found.notes, *notes))
+    return Repair(found, errors_first(repaired), commands)
 
 
 def _apply(backend: Backend, remedy: Remedy) -> None:

@@ -14,6 +14,7 @@ from fungistore.loff.run_folder import HEADS
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.failures import FAILURES
 from fungistore.store.item_digests import CONTENTS
+from fungistore.store.masks import ANNOTATIONS
 from fungistore.store.setups import SETUPS
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.store.units import COMMITS, FEATURES
@@ -31,6 +32,7 @@ from fungistore.verification.findings import (
     readable,
     unreadable,
 )
+from fungistore.verification.masks import check_masks
 from fungistore.verification.samples import (
     LOST,
     CheckedSamples,
@@ -117,6 +119,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     else:
         notes.append("the sample table is not sound: the ids of the units were not compared")
     findings += readable(backend, CONTENTS, check_digests(store, found.arrays, context))
+    findings += readable(backend, ANNOTATIONS, check_masks(store, context))
     findings += readable(backend, FAILURES, check_failures(store, tally.failed))
     findings += readable(backend, FEATURES, check_pcas(store, found, bad))
     findings += readable(backend, INDEXES, check_indexes(store, found, bad, context))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fungi_cli.main import app
+from PIL import Image
 from reader import Shell
 from typer.main import get_command
 
@@ -40,7 +41,7 @@ ANEW = ("fungi import train.h5", "fungi import pets.parquet", "--update")
 # Examples that need what this world lacks: four GPUs, CLIP's weights, the Oxford buildings, 512
 # rows, minutes; and the demo, which tests/demo runs.
 LACKING = ["fungi demo", "--gpus", "photos.fungi", "gnd_roxford5k.pkl", "--dim 512", "none,512"]
-LACKING += ["--head deit-s", "CUB_200_2011"]
+LACKING += ["--head deit-s", "CUB_200_2011", "street.fungi"]
 if shutil.which("jq") is None:
     LACKING.append("| jq ")
 
@@ -76,6 +77,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pets.csv").write_text("\n".join(lines) + "\n")
     (folder / "corrected.csv").write_text("id,label\ncat/000.jpg,dog\n")
     (folder / "splits.csv").write_text("id,split\ncat/000.jpg,val\n")
+    for path, *_ in rows:
+        with Image.open(folder / path) as picture:
+            mask = Image.new("L", picture.size, 1)
+        (folder / "masks" / path).parent.mkdir(parents=True, exist_ok=True)
+        mask.save((folder / "masks" / path).with_suffix(".png"))
     shutil.copytree(folder / "images" / "cat", folder / "new")
     shutil.copy(folder / "new" / "000.jpg", folder / "photo.jpg")
     settings = {"model": "deit_tiny_patch16_224", "feature_set": "own"}

@@ -33,6 +33,13 @@ from fungistore.store.failures import Failure
 from fungistore.store.item_digests import ItemDigests
 from fungistore.store.locks import Claim
 from fungistore.store.manifest import SCHEMA_VERSION, Manifest, newer_minor, say_newer_minor
+from fungistore.store.masks import (
+    BLOCK_SCHEMA,
+    MaskBlock,
+    MasksRecord,
+    write_mask_block,
+    write_masks_record,
+)
 from fungistore.store.samples import SCHEMA as COLUMNS
 from fungistore.store.samples import Part
 from fungistore.store.schema import schema
@@ -59,7 +66,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"head": "linear", "epochs": 1, "holdout": 0.25, "dtype": "float32", "name": "h"}
     train_loff(root, TrainOptions(**settings))
     with store.writing():
-        pass
+        block = write_mask_block(store.folder(), 0, BLOCK_SCHEMA.empty_table())
+        write_masks_record(store.folder(), MasksRecord(("a",), True, 255, blocks=(block,)))
     return root
 
 
@@ -133,6 +141,9 @@ def test_every_field_is_described(full: Path) -> None:
     assert described("<part>.parquet") == {*COLUMNS.names, "column.<name>"}
     assert described("<unit>.json") == names(Commit)
     assert described("failures.jsonl") == names(Failure)
+    masks = {f"blocks[].{name}" for name in names(MaskBlock)} | names(MasksRecord) | {"checksum"}
+    assert described("masks.json") == masks
+    assert described("<block>.parquet") == {*BLOCK_SCHEMA.names}
     assert described(".locks/<name>.json") == names(Claim)
     index = {f"files.*.{name}" for name in names(StoredFile)} | names(IndexRecord) | {"checksum"}
     assert described("index.json") == index
@@ -148,7 +159,7 @@ def test_every_field_is_described(full: Path) -> None:
         assert json.loads(path.read_bytes()).keys() <= known
 
 
-@pytest.mark.parametrize("path", ["store.json", "index.json", "state.json"])
+@pytest.mark.parametrize("path", ["store.json", "index.json", "state.json", "masks.json"])
 def test_written_files_have_the_described_fields(full: Path, path: str) -> None:
     """What is on disk has the top-level fields of the document, and no others."""
     for file in full.rglob(path):

@@ -76,6 +76,17 @@ def _whole_without_end(content: bytes, max_pixels: int) -> NDArray[np.uint8] | N
     return first if is_whole else None
 
 
+def measure_image(stream: IO[bytes]) -> tuple[int, int, Image.Transpose | None]:
+    """Return width and height as an image is stored, and what turns it upright; no pixel is read.
+
+    Raises:
+        ImageError: foreign content.
+        Exception: nearly any other, where the content is damaged.
+    """
+    with find_decoder(stream)(stream) as image:
+        return image.width, image.height, turn_of(image)
+
+
 def rescue(stream: IO[bytes], max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Return the pixels of an image that ends too early, as far as they go.
 
@@ -127,12 +138,13 @@ def pixels_of(image: Image.Image) -> NDArray[np.uint8]:
         ImageError: float pixels, or grey ones of no agreed range.
     """
     # After load(): TIFFs are turned there, and then have no orientation left.
-    turn = _turn(image)
+    turn = turn_of(image)
     pixels = _to_rgb(image)
     return np.array(pixels.transpose(turn) if turn is not None else pixels)
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def turn_of(image: Any) -> Image.Transpose | None:
+    """Return what turns an image upright after its EXIF orientation; None of one that is."""
     try:
         return _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # Corrupt metadata, which can raise nearly anything, does not spoil sound pixels.

@@ -10,7 +10,7 @@ from fungistore.errors import UsageError
 from fungistore.modalities.modality import IMAGE, find_modality
 from fungistore.quantities import counted
 from fungistore.sources.reader import READERS, Reader
-from fungistore.sources.sample import source_remarks
+from fungistore.sources.sample import mask_words_of, source_remarks
 from fungistore.sources.sets.comparing import differences
 from fungistore.sources.sets.facts import DataSet, DataSetCheck
 from fungistore.sources.sets.image_set import ListedImages
@@ -68,8 +68,10 @@ def check_data_set(name: str, path: str | Path) -> DataSetCheck:
     else:
         said = differences(data_set, splits, missing)
     remarks = [remark for remark in source_remarks(source) if remark not in said]
-    if len(labels) != data_set.classes:
-        classes = counted(len(labels), "class")
+    words = mask_words_of(source)
+    count = len(words.classes) if words else len(labels)
+    if count != data_set.classes:
+        classes = counted(count, "class")
         said.append(f"{name}: {classes} with images, {data_set.classes} published")
-    counts = (splits.total(), dict(splits), len(labels), len(missing))
+    counts = (splits.total(), dict(splits), count, len(missing))
     return DataSetCheck(name, source.root, *counts, tuple(said), tuple(remarks))

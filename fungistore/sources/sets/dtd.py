@@ -42,7 +42,7 @@ class Dtd(ImageSet):
 
     def classes(self, place: Place) -> list[str]:
         """Return the names of the folders, sorted."""
-        return sorted({row.label for row in self.rows(place)})
+        return sorted({row.label for row in self.rows(place) if row.label})
 
     def rows(self, place: Place) -> Iterator[Row]:
         """Yield train, val and test, each in the order of its list."""

@@ -10,18 +10,22 @@ from typing import ClassVar, NamedTuple
 from fungistore.errors import UsageError
 from fungistore.location import locate, path_to_uri
 from fungistore.modalities.modality import Modality
-from fungistore.sources.sample import Sample
+from fungistore.sources.sample import CellType, MaskWords, Sample
 from fungistore.sources.sets.comparing import differences
 from fungistore.sources.sets.facts import DataSet
 from fungistore.sources.sets.place import Place, find_place
 
 
 class Row(NamedTuple):
-    """An image of a list: its path below the root, its class, its split."""
+    """An image of a list: its path below the root, its class, its split, its mask's path.
+
+    A set of masks has no classes of images, and others no masks.
+    """
 
     path: str
-    label: str
+    label: str | None
     split: str
+    mask: str | None = None
 
 
 class ImageSet(ABC):
@@ -29,6 +33,7 @@ class ImageSet(ABC):
 
     data_set: ClassVar[DataSet]
     remarks: ClassVar[tuple[str, ...]] = ()  # what a user of its splits should know
+    masks: ClassVar[MaskWords | None] = None  # of a set of masks
 
     @property
     def summary(self) -> str:
@@ -89,8 +94,16 @@ class ListedImages:
             raise self._damaged(error) from error
 
     def knows(self) -> set[str]:
-        """Return that labels and splits are known of every image."""
-        return {"label", "split"}
+        """Return that labels and splits are known of every image; of a set of masks, splits."""
+        return {"split"} if self._images.masks else {"label", "split"}
+
+    def columns(self) -> dict[str, CellType]:
+        """Return the column of masks, of a set that has some."""
+        return {"mask": "text"} if self._images.masks else {}
+
+    def mask_words(self) -> MaskWords | None:
+        """Return what the values of masks mean."""
+        return self._images.masks
 
     def __iter__(self) -> Iterator[Sample]:
         self._splits.clear()
@@ -104,7 +117,8 @@ class ListedImages:
                 if size is None:
                     self._missing.append(row.path)
                 self._splits[row.split] += 1
-                yield Sample(uri, uri, row.label, row.split, size, mtime)
+                cells = (row.mask and path_to_uri(row.mask),) if self._images.masks else ()
+                yield Sample(uri, uri, row.label, row.split, size, mtime, cells)
         except (KeyError, ValueError, OSError) as error:
             raise self._damaged(error) from error
 

@@ -6,6 +6,8 @@ import json
 import random
 import shutil
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from toy_sets import (
     WRITERS,
     lines,
     write,
+    write_ade20k,
     write_cub,
     write_first_cars,
     write_flat_imagenet,
@@ -28,6 +31,8 @@ from toy_sets import (
     write_kaggle_ddsm,
     write_kaggle_imagenet,
     write_lists_of_ddsm,
+    write_voc,
+    write_voc_aug,
 )
 from typer.testing import CliRunner
 
@@ -37,7 +42,7 @@ from fungistore.errors import UsageError
 from fungistore.sources.opening import open_source
 from fungistore.sources.reader import READERS
 from fungistore.sources.roots import layout_of
-from fungistore.sources.sample import Sample, Source, source_remarks
+from fungistore.sources.sample import Sample, Source, mask_words_of, source_remarks
 from fungistore.sources.sets.comparing import differences
 from fungistore.sources.sets.splitting import held_out
 from plugins import install, write_plugin
@@ -296,7 +301,7 @@ def test_any_folder_around_a_set_will_do(name: str, tmp_path: Path) -> None:
     assert expected == list(opened(name, tmp_path / "data"))
     assert expected
     assert all(sample.mtime for sample in expected)
-    assert {sample.label for sample in expected} <= set(opened(name, root).label_names())
+    assert {sample.label for sample in expected} - {None} <= set(opened(name, root).label_names())
 
 
 def test_a_path_is_relative_or_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -387,6 +392,45 @@ def test_images_that_are_listed_and_missing_are_samples_and_are_counted(tmp_path
     ]
     assert len(list(source)) == 6  # once more, and nothing is counted twice
     assert len(source_remarks(source)) == 2
+
+
+@pytest.mark.parametrize(
+    ("writer", "second"),
+    [
+        (write_voc, "SegmentationClass/2007_2.png"),
+        (write_voc_aug, "SegmentationClassAug/2007_2.png"),
+        (partial(write_voc, lists="sets"), "SegmentationClass/2007_2.png"),
+        (partial(write_voc, train="trainaug", lists="sets"), "SegmentationClassAug/2007_2.png"),
+    ],
+)
+def test_voc_is_known_by_its_folders_with_masks_and_splits(
+    writer: Callable[[Path], Path], second: str, tmp_path: Path
+) -> None:
+    """No name is needed; official masks go before those of trainaug; there are no labels."""
+    source = open_source(writer(tmp_path))
+    found = [(s.split, s.label, s.cells[0]) for s in source]
+    official = "SegmentationClass/200{}_1.png".format
+    assert found == [
+        ("train", None, official(7)),
+        ("train", None, second),
+        ("val", None, official(8)),
+    ]
+    words = mask_words_of(source)
+    assert words is not None
+    assert (len(words.classes), words.classes[15], words.void) == (21, "person", 255)
+
+
+def test_ade20k_is_known_by_its_folders_and_0_is_void(tmp_path: Path) -> None:
+    """Which a remark says, with what changes it."""
+    source = open_source(write_ade20k(tmp_path))
+    assert [s.cells[0] for s in source][::2] == [
+        "annotations/training/ADE_train_1.png",
+        "annotations/validation/ADE_val_1.png",
+    ]
+    words = mask_words_of(source)
+    assert words is not None
+    assert (len(words.classes), words.classes[:2], words.void) == (151, ("other", "wall"), 0)
+    assert "--void none" in source_remarks(source)[0]
 
 
 def damage(root: Path, name: str, text: str) -> None:

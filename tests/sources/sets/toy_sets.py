@@ -387,6 +387,37 @@ def write_lists_of_ddsm(root: Path) -> Path:
     return write(root / "DDSM", lists, images)
 
 
+def write_masks(root: Path, names: Iterable[str]) -> None:
+    """Masks of two classes for the images of two pixels a side."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.array([[0, 1], [1, 255]], np.uint8)).save(root / name)
+
+
+def write_voc(root: Path, train: str = "train", lists: str = "ImageSets/Segmentation") -> Path:
+    """Pascal VOC's layout, or that of open-hummingbird-eval; the official masks, and others."""
+    images = "JPEGImages" if lists.startswith("Image") else "images"
+    texts = {f"{lists}/{train}.txt": lines("2007_1", "2007_2"), f"{lists}/val.txt": lines("2008_1")}
+    top = root / ("VOCdevkit/VOC2012" if lists.startswith("Image") else "VOCSegmentation")
+    write_masks(top, (f"SegmentationClass/{one}.png" for one in ("2007_1", "2008_1")))
+    second = "SegmentationClassAug" if train == "trainaug" else "SegmentationClass"
+    write_masks(top, [f"{second}/2007_2.png"])
+    return write(top, texts, (f"{images}/{name}.jpg" for name in ("2007_1", "2007_2", "2008_1")))
+
+
+def write_voc_aug(root: Path) -> Path:
+    """The same with the list trainaug."""
+    return write_voc(root, "trainaug")
+
+
+def write_ade20k(root: Path) -> Path:
+    """ADE20K's four folders."""
+    top = root / "ADEChallengeData2016"
+    names = ("training/ADE_train_1", "training/ADE_train_2", "validation/ADE_val_1")
+    write_masks(top, (f"annotations/{name}.png" for name in names))
+    return write(top, {}, (f"images/{name}.jpg" for name in names))
+
+
 WRITERS: Mapping[str, Callable[[Path], Path]] = {
     "cub": write_cub,
     "cars": write_cars,
@@ -404,4 +435,7 @@ WRITERS: Mapping[str, Callable[[Path], Path]] = {
     "ddsm": write_ddsm,
     "isic": write_isic,
     "nabirds": write_nabirds,
+    "voc-aug": write_voc_aug,
+    "voc": write_voc,
+    "ade20k": write_ade20k,
 }
