@@ -40,12 +40,12 @@ FLOORS = (
     ("backbones",),
     ("objectives",),
     ("gradients",),
-    ("matrices",),
+    ("annotations", "matrices"),
     ("engines",),
     ("extraction", "pca", "exchange", "labelling"),
     ("indexing", "joint"),
     ("searching", "evaluation"),
-    ("loff",),
+    ("loff", "segmentation"),
     ("verification", "doctor", "demo"),
 )
 LONGEST_MODULE = 400  # lines
