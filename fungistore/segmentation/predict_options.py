@@ -102,7 +102,8 @@ class SegmentOptions(AttentionChoice, FeatureSetChoice, ReplayChoice):
         Setting("Needed where the store has several.", default=ONLY, metavar="NAME", names="bank"),
     ] = None
     out: Annotated[
-        Path, Setting("Folder for the masks and pictures.", metavar="DIR", heading=DATA)
+        Path,
+        Setting("Folder for the masks and pictures.", default="masks", metavar="DIR", heading=DATA),
     ] = Path("masks")
     html: Annotated[
         Path | None,

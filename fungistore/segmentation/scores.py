@@ -68,10 +68,11 @@ def mask_scores(confusion: Counts, match: Match = "direct") -> MaskScores:
     if not total:
         return MaskScores(np.full(len(confusion), np.nan), dict.fromkeys(METRICS, np.nan))
     if match == "direct":
-        hits, partner, occurring = confusion.diagonal(), said, int(((true + said) > 0).sum())
+        hits, partner = confusion.diagonal(), said
+        occurring = np.count_nonzero(true + said)
     else:
         hits, partner = _matched(confusion)
-        occurring = max(np.count_nonzero(true), np.count_nonzero(said))
+        occurring = max(map(np.count_nonzero, (true, said)))
     iou = _iou(hits, true, partner)
     values = (
         np.nansum(iou) / occurring,
@@ -87,22 +88,29 @@ def parts_of(confusion: Counts) -> Counts:
     return np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)])
 
 
-def miou_interval(parts: Sequence[Counts], seed: int) -> tuple[float, float]:
-    """Return the percentile bootstrap's 95 % interval of the direct mIoU, over the images.
+def resampled_miou(parts: Sequence[Counts], seed: int) -> Numbers:
+    """Return the direct mIoU [RESAMPLES] of images that are drawn again, for a bootstrap.
+
+    The same seed draws the same images, so that differences can be resampled, too.
 
     Args:
         parts: of each image, as `parts_of` returns them.
-        seed: of the resampling.
+        seed: of the drawing.
     """
     images, stream = len(parts), Stream(seed, "bootstrap", "images")
     table = np.stack(parts).reshape(images, -1).astype(np.float64)
-    found: list[float] = []
+    found = []
     for _ in range(0, RESAMPLES, RESAMPLES_AT_ONCE):
         drawn = (stream.uniform(RESAMPLES_AT_ONCE, images) * images).astype(np.int64)
         times = np.stack([np.bincount(one, minlength=images) for one in drawn])
         sums = (times @ table).reshape(RESAMPLES_AT_ONCE, 3, -1)
-        found += np.nanmean(_iou(*sums.transpose(1, 0, 2)), axis=1).tolist()
-    low, high = np.nanpercentile(found, [TAIL, 100 - TAIL])
+        found.append(np.nanmean(_iou(*sums.transpose(1, 0, 2)), axis=1))
+    return np.concatenate(found)
+
+
+def interval_of(values: Numbers) -> tuple[float, float]:
+    """Return the 95 % interval that resampled values give."""
+    low, high = np.percentile(values, [TAIL, 100 - TAIL])
     return float(low), float(high)
 
 

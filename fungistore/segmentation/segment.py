@@ -206,7 +206,7 @@ class _Drawing:
         small = shrunk(image)
         panels = [("image", small), ("predicted", overlaid(small, said, count))]
         metrics: dict[str, float] = {}
-        if one.row in self._known:
+        if one.row is not None and one.row in self._known:
             truth = self._masks.read(one.row)
             judged = said if truth.shape == size else largest_class(shares, *truth.shape)
             metrics = mask_scores(confusion_of(truth, judged, count)).metrics

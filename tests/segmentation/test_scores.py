@@ -7,7 +7,13 @@ import pytest
 from sklearn.metrics import jaccard_score
 
 from fungistore.annotations.masks import VOID
-from fungistore.segmentation.scores import confusion_of, mask_scores, miou_interval, parts_of
+from fungistore.segmentation.scores import (
+    confusion_of,
+    interval_of,
+    mask_scores,
+    parts_of,
+    resampled_miou,
+)
 
 GOLDEN = [(0, 0, 0, 1, 1, 2, 2, 2), (0, 0, 1, 1, 1, 2, 0, 2), (1, 1, 1, 0, 0, 2, 2, 2)]
 TRUTH, NEAR, RENAMED = (np.array([one], np.uint16) for one in GOLDEN)
@@ -68,9 +74,10 @@ def test_the_interval_is_that_of_images_drawn_again() -> None:
     """It holds the score, is narrow for images that are alike, and is the same each time."""
     random = np.random.default_rng(1)
     tables = [random.integers(0, 50, (3, 3)) + 100 * np.eye(3, dtype=np.int64) for _ in range(40)]
-    low, high = miou_interval([parts_of(one) for one in tables], 0)
+    values = resampled_miou([parts_of(one) for one in tables], 0)
+    low, high = interval_of(values)
     score = mask_scores(np.sum(tables, axis=0)).metrics["miou"]
     assert low < score < high < low + 0.1
-    assert (low, high) == miou_interval([parts_of(one) for one in tables], 0)
-    again = miou_interval([parts_of(tables[0])] * 5, 0)
-    assert again == pytest.approx([mask_scores(tables[0]).metrics["miou"]] * 2)
+    assert (values == resampled_miou([parts_of(one) for one in tables], 0)).all()
+    alike = interval_of(resampled_miou([parts_of(tables[0])] * 5, 0))
+    assert alike == pytest.approx([mask_scores(tables[0]).metrics["miou"]] * 2)
