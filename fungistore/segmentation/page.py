@@ -6,24 +6,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from fungistore.markup import html_page
 from fungistore.quantities import counted
 
 if TYPE_CHECKING:
     from fungistore.segmentation.segment import SegmentedImage, SegmentResult
 
 STYLE = """
-:root { color-scheme: light dark; --page: #f6f7f8; --card: #fff; --text: #1b1f24; --faint: #5d6672;
-  --line: #dfe3e8; --warn: #9a3412; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14171a; --card: #1e2328; --text: #e8ebee; --faint: #9aa4b0; --line: #30373e;
-    --warn: #fdba74; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 56px; }
-h1 { font-size: 22px; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 15px; margin: 0; overflow-wrap: anywhere; }
-.about { color: var(--faint); margin: 0 0 24px; overflow-wrap: anywhere; }
 .image { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
   padding: 18px; margin: 0 0 20px; }
 .panels { display: grid; gap: 14px; margin: 12px 0;
@@ -36,10 +26,6 @@ li { overflow-wrap: anywhere; font-size: 13px; font-variant-numeric: tabular-num
 .colour { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px;
   border: 1px solid var(--line); vertical-align: -1px; }
 .faint { color: var(--faint); font-size: 13px; }
-.failed { border-left: 4px solid var(--warn); background: var(--card); border-radius: 8px;
-  padding: 12px 16px; margin: 0 0 20px; }
-.failed h2 { color: var(--warn); }
-.failed p { margin: 2px 0; overflow-wrap: anywhere; }
 """
 
 Panel = tuple[str, str]  # what a picture shows, and the picture's HTML
@@ -81,13 +67,7 @@ def render_page(result: SegmentResult, sections: Sequence[str]) -> str:
         f"{' + '.join(result.features)} of {result.feature_set}; {result.k} neighbours, "
         f"beta {result.beta:g}; {counted(len(result.images), 'image')}"
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f'<h1>{escape(title)}</h1><p class="about">{escape(about)}</p>{_failed(result.failed)}'
-        f"{''.join(sections)}</main></body></html>\n"
-    )
+    return html_page(title, about, STYLE, _failed(result.failed) + "".join(sections))
 
 
 def _failed(failures: Mapping[str, str]) -> str:

@@ -21,13 +21,13 @@ def refuse_other_classes(bank: Bank, masks: Masks) -> None:
         MismatchError: they are.
     """
     if tuple(bank.classes) != tuple(masks.classes):
-        place, name = quote(bank.tokens.store.where), bank.name
+        store = bank.tokens.store.where
         raise MismatchError(
             "the bank is of other classes than the masks",
-            where=f"--bank {name}",
+            where=f"--bank {bank.name}",
             expected=_names(masks.classes),
             found=_names(bank.classes),
-            hint=f"make it again: fungi bank {place} --name {name} --restart",
+            hint=f"make it again: fungi bank {quote(store)} --name {bank.name} --restart",
         )
 
 
