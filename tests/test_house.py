@@ -40,7 +40,7 @@ FLOORS = (
     ("backbones",),
     ("objectives",),
     ("gradients",),
-    ("annotations", "matrices"),
+    ("matrices", "annotations"),
     ("engines",),
     ("extraction", "pca", "exchange", "labelling"),
     ("indexing", "joint"),
