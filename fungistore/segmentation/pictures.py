@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fungistore.annotations.palettes import voc_colour
+
 PALETTE = 256  # colours that an indexed PNG has room for
 SHOWN = 1024  # pixels of the longer side of a picture of an overlay
 OPACITY = 0.55  # of a class's colour over the image
@@ -17,18 +19,8 @@ Labels = NDArray[np.uint16]
 
 
 def palette(count: int) -> Pixels:
-    """Return a colour [count, 3] for each class: Pascal VOC's, whose first is black.
-
-    The bits of a number go in turn to red, green and blue, the highest bits of the colour first;
-    numbers from 2 ** 24 on have no colours of their own.
-    """
-    numbers = np.arange(count, dtype=np.uint32)
-    colours = np.zeros((count, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            on = (numbers >> np.uint32(3 * bit + channel)) & np.uint32(1)
-            colours[:, channel] |= (on << np.uint32(7 - bit)).astype(np.uint8)
-    return colours
+    """Return a colour [count, 3] for each class: Pascal VOC's, whose first is black."""
+    return np.array([voc_colour(number) for number in range(count)], np.uint8)
 
 
 def encoded_mask(mask: Labels, classes: int) -> bytes:
