@@ -36,7 +36,7 @@ class AttentionChoice(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions(AttentionChoice, FeatureSetChoice, RemovedChoice, EvaluationOptions):
-    """Predict masks of test images from a memory bank, and score them.
+    """Predict masks from a memory bank, and score them.
 
     Nothing is trained: each patch of an image takes the labels of the nearest patches of the bank
     (`fungi bank`). Void pixels do not count. Several banks are scored on the same images. Tests on

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import product
 
 import numpy as np
-from fungistore.annotations.masks import VOID, open_masks
 from numpy.typing import NDArray
 
+from fungistore.annotations.masks import VOID, open_masks
 from fungistore.store.store import Store
 
 Numbers = NDArray[np.float64]

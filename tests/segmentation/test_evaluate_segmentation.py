@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fungi_cli.main import app
-from fungistore.annotations.masks import open_masks
 from plain_protocol import PlainBank, plain_miou, resized
 from scene_world import SIDE
 from typer.testing import CliRunner
 
 import fungistore as fungi
+from fungistore.annotations.masks import open_masks
 from fungistore.errors import UsageError
 from fungistore.randomness import Stream
 from fungistore.segmentation import evaluate

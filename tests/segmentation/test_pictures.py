@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from fungistore.annotations.masks import VOID
 from PIL import Image
 
+from fungistore.annotations.masks import VOID
 from fungistore.segmentation.page import render_page, section
 from fungistore.segmentation.pictures import encoded_mask, nearest, overlaid, palette, shrunk
 from fungistore.segmentation.segment import SegmentedImage, SegmentResult

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fungistore.annotations.masks import VOID
 from sklearn.metrics import jaccard_score
 
+from fungistore.annotations.masks import VOID
 from fungistore.segmentation.scores import (
     confusion_of,
     interval_of,
