@@ -37,7 +37,7 @@ from fungistore.store.durable import publish_bytes
 from fungistore.store.store import Store
 
 ODD = re.compile(r"[^\w.+-]")
-LONGEST_NAME = 100
+LONGEST_NAME = 56  # characters of up to four bytes, where a file's name has room for 255
 PICTURE = "-overlay"
 
 Vectors = NDArray[np.float32]
@@ -251,7 +251,7 @@ def _asked(store: Store, texts: Sequence[str]) -> tuple[list[_Asked], dict[str, 
 
 def _free_name(text: str, taken: set[str]) -> str:
     """Return what an image's files are called: the end of its path, and a number if need be."""
-    stem = ODD.sub("_", Path(text).stem)[:LONGEST_NAME] or "image"
+    stem = ODD.sub("_", Path(text).stem).lstrip(".")[:LONGEST_NAME] or "image"
     name, number = stem, 1
     while taken & {name.lower(), (name + PICTURE).lower()}:  # some disks tell no cases apart
         number += 1
@@ -272,9 +272,9 @@ def _refuse_overwriting(asked: Sequence[_Asked], options: SegmentOptions) -> Non
         if os.path.realpath(file) in images:
             raise UsageError(
                 "a file would be written over an image",
-                where=f"--out {options.out}",
+                where=f"--html {file}" if file == options.html else f"--out {options.out}",
                 found=file,
-                hint="another folder, such as --out masks",
+                hint="write to another folder, such as --out masks",
             )
 
 

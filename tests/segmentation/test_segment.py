@@ -77,6 +77,21 @@ def test_no_image_is_written_over(scenes: Store, tmp_path: Path) -> None:
     assert beside.read_bytes() == overlay.read_bytes()
 
 
+def test_files_are_named_after_images_whatever_these_are_called(
+    scenes: Store, tmp_path: Path
+) -> None:
+    """Long, hidden and odd names become plain ones, of which none is there twice."""
+    names = ["\N{SNOWMAN}" * 50, ".hidden", "a b", "a_b", "a_b-overlay", "A_B"]
+    copies = [tmp_path / f"{name}.png" for name in names]
+    for copy in copies:
+        shutil.copy(scenes.root.parent / "test" / "006.png", copy)
+    done = fungi.segment(scenes.root, copies, options(tmp_path))
+    written = [Path(one.mask).name for one in done.images]
+    plain = ["_" * 50, "hidden", "a_b", "a_b-2", "a_b-overlay-2", "A_B-3"]
+    assert written == [f"{name}.png" for name in plain]
+    assert len({path.name.lower() for path in (tmp_path / "masks").iterdir()}) == 2 * len(names)
+
+
 def test_an_image_that_cannot_be_used_is_an_error_where_it_is_the_only_one(
     scenes: Store, tmp_path: Path
 ) -> None:
