@@ -28,6 +28,7 @@ from .commands.models import models
 from .commands.pca import pca
 from .commands.predict import predict
 from .commands.search import search
+from .commands.segment import segment
 from .commands.status import status
 from .commands.train_loff import train_loff
 from .commands.verify import verify
@@ -50,6 +51,7 @@ HEADINGS = {
         "search": search,
         "train-loff": train_loff,
         "predict": predict,
+        "segment": segment,
     },
     "Look": {
         "status": status,

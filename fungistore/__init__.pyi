@@ -99,6 +99,14 @@ from .searching.options import SearchOptions as SearchOptions
 from .searching.page import write_page as write_page
 from .searching.result import SearchResult as SearchResult
 from .searching.search import search as search
+from .segmentation.evaluate import ClassIou as ClassIou
+from .segmentation.evaluate import SegmentationEvaluation as SegmentationEvaluation
+from .segmentation.evaluate import evaluate_segmentation as evaluate_segmentation
+from .segmentation.predict_options import SegmentationOptions as SegmentationOptions
+from .segmentation.predict_options import SegmentOptions as SegmentOptions
+from .segmentation.segment import SegmentedImage as SegmentedImage
+from .segmentation.segment import SegmentResult as SegmentResult
+from .segmentation.segment import segment as segment
 from .settings import Setting as Setting
 from .settings import Settings as Settings
 from .sources.opening import open_source as open_source

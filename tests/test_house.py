@@ -46,7 +46,7 @@ FLOORS = (
     ("extraction", "pca", "exchange", "labelling"),
     ("indexing", "joint"),
     ("searching", "evaluation"),
-    ("loff",),
+    ("loff", "segmentation"),
     ("verification", "doctor", "demo"),
 )
 LONGEST_MODULE = 400  # lines

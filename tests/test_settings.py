@@ -45,6 +45,7 @@ COMMANDS = {  # where each class's flags are
     "SearchOptions": ["search", "s.fungi", "query"],
     "TrainOptions": ["train-loff", "s.fungi"],
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
+    "SegmentOptions": ["segment", "s.fungi", "photo.jpg"],
     "ExportOptions": ["export", "s.fungi", "f.npy"],
     "LabelOptions": ["label", "s.fungi", "f.csv"],
     "AnnotateOptions": ["annotate", "s.fungi", "masks"],

@@ -11,5 +11,6 @@ EVALUATIONS = Registry(
     {
         name: f"fungistore.evaluation.options:{name.title().replace('-', '')}Options"
         for name in NAMES
-    },
+    }
+    | {"segment": "fungistore.segmentation.predict_options:SegmentationOptions"},
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fungistore.errors import ItemError
 from fungistore.location import is_inline
+from fungistore.markup import html_page
 from fungistore.modalities.modality import Modality, find_modality, with_article
 from fungistore.modalities.reading import read_item
 from fungistore.quantities import counted
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
     from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
 
 STYLE = """
-:root { color-scheme: light dark; --page: #f6f7f8; --card: #fff; --text: #1b1f24; --faint: #5d6672;
-  --line: #dfe3e8; --well: #eceff2; --mark: #0b6e4f; --mark-text: #fff; --warn: #9a3412; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #14171a; --card: #1e2328; --text: #e8ebee; --faint: #9aa4b0; --line: #30373e;
-    --well: #262c32; --mark: #3fb68b; --mark-text: #0c1a15; --warn: #fdba74; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--text);
-  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 56px; }
-h1 { font-size: 22px; margin: 0 0 4px; overflow-wrap: anywhere; }
-.about { color: var(--faint); margin: 0 0 24px; overflow-wrap: anywhere; }
 .answer { display: grid; grid-template-columns: 220px 1fr; gap: 20px; align-items: start;
   background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px;
   margin: 0 0 20px; }
@@ -50,10 +40,6 @@ li { min-width: 0; }
   text-overflow: ellipsis; vertical-align: bottom; }
 .label.same { background: var(--mark); border-color: var(--mark); color: var(--mark-text); }
 .name { color: var(--faint); font-size: 12.5px; overflow-wrap: anywhere; margin-top: 2px; }
-.failed { border-left: 4px solid var(--warn); background: var(--card); border-radius: 8px;
-  padding: 12px 16px; margin: 0 0 20px; }
-.failed h2 { margin: 0 0 4px; color: var(--warn); }
-.failed p { margin: 2px 0; overflow-wrap: anywhere; }
 @media (max-width: 680px) {
   main { padding: 18px 12px 40px; }
   .answer { grid-template-columns: 1fr; padding: 14px; }
@@ -106,13 +92,8 @@ def render_page(result: SearchResult) -> str:
 
     title = f"Nearest {modality.items} in {result.store}"
     failed = _failed(result.failed) if result.failed else ""
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f'<h1>{escape(title)}</h1><p class="about">{escape(_about(result))}</p>{failed}'
-        f"{''.join(answer(one) for one in result.answers)}</main></body></html>\n"
-    )
+    body = failed + "".join(answer(one) for one in result.answers)
+    return html_page(title, _about(result), STYLE, body)
 
 
 def _about(result: SearchResult) -> str:

@@ -132,7 +132,7 @@ EVALUATION = StoredKind(
     "eval",
     "one evaluation; the same one again replaces it",
     (
-        Field("kind", "text", "knn, linear, cluster, retrieval, compare or loff"),
+        Field("kind", "text", "knn, linear, cluster, retrieval, compare, loff or segment"),
         Field("store", "text", "the store's directory at that time"),
         Field("feature_set", "text", "its name"),
         Field("protocol", "table", "everything that decides the scores"),
@@ -151,7 +151,7 @@ EVALUATION = StoredKind(
         SEAL,
     ),
     note="The fields of the last score are at the top level too. A kind may add its own: loff has "
-    "`classes` and `confusion`.",
+    "`classes` and `confusion`, segment `classes` with the IoU of each.",
 )
 
 ARTEFACTS = (INDEX, VECTORS, REFERENCE, HEAD, STATE, WEIGHTS, LOG, EVENTS, TOLD, EVALUATION)

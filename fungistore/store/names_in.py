@@ -18,6 +18,7 @@ PLACES = MappingProxyType(
         "pca": ("features.zarr/{}/pca/*",),
         "index": ("indexes/{}/*",),
         "head": ("heads/{}/*",),
+        "bank": ("features.zarr/{}/bank/*",),
     }
 )
 
@@ -27,7 +28,7 @@ def names_in(store: str | Path, kind: str, feature_set: str | None = None) -> li
 
     Args:
         store: its directory; where there is none, nothing is found.
-        kind: "feature set", "feature", "pca", "index" or "head".
+        kind: "feature set", "feature", "pca", "index", "head" or "bank".
         feature_set: that alone; default: all.
     """
     within = "*" if feature_set is None else escape(feature_set)

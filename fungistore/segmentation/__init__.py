@@ -1,0 +1,1 @@
+"""In-context segmentation: memory banks of labelled patches, and what they predict."""
