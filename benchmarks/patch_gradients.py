@@ -19,14 +19,14 @@ from pathlib import Path
 
 import timm
 import torch
-from extract import alternate, bare_forwards, extract_from_memory, fastest, floor_sizes, in_batches
-from photographs import photographs
 from safetensors.torch import save_file
 
+from extract import alternate, bare_forwards, extract_from_memory, fastest, floor_sizes, in_batches
 from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.machine.cores import one_thread_each
+from photographs import photographs
 
 DEPTHS = (1024, 4096, 16384)  # columns of a gradient that one product takes
 FEATURES = ("patches", "patches/simclr")

@@ -15,6 +15,7 @@ import typer
 from fungistore.errors import DEBUG, UsageError
 
 from .commands.annotate import annotate
+from .commands.bank import bank
 from .commands.data import data
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -51,6 +52,7 @@ HEADINGS = {
         "search": search,
         "train-loff": train_loff,
         "predict": predict,
+        "bank": bank,
         "segment": segment,
     },
     "Look": {

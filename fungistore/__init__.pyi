@@ -99,6 +99,11 @@ from .searching.options import SearchOptions as SearchOptions
 from .searching.page import write_page as write_page
 from .searching.result import SearchResult as SearchResult
 from .searching.search import search as search
+from .segmentation.bank_options import BankOptions as BankOptions
+from .segmentation.banks import Bank as Bank
+from .segmentation.banks import open_bank as open_bank
+from .segmentation.build import BankResult as BankResult
+from .segmentation.build import build_bank as build_bank
 from .segmentation.evaluate import ClassIou as ClassIou
 from .segmentation.evaluate import SegmentationEvaluation as SegmentationEvaluation
 from .segmentation.evaluate import evaluate_segmentation as evaluate_segmentation

@@ -51,6 +51,7 @@ OPTIONS = [
     "fungistore.loff.options",
     "fungistore.pca.options",
     "fungistore.searching.options",
+    "fungistore.segmentation.bank_options",
     "fungistore.segmentation.predict_options",
     "fungistore.settings",
 ]

@@ -41,6 +41,7 @@ COMMANDS = {  # where each class's flags are
     "ExtractOptions": ["extract", "images", "s.fungi", "--model", "m"],
     "EngineChoice": ["extract", "images", "s.fungi", "--model", "m"],
     "PcaOptions": ["pca", "s.fungi"],
+    "BankOptions": ["bank", "s.fungi"],
     "IndexOptions": ["index", "s.fungi"],
     "SearchOptions": ["search", "s.fungi", "query"],
     "TrainOptions": ["train-loff", "s.fungi"],

@@ -24,7 +24,7 @@ from fungistore.modalities.modality import Modality, with_article
 from fungistore.quantities import counted
 from fungistore.store.commit import Commit
 from fungistore.store.failures import CHANGED_FILE, TRUNCATED, Failure, count_unread
-from fungistore.store.feature import is_pca
+from fungistore.store.feature import is_derived
 from fungistore.store.item_digests import Digests, ItemDigests
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -53,7 +53,7 @@ def fill_gaps(
     """Compute and commit what is missing; raises what `compute_units` does."""
 
     name = resolved.options.name
-    everything = [array for path, array in store.arrays(name).items() if not is_pca(path)]
+    everything = [array for path, array in store.arrays(name).items() if not is_derived(path)]
 
     def commit(parts: list[ComputedBatch]) -> None:
         _note_items(store, name, everything, parts)

@@ -16,7 +16,7 @@ from fungistore.location import locate, uri_to_path
 from fungistore.machine.context import Context
 from fungistore.modalities.reading import digest_item
 from fungistore.store.differences import FREE, OTHER, SAME, UNSURE
-from fungistore.store.feature import is_pca
+from fungistore.store.feature import is_derived
 from fungistore.store.item_digests import FAILED, UNKNOWN, Digests, ItemDigests
 from fungistore.store.plain import differ
 from fungistore.store.store import Store
@@ -49,7 +49,7 @@ class Recognition:
         store = self._store
         every = [(name, store.arrays(name)) for name in store.feature_sets()]
         return [
-            (ItemDigests(store.backend, name), [a for p, a in arrays.items() if not is_pca(p)])
+            (ItemDigests(store.backend, name), [a for p, a in arrays.items() if not is_derived(p)])
             for name, arrays in every
         ]
 

@@ -16,7 +16,7 @@ from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
 from fungistore.store.failures import Failure, count_unread
-from fungistore.store.feature import is_pca, name_of
+from fungistore.store.feature import is_derived, name_of
 from fungistore.store.item_digests import ItemDigests
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -91,7 +91,7 @@ def refuse_partial_redo(store: Store, resolved: Resolved) -> None:
     Raises:
         UsageError: the settings leave some out.
     """
-    made = {name for name in store.arrays(resolved.options.name) if not is_pca(name)}
+    made = {name for name in store.arrays(resolved.options.name) if not is_derived(name)}
     left_out = made - {spec.path for spec in resolved.arrays}
     if left_out:
         features = [*resolved.options.features, *sorted(map(name_of, left_out))]

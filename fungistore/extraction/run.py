@@ -35,7 +35,7 @@ from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.failed import FailedInput, common_cause, described
 from fungistore.store.failures import CHANGED_FILE, TRUNCATED, Failure
-from fungistore.store.feature import is_pca
+from fungistore.store.feature import is_derived
 from fungistore.store.item_digests import ItemDigests
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.mismatch import refuse_mismatch
@@ -200,7 +200,7 @@ def _things(store: Store, resolved: Resolved) -> list[str]:
 
 def _derived(store: Store, feature_set: str) -> list[UnitArray]:
     arrays = store.arrays(feature_set)
-    return [array for name, array in arrays.items() if is_pca(name)]
+    return [array for name, array in arrays.items() if is_derived(name)]
 
 
 def _extract(ready: _Ready, context: Context) -> ExtractResult:

@@ -31,7 +31,8 @@ class PatchSimCLR:
         negative_neighbors: nearest tokens of the support bank that each token gets; 2 in the paper.
         keep: each of them is a negative with this probability; 0.5 in the paper.
         negative_temperature: divide similarities by the temperature in the denominator too, as
-            equation 5 has it; the reference code of segmentation does not.
+            equation 5 has it. The reference code of segmentation does not, and where gradients
+            gained anything it was without (docs/dense.md).
         support_images: images of the train split whose tokens are in the support bank.
         support_patches: random tokens of each of them.
         search: in the support bank: "exact", or "ivf" for large ones.
@@ -45,7 +46,7 @@ class PatchSimCLR:
     head_dim: int = 96
     negative_neighbors: int = 2
     keep: float = 0.5
-    negative_temperature: bool = True
+    negative_temperature: bool = False
     support_images: int = 256
     support_patches: int = 64
     search: Literal["exact", "ivf"] = "exact"

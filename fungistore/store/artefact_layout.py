@@ -154,4 +154,37 @@ EVALUATION = StoredKind(
     "`classes` and `confusion`, segment `classes` with the IoU of each.",
 )
 
-ARTEFACTS = (INDEX, VECTORS, REFERENCE, HEAD, STATE, WEIGHTS, LOG, EVENTS, TOLD, EVALUATION)
+BANK_INDEX = StoredKind(
+    "banks/<feature set>/<name>/bank.json",
+    "bank",
+    "how a memory bank is searched; it can be made again from the bank's arrays",
+    (
+        Field("factory", "text", "faiss factory string; Flat: exact search, without a file"),
+        Field("reason", "text", "why it was chosen"),
+        Field("vectors", "integer", "patches; their ids are places among those of the bank"),
+        Field("contents", "text", "digest of the rows of the bank's arrays"),
+        Field("effort", "table", "search parameter, such as nprobe"),
+        Field("recall", "number, null", "recall@10, measured"),
+        Field("file", "table, null", "name, bytes and CRC-32 of the faiss file"),
+        SEAL,
+    ),
+)
+
+BANK_VECTORS = StoredKind(
+    "banks/<feature set>/<name>/vectors-<digest>.faiss", "bank", "a faiss index"
+)
+
+ARTEFACTS = (
+    BANK_INDEX,
+    BANK_VECTORS,
+    INDEX,
+    VECTORS,
+    REFERENCE,
+    HEAD,
+    STATE,
+    WEIGHTS,
+    LOG,
+    EVENTS,
+    TOLD,
+    EVALUATION,
+)

@@ -7,6 +7,8 @@ patches               a grid of tokens [h, w, D]; lengths/patches how many are r
 patch-gradients/<objective>   unit vectors of each token [h, w, G], asked for as
                       patches/<objective>; patch-norms/<objective> their norms [h, w]
 pca/<name>            coordinates [dim] of other vectors
+bank/<name>           patches [K, dim] of a memory bank, as unit vectors; bank-labels/<name> their
+                      pixels of each class [K, C]
 """
 
 from __future__ import annotations
@@ -20,9 +22,10 @@ import numpy as np
 
 from fungistore.choices import Codec
 
-FeatureKind = Literal["vectors", "grid", "numbers", "coordinates"]
+FeatureKind = Literal["vectors", "grid", "numbers", "coordinates", "bank"]
 EMBEDDINGS, PATCHES = "embeddings", "patches"
 GRADIENTS, NORMS, LENGTHS, PCA = "gradients/", "norms/", "lengths/", "pca/"
+BANK, BANK_LABELS = "bank/", "bank-labels/"
 PATCH_GRADIENTS, PATCH_NORMS = "patch-gradients/", "patch-norms/"
 OF_PATCHES = "patches/"  # what a feature of each token is asked for by begins with
 KINDS: Mapping[str, FeatureKind] = MappingProxyType(
@@ -33,6 +36,8 @@ KINDS: Mapping[str, FeatureKind] = MappingProxyType(
         PCA: "coordinates",
         PATCH_GRADIENTS: "grid",
         PATCH_NORMS: "numbers",
+        BANK: "bank",
+        BANK_LABELS: "bank",
     }
 )
 KNOWN = (EMBEDDINGS, "kl", "dino", "simclr")  # the order of concatenation (FUNGI, section 3.4)
@@ -103,6 +108,11 @@ def codec_of(path: str, asked: Codec) -> Codec:
 def is_pca(path: str) -> bool:
     """Whether an array, or a block of a matrix, has the coordinates of a PCA."""
     return path.startswith(PCA)
+
+
+def is_derived(path: str) -> bool:
+    """Whether an array was made of others, and not of items."""
+    return path.startswith((PCA, BANK, BANK_LABELS))
 
 
 def vector_path(name: str) -> str:

@@ -82,6 +82,10 @@ ARRAY = StoredKind(
         Field("patches", "float16 [N, h, w, D] or [N, length, D]", "tokens after the final norm"),
         Field("lengths/patches", "float32 [N]", "how many are real, where their number differs"),
         Field("pca/<name>", "float16 or float32 [N, dim]", "coordinates of a PCA"),
+        Field("patch-gradients/<objective>", "float16 [N, h, w, D]", "unit vectors of each token"),
+        Field("patch-norms/<objective>", "float32 [N, h, w]", "the norms that these vectors had"),
+        Field("bank/<name>", "float16 [N, K, dim]", "unit vectors of an image's patches in a bank"),
+        Field("bank-labels/<name>", "float16 or float32 [N, K, C]", "their pixels of each class"),
         Field("attributes.fingerprint", "text", "the setup that the array belongs to"),
         Field("attributes.codec", "text", "none, zstd or bitround"),
     ),
@@ -118,7 +122,8 @@ COMMIT = StoredKind(
         Field(
             "inputs",
             "list of [text, text]",
-            "of a PCA: each array, and the checksum of the rows there that these were made from",
+            "of a PCA and a bank: each array, and the checksum of the rows that these were made "
+            "from; a bank's `annotations/masks` has a digest of rows and masks",
         ),
     ),
 )
@@ -154,6 +159,8 @@ SETUP = StoredKind(
         Field("patches", "table", "pooling of the patch tensors"),
         Field("kl, dino, simclr", "table", "the objective's parameters"),
         Field("pca", "table", "blocks, references to their arrays, rows fitted on, width"),
+        Field("tokens", "table", "pooling of the gradients of patch tokens"),
+        Field("bank", "table", "of a memory bank: blocks, classes, patches an image, choices"),
         Field("import", "table", "digests of the vectors and ids that were imported"),
     ),
     note="A setup has the tables that its array depends on and no others. Frozen before the "
@@ -212,6 +219,13 @@ PCA = StoredKind(
         Field("n_samples", "int64", "rows that it was fitted on"),
         Field("fit_rows", "uint8", "these rows, one bit a row of the sample table"),
     ),
+)
+
+CENTRE = StoredKind(
+    "setups/<fingerprint>/bank.safetensors",
+    "bank --center positions",
+    "what a memory bank takes away from patch tokens",
+    (Field("centre", "float32 [h, w, D]", "mean token of each place of its images"),),
 )
 
 FAILURES = StoredKind(
@@ -323,6 +337,7 @@ FILES = (
     TENSORS,
     BANK,
     PCA,
+    CENTRE,
     FAILURES,
     MASKS,
     MASK_BLOCK,

@@ -18,7 +18,7 @@ from fungistore.store.backend import Listing
 from fungistore.store.chunks import CODECS, METADATA, blank_array
 from fungistore.store.commit import parse_commit, record_unit
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable
-from fungistore.store.feature import codec_of, is_pca, kind_of
+from fungistore.store.feature import codec_of, is_derived, kind_of
 from fungistore.store.folder import Folder
 from fungistore.store.groups import GROUP, has_chunks, is_of_another, read_metadata
 from fungistore.store.records import Records
@@ -261,8 +261,9 @@ def _proven(rows: Rows | None, fields: Config, count: int) -> Config:
 def _from_setup(path: str, config: Config) -> Config:
     """Return the fields of an array, by its path in the feature set, that its setup decides."""
     made, layout, vectors = (config.get(key) for key in ("pca", "layout", "vectors"))
+    made = config.get("bank") if made is None else made
     fields: Config = {}
-    if is_pca(path) and isinstance(made, dict):
+    if is_derived(path) and isinstance(made, dict):
         fields = {key: made.get(key) for key in ("dtype", "unit_rows", "codec")}
     elif isinstance(layout, dict):
         fields = {key: layout.get(key) for key in ("unit_rows", "codec")}

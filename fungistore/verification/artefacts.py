@@ -34,41 +34,45 @@ from fungistore.verification.findings import (
 )
 
 
-def check_pcas(store: Store, arrays: StoredArrays, bad_units: frozenset[str]) -> Iterator[Finding]:
-    """Compare the inputs that each PCA was fitted on with the arrays that are there."""
+def check_derived(
+    store: Store, arrays: StoredArrays, bad_units: frozenset[str]
+) -> Iterator[Finding]:
+    """Compare what each PCA and each bank was made of with the arrays that are there."""
     for stored in arrays.arrays:
         try:
-            made = store.setups.config(stored.array.fingerprint).get("pca")
+            config = store.setups.config(stored.array.fingerprint)
         except (StoreError, OSError):
             continue  # the setup has its own finding
+        made = config.get("pca", config.get("bank"))
         if not isinstance(made, dict):
             continue
+        kind: FindingKind = "pca-stale" if "pca" in config else "bank-stale"
         changed, severity = _changed(made.get("inputs"), arrays)
         name = stored.array.name
         command = command_for_array(store, name, stored.array.fingerprint)
         if changed:
             yield Finding(
-                "pca-stale",
+                kind,
                 f"features.zarr/{name}",
-                "the arrays that it was fitted on",
+                "the arrays that it was made of",
                 changed,
                 severity,
-                advice=f"extract them as they were, or fit it anew: {command} --restart",
+                advice=f"extract them as they were, or make it anew: {command} --restart",
             )
         elif rows := _changed_rows(made, arrays, bad_units):
             yield Finding(
-                "pca-stale",
+                kind,
                 f"features.zarr/{name}",
-                "the rows that it was fitted on",
+                "the rows that it was made of",
                 rows,
                 "warning",
-                advice=f"keep it, or fit it anew: {command} --restart",
+                advice=f"keep it, or make it anew: {command} --restart",
             )
         if not changed and (units := _out_of_date(arrays, name, bad_units)):
             yield Finding(
-                "pca-stale",
+                kind,
                 f"features.zarr/{name}",
-                "coordinates of the rows that are there",
+                "what the rows that are there give",
                 units,
                 "warning",
                 advice=f"make them once more: {command}",

@@ -8,7 +8,7 @@ import shlex
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
 from fungistore.indexing.record import IndexRecord
-from fungistore.store.feature import is_pca, name_of
+from fungistore.store.feature import is_pca, kind_of, name_of
 from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
 
@@ -24,6 +24,8 @@ def command_for_array(store: Store, name: str, fingerprint: str) -> str:
         config, options = {}, None
     if is_pca(feature) or isinstance(config.get("pca"), dict):
         return _pca(store, feature_set, name_of(feature), config)
+    if kind_of(feature) == "bank" or isinstance(config.get("bank"), dict):
+        return _bank(store, feature_set, name_of(feature), config)
     if "import" in config:
         return _joined("fungi", "import", "FILE", store.where, "--feature-set", feature_set)
     roots = list(dict.fromkeys(part.root for part in store.manifest.parts))
@@ -58,6 +60,18 @@ def _pca(store: Store, feature_set: str, name: str, config: Config) -> str:
             words += ["--fit-split", fit["from"]]
     except (AssertionError, KeyError, TypeError):  # a damaged setup, which has its own finding
         return _joined(*words[:7])
+    return _joined(*words)
+
+
+def _bank(store: Store, feature_set: str, name: str, config: Config) -> str:
+    words: list[object] = ["fungi", "bank", store.where, "--feature-set", feature_set]
+    words += ["--name", name]
+    made = config.get("bank")
+    if isinstance(made, dict) and isinstance(options := made.get("options"), dict):
+        for flag, value in options.items():
+            if value is not None:
+                said = ",".join(map(str, value)) if isinstance(value, list) else value
+                words += [f"--{flag}", said]
     return _joined(*words)
 
 

@@ -35,6 +35,7 @@ FindingKind = Literal[
     "failures-unlisted",
     "orphan",
     "pca-stale",
+    "bank-stale",
     "index-damaged",
     "index-stale",
     "head-damaged",

@@ -111,8 +111,9 @@ def _without_setup(store: Store, array: UnitArray) -> str:
 
 
 def _inputs(store: Store, array: UnitArray) -> list[str]:
-    """Return the names of the arrays that a PCA was made from."""
-    made = store.setups.config(array.fingerprint).get("pca")
+    """Return the names of the arrays that a PCA, or a bank, was made from."""
+    config = store.setups.config(array.fingerprint)
+    made = config.get("pca", config.get("bank"))
     inputs = made.get("inputs") if isinstance(made, dict) else None
     return list(inputs) if isinstance(inputs, dict) else []
 

@@ -19,7 +19,7 @@ from fungistore.store.setups import SETUPS
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.store.units import COMMITS, FEATURES
 from fungistore.verification.arrays import StoredArray, read_arrays
-from fungistore.verification.artefacts import check_evals, check_heads, check_indexes, check_pcas
+from fungistore.verification.artefacts import check_derived, check_evals, check_heads, check_indexes
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.copies import check_copies
 from fungistore.verification.digests import check_digests
@@ -121,7 +121,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     findings += readable(backend, CONTENTS, check_digests(store, found.arrays, context))
     findings += readable(backend, ANNOTATIONS, check_masks(store, context))
     findings += readable(backend, FAILURES, check_failures(store, tally.failed))
-    findings += readable(backend, FEATURES, check_pcas(store, found, bad))
+    findings += readable(backend, FEATURES, check_derived(store, found, bad))
     findings += readable(backend, INDEXES, check_indexes(store, found, bad, context))
     findings += readable(backend, HEADS, check_heads(store, found, bad, context))
     findings += readable(backend, EVALS, check_evals(store, found, bad))

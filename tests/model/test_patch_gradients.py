@@ -112,7 +112,7 @@ def test_each_tokens_gradient_is_autograds(
     assert formed.shape == expected.shape
     error = (formed - expected).norm(dim=(2, 3)) / expected.norm(dim=(2, 3))
     assert error.max() < 1e-5
-    torch.testing.assert_close(formed.flatten(2).norm(dim=2), factors.norms)
+    torch.testing.assert_close(formed.flatten(2).norm(dim=2), factors.norms, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,4 +28,5 @@ def scenes(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Stor
     fungi.extract(write_scenes(folder), store, options)
     fungi.annotate(store, options=fungi.AnnotateOptions(classes=CLASSES, void=VOID))
     fungi.build_bank(store, fungi.BankOptions(name="all"))
+    fungi.build_bank(store, fungi.BankOptions(name="few", size=30))
     return Store.open(store)

@@ -23,7 +23,7 @@ from fungistore.segmentation.evaluate import SegmentationEvaluation
 from fungistore.store.store import Store
 
 TRAIN, TEST = np.arange(6), np.arange(6, 9)
-OWN = fungi.SegmentationOptions(k=5, beta=0.1, size="own")
+OWN = fungi.SegmentationOptions(banks=("all",), k=5, beta=0.1, size="own")
 
 
 def plain(store: Store, rows: np.ndarray, size: int | None, k: int = 5, beta: float = 0.1) -> float:
@@ -113,7 +113,7 @@ def test_settings_that_say_nothing_together_are_refused() -> None:
     """Seeds without shots, and a bank twice."""
     for settings in ({"seeds": 2}, {"banks": ("a", "a")}):
         with pytest.raises(UsageError):
-            fungi.SegmentationOptions(**settings)
+            fungi.SegmentationOptions(**{"banks": ("all",)} | settings)
 
 
 def test_very_many_classes_are_shown_by_their_ends(

@@ -1,0 +1,395 @@
+"""`fungi bank`: labelled patches of the training images, chosen once, and an index of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fungistore.annotations.masks import Masks, open_masks
+from fungistore.errors import MismatchError, UsageError
+from fungistore.fingerprint import Config, describe, differences, fingerprint
+from fungistore.machine.context import DEFAULT, Context
+from fungistore.matrices.splits import choose_split
+from fungistore.matrices.tokens import TokenMatrix, open_tokens
+from fungistore.quantities import counted
+from fungistore.segmentation.bank_index import settle_index
+from fungistore.segmentation.bank_options import BankOptions
+from fungistore.segmentation.banks import CENTRE, TENSORS, load_centre, open_bank
+from fungistore.segmentation.labels import choose_patches, patch_counts, with_background
+from fungistore.store.commit import Commit
+from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.feature import BANK, BANK_LABELS, PATCHES, Feature
+from fungistore.store.manifest import SCHEMA_VERSION
+from fungistore.store.records import Records
+from fungistore.store.references import is_same
+from fungistore.store.samples import Rows
+from fungistore.store.store import Store
+from fungistore.store.units import NewUnit, UnitArray
+
+MASKS_INPUT = "annotations/masks"  # what a unit's record calls the masks that it was made from
+EXACT_COUNTS = 2048  # whole numbers up to it are float16's own
+
+
+@dataclass(frozen=True)
+class BankResult:
+    """What `fungi bank` did.
+
+    Attributes:
+        store: the store's directory.
+        feature_set: of the patches.
+        name: of the bank.
+        features: its blocks.
+        dim: width of a patch's vector.
+        classes: names of the classes.
+        images: training images whose patches are in it.
+        patches: patches in all.
+        per_image: the most that an image gives.
+        excluded: training images that give none, by reason.
+        factory: of its index; "Flat" is exact search, without a file.
+        recall: recall@10 of the index, 1 for exact search; None where there is none to measure.
+        units_computed: units written by this run.
+        units_total: units that the rows make.
+        fingerprint: of the bank.
+        fingerprints: of the arrays it was made from.
+    """
+
+    store: str
+    feature_set: str
+    name: str
+    features: tuple[str, ...]
+    dim: int
+    classes: tuple[str, ...]
+    images: int
+    patches: int
+    per_image: int
+    excluded: dict[str, int]
+    factory: str
+    recall: float | None
+    units_computed: int
+    units_total: int
+    fingerprint: str
+    fingerprints: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary."""
+        document = asdict(self)
+        computed, total = document.pop("units_computed"), document.pop("units_total")
+        return document | {"units": {"done": total, "total": total, "computed": computed}}
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a bank is made of, and of which rows."""
+
+    tokens: TokenMatrix
+    masks: Masks
+    rows: Rows
+    excluded: dict[str, int]
+
+
+def build_bank(
+    store: str | Path,
+    options: BankOptions = BankOptions(),
+    *,
+    restart: bool = False,
+    context: Context = DEFAULT,
+) -> BankResult:
+    """Write a memory bank of the training images' patches, continuing where it stopped.
+
+    Each image gives as many patches as the others: those with the rarest of its classes, at random
+    (FUNGI, section 3.3, and its reference code). A second run takes new images, those whose masks
+    or features have changed, and nothing else; how many patches an image gives stays.
+
+    Args:
+        store: the store's directory.
+        options: what of, how many, and how they are looked up.
+        restart: first delete the bank of this name.
+        context: its reporter is told what happens, its stop asked between units.
+
+    Raises:
+        UsageError: there are no masks, no such features, or no training images with both.
+        MismatchError: a bank of this name was made with other settings.
+        StoppedError: `context` asked for it; committed units are kept.
+        StoreError: the store is damaged.
+    """
+    opened = Store.open(store, keep_removed=options.keep_removed)
+    tokens = open_tokens(
+        opened, options.features, feature_set=options.feature_set, weights=options.weights
+    )
+    thing = f"features/{tokens.feature_set}/{BANK}{options.name}"
+    with disk_errors_explained(opened.where), opened.writing(thing) as target:
+        plan = _plan(target, tokens, context)
+        return _build(target, plan, options, context, restart=restart)
+
+
+def _plan(store: Store, tokens: TokenMatrix, context: Context) -> _Plan:
+    masks = open_masks(store)
+    split = choose_split(store, holdout=None, seed=0)
+    if remark := split.remark():
+        context.reporter.notice(remark)
+    coverage = tokens.coverage()
+    has_mask = np.zeros(len(store.samples), bool)
+    has_mask[masks.rows] = True
+    rows = np.sort(split.train)
+    counts = {
+        "rows without a mask": (~has_mask & ~coverage.removed)[rows].sum(),
+        "rows without usable features": (has_mask & ~coverage.usable & ~coverage.removed)[
+            rows
+        ].sum(),
+        "rows whose file is gone": coverage.removed[rows].sum(),
+    }
+    excluded = {reason: int(count) for reason, count in counts.items() if count}
+    kept = rows[(has_mask & coverage.usable)[rows]]
+    if not len(kept):
+        raise UsageError(
+            "there are no training images for a bank",
+            where=store.where,
+            expected="images of the train split with a mask and usable features",
+            found=", ".join(f"{n} {why}" for why, n in excluded.items()) or "no training images",
+            hint="fungi status shows what is missing",
+        )
+    return _Plan(tokens, masks, kept, excluded)
+
+
+def _build(
+    store: Store, plan: _Plan, options: BankOptions, context: Context, *, restart: bool
+) -> BankResult:
+    tokens, name = plan.tokens, options.name
+    arrays = store.arrays(tokens.feature_set)
+    existing = arrays.get(BANK + name)
+    if restart:
+        gone = [arrays[path] for path in (BANK_LABELS + name, BANK + name) if path in arrays]
+        if gone:
+            context.reporter.notice(f"--restart: deleting bank {name}")
+            store.remove_arrays(gone)
+        existing = None
+    store.sweep()
+    config = _config(plan, options)
+    if existing is not None:
+        config = _settled(store, existing, config, context)
+    else:
+        store.remove_unused_setups()
+    key, made = fingerprint(config), config["bank"]
+    if not store.setups.has(key):
+        tensors: dict[str, NDArray[Any]] = {}
+        if options.center == "positions":
+            tensors[CENTRE] = _mean_tokens(tokens, plan.rows, context)
+        store.setups.freeze(config, {TENSORS: tensors} if tensors else {}, {})
+    tokens.centre = load_centre(store, key)
+    specs = {
+        BANK: Feature(BANK + name, (made["per_image"], tokens.dim), made["dtype"]),
+        BANK_LABELS: Feature(
+            BANK_LABELS + name, (made["per_image"], len(made["classes"])), made["label_dtype"]
+        ),
+    }
+    both = []
+    for path in (BANK_LABELS, BANK):
+        array = arrays.get(path + name) if existing is not None else None
+        array = array or store.create_array(
+            tokens.feature_set,
+            specs[path],
+            rows=tokens.rows,
+            unit_rows=tokens.unit_rows,
+            codec=made["codec"],
+            fingerprint=key,
+        )
+        array.grow(tokens.rows)
+        both.append(array)
+    computed = _fill(store, plan, both[0], both[1], config, context)
+    bank = open_bank(store, name, tokens.feature_set, searchable=False)
+    index = settle_index(bank, options, context)
+    return BankResult(
+        store=store.where,
+        feature_set=tokens.feature_set,
+        name=name,
+        features=tokens.features,
+        dim=tokens.dim,
+        classes=tuple(made["classes"]),
+        images=len(bank.rows),
+        patches=len(bank.vectors),
+        per_image=made["per_image"],
+        excluded=plan.excluded,
+        factory=index.factory,
+        recall=index.recall,
+        units_computed=computed,
+        units_total=both[1].units,
+        fingerprint=key,
+        fingerprints=tokens.fingerprints,
+    )
+
+
+def _config(plan: _Plan, options: BankOptions) -> Config:
+    tokens, masks = plan.tokens, plan.masks
+    height, width = tokens.shape
+    per_image = height * width
+    if options.size is not None:
+        per_image = max(1, min(per_image, options.size // len(plan.rows)))
+    array = next(iter(tokens.arrays.values()))
+    contents = tokens.contents_of(plan.rows) if options.center == "positions" else {}
+    return {
+        "schema": SCHEMA_VERSION[0],
+        "bank": {
+            "features": list(tokens.features),
+            "weights": list(tokens.weights),
+            "inputs": tokens.fingerprints,
+            "contents": {name: asdict(one) for name, one in contents.items()},
+            "classes": list(masks.classes),
+            "per_image": per_image,
+            "cell": tokens.cell,
+            "void": options.void,
+            "center": options.center,
+            "seed": options.seed,
+            "dtype": "float16",
+            "label_dtype": "float16" if tokens.cell**2 <= EXACT_COUNTS else "float32",
+            "unit_rows": tokens.unit_rows,
+            "codec": array.codec,
+            "options": _flags(options),
+        },
+    }
+
+
+def _flags(options: BankOptions) -> Config:
+    """Return the settings that make the same bank again, by their flags."""
+    names = ("features", "weights", "center", "size", "void", "factory", "seed")
+    values = {name: getattr(options, name) for name in names}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+
+def _settled(store: Store, existing: UnitArray, asked: Config, context: Context) -> Config:
+    """Return the stored configuration, if what is asked for differs in what may grow alone."""
+    stored = store.setups.config(existing.fingerprint)
+    ours = ("bank.contents", "bank.options")
+    fields = {
+        name: both
+        for name, both in differences(stored, asked, common=False).items()
+        if not name.startswith(ours)
+    }
+    for name in [n for n, both in fields.items() if n.startswith("bank.inputs.")]:
+        if is_same(*fields[name]):
+            del fields[name]
+    size = stored["bank"]["options"].get("size"), asked["bank"]["options"].get("size")
+    if size[0] == size[1] and "bank.per_image" in fields:
+        del fields["bank.per_image"]
+        context.reporter.notice(
+            f"each image gives {counted(stored['bank']['per_image'], 'patch', 'patches')}, as when "
+            "the bank was begun; --restart divides its size among all images anew"
+        )
+    if fields:
+        raise MismatchError(
+            "a bank of this name was made with other settings",
+            where=existing.name,
+            expected="the same settings, or another name",
+            found=describe(fields),
+            hint="another --name keeps both, --restart starts anew",
+        )
+    return stored
+
+
+def _mean_tokens(tokens: TokenMatrix, rows: Rows, context: Context) -> NDArray[np.float32]:
+    """Return the mean patch token of each place over some rows, summed in their order."""
+    array = tokens.arrays.get(PATCHES)
+    if array is None:
+        raise UsageError(
+            "positions are taken away from patch tokens",
+            where="--center positions",
+            expected=f"{PATCHES} among the features",
+            found=", ".join(tokens.features),
+        )
+    total = np.zeros(array.array.shape[1:], np.float64)
+    context.reporter.begin("images of the mean", len(rows))
+    for row in rows.tolist():
+        context.stop_if_asked()
+        total += array.read(row, row + 1)[0]
+        context.reporter.advance(1)
+    context.reporter.end()
+    mean: NDArray[np.float32] = (total / len(rows)).astype(np.float32)
+    return mean
+
+
+def _fill(
+    store: Store,
+    plan: _Plan,
+    labels: UnitArray,
+    vectors: UnitArray,
+    config: Config,
+    context: Context,
+) -> int:
+    """Write every unit that lacks rows, or was made of others; returns how many."""
+    tokens = plan.tokens
+    records = Records([*tokens.arrays.values(), labels, vectors])
+    chosen = {
+        unit: plan.rows[plan.rows // tokens.unit_rows == unit]
+        for unit in np.unique(plan.rows // tokens.unit_rows).tolist()
+    }
+    ready = {unit: c for unit in range(vectors.units) if (c := tokens.committed(unit))}
+    digests = {unit: _digest(plan.masks, chosen.get(unit, plan.rows[:0])) for unit in ready}
+    written = {array.name: records.written(array.name) for array in (labels, vectors)}
+
+    def is_done(unit: int, commit: Commit) -> bool:
+        for array in (labels, vectors):
+            mine = written[array.name].get(unit)
+            if mine is None or mine.rows < commit.rows or unit in records.out_of_date(array.name):
+                return False
+            if dict(mine.inputs).get(MASKS_INPUT) != digests[unit]:
+                return False
+        return True
+
+    to_do = [unit for unit, commit in ready.items() if not is_done(unit, commit)]
+    if to_do and len(to_do) < len(ready):
+        context.reporter.notice(f"resuming: {len(ready) - len(to_do)}/{len(ready)} units done")
+    elif not to_do:
+        said = counted(len(ready), "unit is", "units are")
+        context.reporter.notice(f"nothing to do: all {said} done")
+    context.reporter.begin("units", len(ready), done=len(ready) - len(to_do))
+    names = [one.name for one in tokens.arrays.values()]
+    for unit in to_do:
+        context.stop_if_asked()
+        commit = ready[unit]
+        rows = chosen.get(unit, plan.rows[:0])
+        made = _unit(store, plan, rows, unit * tokens.unit_rows, commit.rows, config)
+        inputs = (*records.inputs_of(names, unit, commit.rows), (MASKS_INPUT, digests[unit]))
+        for array, block in zip((labels, vectors), made, strict=True):
+            if unit in written[array.name]:
+                array.forget(unit)  # its record must not vouch for the new chunk
+            stored = block.astype(array.array.dtype)
+            array.publish_all([NewUnit(unit, stored, commit.ids, commit.failed, None, inputs)])
+        context.reporter.advance(1)
+    context.reporter.end()
+    return len(to_do)
+
+
+def _unit(
+    store: Store, plan: _Plan, rows: Rows, start: int, count: int, config: Config
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the labels [count, K, c] and vectors [count, K, dim] of a unit; NaN where none is."""
+    made, tokens = config["bank"], plan.tokens
+    per_image, classes = made["per_image"], len(made["classes"])
+    labels = np.full((count, per_image, classes), np.nan, np.float32)
+    vectors = np.full((count, per_image, tokens.dim), np.nan, np.float32)
+    ids: Mapping[int, str] = {
+        row: found["id"] for row, found in zip(rows.tolist(), store.samples.take(rows), strict=True)
+    }
+    for numbers, grids in tokens.stream(rows):
+        for row, grid in zip(numbers.tolist(), grids, strict=True):
+            mask = plan.masks.read(row)
+            if made["void"] == "background":
+                mask = with_background(mask)
+            counts = patch_counts(mask, tokens.shape, made["cell"], classes)
+            places = choose_patches(counts, per_image, made["seed"], ids[row])
+            taken = slice(0, len(places))
+            labels[row - start, taken] = counts.reshape(-1, classes)[places]
+            vectors[row - start, taken] = grid.reshape(-1, tokens.dim)[places]
+    return labels, vectors
+
+
+def _digest(masks: Masks, rows: Rows) -> str:
+    """Return what a unit's bank was made of beside its features: which rows, and their masks."""
+    state = hashlib.blake2b(rows.astype("<i8").tobytes(), digest_size=16)
+    state.update(masks.digest(rows).encode())
+    return state.hexdigest()
