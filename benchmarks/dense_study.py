@@ -5,8 +5,8 @@
     python benchmarks/dense_study.py --packed .dense --device cuda --out study.jsonl --seconds 200
     python benchmarks/dense_study.py --table study.jsonl
 
-Packs DINOv2 ViT-S/14 (float16) and the sets (images as JPEG) into one folder of some 55 MB, all that
-a run needs beside torch, timm, NumPy and Pillow. A run goes through all settings, the most
+Packs DINOv2 ViT-S/14 (float16) and the sets (images as JPEG) into one folder of some 55 MB, all
+that a run needs beside torch, timm, NumPy and Pillow. A run goes through all settings, the most
 informative first, writes a JSON line for each as it goes, leaves out those that the file has, and
 stops by itself. Nothing of fungi is imported: the numbers are also a check on fungi's own.
 """
