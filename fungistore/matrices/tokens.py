@@ -204,7 +204,7 @@ def open_tokens(
     if len(given) != len(asked) or not all(0 < one < float("inf") for one in given):
         raise UsageError(
             "each feature has one weight",
-            where="--weights",
+            where="--block-weights",
             expected=f"{len(asked)} numbers above 0, for {', '.join(asked)}",
             found=", ".join(map(str, given)),
         )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from annotated_types import MinLen
 
+from fungistore.extraction.options import ReplayChoice
 from fungistore.headings import FEATURES, STORAGE
 from fungistore.indexing.options import AUTO, DEFAULT_TARGET_RECALL, Factory
 from fungistore.matrices.choices import Features, FeatureSetChoice, RemovedChoice
@@ -17,7 +18,7 @@ BANK_NAME = "bank"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BankOptions(FeatureSetChoice, RemovedChoice):
+class BankOptions(FeatureSetChoice, RemovedChoice, ReplayChoice):
     """Settings of `fungi bank`."""
 
     heading = "Memory bank"
@@ -31,7 +32,7 @@ class BankOptions(FeatureSetChoice, RemovedChoice):
             heading=FEATURES,
         ),
     ] = None
-    weights: Annotated[
+    block_weights: Annotated[
         Annotated[tuple[Positive, ...], MinLen(1)] | None,
         Setting("Of each feature beside the others.", default="equal", metavar="NUMBERS"),
     ] = None
@@ -43,6 +44,10 @@ class BankOptions(FeatureSetChoice, RemovedChoice):
         Count | None,
         Setting("Patches in all, as many of each image.", default="all patches of all images"),
     ] = None
+    epochs: Annotated[
+        Count,
+        Setting("Views of each image: the second and later ones are random crops and colours."),
+    ] = 1
     void: Annotated[
         Literal["ignore", "background"],
         Setting("background: pixels of no class count as the first one (the reference code)."),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,9 @@ from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import NewUnit, UnitArray
 
+if TYPE_CHECKING:
+    from fungistore.segmentation.augmented import Augmenter
+
 MASKS_INPUT = "annotations/masks"  # what a unit's record calls the masks that it was made from
 EXACT_COUNTS = 2048  # whole numbers up to it are float16's own
 
@@ -49,7 +51,8 @@ class BankResult:
         classes: names of the classes.
         images: training images whose patches are in it.
         patches: patches in all.
-        per_image: the most that an image gives.
+        per_image: the most that a view of an image gives.
+        epochs: views of each image.
         excluded: training images that give none, by reason.
         factory: of its index; "Flat" is exact search, without a file.
         recall: recall@10 of the index, 1 for exact search; None where there is none to measure.
@@ -68,6 +71,7 @@ class BankResult:
     images: int
     patches: int
     per_image: int
+    epochs: int
     excluded: dict[str, int]
     factory: str
     recall: float | None
@@ -120,7 +124,7 @@ def build_bank(
     """
     opened = Store.open(store, keep_removed=options.keep_removed)
     tokens = open_tokens(
-        opened, options.features, feature_set=options.feature_set, weights=options.weights
+        opened, options.features, feature_set=options.feature_set, weights=options.block_weights
     )
     thing = f"features/{tokens.feature_set}/{BANK}{options.name}"
     with disk_errors_explained(opened.where), opened.writing(thing) as target:
@@ -182,11 +186,10 @@ def _build(
             tensors[CENTRE] = _mean_tokens(tokens, plan.rows, context)
         store.setups.freeze(config, {TENSORS: tensors} if tensors else {}, {})
     tokens.centre = load_centre(store, key)
+    most = made["per_image"] * made["epochs"]
     specs = {
-        BANK: Feature(BANK + name, (made["per_image"], tokens.dim), made["dtype"]),
-        BANK_LABELS: Feature(
-            BANK_LABELS + name, (made["per_image"], len(made["classes"])), made["label_dtype"]
-        ),
+        BANK: Feature(BANK + name, (most, tokens.dim), made["dtype"]),
+        BANK_LABELS: Feature(BANK_LABELS + name, (most, len(made["classes"])), made["label_dtype"]),
     }
     both = []
     for path in (BANK_LABELS, BANK):
@@ -201,7 +204,7 @@ def _build(
         )
         array.grow(tokens.rows)
         both.append(array)
-    computed = _fill(store, plan, both[0], both[1], config, context)
+    computed = _fill(store, plan, both[0], both[1], config, options, context)
     bank = open_bank(store, name, tokens.feature_set, searchable=False)
     index = settle_index(bank, options, context)
     return BankResult(
@@ -214,6 +217,7 @@ def _build(
         images=len(bank.rows),
         patches=len(bank.vectors),
         per_image=made["per_image"],
+        epochs=made["epochs"],
         excluded=plan.excluded,
         factory=index.factory,
         recall=index.recall,
@@ -229,7 +233,8 @@ def _config(plan: _Plan, options: BankOptions) -> Config:
     height, width = tokens.shape
     per_image = height * width
     if options.size is not None:
-        per_image = max(1, min(per_image, options.size // len(plan.rows)))
+        given = options.size // (len(plan.rows) * options.epochs)
+        per_image = max(1, min(per_image, given))
     array = next(iter(tokens.arrays.values()))
     contents = tokens.contents_of(plan.rows) if options.center == "positions" else {}
     return {
@@ -241,6 +246,7 @@ def _config(plan: _Plan, options: BankOptions) -> Config:
             "contents": {name: asdict(one) for name, one in contents.items()},
             "classes": list(masks.classes),
             "per_image": per_image,
+            "epochs": options.epochs,
             "cell": tokens.cell,
             "void": options.void,
             "center": options.center,
@@ -256,7 +262,7 @@ def _config(plan: _Plan, options: BankOptions) -> Config:
 
 def _flags(options: BankOptions) -> Config:
     """Return the settings that make the same bank again, by their flags."""
-    names = ("features", "weights", "center", "size", "void", "factory", "seed")
+    names = ("features", "block_weights", "center", "size", "epochs", "void", "factory", "seed")
     values = {name: getattr(options, name) for name in names}
     return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -318,6 +324,7 @@ def _fill(
     labels: UnitArray,
     vectors: UnitArray,
     config: Config,
+    options: BankOptions,
     context: Context,
 ) -> int:
     """Write every unit that lacks rows, or was made of others; returns how many."""
@@ -348,11 +355,16 @@ def _fill(
         context.reporter.notice(f"nothing to do: all {said} done")
     context.reporter.begin("units", len(ready), done=len(ready) - len(to_do))
     names = [one.name for one in tokens.arrays.values()]
+    augmenter = None
+    if to_do and config["bank"]["epochs"] > 1:
+        from fungistore.segmentation.augmented import Augmenter  # the model, for these alone
+
+        augmenter = Augmenter.load(tokens, options, context)
     for unit in to_do:
         context.stop_if_asked()
         commit = ready[unit]
         rows = chosen.get(unit, plan.rows[:0])
-        made = _unit(store, plan, rows, unit * tokens.unit_rows, commit.rows, config)
+        made = _unit(store, plan, rows, unit * tokens.unit_rows, commit.rows, config, augmenter)
         inputs = (*records.inputs_of(names, unit, commit.rows), (MASKS_INPUT, digests[unit]))
         for array, block in zip((labels, vectors), made, strict=True):
             if unit in written[array.name]:
@@ -365,26 +377,35 @@ def _fill(
 
 
 def _unit(
-    store: Store, plan: _Plan, rows: Rows, start: int, count: int, config: Config
+    store: Store,
+    plan: _Plan,
+    rows: Rows,
+    start: int,
+    count: int,
+    config: Config,
+    augmenter: Augmenter | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the labels [count, K, c] and vectors [count, K, dim] of a unit; NaN where none is."""
     made, tokens = config["bank"], plan.tokens
-    per_image, classes = made["per_image"], len(made["classes"])
-    labels = np.full((count, per_image, classes), np.nan, np.float32)
-    vectors = np.full((count, per_image, tokens.dim), np.nan, np.float32)
-    ids: Mapping[int, str] = {
-        row: found["id"] for row, found in zip(rows.tolist(), store.samples.take(rows), strict=True)
-    }
+    per_image, epochs, classes = made["per_image"], made["epochs"], len(made["classes"])
+    labels = np.full((count, per_image * epochs, classes), np.nan, np.float32)
+    vectors = np.full((count, per_image * epochs, tokens.dim), np.nan, np.float32)
+    samples = dict(zip(rows.tolist(), store.samples.take(rows), strict=True))
     for numbers, grids in tokens.stream(rows):
-        for row, grid in zip(numbers.tolist(), grids, strict=True):
-            mask = plan.masks.read(row)
-            if made["void"] == "background":
-                mask = with_background(mask)
-            counts = patch_counts(mask, tokens.shape, made["cell"], classes)
-            places = choose_patches(counts, per_image, made["seed"], ids[row])
-            taken = slice(0, len(places))
-            labels[row - start, taken] = counts.reshape(-1, classes)[places]
-            vectors[row - start, taken] = grid.reshape(-1, tokens.dim)[places]
+        for row, stored in zip(numbers.tolist(), grids, strict=True):
+            sample, mask = samples[row], plan.masks.read(row)
+            for epoch in range(epochs):
+                grid, shown, key = stored, mask, sample["id"]
+                if epoch and augmenter is not None:
+                    grid, shown = augmenter.view(sample, mask, epoch)
+                    key = f"{key}\0{epoch}"
+                if made["void"] == "background":
+                    shown = with_background(shown)
+                counts = patch_counts(shown, tokens.shape, made["cell"], classes)
+                places = choose_patches(counts, per_image, made["seed"], key)
+                taken = slice(epoch * per_image, epoch * per_image + len(places))
+                labels[row - start, taken] = counts.reshape(-1, classes)[places]
+                vectors[row - start, taken] = grid.reshape(-1, tokens.dim)[places]
     return labels, vectors
 
 

@@ -71,7 +71,7 @@ def _bank(store: Store, feature_set: str, name: str, config: Config) -> str:
         for flag, value in options.items():
             if value is not None:
                 said = ",".join(map(str, value)) if isinstance(value, list) else value
-                words += [f"--{flag}", said]
+                words += [f"--{flag.replace('_', '-')}", said]
     return _joined(*words)
 
 

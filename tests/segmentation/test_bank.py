@@ -24,6 +24,7 @@ from fungistore.machine.context import Context
 from fungistore.matrices.tokens import TokenMatrix, open_tokens
 from fungistore.randomness import Stream
 from fungistore.segmentation import lookup
+from fungistore.segmentation.augmented import augmented
 from fungistore.segmentation.labels import choose_patches, patch_counts, patch_scores
 from fungistore.store.store import Store
 
@@ -173,7 +174,7 @@ def test_other_settings_are_refused_by_name(copied: Path) -> None:
     with pytest.raises(UsageError, match="no such feature of patches"):
         fungi.build_bank(copied, fungi.BankOptions(features=("patches/none",)))
     with pytest.raises(UsageError, match="one weight"):
-        fungi.build_bank(copied, fungi.BankOptions(weights=(1.0, 2.0)))
+        fungi.build_bank(copied, fungi.BankOptions(block_weights=(1.0, 2.0)))
     with pytest.raises(UsageError, match="which bank"):
         fungi.open_bank(copied)
 
@@ -245,3 +246,31 @@ def test_the_command_says_what_it_made(copied: Path) -> None:
     assert '"per_image": 2' in done.stdout
     again = CliRunner().invoke(app, ["bank", str(copied), "--name", "two", "--size", "12"])
     assert "12 patches of 6 images" in again.stdout
+
+
+def test_later_epochs_are_crops_of_images_and_masks_together(copied: Path, scenes: Store) -> None:
+    """The first is the stored one; the other is the same in every run."""
+    options = fungi.BankOptions(name="two", epochs=2, device="cpu")
+    done = fungi.build_bank(copied, options)
+    bank, one = fungi.open_bank(copied, "two"), fungi.open_bank(copied, "all")
+    assert (done.epochs, done.per_image) == (2, 16)
+    assert len(bank.vectors) > 1.8 * len(one.vectors)
+    first = bank.vectors[bank.owners == 0]
+    np.testing.assert_array_equal(first[: (one.owners == 0).sum()], one.vectors[one.owners == 0])
+    whole = chunks(copied)
+    fungi.build_bank(copied, options, restart=True)
+    assert chunks(copied) == whole
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (1, 1), (300, 4)])
+def test_an_augmented_mask_is_cut_with_its_image(shape: tuple[int, int]) -> None:
+    """Every pixel keeps its label, whose value it has; half the area at least."""
+    height, width = shape
+    mask = np.arange(height * width, dtype=np.uint16).reshape(shape) % 200
+    image = np.repeat(mask[:, :, None], 3, axis=2).astype(np.uint8)
+    for number in range(20):
+        view, labels = augmented(image, mask, Stream(number, "test"))
+        assert view.shape == (*labels.shape, 3)
+        assert np.abs(view.mean(axis=2) - labels).max() <= 45  # of the jitter alone
+        if height < 4 * width / 3 and width < 4 * height / 3:
+            assert labels.size >= 0.45 * mask.size
