@@ -41,6 +41,7 @@ class BankIndex:
         effort: the search parameter that was settled on.
         recall: recall@10; None where there is nothing to measure.
         file: of faiss; None where search is exact.
+        target_recall: up to which the effort was raised; None: of a file without it.
     """
 
     factory: str
@@ -50,6 +51,7 @@ class BankIndex:
     effort: dict[str, int] = field(default_factory=dict)
     recall: float | None = 1.0
     file: StoredFile | None = None
+    target_recall: float | None = None
 
 
 ADAPTER = TypeAdapter(BankIndex)
@@ -65,7 +67,9 @@ def settle_index(bank: Bank, options: BankOptions, context: Context) -> BankInde
     stored = _read(folder)
     contents = digest_of(bank.contents)
     if stored is not None and (stored.factory, stored.contents) == (factory, contents):
-        return stored
+        same_target = stored.target_recall == options.target_recall
+        if stored.file is None or (same_target and _is_whole(folder, stored.file)):
+            return stored
     if factory == FLAT:
         made = BankIndex(FLAT, reason, count, contents)
         _publish(folder, made)
@@ -93,7 +97,8 @@ def settle_index(bank: Bank, options: BankOptions, context: Context) -> BankInde
     folder.publish_file(name, lambda path: checksums.append(index.write(path)))
     file = StoredFile(name, folder.size(name), checksums[0])
     value = None if recall is None else recall.value
-    made = BankIndex(factory, reason, count, contents, dict(effort), value, file)
+    target = options.target_recall
+    made = BankIndex(factory, reason, count, contents, dict(effort), value, file, target)
     _publish(folder, made)
     return made
 
@@ -115,7 +120,7 @@ def open_bank_index(bank: Bank) -> VectorIndex | None:
             hint=HINT,
         )
     path = folder.local_path(stored.file.name)
-    if not folder.has(stored.file.name) or crc32(path) != stored.file.crc32:
+    if not _is_whole(folder, stored.file):
         raise StoreError("the index of a bank is damaged", where=path, hint=HINT)
     index = VectorIndex.read(path, "cosine")
     for value in stored.effort.values():
@@ -125,6 +130,10 @@ def open_bank_index(bank: Bank) -> VectorIndex | None:
 
 def _folder(bank: Bank) -> Folder:
     return bank.tokens.store.folder(BANKS, bank.feature_set, bank.name)
+
+
+def _is_whole(folder: Folder, file: StoredFile) -> bool:
+    return folder.has(file.name) and crc32(folder.local_path(file.name)) == file.crc32
 
 
 def _read(folder: Folder) -> BankIndex | None:

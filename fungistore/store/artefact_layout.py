@@ -166,6 +166,7 @@ BANK_INDEX = StoredKind(
         Field("effort", "table", "search parameter, such as nprobe"),
         Field("recall", "number, null", "recall@10, measured"),
         Field("file", "table, null", "name, bytes and CRC-32 of the faiss file"),
+        Field("target_recall", "number, null", "up to which the effort was raised"),
         SEAL,
     ),
 )
