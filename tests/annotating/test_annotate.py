@@ -495,3 +495,22 @@ def test_grey_of_few_bits_gives_the_values_that_are_stored(bits: int, tmp_path: 
     store = listed(tmp_path / "s.fungi", tmp_path / "images")
     fungi.annotate(store.root, tmp_path / "masks")
     np.testing.assert_array_equal(fungi.open_masks(store).read(0), values)
+
+
+def test_read_anew_masks_count_until_all_are_read(store: Store, tmp_path: Path) -> None:
+    """A stop under --restart, folders that are gone, files that cannot be used: none is lost."""
+    fungi.annotate(store.root, tmp_path / "masks")
+    before = had(store)
+    with pytest.raises(StoppedError):
+        fungi.annotate(store.root, restart=True, context=Context(stop=lambda: True))
+    assert had(store) == before
+    for path in (tmp_path / "masks/a").iterdir():
+        path.write_text("no image")
+    with pytest.raises(FungiError, match="can be used"):
+        fungi.annotate(store.root, restart=True)
+    assert had(store) == before
+    shutil.rmtree(tmp_path / "masks")
+    for options in (fungi.AnnotateOptions(), fungi.AnnotateOptions(void=3)):
+        with pytest.raises(UsageError, match="only copies"):
+            fungi.annotate(store.root, None, options, restart=options.void is None)
+    assert had(store) == before
