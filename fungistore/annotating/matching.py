@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -122,7 +122,8 @@ class Matching:
     def _match(self, folder: str) -> None:
         """Find the masks of a folder: that of an image's longest path that one is called by."""
         files = _files(folder)
-        short: dict[int, tuple[str, ...]] = {}
+        matched: dict[int, tuple[bool, tuple[str, ...]]] = {}  # by the whole path?
+        images: dict[tuple[bool, str], set[str]] = defaultdict(set)  # of a mask
         for row in self._rows():
             if row.row in self._found:
                 continue
@@ -132,16 +133,16 @@ class Matching:
                 for place, tail in enumerate(tails):
                     found = tuple(one for one in files.get(tail, ()) if path_to_uri(one) != own)
                     if found:
-                        (short if place else self._found)[row.row] = found
+                        matched[row.row] = not place, found
+                        images[not place, found[0]].add(own)
                         break
-                if row.row in short or row.row in self._found:
+                if row.row in matched:
                     self.splits.add(row.split)
                     break
-        # a/1.jpg and b/1.jpg are not both of 1.png
-        shared = Counter(files[0] for files in short.values())
-        for number, found in short.items():
-            is_alone = shared[found[0]] == 1
-            self._found[number] = found if is_alone else (*found, "one of several images")
+        # a/1.jpg and b/1.jpg, or 1.jpg, are not both of 1.png
+        for number, (is_whole, found) in matched.items():
+            others = images[True, found[0]] | (set() if is_whole else images[False, found[0]])
+            self._found[number] = found if len(others) == 1 else (*found, "one of several images")
 
     def _rows(self) -> Iterator[_Row]:
         names = ["row", "id", "uri", "split", "bytes", "mtime"]

@@ -26,7 +26,6 @@ from fungistore.store.masks import (
     MasksRecord,
     masks_folder,
     read_masks_record,
-    write_masks_record,
 )
 from fungistore.store.store import Store
 
@@ -66,8 +65,8 @@ def annotate(
     opened = Store.open(store)
     with disk_errors_explained(opened.where), opened.writing(THING, patience=context) as target:
         if restart:
-            _forget(target, context, keep_folders=masks is None)
-        return take_masks(target, options, context, folder=masks)
+            _drop_damaged(target)
+        return take_masks(target, options, context, folder=masks, restart=restart)
 
 
 def take_masks(
@@ -77,6 +76,7 @@ def take_masks(
     *,
     folder: str | Path | None = None,
     words: MaskWords | None = None,
+    restart: bool = False,
 ) -> AnnotateResult:
     """Do what `annotate` does to a store that is held for writing its annotations.
 
@@ -86,11 +86,13 @@ def take_masks(
         context: as there.
         folder: of masks.
         words: what the source says of its masks' values.
+        restart: as there; what the store has counts until all are read.
     """
     if store.modality.name != IMAGE:
         raise UsageError("only images have masks", where=store.where, found=store.modality.items)
     record = read_masks_record(store.folder())
-    folders = [uri_to_path(one) for one in record.folders] if record else []
+    forgets = restart and folder is not None
+    folders = [uri_to_path(one) for one in record.folders] if record and not forgets else []
     if folder is not None:
         folders = [*(one for one in folders if one != _folder(folder)), _folder(folder)]
     matching = Matching(store, folders)
@@ -100,11 +102,20 @@ def take_masks(
     meaning = decide(options, record, words, some)
     if meaning.remark:
         context.reporter.notice(meaning.remark)
-    is_anew = record is not None and not meaning.is_of(record)
-    writer = MaskWriter(store, _begun(record, meaning, folders), meaning, options, is_anew)
+    is_anew = record is not None and (restart or not meaning.is_of(record))
+    if record is not None and is_anew and (lost := [f for f in folders if not os.path.isdir(f)]):
+        raise UsageError(
+            "masks cannot be read anew: their folder is gone, and the store has the only copies",
+            where=lost[0],
+            hint="bring the folder back; or --restart with another one, which forgets these",
+        )
+    begun = _begun(None if restart else record, meaning, folders)
+    writer = MaskWriter(store, begun, meaning, options, is_anew)
+    if restart and record is not None:
+        context.reporter.notice(f"--restart: reading {counted(record.count, 'mask')} anew")
     writer.sweep()
     _each_block(writer, matching, folders, context)
-    if not writer.record.count and writer.record.skipped:
+    if not writer.record.count and (writer.record.skipped or (is_anew and record and record.count)):
         raise _all_failed(writer, record)
     writer.commit()
     writer.sweep()
@@ -166,19 +177,13 @@ def _begun(record: MasksRecord | None, meaning: Meaning, folders: Sequence[str])
     )
 
 
-def _forget(store: Store, context: Context, *, keep_folders: bool) -> None:
-    """Forget masks; what values mean stays, unless the record is damaged."""
+def _drop_damaged(store: Store) -> None:
+    """Remove masks whose record cannot be read."""
     folder = store.folder()
     try:
-        record = read_masks_record(folder)
+        read_masks_record(folder)
     except StoreError:
         masks_folder(folder).remove()
-        return
-    if record is not None:
-        context.reporter.notice(f"--restart: deleting {counted(record.count, 'mask')}")
-        folders = record.folders if keep_folders else ()
-        empty = replace(record, blocks=(), skipped={}, pixels=(), void_pixels=0)
-        write_masks_record(folder, replace(empty, folders=folders))
 
 
 def _nothing(store: Store, folder: str | Path | None) -> UsageError:
@@ -209,9 +214,10 @@ def _all_failed(writer: MaskWriter, before: MasksRecord | None) -> FungiError:
         writer.sweep()
         said = ()
     reasons = ", ".join(f"{count} {name}" for name, count in record.skipped.items())
+    count = sum(record.skipped.values()) or (before.count if before else 0)
     return FungiError(
-        f"none of {counted(sum(record.skipped.values()), 'mask')} can be used",
+        f"none of {counted(count, 'mask')} can be used",
         where=writer.store.where,
-        found="\n".join((reasons, *said)),
+        found="\n".join((reasons or "no files", *said)),
         hint="--colors, --classes or --void say what values mean; fungi annotate --help",
     )

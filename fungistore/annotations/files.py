@@ -30,6 +30,10 @@ SIDEWAYS = frozenset(
     )
 )
 SHOWN = 3
+STEP = (
+    "grey step"  # what an image's `info` calls the step between its grey values, as Pillow has it
+)
+GREY_STEPS = {"L;2": 85, "L;4": 17, "L;2R": 85, "L;4R": 17}  # of 2 and 4 bits, spread over 0 to 255
 Problem = Literal["missing", "ambiguous", "unreadable", "image", "size", "colours", "index"]
 Values = NDArray[np.uint16]
 
@@ -112,8 +116,10 @@ def load_mask(place: Place) -> Image.Image:
         with find_decoder(stream)(stream) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise MaskError("unreadable", f"{image.width} x {image.height} pixels")
+            step = _grey_step(image)
             loaded = image.load()
             picture = loaded if isinstance(loaded, Image.Image) else image
+            picture.info[STEP] = step
             turn = turn_of(picture)
             return picture.transpose(turn) if turn is not None else picture.copy()
 
@@ -143,7 +149,8 @@ def values_of(image: Image.Image) -> NDArray[Any]:
         MaskError: it has colours, or fractions.
     """
     if image.mode in ("1", "L", "P") or image.mode.startswith("I"):
-        return np.asarray(image).astype(np.int64 if image.mode.startswith("I") else np.uint8)
+        values = np.asarray(image).astype(np.int64 if image.mode.startswith("I") else np.uint8)
+        return values // image.info.get(STEP, 1)
     if image.mode == "F":
         raise MaskError("unreadable", "floating-point pixels are no indices")
     pixels = _colours(image)
@@ -174,6 +181,14 @@ def decode_mask(content: bytes) -> Values:
         if image.mode == "L":
             values[values == 255] = VOID
         return values
+
+
+def _grey_step(image: Any) -> int:
+    """Return what separates neighbouring grey values of an image that is not loaded yet."""
+    tiles = getattr(image, "tile", ())
+    options = tiles[0][3] if tiles else None
+    raw = options[0] if isinstance(options, tuple) and options else options
+    return GREY_STEPS.get(raw, 1) if isinstance(raw, str) else 1
 
 
 def _judged(values: NDArray[Any], rules: MaskRules) -> Values:

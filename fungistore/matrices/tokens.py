@@ -29,6 +29,7 @@ from fungistore.store.units import UnitArray
 
 STREAM_BYTES = 64_000_000  # of float32 tokens that are read at once; one image at least
 SQUASH = "squash"  # what a transform that shows whole images is called
+MOST_CELL = 255  # whose pixels 16 bits can count
 CELL = 16  # pixels a side that a token stands for, of imported grids whose images are not known
 
 
@@ -99,7 +100,7 @@ class TokenMatrix:
         """Side of the square of the model's input that a token stands for, in pixels."""
         config = self.store.setups.config(next(iter(self.arrays.values())).fingerprint)
         size = config.get("backbone", {}).get("image_size")
-        return CELL if size is None else max(1, int(size) // self.shape[0])
+        return CELL if size is None else min(max(1, int(size) // self.shape[0]), MOST_CELL)
 
     def contents_of(self, rows: Rows) -> dict[str, Content]:
         """Return what the units with these rows hold, by array."""
@@ -133,7 +134,7 @@ class TokenMatrix:
                 flat *= np.float32(weight)
                 parts.append(part)
             found = np.concatenate(parts, axis=-1)
-            if len(parts) > 1:
+            if self.weights != (1.0,):
                 normalize(found.reshape(-1, found.shape[-1]))
         return found
 
@@ -178,7 +179,7 @@ def open_tokens(
         store: the store, or its place.
         features: of "patches", "patches/simclr", ...; default: all that are there.
         feature_set: may be left out where there is one.
-        weights: of each feature; default: equal ones.
+        weights: of each feature, in the order that these are asked for; default: equal ones.
         centre: subtracted from patch tokens, place by place: [h, w, D].
 
     Raises:
@@ -199,8 +200,7 @@ def open_tokens(
             expected=", ".join(there) or "none was extracted yet",
             hint=f"fungi extract SOURCE {quote(store.where)} --features patches,patches/simclr",
         )
-    asked.sort(key=lambda name: name != PATCHES)
-    given = tuple(weights or (1.0,) * len(asked))
+    given = tuple(map(float, weights or (1.0,) * len(asked)))
     if len(given) != len(asked) or not all(0 < one < float("inf") for one in given):
         raise UsageError(
             "each feature has one weight",
@@ -208,6 +208,8 @@ def open_tokens(
             expected=f"{len(asked)} numbers above 0, for {', '.join(asked)}",
             found=", ".join(map(str, given)),
         )
+    pairs = sorted(zip(asked, given, strict=True), key=lambda pair: pair[0] != PATCHES)
+    asked, given = [name for name, _ in pairs], tuple(weight for _, weight in pairs)
     found = {name: arrays[grid_path(name)] for name in asked}
     for array in found.values():
         _refuse_cropped(store, array)

@@ -11,12 +11,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.annotations.masks import Masks, open_masks
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config
 from fungistore.matrices.blocks import Vectors
 from fungistore.matrices.tokens import TokenMatrix, open_tokens
+from fungistore.quantities import counted
 from fungistore.segmentation import lookup
-from fungistore.store.contents import Content, content_of
+from fungistore.store.contents import Commits, Content, content_of
 from fungistore.store.coverage import read_rows
 from fungistore.store.feature import BANK, BANK_LABELS, name_of
 from fungistore.store.feature_sets import choose_feature_set
@@ -28,6 +30,7 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 TENSORS, CENTRE = "bank", "centre"
+MASKS_INPUT = "annotations/masks"  # what a unit's record calls the masks that it was made from
 
 
 class Searcher(Protocol):
@@ -107,7 +110,7 @@ def open_bank(
 
     Raises:
         UsageError: there is no such bank; the error lists what exists.
-        MismatchError: the features were made anew since with other settings.
+        MismatchError: the features were made anew since with other settings, or masks are others.
         StoreError: it is damaged, or not finished.
     """
     store = Store.open(store)
@@ -138,6 +141,18 @@ def open_bank(
     from fungistore.segmentation.bank_index import open_bank_index  # faiss, which it may not need
 
     return replace(bank, index=open_bank_index(bank))
+
+
+def said_of_masks(masks: Masks, first: int, rows: Rows) -> str:
+    """Return which rows a unit's bank has been made of, in hexadecimal bits, and their masks.
+
+    Args:
+        masks: of the store.
+        first: row of the unit.
+        rows: of the unit.
+    """
+    bits = sum(1 << row - first for row in rows.tolist())
+    return f"{bits:x}:{masks.digest(rows)}"
 
 
 def load_centre(store: Store, key: str) -> Vectors | None:
@@ -178,7 +193,8 @@ def _loaded(
     labels: UnitArray,
 ) -> Bank:
     records = Records([*tokens.arrays.values(), vectors, labels])
-    current = records.of(vectors.name), records.of(labels.name)
+    current = _pairs(records.of(vectors.name), records.of(labels.name))
+    _refuse_other_masks(store, name, made, vectors.unit_rows, current[0])
     gone = left_out(store)
     places: dict[int, tuple[Rows, Rows]] = {}
     pixels = []
@@ -218,6 +234,40 @@ def _loaded(
         | {one.name: store.setups.reference(one.fingerprint) for one in both},
         contents={one.name: content_of(one, rows, records.of(one.name)) for one in both},
     )
+
+
+def _pairs(vectors: Commits, labels: Commits) -> tuple[Commits, Commits]:
+    """Return the records of the units whose vectors and labels were made together."""
+    both = [
+        unit
+        for unit in vectors.keys() & labels.keys()
+        if dict(vectors[unit].inputs) == dict(labels[unit].inputs)
+    ]
+    return {unit: vectors[unit] for unit in both}, {unit: labels[unit] for unit in both}
+
+
+def _refuse_other_masks(
+    store: Store, name: str, made: Config, unit_rows: int, commits: Commits
+) -> None:
+    """Refuse labels of masks that have changed since; of other classes, those who ask compare."""
+    masks = open_masks(store)
+    if masks.classes != tuple(made["classes"]):
+        return
+    there = set(masks.rows.tolist())
+    changed = 0
+    for unit, commit in commits.items():
+        then = dict(commit.inputs).get(MASKS_INPUT, "0:")
+        bits, first = int(then.partition(":")[0], 16), unit * unit_rows
+        rows = np.array([first + n for n in range(bits.bit_length()) if bits >> n & 1], np.int64)
+        is_same = there.issuperset(rows.tolist()) and said_of_masks(masks, first, rows) == then
+        changed += not is_same
+    if changed:
+        raise MismatchError(
+            "the labels of a bank are of other masks than the store has now",
+            where=f"bank {name!r} of {store.where}",
+            found=f"changed masks in {counted(changed, 'unit')}",
+            hint=f"fungi bank {quote(store.where)} --name {name}, as it was made, takes them over",
+        )
 
 
 def _unfinished(store: Store, name: str) -> StoreError:

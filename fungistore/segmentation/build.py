@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,14 @@ from fungistore.matrices.tokens import TokenMatrix, open_tokens
 from fungistore.quantities import counted
 from fungistore.segmentation.bank_index import settle_index
 from fungistore.segmentation.bank_options import BankOptions
-from fungistore.segmentation.banks import CENTRE, TENSORS, load_centre, open_bank
+from fungistore.segmentation.banks import (
+    CENTRE,
+    MASKS_INPUT,
+    TENSORS,
+    load_centre,
+    open_bank,
+    said_of_masks,
+)
 from fungistore.segmentation.labels import choose_patches, patch_counts, with_background
 from fungistore.store.commit import Commit
 from fungistore.store.disk_errors import disk_errors_explained
@@ -34,7 +40,6 @@ from fungistore.store.units import NewUnit, UnitArray
 if TYPE_CHECKING:
     from fungistore.segmentation.augmented import Augmenter
 
-MASKS_INPUT = "annotations/masks"  # what a unit's record calls the masks that it was made from
 EXACT_COUNTS = 2048  # whole numbers up to it are float16's own
 
 
@@ -335,7 +340,10 @@ def _fill(
         for unit in np.unique(plan.rows // tokens.unit_rows).tolist()
     }
     ready = {unit: c for unit in range(vectors.units) if (c := tokens.committed(unit))}
-    digests = {unit: _digest(plan.masks, chosen.get(unit, plan.rows[:0])) for unit in ready}
+    digests = {
+        unit: said_of_masks(plan.masks, unit * tokens.unit_rows, chosen.get(unit, plan.rows[:0]))
+        for unit in ready
+    }
     written = {array.name: records.written(array.name) for array in (labels, vectors)}
 
     def is_done(unit: int, commit: Commit) -> bool:
@@ -366,9 +374,10 @@ def _fill(
         rows = chosen.get(unit, plan.rows[:0])
         made = _unit(store, plan, rows, unit * tokens.unit_rows, commit.rows, config, augmenter)
         inputs = (*records.inputs_of(names, unit, commit.rows), (MASKS_INPUT, digests[unit]))
-        for array, block in zip((labels, vectors), made, strict=True):
+        for array in (labels, vectors):  # a record must not vouch for the new chunk, or its pair
             if unit in written[array.name]:
-                array.forget(unit)  # its record must not vouch for the new chunk
+                array.forget(unit)
+        for array, block in zip((labels, vectors), made, strict=True):
             stored = block.astype(array.array.dtype)
             array.publish_all([NewUnit(unit, stored, commit.ids, commit.failed, None, inputs)])
         context.reporter.advance(1)
@@ -407,10 +416,3 @@ def _unit(
                 labels[row - start, taken] = counts.reshape(-1, classes)[places]
                 vectors[row - start, taken] = grid.reshape(-1, tokens.dim)[places]
     return labels, vectors
-
-
-def _digest(masks: Masks, rows: Rows) -> str:
-    """Return what a unit's bank was made of beside its features: which rows, and their masks."""
-    state = hashlib.blake2b(rows.astype("<i8").tobytes(), digest_size=16)
-    state.update(masks.digest(rows).encode())
-    return state.hexdigest()

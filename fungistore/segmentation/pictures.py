@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from fungistore.annotations.palettes import voc_colour
 
 PALETTE = 256  # colours that an indexed PNG has room for
 SHOWN = 1024  # pixels of the longer side of a picture of an overlay
+MADE_BY = ("Software", "fungi segment")  # a text in each PNG
 OPACITY = 0.55  # of a class's colour over the image
 
 Pixels = NDArray[np.uint8]
@@ -35,7 +39,7 @@ def encoded_mask(mask: Labels, classes: int) -> bytes:
         image.putpalette(palette(PALETTE).tobytes())
     else:
         image = Image.fromarray(mask)
-    return _encoded(image, "PNG")
+    return _encoded(image)
 
 
 def overlaid(image: Pixels, mask: Labels, classes: int) -> Pixels:
@@ -62,7 +66,7 @@ def shrunk(image: Pixels) -> Pixels:
 
 def side_by_side(panels: list[Pixels]) -> bytes:
     """Return pictures of one height as one PNG."""
-    return _encoded(Image.fromarray(np.concatenate(panels, axis=1)), "PNG")
+    return _encoded(Image.fromarray(np.concatenate(panels, axis=1)))
 
 
 def nearest(mask: Labels, height: int, width: int) -> Labels:
@@ -72,7 +76,20 @@ def nearest(mask: Labels, height: int, width: int) -> Labels:
     return mask[rows[:, None], columns]
 
 
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
+def is_replaceable(path: Path) -> bool:
+    """Whether there is nothing at a path but what was made here."""
+    if not os.path.lexists(path):
+        return True
+    try:
+        with path.open("rb") as stream, PngImageFile(stream) as image:
+            key, maker = MADE_BY
+            return image.info.get(key) == maker
+    except (OSError, SyntaxError, ValueError):  # no PNG
+        return False
+
+
+def _encoded(image: Image.Image) -> bytes:
+    buffer, text = io.BytesIO(), PngInfo()
+    text.add_text(*MADE_BY)
+    image.save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()

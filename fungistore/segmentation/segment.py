@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fungistore.annotations.masks import open_masks
 from fungistore.errors import FungiError, ItemError, UsageError
-from fungistore.location import locate
+from fungistore.location import locate, uri_to_path
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.modalities.modality import IMAGE
 from fungistore.modalities.reading import read_item
@@ -23,6 +23,7 @@ from fungistore.segmentation.banks import Bank, open_bank
 from fungistore.segmentation.page import Panel, render_page, section
 from fungistore.segmentation.pictures import (
     encoded_mask,
+    is_replaceable,
     overlaid,
     palette,
     shrunk,
@@ -34,6 +35,7 @@ from fungistore.segmentation.refusals import refuse_few, refuse_other_classes
 from fungistore.segmentation.scores import confusion_of, mask_scores
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
+from fungistore.store.masks import read_masks_record
 from fungistore.store.store import Store
 
 ODD = re.compile(r"[^\w.+-]")
@@ -135,7 +137,8 @@ def segment(
         context: its reporter is told what happens, its stop asked between images.
 
     Raises:
-        UsageError: there is no such bank, no image, or a file would be written over an image.
+        UsageError: there is no such bank, no image, or a file would be written over another, or
+            among the store's masks.
         MismatchError: the bank is of other classes than the masks, or the weights are others.
         StoreError: the store is damaged.
         FungiError: the only image cannot be used, or the disk is full.
@@ -150,7 +153,7 @@ def segment(
     bank = open_bank(opened, options.bank, options.feature_set)
     refuse_few(bank, options)
     asked, errors = _asked(opened, texts)
-    _refuse_overwriting(asked, options)
+    _refuse_overwriting(opened, asked, options)
     done: dict[str, SegmentedImage] = {}
     sections: dict[str, str] = {}
     drawing = _Drawing(opened, bank, options)
@@ -264,8 +267,16 @@ def _files(out: Path, name: str) -> tuple[Path, Path]:
     return out / f"{name}.png", out / f"{name}{PICTURE}.png"
 
 
-def _refuse_overwriting(asked: Sequence[_Asked], options: SegmentOptions) -> None:
-    """Refuse to write a mask, or the page, where one of the images is."""
+def _refuse_overwriting(store: Store, asked: Sequence[_Asked], options: SegmentOptions) -> None:
+    """Refuse to write where an image is, or a file that is not of here, or known masks are."""
+    record, out = read_masks_record(store.folder()), os.path.realpath(options.out)
+    known = [os.path.realpath(uri_to_path(one)) for one in record.folders] if record else []
+    if any(Path(out).is_relative_to(folder) for folder in known):
+        raise UsageError(
+            "the store's masks are there, and predicted ones would be taken for them",
+            where=f"--out {options.out}",
+            hint="write to another folder, such as --out predicted",
+        )
     images = {os.path.realpath(locate(one.root, one.uri).path) for one in asked}
     files = [file for one in asked for file in _files(options.out, one.name)]
     for file in [*files, *filter(None, [options.html])]:
@@ -274,7 +285,14 @@ def _refuse_overwriting(asked: Sequence[_Asked], options: SegmentOptions) -> Non
                 "a file would be written over an image",
                 where=f"--html {file}" if file == options.html else f"--out {options.out}",
                 found=file,
-                hint="write to another folder, such as --out masks",
+                hint="write to another folder, such as --out predicted",
+            )
+        if file != options.html and not is_replaceable(file):
+            raise UsageError(
+                "a file would be written over one that fungi segment has not made",
+                where=f"--out {options.out}",
+                found=file,
+                hint="write to another folder, such as --out predicted",
             )
 
 

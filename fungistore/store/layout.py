@@ -123,7 +123,7 @@ COMMIT = StoredKind(
             "inputs",
             "list of [text, text]",
             "of a PCA and a bank: each array, and the checksum of the rows that these were made "
-            "from; a bank's `annotations/masks` has a digest of rows and masks",
+            "from; a bank's `annotations/masks`: bits of a unit's rows, a digest of their masks",
         ),
     ),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -459,3 +461,56 @@ def test_damage_is_found_and_made_again_from_the_files(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"void": 255', '"void": 254'))
     (finding,) = verify_store(store.root).errors
     assert (finding.kind, finding.where) == ("masks-damaged", "annotations/masks.json")
+
+
+def test_images_of_one_name_do_not_share_a_mask(tmp_path: Path) -> None:
+    """Of two sources, or one in a folder: a whole path wins, and of two nobody knows."""
+    for path in ("one/1.jpg", "one/2.jpg", "one/x/2.jpg", "two/1.jpg"):
+        image(tmp_path / path)
+    for number in (1, 2):
+        put(tmp_path / f"masks/{number}.png", indices(number))
+    store = listed(tmp_path / "s.fungi", tmp_path / "one")
+    (tmp_path / "two/list.csv").write_text("path,id\n1.jpg,other\n")
+    add_source(store, open_source(tmp_path / "two/list.csv"))
+    done = fungi.annotate(store.root, tmp_path / "masks")
+    (kept,) = had(Store.open(store.root))
+    assert store.samples.take([kept])[0]["id"].startswith("2")
+    assert done.reasons == {"ambiguous": 3}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_gives_the_values_that_are_stored(bits: int, tmp_path: Path) -> None:
+    """Pillow spreads them over 0 to 255: 3 of two bits would be void."""
+    values = (np.arange(64) % 2**bits).reshape(8, 8)
+    lines = ["".join(f"{value:0{bits}b}" for value in row) for row in values.tolist()]
+    raw = b"".join(b"\0" + int(line, 2).to_bytes(bits, "big") for line in lines)
+    parts = [b"IHDR" + struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)]
+    parts += [b"IDAT" + zlib.compress(raw), b"IEND"]
+    chunks = [
+        struct.pack(">I", len(one) - 4) + one + struct.pack(">I", zlib.crc32(one)) for one in parts
+    ]
+    image(tmp_path / "images/0.jpg", (8, 8))
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    store = listed(tmp_path / "s.fungi", tmp_path / "images")
+    fungi.annotate(store.root, tmp_path / "masks")
+    np.testing.assert_array_equal(fungi.open_masks(store).read(0), values)
+
+
+def test_read_anew_masks_count_until_all_are_read(store: Store, tmp_path: Path) -> None:
+    """A stop under --restart, folders that are gone, files that cannot be used: none is lost."""
+    fungi.annotate(store.root, tmp_path / "masks")
+    before = had(store)
+    with pytest.raises(StoppedError):
+        fungi.annotate(store.root, restart=True, context=Context(stop=lambda: True))
+    assert had(store) == before
+    for path in (tmp_path / "masks/a").iterdir():
+        path.write_text("no image")
+    with pytest.raises(FungiError, match="can be used"):
+        fungi.annotate(store.root, restart=True)
+    assert had(store) == before
+    shutil.rmtree(tmp_path / "masks")
+    for options in (fungi.AnnotateOptions(), fungi.AnnotateOptions(void=3)):
+        with pytest.raises(UsageError, match="only copies"):
+            fungi.annotate(store.root, None, options, restart=options.void is None)
+    assert had(store) == before

@@ -21,7 +21,7 @@ import fungistore as fungi
 from fungistore.annotations.masks import VOID, open_masks
 from fungistore.errors import MismatchError, StoppedError, StoreError, UsageError
 from fungistore.machine.context import Context
-from fungistore.matrices.tokens import TokenMatrix, open_tokens
+from fungistore.matrices.tokens import MOST_CELL, TokenMatrix, open_tokens
 from fungistore.randomness import Stream
 from fungistore.segmentation import lookup
 from fungistore.segmentation.augmented import augmented
@@ -274,3 +274,48 @@ def test_an_augmented_mask_is_cut_with_its_image(shape: tuple[int, int]) -> None
         assert np.abs(view.mean(axis=2) - labels).max() <= 45  # of the jitter alone
         if height < 4 * width / 3 and width < 4 * height / 3:
             assert labels.size >= 0.45 * mask.size
+
+
+def test_labels_of_other_masks_are_refused(copied: Path) -> None:
+    """Masks that have changed since the bank was made: nothing is said from the old ones."""
+    whole = fungi.open_bank(copied, "all").counts.sum()
+    masks = copied.parent / "other"
+    masks.mkdir()
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(masks / "000.png")
+    fungi.annotate(copied, masks)
+    with pytest.raises(MismatchError, match="other masks"):
+        fungi.open_bank(copied, "all")
+    assert fungi.build_bank(copied, fungi.BankOptions(name="all")).units_computed == 1
+    assert fungi.open_bank(copied, "all").counts.sum() > whole
+
+
+def test_labels_and_vectors_that_were_not_made_together_are_not_used(copied: Path) -> None:
+    """As a kill would leave them between the arrays: the unit is not there until it is made."""
+    record = copied / "commits/test_vit/bank-labels/all/00000000.json"
+    before = record.read_bytes()
+    masks = copied.parent / "other"
+    masks.mkdir()
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(masks / "000.png")
+    fungi.annotate(copied, masks)
+    fungi.build_bank(copied, fungi.BankOptions(name="all"))
+    record.write_bytes(before)
+    assert fungi.open_bank(copied, "all").rows.tolist() == [4, 5]
+    assert fungi.build_bank(copied, fungi.BankOptions(name="all")).units_computed == 1
+
+
+def test_weights_belong_to_features_as_they_are_asked_for(copied: Path) -> None:
+    """Whatever the order; and a single feature of any weight gives unit vectors."""
+    features = copied / "features.zarr/test_vit"
+    shutil.copytree(features / "patches", features / "patch-gradients/x")
+    tokens = open_tokens(copied, ["patches/x", "patches"], weights=[2.0, 1.0])
+    assert tokens.features == ("patches", "patches/x")
+    assert tokens.weights == (1.0, 2.0)
+    heavy = open_tokens(copied, ["patches"], weights=[3.0]).read(0, 1)
+    np.testing.assert_allclose(np.linalg.norm(heavy, axis=-1), 1, atol=1e-5)
+
+
+def test_cells_have_no_more_pixels_than_16_bits_count(scenes: Store) -> None:
+    """Those of the largest cell, all of one class."""
+    counts = patch_counts(np.zeros((600, 600), np.uint16), (1, 1), MOST_CELL, 1)
+    assert counts.max() == counts.astype(np.uint16).max() == MOST_CELL**2
+    assert open_tokens(scenes).cell == SIDE // 4

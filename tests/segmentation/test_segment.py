@@ -100,3 +100,25 @@ def test_an_image_that_cannot_be_used_is_an_error_where_it_is_the_only_one(
         with pytest.raises(FungiError):
             fungi.segment(scenes.root, images, replace(options(tmp_path), **settings))
     assert not (tmp_path / "masks").exists()
+
+
+def test_known_masks_are_not_written_over_nor_joined(scenes: Store, tmp_path: Path) -> None:
+    """A folder that annotate was given is refused whatever the names; elsewhere, files of others.
+
+    What was made here is written again.
+    """
+    store = Path(shutil.copytree(scenes.root, tmp_path / "s.fungi"))
+    known = tmp_path / "masks"
+    known.mkdir()
+    truth = known / "006.png"
+    Image.fromarray(np.zeros((HEIGHT, WIDTH), np.uint8)).save(truth)
+    before = truth.read_bytes()
+    with pytest.raises(UsageError, match="has not made"):
+        fungi.segment(store, ["test/006.png"], options(tmp_path))
+    fungi.annotate(store, known)
+    for image in ("test/006.png", "test/007.png"):
+        with pytest.raises(UsageError, match="masks are there"):
+            fungi.segment(store, [image], options(tmp_path))
+    assert [one.read_bytes() for one in known.iterdir()] == [before]
+    for _ in range(2):
+        fungi.segment(store, ["test/006.png"], replace(options(tmp_path), out=tmp_path / "said"))
