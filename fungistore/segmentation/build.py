@@ -28,6 +28,7 @@ from fungistore.segmentation.banks import (
 )
 from fungistore.segmentation.labels import choose_patches, patch_counts, with_background
 from fungistore.store.commit import Commit
+from fungistore.store.coverage import read_rows
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import BANK, BANK_LABELS, PATCHES, Feature
 from fungistore.store.manifest import SCHEMA_VERSION
@@ -316,7 +317,7 @@ def _mean_tokens(tokens: TokenMatrix, rows: Rows, context: Context) -> NDArray[n
     context.reporter.begin("images of the mean", len(rows))
     for row in rows.tolist():
         context.stop_if_asked()
-        total += array.read(row, row + 1)[0]
+        total += read_rows(array, row, row + 1)[0]
         context.reporter.advance(1)
     context.reporter.end()
     mean: NDArray[np.float32] = (total / len(rows)).astype(np.float32)
@@ -411,6 +412,7 @@ def _unit(
                 if made["void"] == "background":
                     shown = with_background(shown)
                 counts = patch_counts(shown, tokens.shape, made["cell"], classes)
+                counts[~grid.any(axis=-1)] = 0  # a token of zeros, as of one image less its mean
                 places = choose_patches(counts, per_image, made["seed"], key)
                 taken = slice(epoch * per_image, epoch * per_image + len(places))
                 labels[row - start, taken] = counts.reshape(-1, classes)[places]
