@@ -216,6 +216,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         name: recipe_of(objective, backbone, options.view_size)
         for name, objective in objectives.items()
     }
+    exact = PATCHES in options.features and _are_exact(frozen, dtype, gradients=bool(per_token))
     out, width = path.gradient_shape
     dim = options.projection_dim or backbone.token_dim
     batch_size = options.batch_size or frozen.get("compute.batch_size")
@@ -223,8 +224,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         options=options,
         backbone=backbone,
         path=path,
-        token_path=token_path(backbone, path) if reads_tokens else None,
-        exact_patches=bool(per_token) and _are_exact(frozen),
+        token_path=token_path(backbone, path) if reads_tokens or exact else None,
+        exact_patches=exact,
         views={name: recipe.on(device) for name, recipe in views.items() if recipe is not None},
         device=device,
         dtype=dtype,
@@ -259,7 +260,8 @@ def _sees_whole(backbone: Encoder, crop: Crop, frozen: Config, *, dense: bool) -
     if crop != "auto":
         return crop == "whole"
     if "backbone.transform.crop_mode" in frozen:
-        return bool(frozen["backbone.transform.crop_mode"] == SQUASH)
+        is_uncropped = frozen.get("backbone.transform.crop_pct", 1) == 1
+        return is_uncropped and bool(frozen["backbone.transform.crop_mode"] == SQUASH)
     return dense and not frozen and can_see_whole(backbone)
 
 
@@ -329,12 +331,15 @@ def _refuse_unlike(backbone: Encoder, per_token: Sequence[str]) -> None:
         )
 
 
-def _are_exact(frozen: Config) -> bool:
-    """Whether patch tensors are to come from the last block in float32, beside gradients.
+def _are_exact(frozen: Config, dtype: torch.dtype, *, gradients: bool) -> bool:
+    """Whether patch tensors are to come from the last block in float32, as their gradients do.
 
-    Those of a feature set that has some already stay as they are.
+    Those of a feature set that has some already stay as they are, asked for beside gradients or
+    not; where all is float32, they are the same.
     """
-    return frozen.get("patches.last_block") == "float32" or "patches.pool" not in frozen
+    if "patches.pool" in frozen and dtype != torch.float32:
+        return frozen.get("patches.last_block") == "float32"
+    return gradients
 
 
 def _refuse_uneven_cells(backbone: Encoder, pool: int) -> None:
