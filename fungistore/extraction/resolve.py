@@ -26,6 +26,7 @@ from fungistore.machine.device import default_batch_size, fast_dtype, refuse_unf
 from fungistore.modalities.image.recipes import TakesPixels
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.modalities.views import ViewRecipe
+from fungistore.objectives.needs import refuse_odd_needs
 from fungistore.objectives.objective import BankSpec, Objective
 from fungistore.objectives.views import recipe_of
 from fungistore.sources.opening import open_source
@@ -189,14 +190,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     refuse_unfit(dtype, device)
     refuse_untrusted(options.model, trusted=options.trust_code)
     per_token = [name for name in gradient_features(options) if name.startswith(OF_PATCHES)]
-    options, choices = _dense_choices(options, frozen) if per_token else (options, ())
-    backbone = load_backbone(
-        options.model,
-        weights=Path(options.weights) if options.weights else None,
-        image_size=options.image_size,
-        target_layer=options.target_layer,
-        view_size=options.view_size,
-    )
+    options, backbone, choices = _loaded(options, frozen, dense=bool(per_token))
     if _sees_whole(backbone, options.crop, frozen, dense=bool(per_token)):
         backbone = seeing_whole(backbone)
         options = replace(options, crop="whole")
@@ -211,6 +205,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         compiled = bool(frozen.get("compute.compiled"))
     path = gradient_path(backbone, dtype, compiled=compiled)
     objectives = {name: options.objectives[name] for name in gradient_features(options)}
+    for name, objective in objectives.items():
+        refuse_odd_needs(name, objective.needs)
     reads_tokens = any(objective.needs.tokens for objective in objectives.values())
     views = {
         name: recipe_of(objective, backbone, options.view_size)
@@ -238,6 +234,29 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         projection=ProjectionSpec(options.projection, dim, out * width, options.seed, width),
         choices=choices,
     )
+
+
+def _loaded(
+    options: ExtractOptions, frozen: Config, *, dense: bool
+) -> tuple[ExtractOptions, Encoder, tuple[str, ...]]:
+    """Load the backbone: for gradients of tokens of a size that suits them, if it takes that."""
+    sized, choices = _dense_choices(options, frozen) if dense else (options, ())
+
+    def load(image_size: int | None) -> Encoder:
+        return load_backbone(
+            options.model,
+            weights=Path(options.weights) if options.weights else None,
+            image_size=image_size,
+            target_layer=options.target_layer,
+            view_size=options.view_size,
+        )
+
+    if choices:
+        try:
+            return sized, load(sized.image_size), choices
+        except UsageError:  # nobody has asked for that size; of its own it may load
+            return options, load(None), ()
+    return sized, load(sized.image_size), ()
 
 
 def _dense_choices(

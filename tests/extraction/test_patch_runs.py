@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions, ReplayChoice
@@ -45,8 +47,7 @@ def run(tmp_path: Path, tiny_weights: Path) -> Run:
 
 
 def stored(store: Store, feature: str) -> NDArray[np.float16]:
-    rows: NDArray[np.float16] = store.arrays(TINY)[grid_path(feature)].array[:]
-    return rows
+    return np.array(store.arrays(TINY)[grid_path(feature)].array[:])
 
 
 def test_patches_are_the_same_whatever_stands_beside_them(run: Run) -> None:
@@ -90,3 +91,20 @@ def test_gradients_of_tokens_are_no_step_of_a_pipeline(tiny_weights: Path) -> No
     step = FungiTransformer(TINY, features=["embeddings", "patches/kl"], weights=tiny_weights)
     with pytest.raises(UsageError, match="no vectors"):
         step.fit([np.zeros((8, 8, 3), np.uint8)])
+
+
+@pytest.mark.slow
+def test_a_model_of_one_size_keeps_it(tmp_path: Path, tiny_weights: Path) -> None:
+    """512 pixels are what nobody has asked for where a model does not take them."""
+    dense = resolve(
+        ExtractOptions(model=TINY, weights=str(tiny_weights), features=("patches/kl",)), {}
+    )
+    assert dense.backbone.token_shape == (32, 32)
+    assert len(dense.choices) == 1
+    save_file(timm.create_model("levit_128s").state_dict(), tmp_path / "levit.safetensors")
+    weights = str(tmp_path / "levit.safetensors")
+    fixed = resolve(
+        ExtractOptions(model="levit_128s", weights=weights, features=("patches/kl",)), {}
+    )
+    assert fixed.backbone.identity()["image_size"] == 224
+    assert fixed.choices == ()
