@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import Config, describe, differences, digest_array, fingerprint
-from fungistore.store.feature import GRADIENTS
+from fungistore.store.feature import gradient_path
 from fungistore.store.store import Store
 
 Banks = Mapping[str, NDArray[np.float32]]  # by feature
@@ -44,7 +44,7 @@ def _borrowed(
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     computed_alike = set()
     for feature_set in store.feature_sets():
-        array = store.arrays(feature_set).get(GRADIENTS + feature)
+        array = store.arrays(feature_set).get(gradient_path(feature))
         if array is None or name not in store.setups.banks(array.fingerprint):
             continue
         theirs = store.setups.config(array.fingerprint)

@@ -106,7 +106,7 @@ class FeatureMaker:
         seed: seed of the views.
         device: where the forwards run.
         token_path: the path of objectives that read tokens; None where there is none.
-        exact_patches: patch tensors come from that path too, with the gradients of their tokens.
+        exact_patches: patch tensors come from that path too, whatever else is asked for.
         tf32: let a GPU multiply float32 as TF32 (10 bits): beside a trunk that rounds as coarsely
             or more, in views, tail and projection, it costs no precision that is left.
         rescues: items that end too early are read as far as they go.
@@ -192,7 +192,7 @@ class FeatureMaker:
         """Divide features into sets of forwards: those of the base view come first."""
         base = features - self.drawer.recipes.keys()
         reading = frozenset(name for name in features if self._reads_tokens(name))
-        if self._exact_patches and reading & base:
+        if self._exact_patches:
             reading |= base & {PATCHES}
         passes = [_Pass(BASE, base - reading, False), _Pass(BASE, base & reading, True)]
         passes += [_Pass(n, frozenset([n]), n in reading) for n in sorted(features - base)]

@@ -70,7 +70,7 @@ def _refuse_unborrowable(
         raise UsageError(
             "none of the features is compared with a bank",
             where=f"--bank-from {options.bank_from}",
-            expected="simclr among the features, or a plug-in's objective that has one",
+            expected="simclr, patches/simclr or a plug-in's objective that has one",
             found=", ".join(options.features),
         )
     borrowed = borrowed_banks(resolved, configs)

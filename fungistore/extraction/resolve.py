@@ -26,6 +26,7 @@ from fungistore.machine.device import default_batch_size, fast_dtype, refuse_unf
 from fungistore.modalities.image.recipes import TakesPixels
 from fungistore.modalities.modality import Modality, find_modality
 from fungistore.modalities.views import ViewRecipe
+from fungistore.objectives.needs import refuse_odd_needs
 from fungistore.objectives.objective import BankSpec, Objective
 from fungistore.objectives.views import recipe_of
 from fungistore.sources.opening import open_source
@@ -189,14 +190,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
     refuse_unfit(dtype, device)
     refuse_untrusted(options.model, trusted=options.trust_code)
     per_token = [name for name in gradient_features(options) if name.startswith(OF_PATCHES)]
-    options, choices = _dense_choices(options, frozen) if per_token else (options, ())
-    backbone = load_backbone(
-        options.model,
-        weights=Path(options.weights) if options.weights else None,
-        image_size=options.image_size,
-        target_layer=options.target_layer,
-        view_size=options.view_size,
-    )
+    options, backbone, choices = _loaded(options, frozen, dense=bool(per_token))
     if _sees_whole(backbone, options.crop, frozen, dense=bool(per_token)):
         backbone = seeing_whole(backbone)
         options = replace(options, crop="whole")
@@ -211,11 +205,14 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         compiled = bool(frozen.get("compute.compiled"))
     path = gradient_path(backbone, dtype, compiled=compiled)
     objectives = {name: options.objectives[name] for name in gradient_features(options)}
+    for name, objective in objectives.items():
+        refuse_odd_needs(name, objective.needs)
     reads_tokens = any(objective.needs.tokens for objective in objectives.values())
     views = {
         name: recipe_of(objective, backbone, options.view_size)
         for name, objective in objectives.items()
     }
+    exact = PATCHES in options.features and _are_exact(frozen, dtype, gradients=bool(per_token))
     out, width = path.gradient_shape
     dim = options.projection_dim or backbone.token_dim
     batch_size = options.batch_size or frozen.get("compute.batch_size")
@@ -223,8 +220,8 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         options=options,
         backbone=backbone,
         path=path,
-        token_path=token_path(backbone, path) if reads_tokens else None,
-        exact_patches=bool(per_token) and _are_exact(frozen),
+        token_path=token_path(backbone, path) if reads_tokens or exact else None,
+        exact_patches=exact,
         views={name: recipe.on(device) for name, recipe in views.items() if recipe is not None},
         device=device,
         dtype=dtype,
@@ -237,6 +234,29 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         projection=ProjectionSpec(options.projection, dim, out * width, options.seed, width),
         choices=choices,
     )
+
+
+def _loaded(
+    options: ExtractOptions, frozen: Config, *, dense: bool
+) -> tuple[ExtractOptions, Encoder, tuple[str, ...]]:
+    """Load the backbone: for gradients of tokens of a size that suits them, if it takes that."""
+    sized, choices = _dense_choices(options, frozen) if dense else (options, ())
+
+    def load(image_size: int | None) -> Encoder:
+        return load_backbone(
+            options.model,
+            weights=Path(options.weights) if options.weights else None,
+            image_size=image_size,
+            target_layer=options.target_layer,
+            view_size=options.view_size,
+        )
+
+    if choices:
+        try:
+            return sized, load(sized.image_size), choices
+        except UsageError:  # nobody has asked for that size; of its own it may load
+            return options, load(None), ()
+    return sized, load(sized.image_size), ()
 
 
 def _dense_choices(
@@ -259,7 +279,8 @@ def _sees_whole(backbone: Encoder, crop: Crop, frozen: Config, *, dense: bool) -
     if crop != "auto":
         return crop == "whole"
     if "backbone.transform.crop_mode" in frozen:
-        return bool(frozen["backbone.transform.crop_mode"] == SQUASH)
+        is_uncropped = frozen.get("backbone.transform.crop_pct", 1) == 1
+        return is_uncropped and bool(frozen["backbone.transform.crop_mode"] == SQUASH)
     return dense and not frozen and can_see_whole(backbone)
 
 
@@ -329,12 +350,15 @@ def _refuse_unlike(backbone: Encoder, per_token: Sequence[str]) -> None:
         )
 
 
-def _are_exact(frozen: Config) -> bool:
-    """Whether patch tensors are to come from the last block in float32, beside gradients.
+def _are_exact(frozen: Config, dtype: torch.dtype, *, gradients: bool) -> bool:
+    """Whether patch tensors are to come from the last block in float32, as their gradients do.
 
-    Those of a feature set that has some already stay as they are.
+    Those of a feature set that has some already stay as they are, asked for beside gradients or
+    not; where all is float32, they are the same.
     """
-    return frozen.get("patches.last_block") == "float32" or "patches.pool" not in frozen
+    if "patches.pool" in frozen and dtype != torch.float32:
+        return frozen.get("patches.last_block") == "float32"
+    return gradients
 
 
 def _refuse_uneven_cells(backbone: Encoder, pool: int) -> None:

@@ -26,7 +26,7 @@ from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors, normalize
 from fungistore.modalities.image.decode import pixels_of
 from fungistore.modalities.modality import IMAGE
-from fungistore.store.feature import EMBEDDINGS, PATCHES, in_order, vector_path
+from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, in_order, vector_path
 from fungistore.store.samples import Rows
 
 TAKEN = "paths, PIL images, or uint8 arrays [height, width, 3]"
@@ -257,8 +257,9 @@ def _unreadable(index: int, images: _Images, reason: str) -> ImageError:
 
 
 def _resolved(options: ExtractOptions) -> Resolved:
-    if PATCHES in options.features:
-        raise UsageError("patch tensors are no vectors", where="features", found=PATCHES)
+    if grids := [name for name in options.features if (name + "/").startswith(OF_PATCHES)]:
+        found = ", ".join(grids)
+        raise UsageError("patch tensors are no vectors", where="features", found=found)
     resolved = resolve(options, {})
     if resolved.modality.name != IMAGE:
         raise UsageError("the model takes no images", where="model", found=resolved.modality.items)

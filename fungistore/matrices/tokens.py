@@ -225,7 +225,10 @@ def open_tokens(
 def _refuse_cropped(store: Store, array: UnitArray) -> None:
     backbone: Config = store.setups.config(array.fingerprint).get("backbone", {})
     transform = backbone.get("transform")
-    if not backbone or (isinstance(transform, dict) and transform.get("crop_mode") == SQUASH):
+    known = transform if isinstance(transform, dict) else {}
+    # some models squeeze images, and crop them all the same
+    is_whole = known.get("crop_mode") == SQUASH and known.get("crop_pct", 1) == 1
+    if not backbone or is_whole:
         return
     raise UsageError(
         "the patch tokens do not show whole images, so that masks do not fit them",

@@ -100,6 +100,11 @@ def grid_path(name: str) -> str:
     return PATCH_GRADIENTS + name.removeprefix(OF_PATCHES) if is_gradient else name
 
 
+def gradient_path(name: str) -> str:
+    """Return the path of the array of an objective's gradients, of samples or of tokens."""
+    return grid_path(name) if name.startswith(OF_PATCHES) else GRADIENTS + name
+
+
 def codec_of(path: str, asked: Codec) -> Codec:
     """Return how an array is stored in a feature set of some codec: only grids lose digits."""
     return "zstd" if asked == "bitround" and kind_of(path) != "grid" else asked

@@ -12,6 +12,8 @@ from fungistore.extraction.freeze import array_configs
 from fungistore.extraction.measure import Rate, estimate
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
+from fungistore.objectives.needs import refuse_odd_needs
+from fungistore.objectives.objective import Needs, Neighbors
 from fungistore.objectives.registry import OBJECTIVES
 from plugins import install, write_plugin
 from tiny_world import TINY, write_images
@@ -136,3 +138,26 @@ def test_a_bank_of_all_samples_is_counted_and_measured(
     )
     told = estimate(tmp_path / "images", tmp_path / "s.fungi", options)
     assert told.seconds == (1 + 3, 1 + 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "needs", "message"),
+    [
+        ("dense", Needs({}, tokens=True, per_token=True), "begins with patches/"),
+        ("patches/mine", Needs({}, tokens=True), "per_token=True"),
+        ("patches/mine", Needs({}, tokens=True, per_token=True, views="v"), "views of its own"),
+        ("mine", Needs({}, token_draws=2, views="v"), "views of its own"),
+        ("mine", Needs({}, tokens=True, neighbors=Neighbors(2)), "a bank that it has not"),
+    ],
+)
+def test_needs_that_contradict_each_other_are_refused(
+    name: str, needs: Needs, message: str
+) -> None:
+    """They ended in a KeyError, an IndexError, or a setup that did not say how it was stored."""
+    with pytest.raises(UsageError, match=message):
+        refuse_odd_needs(name, needs)
+
+
+def test_our_own_objectives_need_nothing_odd() -> None:
+    for name in OBJECTIVES.own:
+        refuse_odd_needs(name, OBJECTIVES[name]().needs)
