@@ -64,8 +64,14 @@ def settle_index(bank: Bank, options: BankOptions, context: Context) -> BankInde
         factory, reason = choice.factory, choice.reason
     stored = _read(folder)
     contents = digest_of(bank.contents)
-    if stored is not None and (stored.factory, stored.contents) == (factory, contents):
-        return stored
+    if stored is not None and (stored.factory, stored.contents, stored.vectors) == (
+        factory,
+        contents,
+        count,
+    ):
+        if stored.file is None or _is_sound(folder, stored.file):
+            return stored
+        context.reporter.notice("the index is damaged: it is made again")
     if factory == FLAT:
         made = BankIndex(FLAT, reason, count, contents)
         _publish(folder, made)
@@ -115,7 +121,7 @@ def open_bank_index(bank: Bank) -> VectorIndex | None:
             hint=HINT,
         )
     path = folder.local_path(stored.file.name)
-    if not folder.has(stored.file.name) or crc32(path) != stored.file.crc32:
+    if not _is_sound(folder, stored.file):
         raise StoreError("the index of a bank is damaged", where=path, hint=HINT)
     index = VectorIndex.read(path, "cosine")
     for value in stored.effort.values():
@@ -138,6 +144,10 @@ def _read(folder: Folder) -> BankIndex | None:
         return ADAPTER.validate_python({k: v for k, v in document.items() if k != "checksum"})
     except (StoreError, ValueError):
         return None
+
+
+def _is_sound(folder: Folder, file: StoredFile) -> bool:
+    return folder.has(file.name) and crc32(folder.local_path(file.name)) == file.crc32
 
 
 def _publish(folder: Folder, made: BankIndex) -> None:

@@ -290,3 +290,17 @@ def test_cells_have_no_more_pixels_than_16_bits_count(scenes: Store) -> None:
     counts = patch_counts(np.zeros((600, 600), np.uint16), (1, 1), MOST_CELL, 1)
     assert counts.max() == counts.astype(np.uint16).max() == MOST_CELL**2
     assert open_tokens(scenes).cell == SIDE // 4
+
+
+def test_a_damaged_index_is_made_again_by_the_same_command(copied: Path) -> None:
+    options = fungi.BankOptions(name="few", factory="HNSW4", size=30)
+    fungi.build_bank(copied, options)
+    (file,) = (copied / "banks/test_vit/few").glob("*.faiss")
+    whole = file.read_bytes()
+    for damaged in (b"x", b""):
+        file.write_bytes(damaged)
+        with pytest.raises(StoreError, match="damaged"):
+            fungi.open_bank(copied, "few")
+        fungi.build_bank(copied, options)
+        assert file.read_bytes() == whole
+    assert fungi.open_bank(copied, "few").index is not None
