@@ -26,6 +26,8 @@ from fungistore.randomness import Stream
 from fungistore.segmentation import lookup
 from fungistore.segmentation.labels import choose_patches, patch_counts, patch_scores
 from fungistore.store.store import Store
+from fungistore.verification.repair import repair_store
+from fungistore.verification.verify import verify_store
 
 TRAIN = np.arange(6)
 
@@ -304,3 +306,21 @@ def test_a_damaged_index_is_made_again_by_the_same_command(copied: Path) -> None
         fungi.build_bank(copied, options)
         assert file.read_bytes() == whole
     assert fungi.open_bank(copied, "few").index is not None
+
+
+def test_verify_tells_of_a_damaged_index_and_of_other_masks(copied: Path) -> None:
+    """The index is removed, and search is exact; labels of other masks are a warning."""
+    fungi.build_bank(copied, fungi.BankOptions(name="few", factory="HNSW4", size=30))
+    assert verify_store(copied).findings == ()
+    (file,) = (copied / "banks/test_vit/few").glob("*.faiss")
+    file.write_bytes(b"x")
+    masks = copied.parent / "other"
+    masks.mkdir()
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(masks / "000.png")
+    fungi.annotate(copied, masks)
+    kinds = [finding.kind for finding in verify_store(copied).findings]
+    assert kinds == ["index-damaged", "bank-stale", "bank-stale"]
+    repair_store(copied)
+    fungi.build_bank(copied, fungi.BankOptions(name="all"))
+    fungi.build_bank(copied, fungi.BankOptions(name="few", factory="HNSW4", size=30))
+    assert verify_store(copied).findings == ()
