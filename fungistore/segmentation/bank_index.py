@@ -2,59 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import TypeAdapter
 
 from fungistore.errors import StoreError
 from fungistore.indexing.choose import available_memory, choose_factory, training_rows
-from fungistore.indexing.record import StoredFile, crc32
+from fungistore.indexing.record import StoredFile
 from fungistore.indexing.reference import RECALL_QUERIES, Reference, settle_effort
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.segmentation.bank_options import BankOptions
+from fungistore.segmentation.bank_record import (
+    RECORD,
+    BankIndex,
+    bank_folder,
+    is_sound,
+    read_bank_index,
+)
 from fungistore.store.contents import digest_of
-from fungistore.store.documents import encode_document, read_document, seal_is_broken, sealed
+from fungistore.store.documents import encode_document, sealed
 from fungistore.store.folder import Folder
 
 if TYPE_CHECKING:
     from fungistore.segmentation.banks import Bank
 
-BANKS, RECORD, FLAT = "banks", "bank.json", "Flat"
+FLAT = "Flat"
 ADDED = 65_536  # vectors that are added at once, as float32
 HINT = "the same fungi bank command makes it again"
-
-
-@dataclass(frozen=True)
-class BankIndex:
-    """The contents of a bank's `bank.json`.
-
-    Attributes:
-        factory: faiss factory string.
-        reason: why it was chosen.
-        vectors: in it; their ids are places in the bank.
-        contents: digest of the rows of the bank's arrays that it was made from.
-        effort: the search parameter that was settled on.
-        recall: recall@10; None where there is nothing to measure.
-        file: of faiss; None where search is exact.
-        target_recall: up to which the effort was raised; None: of a file without it.
-    """
-
-    factory: str
-    reason: str
-    vectors: int
-    contents: str
-    effort: dict[str, int] = field(default_factory=dict)
-    recall: float | None = 1.0
-    file: StoredFile | None = None
-    target_recall: float | None = None
-
-
-ADAPTER = TypeAdapter(BankIndex)
 
 
 def settle_index(bank: Bank, options: BankOptions, context: Context) -> BankIndex:
@@ -64,11 +42,15 @@ def settle_index(bank: Bank, options: BankOptions, context: Context) -> BankInde
     if options.chooses:
         choice = choose_factory(count, dim, available_memory())
         factory, reason = choice.factory, choice.reason
-    stored = _read(folder)
+    stored = read_bank_index(folder)
     contents = digest_of(bank.contents)
-    if stored is not None and (stored.factory, stored.contents) == (factory, contents):
-        same_target = stored.target_recall == options.target_recall
-        if stored.file is None or (same_target and _is_whole(folder, stored.file)):
+    known = None if stored is None else (stored.factory, stored.contents, stored.vectors)
+    if stored is not None and known == (factory, contents, count):
+        if stored.file is None:
+            return stored
+        if not is_sound(folder, stored.file):
+            context.reporter.notice("the index is damaged: it is made again")
+        elif stored.target_recall == options.target_recall:
             return stored
     if factory == FLAT:
         made = BankIndex(FLAT, reason, count, contents)
@@ -110,7 +92,7 @@ def open_bank_index(bank: Bank) -> VectorIndex | None:
         StoreError: it is damaged, or of other patches than the bank has now.
     """
     folder = _folder(bank)
-    stored = _read(folder)
+    stored = read_bank_index(folder)
     if stored is None or stored.file is None:
         return None
     if stored.contents != digest_of(bank.contents) or stored.vectors != len(bank.vectors):
@@ -120,7 +102,7 @@ def open_bank_index(bank: Bank) -> VectorIndex | None:
             hint=HINT,
         )
     path = folder.local_path(stored.file.name)
-    if not _is_whole(folder, stored.file):
+    if not is_sound(folder, stored.file):
         raise StoreError("the index of a bank is damaged", where=path, hint=HINT)
     index = VectorIndex.read(path, "cosine")
     for value in stored.effort.values():
@@ -129,24 +111,7 @@ def open_bank_index(bank: Bank) -> VectorIndex | None:
 
 
 def _folder(bank: Bank) -> Folder:
-    return bank.tokens.store.folder(BANKS, bank.feature_set, bank.name)
-
-
-def _is_whole(folder: Folder, file: StoredFile) -> bool:
-    return folder.has(file.name) and crc32(folder.local_path(file.name)) == file.crc32
-
-
-def _read(folder: Folder) -> BankIndex | None:
-    """Return what is there, None where nothing can be read: then it is made again."""
-    if not folder.has(RECORD):
-        return None
-    try:
-        document: dict[str, Any] = read_document(folder, RECORD, "the record of a bank's index")
-        if seal_is_broken(document):
-            return None
-        return ADAPTER.validate_python({k: v for k, v in document.items() if k != "checksum"})
-    except (StoreError, ValueError):
-        return None
+    return bank_folder(bank.tokens.store, bank.feature_set, bank.name)
 
 
 def _publish(folder: Folder, made: BankIndex) -> None:

@@ -11,13 +11,14 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.annotations.masks import Masks, open_masks
+from fungistore.annotations.masks import open_masks
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config
 from fungistore.matrices.blocks import Vectors
 from fungistore.matrices.tokens import TokenMatrix, open_tokens
 from fungistore.quantities import counted
 from fungistore.segmentation import lookup
+from fungistore.segmentation.bank_masks import units_of_other_masks
 from fungistore.store.contents import Commits, Content, content_of
 from fungistore.store.coverage import read_rows
 from fungistore.store.feature import BANK, BANK_LABELS, name_of
@@ -30,7 +31,6 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 TENSORS, CENTRE = "bank", "centre"
-MASKS_INPUT = "annotations/masks"  # what a unit's record calls the masks that it was made from
 
 
 class Searcher(Protocol):
@@ -143,18 +143,6 @@ def open_bank(
     return replace(bank, index=open_bank_index(bank))
 
 
-def said_of_masks(masks: Masks, first: int, rows: Rows) -> str:
-    """Return which rows a unit's bank has been made of, in hexadecimal bits, and their masks.
-
-    Args:
-        masks: of the store.
-        first: row of the unit.
-        rows: of the unit.
-    """
-    bits = sum(1 << row - first for row in rows.tolist())
-    return f"{bits:x}:{masks.digest(rows)}"
-
-
 def load_centre(store: Store, key: str) -> Vectors | None:
     """Return the mean token of each place that a bank takes away, None where it does not."""
     if store.setups.config(key)["bank"]["center"] == "none":
@@ -253,15 +241,7 @@ def _refuse_other_masks(
     masks = open_masks(store)
     if masks.classes != tuple(made["classes"]):
         return
-    there = set(masks.rows.tolist())
-    changed = 0
-    for unit, commit in commits.items():
-        then = dict(commit.inputs).get(MASKS_INPUT, "0:")
-        bits, first = int(then.partition(":")[0], 16), unit * unit_rows
-        rows = np.array([first + n for n in range(bits.bit_length()) if bits >> n & 1], np.int64)
-        is_same = there.issuperset(rows.tolist()) and said_of_masks(masks, first, rows) == then
-        changed += not is_same
-    if changed:
+    if changed := units_of_other_masks(masks, unit_rows, commits):
         raise MismatchError(
             "the labels of a bank are of other masks than the store has now",
             where=f"bank {name!r} of {store.where}",

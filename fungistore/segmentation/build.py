@@ -17,15 +17,9 @@ from fungistore.matrices.splits import choose_split
 from fungistore.matrices.tokens import TokenMatrix, open_tokens
 from fungistore.quantities import counted
 from fungistore.segmentation.bank_index import settle_index
+from fungistore.segmentation.bank_masks import MASKS_INPUT, said_of_masks
 from fungistore.segmentation.bank_options import BankOptions
-from fungistore.segmentation.banks import (
-    CENTRE,
-    MASKS_INPUT,
-    TENSORS,
-    load_centre,
-    open_bank,
-    said_of_masks,
-)
+from fungistore.segmentation.banks import CENTRE, TENSORS, load_centre, open_bank
 from fungistore.segmentation.labels import choose_patches, patch_counts, with_background
 from fungistore.store.commit import Commit
 from fungistore.store.coverage import read_rows

@@ -12,6 +12,7 @@ from fungistore.evaluation.result import EVALS
 from fungistore.indexing.record import INDEXES
 from fungistore.loff.run_folder import HEADS
 from fungistore.machine.context import DEFAULT, Context
+from fungistore.segmentation.bank_record import BANKS
 from fungistore.store.failures import FAILURES
 from fungistore.store.item_digests import CONTENTS
 from fungistore.store.masks import ANNOTATIONS
@@ -20,6 +21,7 @@ from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.store.units import COMMITS, FEATURES
 from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.artefacts import check_derived, check_evals, check_heads, check_indexes
+from fungistore.verification.banks import check_banks
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.copies import check_copies
 from fungistore.verification.digests import check_digests
@@ -122,6 +124,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     findings += readable(backend, ANNOTATIONS, check_masks(store, context))
     findings += readable(backend, FAILURES, check_failures(store, tally.failed))
     findings += readable(backend, FEATURES, check_derived(store, found, bad))
+    findings += readable(backend, BANKS, check_banks(store, found))
     findings += readable(backend, INDEXES, check_indexes(store, found, bad, context))
     findings += readable(backend, HEADS, check_heads(store, found, bad, context))
     findings += readable(backend, EVALS, check_evals(store, found, bad))

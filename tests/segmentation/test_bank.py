@@ -27,6 +27,8 @@ from fungistore.segmentation import lookup
 from fungistore.segmentation.augmented import augmented
 from fungistore.segmentation.labels import choose_patches, patch_counts, patch_scores
 from fungistore.store.store import Store
+from fungistore.verification.repair import repair_store
+from fungistore.verification.verify import verify_store
 
 TRAIN = np.arange(6)
 
@@ -319,3 +321,35 @@ def test_cells_have_no_more_pixels_than_16_bits_count(scenes: Store) -> None:
     counts = patch_counts(np.zeros((600, 600), np.uint16), (1, 1), MOST_CELL, 1)
     assert counts.max() == counts.astype(np.uint16).max() == MOST_CELL**2
     assert open_tokens(scenes).cell == SIDE // 4
+
+
+def test_a_damaged_index_is_made_again_by_the_same_command(copied: Path) -> None:
+    options = fungi.BankOptions(name="few", factory="HNSW4", size=30)
+    fungi.build_bank(copied, options)
+    (file,) = (copied / "banks/test_vit/few").glob("*.faiss")
+    whole = file.read_bytes()
+    for damaged in (b"x", b""):
+        file.write_bytes(damaged)
+        with pytest.raises(StoreError, match="damaged"):
+            fungi.open_bank(copied, "few")
+        fungi.build_bank(copied, options)
+        assert file.read_bytes() == whole
+    assert fungi.open_bank(copied, "few").index is not None
+
+
+def test_verify_tells_of_a_damaged_index_and_of_other_masks(copied: Path) -> None:
+    """The index is removed, and search is exact; labels of other masks are a warning."""
+    fungi.build_bank(copied, fungi.BankOptions(name="few", factory="HNSW4", size=30))
+    assert verify_store(copied).findings == ()
+    (file,) = (copied / "banks/test_vit/few").glob("*.faiss")
+    file.write_bytes(b"x")
+    masks = copied.parent / "other"
+    masks.mkdir()
+    Image.fromarray(np.zeros((40, 60), np.uint8)).save(masks / "000.png")
+    fungi.annotate(copied, masks)
+    kinds = [finding.kind for finding in verify_store(copied).findings]
+    assert kinds == ["index-damaged", "bank-stale", "bank-stale"]
+    repair_store(copied)
+    fungi.build_bank(copied, fungi.BankOptions(name="all"))
+    fungi.build_bank(copied, fungi.BankOptions(name="few", factory="HNSW4", size=30))
+    assert verify_store(copied).findings == ()
