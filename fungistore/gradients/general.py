@@ -23,6 +23,7 @@ from fungistore.gradients.projection import UnitFactors
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.modalities.views import Inputs
+from fungistore.quantities import counted
 
 
 class LayerPath:
@@ -130,8 +131,8 @@ class LayerPath:
         raise UsageError(
             "the target layer does not have one row for each token, in their order",
             where=f"--target-layer {self._encoder.target_layer}",
-            expected=f"a linear layer that takes {count} tokens, those without places first",
-            found=f"{rows} rows a sample" if is_linear else type(self._target).__name__,
+            expected=f"a linear layer that takes {counted(count, 'token')}, those without places first",
+            found=f"{counted(rows, 'row')} a sample" if is_linear else type(self._target).__name__,
             hint="gradients of tokens need a plain vision transformer, and such as its "
             "blocks.11.attn.proj",
         )

@@ -64,7 +64,7 @@ def render_page(result: SegmentResult, sections: Sequence[str]) -> str:
     """
     title = f"Masks from bank {result.bank} of {result.store}"
     about = (
-        f"{' + '.join(result.features)} of {result.feature_set}; {result.k} neighbours, "
+        f"{' + '.join(result.features)} of {result.feature_set}; {counted(result.k, 'neighbour')}, "
         f"beta {result.beta:g}; {counted(len(result.images), 'image')}"
     )
     return html_page(title, about, STYLE, _failed(result.failed) + "".join(sections))

@@ -38,7 +38,10 @@ def offered(line: str, **more: str) -> list[str]:
         (f"fungi predict {STORE} photo.jpg --head=h", ["head"]),
         ("fungi pca --pca ", []),  # the store is not named yet
         ("fungi eval knn no-such-store --pca ", []),
-        ("fungi extract a b --features embeddings,", ["dino", "kl", "patches", "simclr"]),
+        (
+            "fungi extract a b --features embeddings,",
+            ["dino", "kl", "patches", "patches/kl", "patches/simclr", "simclr"],
+        ),
         ("fungi extract a b --dtype f", ["float16", "float32"]),
         ("fungi extract a b --view-size ", ["model", "native"]),
         ("fungi eval knn s --vote w", ["weighted"]),
