@@ -36,11 +36,12 @@ class Split:
     description: Config
     outside: int = 0
 
-    def remark(self, seeds: int = 1) -> str | None:
+    def remark(self, seeds: int = 1, *, is_fixed: bool = False) -> str | None:
         """Say what the user should know of it: that it was made without being asked for, and why.
 
         Args:
             seeds: how many splits are made like this one, from its seed on.
+            is_fixed: the part cannot be chosen, but by splits of the store's own.
         """
         if "because" not in self.description:
             return None
@@ -48,7 +49,8 @@ class Split:
         by = f"the seed {seed}" if seeds == 1 else f"the seeds {seed} to {seed + seeds - 1}"
         return (
             f"{self.description['because']}: {part:.0%} of each class, chosen by {by}, "
-            "are held out to test on; --holdout takes another part"
+            "are held out to test on; "
+            + ("fungi label gives splits" if is_fixed else "--holdout takes another part")
         )
 
     def keep(self, mask: NDArray[np.bool_]) -> Split:

@@ -135,7 +135,7 @@ def build_bank(
 def _plan(store: Store, tokens: TokenMatrix, context: Context) -> _Plan:
     masks = open_masks(store)
     split = choose_split(store, holdout=None, seed=0)
-    if remark := split.remark():
+    if remark := split.remark(is_fixed=True):
         context.reporter.notice(remark)
     coverage = tokens.coverage()
     has_mask = np.zeros(len(store.samples), bool)

@@ -184,7 +184,7 @@ def _test_rows(store: Store, masks: Masks, banks: Sequence[Bank], context: Conte
     for bank in banks:
         refuse_other_classes(bank, masks)
     split = choose_split(store, holdout=None, seed=0)
-    if remark := split.remark():
+    if remark := split.remark(is_fixed=True):
         context.reporter.notice(remark)
     for bank in banks:
         if len(both := np.intersect1d(bank.rows, split.test)):

@@ -53,6 +53,7 @@ def test_without_test_rows_a_fifth_is_held_out(tmp_path, splits, pool, because):
         "--holdout takes another part"
     )
     assert "chosen by the seeds 3 to 5, are" in split.remark(3)
+    assert "--holdout" not in split.remark(is_fixed=True)
     assert asked.remark() is None
     assert choose_split(store, holdout=None, seed=4).test.tolist() != split.test.tolist()
 
