@@ -131,7 +131,8 @@ class LayerPath:
         raise UsageError(
             "the target layer does not have one row for each token, in their order",
             where=f"--target-layer {self._encoder.target_layer}",
-            expected=f"a linear layer that takes {counted(count, 'token')}, those without places first",
+            expected=f"a linear layer that takes {counted(count, 'token')}, "
+            "those without places first",
             found=f"{counted(rows, 'row')} a sample" if is_linear else type(self._target).__name__,
             hint="gradients of tokens need a plain vision transformer, and such as its "
             "blocks.11.attn.proj",
