@@ -22,7 +22,9 @@ from fungistore.modalities.image.formats import find_decoder
 from fungistore.modalities.reading import open_item, reason_of
 
 MASK_SUFFIXES = ("png", "bmp", "tif", "tiff", "gif")  # what stores pixels as they are
-LOSSY = (b"\xff\xd8\xff",)  # of JPEG, whose pixels have other values than were drawn
+# kinds of files whose pixels have other values than were drawn, as Pillow calls them
+LOSSY = frozenset({"JPEG", "MPO", "JPEG2000", "WEBP", "AVIF", "HEIF", "JXL"})
+LOSSY_TIFF = frozenset({"jpeg", "webp", "tiff_jpeg"})
 SIDEWAYS = frozenset(
     (
         *(Image.Transpose.TRANSPOSE, Image.Transpose.TRANSVERSE),
@@ -108,12 +110,14 @@ def load_mask(place: Place) -> Image.Image:
     with _explained():
         with open_item(place.root, place.uri) as stream:
             content = stream.read()
-        if content.startswith(LOSSY):
-            raise MaskError(
-                "unreadable", "JPEG changes the values of pixels: save masks as PNG, from the start"
-            )
         stream = BytesIO(content)
         with find_decoder(stream)(stream) as image:
+            if image.format in LOSSY or image.info.get("compression") in LOSSY_TIFF:
+                raise MaskError(
+                    "unreadable",
+                    f"{image.format} changes the values of pixels: "
+                    "save masks as PNG, from the start",
+                )
             if image.width * image.height > MAX_PIXELS:
                 raise MaskError("unreadable", f"{image.width} x {image.height} pixels")
             step = _grey_step(image)

@@ -24,6 +24,7 @@ from fungistore.store.failures import TRUNCATED, Failure
 from fungistore.store.item_digests import FAILED, UNKNOWN
 
 DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # float32 rounds larger numbers to 1
 BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
 
 
@@ -61,7 +62,7 @@ class Drawer:
                 drawn[views] = self.recipe(views).draw(item, random)
             if name in self.draws:
                 numbers = Stream(self.seed, "tokens", name, sample_id).uniform(self.draws[name])
-                drawn[name] = (numbers.astype(np.float32),)
+                drawn[name] = (np.minimum(numbers.astype(np.float32), BELOW_ONE),)
         return drawn
 
 

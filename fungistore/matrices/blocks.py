@@ -22,7 +22,7 @@ from fungistore.matrices.keys import spelled_out
 from fungistore.store.commit import Commit
 from fungistore.store.contents import Content, content_of
 from fungistore.store.coverage import Coverage, coverage_of, read_rows
-from fungistore.store.feature import PCA, is_pca, name_of, vectors_of
+from fungistore.store.feature import OF_PATCHES, PCA, is_pca, name_of, vectors_of
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.records import Records
 from fungistore.store.references import changed_references, explain_banks
@@ -329,8 +329,9 @@ def open_features(
             f"no such feature: {', '.join(unknown)}" if unknown else "there are no vector features",
             where=f"feature set {chosen!r} of {store.where}",
             expected=", ".join(blocks) or "some of embeddings, kl, dino, simclr",
-            hint="patch tensors are no vectors: they are for train-loff and Store.dataset"
-            if "patches" in unknown
+            hint="features of patch tokens are no vectors of images: they are for banks, "
+            "train-loff and Store.dataset"
+            if any((name + "/").startswith(OF_PATCHES) for name in unknown)
             else "fungi extract with --features adds what is missing",
         )
     names = [name for name in blocks if not features or name in features]

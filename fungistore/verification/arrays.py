@@ -18,7 +18,7 @@ from fungistore.store.backend import Listing
 from fungistore.store.chunks import CODECS, METADATA, blank_array
 from fungistore.store.commit import parse_commit, record_unit
 from fungistore.store.disk_errors import is_unreadable, raise_unreadable
-from fungistore.store.feature import codec_of, is_derived, kind_of
+from fungistore.store.feature import BANK_LABELS, codec_of, is_derived, kind_of
 from fungistore.store.folder import Folder
 from fungistore.store.groups import GROUP, has_chunks, is_of_another, read_metadata
 from fungistore.store.records import Records
@@ -265,6 +265,8 @@ def _from_setup(path: str, config: Config) -> Config:
     fields: Config = {}
     if is_derived(path) and isinstance(made, dict):
         fields = {key: made.get(key) for key in ("dtype", "unit_rows", "codec")}
+        if path.startswith(BANK_LABELS):
+            fields["dtype"] = made.get("label_dtype")
     elif isinstance(layout, dict):
         fields = {key: layout.get(key) for key in ("unit_rows", "codec")}
         if fields["codec"] in CODECS:

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import fungistore as fungi
 from fungistore.annotating import writer
 from fungistore.annotating.of_source import take_source_masks
+from fungistore.annotations.files import MaskError, Place, load_mask
 from fungistore.annotations.palettes import VOID, voc_colour
 from fungistore.errors import FungiError, StoppedError, UsageError
 from fungistore.machine.context import Context
@@ -514,3 +515,17 @@ def test_read_anew_masks_count_until_all_are_read(store: Store, tmp_path: Path) 
         with pytest.raises(UsageError, match="only copies"):
             fungi.annotate(store.root, None, options, restart=options.void is None)
     assert had(store) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("a.webp", {"lossless": False}), ("a.tif", {"compression": "jpeg"}), ("a.jpg", {})],
+)
+def test_masks_whose_pixels_were_changed_by_their_format_are_refused(
+    tmp_path: Path, name: str, settings: dict[str, Any]
+) -> None:
+    """JPEG, also inside TIFF, and WebP: classes in them are others than were drawn."""
+    Image.fromarray(np.full((8, 8, 3), 3, np.uint8)).save(tmp_path / name, **settings)
+    place = Place(str(tmp_path), name)
+    with pytest.raises(MaskError, match="changes the values of pixels"):
+        load_mask(place)

@@ -15,6 +15,7 @@ import timm
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from feature_world import make_store
 from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions, ReplayChoice
 from fungistore.extraction.replay import replay_extraction
@@ -22,6 +23,7 @@ from fungistore.extraction.resolve import resolve
 from fungistore.extraction.stage import extract
 from fungistore.extraction.transformer import FungiTransformer
 from fungistore.machine.context import QUIET
+from fungistore.matrices.blocks import open_features
 from fungistore.sources.sample import NamedItem
 from fungistore.store.feature import grid_path
 from fungistore.store.store import Store
@@ -108,3 +110,12 @@ def test_a_model_of_one_size_keeps_it(tmp_path: Path, tiny_weights: Path) -> Non
     )
     assert fixed.backbone.identity()["image_size"] == 224
     assert fixed.choices == ()
+
+
+def test_asked_for_as_vectors_they_are_called_what_they_are(tmp_path: Path) -> None:
+    """Extracting them once more, as for features that are missing, would change nothing."""
+    grids = np.ones((2, 2, 2, 4), np.float16)
+    make_store(tmp_path / "s", {"patch-gradients/kl": grids}, [None, None])
+    for asked in (["patches/kl"], ["patches"]):
+        with pytest.raises(UsageError, match="no vectors of images"):
+            open_features(tmp_path / "s", features=asked)
