@@ -48,7 +48,7 @@ class PatchSimCLR:
     keep: float = 0.5
     negative_temperature: bool = False
     support_images: int = 256
-    support_patches: int = 64
+    support_patches: int = 16
     search: Literal["exact", "ivf"] = "exact"
     embedding: bool = False
     pairing: Literal["nearest", "scrambled"] = "nearest"
