@@ -66,6 +66,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> tuple
     return folder / "images", folder / "whole.fungi"
 
 
+@pytest.mark.slow
 def test_two_workers_make_the_store_of_one(
     world: tuple[Path, Path], tmp_path: Path, tiny_weights: Path
 ) -> None:
