@@ -119,5 +119,5 @@ def test_commands_that_are_told_can_be_typed() -> None:
 def test_modules_stay_short(folder: str) -> None:
     """A module that grows beyond what one can hold in the head is divided."""
     paths = (PACKAGE.parent / folder).rglob("*.py")
-    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
+    lengths = {str(path): len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
     assert {name: count for name, count in lengths.items() if count > LONGEST_MODULE} == {}

@@ -13,6 +13,7 @@ from shlex import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.backbones.whole import SQUASH
 from fungistore.errors import UsageError, refuse_text
 from fungistore.fingerprint import Config
 from fungistore.matrices.blocks import Vectors, normalize
@@ -28,7 +29,6 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 STREAM_BYTES = 64_000_000  # of float32 tokens that are read at once; one image at least
-SQUASH = "squash"  # what a transform that shows whole images is called
 MOST_CELL = 255  # whose pixels 16 bits can count
 CELL = 16  # pixels a side that a token stands for, of imported grids whose images are not known
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.annotations.masks import Masks, open_masks
 from fungistore.errors import MismatchError, UsageError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.machine.context import DEFAULT, Context
-from fungistore.matrices.splits import choose_split
 from fungistore.matrices.tokens import TokenMatrix, open_tokens
 from fungistore.quantities import counted
+from fungistore.segmentation.bank_images import BankImages, choose_images
 from fungistore.segmentation.bank_index import settle_index
 from fungistore.segmentation.bank_masks import MASKS_INPUT, said_of_masks
 from fungistore.segmentation.bank_options import BankOptions
@@ -87,16 +86,6 @@ class BankResult:
         return document | {"units": {"done": total, "total": total, "computed": computed}}
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What a bank is made of, and of which rows."""
-
-    tokens: TokenMatrix
-    masks: Masks
-    rows: Rows
-    excluded: dict[str, int]
-
-
 def build_bank(
     store: str | Path,
     options: BankOptions = BankOptions(),
@@ -128,41 +117,12 @@ def build_bank(
     )
     thing = f"features/{tokens.feature_set}/{BANK}{options.name}"
     with disk_errors_explained(opened.where), opened.writing(thing) as target:
-        plan = _plan(target, tokens, context)
+        plan = choose_images(target, tokens, context)
         return _build(target, plan, options, context, restart=restart)
 
 
-def _plan(store: Store, tokens: TokenMatrix, context: Context) -> _Plan:
-    masks = open_masks(store)
-    split = choose_split(store, holdout=None, seed=0)
-    if remark := split.remark(is_fixed=True):
-        context.reporter.notice(remark)
-    coverage = tokens.coverage()
-    has_mask = np.zeros(len(store.samples), bool)
-    has_mask[masks.rows] = True
-    rows = np.sort(split.train)
-    counts = {
-        "rows without a mask": (~has_mask & ~coverage.removed)[rows].sum(),
-        "rows without usable features": (has_mask & ~coverage.usable & ~coverage.removed)[
-            rows
-        ].sum(),
-        "rows whose file is gone": coverage.removed[rows].sum(),
-    }
-    excluded = {reason: int(count) for reason, count in counts.items() if count}
-    kept = rows[(has_mask & coverage.usable)[rows]]
-    if not len(kept):
-        raise UsageError(
-            "there are no training images for a bank",
-            where=store.where,
-            expected="images of the train split with a mask and usable features",
-            found=", ".join(f"{n} {why}" for why, n in excluded.items()) or "no training images",
-            hint="fungi status shows what is missing",
-        )
-    return _Plan(tokens, masks, kept, excluded)
-
-
 def _build(
-    store: Store, plan: _Plan, options: BankOptions, context: Context, *, restart: bool
+    store: Store, plan: BankImages, options: BankOptions, context: Context, *, restart: bool
 ) -> BankResult:
     tokens, name = plan.tokens, options.name
     arrays = store.arrays(tokens.feature_set)
@@ -228,7 +188,7 @@ def _build(
     )
 
 
-def _config(plan: _Plan, options: BankOptions) -> Config:
+def _config(plan: BankImages, options: BankOptions) -> Config:
     tokens, masks = plan.tokens, plan.masks
     height, width = tokens.shape
     per_image = height * width
@@ -320,7 +280,7 @@ def _mean_tokens(tokens: TokenMatrix, rows: Rows, context: Context) -> NDArray[n
 
 def _fill(
     store: Store,
-    plan: _Plan,
+    plan: BankImages,
     labels: UnitArray,
     vectors: UnitArray,
     config: Config,
@@ -382,7 +342,7 @@ def _fill(
 
 def _unit(
     store: Store,
-    plan: _Plan,
+    plan: BankImages,
     rows: Rows,
     start: int,
     count: int,
