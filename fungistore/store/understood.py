@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fungistore.errors import StoreError
 from fungistore.quantities import counted
 from fungistore.sources.labels import alike_names
 from fungistore.sources.sample import ignored_by
@@ -90,12 +91,25 @@ class Understood:
 
 
 def understood(store: Store, source: object = None) -> Understood:
-    """Count what the table says of its samples, and what a source has left out of it."""
+    """Count what the table says of its samples, and what a source has left out of it.
+
+    Raises:
+        StoreError: samples have labels that `store.json` has no names for.
+    """
     is_there = np.ones(len(store.samples), bool)
     is_there[read_removed(store.folder())] = False
     labels = store.samples.labels()[is_there]
     counts = np.bincount(labels[labels >= 0], minlength=len(store.manifest.labels))
-    names = [store.manifest.labels[number] for number in np.flatnonzero(counts)]
+    known = store.manifest.labels
+    if len(counts) > len(known):
+        raise StoreError(
+            "samples have labels without a name",
+            where=store.where,
+            expected=f"labels below {len(known)}, the number of class names in store.json",
+            found=len(counts) - 1,
+            hint="fungi label gives labels anew; fungi verify says what else is damaged",
+        )
+    names = [known[number] for number in np.flatnonzero(counts)]
     return Understood(
         items=store.modality.item if len(labels) == 1 else store.modality.items,
         samples=len(labels),
