@@ -45,3 +45,37 @@ class Windows:
     base_patches: int
     stride_scale: int
     normalization: Normalization = "model"
+
+
+@dataclass(frozen=True)
+class WordDeletions:
+    """`count` copies of a text, each without some of its words.
+
+    Attributes:
+        count: of copies.
+        rate: how likely a word is left out, or which share of them is.
+        rule: "independent": each word by itself (FUNGI, appendix); "share": ceil(rate * words) of
+            them, at least one and at most ten, none of which is punctuation (its reference code).
+    """
+
+    count: int
+    rate: float
+    rule: Literal["independent", "share"] = "independent"
+
+
+@dataclass(frozen=True)
+class NoisyRolls:
+    """`count` copies of a recording's filter banks, with noise, and rolled along time.
+
+    Attributes:
+        count: of copies.
+        noise: U(0, 1) a cell, times a U(0, 1) a copy, times this, is added.
+        roll: frames by which a copy is rolled: from -roll to roll - 1.
+        noise_before: noise is added before the filter banks are standardised (FUNGI's reference
+            code), or after it (SSAST's).
+    """
+
+    count: int
+    noise: float = 0.1
+    roll: int = 10
+    noise_before: bool = True
