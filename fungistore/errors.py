@@ -99,6 +99,10 @@ class ImageError(ItemError):
     """One input that cannot be turned into pixels."""
 
 
+class TextError(ItemError):
+    """One input that is no text, or has nothing to read."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Return the hint that names what is spelled nearly so, in any case; None where nothing is."""
     plain = {one.casefold(): one for one in known}

@@ -15,6 +15,8 @@ UTF_8 = "utf-8"
 # Linux takes paths of at most 4096 bytes; a longer line is no list of paths but some binary file.
 _LONGEST_PATH = 1 << 15
 
+_JOINERS = "\u200c\u200d"
+
 # What a text can begin with, the longest first: UTF-32's mark begins as that of UTF-16 does.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -65,6 +67,17 @@ def text_stream(file: BinaryIO) -> io.TextIOWrapper:
     encoding, mark = encoding_of(file.read(HEAD_BYTES))
     file.seek(mark)
     return io.TextIOWrapper(file, encoding, newline="")
+
+
+def beginning(text: str, most: int) -> str:
+    """Return the beginning of any text on one line, which cannot steer what shows it.
+
+    Characters that do, or that change the direction of writing, are spelled as Python does; the
+    joiners that scripts and emoji are written with stay.
+    """
+    line = " ".join(text[: most * 4].split())
+    shown = line[:most] + ("..." if len(line) > most or len(text) > most * 4 else "")
+    return "".join(c if c.isprintable() or c in _JOINERS else ascii(c)[1:-1] for c in shown)
 
 
 def byte_pieces(stream: BinaryIO, size: int = HEAD_BYTES) -> Iterator[bytes]:

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 IMAGE = "image"  # what samples are where nobody says otherwise
 
 MODALITIES = Registry(
-    "modality", "fungistore.modalities", {IMAGE: "fungistore.modalities.image.images:Images"}
+    "modality",
+    "fungistore.modalities",
+    {
+        IMAGE: "fungistore.modalities.image.images:Images",
+        "text": "fungistore.modalities.text.texts:Texts",
+    },
 )
 
 
