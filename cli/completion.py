@@ -50,7 +50,7 @@ def _names(kind: str, given: dict[str, Any], begun: str) -> list[str]:
     if kind == "model":
         return fungi.complete_backbone(begun)
     if kind == "extracted feature":
-        return ["embeddings", *fungi.OBJECTIVES, "patches"]
+        return ["embeddings", *fungi.objective_names(), "patches"]
     if given.get("store") is None:
         return []
     feature_set = given.get("setting_feature_set") if kind != "feature set" else None

@@ -90,6 +90,7 @@ from .modalities.modality import Modality as Modality
 from .modalities.modality import find_modality as find_modality
 from .modalities.reading import read_item as read_item
 from .objectives.registry import OBJECTIVES as OBJECTIVES
+from .objectives.registry import objective_names as objective_names
 from .pca.components import Pca as Pca
 from .pca.options import PcaOptions as PcaOptions
 from .pca.stage import PcaResult as PcaResult

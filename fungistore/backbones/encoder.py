@@ -75,13 +75,16 @@ class ClassTokenSplit(Protocol):
     def trunk(self, inputs: Inputs) -> Tensor:
         """Return the tokens [n, t, d] that enter the last block, the class token first."""
 
-    def attend(self, tokens: Tensor) -> Tensor:
-        """Return what enters the projection for the class token, float32 [n, i]."""
+    def attend(self, tokens: Tensor, inputs: Inputs) -> Tensor:
+        """Return what enters the projection for the class token, float32 [n, i].
+
+        `inputs` are those that the tokens were made of: they may say which tokens are real.
+        """
 
     def tail(self, residual: Tensor, output: Tensor) -> Tensor:
         """Return embeddings [b, v, e] of the class tokens and projections [b, v, d], in float32."""
 
-    def patches(self, tokens: Tensor) -> TokenGrid:
+    def patches(self, tokens: Tensor, inputs: Inputs) -> TokenGrid:
         """Return the tokens [n, *shape, d] after the last block and the final norm."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -26,7 +26,7 @@ from fungistore.gradients.projection import (
     projected_factors,
     unit_rows,
 )
-from fungistore.gradients.tape import GradientPath, Tape
+from fungistore.gradients.tape import GradientPath, Tape, flat_inputs
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.cores import ONE_CORE, Cores, one_thread_each
 from fungistore.machine.device import explain_full_memory
@@ -45,7 +45,23 @@ from fungistore.modalities.views import (
 from fungistore.objectives.objective import BankObjective, Objective, ViewOutputs
 from fungistore.store.feature import EMBEDDINGS, GRADIENTS, NORMS, PATCHES
 
-BatchViews = dict[str, DrawnBatch]  # of a batch's items, by the name of the views
+PROJECTED_AT_ONCE = 128  # samples whose gradients a CPU holds before they are projected
+
+
+@dataclass(frozen=True)
+class DrawnGroup:
+    """Samples of a batch whose drawn arrays have one shape, so that they are computed together.
+
+    Attributes:
+        places: of the samples in the batch.
+        arrays: what was drawn for them, [b, ...].
+    """
+
+    places: tuple[int, ...]
+    arrays: DrawnBatch
+
+
+BatchViews = dict[str, tuple[DrawnGroup, ...]]  # of a batch's items, by the name of the views
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,20 @@ class GradientFeature:
     heads: Mapping[str, nn.Linear]
     bank: Float[Tensor, ...] | None
     support: Support | None = None
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Samples of one group, from one on, that are recorded together: so many, filled up."""
+
+    group: DrawnGroup
+    start: int
+    count: int
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Their places in the batch, without those of copies that fill it up."""
+        return self.group.places[self.start : self.start + self.count]
 
 
 @dataclass(frozen=True)
@@ -146,6 +176,11 @@ class FeatureMaker:
         modality = find_modality(encoder.modality)
         self.drawer = Drawer(modality, base, recipes, seed, rescues, draws)
 
+    @property
+    def by_shape(self) -> bool:
+        """Whether samples are computed with those of their own shape, instead of being padded."""
+        return self._encoder.lengths_differ
+
     def forwards(self, features: frozenset[str]) -> int:
         """Return how many forwards one sample costs."""
         return sum(count_views(self.drawer.recipe(one.views)) for one in self._passes(features))
@@ -168,10 +203,12 @@ class FeatureMaker:
                 tape = self._record(part.drawn, one, UNWATCHED)
                 return objective.latents(_outputs(tape, part.of(name)), feature.heads)
 
+        slices = self._slices(drawn, one)
         with self._on_device() as cores:
-            parts = list(cores.map(encode, self._parts(drawn, one)))
-        latents: NDArray[np.float32] = torch.cat(parts)[: len(drawn[one.views][0])].cpu().numpy()
-        return latents
+            rows = cores.map(encode, (self._part(piece, drawn, one) for piece in slices))
+            latents = _joined([piece.places for piece in slices], list(rows))
+        found: NDArray[np.float32] = latents.cpu().numpy()
+        return found
 
     def launch(
         self, drawn: BatchViews, features: frozenset[str], context: Context = QUIET
@@ -204,39 +241,57 @@ class FeatureMaker:
     def _launch(
         self, drawn: BatchViews, one: _Pass, cores: Cores, context: Context
     ) -> dict[str, Tensor]:
-        count = len(drawn[one.views][0])
-        watch = shared(context.watch, min(cores.count, -(-count // self._at_once(one))))
+        slices = self._slices(drawn, one)
+        watch = shared(context.watch, min(cores.count, len(slices)))
 
-        def make(part: _Part) -> _Made:
+        def make(piece: _Slice) -> _Made:
             context.stop_if_asked()
-            return self._make(part, one, watch)
+            return self._make(self._part(piece, drawn, one), one, watch)
 
-        parts = list(cores.map(make, self._parts(drawn, one)))
+        rows: dict[str, list[Tensor]] = {}
+        places: list[tuple[int, ...]] = []
+        for run in self._runs(slices):
+            here = [piece.places for piece in run]
+            for name, made in self._projected(here, list(cores.map(make, run)), cores, context):
+                rows.setdefault(name, []).append(made)
+            places.append(tuple(place for some in here for place in some))
+        return {name: _joined(places, made) for name, made in rows.items()}
 
-        def joined(rows: Iterable[Tensor]) -> Tensor:
-            return torch.cat(list(rows))[:count]
+    def _projected(
+        self,
+        places: Sequence[tuple[int, ...]],
+        parts: Sequence[_Made],
+        cores: Cores,
+        context: Context,
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield each array's rows of some parts, one after the other."""
 
-        made = {name: joined(part.rows[name] for part in parts) for name in parts[0].rows}
+        def whole(rows: Iterable[Tensor]) -> Tensor:
+            return torch.cat([one[: len(some)] for some, one in zip(places, rows, strict=True)])
+
+        for name in parts[0].rows:
+            yield name, whole(part.rows[name] for part in parts)
         for name in parts[0].gradients:
             gradients = UnitRows(
-                joined(part.gradients[name].rows for part in parts),
-                joined(part.gradients[name].norms for part in parts),
+                whole(part.gradients[name].rows for part in parts),
+                whole(part.gradients[name].norms for part in parts),
             )
             with context.watch.stage("projection"):
                 assert self._projection is not None
                 projected = normalized_projection(gradients, self._projection, cores)
-            made |= {GRADIENTS + name: projected.rows, NORMS + name: projected.norms}
+            yield GRADIENTS + name, projected.rows
+            yield NORMS + name, projected.norms
         for name in parts[0].factors:
             factors = UnitFactors(
-                joined(part.factors[name].left for part in parts),
-                joined(part.factors[name].right for part in parts),
-                joined(part.factors[name].norms for part in parts),
+                whole(part.factors[name].left for part in parts),
+                whole(part.factors[name].right for part in parts),
+                whole(part.factors[name].norms for part in parts),
             )
             with context.watch.stage("projection"):
                 assert self._projection is not None
                 tokens = projected_factors(factors, self._projection, cores)
-                made |= stored_gradients(name, tokens, self._encoder.token_shape, self._pool)
-        return made
+                made = stored_gradients(name, tokens, self._encoder.token_shape, self._pool)
+            yield from made.items()
 
     def _make(self, drawn: _Part, one: _Pass, watch: Stopwatch) -> _Made:
         tape = self._record(drawn.drawn, one, watch)
@@ -273,26 +328,57 @@ class FeatureMaker:
         assert self._token_path is not None  # `make_features` gives one
         return self._token_path
 
-    def _at_once(self, one: _Pass) -> int:
+    def _slices(self, drawn: BatchViews, one: _Pass) -> list[_Slice]:
+        """Divide a batch into pieces that the path can record with all of their views."""
         views = count_views(self.drawer.recipe(one.views))
-        return self._path_of(one).samples_at_once(views, self._batch_size, self.device)
+        slices = []
+        for group in drawn[one.views]:
+            tokens = self._tokens_of(group, one)
+            path = self._path_of(one)
+            count = path.samples_at_once(views, self._batch_size, self.device, tokens)
+            starts = range(0, len(group.places), count)
+            slices += [_Slice(group, start, count) for start in starts]
+        return slices
 
-    def _parts(self, drawn: BatchViews, one: _Pass) -> Iterator[_Part]:
-        """Split a batch so that the path can record each part with all of its views.
+    def _tokens_of(self, group: DrawnGroup, one: _Pass) -> int:
+        """Return how many tokens a view of a group's samples has, about."""
+        if not self._encoder.lengths_differ:
+            return prod(self._encoder.token_shape)
+        first = tuple(array[:1] for array in group.arrays)
+        inputs = self.drawer.recipe(one.views).render(first, 0, slice(0, 1))
+        return self._encoder.count_tokens(flat_inputs(inputs))
 
-        A CPU's parts are of one size, the last one filled up with copies of its last sample: so a
-        sample's features do not depend on its company.
+    def _runs(self, slices: list[_Slice]) -> Iterator[list[_Slice]]:
+        """Yield pieces in runs, whose gradients are projected together."""
+        if self.device.type != "cpu":
+            yield slices
+            return
+        run: list[_Slice] = []
+        for piece in slices:
+            run.append(piece)
+            if sum(len(one.places) for one in run) >= PROJECTED_AT_ONCE:
+                yield run
+                run = []
+        if run:
+            yield run
+
+    def _part(self, piece: _Slice, drawn: BatchViews, one: _Pass) -> _Part:
+        """Return the samples of a piece, on the device.
+
+        A CPU's parts are filled up with copies of the last sample: so a sample's features do not
+        depend on its company.
         """
-        arrays, count = drawn[one.views], self._at_once(one)
-        draws = {name: drawn[name] for name in one.features & self.drawer.draws.keys()}
+        start, count, places = piece.start, piece.count, list(piece.places)
 
-        def part(arrays: DrawnBatch, start: int) -> DrawnBatch:
-            some = tuple(array[start : start + count] for array in arrays)
+        def part(some: DrawnBatch) -> DrawnBatch:
             return filled_up(some, count) if self.device.type == "cpu" else some
 
-        for start in range(0, len(arrays[0]), count):
-            own = {name: part(numbers, start) for name, numbers in draws.items()}
-            yield _Part(self._to_device(part(arrays, start)), own)
+        draws = {}
+        for name in one.features & self.drawer.draws.keys():
+            (group,) = drawn[name]
+            draws[name] = part(tuple(array[places] for array in group.arrays))
+        arrays = part(tuple(array[start : start + count] for array in piece.group.arrays))
+        return _Part(self._to_device(arrays), draws)
 
     def _record(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> Tape:
         recipe = self.drawer.recipe(one.views)
@@ -325,6 +411,15 @@ class FeatureMaker:
             array.to(self.device, non_blocking=is_pinned) if array.dtype == torch.uint8 else array
             for array in arrays
         )
+
+
+def _joined(places: Sequence[tuple[int, ...]], parts: Sequence[Tensor]) -> Tensor:
+    """Return rows of parts, and of copies that fill them up, in the order of the batch."""
+    rows = torch.cat([part[: len(some)] for some, part in zip(places, parts, strict=True)])
+    order = [place for some in places for place in some]
+    if order == sorted(order):
+        return rows
+    return rows[torch.tensor(order, device=rows.device).argsort()]
 
 
 def _outputs(tape: Tape, drawn: tuple[Tensor, ...]) -> ViewOutputs:

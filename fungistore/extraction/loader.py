@@ -15,10 +15,11 @@ from torch import Tensor
 
 from fungistore.extraction.decoders import open_decoders
 from fungistore.extraction.drawing import DrawnItem, DrawnViews
-from fungistore.extraction.features import BatchViews, FeatureMaker
+from fungistore.extraction.features import BatchViews, DrawnGroup, FeatureMaker
 from fungistore.extraction.plan import BatchPlan
 from fungistore.machine.resources import allowed_cores
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.modalities.views import Drawn, DrawnBatch
 from fungistore.store.failures import Failure
 from fungistore.store.item_digests import Digests
 
@@ -62,7 +63,8 @@ def load_batches(
         watch.add("decode", sum(item.decoding for item in items))
         watch.add("draw", sum(item.drawing for item in items))
         drawn = [item.drawn for item in items]
-        batch = stack_drawn(drawn, pinned=maker.device.type == "cuda")
+        is_pinned = maker.device.type == "cuda"
+        batch = stack_drawn(drawn, by_shape=maker.by_shape, pinned=is_pinned)
         failures = [item.failure for item in items if item.failure]
         digests = np.array([item.digest for item in items], np.uint64)
         return LoadedBatch(plan, batch, failures, digests)
@@ -109,11 +111,30 @@ def stack_padded(arrays: Sequence[NDArray[Any]]) -> Tensor:
     return torch.from_numpy(stacked)
 
 
-def stack_drawn(items: Sequence[DrawnViews], *, pinned: bool = False) -> BatchViews:
-    """Put drawn items together as one batch; in pinned memory a GPU copies while it computes."""
+def stack_drawn(
+    items: Sequence[DrawnViews], *, by_shape: bool = False, pinned: bool = False
+) -> BatchViews:
+    """Put drawn items together as one batch.
+
+    Args:
+        items: in the order of the batch.
+        by_shape: items whose arrays have other shapes are groups of their own, the largest first;
+            else all are one group, padded to one shape.
+        pinned: in memory from which a GPU copies while it computes.
+    """
     batch: BatchViews = {}
     for name in items[0]:
-        arrays = zip(*(drawn[name] for drawn in items), strict=True)
-        stacked = map(stack_padded, arrays)
-        batch[name] = tuple(tensor.pin_memory() if pinned else tensor for tensor in stacked)
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for place, drawn in enumerate(items):
+            shape = tuple(array.shape for array in drawn[name]) if by_shape else ()
+            groups.setdefault(shape, []).append(place)
+        batch[name] = tuple(
+            DrawnGroup(tuple(places), _stacked([items[one][name] for one in places], pinned=pinned))
+            for _, places in sorted(groups.items(), reverse=True)
+        )
     return batch
+
+
+def _stacked(items: Sequence[Drawn], *, pinned: bool) -> DrawnBatch:
+    stacked = map(stack_padded, zip(*items, strict=True))
+    return tuple(tensor.pin_memory() if pinned else tensor for tensor in stacked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,6 +32,7 @@ from fungistore.extraction.redo import refuse_partial_redo
 from fungistore.extraction.resolve import Resolved, opened_source
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import DEFAULT, Context
+from fungistore.machine.device import default_batch_size
 from fungistore.machine.powers import power_of_two_within
 from fungistore.modalities.modality import Modality
 from fungistore.sources.advice import empty_hint
@@ -272,7 +274,9 @@ def measure_rate(
     """
     features, device = frozenset(resolved.options.features), resolved.device.type
     on_cpu = device == "cpu"
-    forwards = resolved.batch_size // maker.forwards(features)
+    tokens = prod(resolved.backbone.token_shape)  # of samples whose lengths differ, the longest's
+    forwards = min(resolved.batch_size, default_batch_size(resolved.device, tokens))
+    forwards //= maker.forwards(features)
     count = max(1, min(resolved.batch_size, torch.get_num_threads()) if on_cpu else 1, forwards)
     warmup = 1 if on_cpu and not resolved.compiled else min(len(samples), count)
     probes = PROBES if on_cpu else MOST_LOADED + PROBES

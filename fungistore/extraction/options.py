@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge, MinLen
 
-from fungistore.backbones.families import feature_set_of
+from fungistore.backbones.families import feature_set_of, modality_of
 from fungistore.choices import Codec, Crop, DecodeIn, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError, did_you_mean
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
-from fungistore.objectives.registry import OBJECTIVES
+from fungistore.objectives.registry import objective_kind, objective_names, own_objectives
 from fungistore.settings import (
     Count,
     PowerOfTwo,
@@ -243,9 +243,14 @@ class ExtractOptions(ReplayChoice):
                     found=name,
                     hint=did_you_mean(name, offered),
                 )
-        asked = {*OBJECTIVES.own, *self.features, *self.objectives}  # no other plug-in is imported
+        asked = {
+            *own_objectives(),
+            *self.features,
+            *self.objectives,
+        }  # no other plug-in is imported
+        modality = modality_of(self.model)
         complete = {
-            name: _objective(name, self.objectives.get(name, {}))
+            name: _objective(name, self.objectives.get(name, {}), modality)
             for name in offered
             if name in asked
         }
@@ -320,11 +325,11 @@ def _offered() -> list[str]:
     """Return the objectives' names, but those of plug-ins that mean something else already."""
     fields = fields_of(ExtractOptions).values()
     taken = TAKEN.union(*(field.keys for field in fields))
-    return [name for name in OBJECTIVES if name not in taken]
+    return [name for name in objective_names() if name not in taken]
 
 
-def _objective(name: str, given: object) -> Any:
-    kind = OBJECTIVES[name]
+def _objective(name: str, given: object, modality: str) -> Any:
+    kind: Any = objective_kind(name, modality)
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):

@@ -47,6 +47,7 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 USUAL_SIZE = 224  # pixels a side, of most published models
+SELDOM_LONG = 8  # times longer than usual ones may samples be whose lengths differ
 MUCH_MORE = 1.5  # times the tokens: what is worth a word
 
 SourcePlace = str | Path | Sequence[str | Path] | Source
@@ -226,7 +227,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         device=device,
         dtype=dtype,
         compiled=compiled,
-        batch_size=batch_size or default_batch_size(device, prod(backbone.token_shape)),
+        batch_size=batch_size or default_batch_size(device, _usual_tokens(backbone)),
         batch_is_open=batch_size is None and device.type == "cuda",
         workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
@@ -313,6 +314,12 @@ def opened_source(source: SourcePlace, options: ExtractOptions) -> Source:
 def gradient_features(options: ExtractOptions) -> list[str]:
     """Return the features that are gradients."""
     return [name for name in options.features if name not in (EMBEDDINGS, PATCHES)]
+
+
+def _usual_tokens(backbone: Encoder) -> int:
+    """Return how many tokens a sample has, about: few are as long as they may be."""
+    longest = prod(backbone.token_shape)
+    return max(1, longest // SELDOM_LONG) if backbone.lengths_differ else longest
 
 
 def _refuse_gradients_of_nothing(backbone: Encoder, features: Sequence[str]) -> None:

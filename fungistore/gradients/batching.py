@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import torch
 
-from fungistore.backbones.encoder import Encoder
 from fungistore.machine.powers import power_of_two_within
 
 TOKENS_A_FORWARD = 1280  # four views of 257 tokens; part of what features are, on a CPU
@@ -20,11 +17,6 @@ def forward_size(device: torch.device, tokens: int) -> int | None:
     nothing that varies enters a CPU's: neither its cores nor the number of samples at hand.
     """
     return None if device.type != "cpu" else power_of_two_within(TOKENS_A_FORWARD / tokens)
-
-
-def base_forward_size(device: torch.device, encoder: Encoder) -> int | None:
-    """Return the same for views of the encoder's own size."""
-    return forward_size(device, prod(encoder.token_shape))
 
 
 def samples_within(size: int, views: int, batch_size: int) -> int:

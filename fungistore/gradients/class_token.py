@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fungistore.backbones.encoder import ClassTokenSplit, Encoder, TokenGrid, join_grids
-from fungistore.gradients.batching import base_forward_size, forward_size, samples_within
+from fungistore.gradients.batching import forward_size, samples_within
 from fungistore.gradients.layers import gradient_shape, outer_products
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs, parts_of
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
@@ -35,9 +35,11 @@ class ClassTokenPath:
         """(out, in + 1), or (out, in) without a bias."""
         return gradient_shape(self._split.projection)
 
-    def samples_at_once(self, views: int, batch_size: int, device: torch.device) -> int:
+    def samples_at_once(
+        self, views: int, batch_size: int, device: torch.device, tokens: int
+    ) -> int:
         """All of them on a GPU: a view leaves only two vectors behind."""
-        size = base_forward_size(device, self._encoder)
+        size = forward_size(device, tokens)
         return batch_size if size is None else samples_within(size, views, batch_size)
 
     def record(
@@ -54,9 +56,11 @@ class ClassTokenPath:
                 size = forward_size(chunk[0].device, self._encoder.count_tokens(flat))
                 for part in parts_of(flat, size or len(flat[0])):
                     tokens = split.trunk(part)
-                    parts.append(torch.cat([split.attend(tokens), tokens[:, 0].float()], dim=1))
+                    parts.append(
+                        torch.cat([split.attend(tokens, part), tokens[:, 0].float()], dim=1)
+                    )
                     if patches and not ends:
-                        grids.append(split.patches(tokens))
+                        grids.append(split.patches(tokens, part))
                 ends.append(torch.cat(parts).unflatten(0, chunk[0].shape[:2]))
         with watch.stage("tail"):
             projection = split.projection

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoded, Encoder, TokenGrid, join_grids
 from fungistore.errors import UsageError
-from fungistore.gradients.batching import base_forward_size, forward_size, samples_within
+from fungistore.gradients.batching import forward_size, samples_within
 from fungistore.gradients.layers import contraction, gradient_shape
 from fungistore.gradients.projection import UnitFactors
 from fungistore.gradients.tape import Chunks, Tape, flat_inputs
@@ -52,9 +52,11 @@ class LayerPath:
         """(out, in + 1), or (out, in) without a bias; nothing without a layer."""
         return gradient_shape(self._target)
 
-    def samples_at_once(self, views: int, batch_size: int, device: torch.device) -> int:
+    def samples_at_once(
+        self, views: int, batch_size: int, device: torch.device, tokens: int
+    ) -> int:
         """As many as keep all views, whose tokens autograd must hold, in one forward."""
-        size = base_forward_size(device, self._encoder) or batch_size
+        size = forward_size(device, tokens) or batch_size
         return samples_within(size, views, batch_size)
 
     def record(

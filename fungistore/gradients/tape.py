@@ -79,8 +79,13 @@ class GradientPath(Protocol):
     def gradient_shape(self) -> tuple[int, int]:
         """Shape of one sample's gradient: (out, in), or (out, in + 1) with a bias."""
 
-    def samples_at_once(self, views: int, batch_size: int, device: torch.device) -> int:
-        """How many samples of `views` views a device records together within `batch_size`."""
+    def samples_at_once(
+        self, views: int, batch_size: int, device: torch.device, tokens: int
+    ) -> int:
+        """How many samples of `views` views a device records together within `batch_size`.
+
+        A view of the sample has about so many tokens.
+        """
 
     def record(
         self, chunks: Chunks, *, patches: bool = False, watch: Stopwatch = UNWATCHED

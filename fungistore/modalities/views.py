@@ -45,9 +45,10 @@ class ViewRecipe(Protocol):
     def draw(self, item: Any, random: Stream) -> Drawn:
         """Return the arrays to send for one sample.
 
-        Shapes may differ between samples; a batch is padded with zeros at the end of each axis. A
-        sample's features then differ in their last digits with the lengths beside it. Batches are
-        the same in every run; who wants the same bits in any company draws arrays of one shape.
+        Shapes may differ between samples. Those of an encoder whose lengths differ are computed
+        with samples of their own shapes, so that none depends on its company: a recipe for one
+        rounds lengths up, that there be few shapes. For other encoders a batch is padded with
+        zeros at the end of each axis.
         """
 
     def render(self, drawn: DrawnBatch, group: int, views: slice) -> Inputs:

@@ -6,18 +6,12 @@ from dataclasses import dataclass
 from math import inf, isqrt
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from fungistore.modalities.requests import Normalization, Windows
-from fungistore.objectives.objective import (
-    BankSpec,
-    Heads,
-    Needs,
-    ViewOutputs,
-    project,
-)
+from fungistore.objectives.info_nce import info_nce
+from fungistore.objectives.objective import BankSpec, Heads, Needs, ViewOutputs, project
 from fungistore.settings import require
 
 
@@ -89,15 +83,10 @@ class SimCLR:
     def info_nce(
         self, positives: Float[Tensor, "b p d"], negatives: Float[Tensor, "n d"]
     ) -> Float[Tensor, " b"]:
-        """Return the loss of head outputs: each anchor against other positives and negatives."""
-        positives = nn.functional.normalize(positives, dim=-1)
-        negatives = nn.functional.normalize(negatives, dim=-1)
-        among = positives @ positives.transpose(1, 2)
-        against = positives @ negatives.T
-        count = among.shape[1]
-        itself = torch.eye(count, dtype=torch.bool, device=among.device)
-        pull = among.masked_fill(itself, 0).sum(dim=2) / (self.temperature * (count - 1))
-        scale = self.temperature if self.negative_temperature else 1.0
-        others = among.masked_fill(itself, float("-inf"))
-        push = torch.cat([others, against], dim=2).div(scale).logsumexp(dim=2)
-        return (push - pull).mean(dim=1)
+        """Return the loss of head outputs; see `info_nce`."""
+        return info_nce(
+            positives,
+            negatives,
+            self.temperature,
+            negative_temperature=self.negative_temperature,
+        )

@@ -14,7 +14,7 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
 from fungistore.objectives.needs import refuse_odd_needs
 from fungistore.objectives.objective import Needs, Neighbors
-from fungistore.objectives.registry import OBJECTIVES
+from fungistore.objectives.registry import OBJECTIVES, own_objectives
 from plugins import install, write_plugin
 from tiny_world import TINY, write_images
 
@@ -62,7 +62,7 @@ def test_a_parameter_without_default_is_asked_for_where_it_is_used(
 ) -> None:
     """Extractions of other features need not give it."""
     plugin(monkeypatch, tmp_path, "clusters")
-    assert set(ExtractOptions(model=TINY).objectives) == set(OBJECTIVES.own)
+    assert set(ExtractOptions(model=TINY).objectives) == set(own_objectives())
     with pytest.raises(UsageError, match=r"no clusters\.prototypes given"):
         ExtractOptions(model=TINY, features=("clusters",))
     options = ExtractOptions.from_config(

@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.errors import FungiError, UsageError
-from fungistore.extraction.features import FeatureMaker, GradientFeature
+from fungistore.extraction.features import (
+    BatchViews,
+    DrawnGroup,
+    FeatureMaker,
+    GradientFeature,
+)
 from fungistore.extraction.loader import stack_drawn
 from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
@@ -48,7 +53,7 @@ from fungistore.randomness import Stream
 from tiny_world import needs_vnni
 
 Pixels = NDArray[np.uint8]
-Batch = dict[str, tuple[Tensor, ...]]
+Batch = BatchViews
 WeightsFile = Callable[[str], Path]
 ALL = frozenset(["embeddings", "patches", "kl", "dino", "simclr"])
 VECTORS = ["embeddings", "gradients/kl", "gradients/dino", "gradients/simclr"]
@@ -114,7 +119,10 @@ def batch_of(maker: FeatureMaker, photos: list[Pixels], features: frozenset[str]
 
 
 def part_of(batch: Batch, rows: slice | list[int]) -> Batch:
-    return {name: tuple(array[rows] for array in arrays) for name, arrays in batch.items()}
+    parts = {name: tuple(one[rows] for one in group.arrays) for name, (group,) in batch.items()}
+    return {
+        name: (DrawnGroup(tuple(range(len(arrays[0]))), arrays),) for name, arrays in parts.items()
+    }
 
 
 def assert_close(
@@ -187,9 +195,9 @@ def test_rows_are_bit_identical_when_neighbours_change(
     """In a batch of one shape, other pixels in the other rows leave a row as it was, to the bit."""
     batch = batch_of(maker, photos)
     before = maker.compute(batch, ALL)
-    other = {name: tuple(array.clone() for array in arrays) for name, arrays in batch.items()}
-    for arrays in other.values():
-        for array in arrays:
+    other = part_of(batch, list(range(6)))
+    for (group,) in other.values():
+        for array in group.arrays:
             array[[0, 1, 3, 5]] = 255 - array[[1, 3, 5, 0]]
     after = maker.compute(other, ALL)
     for name in before:
@@ -344,7 +352,8 @@ def test_views_of_native_size_give_features_as_well(
     """Smaller views run through the same model, and their rows do not depend on the batch."""
     maker = make(tiny(weights_file, view_size="native"), view_size="native")
     batch = batch_of(maker, photos[:3])
-    assert batch["dino"][1].shape[-1] == 32
+    (dino,) = batch["dino"]
+    assert dino.arrays[1].shape[-1] == 32
     whole = maker.compute(batch, ALL)
     parts = [maker.compute(part_of(batch, [i]), ALL) for i in range(3)]
     assert_close({name: np.concatenate([part[name] for part in parts]) for name in whole}, whole)

@@ -316,8 +316,8 @@ def test_how_many_views_a_forward_takes_depends_on_their_tokens_alone() -> None:
         128,
     ]
     assert batching.forward_size(torch.device("cuda"), 257) is None
-    backbone = small("test_vit")  # 4 x 4 patches and the class token: 17
-    assert batching.base_forward_size(cpu, backbone) == 64
     sizes = [(8, 3, 100), (8, 3, 5), (8, 3, 2), (8, 4, 100), (64, 1, 16)]
     assert [batching.samples_within(*one) for one in sizes] == [2, 1, 1, 2, 16]
-    assert class_token_path(backbone).samples_at_once(3, 100, cpu) == 21
+    path = class_token_path(small("test_vit"))
+    assert path.samples_at_once(3, 100, cpu, tokens=16) == 21
+    assert path.samples_at_once(3, 100, cpu, tokens=320) == 1

@@ -19,6 +19,7 @@ from fungistore.objectives.kl import KL
 from fungistore.objectives.objective import BankObjective, BankSpec, Needs, ViewOutputs
 from fungistore.objectives.registry import OBJECTIVES
 from fungistore.objectives.simclr import SimCLR
+from fungistore.objectives.text_simclr import TextSimCLR
 
 EMBEDDING_DIM = 16
 ALL = [KL(), DINO(), SimCLR()]
@@ -27,6 +28,8 @@ VARIANTS = [
     KL(direction="uniform-last", temperature=1.0, normalize=False),
     DINO(same_view_pairs=False, normalize=False),
     SimCLR(negative_temperature=False, normalize=True),
+    TextSimCLR(),
+    TextSimCLR(negative_temperature=False, normalize=True),
 ]
 
 
@@ -36,7 +39,7 @@ def sines(rows: int, columns: int, step: float) -> Tensor:
     return torch.sin(step * index + 0.3).float()
 
 
-def heads_for(objective: KL | DINO | SimCLR) -> dict[str, nn.Linear]:
+def heads_for(objective: KL | DINO | SimCLR | TextSimCLR) -> dict[str, nn.Linear]:
     torch.manual_seed(3)
     return {
         name: nn.Linear(EMBEDDING_DIM, width).requires_grad_(False)
@@ -44,7 +47,9 @@ def heads_for(objective: KL | DINO | SimCLR) -> dict[str, nn.Linear]:
     }
 
 
-def embeddings_for(objective: KL | DINO | SimCLR, images: int, seed: int = 4) -> Tensor:
+def embeddings_for(
+    objective: KL | DINO | SimCLR | TextSimCLR, images: int, seed: int = 4
+) -> Tensor:
     torch.manual_seed(seed)
     return torch.randn(images, 1 if isinstance(objective, KL) else 12, EMBEDDING_DIM)
 
@@ -336,8 +341,9 @@ def test_parameters_are_the_papers_by_default() -> None:
 def test_only_contrasts_need_a_bank() -> None:
     """The registry names every objective after itself; SimCLR of images and of patches has one."""
     for name, objective in OBJECTIVES.items():
-        contrasts = name in ("simclr", "patches/simclr")
-        assert objective.name == name
+        called = name.partition("@")[0]
+        contrasts = called in ("simclr", "patches/simclr")
+        assert objective.name == called
         assert isinstance(objective(), BankObjective) == contrasts
         assert (objective().needs.bank is None) != contrasts
     assert SimCLR(negatives=8).needs.bank == BankSpec("negatives", width=96, samples=8)

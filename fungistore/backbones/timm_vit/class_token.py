@@ -67,7 +67,7 @@ class TimmSplit:
             tokens = block(tokens)
         return tokens
 
-    def attend(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n i"]:
+    def attend(self, tokens: Float[Tensor, "n t d"], inputs: Inputs) -> Float[Tensor, "n i"]:
         """Return the last attention's output for the class token, in float32.
 
         One query meets all tokens, so neither keys nor values of all tokens are needed: the query
@@ -106,7 +106,7 @@ class TimmSplit:
         embeddings: Tensor = self._model.forward_head(token)
         return embeddings.unflatten(0, residual.shape[:2])
 
-    def patches(self, tokens: Float[Tensor, "n t d"]) -> TokenGrid:
+    def patches(self, tokens: Float[Tensor, "n t d"], inputs: Inputs) -> TokenGrid:
         """Return all patch tokens after the final norm, by the last block in the trunk's dtype."""
         tokens = self._model.norm(self._patch_block(tokens).float())
         return TokenGrid(self._to_grid(tokens))
