@@ -39,9 +39,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from fungistore import ExtractOptions, extract
-from fungistore.extraction.features import BatchViews, FeatureMaker
+from fungistore.extraction.batches import BatchViews, stack_drawn
+from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import throwaway_features
-from fungistore.extraction.loader import default_workers, stack_drawn
+from fungistore.extraction.loader import default_workers
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.machine.context import Context
 from fungistore.machine.device import wait_for_gpu

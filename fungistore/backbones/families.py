@@ -7,10 +7,11 @@ entry point of the group "fungistore.backbones".
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from fungistore.backbones.names import HUB, canonical, is_place
 from fungistore.errors import UsageError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # what tells a family's modality must not import torch
     from fungistore.backbones.encoder import Encoder
 
 TIMM, HUB_FAMILY = "timm", "hub"
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 LONGEST_NAME = 128  # of a feature set
 
 FAMILIES = Registry(
@@ -31,6 +33,7 @@ FAMILIES = Registry(
         "open_clip": "fungistore.backbones.open_clip.family:OpenClipFamily",
         "hub": "fungistore.backbones.modules.hub:HubFamily",
         "module": "fungistore.backbones.modules.passed:PassedModules",
+        "text": "fungistore.backbones.texts.family:TextFamily",
     },
 )
 
@@ -71,7 +74,8 @@ class Family(Protocol):
     """Encoders of one kind. Made without arguments; imports no torch before it is asked.
 
     One whose list takes seconds, or is long, may say so by an attribute `listed_by_name`: True;
-    then `fungi models` asks it for names after `FAMILY:` alone.
+    then `fungi models` asks it for names after `FAMILY:` alone. One that takes further settings,
+    such as `pooling`, names them in an attribute `own_settings`; it gets those that are given.
     """
 
     @property
@@ -86,6 +90,7 @@ class Family(Protocol):
         image_size: int | None,
         target_layer: str | None,
         view_size: str | int,
+        **own_settings: Any,
     ) -> Encoder:
         """Return an encoder, on the CPU, in float32.
 
@@ -95,6 +100,7 @@ class Family(Protocol):
             image_size: side of the input in pixels; others than images refuse it.
             target_layer: dotted name of a linear layer; None: the family's default.
             view_size: "model", or that other sizes than the encoder's own will come too.
+            own_settings: those that it names, where they are given.
 
         Raises:
             UsageError: name, size, target layer or weights cannot be used.
@@ -165,9 +171,18 @@ def modality_of(model: str) -> str:
 def feature_set_of(model: str) -> str:
     """Return the name of the feature set that a model's features have unless told otherwise."""
     family, name = split_model(model)
+    if Path(name).is_absolute():  # of a directory, its own name
+        name = Path(name).name
     spelled = name if family == TIMM else f"{family}:{name}"
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", spelled.removeprefix(HUB)).strip("-.")
     return plain[-LONGEST_NAME:].lstrip("-.+") or family
+
+
+def absolute_model(model: str) -> str:
+    """Return a model whose name is a directory here with the directory's whole path."""
+    family, colon, name = model.partition(":")
+    is_known = colon and family in FAMILIES and Path(name).expanduser().is_dir()
+    return f"{family}:{Path(name).expanduser().absolute()}" if is_known else model
 
 
 def load_backbone(
@@ -177,13 +192,36 @@ def load_backbone(
     image_size: int | None = None,
     target_layer: str | None = None,
     view_size: str | int = "model",
+    own_settings: Mapping[str, Any] = NO_SETTINGS,
 ) -> Encoder:
-    """Return the encoder that `--model` means; see `Family.load`."""
+    """Return the encoder that `--model` means; see `Family.load`.
+
+    `own_settings` are for families that name them, such as {"pooling": "mean"}.
+
+    Raises:
+        UsageError: the model's family has no such setting.
+    """
     family, name = split_model(model)
-    return find_family(family).load(
+    found = find_family(family)
+    known = getattr(found, "own_settings", ())
+    for setting, value in own_settings.items():
+        if setting not in known:
+            raise UsageError(
+                f"models of the family {family} have no such setting",
+                where=f"--{setting.replace('_', '-')} {value}",
+                found=f"--model {model}",
+                hint=f"leave it out: it is for {_families_with(setting)}",
+            )
+    return found.load(
         name,
         weights=None if weights is None else Path(weights),
         image_size=image_size,
         target_layer=target_layer,
         view_size=view_size,
+        **own_settings,
     )
+
+
+def _families_with(setting: str) -> str:
+    known = (f for f in FAMILIES.own if setting in getattr(find_family(f), "own_settings", ()))
+    return " and ".join(known)

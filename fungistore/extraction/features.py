@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoder
+from fungistore.extraction.batches import BatchViews, DrawnGroup, Slice, in_runs, joined
 from fungistore.extraction.drawing import BASE, Drawer
 from fungistore.extraction.grids import stored_gradients, stored_grid
 from fungistore.extraction.support import Support
@@ -37,31 +38,14 @@ from fungistore.modalities.modality import find_modality
 from fungistore.modalities.views import (
     DrawnBatch,
     Inputs,
+    Measured,
     ViewRecipe,
     count_views,
     filled_up,
     in_chunks,
 )
 from fungistore.objectives.objective import BankObjective, Objective, ViewOutputs
-from fungistore.store.feature import EMBEDDINGS, GRADIENTS, NORMS, PATCHES
-
-PROJECTED_AT_ONCE = 128  # samples whose gradients a CPU holds before they are projected
-
-
-@dataclass(frozen=True)
-class DrawnGroup:
-    """Samples of a batch whose drawn arrays have one shape, so that they are computed together.
-
-    Attributes:
-        places: of the samples in the batch.
-        arrays: what was drawn for them, [b, ...].
-    """
-
-    places: tuple[int, ...]
-    arrays: DrawnBatch
-
-
-BatchViews = dict[str, tuple[DrawnGroup, ...]]  # of a batch's items, by the name of the views
+from fungistore.store.feature import EMBEDDINGS, GRADIENTS, LENGTHS, NORMS, PATCHES
 
 
 @dataclass(frozen=True)
@@ -77,20 +61,6 @@ class GradientFeature:
     heads: Mapping[str, nn.Linear]
     bank: Float[Tensor, ...] | None
     support: Support | None = None
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """Samples of one group, from one on, that are recorded together: so many, filled up."""
-
-    group: DrawnGroup
-    start: int
-    count: int
-
-    @property
-    def places(self) -> tuple[int, ...]:
-        """Their places in the batch, without those of copies that fill it up."""
-        return self.group.places[self.start : self.start + self.count]
 
 
 @dataclass(frozen=True)
@@ -206,7 +176,7 @@ class FeatureMaker:
         slices = self._slices(drawn, one)
         with self._on_device() as cores:
             rows = cores.map(encode, (self._part(piece, drawn, one) for piece in slices))
-            latents = _joined([piece.places for piece in slices], list(rows))
+            latents = joined([piece.places for piece in slices], list(rows))
         found: NDArray[np.float32] = latents.cpu().numpy()
         return found
 
@@ -244,18 +214,18 @@ class FeatureMaker:
         slices = self._slices(drawn, one)
         watch = shared(context.watch, min(cores.count, len(slices)))
 
-        def make(piece: _Slice) -> _Made:
+        def make(piece: Slice) -> _Made:
             context.stop_if_asked()
             return self._make(self._part(piece, drawn, one), one, watch)
 
         rows: dict[str, list[Tensor]] = {}
         places: list[tuple[int, ...]] = []
-        for run in self._runs(slices):
+        for run in in_runs(slices, self.device):
             here = [piece.places for piece in run]
             for name, made in self._projected(here, list(cores.map(make, run)), cores, context):
                 rows.setdefault(name, []).append(made)
             places.append(tuple(place for some in here for place in some))
-        return {name: _joined(places, made) for name, made in rows.items()}
+        return {name: joined(places, made) for name, made in rows.items()}
 
     def _projected(
         self,
@@ -298,6 +268,8 @@ class FeatureMaker:
         rows = {}
         if EMBEDDINGS in one.features:
             rows[EMBEDDINGS] = tape.embeddings[:, 0].detach()
+            if isinstance(self.drawer.base, Measured):
+                rows[LENGTHS + EMBEDDINGS] = self.drawer.base.lengths(drawn.drawn)
         if tape.patches is not None:
             rows |= stored_grid(tape.patches, self._encoder.token_shape, self._pool)
         gradients, factors = {}, {}
@@ -328,7 +300,7 @@ class FeatureMaker:
         assert self._token_path is not None  # `make_features` gives one
         return self._token_path
 
-    def _slices(self, drawn: BatchViews, one: _Pass) -> list[_Slice]:
+    def _slices(self, drawn: BatchViews, one: _Pass) -> list[Slice]:
         """Divide a batch into pieces that the path can record with all of their views."""
         views = count_views(self.drawer.recipe(one.views))
         slices = []
@@ -337,7 +309,7 @@ class FeatureMaker:
             path = self._path_of(one)
             count = path.samples_at_once(views, self._batch_size, self.device, tokens)
             starts = range(0, len(group.places), count)
-            slices += [_Slice(group, start, count) for start in starts]
+            slices += [Slice(group, start, count) for start in starts]
         return slices
 
     def _tokens_of(self, group: DrawnGroup, one: _Pass) -> int:
@@ -348,21 +320,7 @@ class FeatureMaker:
         inputs = self.drawer.recipe(one.views).render(first, 0, slice(0, 1))
         return self._encoder.count_tokens(flat_inputs(inputs))
 
-    def _runs(self, slices: list[_Slice]) -> Iterator[list[_Slice]]:
-        """Yield pieces in runs, whose gradients are projected together."""
-        if self.device.type != "cpu":
-            yield slices
-            return
-        run: list[_Slice] = []
-        for piece in slices:
-            run.append(piece)
-            if sum(len(one.places) for one in run) >= PROJECTED_AT_ONCE:
-                yield run
-                run = []
-        if run:
-            yield run
-
-    def _part(self, piece: _Slice, drawn: BatchViews, one: _Pass) -> _Part:
+    def _part(self, piece: Slice, drawn: BatchViews, one: _Pass) -> _Part:
         """Return the samples of a piece, on the device.
 
         A CPU's parts are filled up with copies of the last sample: so a sample's features do not
@@ -411,15 +369,6 @@ class FeatureMaker:
             array.to(self.device, non_blocking=is_pinned) if array.dtype == torch.uint8 else array
             for array in arrays
         )
-
-
-def _joined(places: Sequence[tuple[int, ...]], parts: Sequence[Tensor]) -> Tensor:
-    """Return rows of parts, and of copies that fill them up, in the order of the batch."""
-    rows = torch.cat([part[: len(some)] for some, part in zip(places, parts, strict=True)])
-    order = [place for some in places for place in some]
-    if order == sorted(order):
-        return rows
-    return rows[torch.tensor(order, device=rows.device).argsort()]
 
 
 def _outputs(tape: Tape, drawn: tuple[Tensor, ...]) -> ViewOutputs:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from fungistore.extraction.batches import BatchViews, stack_drawn
 from fungistore.extraction.decoders import open_decoders
-from fungistore.extraction.drawing import DrawnItem, DrawnViews
-from fungistore.extraction.features import BatchViews, DrawnGroup, FeatureMaker
+from fungistore.extraction.drawing import DrawnItem
+from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.plan import BatchPlan
 from fungistore.machine.resources import allowed_cores
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
-from fungistore.modalities.views import Drawn, DrawnBatch
 from fungistore.store.failures import Failure
 from fungistore.store.item_digests import Digests
 
@@ -98,43 +94,3 @@ def default_workers(device: str, processes: int = 1) -> int:
     """
     cores = allowed_cores() / processes
     return max(1, min(MOST_WORKERS, int(cores - 1 if device == "cuda" else cores / 2)))
-
-
-def stack_padded(arrays: Sequence[NDArray[Any]]) -> Tensor:
-    """Stack arrays; those of different shapes are padded with zeros at the end of each axis."""
-    shape = np.max([array.shape for array in arrays], axis=0)
-    if all(array.shape == tuple(shape) for array in arrays):
-        return torch.from_numpy(np.stack(arrays))
-    stacked = np.zeros((len(arrays), *shape), arrays[0].dtype)
-    for place, array in zip(stacked, arrays, strict=True):
-        place[tuple(map(slice, array.shape))] = array
-    return torch.from_numpy(stacked)
-
-
-def stack_drawn(
-    items: Sequence[DrawnViews], *, by_shape: bool = False, pinned: bool = False
-) -> BatchViews:
-    """Put drawn items together as one batch.
-
-    Args:
-        items: in the order of the batch.
-        by_shape: items whose arrays have other shapes are groups of their own, the largest first;
-            else all are one group, padded to one shape.
-        pinned: in memory from which a GPU copies while it computes.
-    """
-    batch: BatchViews = {}
-    for name in items[0]:
-        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for place, drawn in enumerate(items):
-            shape = tuple(array.shape for array in drawn[name]) if by_shape else ()
-            groups.setdefault(shape, []).append(place)
-        batch[name] = tuple(
-            DrawnGroup(tuple(places), _stacked([items[one][name] for one in places], pinned=pinned))
-            for _, places in sorted(groups.items(), reverse=True)
-        )
-    return batch
-
-
-def _stacked(items: Sequence[Drawn], *, pinned: bool) -> DrawnBatch:
-    stacked = map(stack_padded, zip(*items, strict=True))
-    return tuple(tensor.pin_memory() if pinned else tensor for tensor in stacked)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge, MinLen
 
-from fungistore.backbones.families import feature_set_of, modality_of
+from fungistore.backbones.families import absolute_model, feature_set_of, modality_of
 from fungistore.choices import Codec, Crop, DecodeIn, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError, did_you_mean
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
@@ -37,6 +37,7 @@ TAKEN = frozenset(
     {"embeddings", "patches", "schema", "backbone", "compute", "layout"}
     | {"vectors", "gradient", "views", "tokens"}
 )
+OF_FAMILIES = ("pooling", "max_length", "prompt")  # settings that not every model has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +91,18 @@ class ExtractOptions(ReplayChoice):
             default="whole with gradients of patches, else model",
         ),
     ] = "auto"
+    pooling: Annotated[
+        Literal["class", "mean"] | None,
+        Setting("Of a text's tokens: the first one (class), or mean.", default="the model's card"),
+    ] = None
+    max_length: Annotated[
+        Count | None,
+        Setting("Tokens of a text, or frames of a recording.", default="what the model takes"),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        Setting("Goes before each text.", default="the model's card", metavar="TEXT"),
+    ] = None
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
         Setting(
@@ -230,6 +243,7 @@ class ExtractOptions(ReplayChoice):
             UsageError: naming the option, what it takes and what it got.
         """
         super().__post_init__()
+        object.__setattr__(self, "model", absolute_model(self.model))
         if self.bank_from is not None and "://" not in self.bank_from:
             object.__setattr__(self, "bank_from", str(Path(self.bank_from).absolute()))
         offered = _offered()
@@ -267,6 +281,12 @@ class ExtractOptions(ReplayChoice):
     def name(self) -> str:
         """Name of the feature set."""
         return feature_set_of(self.model) if self.feature_set is None else self.feature_set
+
+    @property
+    def of_the_family(self) -> Config:
+        """The settings that some families of models have, where they are given."""
+        found = {name: getattr(self, name) for name in OF_FAMILIES}
+        return {name: value for name, value in found.items() if value is not None}
 
     def rows_of(self, samples: int) -> int:
         """Return how many of a store's samples are extracted."""

@@ -25,7 +25,7 @@ from fungistore.gradients.tape import GradientPath
 from fungistore.machine.device import default_batch_size, fast_dtype, refuse_unfit, resolve_device
 from fungistore.modalities.image.recipes import TakesPixels
 from fungistore.modalities.modality import Modality, find_modality
-from fungistore.modalities.views import ViewRecipe
+from fungistore.modalities.views import Measured, ViewRecipe
 from fungistore.objectives.needs import refuse_odd_needs
 from fungistore.objectives.objective import BankSpec, Objective
 from fungistore.objectives.views import recipe_of
@@ -105,6 +105,8 @@ class Resolved:
         for feature in self.options.features:
             if feature == EMBEDDINGS:
                 specs.append(Feature(EMBEDDINGS, (self.backbone.embedding_dim,), vectors))
+                if isinstance(self.backbone.base_view, Measured):
+                    specs.append(Feature(LENGTHS + EMBEDDINGS, (), "float32"))
             elif feature == PATCHES:
                 cells = tuple(side // self.options.pool for side in self.backbone.token_shape)
                 specs.append(Feature(PATCHES, (*cells, self.backbone.token_dim), "float16"))
@@ -250,6 +252,7 @@ def _loaded(
             image_size=image_size,
             target_layer=options.target_layer,
             view_size=options.view_size,
+            own_settings=options.of_the_family,
         )
 
     if choices:

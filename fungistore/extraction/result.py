@@ -30,6 +30,7 @@ class ExtractResult:
         failed: inputs that could not be read.
         failures: the first of them; `failed_inputs` yields all.
         truncated: inputs that end too early, and were read as far as they go.
+        cut: samples longer than the model is given, whose ends were left out.
         cause: where no input could be read, and their paths tell why: the likely reason.
         unusable: samples that could be read, and of which a feature has NaN, infinities or nothing
             but zeros; where several features have such rows, the count of the worst.
@@ -60,6 +61,7 @@ class ExtractResult:
     fingerprints: Mapping[str, str]
     failures: tuple[FailedInput, ...] = ()
     truncated: int = 0
+    cut: int = 0
     cause: str | None = None
     banks: Mapping[str, str] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)

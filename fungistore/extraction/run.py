@@ -14,6 +14,7 @@ from fungistore.backbones.families import spelled_model
 from fungistore.extraction.adding import add_samples
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.compute import fill_gaps
+from fungistore.extraction.cut import count_cut
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, as_frozen, by_array, freeze, settle
 from fungistore.extraction.growth import growth_of_units
@@ -253,6 +254,7 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         failed=listed.failed,
         failures=listed.failures,
         truncated=listed.truncated,
+        cut=count_cut(ready.arrays, ready.rows, resolved, context),
         cause=common_cause(store, listed.failures) if listed.failed >= ready.rows else None,
         unusable=max(unusable.values()),
         images_per_second=samples / seconds if samples else 0.0,

@@ -59,6 +59,17 @@ class ViewRecipe(Protocol):
         """
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """Views of samples of which an encoder may leave the end out: they tell how long those are."""
+
+    def lengths(self, drawn: DrawnBatch) -> Shaped[Tensor, " b"]:
+        """Return the whole length of each sample, float32, as `ViewGroup.size` measures it.
+
+        One that is greater than that says that the sample's end was left out.
+        """
+
+
 def filled_up(drawn: DrawnBatch, count: int) -> tuple[Shaped[Tensor, "n ..."], ...]:
     """Return what was drawn for up to `count` samples with copies of the last one behind it."""
     missing = count - len(drawn[0])

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import functional
 
-from fungistore.extraction.loader import stack_drawn
+from fungistore.extraction.batches import stack_drawn
 from fungistore.extraction.replay import Replay, replay_extraction, rounded
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import Vectors

@@ -17,8 +17,8 @@ from fungistore.backbones.timm_vit import loading
 from fungistore.backbones.timm_vit.anatomy import examine, is_plain
 from fungistore.backbones.timm_vit.targets import candidates, default_target
 from fungistore.errors import FungiError, UsageError
+from fungistore.extraction.batches import stack_drawn
 from fungistore.extraction.freeze import throwaway_features
-from fungistore.extraction.loader import stack_drawn
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
 from fungistore.objectives.dino import DINO

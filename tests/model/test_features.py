@@ -14,18 +14,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.errors import FungiError, UsageError
-from fungistore.extraction.features import (
-    BatchViews,
-    DrawnGroup,
-    FeatureMaker,
-    GradientFeature,
-)
-from fungistore.extraction.loader import stack_drawn
+from fungistore.extraction.batches import BatchViews, DrawnGroup, stack_drawn
+from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from fake_gpu import GPU
+from fungistore.extraction.batches import stack_drawn
 from fungistore.extraction.freeze import throwaway_features
-from fungistore.extraction.loader import stack_drawn
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
 from fungistore.gradients.general import LayerPath

@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.errors import UsageError
+from fungistore.extraction.batches import stack_drawn
 from fungistore.extraction.features import FeatureMaker, GradientFeature
-from fungistore.extraction.loader import stack_drawn
 from fungistore.extraction.support import Support
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path, token_path

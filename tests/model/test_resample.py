@@ -31,7 +31,7 @@ def resized(image: NDArray[np.uint8], box: tuple[int, ...], size: int) -> torch.
 
 def stacked(drawn: list[tuple[NDArray[np.generic], ...]]) -> tuple[torch.Tensor, ...]:
     """Stack drawn images as the loader does, by its own function."""
-    from fungistore.extraction.loader import stack_padded
+    from fungistore.extraction.batches import stack_padded
 
     return tuple(stack_padded(arrays) for arrays in zip(*drawn, strict=True))
 

@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from fungistore.errors import UsageError
 from fungistore.modalities.requests import WordDeletions
@@ -31,8 +32,8 @@ class Pieces(Protocol):
     def padding(self) -> int:
         """The id of a token that is not real."""
 
-    def __call__(self, text: str) -> tuple[list[int], bool]:
-        """Return the ids of a text, special ones included, and whether its end was left out."""
+    def __call__(self, text: str) -> tuple[list[int], int]:
+        """Return the ids of a text, special ones included, and how many it has in all."""
 
 
 @runtime_checkable
@@ -63,8 +64,8 @@ def padded_length(length: int, longest: int) -> int:
 class TextViews:
     """Copies of a text by a request, or where there is none the text as it is.
 
-    What is drawn: ids [v, t], padded to one length, how many of them are real [v], and whether the
-    end of the text was left out [1].
+    What is drawn: ids [v, t], padded to one length, how many of them are real [v], and how many
+    they would be if no end were left out [v].
 
     Attributes:
         pieces: of the encoder.
@@ -89,7 +90,7 @@ class TextViews:
         copies = [item] if self.request is None else delete_words(item, self.request, random)
         found = [self.pieces(copy) for copy in copies]
         ids, lengths = _padded([one for one, _ in found], self.pieces)
-        return ids, lengths, np.array([any(is_cut for _, is_cut in found)])
+        return ids, lengths, np.array([whole for _, whole in found])
 
     def render(self, drawn: DrawnBatch, group: int, views: slice) -> Inputs:
         """Return ids [b, v, t] and which of them are real, bool [b, v, t]."""
@@ -97,9 +98,9 @@ class TextViews:
         real = torch.arange(ids.shape[-1]) < lengths[:, views, None]
         return ids[:, views].long(), real
 
-    def leaves_out(self, drawn: Drawn) -> bool:
-        """Whether the end of the text was left out."""
-        return bool(drawn[2][0])
+    def lengths(self, drawn: DrawnBatch) -> Float[Tensor, " b"]:
+        """Return the tokens of each text, with those that were left out."""
+        return drawn[2][:, 0].float()
 
 
 def _padded(

@@ -1,0 +1,194 @@
+"""From a directory of transformers to a frozen text encoder: strict, and without anybody's code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fungistore.backbones.target_layers import differentiable, refuse_other_layer
+from fungistore.backbones.texts.encoder import TextEncoder
+from fungistore.backbones.texts.pieces import digest_of_files, open_pieces, own_length
+from fungistore.backbones.texts.places import CONFIG, called, model_folder
+from fungistore.backbones.texts.pooling import card_of, prompt_of
+from fungistore.backbones.timm_vit.weights import digest_weights
+from fungistore.errors import UsageError
+from fungistore.fingerprint import digest_bytes
+
+FAMILY = "text"
+USUAL_LENGTH = 512  # of models whose positions are relative, and whose tokenizer names no length
+# The attention's output projection, in the names of transformers' models (FUNGI, section 4.3).
+PROJECTIONS = (
+    *("attention.output.dense", "SelfAttention.o", "attention.out_lin", "attention.attn.o"),
+    *("attn.Wo", "attn.out_proj", "self_attn.out_proj", "attention.dense", "self_attn.o_proj"),
+)
+# What a config.json says of files and versions, and not of what the model computes.
+_VOLATILE = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype")
+_SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+
+
+def load_text_encoder(
+    name: str,
+    *,
+    target_layer: str | None = None,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    prompt: str | None = None,
+) -> TextEncoder:
+    """Return the encoder of a directory, or of the model hub.
+
+    Args:
+        name: a directory, or a name on the hub.
+        target_layer: dotted name of a linear layer; default: the last attention's output
+            projection.
+        pooling: "class" or "mean"; default: the card's, or the class token.
+        max_length: tokens of a text, special ones included; default: what the model takes.
+        prompt: goes before each text; default: the card's.
+
+    Raises:
+        UsageError: the model is no text encoder, or a setting is not for it.
+        FungiError: it could not be had.
+    """
+    folder = model_folder(name, FAMILY)
+    model, left_out = _loaded(folder, name)
+    of_card, modules = card_of(folder) if pooling is None else (pooling, ())
+    longest = _positions(model)
+    own = min(own_length(folder) or longest or USUAL_LENGTH, longest or 1 << 30)
+    if max_length is not None and longest is not None and max_length > longest:
+        raise UsageError(
+            "the model has no positions for texts of this length",
+            where=f"--max-length {max_length}",
+            expected=f"at most {longest}",
+        )
+    said = [f"left out: {', '.join(left_out)}"] if left_out else []
+    said += [f"warning: left out, though the card has it: {kind}" for kind in modules]
+    candidates = differentiable(model)
+    if target_layer is not None:
+        refuse_other_layer(model, target_layer)
+    return TextEncoder(
+        name=called(name),
+        module=model,
+        pieces=open_pieces(
+            folder,
+            _SAFE,
+            own if max_length is None else max_length,
+            prompt_of(folder) if prompt is None else prompt,
+        ),
+        pooling=of_card or "class",
+        target_layer=target_layer or _last_projection(candidates),
+        candidates=candidates,
+        weights_hash=digest_weights(model.state_dict()),
+        config_hash=_digest_of_config(folder),
+        tokenizer_hash=digest_of_files(folder),
+        embedding_dim=int(model.config.hidden_size),
+        said=tuple(said),
+    )
+
+
+def _loaded(folder: Path, name: str) -> tuple[Any, list[str]]:
+    """Return the model of a directory, and the weights that it has no place for."""
+    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+
+    try:
+        with _quiet():
+            config = AutoConfig.from_pretrained(folder, **_SAFE)
+            _refuse_other_kinds(config, name)
+            kind: Any = AutoModel
+            if config.is_encoder_decoder:
+                kind = AutoModelForTextEncoding
+            model, found = kind.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **_SAFE,
+            )
+    except UsageError:
+        raise
+    except Exception as error:  # transformers raises whatever it meets
+        raise UsageError(
+            "the directory's model cannot be loaded",
+            where=f"--model {FAMILY}:{name}",
+            expected="a text encoder of the transformers library, whose code is not in the "
+            "directory",
+            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            hint="such as BERT, RoBERTa, MiniLM, MPNet, E5, BGE, DeBERTa or T5",
+        ) from error
+    model.pooler = None  # pooling is ours; its weights are none of the embedding's
+    missing = [key for key in found["missing_keys"] if not _is_of_pooler(key)]
+    if missing or found["mismatched_keys"]:
+        odd = ", ".join(map(str, [*missing, *found["mismatched_keys"]][:3]))
+        raise UsageError(
+            "the directory lacks weights of the model, which would be random",
+            where=folder,
+            found=f"{len(missing)} missing, {len(found['mismatched_keys'])} misshapen: {odd}",
+            hint="download it again; the file may be of another model",
+        )
+    left_out = [key for key in found["unexpected_keys"] if not _is_of_pooler(key)]
+    heads = sorted({key.partition(".")[0] for key in left_out})
+    return model.eval().requires_grad_(False), heads
+
+
+def _refuse_other_kinds(config: Any, name: str) -> None:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    is_encoder = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not is_encoder
+    if (
+        not getattr(config, "vocab_size", None)
+        or is_causal
+        or config.is_encoder_decoder > is_encoder
+    ):
+        raise UsageError(
+            "the model is no text encoder",
+            where=f"--model {FAMILY}:{name}",
+            expected="an encoder of texts, such as BERT, MiniLM, MPNet, E5, BGE, DeBERTa or T5",
+            found=config.model_type,
+        )
+
+
+def _is_of_pooler(key: str) -> bool:
+    return key.startswith("pooler.") or ".pooler." in key or key.endswith("position_ids")
+
+
+def _positions(model: Any) -> int | None:
+    """Return how many tokens the position embeddings reach, None where they are relative."""
+    embeddings = getattr(model, "embeddings", None)
+    table = getattr(embeddings, "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return None
+    first = getattr(embeddings, "padding_idx", None)  # RoBERTa's places begin behind padding's
+    return int(table.num_embeddings - (0 if first is None else first + 1))
+
+
+def _last_projection(candidates: list[str]) -> str | None:
+    found = [name for name in candidates if name.endswith(PROJECTIONS)]
+    return found[-1] if found else None
+
+
+def _digest_of_config(folder: Path) -> str:
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    known = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return digest_bytes(json.dumps(known, sort_keys=True).encode())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and reports off the terminal: what matters is said by us."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()

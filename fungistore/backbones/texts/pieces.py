@@ -1,0 +1,103 @@
+"""A model's own tokenizer: from a text to the ids of its pieces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fungistore.backbones.texts.pooling import LENGTHS, read_json
+from fungistore.errors import FungiError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# Every file that decides how texts are cut; a directory has some of them.
+FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
+    *("tokenizer.model", "bpe.codes"),
+)
+MOST_SAID = 1_000_000  # tokens; transformers writes 1e30 where nobody knows
+MOST_CHARACTERS = 64  # of a token, on average, at most: what is beyond can be no piece's
+
+
+@dataclass(frozen=True)
+class TokenizerPieces:
+    """Cuts texts into pieces; its state never changes, so any number of threads may share it.
+
+    Attributes:
+        tokenizer: of the tokenizers library; cuts off what is longer than `max_length`.
+        max_length: tokens that a text has at most, special ones included.
+        padding: the id of a token that is not real.
+        prompt: what goes before each text.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+    padding: int
+    prompt: str = ""
+
+    def __call__(self, text: str) -> tuple[list[int], int]:
+        """Return the ids of a text, special ones included, and how many it has in all.
+
+        Of a text far beyond the greatest length they are counted no further.
+        """
+        whole = self.prompt + text
+        some = whole[: self.max_length * MOST_CHARACTERS]
+        found = self.tokenizer.encode(some)
+        special = self.tokenizer.num_special_tokens_to_add(is_pair=False)
+        count = len(found.ids) + sum(len(rest.ids) - special for rest in found.overflowing)
+        return found.ids, max(count, self.max_length + 1) if len(some) < len(whole) else count
+
+
+def open_pieces(
+    folder: Path, loaded: Mapping[str, Any], max_length: int, prompt: str
+) -> TokenizerPieces:
+    """Return the tokenizer of a model's directory.
+
+    Args:
+        folder: the directory.
+        loaded: settings of transformers' loading.
+        max_length: tokens that a text has at most.
+        prompt: what goes before each text.
+
+    Raises:
+        FungiError: it has none, or one that needs a package that is not here.
+    """
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    try:
+        found: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, **loaded)
+        tokenizer = Tokenizer.from_str(found.backend_tokenizer.to_str())
+    except Exception as error:  # transformers raises whatever it meets
+        raise FungiError(
+            "the model's tokenizer cannot be used",
+            where=folder,
+            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+            hint="a tokenizer.json beside the model serves best; others may need `pip install "
+            "sentencepiece protobuf`",
+        ) from error
+    tokenizer.enable_truncation(max_length)
+    tokenizer.no_padding()
+    return TokenizerPieces(tokenizer, max_length, found.pad_token_id or 0, prompt)
+
+
+def digest_of_files(folder: Path) -> str:
+    """Return a digest of the files that decide how texts are cut."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in FILES:
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            digest.update(f"{name}:{len(content)};".encode() + content)
+    return digest.hexdigest()
+
+
+def own_length(folder: Path) -> int | None:
+    """Return the tokens that a directory says its model takes; None where it names no number."""
+    said = read_json(folder, LENGTHS).get("max_seq_length")
+    length = said or read_json(folder, "tokenizer_config.json").get("model_max_length")
+    return int(length) if isinstance(length, int | float) and length < MOST_SAID else None
