@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,8 @@ from fungistore.modalities.text.recipes import TextViews
 from fungistore.modalities.views import Inputs, ViewRecipe
 from fungistore.quantities import counted
 
+# What transformers' models make their masks of.
+MASKS, SLIDING_MASKS = "create_bidirectional_mask", "create_bidirectional_sliding_window_mask"
 IN_FLOAT32 = "the model computes in float32 throughout: its trunk is not known to --dtype"
 
 
@@ -113,6 +116,12 @@ class TextEncoder:
         """Whether the model is embeddings, blocks in line, and a norm at most."""
         return type(self.module).__name__ in (*LIKE_BERT, *LIKE_T5)
 
+    @cached_property
+    def _takes_full_masks(self) -> bool:
+        """Whether the model's code leaves a mask of four dimensions as it is; see `visible`."""
+        code = vars(sys.modules[type(self.module).__module__])
+        return MASKS in code and SLIDING_MASKS not in code
+
     @property
     def _blocks(self) -> nn.ModuleList | None:
         """The blocks that the target layer is in the last of; None where they are not known."""
@@ -158,7 +167,8 @@ class TextEncoder:
     def run(self, inputs: Inputs) -> Encoded:
         """Return the embeddings and tokens of ids and of which of them are real."""
         ids, real = inputs
-        tokens = self.module(input_ids=ids, attention_mask=visible(real)).last_hidden_state
+        mask = visible(real) if self._takes_full_masks else real.long()
+        tokens = self.module(input_ids=ids, attention_mask=mask).last_hidden_state
         return Encoded(pooled(tokens, real, self.pooling), TokenGrid(tokens, real))
 
     def class_token_split(self) -> ClassTokenSplit | None:

@@ -97,10 +97,7 @@ def _loaded(folder: Path, name: str) -> tuple[Any, list[str]]:
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(folder, **_SAFE)
-            _refuse_other_kinds(config, name)
-            kind: Any = AutoModel
-            if config.is_encoder_decoder:
-                kind = AutoModelForTextEncoding
+            kind: Any = AutoModelForTextEncoding if _encodes_texts(config, name) else AutoModel
             model, found = kind.from_pretrained(
                 folder,
                 config=config,
@@ -135,23 +132,25 @@ def _loaded(folder: Path, name: str) -> tuple[Any, list[str]]:
     return model.eval().requires_grad_(False), heads
 
 
-def _refuse_other_kinds(config: Any, name: str) -> None:
+def _encodes_texts(config: Any, name: str) -> bool:
+    """Whether transformers knows a config's model as a text encoder; others may yet be one.
+
+    Raises:
+        UsageError: it takes no texts, or generates them.
+    """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
     is_encoder = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-    is_causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not is_encoder
-    if (
-        not getattr(config, "vocab_size", None)
-        or is_causal
-        or config.is_encoder_decoder > is_encoder
-    ):
+    is_generative = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder
+    if not getattr(config, "vocab_size", None) or (is_generative and not is_encoder):
         raise UsageError(
             "the model is no text encoder",
             where=f"--model {FAMILY}:{name}",
             expected="an encoder of texts, such as BERT, MiniLM, MPNet, E5, BGE, DeBERTa or T5",
             found=config.model_type,
         )
+    return is_encoder
 
 
 def _is_of_pooler(key: str) -> bool:
