@@ -1,8 +1,8 @@
 """Files of cells between commas, semicolons, tabs or bars, as spreadsheets and programs write them.
 
 Arrow reads those that are UTF-8. What it does not know, such as UTF-16, or quotes behind a blank,
-is written anew on the way by Python's own reader: slower, in bounded memory all the same. So are rows
-longer than Arrow's blocks, cell by cell, each up to a length that nobody reads beyond.
+is written anew on the way by Python's own reader: slower, in bounded memory all the same. Rows that
+are longer than Arrow's blocks have their long cells cut on the way, where nobody reads on.
 """
 
 from __future__ import annotations

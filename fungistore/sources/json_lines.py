@@ -93,10 +93,13 @@ class JsonLines:
             text, is_odd = line.decode(UTF_8, _INVALID), True
         try:
             row = json.loads(text)
+        except json.JSONDecodeError as error:
+            found = f"{error.msg}, at character {error.colno}"
+            raise self._broken(number, found) from error
         except (ValueError, RecursionError) as error:
             raise self._broken(number, reason_of(error)) from error
         if not isinstance(row, dict):
-            raise self._broken(number, f"JSON, but {type(row).__name__}, no object")
+            raise self._broken(number, f"a {type(row).__name__}")
         if is_odd or "\\u" not in text:
             return row
         return {_whole(name): _whole(cell) for name, cell in row.items()}
