@@ -30,13 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from fungistore.text import beginning
+
 _BYTES = "bytes:"
 _INLINE = "data:,"
 _RESERVED = (_BYTES, "data:")  # paths that start so are spelled with bytes:
 # Python hands out the undecodable bytes of a path as lone surrogates, which no text format takes.
 _UNDECODED = re.compile("[\ud800-\udfff]")
 _ODD_BYTES = "surrogateescape"
-_LONGEST_SHOWN = 200
+_LONGEST_SHOWN = 80  # characters of an inline item
+_LONGEST_SPELLED = 12  # bytes of a uri for one of them, four of which are percent-encoded
 _END_BYTES = 1 << 16
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 LIVE = "#in=dataset&"  # in the uri of what only the process has that was passed it
@@ -202,5 +205,8 @@ def absolute_uri(root: str, uri: str) -> str:
 
 
 def shortened(uri: str) -> str:
-    """Return a uri for a message: of an inline item of pages of text, the beginning."""
-    return uri if len(uri) <= _LONGEST_SHOWN or not is_inline(uri) else f"{uri[:_LONGEST_SHOWN]}..."
+    """Return a uri for a message: of an inline item the beginning, as it reads."""
+    if not is_inline(uri):
+        return uri
+    content = unquote_to_bytes(uri.removeprefix(_INLINE)[: _LONGEST_SHOWN * _LONGEST_SPELLED])
+    return f"'{beginning(content.decode(errors='replace'), _LONGEST_SHOWN)}'"

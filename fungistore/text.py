@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -60,13 +59,6 @@ def read_text(path: Path) -> str:
         UnicodeDecodeError: it is no UTF.
     """
     return decoded(path.read_bytes())
-
-
-def text_stream(file: BinaryIO) -> io.TextIOWrapper:
-    """Return the text of a binary stream that can be sought, its line ends as they are."""
-    encoding, mark = encoding_of(file.read(HEAD_BYTES))
-    file.seek(mark)
-    return io.TextIOWrapper(file, encoding, newline="")
 
 
 def beginning(text: str, most: int) -> str:

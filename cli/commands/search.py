@@ -40,10 +40,11 @@ def search(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Find the images of a store nearest to files, samples or words.
+    """Find the samples of a store nearest to files, ids or words.
 
     An image file goes through the same extraction as the store's images; a sample id is looked
-    up, and is not among its own neighbours; a text needs embeddings of CLIP or of its kind.
+    up, and is not among its own neighbours; --text needs embeddings of CLIP or of its kind. In a
+    store of texts a query that is no sample id and no file is a text itself.
 
     \b
     Examples:
@@ -69,15 +70,21 @@ def search(
 
 
 def _show(done: fungi.SearchResult) -> None:
-    words = ("label", "id")
+    words = ("label", "text", "id")
     far = "1 - cosine" if done.metric == "cosine" else "distance"
     for number, answer in enumerate(done.answers):
         label = answer.sample.label if answer.sample else None
         if number:
             show_text()
         show_text(answer.query if label is None else f"{answer.query} ({label})")
+        has_text = any(one.sample.line is not None for one in answer.neighbours)
         rows = [
-            (str(one.rank), f"{one.distance:.4f}", one.sample.label or "-", one.sample.id)
+            (
+                *(str(one.rank), f"{one.distance:.4f}", one.sample.label or "-"),
+                *([one.sample.line or "-"] if has_text else []),
+                one.sample.id,
+            )
             for one in answer.neighbours
         ]
-        show_table(("rank", far, "label", "id"), rows, left=words, folded=words)
+        columns = ("rank", far, "label", *(["text"] if has_text else []), "id")
+        show_table(columns, rows, left=words, folded=words)

@@ -85,6 +85,8 @@ def _content(cell: Any) -> bytes:
     value = cell.as_py()
     if isinstance(value, dict):
         value = value.get(BYTES)
+    if isinstance(value, str):
+        value = value.encode()
     if not isinstance(value, bytes) or not value:
         raise ItemError("there is nothing in the cell")
     return value

@@ -26,6 +26,8 @@ CONTAINERS = Registry(
         "idx": "fungistore.containers.arrays:open_idx",
         "hdf5": "fungistore.containers.hdf5:open_hdf5",
         "cifar": "fungistore.containers.cifar:open_cifar",
+        "table": "fungistore.sources.table_cells:open_table",
+        "lines": "fungistore.sources.table_cells:open_lines",
         "dataset": "fungistore.containers.live:open_dataset",
     },
 )

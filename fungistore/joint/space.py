@@ -121,7 +121,8 @@ def _chosen(matrix: FeatureMatrix, choice: TextChoice) -> tuple[str, Path | None
                 return f"{other}:{name}", weights
     raise UsageError(
         "no text side is known of the model that made the embeddings",
-        where=f"feature set {matrix.feature_set!r} of {matrix.store.where}",
+        where=f"feature set {matrix.feature_set!r} of {matrix.store.where}, which has "
+        f"{matrix.store.modality.items}",
         expected="embeddings of an image side of CLIP or of its kind",
         found=model or "embeddings that were imported",
         hint="--text-model open_clip:ARCHITECTURE/TAG names it; `fungi models open_clip:` lists "

@@ -30,7 +30,8 @@ class Modality(Protocol):
     """One kind of samples. Stateless: any number of threads share one, and processes get copies.
 
     One that can make something of an item that ends too early also has `rescue(stream)`, which
-    returns the item as far as it goes (`--on-error truncated`).
+    returns the item as far as it goes (`--on-error truncated`). One whose items are text has
+    `text_of(item)`, which returns it: answers of a search show it beside their ids.
     """
 
     @property

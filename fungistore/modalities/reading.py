@@ -89,6 +89,17 @@ def read_item(modality: Modality, root: str, uri: str) -> Any:
         return modality.read(stream)
 
 
+def read_text_of(modality: Modality, root: str, uri: str) -> str | None:
+    """Return the text that an item is; None of items that are no text, or cannot be read."""
+    text_of = getattr(modality, "text_of", None)
+    if text_of is None:
+        return None
+    try:
+        return str(text_of(read_item(modality, root, uri)))
+    except ItemError:
+        return None
+
+
 def read_with_digest(modality: Modality, root: str, uri: str) -> tuple[Any, int]:
     """Return an item, and the digest of the bytes that it was decoded from.
 

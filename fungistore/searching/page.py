@@ -16,10 +16,12 @@ from fungistore.quantities import counted
 from fungistore.searching.queries import TEXT
 from fungistore.store.disk_errors import unwritable
 from fungistore.store.durable import publish_bytes
+from fungistore.text import beginning
 
 if TYPE_CHECKING:
     from fungistore.searching.result import Answer, Neighbour, QueryFailure, SearchResult
 
+QUERY_CHARACTERS = 1000
 STYLE = """
 .answer { display: grid; grid-template-columns: 220px 1fr; gap: 20px; align-items: start;
   background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px;
@@ -31,6 +33,8 @@ ol { list-style: none; margin: 0; padding: 0; display: grid; gap: 14px;
 li { min-width: 0; }
 .frame { aspect-ratio: 1; background: var(--well); border-radius: 8px; overflow: hidden;
   display: grid; place-items: center; color: var(--faint); font-size: 13px; text-align: center; }
+.frame .text { margin: 0; padding: 10px; width: 100%; height: 100%; overflow: auto;
+  color: var(--text); text-align: start; overflow-wrap: anywhere; }
 .frame img { width: 100%; height: 100%; object-fit: contain; display: block; }
 .facts { display: flex; justify-content: space-between; gap: 8px; margin-top: 6px;
   font-variant-numeric: tabular-nums; }
@@ -81,11 +85,12 @@ def render_page(result: SearchResult) -> str:
 
     def answer(one: Answer) -> str:
         label = one.sample.label if one.sample else None
-        shown = "" if one.kind == TEXT else picture(one.root, one.uri, one.query)
+        is_read = one.kind == TEXT and is_inline(one.uri)  # in the heading, all of it
+        shown = "" if is_read else picture(one.root, one.uri, one.query)
         listed = "".join(neighbour(other, label) for other in one.neighbours)
         return (
             f'<section class="answer"><div class="query">{shown}'
-            f"<div><h2>{escape(one.query)}</h2>{_label(label, None)}"
+            f"<div><h2>{escape(beginning(one.query, QUERY_CHARACTERS))}</h2>{_label(label, None)}"
             f'<div class="name">{_origin(one, modality)}</div></div></div>'
             f"<ol>{listed}</ol></section>"
         )
@@ -109,7 +114,7 @@ def _about(result: SearchResult) -> str:
 def _origin(answer: Answer, modality: Modality) -> str:
     if answer.kind == "sample":
         return "a sample of the store"
-    if answer.kind == TEXT:
+    if answer.kind == TEXT != modality.name:
         return "a description"
     if answer.sample:
         what = modality.item if is_inline(answer.uri) else "file"

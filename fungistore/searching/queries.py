@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fungistore.errors import FungiError, ItemError, UsageError
-from fungistore.location import is_inline, path_to_uri, uri_to_path
+from fungistore.location import inline_uri, is_inline, path_to_uri, uri_to_path
 from fungistore.modalities.modality import Modality, with_article
 from fungistore.modalities.reading import open_item
 from fungistore.sources.sample import NamedItem
@@ -76,6 +76,15 @@ def identify_items(store: Store, texts: Sequence[str]) -> list[ItemQuery | Fungi
         uri if isinstance(uri, UsageError) else _item_query(modality, text, uri, known)
         for text, uri in ((text, found[text]) for text in texts)
     ]
+
+
+def identify_texts(store: Store, texts: Sequence[str]) -> list[Query | FungiError]:
+    """Return the queries that descriptions are: in a store of texts, texts like its own."""
+    if not hasattr(store.modality, "text_of"):
+        return [*map(TextQuery, texts)]
+    uris = {text: inline_uri(text.encode(errors="replace")) for text in texts}
+    known = _samples_of_uris(store, [*uris.values()])
+    return [_item_query(store.modality, text, uris[text], known) for text in texts]
 
 
 def _uri(modality: Modality, text: str) -> str | UsageError:
@@ -157,13 +166,16 @@ def _item_query(
 def _unknown(store: Store, text: str) -> UsageError:
     ids = list(islice(store.samples.ids(), NEAR_IDS_SEARCHED))
     near = difflib.get_close_matches(text, ids, n=1)
-    item = with_article(store.modality.item)
+    item, items = with_article(store.modality.item), store.modality.items
+    hint = f"did you mean {near[0]!r}?" if near else None
+    if hint is None and len(text.split()) > 1:
+        hint = f"the store has {items}: --text finds them by words where CLIP or its kind made them"
     return UsageError(
         f"a query is neither {item} file nor a sample id",
         where=text,
         expected=f"the path of {item}, or an id of the sample table, such as "
         + repr(ids[0] if ids else ""),
-        hint=f"did you mean {near[0]!r}?" if near else None,
+        hint=hint,
     )
 
 

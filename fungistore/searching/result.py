@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from fungistore.location import is_inline
 from fungistore.markup import html_frame
+from fungistore.text import beginning
 
 ANSWERS_SHOWN = 10  # in a notebook
 FRAME_PIXELS = 480
+LINE_CHARACTERS = 80  # of a text
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Found:
         split: its split, or None.
         root: directory that `uri` is relative to.
         uri: where its item is.
+        text: the item itself where it is text that can be read; None of others.
     """
 
     row: int
@@ -30,6 +34,12 @@ class Found:
     split: str | None
     root: str
     uri: str
+    text: str | None = None
+
+    @property
+    def line(self) -> str | None:
+        """The beginning of the text, on one line that cannot steer a terminal."""
+        return None if self.text is None else beginning(self.text, LINE_CHARACTERS)
 
 
 @dataclass(frozen=True)
@@ -120,8 +130,8 @@ class SearchResult:
 
     def __repr__(self) -> str:
         lines = [
-            f"  {one.query}: "
-            + ", ".join(f"{other.sample.id} ({other.distance:.4f})" for other in one.neighbours)
+            f"  {_asked(one)}: "
+            + ", ".join(f"{_named(o.sample)} ({o.distance:.4f})" for o in one.neighbours)
             for one in self.answers[:ANSWERS_SHOWN]
         ]
         more = len(self.answers) - len(lines)
@@ -134,9 +144,23 @@ class SearchResult:
         """Return a JSON-ready dictionary; a neighbour's sample is spread into its own fields."""
         document = asdict(self)
         for answer in document["answers"]:
+            answer["sample"] = answer["sample"] and _without_nothing(answer["sample"])
             answer["neighbours"] = [
                 {key: value for key, value in neighbour.items() if key != "sample"}
-                | neighbour["sample"]
+                | _without_nothing(neighbour["sample"])
                 for neighbour in answer["neighbours"]
             ]
         return document
+
+
+def _asked(answer: Answer) -> str:
+    return beginning(answer.query, LINE_CHARACTERS) if is_inline(answer.uri) else answer.query
+
+
+def _named(sample: Found) -> str:
+    return sample.id if sample.line is None else repr(sample.line)
+
+
+def _without_nothing(sample: dict[str, Any]) -> dict[str, Any]:
+    """Return a sample's fields; of one that is no text, without that."""
+    return {key: value for key, value in sample.items() if key != "text" or value is not None}

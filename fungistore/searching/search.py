@@ -15,6 +15,7 @@ from fungistore.indexing.rows import Available
 from fungistore.location import inline_uri
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors
+from fungistore.modalities.reading import read_text_of
 from fungistore.quantities import counted
 from fungistore.searching.options import SearchOptions
 from fungistore.searching.queries import (
@@ -24,6 +25,7 @@ from fungistore.searching.queries import (
     SampleQuery,
     TextQuery,
     identify,
+    identify_texts,
 )
 from fungistore.searching.result import Answer, Found, Neighbour, QueryFailure, SearchResult
 from fungistore.store.feature import EMBEDDINGS
@@ -47,14 +49,16 @@ def search(
 
     A query that is a sample id is looked up in the store, and is not among its own neighbours;
     another item, such as an image file, goes through the extraction that the store's features came
-    from. A text goes through the text side of the joint encoder, such as CLIP, that made the
-    embeddings. A query that cannot be answered is listed, and the others are answered.
+    from. A description goes through the text side of the joint encoder, such as CLIP, that
+    made the embeddings; in a store of texts, any query that is neither a sample id nor a file is a
+    text. A query that cannot be answered is listed, and the others are answered.
 
     Args:
         store: the store's directory.
         queries: sample ids, and paths of images or what else means an item of the store's kind.
         options: which index, how many neighbours, and where the model runs.
-        texts: descriptions of what to find; the index must be of embeddings alone.
+        texts: descriptions of what to find; the index must be of embeddings alone. In a store of
+            texts, texts like those, even where a file or a sample is called so.
         context: its reporter is told what happens, its stop asked between batches of items.
 
     Raises:
@@ -93,7 +97,7 @@ def search(
             "them again"
         )
     names = list(map(str, asked)) + described
-    found = [*identify(opened.store, names[: len(asked)]), *map(TextQuery, described)]
+    found = [*identify(opened.store, names[: len(asked)]), *identify_texts(opened.store, described)]
     usable: list[tuple[Query, Vectors]] = []
     errors: dict[int, FungiError] = {
         place: one for place, one in enumerate(found) if isinstance(one, FungiError)
@@ -303,5 +307,7 @@ def _samples(store: Store, rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> 
     for sample in store.samples.take(rows):
         row, label = sample["row"], sample["label"]
         name = None if label is None else store.manifest.labels[label]
-        found[row] = Found(row, sample["id"], name, sample["split"], sample["root"], sample["uri"])
+        root, uri = sample["root"], sample["uri"]
+        text = read_text_of(store.modality, root, uri)
+        found[row] = Found(row, sample["id"], name, sample["split"], root, uri, text)
     return found

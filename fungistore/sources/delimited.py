@@ -1,7 +1,8 @@
 """Files of cells between commas, semicolons, tabs or bars, as spreadsheets and programs write them.
 
 Arrow reads those that are UTF-8. What it does not know, such as UTF-16, or quotes behind a blank,
-is written anew on the way by Python's own reader: slower, in bounded memory all the same.
+is written anew on the way by Python's own reader: slower, in bounded memory all the same. Rows that
+are longer than Arrow's blocks have their long cells cut on the way, where nobody reads on.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from fungistore.text import HEAD_BYTES, UTF_8, encoding_of, text_stream
+from fungistore.modalities.text.texts import MOST_BYTES
+from fungistore.sources.long_cells import cut_cells
+from fungistore.text import HEAD_BYTES, UTF_8, byte_pieces, encoding_of
 
 DELIMITERS = ",;\t|"
 # One thread, because only then do Arrow's messages name the row.
 _READ = arrow_csv.ReadOptions(use_threads=False)
+_READ_LONG = arrow_csv.ReadOptions(use_threads=False, block_size=1 << 24)  # a dozen cut cells
+_TOO_LONG = "straddling"  # in what Arrow says of a row that no block holds
 _SAID = re.compile(r"sep=([^\r\n])[ \t]*(?:\r\n?|\n)")  # a first line of Excel's
 _ROWS_AT_ONCE = 1024
 
@@ -54,13 +60,18 @@ class DelimitedFile:
         self.delimiter = said[1] if said else _delimiter_of(text)
         # Semicolons are of systems whose numbers have commas; elsewhere 1,234 may be a thousand.
         self.decimal = "," if self.delimiter == ";" else "."
+        self._has_long_rows = False
         behind_blank = re.search(rf"{re.escape(self.delimiter)}[ ]+\"", text)
         self._is_plain = encoding == UTF_8 and not said and not behind_blank
 
     @cached_property
     def _headers(self) -> list[str]:
-        with self._opened() as file, self._reader(file) as reader:
-            return list(reader.schema.names)
+        while True:
+            try:
+                with self._opened() as file, self._reader(file) as reader:
+                    return list(reader.schema.names)
+            except pa.ArrowInvalid as error:
+                self._cut_from_now(error)
 
     @property
     def names(self) -> list[str]:
@@ -77,34 +88,66 @@ class DelimitedFile:
         headers = dict(zip(reversed(self.names), reversed(self._headers), strict=True))
         wanted = {headers[name]: kind for name, kind in types.items()}
         convert = arrow_csv.ConvertOptions(include_columns=list(wanted), column_types=wanted)
-        with self._opened() as file, self._reader(file, convert) as reader:
-            for batch in reader:
-                yield batch.rename_columns(list(types))
+        given = 0
+        while True:
+            try:
+                skipped = given
+                with self._opened() as file, self._reader(file, convert) as reader:
+                    for batch in reader:
+                        rest = batch.slice(min(skipped, len(batch)))
+                        skipped -= len(batch) - len(rest)
+                        given += len(rest)
+                        if len(rest) or not given:
+                            yield rest.rename_columns(list(types))
+                return
+            except pa.ArrowInvalid as error:
+                self._cut_from_now(error)
+
+    def _cut_from_now(self, error: pa.ArrowInvalid) -> None:
+        """Have long cells cut where a row is too long for Arrow; raise any other error again."""
+        if self._has_long_rows or _TOO_LONG not in str(error):
+            raise error
+        self._has_long_rows = True
 
     @contextmanager
     def _opened(self) -> Iterator[Any]:
-        if self._is_plain:
+        if self._is_plain and not self._has_long_rows:
             yield self.path
             return
         with open(self.path, "rb") as file:
-            text = text_stream(file)
+            pieces = cut_cells(byte_pieces(file), self.delimiter.encode())
+            stream = io.BufferedReader(Pieces(pieces))
+            if self._is_plain:
+                yield pa.PythonFile(stream, "r")
+                return
+            csv.field_size_limit(max(csv.field_size_limit(), MOST_BYTES))
+            text = io.TextIOWrapper(stream, UTF_8, newline="")
             for _ in range(self._skipped_lines):
                 text.readline()
             rows = csv.reader(text, delimiter=self.delimiter, skipinitialspace=True, strict=True)
-            yield pa.PythonFile(io.BufferedReader(_Rewritten(rows, self.delimiter)), "r")
+            yield pa.PythonFile(io.BufferedReader(Pieces(_written(rows, self.delimiter))), "r")
 
     def _reader(
         self, file: Any, convert: arrow_csv.ConvertOptions | None = None
     ) -> arrow_csv.CSVStreamingReader:
         parse = arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
-        return arrow_csv.open_csv(file, _READ, parse, convert)
+        read = _READ_LONG if self._has_long_rows else _READ
+        return arrow_csv.open_csv(file, read, parse, convert)
 
 
-class _Rewritten(io.RawIOBase):
-    """Rows as UTF-8 in the plainest form, a thousand at a time."""
+def _written(rows: Iterator[list[str]], delimiter: str) -> Iterator[bytes]:
+    """Yield rows as UTF-8 in the plainest form, a thousand at a time."""
+    while some := list(islice(rows, _ROWS_AT_ONCE)):
+        text = io.StringIO()
+        csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(some)
+        yield text.getvalue().encode()
 
-    def __init__(self, rows: Iterator[list[str]], delimiter: str) -> None:
-        self._rows, self._delimiter, self._left = rows, delimiter, b""
+
+class Pieces(io.RawIOBase):
+    """A file of the bytes that an iterator yields."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._left = pieces, b""
 
     def readable(self) -> bool:
         """Return that it is."""
@@ -112,11 +155,8 @@ class _Rewritten(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer."""
-        if not self._left:
-            text = io.StringIO()
-            writer = csv.writer(text, delimiter=self._delimiter, lineterminator="\n")
-            writer.writerows(row for _, row in zip(range(_ROWS_AT_ONCE), self._rows, strict=False))
-            self._left = text.getvalue().encode()
+        while not self._left and (piece := next(self._pieces, None)) is not None:
+            self._left = piece
         count = min(len(buffer), len(self._left))
         buffer[:count] = self._left[:count]
         self._left = self._left[count:]

@@ -22,8 +22,11 @@ KEY = b"huggingface"  # of the schema's metadata
 ITEMS = ("image", "img", "images", "picture", "photo", "jpg", "png", "webp", "image_bytes", "bytes")
 LABELS = (
     *("label", "labels", "fine_label", "class", "category", "target", "class_label", "cls"),
-    *("label_name", "class_name", "species", "breed", "y"),
+    *("label_name", "class_name", "species", "breed", "y", "intent", "sentiment"),
+    *("emotion", "topic", "stars", "rating"),
 )
+# Images are told apart by the finer word (CIFAR-100), questions by the coarser (TREC).
+LABELS_OF_TEXTS = tuple("coarse_label" if name == "fine_label" else name for name in LABELS)
 SPLITS = ("split", "subset")
 
 
@@ -32,8 +35,8 @@ class TableFeatures:
     """Which column is what.
 
     Attributes:
-        item: of bytes, or of structs with `bytes` and `path`.
-        is_struct: which of the two.
+        item: of bytes or text, or of structs with `bytes` and `path`.
+        is_struct: whether it is of structs.
         label: of names or numbers; None where there is none.
         names: of the classes, where labels are their numbers.
         split: of words, or None.
@@ -71,7 +74,8 @@ def features_of(
         if isinstance(feature, Mapping) and isinstance(feature.get("names"), list)
     }
     by_plain = {name.strip().lower(): name for name in reversed(schema.names) if name != item}
-    label = next((by_plain[name] for name in LABELS if name in by_plain), None)
+    labels = LABELS if modality.name == "image" else LABELS_OF_TEXTS
+    label = next((by_plain[name] for name in labels if name in by_plain), None)
     if label is None or cell_type(schema.field(label).type) not in ("int", "text", "bool"):
         label = next((name for name in classes if name in schema.names), None)
     split = next((by_plain[name] for name in SPLITS if name in by_plain), None)
@@ -111,7 +115,9 @@ def _item_column(
             return name, True
         if name in plain:
             return name, False
-    if modality.name == "image" and (name := _first(ITEMS, plain)):
+    names = ITEMS if modality.name == "image" else modality.columns
+    texts = [field.name for field in schema if _is_text(field.type)]
+    if name := _first(names, plain if modality.name == "image" else [*plain, *texts]):
         return name, False
     return None
 
@@ -127,6 +133,11 @@ def is_item_struct(kind: pa.DataType) -> bool:
         return False
     fields = {kind.field(number).name: kind.field(number).type for number in range(kind.num_fields)}
     return "bytes" in fields and _is_bytes(fields["bytes"])
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return cell_type(kind) == "text" and not pa.types.is_temporal(kind)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -20,7 +20,8 @@ from fungistore.location import contained_uri, mark_of, path_to_uri
 from fungistore.modalities.modality import Modality
 from fungistore.quantities import counted
 from fungistore.sources.cells import cell_column, cell_type
-from fungistore.sources.hub_features import TableFeatures, features_of, is_item_struct
+from fungistore.sources.headers import PATH
+from fungistore.sources.hub_features import KEY, TableFeatures, features_of, is_item_struct
 from fungistore.sources.labels import class_name, known_split, sort_label_names, split_name
 from fungistore.sources.parquet_files import common_folder, may_have_tables, parquet_files
 from fungistore.sources.sample import CellType, Sample
@@ -34,7 +35,7 @@ _WORD = re.compile(r"[-_.]")
 class HubParquetReader:
     """Parquet files whose cells are items: one, several by a pattern, or a folder of them."""
 
-    summary = "Parquet files of image bytes, as Hugging Face's datasets has them"
+    summary = "Parquet files of image bytes or texts, as Hugging Face's datasets has them"
 
     def recognises(self, path: str, modality: Modality) -> bool:
         """Whether there are such files, and the first of them has a column of items."""
@@ -45,7 +46,9 @@ class HubParquetReader:
             schema = pq.read_schema(files[0]) if files else pa.schema([])
         except (OSError, pa.ArrowException):
             return False
-        return not _is_manifest(schema, modality) and features_of(schema, modality) is not None
+        if features_of(schema, modality) is None:
+            return False
+        return not _is_manifest(schema, modality) or _are_texts_of_the_hub(path, schema, modality)
 
     def open(self, path: str, modality: Modality) -> HubTables:
         """Return the source; see `HubTables`."""
@@ -139,7 +142,7 @@ class HubTables:
             raise UsageError(
                 f"no column of the table holds {self.modality.items}",
                 where=self.files[0],
-                expected="a column `image` of bytes, or of structs with `bytes` and `path`",
+                expected=_expected(self.modality),
                 found=", ".join(f"{field.name}: {field.type}" for field in schema),
             )
         return found
@@ -159,6 +162,8 @@ class HubTables:
         label = self.features.label
         said = f"{counted(len(self.files), 'file')} of rows: {self.modality.items} are in column "
         said += f"{self.features.item!r}"
+        others = [name for name in self.features.others if name in self.modality.columns]
+        said += f", not {' or '.join(map(repr, others))}" if others else ""
         return [said + (f", labels in {label!r}" if label else ", no column of labels")]
 
     def label_names(self) -> list[str]:
@@ -303,6 +308,12 @@ class HubTables:
         return False
 
 
+def _expected(modality: Modality) -> str:
+    if modality.columns:
+        return f"a column of text, `{'` or `'.join(modality.columns[:3])}`"
+    return f"a column `{modality.name}` of bytes, or of structs with `bytes` and `path`"
+
+
 def _named(batch: pa.RecordBatch, name: str, classes: Classes) -> list[str | None]:
     """Return a column as text, numbers of classes as the classes' names; -1 is no class."""
     names, cells = classes.get(name), batch.column(name).to_pylist()
@@ -324,7 +335,15 @@ def _is_manifest(schema: pa.Schema, modality: Modality) -> bool:
     names = {name.strip().lower() for name in schema.names}
     if any(map(is_item_struct, schema.types)):  # of bytes and a path: a further one is a cell
         return False
-    return "path" in names or bool(names & set(modality.columns))
+    return PATH in names or bool(names & set(modality.columns))
+
+
+def _are_texts_of_the_hub(path: str, schema: pa.Schema, modality: Modality) -> bool:
+    """Whether columns of items beside others are described, or their files several."""
+    names = {name.strip().lower() for name in schema.names}
+    is_described = KEY in (schema.metadata or {})
+    is_several = not os.path.isfile(path) and PATH not in names
+    return bool(names & set(modality.columns)) and (is_described or is_several)
 
 
 def _json(folder: str, name: str) -> dict[str, Any]:

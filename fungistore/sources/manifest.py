@@ -1,10 +1,10 @@
-"""A .csv or .parquet manifest: one row per item, `path` and if known `label`, `split`, `id`."""
+"""A .csv, .jsonl or .parquet manifest: one row per item, with its path, label, split and id."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,29 +16,36 @@ import pyarrow.compute as pc
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
-from fungistore.location import inline_uri
+from fungistore.location import contained_uri, inline_uri, mark_of
 from fungistore.modalities.modality import Modality
 from fungistore.sources.batches import CELL, columns_schema, samples_in
 from fungistore.sources.cells import cell_column, cell_type, types_of_texts
+from fungistore.sources.delimited import DelimitedFile
 from fungistore.sources.headers import LABEL, SPLIT
+from fungistore.sources.json_lines import SUFFIXES
 from fungistore.sources.labels import sort_label_names
+from fungistore.sources.long_cells import cut
 from fungistore.sources.measuring import measure
-from fungistore.sources.rows import ITEM, UNREADABLE, ItemRows, ParquetFile, unreadable
+from fungistore.sources.rows import ITEM, UNREADABLE, Columns, ItemRows, unreadable
 from fungistore.sources.sample import CellType, Sample
 
+TABLE = "table"  # the kind of container that finds cells of text tables again
+Far = Callable[[int], str]  # from a row of the manifest to the uri of its item
 NO_COLUMNS: Mapping[str, CellType] = MappingProxyType({})
 
+TABLES = (".csv", ".tsv", ".parquet", *SUFFIXES)
+MOST_INLINE = 1 << 12  # bytes of an item: longer ones are found again in the manifest
 _KEY = "S32"  # a digest in hexadecimal digits: 32 bytes a row while repeats are looked for
 
 
 class TableReader:
     """A manifest: a table with one row an item."""
 
-    summary = "a .csv or .parquet manifest"
+    summary = "a .csv, .jsonl or .parquet manifest"
 
     def recognises(self, path: str, modality: Modality) -> bool:
         """Whether it is a file whose name ends so."""
-        return path.lower().endswith((".csv", ".tsv", ".parquet")) and os.path.isfile(path)
+        return path.lower().endswith(TABLES) and os.path.isfile(path)
 
     def open(self, path: str, modality: Modality) -> ManifestSource:
         """Return the source; see `ManifestSource`."""
@@ -57,6 +64,8 @@ class ManifestSource:
     path counts only where the cell is empty. Without an `id`, an inline item is named by the digest
     of its content, the second of the same content by that digest and `-2`, and so on: so rows may
     come and go, and the others keep their names. An empty one is a sample that cannot be read.
+    One of more than MOST_INLINE bytes is found again in the manifest, so that the store's table
+    stays small. All but Parquet's are cut at some MiB (`fungistore.sources.long_cells`).
 
     Other columns keep their types: text, numbers and truth values. Times are text; columns of
     bytes, lists and spans of time are left out, and so are those that two share a name or that are
@@ -68,17 +77,28 @@ class ManifestSource:
         path: the manifest.
         inline: names of columns whose cells are items, as a modality has them; the first one that
             the manifest has is taken.
+        columns: of the manifest; default: as its name tells.
+        container: the kind of container that finds long items again; None where none does.
+            Default: as its name tells.
 
     Raises while iterating or asked for label names:
         UsageError: the file is malformed, has neither a `path` nor an inline column, or an empty
             path.
     """
 
-    def __init__(self, path: str, inline: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        inline: Sequence[str] = (),
+        columns: Columns | None = None,
+        container: str | None = "",
+    ) -> None:
         self.path = str(Path(path).absolute())
         self.root = str(Path(self.path).parent)
-        self._inline = inline
-        self._rows = ItemRows(self.path, inline)
+        self.inline = inline
+        self._rows = ItemRows(self.path, inline, columns)
+        is_parquet = self.path.lower().endswith(".parquet")
+        self._container = ("parquet" if is_parquet else TABLE) if container == "" else container
         self.origin = f"table:{Path(path).name}"
 
     def label_names(self) -> list[str]:
@@ -101,6 +121,10 @@ class ManifestSource:
         """Return which columns were taken where there was a choice, and why others are not."""
         with self._explained():
             taken = self._rows.roles.remarks()
+            items = self._rows.items
+        if len(items) > 1:
+            others = " or ".join(map(repr, items[1:]))
+            taken = [f"the {self.inline[0]} is column {items[0]!r}, not {others}", *taken]
         left_out = [name for name in self._others if name not in self._kept]
         listed = ", ".join(map(repr, left_out))
         why = "text in UTF-8, numbers, truth values and times are, under a name of their own"
@@ -117,11 +141,12 @@ class ManifestSource:
         with self._explained():
             names, columns = self._rows.others, self._rows.columns
             once = [name for name in names if columns.names.count(name) == 1]
-            if isinstance(columns, ParquetFile):
-                types = {name: cell_type(columns.type_of(name)) for name in once}
-            else:
+            types: dict[str, CellType | None]
+            if isinstance(columns, DelimitedFile):
                 texts = self._rows.texts(once) if once else ()
-                types = dict(types_of_texts(texts, once, columns.decimal))
+                types = {**types_of_texts(texts, once, columns.decimal)}
+            else:
+                types = {name: cell_type(columns.type_of(name)) for name in once}
             return {name: types.get(name) for name in names}
 
     @cached_property
@@ -134,13 +159,14 @@ class ManifestSource:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the samples as columns; see `fungistore.sources.batches`."""
         row, schema = 0, columns_schema(self._kept)
-        repeated = self._repeated() if self._inline else frozenset()
+        repeated = self._repeated() if self.inline else frozenset()
+        far = self._far()
         seen: Counter[str] = Counter()
         decimal = self._rows.columns.decimal
         for batch in self._batches(self._kept):
             uris, ids = _filled(_texts(batch, "path")), _empty_as_null(_texts(batch, "id"))
             if ITEM in batch.schema.names:
-                uris, ids = _inlined(_contents(batch), uris, ids, repeated, seen)
+                uris, ids = _inlined(_contents(batch), uris, ids, repeated, seen, far, row)
             if uris.null_count:
                 missing = uris.is_null().index(True).as_py()
                 raise UsageError(
@@ -163,6 +189,14 @@ class ManifestSource:
             ]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             row += len(batch)
+
+    def _far(self) -> Far | None:
+        """Return how the item of a row is spelled that is too long for the store's table."""
+        kind, column = self._container, self._rows.item
+        if kind is None or column is None or self._rows.columns.has_blanks:
+            return None
+        file, size, mark = Path(self.path).name, os.stat(self.path).st_size, mark_of(self.path)
+        return lambda row: contained_uri(file, kind, f"{column},{row}", size, mark)
 
     def _repeated(self) -> frozenset[str]:
         """Return the digests of items that more than one row without an id has."""
@@ -219,12 +253,15 @@ def _inlined(
     ids: pa.Array,
     repeated: Collection[str],
     seen: Counter[str],
+    far: Far | None,
+    first: int,
 ) -> tuple[pa.Array, pa.Array]:
     """Return uris and ids of rows whose items stand in the table itself where they have one."""
     uris, names = paths.to_pylist(), ids.to_pylist()
     for place, item in enumerate(items):
         if item or uris[place] is None:
-            uris[place] = inline_uri(item)
+            is_far = far is not None and len(item) > MOST_INLINE
+            uris[place] = far(first + place) if far and is_far else inline_uri(item)
             names[place] = names[place] or _named(item, repeated, seen)
     return pa.array(uris, pa.string()), pa.array(names, pa.string())
 
@@ -233,4 +270,4 @@ def _contents(batch: pa.RecordBatch) -> list[bytes]:
     column = batch.column(ITEM)
     if pa.types.is_dictionary(column.type) or pa.types.is_string_view(column.type):
         column = column.cast(pa.string())
-    return [item or b"" for item in column.cast(pa.binary()).to_pylist()]
+    return [cut(item or b"") for item in column.cast(pa.binary()).to_pylist()]

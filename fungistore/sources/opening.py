@@ -18,11 +18,12 @@ from fungistore.sources.paths import ListedSource
 from fungistore.sources.reader import READERS, Reader
 from fungistore.sources.sample import Source
 from fungistore.sources.stdin import PathListSource
+from fungistore.sources.text_files import of_lines, standard_input
 
 # Looking for a misspelt name must not list a folder of millions.
 _NEAR_NAMES_SEARCHED = 10_000
 # Readers whose paths are of files, or patterns of them.
-OF_FILES = ("tar", "saved", "parquet", "npz", "idx", "cifar", "hdf5", "table", "folder")
+OF_FILES = ("tar", "saved", "parquet", "npz", "idx", "cifar", "hdf5", "table", "lines", "folder")
 
 
 def open_source(
@@ -48,7 +49,8 @@ def open_source(
         return ListedSource(source)
     source = str(source)
     if source == "-":
-        return PathListSource(sys.stdin.buffer if stdin is None else stdin)
+        stream = sys.stdin.buffer if stdin is None else stdin
+        return standard_input(stream, kind) if of_lines(kind) else PathListSource(stream)
     name, colon, path = source.partition(":")
     if colon and name in READERS and not os.path.lexists(source):
         return _named_source(name, path, kind)
@@ -83,7 +85,7 @@ def _named_source(name: str, path: str, kind: Modality) -> Source:
 
 def _not_a_source(source: str, kind: Modality) -> UsageError:
     expected = (
-        f"a folder of {kind.items}, a .csv or .parquet manifest, WebDataset .tar shards "
+        f"a folder of {kind.items}, a .csv, .jsonl or .parquet manifest, WebDataset .tar shards "
         "(a file, a folder of them, or shards/{000..012}.tar), or - for paths on stdin"
     )
     try:
@@ -103,8 +105,8 @@ def _not_a_source(source: str, kind: Modality) -> UsageError:
         where=source,
         expected=expected,
         hint=source_hint(source, kind)
-        or f"a manifest's name ends in .csv or .parquet; for single {kind.items}, give the folder "
-        "that holds them",
+        or "a manifest's name ends in .csv, .jsonl or .parquet; for single "
+        f"{kind.items}, give the folder that holds them",
     )
 
 

@@ -24,6 +24,7 @@ READERS = Registry(
         "cifar": "fungistore.sources.cifar_batches:CifarReader",
         "hdf5": "fungistore.sources.array_files:Hdf5Reader",
         "table": "fungistore.sources.manifest:TableReader",
+        "lines": "fungistore.sources.text_files:LinesReader",
         "voc-aug": "fungistore.sources.sets.voc:VocAug",
         "voc": "fungistore.sources.sets.voc:Voc",
         "ade20k": "fungistore.sources.sets.ade20k:Ade20k",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,16 +27,44 @@ from fungistore.sources.headers import (
     Roles,
     find_roles,
     is_word,
+    plain_header,
 )
+from fungistore.sources.json_lines import SUFFIXES, JsonLines
 from fungistore.sources.labels import class_names, split_names
 
 UNREADABLE = (pa.ArrowException, UnicodeError, csv.Error)  # what reading a table raises
 ITEM = ""  # what the inline column is called here, whose own name is the modality's choice
 _BLANK_PATHS_TRIED = 8
+_INLINE_TOLD = 3  # names of columns of items in a message
 # Of a table that `fungi export` or `Store.to_pandas` made: columns that tell it, and those that are
 # no columns of the samples.
 _EXPORTED = ({"row", "id", "label", "label_name"}, {"row", "id", "label_number", "failed"})
 _OF_EXPORTS = {"row", "label", "label_number", "failed"}
+
+
+class TypedColumns(Protocol):
+    """The columns of a table that knows their types."""
+
+    @property
+    def decimal(self) -> str:
+        """What numbers have in the place of a point."""
+
+    @property
+    def has_blanks(self) -> bool:
+        """Whether blanks stand around names."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, in their order."""
+
+    def type_of(self, name: str) -> pa.DataType:
+        """Return the type of a column."""
+
+    def batches(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns, as their types are."""
+
+
+Columns = DelimitedFile | TypedColumns  # the former have types that the asker declares
 
 
 class ParquetFile:
@@ -70,10 +99,12 @@ class ParquetFile:
                 yield batch.select(headers).rename_columns(list(types))
 
 
-def open_columns(path: str | Path) -> DelimitedFile | ParquetFile:
+def open_columns(path: str | Path) -> Columns:
     """Return the columns of a table, whose name tells its format."""
-    is_parquet = str(path).lower().endswith(".parquet")
-    return ParquetFile(path) if is_parquet else DelimitedFile(path)
+    name = str(path).lower()
+    if name.endswith(SUFFIXES):
+        return JsonLines(path)
+    return ParquetFile(path) if name.endswith(".parquet") else DelimitedFile(path)
 
 
 class ItemRows:
@@ -86,6 +117,7 @@ class ItemRows:
     Args:
         path: the table.
         inline: names of columns whose cells are items; the first one that there is is taken.
+        columns: of the table; default: as its name tells.
         by_id: the rows are of known samples, whose ids suffice.
 
     Raises while it is read:
@@ -93,23 +125,38 @@ class ItemRows:
         OSError, pyarrow.ArrowException, UnicodeDecodeError, csv.Error: the file cannot be read.
     """
 
-    def __init__(self, path: str, inline: Sequence[str] = (), *, by_id: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        inline: Sequence[str] = (),
+        columns: Columns | None = None,
+        *,
+        by_id: bool = False,
+    ) -> None:
         self._path = path
         self._inline = inline
+        self._opened = columns
         self._by_id = by_id
 
     @cached_property
-    def columns(self) -> DelimitedFile | ParquetFile:
+    def columns(self) -> Columns:
         """The table's columns, by their own names."""
-        return open_columns(self._path)
+        return open_columns(self._path) if self._opened is None else self._opened
 
     @cached_property
+    def items(self) -> list[str]:
+        """The columns whose cells may be items, of which the first one's are."""
+        names = self.columns.names
+        folded = {plain_header(name): name for name in reversed(names)}
+        wanted = (
+            name if name in names else folded.get(plain_header(name)) for name in self._inline
+        )
+        return list(dict.fromkeys(filter(None, wanted)))
+
+    @property
     def item(self) -> str | None:
         """The column whose cells are items."""
-        names = self.columns.names
-        folded = {name.casefold(): name for name in reversed(names)}
-        wanted = (name if name in names else folded.get(name.casefold()) for name in self._inline)
-        return next(filter(None, wanted), None)
+        return self.items[0] if self.items else None
 
     @cached_property
     def roles(self) -> Roles:
@@ -126,7 +173,7 @@ class ItemRows:
         has_names = PATH in found.of or self.item or (self._by_id and ID in found.of)
         if found.doubled or not has_names:
             raise self._unusable(found)
-        if isinstance(columns, ParquetFile):
+        if not isinstance(columns, DelimitedFile):
             for role, name in [*found.of.items(), *([(ITEM, self.item)] if self.item else [])]:
                 _check_type(self._path, name, role, columns.type_of(name))
         return found
@@ -200,7 +247,7 @@ class ItemRows:
             return False
 
     def _unusable(self, found: Roles) -> UsageError:
-        exact = (PATH, *self._inline)
+        exact = (PATH, *self._inline[:_INLINE_TOLD])
         hint = "rename the column that holds the files to `path`"
         if self._inline:
             hint += f", or the one that holds the items to `{self._inline[0]}`"

@@ -57,7 +57,7 @@ REFUSED = {
     "table.xlsx": ("save the sheet as .csv",),
     "coco.json": ("COCO", "manifest"),
     "plain.json": ("JSON is not read", "manifest"),
-    "rows.jsonl": ("manifest",),
+    "rows.feather": ("manifest",),
     "vectors.npy": ("fungi import vectors.npy STORE",),
     "weights.pt": ("fungi import",),
     "film.mp4": ("frames", "ffmpeg"),

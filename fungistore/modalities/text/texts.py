@@ -87,6 +87,10 @@ class Texts:
             raise UsageError("the text is empty", expected="a sentence, or the path of a text file")
         return inline_uri(text.encode("utf-8", "replace"))
 
+    def text_of(self, item: str) -> str:
+        """Return the text."""
+        return item
+
     def show(self, item: str, caption: str) -> str:
         """Return the beginning of a text, with what steers the reader's screen spelled out."""
         return f'<p class="text" dir="auto">{escape(beginning(item, SHOWN))}</p>'
