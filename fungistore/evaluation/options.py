@@ -41,7 +41,7 @@ QUERIES = 10_000  # of a retrieval by label: mAP is then within half a per cent
 
 Combinations = Literal["one", "nested", "all"]
 Vote = Literal["majority", "weighted"]
-ShotRule = Literal["random", "first"]
+ShotRule = Literal["random", "first", "proportional"]
 RetrievalMetric = Literal["dot", "cosine"]
 COMBINATIONS = Setting(
     "Of the features: all together, nested, or every choice of them.", heading=FEATURES
@@ -146,17 +146,22 @@ class KnnOptions(TableOptions):
     ] = "majority"
     temperature: Annotated[Positive, Setting("Of the weighted vote.")] = TEMPERATURE
     shots: Annotated[
-        Count | None, Setting("Training rows of each class.", default="all", heading=ROWS)
+        Count | None,
+        Setting("Training rows of each class, or for each.", default="all", heading=ROWS),
     ] = None
     shot_rule: Annotated[
         ShotRule,
-        Setting("Which: random, or the first in the table's order (the paper's).", heading=ROWS),
+        Setting(
+            "Which of each class: random, or the first (the paper's of images); proportional: "
+            "--shots times the classes, as frequent as in train (its texts').",
+            heading=ROWS,
+        ),
     ] = "random"
 
     @property
     def draws(self) -> bool:
         """Whether a seed chooses the shots."""
-        return self.shots is not None and self.shot_rule == "random"
+        return self.shots is not None and self.shot_rule != "first"
 
 
 @dataclass(frozen=True, kw_only=True)
