@@ -83,8 +83,8 @@ class EvaluationOptions(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(FeatureChoice, SplitChoice, RemovedChoice, OrderChoice, EvaluationOptions):
-    """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
+class CombinationChoice(FeatureChoice):
+    """Which combinations of the blocks, and how wide their PCAs are."""
 
     combinations: Annotated[Combinations, COMBINATIONS] = "one"
     pca_dims: Annotated[
@@ -97,17 +97,6 @@ class TableOptions(FeatureChoice, SplitChoice, RemovedChoice, OrderChoice, Evalu
             heading=FEATURES,
         ),
     ] = (None,)
-    seeds: Annotated[
-        Count, Setting("Average over so many seeds, from the seed on.", heading=ROWS)
-    ] = 1
-    kappa: Annotated[
-        bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
-    ] = False
-
-    @property
-    def draws(self) -> bool:
-        """Whether a seed chooses more than the rows that are held out."""
-        return True
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant together."""
@@ -120,6 +109,23 @@ class TableOptions(FeatureChoice, SplitChoice, RemovedChoice, OrderChoice, Evalu
                 self.pca,
                 "leave out --pca: --pca-dim fits one for every combination",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(CombinationChoice, SplitChoice, RemovedChoice, OrderChoice, EvaluationOptions):
+    """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
+
+    seeds: Annotated[
+        Count, Setting("Average over so many seeds, from the seed on.", heading=ROWS)
+    ] = 1
+    kappa: Annotated[
+        bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
+    ] = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether a seed chooses more than the rows that are held out."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
