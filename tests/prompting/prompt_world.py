@@ -1,4 +1,4 @@
-"""Stores of labelled texts with given features, and an endpoint of a few lines that may misbehave."""
+"""Stores of labelled texts with given features, and an endpoint that may misbehave."""
 
 from __future__ import annotations
 

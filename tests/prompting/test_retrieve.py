@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from fungi_cli.main import app
+from prompt_world import CLASSES, make_texts, news
 from typer.testing import CliRunner
 
 import fungistore as fungi
@@ -14,7 +15,6 @@ from feature_world import Notices, clustered, make_store
 from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.machine.context import Context
 from fungistore.prompting import items, neighbours, retrieve
-from prompt_world import CLASSES, make_texts, news
 
 
 def shell(*words):

@@ -6,12 +6,12 @@ import json
 
 import pytest
 from fungi_cli.main import app
+from prompt_world import news
 from typer.testing import CliRunner
 
 from fungistore.errors import UsageError
 from fungistore.prompting.items import Item
 from fungistore.prompting.template import open_template, parse_template
-from prompt_world import news
 
 TINY = "Of {labels}.\n{examples}\n{text} -> {label}\n{end}\n{query} ->"
 
