@@ -28,6 +28,7 @@ from .commands.label import label
 from .commands.models import models
 from .commands.pca import pca
 from .commands.predict import predict
+from .commands.retrieve import retrieve
 from .commands.search import search
 from .commands.segment import segment
 from .commands.status import status
@@ -50,6 +51,7 @@ HEADINGS = {
         "pca": pca,
         "index": index,
         "search": search,
+        "retrieve": retrieve,
         "train-loff": train_loff,
         "predict": predict,
         "bank": bank,

@@ -96,6 +96,12 @@ from .pca.options import PcaOptions as PcaOptions
 from .pca.stage import PcaResult as PcaResult
 from .pca.stage import fit_pca as fit_pca
 from .pca.stage import load_pca as load_pca
+from .prompting.evaluate import IclEvaluation as IclEvaluation
+from .prompting.evaluate import evaluate_icl as evaluate_icl
+from .prompting.options import IclOptions as IclOptions
+from .prompting.options import RetrieveOptions as RetrieveOptions
+from .prompting.retrieve import Retrieval as Retrieval
+from .prompting.retrieve import retrieve as retrieve
 from .searching.options import SearchOptions as SearchOptions
 from .searching.page import write_page as write_page
 from .searching.result import SearchResult as SearchResult

@@ -46,7 +46,7 @@ FLOORS = (
     ("extraction", "pca", "exchange", "labelling"),
     ("indexing", "joint"),
     ("searching", "evaluation"),
-    ("loff", "segmentation"),
+    ("loff", "segmentation", "prompting"),
     ("verification", "doctor", "demo"),
 )
 LONGEST_MODULE = 400  # lines

@@ -50,6 +50,7 @@ OPTIONS = [
     "fungistore.labelling.options",
     "fungistore.loff.options",
     "fungistore.pca.options",
+    "fungistore.prompting.options",
     "fungistore.searching.options",
     "fungistore.segmentation.bank_options",
     "fungistore.segmentation.predict_options",

@@ -47,6 +47,7 @@ COMMANDS = {  # where each class's flags are
     "TrainOptions": ["train-loff", "s.fungi"],
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
     "SegmentOptions": ["segment", "s.fungi", "photo.jpg"],
+    "RetrieveOptions": ["retrieve", "s.fungi"],
     "ExportOptions": ["export", "s.fungi", "f.npy"],
     "LabelOptions": ["label", "s.fungi", "f.csv"],
     "AnnotateOptions": ["annotate", "s.fungi", "masks"],
@@ -54,7 +55,11 @@ COMMANDS = {  # where each class's flags are
     "DemoOptions": ["demo"],
     "DoctorOptions": ["doctor"],
 } | {kind.__name__: ["eval", name, "s.fungi"] for name, kind in fungi.EVALUATIONS.items()}
-NEEDED = {"ExtractOptions": {"model": "m"}}
+NEEDED = {
+    "ExtractOptions": {"model": "m"},
+    "IclOptions": {"endpoint": "http://localhost/v1", "model": "m"},
+}
+COMMANDS["IclOptions"] += ["--endpoint", "http://localhost/v1", "--model", "m"]
 CASES = [(kind, field) for kind in OPTIONS for field in kind.flags()]
 CHOICES = [(kind, field) for kind, field in CASES if field.choices and bool not in field.types]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedShuffleSplit
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import RANKED, Predictions
@@ -50,8 +51,7 @@ def evaluate_knn(
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
         train = task.split.train
         if options.shots is not None:
-            stream = Stream(seed, "shots")
-            train = choose_shots(train, task.labels, options.shots, options.shot_rule, stream)
+            train = choose_shots(train, task.labels, options.shots, options.shot_rule, seed)
         _refuse_few(len(train), options.k)
         reduction = fit_reduction(matrix, train, dim, context)
         predictions = _predictions(task, matrix, train, reduction, options)
@@ -93,14 +93,41 @@ def vote(
 
 
 def choose_shots(
-    rows: Rows, labels: NDArray[np.int32], shots: int, rule: ShotRule, stream: Stream
+    rows: Rows, labels: NDArray[np.int32], shots: int, rule: ShotRule, seed: int
 ) -> Rows:
-    """Return up to `shots` rows of each class, ascending: random ones, or the first."""
-    keys = np.arange(len(rows)) if rule == "first" else stream.uniform(len(rows))
+    """Return training rows for a few-shot evaluation, ascending.
+
+    Up to `shots` rows of each class: random ones, or the first. Proportional ones are `shots` times
+    the number of classes, drawn by scikit-learn so that classes are as frequent as among the rows:
+    the reference's rule for texts.
+
+    Raises:
+        UsageError: no proportional choice is possible, as where a class has one row.
+    """
+    if rule == "proportional":
+        return _proportional(rows, labels[rows], shots, seed)
+    keys = np.arange(len(rows)) if rule == "first" else Stream(seed, "shots").uniform(len(rows))
     order = np.lexsort((keys, labels[rows]))
     _, starts, counts = np.unique(labels[rows][order], return_index=True, return_counts=True)
     rank = np.arange(len(rows)) - np.repeat(starts, counts)
     return np.sort(rows[order[rank < shots]])
+
+
+def _proportional(rows: Rows, classes: NDArray[np.int32], shots: int, seed: int) -> Rows:
+    wanted = shots * len(np.unique(classes))
+    if wanted >= len(rows):
+        return rows
+    splitter = StratifiedShuffleSplit(1, train_size=wanted, random_state=seed)
+    try:
+        ((chosen, _),) = splitter.split(classes, classes)
+    except ValueError as error:  # what a draw needs of each class on both of its sides
+        raise UsageError(
+            "no proportional choice of shots is possible",
+            where=f"--shots {shots} --shot-rule proportional",
+            found=error,
+            hint="--shot-rule random takes what each class has",
+        ) from error
+    return np.sort(rows[chosen])
 
 
 def predict(

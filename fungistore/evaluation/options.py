@@ -41,7 +41,7 @@ QUERIES = 10_000  # of a retrieval by label: mAP is then within half a per cent
 
 Combinations = Literal["one", "nested", "all"]
 Vote = Literal["majority", "weighted"]
-ShotRule = Literal["random", "first"]
+ShotRule = Literal["random", "first", "proportional"]
 RetrievalMetric = Literal["dot", "cosine"]
 COMBINATIONS = Setting(
     "Of the features: all together, nested, or every choice of them.", heading=FEATURES
@@ -83,8 +83,8 @@ class EvaluationOptions(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(FeatureChoice, SplitChoice, RemovedChoice, OrderChoice, EvaluationOptions):
-    """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
+class CombinationChoice(FeatureChoice):
+    """Which combinations of the blocks, and how wide their PCAs are."""
 
     combinations: Annotated[Combinations, COMBINATIONS] = "one"
     pca_dims: Annotated[
@@ -97,17 +97,6 @@ class TableOptions(FeatureChoice, SplitChoice, RemovedChoice, OrderChoice, Evalu
             heading=FEATURES,
         ),
     ] = (None,)
-    seeds: Annotated[
-        Count, Setting("Average over so many seeds, from the seed on.", heading=ROWS)
-    ] = 1
-    kappa: Annotated[
-        bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
-    ] = False
-
-    @property
-    def draws(self) -> bool:
-        """Whether a seed chooses more than the rows that are held out."""
-        return True
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant together."""
@@ -120,6 +109,23 @@ class TableOptions(FeatureChoice, SplitChoice, RemovedChoice, OrderChoice, Evalu
                 self.pca,
                 "leave out --pca: --pca-dim fits one for every combination",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(CombinationChoice, SplitChoice, RemovedChoice, OrderChoice, EvaluationOptions):
+    """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
+
+    seeds: Annotated[
+        Count, Setting("Average over so many seeds, from the seed on.", heading=ROWS)
+    ] = 1
+    kappa: Annotated[
+        bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
+    ] = False
+
+    @property
+    def draws(self) -> bool:
+        """Whether a seed chooses more than the rows that are held out."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,17 +152,22 @@ class KnnOptions(TableOptions):
     ] = "majority"
     temperature: Annotated[Positive, Setting("Of the weighted vote.")] = TEMPERATURE
     shots: Annotated[
-        Count | None, Setting("Training rows of each class.", default="all", heading=ROWS)
+        Count | None,
+        Setting("Training rows of each class, or for each.", default="all", heading=ROWS),
     ] = None
     shot_rule: Annotated[
         ShotRule,
-        Setting("Which: random, or the first in the table's order (the paper's).", heading=ROWS),
+        Setting(
+            "Which of each class: random, or the first (the paper's of images); proportional: "
+            "--shots times the classes, as frequent as in train (its texts').",
+            heading=ROWS,
+        ),
     ] = "random"
 
     @property
     def draws(self) -> bool:
         """Whether a seed chooses the shots."""
-        return self.shots is not None and self.shot_rule == "random"
+        return self.shots is not None and self.shot_rule != "first"
 
 
 @dataclass(frozen=True, kw_only=True)

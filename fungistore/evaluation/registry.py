@@ -12,5 +12,8 @@ EVALUATIONS = Registry(
         name: f"fungistore.evaluation.options:{name.title().replace('-', '')}Options"
         for name in NAMES
     }
-    | {"segment": "fungistore.segmentation.predict_options:SegmentationOptions"},
+    | {
+        "segment": "fungistore.segmentation.predict_options:SegmentationOptions",
+        "icl": "fungistore.prompting.options:IclOptions",
+    },
 )

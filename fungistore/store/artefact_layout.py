@@ -132,7 +132,7 @@ EVALUATION = StoredKind(
     "eval",
     "one evaluation; the same one again replaces it",
     (
-        Field("kind", "text", "knn, linear, cluster, retrieval, compare, loff or segment"),
+        Field("kind", "text", "knn, linear, cluster, retrieval, compare, loff, segment or icl"),
         Field("store", "text", "the store's directory at that time"),
         Field("feature_set", "text", "its name"),
         Field("protocol", "table", "everything that decides the scores"),
@@ -151,7 +151,23 @@ EVALUATION = StoredKind(
         SEAL,
     ),
     note="The fields of the last score are at the top level too. A kind may add its own: loff has "
-    "`classes` and `confusion`, segment `classes` with the IoU of each.",
+    "`classes` and `confusion`, segment `classes` with the IoU of each, icl `differences`.",
+)
+
+ANSWERS = StoredKind(
+    "answers/<model>.jsonl",
+    "eval icl",
+    "what a language model was paid for: one line an answer, by what was asked",
+    (
+        Field("key", "text", "fingerprint of the request: model, messages and parameters"),
+        Field("model", "text", "as its endpoint calls it"),
+        Field("text", "text", "the answer"),
+        Field("finish", "text", "why it ended: stop, length"),
+        Field("prompt_tokens", "integer", "as the endpoint counts; 0 where it does not"),
+        Field("completion_tokens", "integer", "the same"),
+        SEAL,
+    ),
+    note="Lines are only added. One that a kill cut short, or that was edited, does not count.",
 )
 
 BANK_INDEX = StoredKind(
@@ -188,4 +204,5 @@ ARTEFACTS = (
     EVENTS,
     TOLD,
     EVALUATION,
+    ANSWERS,
 )

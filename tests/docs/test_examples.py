@@ -41,7 +41,7 @@ ANEW = ("fungi import train.h5", "fungi import pets.parquet", "--update")
 # Examples that need what this world lacks: four GPUs, CLIP's weights, the Oxford buildings, masks,
 # which tests/segmentation has, 512 rows, minutes; and the demo, which tests/demo runs.
 LACKING = ["fungi demo", "--gpus", "photos.fungi", "gnd_roxford5k.pkl", "--dim 512", "none,512"]
-LACKING += ["--head deit-s", "CUB_200_2011", "street.fungi", "scenes.fungi"]
+LACKING += ["--head deit-s", "CUB_200_2011", "street.fungi", "scenes.fungi", "news.fungi"]
 if shutil.which("jq") is None:
     LACKING.append("| jq ")
 

@@ -10,6 +10,7 @@ from fungi_cli.main import app
 from scipy.stats import bootstrap
 from sklearn.decomposition import PCA
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
+from sklearn.model_selection import StratifiedShuffleSplit
 from sklearn.neighbors import KNeighborsClassifier
 from typer.testing import CliRunner
 
@@ -24,7 +25,6 @@ from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
 from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca
-from fungistore.randomness import Stream
 from fungistore.store.documents import sealed
 from fungistore.store.store import Store
 
@@ -157,11 +157,48 @@ def test_two_classes_have_a_roc_auc_and_ordered_ones_a_kappa(tmp_path):
 def test_shots_are_so_many_of_each_class_and_differ_by_seed():
     labels = np.array([2, 0, 2, 1, 0, 1, 2, 0] * 10, np.int32)
     rows = np.arange(80)
-    first = choose_shots(rows, labels, 2, "first", Stream(0, "shots"))
+    first = choose_shots(rows, labels, 2, "first", 0)
     assert first.tolist() == [0, 1, 2, 3, 4, 5]
-    one = choose_shots(rows, labels, 5, "random", Stream(0, "shots", "0"))
+    one = choose_shots(rows, labels, 5, "random", 0)
     assert np.bincount(labels[one]).tolist() == [5, 5, 5]
-    assert not np.array_equal(one, choose_shots(rows, labels, 5, "random", Stream(0, "shots", "1")))
+    assert not np.array_equal(one, choose_shots(rows, labels, 5, "random", 1))
+
+
+@pytest.mark.parametrize("seed", [0, 42])
+def test_proportional_shots_are_scikit_learns_draw_by_frequency(tmp_path, seed):
+    """The reference's rule for texts: shots x classes rows, as frequent as in train."""
+    random = np.random.default_rng(seed)
+    names = [f"class {number}" for number in np.minimum(random.geometric(0.4, ROWS), 5)]
+    vectors = random.normal(size=(ROWS, 6)).astype(np.float32)
+    splits = ["test" if row % 4 == 0 else "train" for row in range(ROWS)]
+    made = make_store(tmp_path / "s", {"embeddings": vectors}, names, splits)
+    train, known, test, truth = data(made)
+    splitter = StratifiedShuffleSplit(1, train_size=8 * 5, random_state=seed)
+    ((rows, _),) = splitter.split(train, known)
+    counts = np.bincount(known[rows])
+    assert counts.max() > 2 * counts.min()
+    options = KnnOptions(shots=8, shot_rule="proportional", k=3, seed=seed)
+    (score,) = evaluate_knn(made.root, options).scores
+    assert score.n_train == 40
+    rows.sort()
+    oracle = KNeighborsClassifier(3).fit(train[rows], known[rows])
+    assert score.metrics["accuracy"] == oracle.score(test, truth)
+    every = KnnOptions(shots=ROWS, shot_rule="proportional", k=3)
+    assert evaluate_knn(made.root, every).scores[0].n_train == len(train)
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1], [0, 0, 0, 1, 1]])
+def test_a_proportional_choice_that_cannot_be_is_refused_with_another(labels):
+    """A class of one row, or too few rows left over for each class, in the words of the draw."""
+    with pytest.raises(UsageError, match="no proportional choice") as caught:
+        choose_shots(
+            np.arange(len(labels)),
+            np.array(labels, np.int32),
+            1 + len(labels) // 5,
+            "proportional",
+            0,
+        )
+    assert "--shot-rule random" in caught.value.hint
 
 
 def test_few_shots_are_averaged_over_seeds(store):
@@ -173,7 +210,7 @@ def test_few_shots_are_averaged_over_seeds(store):
     labels = store.samples.labels()
     accuracies = []
     for seed in range(3):
-        rows = choose_shots(split.train, labels, 5, "random", Stream(seed, "shots"))
+        rows = choose_shots(split.train, labels, 5, "random", seed)
         at = np.searchsorted(split.train, rows)
         accuracies.append(KNeighborsClassifier(5).fit(train[at], known[at]).score(test, truth))
     assert score.metrics["accuracy"] == pytest.approx(np.mean(accuracies))

@@ -124,7 +124,7 @@ def test_every_file_of_a_store_is_described(full: Path) -> None:
     found = {kind.path for path in paths if (kind := schema().kind_of(path))}
     rare = {".locks/<name>.json", "<file>.partial"}  # of writers that are at work, or were killed
     optional = ("tensors.safetensors", "bank.<name>.safetensors", "options.json", "made.json")
-    optional += ("<events>", "told.json", "removed.parquet")
+    optional += ("<events>", "told.json", "removed.parquet", "answers/<model>.jsonl")
     optional += ("bank.json", "<digest>.faiss", "/bank.safetensors")
     expected = {kind.path for kind in schema().files if not kind.path.endswith(optional)}
     assert expected - rare <= found

@@ -1,0 +1,1 @@
+"""Examples for a language model: the nearest training rows of each query, as prompts, and asked."""
