@@ -51,8 +51,18 @@ clean:                  ## removes the environments, the demo and the site
 	rm -rf .venv .venv-cpu demo site
 
 ifndef CPU
+# pip unpacks gigabytes on one core: where the pins are of this platform, two of it install them and
+# leave bytecode to both cores. The last one adds this package, and what is not pinned.
+CUDA := ^(nvidia-|triton)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+ifeq ($(shell uname -sm),Linux x86_64)
+	grep -E '$(CUDA)' constraints.txt > $(VENV)/cuda.txt
+	grep -vE '$(CUDA)' constraints.txt > $(VENV)/other.txt
+	printf '%s\n' $(VENV)/cuda.txt $(VENV)/other.txt | xargs -P 2 -n 1 \
+		$(RUN) -m pip install --quiet --no-deps --no-compile --requirement
+	$(RUN) -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true  # some files are not for 3.11
+endif
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,docs,lint,test]'
 	touch $@
 else

@@ -6,6 +6,7 @@ import re
 from importlib import metadata
 from pathlib import Path
 
+from light_requirements import BUILDS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -26,7 +27,10 @@ def needed(requirement: Requirement, found: set[str]) -> None:
 
 
 def test_what_make_installs_is_pinned() -> None:
-    """All extras that the Makefile names, and what these need in turn: else pip takes any."""
+    """All extras that the Makefile names, and what these need in turn: else pip takes any.
+
+    And nothing else: `make` installs all pins.
+    """
     (extras,) = re.findall(r"--editable '\.\[(.+)\]'", (ROOT / "Makefile").read_text("utf-8"))
     found: set[str] = set()
     needed(Requirement(f"fungistore[{extras}]"), found)
@@ -35,3 +39,5 @@ def test_what_make_installs_is_pinned() -> None:
     pinned = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
     light = {"faiss-cpu"}  # of `make CPU=1`, which has no pins of builds
     assert sorted(names - pinned - light) == []
+    idle = pinned - names  # in a light environment, builds are
+    assert sorted(name for name in idle if not BUILDS.match(f"{name}==")) == []
