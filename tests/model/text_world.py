@@ -41,7 +41,8 @@ KINDS: dict[str, tuple[type, type, dict[str, Any]]] = {
         | {"dim": WIDTH, "n_layers": BLOCKS, "n_heads": 4, "hidden_dim": 48}
         | {"max_position_embeddings": LONGEST},
     ),
-    "mpnet": (hf.MPNetConfig, hf.MPNetModel, _BERT | {"max_position_embeddings": LONGEST + 1}),
+    # whose positions begin behind that of its own padding, 1
+    "mpnet": (hf.MPNetConfig, hf.MPNetModel, _BERT | {"max_position_embeddings": LONGEST + 2}),
     "deberta-v2": (
         hf.DebertaV2Config,
         hf.DebertaV2Model,

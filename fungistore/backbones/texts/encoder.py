@@ -118,9 +118,13 @@ class TextEncoder:
 
     @cached_property
     def _takes_full_masks(self) -> bool:
-        """Whether the model's code leaves a mask of four dimensions as it is; see `visible`."""
+        """Whether the model needs a mask in full, and leaves it as it is; see `visible`.
+
+        What computes attention step by step adds zeros for a mask that it leaves out.
+        """
         code = vars(sys.modules[type(self.module).__module__])
-        return MASKS in code and SLIDING_MASKS not in code
+        has_kernels = self.module.config._attn_implementation != "eager"
+        return has_kernels and MASKS in code and SLIDING_MASKS not in code
 
     @property
     def _blocks(self) -> nn.ModuleList | None:
