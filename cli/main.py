@@ -67,7 +67,7 @@ HEADINGS = {
     },
 }
 COMMANDS = {name: one for commands in HEADINGS.values() for name, one in commands.items()}
-HELP = """Turn frozen encoders and a pile of images into features worth keeping.
+HELP = """Turn frozen encoders and a pile of images, texts or sounds into features worth keeping.
 
 \b
 Begin with:

@@ -66,9 +66,9 @@ def extract(
     invocation: typer.Context,
     context: Context,
 ) -> None:
-    """Write features of images into a store; again to continue.
+    """Write features of images, texts or sounds into a store; again to continue.
 
-    A longer source adds its images. One pass decodes each image once. Embeddings, patches and kl
+    A longer source adds its samples. One pass reads each once. Embeddings, patches and kl
     share one forward; dino costs 12 forwards an image and simclr 49.
 
     \b
@@ -176,10 +176,10 @@ def _show_estimate(planned: fungi.Estimate) -> None:
     gone = f" after {size(planned.deleted_bytes)} are deleted" if planned.deleted_bytes else ""
     for line in (
         f"found     {planned.understood}",
-        f"images    {planned.images} to compute, of {planned.samples}",
+        f"{planned.understood.items:<9} {planned.images} to compute, of {planned.samples}",
         f"units     {planned.units} of {counted(planned.unit_rows, 'row')}{measured}, "
         f"batches of {planned.batch_size}",
-        f"forwards  {planned.forwards_per_image} an image",
+        f"forwards  {planned.forwards_per_image} a sample",
         f"bytes     {most}{size(planned.bytes)} to write{gone}, {room} ({fits})",
         f"time      {' to '.join(dict.fromkeys(map(duration, planned.seconds)))}",
         *planned.remarks,
@@ -188,9 +188,11 @@ def _show_estimate(planned: fungi.Estimate) -> None:
 
 
 def _show_result(done: fungi.ExtractResult) -> None:
-    rate = f", {done.images_per_second:.1f} images/s" if done.images_computed else ""
+    items = fungi.Store.open(done.store).modality
+    rate = f", {done.images_per_second:.1f} {items.items}/s" if done.images_computed else ""
     result(
-        f"{done.store}: {counted(done.samples, 'image')}, {', '.join(done.features)} "
+        f"{done.store}: {counted(done.samples, items.item, items.items)}, "
+        f"{', '.join(done.features)} "
         f"in {done.feature_set}; "
         f"{done.units_done}/{done.units_total} units, {counted(done.failed, 'failed input')}{rate}"
         + (f", {counted(done.unusable, 'unusable row')}" if done.unusable else "")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 EVALS = "evals"
-LABEL_HINT = "label the images (class folders, or a `label` column of the manifest)"
+LABEL_HINT = "label the samples (class folders, or a `label` column of the manifest)"
 KEY_DIGITS = 16  # of an evaluation's fingerprint, in its file's name
 
 

@@ -170,7 +170,7 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
                     where=split.description.get("because", "--holdout"),
                     expected="classes of two labelled rows with usable features, or more",
                     found=f"{counted(len(classes), 'class')} of one row",
-                    hint="label the images by fewer classes, or add images to them",
+                    hint="label the samples by fewer classes, or add samples to them",
                 )
             raise UsageError(
                 f"there are no {name} rows",

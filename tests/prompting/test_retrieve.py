@@ -142,7 +142,7 @@ def test_queries_need_no_label_and_examples_do(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "splits", "words", "what", "hint"),
     [
-        ([None] * 9, ["train"] * 6 + ["test"] * 3, [], "no labels", "label the images"),
+        ([None] * 9, ["train"] * 6 + ["test"] * 3, [], "no labels", "label the samples"),
         (["a", "b", "c"] * 3, [None] * 9, [], "no split 'test'", "fungi label"),
         (["a", "b", "c"] * 3, ["train"] * 9, [], "no split 'test'", "fungi label"),
         (["a", "b", "c"] * 3, ["test"] * 9, [], "no split 'train'", "fungi label"),

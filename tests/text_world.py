@@ -10,7 +10,10 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-WORDS = "the a cat dog bird sat ran on mat roof red old new one two three and then it was".split()
+WORDS = [
+    *("the", "a", "cat", "dog", "bird", "sat", "ran", "on", "mat", "roof", "red", "old", "new"),
+    *("one", "two", "three", "and", "then", "it", "was"),
+]
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WIDTH, BLOCKS, LONGEST = 32, 2, 48
 
