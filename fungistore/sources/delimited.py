@@ -10,12 +10,12 @@ from __future__ import annotations
 import csv
 import io
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
@@ -68,7 +68,7 @@ class DelimitedFile:
     def _headers(self) -> list[str]:
         while True:
             try:
-                with self._opened() as file, self._reader(file) as reader:
+                with self._reader() as reader:
                     return list(reader.schema.names)
             except pa.ArrowInvalid as error:
                 self._cut_from_now(error)
@@ -92,7 +92,7 @@ class DelimitedFile:
         while True:
             try:
                 skipped = given
-                with self._opened() as file, self._reader(file, convert) as reader:
+                with self._reader(convert) as reader:
                     for batch in reader:
                         rest = batch.slice(min(skipped, len(batch)))
                         skipped -= len(batch) - len(rest)
@@ -109,41 +109,43 @@ class DelimitedFile:
             raise error
         self._has_long_rows = True
 
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        if self._is_plain and not self._has_long_rows:
-            yield self.path
-            return
+    @property
+    def _readable(self) -> str | Path:
+        """A file that Arrow reads: the table itself, or a copy in the plainest form."""
+        is_itself = self._is_plain and not self._has_long_rows
+        return self.path if is_itself else self._copy.name
+
+    @cached_property
+    def _copy(self) -> IO[bytes]:
+        """The table as plain UTF-8, on the disk for as long as its columns are asked for."""
+        copy = tempfile.NamedTemporaryFile(prefix="fungi-table-")  # noqa: SIM115  # kept by self
         with open(self.path, "rb") as file:
             pieces = cut_cells(byte_pieces(file), self.delimiter.encode())
-            stream = io.BufferedReader(Pieces(pieces))
-            if self._is_plain:
-                yield pa.PythonFile(stream, "r")
-                return
-            csv.field_size_limit(max(csv.field_size_limit(), MOST_BYTES))
-            text = io.TextIOWrapper(stream, UTF_8, newline="")
-            for _ in range(self._skipped_lines):
-                text.readline()
-            rows = csv.reader(text, delimiter=self.delimiter, skipinitialspace=True, strict=True)
-            yield pa.PythonFile(io.BufferedReader(Pieces(_written(rows, self.delimiter))), "r")
+            copy.writelines(pieces if self._is_plain else self._rewritten(pieces))
+        copy.flush()
+        return copy
+
+    def _rewritten(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield rows as Python reads and writes them, a thousand at a time."""
+        csv.field_size_limit(max(csv.field_size_limit(), MOST_BYTES))
+        lines = io.TextIOWrapper(io.BufferedReader(_Pieces(pieces)), UTF_8, newline="")
+        for _ in range(self._skipped_lines):
+            lines.readline()
+        rows = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True, strict=True)
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            text = io.StringIO()
+            csv.writer(text, delimiter=self.delimiter, lineterminator="\n").writerows(some)
+            yield text.getvalue().encode()
 
     def _reader(
-        self, file: Any, convert: arrow_csv.ConvertOptions | None = None
+        self, convert: arrow_csv.ConvertOptions | None = None
     ) -> arrow_csv.CSVStreamingReader:
         parse = arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
         read = _READ_LONG if self._has_long_rows else _READ
-        return arrow_csv.open_csv(file, read, parse, convert)
+        return arrow_csv.open_csv(self._readable, read, parse, convert)
 
 
-def _written(rows: Iterator[list[str]], delimiter: str) -> Iterator[bytes]:
-    """Yield rows as UTF-8 in the plainest form, a thousand at a time."""
-    while some := list(islice(rows, _ROWS_AT_ONCE)):
-        text = io.StringIO()
-        csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(some)
-        yield text.getvalue().encode()
-
-
-class Pieces(io.RawIOBase):
+class _Pieces(io.RawIOBase):
     """A file of the bytes that an iterator yields."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

@@ -51,8 +51,9 @@ class CellCutter:
             if self._is_quoted and not is_last and len(data) - at <= _LONGEST_ESCAPE:
                 self._held = data[at:]  # what it is shows in what follows
                 break
-            kept.append(self._passed(data[at : at + 1]))
-            at += 1
+            if at < len(data):
+                kept.append(self._passed(data[at : at + 1]))
+                at += 1
         return b"".join(kept)
 
     def _kept(self, pattern: re.Pattern[bytes], data: bytes, start: int, end: int) -> bytes:
