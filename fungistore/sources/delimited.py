@@ -88,7 +88,7 @@ class DelimitedFile:
         headers = dict(zip(reversed(self.names), reversed(self._headers), strict=True))
         wanted = {headers[name]: kind for name, kind in types.items()}
         convert = arrow_csv.ConvertOptions(include_columns=list(wanted), column_types=wanted)
-        given = 0
+        given, invalid = 0, pa.ArrowInvalid  # which a module that has ended has no more
         while True:
             try:
                 skipped = given
@@ -100,7 +100,7 @@ class DelimitedFile:
                         if len(rest) or not given:
                             yield rest.rename_columns(list(types))
                 return
-            except pa.ArrowInvalid as error:
+            except invalid as error:
                 self._cut_from_now(error)
 
     def _cut_from_now(self, error: pa.ArrowInvalid) -> None:

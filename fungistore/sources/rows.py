@@ -271,6 +271,7 @@ def _check_type(path: str, name: str, role: str, kind: pa.DataType) -> None:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     number = pa.types.is_integer(kind) and role in (LABEL, ID)
+    number |= pa.types.is_boolean(kind) and role == LABEL
     text = is_word(kind) and not pa.types.is_integer(kind)
     content = role == ITEM and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
     if not (text or number or content or pa.types.is_null(kind)):

@@ -33,6 +33,7 @@ class Texts:
     columns: ClassVar[tuple[str, ...]] = (
         *("text", "sentence", "content", "document", "review", "body", "sentences", "texts"),
         *("tweet", "comment", "message", "question", "utterance", "query", "passage", "abstract"),
+        *("review_text", "review_body", "comment_text", "tweet_text", "headline", "description"),
     )
 
     def read(self, stream: IO[bytes]) -> str:
@@ -93,7 +94,7 @@ class Texts:
 
     def show(self, item: str, caption: str) -> str:
         """Return the beginning of a text, with what steers the reader's screen spelled out."""
-        return f'<p class="text" dir="auto">{escape(beginning(item, SHOWN))}</p>'
+        return f'<p class="text"><bdi>{escape(beginning(item, SHOWN))}</bdi></p>'
 
 
 def _is_file(path: str) -> bool:
