@@ -393,9 +393,8 @@ def test_a_query_of_a_store_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("dog").write_text("of a dog")
     store = Store.open_or_create("s.fungi")
     listed(store, Path("t.csv"))
-    by_id, known, file, new, gone = identify(
-        store, ["notes", "the second", "dog", "a cat", "x.txt"]
-    )
+    asked = ["notes", "the second", "dog", "a cat", "x.txt", "b/c.jpg", "./", " "]
+    by_id, known, file, new, *wrong = identify(store, asked)
     assert by_id == SampleQuery("notes", 0)
     assert isinstance(known, ItemQuery)
     assert (known.row, known.views) == (1, "cat")
@@ -403,7 +402,7 @@ def test_a_query_of_a_store_of_texts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert read_item(TEXTS, file.root, file.uri) == "of a dog"
     assert isinstance(new, ItemQuery)
     assert (new.row, new.uri) == (None, "data:,a%20cat")
-    assert isinstance(gone, UsageError)
+    assert all(isinstance(one, UsageError) for one in wrong)
     (said,) = identify_texts(store, ["notes"])
     assert isinstance(said, ItemQuery)
     assert (said.row, said.uri) == (None, "data:,notes")
