@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
+from weakref import finalize
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
@@ -40,6 +41,8 @@ class DelimitedFile:
 
     Args:
         path: the file.
+        has_items: cells may be items, which are cut where they are long; a row of others that is
+            longer than Arrow's blocks is an error.
 
     Attributes:
         delimiter: what is between cells.
@@ -49,8 +52,9 @@ class DelimitedFile:
         OSError, pyarrow.ArrowException, UnicodeDecodeError, csv.Error: it cannot be.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, has_items: bool = False) -> None:
         self.path = path
+        self._has_items = has_items
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
         encoding, mark = encoding_of(head)
@@ -105,7 +109,8 @@ class DelimitedFile:
 
     def _cut_from_now(self, error: pa.ArrowInvalid) -> None:
         """Have long cells cut where a row is too long for Arrow; raise any other error again."""
-        if self._has_long_rows or _TOO_LONG not in str(error):
+        is_mended = self._has_long_rows or not self._has_items
+        if is_mended or _TOO_LONG not in str(error):
             raise error
         self._has_long_rows = True
 
@@ -118,9 +123,12 @@ class DelimitedFile:
     @cached_property
     def _copy(self) -> IO[bytes]:
         """The table as plain UTF-8, on the disk for as long as its columns are asked for."""
-        copy = tempfile.NamedTemporaryFile(prefix="fungi-table-")  # noqa: SIM115  # kept by self
+        copy = tempfile.NamedTemporaryFile(prefix="fungi-table-")  # noqa: SIM115  # closed below
+        finalize(self, copy.close)
         with open(self.path, "rb") as file:
-            pieces = cut_cells(byte_pieces(file), self.delimiter.encode())
+            pieces = byte_pieces(file)
+            if self._has_items:
+                pieces = cut_cells(pieces, self.delimiter.encode())
             copy.writelines(pieces if self._is_plain else self._rewritten(pieces))
         copy.flush()
         return copy

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from test_hostile_page import Strict
 
 from feature_world import write_block
+from fungistore.errors import UsageError
 from fungistore.modalities.modality import find_modality
 from fungistore.modalities.reading import read_text_of
 from fungistore.modalities.text.texts import MOST_BYTES
@@ -192,6 +193,9 @@ def test_long_lines_are_cut(tmp_path: Path) -> None:
     assert_is_cut(texts(tmp_path / "plain.csv"), long)
     (tmp_path / "blanks.csv").write_text(f'text, label\na, "x"\n"{long}", "y"\nb, z\n')
     assert_is_cut(texts(tmp_path / "blanks.csv"), long)
+    table = f"text;n\r\na;1\r\n{long};2\r\nb;3\r\n"
+    (tmp_path / "utf16.csv").write_bytes(table.encode("utf-16"))
+    assert_is_cut(texts(tmp_path / "utf16.csv"), long)
     (tmp_path / "t.txt").write_text(f"a\n{long}\nb")
     assert_is_cut(texts(tmp_path / "t.txt"), long)
     rows = [{"text": one, "n": 1} for one in ("a", long, "b")]
@@ -199,6 +203,21 @@ def test_long_lines_are_cut(tmp_path: Path) -> None:
         "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     )
     assert_is_cut(texts(tmp_path / "t.jsonl"), long)
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_label_is_never_cut(tmp_path: Path, name: str) -> None:
+    """Two that differ in their ends would be one: a label of MiBs is refused instead."""
+    label = "x" * (2 * MOST_BYTES)
+    row = (
+        f'text,label\na,"{label}"\n'
+        if name == "t.csv"
+        else json.dumps({"text": "a", "label": label})
+    )
+    (tmp_path / name).write_text(row)
+    with pytest.raises(UsageError, match="too long") as caught:
+        texts(tmp_path / name)
+    assert str(caught.value.where).endswith(f"{name}, column label")
 
 
 def assert_is_cut(found: list[str | None], long: str) -> None:
