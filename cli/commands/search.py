@@ -77,6 +77,8 @@ def _show(done: fungi.SearchResult) -> None:
         if number:
             show_text()
         show_text(answer.query if label is None else f"{answer.query} ({label})")
+        if answer.kind == "sample" and answer.sample and answer.sample.line:
+            show_text(answer.sample.line)
         has_text = any(one.sample.line is not None for one in answer.neighbours)
         rows = [
             (

@@ -104,8 +104,8 @@ def _json_hint(path: str) -> str:
         head = file.read(1 << 20)
     known = "COCO's annotations are" if b'"annotations"' in head else "JSON is"
     return (
-        f"{known} not read: write a .csv manifest of them, with columns path, label and split "
-        "(pandas: DataFrame(...).to_csv)"
+        f"{known} not read: write a .csv or .jsonl manifest of them, with columns path, label and "
+        "split (pandas: DataFrame(...).to_csv; of a list of objects: jq -c '.[]')"
     )
 
 
@@ -120,7 +120,7 @@ def empty_hint(root: str, ignored: Mapping[str, int], kind: Modality) -> str:
         return hint
     if suffixes & set(_ARCHIVES):
         return "unpack the archives in it"
-    if suffixes & {"csv", "parquet", "tsv"}:
+    if suffixes & {"csv", "parquet", "tsv", "jsonl", "ndjson"}:
         return "give the manifest in it, instead of its folder"
     if "without a suffix" in ignored:
         return "files need a suffix to be known in a folder; a manifest may name any file"

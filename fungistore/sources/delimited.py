@@ -10,12 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+from weakref import finalize
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
@@ -40,6 +41,8 @@ class DelimitedFile:
 
     Args:
         path: the file.
+        has_items: cells may be items, which are cut where they are long; a row of others that is
+            longer than Arrow's blocks is an error.
 
     Attributes:
         delimiter: what is between cells.
@@ -49,8 +52,9 @@ class DelimitedFile:
         OSError, pyarrow.ArrowException, UnicodeDecodeError, csv.Error: it cannot be.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, has_items: bool = False) -> None:
         self.path = path
+        self._has_items = has_items
         with open(path, "rb") as file:
             head = file.read(HEAD_BYTES)
         encoding, mark = encoding_of(head)
@@ -68,7 +72,7 @@ class DelimitedFile:
     def _headers(self) -> list[str]:
         while True:
             try:
-                with self._opened() as file, self._reader(file) as reader:
+                with self._reader() as reader:
                     return list(reader.schema.names)
             except pa.ArrowInvalid as error:
                 self._cut_from_now(error)
@@ -88,11 +92,11 @@ class DelimitedFile:
         headers = dict(zip(reversed(self.names), reversed(self._headers), strict=True))
         wanted = {headers[name]: kind for name, kind in types.items()}
         convert = arrow_csv.ConvertOptions(include_columns=list(wanted), column_types=wanted)
-        given = 0
+        given, invalid = 0, pa.ArrowInvalid  # which a module that has ended has no more
         while True:
             try:
                 skipped = given
-                with self._opened() as file, self._reader(file, convert) as reader:
+                with self._reader(convert) as reader:
                     for batch in reader:
                         rest = batch.slice(min(skipped, len(batch)))
                         skipped -= len(batch) - len(rest)
@@ -100,50 +104,56 @@ class DelimitedFile:
                         if len(rest) or not given:
                             yield rest.rename_columns(list(types))
                 return
-            except pa.ArrowInvalid as error:
+            except invalid as error:
                 self._cut_from_now(error)
 
     def _cut_from_now(self, error: pa.ArrowInvalid) -> None:
         """Have long cells cut where a row is too long for Arrow; raise any other error again."""
-        if self._has_long_rows or _TOO_LONG not in str(error):
+        is_mended = self._has_long_rows or not self._has_items
+        if is_mended or _TOO_LONG not in str(error):
             raise error
         self._has_long_rows = True
 
-    @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        if self._is_plain and not self._has_long_rows:
-            yield self.path
-            return
+    @property
+    def _readable(self) -> str | Path:
+        """A file that Arrow reads: the table itself, or a copy in the plainest form."""
+        is_itself = self._is_plain and not self._has_long_rows
+        return self.path if is_itself else self._copy.name
+
+    @cached_property
+    def _copy(self) -> IO[bytes]:
+        """The table as plain UTF-8, on the disk for as long as its columns are asked for."""
+        copy = tempfile.NamedTemporaryFile(prefix="fungi-table-")  # noqa: SIM115  # closed below
+        finalize(self, copy.close)
         with open(self.path, "rb") as file:
-            pieces = cut_cells(byte_pieces(file), self.delimiter.encode())
-            stream = io.BufferedReader(Pieces(pieces))
-            if self._is_plain:
-                yield pa.PythonFile(stream, "r")
-                return
-            csv.field_size_limit(max(csv.field_size_limit(), MOST_BYTES))
-            text = io.TextIOWrapper(stream, UTF_8, newline="")
-            for _ in range(self._skipped_lines):
-                text.readline()
-            rows = csv.reader(text, delimiter=self.delimiter, skipinitialspace=True, strict=True)
-            yield pa.PythonFile(io.BufferedReader(Pieces(_written(rows, self.delimiter))), "r")
+            pieces = byte_pieces(file)
+            if self._has_items:
+                pieces = cut_cells(pieces, self.delimiter.encode())
+            copy.writelines(pieces if self._is_plain else self._rewritten(pieces))
+        copy.flush()
+        return copy
+
+    def _rewritten(self, pieces: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield rows as Python reads and writes them, a thousand at a time."""
+        csv.field_size_limit(max(csv.field_size_limit(), MOST_BYTES))
+        lines = io.TextIOWrapper(io.BufferedReader(_Pieces(pieces)), UTF_8, newline="")
+        for _ in range(self._skipped_lines):
+            lines.readline()
+        rows = csv.reader(lines, delimiter=self.delimiter, skipinitialspace=True, strict=True)
+        while some := list(islice(rows, _ROWS_AT_ONCE)):
+            text = io.StringIO()
+            csv.writer(text, delimiter=self.delimiter, lineterminator="\n").writerows(some)
+            yield text.getvalue().encode()
 
     def _reader(
-        self, file: Any, convert: arrow_csv.ConvertOptions | None = None
+        self, convert: arrow_csv.ConvertOptions | None = None
     ) -> arrow_csv.CSVStreamingReader:
         parse = arrow_csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True)
         read = _READ_LONG if self._has_long_rows else _READ
-        return arrow_csv.open_csv(file, read, parse, convert)
+        return arrow_csv.open_csv(self._readable, read, parse, convert)
 
 
-def _written(rows: Iterator[list[str]], delimiter: str) -> Iterator[bytes]:
-    """Yield rows as UTF-8 in the plainest form, a thousand at a time."""
-    while some := list(islice(rows, _ROWS_AT_ONCE)):
-        text = io.StringIO()
-        csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows(some)
-        yield text.getvalue().encode()
-
-
-class Pieces(io.RawIOBase):
+class _Pieces(io.RawIOBase):
     """A file of the bytes that an iterator yields."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

@@ -19,29 +19,34 @@ def cut(data: bytes, most: int = MOST_BYTES) -> bytes:
 
 def _between_characters(data: bytes, end: int) -> int:
     """Return the last place up to `end` where a character of UTF-8 begins."""
-    return next((n for n in range(end, max(end - 4, 0), -1) if data[n] & 0xC0 != 0x80), end)
+    return next((n for n in range(end, max(end - 4, -1), -1) if data[n] & 0xC0 != 0x80), end)
 
 
 class CellCutter:
-    """Passes a table on as it comes, without what is beyond MOST_BYTES in each of its cells.
+    """Passes a table on as it comes, without what is beyond a length in each of its cells.
 
     Args:
         delimiter: what is between cells; None for JSON, of which strings are cells.
+        most: bytes of a cell as it is spelled, its quotes left out.
     """
 
-    def __init__(self, delimiter: bytes | None = None) -> None:
+    def __init__(self, delimiter: bytes | None = None, most: int = MOST_BYTES) -> None:
+        self._most = most
         self._is_json = delimiter is None
         self._inside = _IN_QUOTES if delimiter else _IN_JSON
         ends = re.escape(delimiter) + rb"\r\n" if delimiter else b""
         self._outside = re.compile(rb'[^"' + ends + rb"]*+")
         self._is_quoted = False
-        self._room = MOST_BYTES
+        self._room = self._most
         self._held = b""
 
     def feed(self, piece: bytes, *, is_last: bool = False) -> bytes:
         """Return what is kept of a piece; the last one may be empty."""
         data, at, kept = self._held + piece, 0, []
         self._held = b""
+        if data and data[-1] >= 0x80 and not is_last:  # perhaps a part of a character
+            whole = _between_characters(data, len(data) - 1)
+            data, self._held = data[:whole], data[whole:]
         while at < len(data):
             pattern = self._inside if self._is_quoted else self._outside
             found = pattern.match(data, at)
@@ -49,10 +54,11 @@ class CellCutter:
             kept.append(self._kept(pattern, data, at, end))
             at = end
             if self._is_quoted and not is_last and len(data) - at <= _LONGEST_ESCAPE:
-                self._held = data[at:]  # what it is shows in what follows
+                self._held = data[at:] + self._held  # what it is shows in what follows
                 break
-            kept.append(self._passed(data[at : at + 1]))
-            at += 1
+            if at < len(data):
+                kept.append(self._passed(data[at : at + 1]))
+                at += 1
         return b"".join(kept)
 
     def _kept(self, pattern: re.Pattern[bytes], data: bytes, start: int, end: int) -> bytes:
@@ -69,12 +75,12 @@ class CellCutter:
     def _passed(self, mark: bytes) -> bytes:
         """Return what is kept of a byte that a run of others ends at."""
         if mark != b'"':
-            self._room = self._room if self._is_quoted else MOST_BYTES
+            self._room = self._room if self._is_quoted else self._most
             return mark
         if self._is_quoted:
             self._is_quoted = False
-        elif self._is_json or self._room == MOST_BYTES:
-            self._is_quoted, self._room = True, MOST_BYTES
+        elif self._is_json or self._room == self._most:
+            self._is_quoted, self._room = True, self._most
         return mark
 
 

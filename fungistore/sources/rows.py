@@ -16,6 +16,7 @@ import pyarrow.parquet as parquet
 
 from fungistore.errors import UsageError
 from fungistore.location import locate
+from fungistore.modalities.text.texts import MOST_BYTES
 from fungistore.sources.batches import BATCH_ROWS, CELL
 from fungistore.sources.delimited import DelimitedFile
 from fungistore.sources.headers import (
@@ -35,6 +36,8 @@ from fungistore.sources.labels import class_names, split_names
 UNREADABLE = (pa.ArrowException, UnicodeError, csv.Error)  # what reading a table raises
 ITEM = ""  # what the inline column is called here, whose own name is the modality's choice
 _BLANK_PATHS_TRIED = 8
+_LONGEST_NAME = MOST_BYTES - 16  # bytes of a path, label, split or id: longer cells may be cut
+_MOST_BYTES, _LEAST_ROWS = 1 << 26, 64  # of a batch of Parquet, whose cells may be pages of text
 _INLINE_TOLD = 3  # names of columns of items in a message
 # Of a table that `fungi export` or `Store.to_pandas` made: columns that tell it, and those that are
 # no columns of the samples.
@@ -95,16 +98,21 @@ class ParquetFile:
         """Yield some columns, as their types are."""
         headers = [self._schema.names[self.names.index(name)] for name in types]
         with parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=headers):
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            size = sum(group.total_byte_size for group in groups) // max(file.metadata.num_rows, 1)
+            rows = max(_LEAST_ROWS, min(BATCH_ROWS, _MOST_BYTES // max(size, 1)))
+            for batch in file.iter_batches(rows, columns=headers):
                 yield batch.select(headers).rename_columns(list(types))
 
 
-def open_columns(path: str | Path) -> Columns:
-    """Return the columns of a table, whose name tells its format."""
+def open_columns(path: str | Path, *, has_items: bool = False) -> Columns:
+    """Return the columns of a table, whose name tells its format; cells may be items."""
     name = str(path).lower()
     if name.endswith(SUFFIXES):
         return JsonLines(path)
-    return ParquetFile(path) if name.endswith(".parquet") else DelimitedFile(path)
+    if name.endswith(".parquet"):
+        return ParquetFile(path)
+    return DelimitedFile(path, has_items=has_items)
 
 
 class ItemRows:
@@ -141,7 +149,9 @@ class ItemRows:
     @cached_property
     def columns(self) -> Columns:
         """The table's columns, by their own names."""
-        return open_columns(self._path) if self._opened is None else self._opened
+        if self._opened is not None:
+            return self._opened
+        return open_columns(self._path, has_items=bool(self._inline))
 
     @cached_property
     def items(self) -> list[str]:
@@ -213,11 +223,23 @@ class ItemRows:
             arrays = []
             for role, column in zip(called, batch.columns, strict=True):
                 if role in ROLES:
+                    self._refuse_cut(names[called.index(role)], column)
                     column = cleaned.get(role, _as_is)(column.cast(pa.string()))
                 elif is_text and role != ITEM:
                     column = pc.utf8_trim_whitespace(column)
                 arrays.append(column)
             yield pa.RecordBatch.from_arrays(arrays, called)
+
+    def _refuse_cut(self, name: str, column: pa.Array) -> None:
+        """Refuse names of which the end may be left out: they would be those of others."""
+        texts = column.cast(pa.string())
+        if (pc.max(pc.binary_length(texts)).as_py() or 0) > _LONGEST_NAME:
+            raise UsageError(
+                "a cell is too long for what its column has",
+                where=f"{self._path}, column {name}",
+                expected=f"up to {_LONGEST_NAME} bytes",
+                hint="look for a quote that is not closed, or rename the column",
+            )
 
     @cached_property
     def _paths_have_blanks(self) -> bool:
@@ -271,6 +293,7 @@ def _check_type(path: str, name: str, role: str, kind: pa.DataType) -> None:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     number = pa.types.is_integer(kind) and role in (LABEL, ID)
+    number |= pa.types.is_boolean(kind) and role == LABEL
     text = is_word(kind) and not pa.types.is_integer(kind)
     content = role == ITEM and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
     if not (text or number or content or pa.types.is_null(kind)):

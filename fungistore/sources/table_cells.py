@@ -55,7 +55,7 @@ class TableCells:
 
 def open_table(path: str) -> TableCells:
     """Open a table whose name tells its format."""
-    return TableCells(open_columns(path))
+    return TableCells(open_columns(path, has_items=True))
 
 
 def open_lines(path: str) -> TableCells:

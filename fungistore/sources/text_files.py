@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, cast
+from weakref import finalize
 
 from fungistore.errors import UsageError
 from fungistore.modalities.modality import Modality
@@ -63,7 +64,7 @@ class StandardInput(ManifestSource):
     """
 
     def __init__(self, held: IO[bytes], inline: Sequence[str]) -> None:
-        self._held = held
+        finalize(self, held.close)
         lines = TextLines(held.name, inline[0], nul_ends=_has_nul(held))
         super().__init__(held.name, inline, lines, None)
         self.root, self.origin = str(Path.cwd()), ""
@@ -83,7 +84,7 @@ def standard_input(stream: BinaryIO, modality: Modality) -> Source:
 
     It is kept on the disk while it is listed: the same text may be there twice, and is named so.
     """
-    held = tempfile.NamedTemporaryFile(prefix="fungi-stdin-")  # noqa: SIM115  # kept by the source
+    held = tempfile.NamedTemporaryFile(prefix="fungi-stdin-")  # noqa: SIM115  # finalized
     shutil.copyfileobj(stream, held, HEAD_BYTES)
     held.flush()
     end = b"\0" if _has_nul(held) else b"\n"
@@ -91,7 +92,9 @@ def standard_input(stream: BinaryIO, modality: Modality) -> Source:
     first = next((line for line in held.read(HEAD_BYTES).split(end) if line.strip()), b"")
     held.seek(0)
     if _is_file(first):
-        return PathListSource(cast(BinaryIO, held))
+        paths = PathListSource(cast(BinaryIO, held))
+        finalize(paths, held.close)
+        return paths
     return StandardInput(held, modality.columns)
 
 

@@ -5,7 +5,7 @@ A broken disk can make millions of them, so they are read and told some at a tim
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -27,7 +27,8 @@ class FailedInput:
     Attributes:
         row: of the store's samples.
         id: of the sample.
-        path: of its file; of a member of a tar file, with its place in it.
+        path: of its file; of a member of a tar file, with its place in it. An item that stands in
+            the store's own table has none: its id, and how it begins.
         error: class of the error; "ChangedFile" where the file has changed.
         message: what the reader said.
         feature_set: that lacks it; "masks" of a mask that could not be used.
@@ -87,8 +88,13 @@ def described(store: Store, failures: Iterable[Failure]) -> Iterator[FailedInput
             yield FailedInput(
                 row=failure.row,
                 id=sample["id"] if sample else "",
-                path=shortened(absolute_uri(sample["root"], failure.uri) if sample else ""),
+                path=_place(sample, failure.uri) if sample else "",
                 error=failure.error,
                 message=failure.message,
                 feature_set=failure.feature_set,
             )
+
+
+def _place(sample: Mapping[str, Any], uri: str) -> str:
+    shown = shortened(absolute_uri(sample["root"], uri))
+    return f"{sample['id']} {shown}" if is_inline(uri) else shown

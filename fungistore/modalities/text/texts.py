@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import os
+from collections.abc import Collection
 from html import escape
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -33,6 +35,7 @@ class Texts:
     columns: ClassVar[tuple[str, ...]] = (
         *("text", "sentence", "content", "document", "review", "body", "sentences", "texts"),
         *("tweet", "comment", "message", "question", "utterance", "query", "passage", "abstract"),
+        *("review_text", "review_body", "comment_text", "tweet_text", "headline", "description"),
     )
 
     def read(self, stream: IO[bytes]) -> str:
@@ -49,15 +52,14 @@ class Texts:
         try:
             text = decoder.decode(data[mark:MOST_BYTES], final=len(data) <= MOST_BYTES)
         except UnicodeDecodeError as error:
+            place = mark + error.start
             raise TextError(
-                "this is no text in UTF-8",
-                found=f"byte 0x{data[mark + error.start]:02x} at {mark + error.start}",
+                f"this is no text in UTF-8: byte 0x{data[place]:02x} at {place}",
                 hint="convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW",
             ) from error
         if text.count("\0") > len(text) * _MOST_NULS:
             raise TextError(
-                "this is no text in UTF-8",
-                found=f"{text.count(chr(0))} NULs among {len(text)} characters",
+                f"this is no text in UTF-8: {text.count(chr(0))} of {len(text)} bytes are NUL",
                 hint="if it is UTF-16: iconv -f UTF-16LE -t UTF-8 OLD > NEW",
             )
         text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
@@ -79,10 +81,15 @@ class Texts:
         """Return the uri of the file at a path, else of the text itself.
 
         Raises:
-            UsageError: it is empty, or names a .txt that is not there.
+            UsageError: it is empty, or a folder, or what can only be the path of a file, and there
+                is none.
         """
-        if _is_file(text) or (suffix_of(text) in self.suffixes and len(text.split()) == 1):
-            return uri_of_file(text, self.item)
+        if _is_there(text) or _must_be_path(text, self.suffixes):
+            try:
+                return uri_of_file(text, self.item)
+            except UsageError as error:
+                error.hint = "a path of a text file; if this is the text itself: --text"
+                raise
         if not text.strip():
             raise UsageError("the text is empty", expected="a sentence, or the path of a text file")
         return inline_uri(text.encode("utf-8", "replace"))
@@ -93,14 +100,21 @@ class Texts:
 
     def show(self, item: str, caption: str) -> str:
         """Return the beginning of a text, with what steers the reader's screen spelled out."""
-        return f'<p class="text" dir="auto">{escape(beginning(item, SHOWN))}</p>'
+        return f'<p class="text"><bdi>{escape(beginning(item, SHOWN))}</bdi></p>'
 
 
-def _is_file(path: str) -> bool:
+def _is_there(text: str) -> bool:
+    """Whether a text is the path of a file, or of a folder, if it is spelled as one."""
     try:
-        return Path(path).is_file()
+        return Path(text).is_file() or (os.sep in text and Path(text).is_dir())
     except (OSError, ValueError):  # a sentence is longer than a name may be; a NUL in it
         return False
+
+
+def _must_be_path(text: str, suffixes: Collection[str]) -> bool:
+    """Whether one word is spelled as a path of a file: a/b.jpg, c.txt."""
+    suffix = suffix_of(text)
+    return len(text.split()) == 1 and (suffix in suffixes or (os.sep in text and suffix != ""))
 
 
 def _is_visible(character: str) -> bool:
