@@ -30,6 +30,7 @@ SAID = 300  # characters of what the endpoint says that an error repeats
 PASSING = (408, 409, 425, 429)  # statuses below 500 that may be others later
 NO_CREDIT = "insufficient_quota"  # OpenAI says it with 429, and no waiting helps
 HIDDEN = "[the key]"
+AGENT = "fungi"  # some hosts turn Python's own name away
 HINTS = {
     400: "the endpoint's own words say what it does not take: a smaller --k or --max-characters "
     "where the prompt is too long, or another --model",
@@ -116,19 +117,19 @@ class Endpoint:
         except (ValueError, RecursionError):
             document = None
         if status != 200:
-            raise _refusal(self.url, status, wait, _words_of(document, text), document)
+            raise _refusal(self.url, status, wait, _words_of(document, text), NO_CREDIT in text)
         try:
             choice = document["choices"][0]
-            content, usage = choice["message"]["content"], document.get("usage") or {}
-            counts = (int(usage.get(f"{name}_tokens") or 0) for name in ("prompt", "completion"))
-            return Answer(str(content or ""), str(choice.get("finish_reason") or ""), *counts)
-        except (TypeError, KeyError, IndexError, ValueError, AttributeError):
+            content, finish = choice["message"]["content"], choice.get("finish_reason")
+        except (TypeError, KeyError, IndexError, AttributeError):
             said = "no answer in what the endpoint sent: "
             raise PassingError(said + (_shortened(text) or "nothing")) from None
+        counts = (_tokens(document, kind) for kind in ("prompt", "completion"))
+        return Answer(str(content or ""), str(finish or ""), *counts)
 
     def _post(self, body: bytes) -> tuple[int, float | None, bytes]:
         """Return the status, the seconds to wait, and the bytes of what the endpoint says."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        headers = {"Content-Type": "application/json", "User-Agent": AGENT}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         request = urllib.request.Request(self.url, body, headers, method="POST")
@@ -238,9 +239,8 @@ def _key(variable: str, environment: Mapping[str, str]) -> str | None:
 
 
 def _refusal(
-    url: str, status: int, wait: float | None, words: str, document: object
+    url: str, status: int, wait: float | None, words: str, is_broke: bool
 ) -> PassingError | FungiError:
-    is_broke = NO_CREDIT in json.dumps(document)[:MOST_BYTES]
     said = f"{status} {http.client.responses.get(status, '')}".strip()
     if (status >= 500 or status in PASSING) and not is_broke:
         return PassingError(f"{said}: {words}" if words else said, wait)
@@ -255,10 +255,17 @@ def _refusal(
 
 def _words_of(document: object, text: str) -> str:
     """Return what an endpoint says of an error, in one line."""
-    error = document.get("error", document) if isinstance(document, dict) else text
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or json.dumps(error)
-    return _shortened(str(error))
+    said: object = document
+    for name in ("error", "message", "detail"):
+        said = said.get(name, said) if isinstance(said, dict) else said
+    return _shortened(said if isinstance(said, str) else text)
+
+
+def _tokens(document: Mapping[str, Any], kind: str) -> int:
+    """Return what an endpoint counts; an answer without, or with an odd count, is one as well."""
+    usage = document.get("usage")
+    count = usage.get(f"{kind}_tokens") if isinstance(usage, dict) else 0
+    return count if type(count) is int and count >= 0 else 0
 
 
 def _shortened(text: str) -> str:

@@ -25,7 +25,7 @@ from fungistore.prompting.asking import Asking, BackOff
 from fungistore.prompting.endpoint import Endpoint
 from fungistore.prompting.items import Items
 from fungistore.prompting.neighbours import at_most, near
-from fungistore.prompting.options import IclOptions
+from fungistore.prompting.options import KEY_VARIABLE, IclOptions
 from fungistore.prompting.parsing import LabelList
 from fungistore.prompting.retrieve import AT_ONCE, refuse_no_texts
 from fungistore.prompting.template import Template, open_template
@@ -104,11 +104,11 @@ class _Combination:
 class _Prompts:
     """What is asked for each query of an evaluation."""
 
-    def __init__(self, task: Task, options: IclOptions, queries: Rows) -> None:
+    def __init__(self, task: Task, options: IclOptions, template: Template, queries: Rows) -> None:
         self.store = task.store
         self.items = Items(task.store, options.max_characters)
         refuse_no_texts(self.items, task.store)
-        self.template: Template = open_template(options.template)
+        self.template = template
         self.present = np.unique(task.labels[task.split.train])
         self.labels = class_names(task.store, self.present.tolist())
         self.queries = queries
@@ -154,6 +154,8 @@ def evaluate_icl(
     """
     IclOptions.accept(options)
     endpoint = Endpoint.at(options.endpoint, options.timeout, options.key_env, os.environ)
+    if endpoint.key is None and options.key_env != KEY_VARIABLE:
+        options.refuse("key_env", "a variable with a key", options.key_env, "export it")
     template = open_template(options.template)
     task = open_task(
         Store.open(store, keep_removed=options.keep_removed),
@@ -166,7 +168,7 @@ def evaluate_icl(
     split = say_split(task.split, context)
     queries = _drawn(task.split.test, options)
     unseen = say_unseen(task.unseen, context)
-    prompts = _Prompts(task, options, queries)
+    prompts = _Prompts(task, options, template, queries)
     k = at_most(options.k, task.split.train, queries, context)
     if endpoint.is_unguarded:
         context.reporter.notice("--endpoint is no https: the key goes over the network unencrypted")

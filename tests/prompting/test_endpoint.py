@@ -136,6 +136,37 @@ def test_what_will_not_pass_is_asked_once(status, hint):
     assert caught.value.where == s.url + "/chat/completions"
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"error": {"message": "no"}}, "no"),
+        ({"error": "no"}, "no"),
+        ({"detail": "Server is pinned"}, "Server is pinned"),
+        ({"error": {"type": "odd"}}, '{"error": {"type": "odd"}}'),
+        (b"<h1>no</h1>\n", "<h1>no</h1>"),
+        (b"x" * 5000, "x" * 300 + "..."),
+    ],
+)
+def test_the_endpoints_words_are_found(body, words):
+    """As OpenAI has them, as FastAPI has them, and of what is no JSON its beginning."""
+    refusing = stub(lambda handler, *_: handler.send(400, body))
+    with refusing as server, pytest.raises(FungiError) as caught:
+        ask(server)
+    assert caught.value.found == f"400 Bad Request: {words}"
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, [], {"prompt_tokens": "7"}, {"prompt_tokens": None}, {"prompt_tokens": -1}]
+)
+def test_an_answer_without_a_count_is_an_answer(usage):
+    """It was paid for; so is one without words."""
+    with stub(lambda handler, *_: handler.send(200, said("fine") | {"usage": usage})) as server:
+        assert ask(server) == {"0": Answer("fine", "stop", 0, 0)}
+        assert server.headers[0]["User-Agent"] == "fungi"
+    with stub(lambda handler, *_: handler.send(200, said(None))) as server:
+        assert ask(server)["0"].text == ""
+
+
 def test_an_account_without_credit_is_no_rate_limit():
     """OpenAI says both with 429."""
     error = {"error": {"message": "You exceeded", "code": "insufficient_quota"}}

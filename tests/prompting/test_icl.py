@@ -305,6 +305,8 @@ def test_answers_that_are_kept_can_be_read_without_writing(store):
         ({"endpoint": "localhost"}, "this is no endpoint"),
         ({"features": ("dino",)}, "no such feature"),
         ({"pca": "none"}, "there is no PCA"),
+        ({"key_env": "NOT_SET"}, "key-env"),
+        ({"template": "no.txt"}, "template cannot be read"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_before_anything_is(store, settings, what):
