@@ -173,6 +173,7 @@ if __name__ == "__main__":
         importlib.import_module(library)
     for model in sys.argv[2:]:
         stand_in(model)
+    os.fsync = lambda descriptor: None  # pages are not about what a power cut leaves
     gc.collect()
     gc.freeze()
     serve(sys.argv[1])

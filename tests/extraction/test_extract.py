@@ -287,6 +287,7 @@ def test_changed_settings_are_refused_field_by_field(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """Other settings on an existing feature set raise MismatchError that names the field."""
+    options = replace(options, limit=8)
     extract(str(images), tmp_path / "s.fungi", options)
     before = record_times(tmp_path / "s.fungi")
     for field, change in CHANGES.items():
@@ -423,6 +424,7 @@ def test_int8_is_a_choice_that_is_frozen(
     images: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """int8 stays near float32, goes on as int8 where --dtype is left out, and is a mismatch."""
+    options = replace(options, limit=12)
     extract(str(images), tmp_path / "exact.fungi", options)
     int8 = replace(options, dtype="int8")
     extract(str(images), tmp_path / "int8.fungi", replace(int8, limit=8))

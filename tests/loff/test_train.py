@@ -21,6 +21,7 @@ from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context
 from fungistore.store.store import Store
 
+pytestmark = pytest.mark.usefixtures("small_heads")
 ROWS, SIDE, CHANNELS, CLASSES = 96, 4, 8, 3
 
 

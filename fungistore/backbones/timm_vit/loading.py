@@ -11,6 +11,8 @@ from typing import Any
 import timm
 import torch
 from timm.data import resolve_data_config
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fungistore.backbones.checkpoints import read_checkpoint
 from fungistore.backbones.names import HUB, is_place, similar_model
@@ -32,6 +34,14 @@ from fungistore.backbones.timm_vit.weights import (
 from fungistore.errors import FungiError, UsageError
 
 NEAR_NAMES = 5
+_FILLING = {
+    Tensor.uniform_,
+    Tensor.normal_,
+    Tensor.erfinv_,
+    Tensor.mul_,
+    Tensor.add_,
+    Tensor.clamp_,
+}
 NATIVE_EXTENTS = (0.3, 0.5)  # of an image's side: the least and the usual of views
 
 
@@ -155,8 +165,17 @@ def _size_options(
 
 
 def _sketch(variant: Variant, sizes: Mapping[str, Any]) -> Any:
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return _create(variant, sizes)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what would draw initial weights: a sketch has none, and torch takes its time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLING and args[0].is_meta:
+            return args[0]
+        return func(*args, **(kwargs or {}))
 
 
 class _NoSuchOptionError(UsageError):
