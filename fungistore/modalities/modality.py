@@ -20,6 +20,7 @@ MODALITIES = Registry(
     "modality",
     "fungistore.modalities",
     {
+        "audio": "fungistore.modalities.audio.recordings:Recordings",
         IMAGE: "fungistore.modalities.image.images:Images",
         "text": "fungistore.modalities.text.texts:Texts",
     },
