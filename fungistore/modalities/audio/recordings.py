@@ -8,7 +8,8 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from fungistore.errors import AudioError
-from fungistore.modalities.audio.decode import AUDIO_SUFFIXES, decode, rescue
+from fungistore.location import Span
+from fungistore.modalities.audio.decode import AUDIO_SUFFIXES, WHOLE, decode, rescue
 from fungistore.modalities.audio.recording import Recording
 from fungistore.modalities.reading import uri_of_file
 
@@ -28,15 +29,16 @@ class Recordings:
     items: ClassVar[str] = "recordings"
     error: ClassVar[type[AudioError]] = AudioError
     suffixes: ClassVar[frozenset[str]] = AUDIO_SUFFIXES
-    columns: ClassVar[tuple[str, ...]] = (AUDIO,)
+    columns: ClassVar[tuple[str, ...]] = ()
+    has_spans: ClassVar[bool] = True
 
-    def read(self, stream: IO[bytes]) -> Recording:
-        """Return the sound; see `decode`."""
-        return decode(stream)
+    def read(self, stream: IO[bytes], span: Span = WHOLE) -> Recording:
+        """Return the sound, or a span of it; see `decode`."""
+        return decode(stream, span)
 
-    def rescue(self, stream: IO[bytes]) -> Recording:
+    def rescue(self, stream: IO[bytes], span: Span = WHOLE) -> Recording:
         """Return as much as there is of a sound that ends too early; see `decode.rescue`."""
-        return rescue(stream)
+        return rescue(stream, span)
 
     def blank(self) -> Recording:
         """Return a hundredth of a second of silence."""
