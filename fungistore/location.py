@@ -45,6 +45,7 @@ _LONGEST_SHOWN = 80  # characters of an inline item
 _LONGEST_SPELLED = 12  # bytes of a uri for one of them, four of which are percent-encoded
 _END_BYTES = 1 << 16
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+LATEST = 999_999_999  # second of a span
 _SECOND = r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{0,8}[1-9])?"  # each has one spelling
 _SPAN = re.compile(rf"(.+)#from=({_SECOND})?&to=({_SECOND})?", re.DOTALL)
 LIVE = "#in=dataset&"  # in the uri of what only the process has that was passed it

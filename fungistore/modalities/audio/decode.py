@@ -31,6 +31,7 @@ _CUT = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff|Riff size)\s*:\s*(\d+)\s*\(should be (\d+)\)", re.MULTILINE
 )
 _UNKNOWN_SIZES = ((0x7FFF0000, 0x7FFFFFFF), (0xFFFF0000, 0xFFFFFFFF))
+ROUNDING = 0.01  # seconds by which a span may end behind the sound, as rounded times do
 _UNKNOWN_FRAMES = 1 << 62  # what libsndfile says of a FLAC file that does not state them
 _MPEG_SLACK = 2 * 1152  # samples: encoders do not agree on the silence at both ends
 _MPEG_RUN_UP = 10 * 1152  # samples: a frame's sound may begin in bits of frames before it
@@ -82,7 +83,9 @@ def _recording(file: Any, span: Span, *, whole: bool) -> Recording:
         raise AudioError(f"the sound ends too early: {cut[1]} bytes of it are there, not {cut[0]}")
     start = round((span.start or 0.0) * rate)
     stop = declared if span.end is None else round(span.end * rate)
-    if declared is not None and whole and max(start + 1, stop or 0) > declared > 0:
+    if declared and stop is not None and declared < stop <= declared + ROUNDING * rate:
+        stop = declared
+    if declared and whole and max(start + 1, stop or 0) > declared:
         raise AudioError(
             f"the span begins or ends behind the sound, which lasts {declared / rate:g} s"
         )
