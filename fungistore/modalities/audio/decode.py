@@ -101,7 +101,7 @@ def _recording(file: Any, span: Span, *, whole: bool) -> Recording:
         )
     if not len(samples):
         raise AudioError("there is no sound in it")
-    if not np.abs(samples).max() < LOUDEST:  # so NaN is found, too
+    if not max(-samples.min(), samples.max()) < LOUDEST:  # so NaN is found, too
         raise AudioError("some samples are no numbers, or far beyond full scale")
     return Recording(samples, rate)
 
