@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def test_rows_of_a_manifest_are_spans_of_files(tmp_path: Path) -> None:
     assert any("'start' to 'end', in seconds" in remark for remark in source_remarks(source))
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.parquet"])
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.jsonl", "m.parquet"])
 def test_tables_of_all_kinds_have_spans(name: str, tmp_path: Path) -> None:
     """With ids of their own, columns of other spellings, and NaN for an empty cell."""
     ramp(tmp_path / "talk.wav")
@@ -100,6 +101,12 @@ def test_tables_of_all_kinds_have_spans(name: str, tmp_path: Path) -> None:
             "end_time": pa.array([5, 6], pa.int16()),
         }
         parquet.write_table(pa.table(columns), tmp_path / name)
+    elif name == "m.jsonl":
+        rows = (
+            {"path": "talk.wav", "id": "x", "Start Time": 4, "end_time": 5.0},
+            {"path": "talk.wav", "id": "y", "Start Time": None, "end_time": 6},
+        )
+        (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     else:
         mark = "\t" if name == "m.tsv" else ";"  # as a German Excel has it
         lines = ["path|id|Start Time|end_time", "talk.wav|x|4,0|5", "talk.wav|y||6"]
