@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from fungistore.modalities.views import ViewRecipe
 
 IMAGE = "image"  # what samples are where nobody says otherwise
+AUDIO = "audio"
 
 MODALITIES = Registry(
     "modality",
     "fungistore.modalities",
     {
-        "audio": "fungistore.modalities.audio.recordings:Recordings",
+        AUDIO: "fungistore.modalities.audio.recordings:Recordings",
         IMAGE: "fungistore.modalities.image.images:Images",
         "text": "fungistore.modalities.text.texts:Texts",
     },

@@ -23,6 +23,7 @@ from fungistore.location import (
     split_span,
     uri_to_path,
 )
+from fungistore.sources.advice import empty_hint
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import Sample, Source, columns_of, source_remarks
 
@@ -258,3 +259,25 @@ def test_a_column_of_paths_may_be_called_audio(tmp_path: Path) -> None:
     source = opened(tmp_path / "m.csv", "audio,label\na.wav,x\n")
     (sample,) = source
     assert (sample.id, first_value(source, sample)[1]) == ("a.wav", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (("a.m4a", "b.m4a"), "ffmpeg -i A.m4a A.flac"),
+        (("film.mp4",), "ffmpeg -i A.mp4 A.flac"),
+        (("a.jpg",), "images are taken by a --model of images"),
+    ],
+)
+def test_a_folder_without_sounds_says_what_is_there_instead(
+    files: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    """Formats that libsndfile does not know are named with what makes them known."""
+    for name in files:
+        (tmp_path / name).write_bytes(b"x")
+    audio = find_modality("audio")
+    ignored = dict.fromkeys((Path(name).suffix for name in files), 1)
+    assert words in empty_hint(str(tmp_path), ignored, audio)
+    with pytest.raises(UsageError) as error:
+        opened(tmp_path / files[0])
+    assert words in str(error.value.hint)

@@ -11,12 +11,12 @@ from fungistore.errors import AudioError
 from fungistore.location import Span
 from fungistore.modalities.audio.decode import AUDIO_SUFFIXES, WHOLE, decode, rescue
 from fungistore.modalities.audio.recording import Recording
+from fungistore.modalities.modality import AUDIO
 from fungistore.modalities.reading import uri_of_file
 
 if TYPE_CHECKING:
     from fungistore.modalities.views import ViewRecipe
 
-AUDIO = "audio"
 BLANK = Recording(np.zeros(160, np.float32), 16000)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+from fungistore.modalities.modality import AUDIO
 from fungistore.sources.sample import CellType
 from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
@@ -39,7 +40,7 @@ def _facts(fold: int) -> DataSet:
         papers=(FUNGI,),
         terms="CC BY-NC 3.0",
         page="https://github.com/karolpiczak/ESC-50",
-        modality="audio",
+        modality=AUDIO,
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fungistore.modalities.modality import AUDIO
 from fungistore.sources.sets.class_folders import files_in
 from fungistore.sources.sets.facts import FUNGI, DataSet, DataSetLayout
 from fungistore.sources.sets.image_set import ImageSet, Row
@@ -40,7 +41,7 @@ class SpeechCommands(ImageSet):
         papers=(FUNGI,),
         terms="CC BY 4.0",
         page="https://arxiv.org/abs/1804.03209",
-        modality="audio",
+        modality=AUDIO,
     )
 
     def classes(self, place: Place) -> list[str]:
