@@ -11,6 +11,8 @@ import fungistore as fungi
 from fungistore.errors import UsageError
 from fungistore.sources.opening import open_source
 from fungistore.sources.sample import columns_of, source_remarks
+from fungistore.store.listing import add_source
+from fungistore.store.store import Store
 
 
 @pytest.mark.parametrize(("name", "fold"), [("esc50", 1), *((f"esc50-fold{n}", n) for n in (2, 5))])
@@ -29,6 +31,17 @@ def test_one_fold_of_esc50_is_the_test_split(name: str, fold: int, tmp_path: Pat
     assert all(sample.bytes for sample in samples)
     said = f"{name}: 10 recordings listed, 2000 published (train 8/1600, test 2/400)"
     assert source_remarks(source) == [said]
+
+
+def test_another_fold_changes_the_splits_of_a_store_alone(tmp_path: Path) -> None:
+    """Ids, places and digests stay: no feature is made anew for a cross-validation."""
+    write_esc50(tmp_path)
+    store = Store.open_or_create(tmp_path / "s.fungi")
+    add_source(store, open_source(f"esc50:{tmp_path}", modality="audio"), "audio")
+    before = Store.open(tmp_path / "s.fungi").samples.rows_of_split("test").tolist()
+    again = add_source(store, open_source(f"esc50-fold4:{tmp_path}", modality="audio"), "audio")
+    after = Store.open(tmp_path / "s.fungi").samples.rows_of_split("test").tolist()
+    assert (again.added, before, after) == (0, [8, 9], [4, 5])
 
 
 def test_words_are_split_by_the_official_lists(tmp_path: Path) -> None:
