@@ -82,6 +82,8 @@ def test_a_bomb_that_hides_its_length_is_refused_as_it_grows() -> None:
     bomb = silence(1000)
     hidden = with_field(with_field(bomb, 21, "B", bomb[21] & 0xF0), 22, ">I", 0)
     assert peak_of(lambda: refuse(hidden, "longer than 600 s")) < 64 * MIB
+    with pytest.raises(AudioError, match="longer than 600 s"):
+        Recordings().rescue(io.BytesIO(hidden))
 
 
 def test_a_sound_of_the_longest_length_is_read() -> None:

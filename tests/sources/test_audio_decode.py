@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -102,12 +103,43 @@ def test_what_follows_the_sound_is_ignored() -> None:
         assert len(read(encoded(tone(), kind) + bytes(1000))) == RATE
 
 
-@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFF0])
-def test_headers_of_pipes_are_believed_in_nothing(size: int) -> None:
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_24", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM"])
+def test_numbers_of_all_widths_are_between_minus_one_and_one(subtype: str) -> None:
+    """As telephones, recorders and programs write them."""
+    stream = io.BytesIO()
+    soundfile.write(stream, tone(), RATE, format="WAV", subtype=subtype)
+    close = 0.2 if subtype == "IMA_ADPCM" else 0.02
+    assert np.abs(read(stream.getvalue())[:RATE] - tone()).max() < close
+    with pytest.raises(AudioError, match="too early"):
+        read(stream.getvalue()[:-2000])
+
+
+def test_tags_before_the_sound_are_passed_over() -> None:
+    """A picture of the album is longer than the sound."""
+    tag = b"ID3\x03\x00\x00\x00\x02\x00\x00" + bytes(2 << 14)
+    for kind in ("mp3", "flac"):
+        assert len(read(tag + encoded(tone(), kind))) == RATE
+
+
+def test_threads_read_at_once() -> None:
+    """Decoders have no state in common."""
+    contents = [encoded(tone(frequency=100 + 50 * n), "mp3") for n in range(8)]
+    expected = [read(content) for content in contents]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            found = list(pool.map(read, contents))
+            assert all((one == other).all() for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("wav", 0xFFFFFFFF), ("wav", 0x7FFFFFFF), ("wav", 0x7FFFF000), ("au", 0xFFFFFFFF)],
+)
+def test_headers_of_pipes_are_believed_in_nothing(kind: str, size: int) -> None:
     """A program that writes into a pipe puts a huge size first; what is there is the sound."""
-    content = bytearray(encoded(tone()))
-    place = content.index(b"data") + 4
-    content[place : place + 4] = struct.pack("<I", size)
+    content = bytearray(encoded(tone(), kind))
+    place = content.index(b"data") + 4 if kind == "wav" else 8
+    struct.pack_into("<I" if kind == "wav" else ">I", content, place, size)
     assert len(read(bytes(content))) == RATE
 
 

@@ -14,8 +14,8 @@ from fungistore.extras import install_command
 from fungistore.location import Span
 from fungistore.modalities.audio.recording import Recording
 
-LIBRARY_SUFFIXES = {"aif", "aifc", "aiff", "au", "caf", "rf64", "snd", "sph", "w64"}
-AUDIO_SUFFIXES = frozenset({"wav", "flac", "ogg", "oga", "opus", "mp3"} | LIBRARY_SUFFIXES)
+_LESS_USUAL = {"aif", "aifc", "aiff", "au", "caf", "mp2", "rf64", "snd", "sph", "w64", "wave"}
+AUDIO_SUFFIXES = frozenset({"wav", "flac", "ogg", "oga", "opus", "mp3"} | _LESS_USUAL)
 
 MAX_SECONDS = 600
 MAX_SAMPLES = 1 << 26  # 256 MiB: ten minutes at 96 kHz
