@@ -16,7 +16,8 @@ from fungistore.modalities.audio.recording import Recording
 
 PREVIEW_SECONDS = 5
 PREVIEW_RATE = 16000  # 16 bits: 160 kB, and a third more as text
-WIDTH, HEIGHT = 300, 64  # of the outline, in CSS pixels
+WIDTH, HEIGHT = 300, 64  # of the outline; it is as wide as there is room
+FILLING = 'style="display: block; width: 100%"'
 COLOUR = "#5b7a99"  # dark enough on white and light enough on black
 
 
@@ -25,10 +26,10 @@ def show(recording: Recording, caption: str) -> str:
     said = escape(caption, quote=True)
     source = f"data:audio/wav;base64,{base64.b64encode(_preview(recording)).decode('ascii')}"
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
-        f'aria-label="{said}"><title>{said}</title>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" preserveAspectRatio="none" {FILLING} '
+        f'height="{HEIGHT}" role="img" aria-label="{said}"><title>{said}</title>'
         f'<path d="{_outline(recording.samples)}" stroke="{COLOUR}" fill="none"/></svg>'
-        f'<audio controls preload="none" style="width: {WIDTH}px" src="{source}"></audio>'
+        f'<audio controls preload="metadata" {FILLING} src="{source}"></audio>'
     )
 
 
