@@ -103,6 +103,10 @@ class TextError(ItemError):
     """One input that is no text, or has nothing to read."""
 
 
+class AudioError(ItemError):
+    """One input that cannot be turned into a recording."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """Return the hint that names what is spelled nearly so, in any case; None where nothing is."""
     plain = {one.casefold(): one for one in known}

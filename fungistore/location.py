@@ -1,6 +1,6 @@
 """From a sample's uri to the file and the bytes in it, and back.
 
-A uri is spelled in one of five ways; all are plain text that any file format can store:
+A uri is spelled in one of six ways; all are plain text that any file format can store:
 
     cats/001.jpg                                a path, relative to the source's root or absolute
     bytes:cats/caf%E9.jpg                       a path that is not UTF-8, or reads like another
@@ -18,6 +18,9 @@ A uri is spelled in one of five ways; all are plain text that any file format ca
                                                 file that was written anew, it is another
     data:,hello%20world                         the item itself, as RFC 2397 spells it: every byte
                                                 but letters, digits and _.-~/ percent-encoded
+    talk.wav#from=1.5&to=3.25                   a span of what one of the others spells, which is
+                                                from this second to that; without one of the two,
+                                                from the beginning or to the end
 """
 
 from __future__ import annotations
@@ -42,6 +45,9 @@ _LONGEST_SHOWN = 80  # characters of an inline item
 _LONGEST_SPELLED = 12  # bytes of a uri for one of them, four of which are percent-encoded
 _END_BYTES = 1 << 16
 _NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+LATEST = 999_999_999  # second of a span
+_SECOND = r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{0,8}[1-9])?"  # each has one spelling
+_SPAN = re.compile(rf"(.+)#from=({_SECOND})?&to=({_SECOND})?", re.DOTALL)
 LIVE = "#in=dataset&"  # in the uri of what only the process has that was passed it
 _CONTAINED = re.compile(
     r"(.+)#in=([a-z0-9_]+)&at=([^&#]*)&size=([0-9]{1,18})(?:&mark=([0-9a-f]{8}))?", re.DOTALL
@@ -51,6 +57,14 @@ _MEMBER = re.compile(
     r"(?:&head=(?P<head>[0-9]{1,9})-(?P<crc>[0-9a-f]{8}))?(?:&flaw=(?P<flaw>[\w.~%/-]+))?",
     re.DOTALL,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A part of an item that lasts: from this second to that; None: its beginning, or its end."""
+
+    start: float | None = None
+    end: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +137,7 @@ def path_to_uri(path: str) -> str:
     file has the same name.
     """
     path = os.fsencode(path).decode("utf-8", _ODD_BYTES)
-    is_taken = _MEMBER.fullmatch(path) or _CONTAINED.fullmatch(path)
+    is_taken = any(spelling.fullmatch(path) for spelling in (_MEMBER, _CONTAINED, _SPAN))
     if path.startswith(_RESERVED) or is_taken or _UNDECODED.search(path):
         return _BYTES + quote_from_bytes(path.encode("utf-8", _ODD_BYTES))
     return path
@@ -165,13 +179,34 @@ def inline_uri(content: bytes) -> str:
     return _INLINE + quote_from_bytes(content)
 
 
+def span_uri(uri: str, span: Span) -> str:
+    """Spell a span of an item; all of it is the item itself."""
+    if span == Span():
+        return uri
+    return f"{uri}#from={_second(span.start)}&to={_second(span.end)}"
+
+
+def split_span(uri: str) -> tuple[str, Span | None]:
+    """Return the uri of an item, and the span of it that is meant."""
+    part = _SPAN.fullmatch(uri)
+    if part is None:
+        return uri, None
+    start, end = (float(time) if time else None for time in part.groups()[1:])
+    return part[1], Span(start, end)
+
+
+def _second(time: float | None) -> str:
+    return "" if time is None else f"{time:.9f}".rstrip("0").rstrip(".")
+
+
 def is_inline(uri: str) -> bool:
     """Whether a uri is the item itself."""
     return uri.startswith(_INLINE)
 
 
 def locate(root: str, uri: str) -> Location:
-    """Undo the spellings above, resolving relative paths against root."""
+    """Undo the spellings above but for spans, resolving relative paths against root."""
+    uri, _ = split_span(uri)
     if is_inline(uri):
         return Location("", content=unquote_to_bytes(uri.removeprefix(_INLINE)))
     if inside := _CONTAINED.fullmatch(uri):
@@ -197,6 +232,9 @@ def uri_to_path(uri: str) -> str:
 
 def absolute_uri(root: str, uri: str) -> str:
     """Spell a uri of a source with this root so that it means the same under any other root."""
+    bare, span = split_span(uri)
+    if span:
+        return absolute_uri(root, bare) + uri.removeprefix(bare)
     if is_inline(uri):
         return uri
     member = _CONTAINED.fullmatch(uri) or _MEMBER.fullmatch(uri)

@@ -89,7 +89,9 @@ def _needs(layout: fungi.DataSetLayout) -> str:
 
 def _describe(data_set: fungi.DataSet) -> None:
     splits = ", ".join(f"{split} {count:,}" for split, count in data_set.splits.items())
-    result(f"{data_set.title}: {data_set.images:,} images, {data_set.classes:,} classes")
+    result(
+        f"{data_set.title}: {data_set.images:,} {_items(data_set)}, {data_set.classes:,} classes"
+    )
     result(f"splits  {splits}: {data_set.split_rule}")
     result(f"metric  {data_set.metric} ({', '.join(data_set.papers) or 'no paper of ours'})")
     result(f"size    about {size(data_set.bytes)}")
@@ -106,10 +108,15 @@ def _describe(data_set: fungi.DataSet) -> None:
     result(f"fungi extract {data_set.name}:PATH STORE --model MODEL")
 
 
+def _items(data_set: fungi.DataSet) -> str:
+    return fungi.find_modality(data_set.modality).items
+
+
 def _tell(found: fungi.DataSetCheck) -> None:
     splits = ", ".join(f"{split} {count:,}" for split, count in found.splits.items())
     verdict = "" if found.differences else " as expected"
-    result(f"{found.images:,} images{verdict} in {found.root}")
+    items = _items(fungi.find_data_set(found.name))
+    result(f"{found.images:,} {items}{verdict} in {found.root}")
     result(f"splits  {splits}")
     result(f"classes {found.classes:,}")
     for difference in found.differences:

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from fungistore.modalities.views import ViewRecipe
 
 IMAGE = "image"  # what samples are where nobody says otherwise
+AUDIO = "audio"
 
 MODALITIES = Registry(
     "modality",
     "fungistore.modalities",
     {
+        AUDIO: "fungistore.modalities.audio.recordings:Recordings",
         IMAGE: "fungistore.modalities.image.images:Images",
         "text": "fungistore.modalities.text.texts:Texts",
     },
@@ -32,6 +34,9 @@ class Modality(Protocol):
     One that can make something of an item that ends too early also has `rescue(stream)`, which
     returns the item as far as it goes (`--on-error truncated`). One whose items are text has
     `text_of(item)`, which returns it: answers of a search show it beside their ids.
+
+    One whose items last has `has_spans = True`, and `read` and `rescue` take a keyword argument
+    `span` (`fungistore.location.Span`): a manifest's columns `start` and `end`, in seconds.
     """
 
     @property
@@ -101,6 +106,11 @@ def find_modality(name: str) -> Modality:
     """
     modality: Modality = MODALITIES.choose(name, "modality")()
     return modality
+
+
+def has_spans(modality: Modality) -> bool:
+    """Whether a part of an item, from one second to another, is an item as well."""
+    return bool(getattr(modality, "has_spans", False))
 
 
 def with_article(noun: str) -> str:

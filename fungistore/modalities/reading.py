@@ -6,22 +6,23 @@ import hashlib
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
 from fungistore.containers.container import read_contained
 from fungistore.errors import ItemError, UsageError
-from fungistore.location import locate, path_to_uri, shortened
-from fungistore.modalities.modality import Modality
+from fungistore.location import locate, path_to_uri, shortened, split_span
+from fungistore.modalities.modality import Modality, has_spans, with_article
 
 # Enough of a decoder's own words for one line of a failure record.
 _REASON_LENGTH = 120
 MOST_HELD = 1 << 26  # bytes: larger files are decoded from the disk, and read once more
 DIGEST_BYTES = 8
+_FILES_KNOWN = 256  # whose digests are kept, while spans of them are read
 SMALLEST_DIGEST = 2  # smaller numbers stand for digests that are not there
 
 
@@ -73,7 +74,7 @@ def rescue_item(modality: Modality, root: str, uri: str) -> Any:
         return None
     try:
         with open_item(root, uri) as stream:
-            return rescue(stream)
+            return _in_span(modality, rescue, uri)(stream)
     except Exception:  # as in `read_item`, which has said what is wrong
         return None
 
@@ -86,7 +87,7 @@ def read_item(modality: Modality, root: str, uri: str) -> Any:
             empty, truncated or foreign file, or anything that its decoder raises.
     """
     with _explained(modality, uri), open_item(root, uri) as stream:
-        return modality.read(stream)
+        return _in_span(modality, modality.read, uri)(stream)
 
 
 def read_text_of(modality: Modality, root: str, uri: str) -> str | None:
@@ -108,6 +109,9 @@ def read_with_digest(modality: Modality, root: str, uri: str) -> tuple[Any, int]
     """
     with _explained(modality, uri):
         with open_item(root, uri) as stream:
+            if split_span(uri)[1]:
+                item = _in_span(modality, modality.read, uri)(stream)
+                return item, digest_item(root, uri)
             content = stream.read(MOST_HELD + 1)
             if len(content) <= MOST_HELD:
                 digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
@@ -120,12 +124,43 @@ def read_with_digest(modality: Modality, root: str, uri: str) -> tuple[Any, int]
 def digest_item(root: str, uri: str) -> int:
     """Return 64 bits that identify an item's bytes, of at least SMALLEST_DIGEST.
 
+    Those of a span are the item's and the span's own.
+
     Raises:
         ItemError, OSError, ValueError: as `open_item`.
     """
+    bare, span = split_span(uri)
+    if span is None:
+        return _as_number(_digest_bytes(root, uri))
+    of_item = _digest_once(root, bare, locate(root, bare).measure())
+    words = of_item + uri.removeprefix(bare).encode()
+    return _as_number(hashlib.blake2b(words, digest_size=DIGEST_BYTES).digest())
+
+
+@lru_cache(maxsize=_FILES_KNOWN)
+def _digest_once(root: str, uri: str, stamp: tuple[int | None, float | None]) -> bytes:
+    """Return the digest of a file that many samples are spans of; `stamp` is its size and time."""
+    return _digest_bytes(root, uri)
+
+
+def _digest_bytes(root: str, uri: str) -> bytes:
     with open_item(root, uri) as stream:
         new = partial(hashlib.blake2b, digest_size=DIGEST_BYTES)
-        return _as_number(hashlib.file_digest(stream, new).digest())
+        return hashlib.file_digest(stream, new).digest()
+
+
+def _in_span(modality: Modality, read: Callable[..., Any], uri: str) -> Callable[..., Any]:
+    """Return what reads the span that a uri means.
+
+    Raises:
+        ItemError: the modality has none.
+    """
+    span = split_span(uri)[1]
+    if span is None:
+        return read
+    if not has_spans(modality):
+        raise ItemError(f"{with_article(modality.item)} has no spans of time")
+    return partial(read, span=span)
 
 
 def _as_number(digest: bytes) -> int:

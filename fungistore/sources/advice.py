@@ -11,7 +11,7 @@ from shlex import quote
 from urllib.parse import unquote, urlsplit
 
 from fungistore.modalities.image.extra_formats import absent_format
-from fungistore.modalities.modality import Modality
+from fungistore.modalities.modality import AUDIO, MODALITIES, Modality, find_modality
 from fungistore.names import suffix_of
 from fungistore.sources.shards import is_shard_name
 
@@ -27,6 +27,7 @@ _LISTS = ("txt", "lst", "list")
 _TABLES = ("feather", "orc", "arrow", "xml", "dta", "sav", "rds")
 _VECTORS = ("npy", "pt", "pth", "safetensors", "h5", "hdf5")
 VIDEOS = ("mp4", "mov", "avi", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv")
+_OTHER_SOUNDS = ("m4a", "aac", "wma", "amr", "ape", "dsf", "mka", "wv")
 RAW = ("nef", "cr2", "cr3", "arw", "dng", "raf", "orf", "rw2", "pef", "srw")
 
 
@@ -135,11 +136,16 @@ def _kind_hint(suffixes: set[str], kind: Modality) -> str | None:
     for suffix in sorted(suffixes):
         if absent := absent_format(suffix):
             return f"{absent.name} is read with {absent.how}"
+    if kind.name == AUDIO and (sounds := suffixes & {*VIDEOS, *_OTHER_SOUNDS}):
+        one = min(sounds)
+        return f"sounds in .{one} files are not read: take them out (ffmpeg -i A.{one} A.flac)"
     if suffixes & set(VIDEOS):
         return "videos are not read: take their frames out first (ffmpeg -i VIDEO frames/%06d.png)"
     if suffixes & {"pdf", "svg", "eps"}:
         return "drawings and pages are not read: render them to PNG first"
-    return None
+    others = (find_modality(name) for name in MODALITIES if name != kind.name)
+    known = next((other.items for other in others if suffixes & other.suffixes), None)
+    return known and f"{known} are taken by a --model of {known}: fungi models"
 
 
 def common_reason(root: str, paths: Iterable[str], kind: Modality) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +20,11 @@ from fungistore.sources.sample import CellType
 
 KEY = b"huggingface"  # of the schema's metadata
 # Names of columns, the first that a table has is taken; plain ones before finer or coarser words.
-ITEMS = ("image", "img", "images", "picture", "photo", "jpg", "png", "webp", "image_bytes", "bytes")
+_IMAGES = ("image", "img", "images", "picture", "photo", "jpg", "png", "webp", "image_bytes")
+_SOUNDS = ("audio", "sound", "speech", "recording", "clip", "wav", "flac", "mp3", "audio_bytes")
+ITEMS: Mapping[str, Sequence[str]] = MappingProxyType(
+    {"image": (*_IMAGES, "bytes"), "audio": (*_SOUNDS, "bytes")}
+)
 LABELS = (
     *("label", "labels", "fine_label", "class", "category", "target", "class_label", "cls"),
     *("label_name", "class_name", "species", "breed", "y", "intent", "sentiment"),
@@ -109,17 +114,16 @@ def _item_column(
     ]
     structs = [field.name for field in schema if is_item_struct(field.type)]
     plain = [field.name for field in schema if _is_bytes(field.type)]
-    named = _first(ITEMS, structs) if modality.name == "image" else None
+    named = _first(ITEMS.get(modality.name, ()), structs)
     for name in (*own, *([named] if named else []), *structs[:1]):
         if name in structs:
             return name, True
         if name in plain:
             return name, False
-    names = ITEMS if modality.name == "image" else modality.columns
     texts = [field.name for field in schema if _is_text(field.type)]
-    if name := _first(names, plain if modality.name == "image" else [*plain, *texts]):
-        return name, False
-    return None
+    usual = ITEMS.get(modality.name, modality.columns)
+    name = _first(usual, plain if modality.name in ITEMS else [*plain, *texts])
+    return None if name is None else (name, False)
 
 
 def _first(names: Sequence[str], columns: Sequence[str]) -> str | None:

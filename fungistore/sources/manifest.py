@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
 from fungistore.location import contained_uri, inline_uri, mark_of
-from fungistore.modalities.modality import Modality
+from fungistore.modalities.modality import Modality, has_spans
 from fungistore.sources.batches import CELL, columns_schema, samples_in
 from fungistore.sources.cells import cell_column, cell_type, types_of_texts
 from fungistore.sources.delimited import DelimitedFile
@@ -28,6 +28,7 @@ from fungistore.sources.long_cells import cut
 from fungistore.sources.measuring import measure
 from fungistore.sources.rows import ITEM, UNREADABLE, Columns, ItemRows, unreadable
 from fungistore.sources.sample import CellType, Sample
+from fungistore.sources.spans import not_of_seconds, span_columns, spans_remark, with_spans
 
 TABLE = "table"  # the kind of container that finds cells of text tables again
 Far = Callable[[int], str]  # from a row of the manifest to the uri of its item
@@ -49,7 +50,7 @@ class TableReader:
 
     def open(self, path: str, modality: Modality) -> ManifestSource:
         """Return the source; see `ManifestSource`."""
-        return ManifestSource(path, modality.columns)
+        return ManifestSource(path, modality.columns, spans=has_spans(modality))
 
 
 class ManifestSource:
@@ -80,6 +81,7 @@ class ManifestSource:
         columns: of the manifest; default: as its name tells.
         container: the kind of container that finds long items again; None where none does.
             Default: as its name tells.
+        spans: the items last, and columns `start` and `end` say which part of its file one is.
 
     Raises while iterating or asked for label names:
         UsageError: the file is malformed, has neither a `path` nor an inline column, or an empty
@@ -92,10 +94,13 @@ class ManifestSource:
         inline: Sequence[str] = (),
         columns: Columns | None = None,
         container: str | None = "",
+        *,
+        spans: bool = False,
     ) -> None:
         self.path = str(Path(path).absolute())
         self.root = str(Path(self.path).parent)
         self.inline = inline
+        self._has_spans = spans
         self._rows = ItemRows(self.path, inline, columns)
         is_parquet = self.path.lower().endswith(".parquet")
         self._container = ("parquet" if is_parquet else TABLE) if container == "" else container
@@ -129,7 +134,8 @@ class ManifestSource:
         listed = ", ".join(map(repr, left_out))
         why = "text in UTF-8, numbers, truth values and times are, under a name of their own"
         said = f"columns of the manifest that are not kept: {listed}; {why}"
-        return taken + ([said] if left_out else [])
+        spans = [spans_remark(self._spans)] if self._spans else []
+        return taken + spans + ([said] if left_out else [])
 
     def ignored(self) -> dict[str, int]:
         """Return the columns that are left out."""
@@ -153,6 +159,19 @@ class ManifestSource:
     def _kept(self) -> dict[str, CellType]:
         return {name: kind for name, kind in self._others.items() if kind is not None}
 
+    @cached_property
+    def _spans(self) -> dict[str, str]:
+        """The columns of starts and ends, where items have spans.
+
+        Raises:
+            UsageError: one has something else.
+        """
+        found = span_columns(self._others) if self._has_spans else {}
+        odd = next((name for name in found.values() if name not in self._kept), None)
+        if odd is not None:
+            raise not_of_seconds(self.path, odd)
+        return found
+
     def __iter__(self) -> Iterator[Sample]:
         return samples_in(self.batches())
 
@@ -167,6 +186,12 @@ class ManifestSource:
             uris, ids = _filled(_texts(batch, "path")), _empty_as_null(_texts(batch, "id"))
             if ITEM in batch.schema.names:
                 uris, ids = _inlined(_contents(batch), uris, ids, repeated, seen, far, row)
+            if self._spans:
+                cells = {
+                    name: cell_column(batch.column(CELL + name), self._kept[name], decimal)
+                    for name in self._spans.values()
+                }
+                uris = with_spans(uris, self._spans, cells, self.path, row)
             if uris.null_count:
                 missing = uris.is_null().index(True).as_py()
                 raise UsageError(

@@ -46,6 +46,12 @@ READERS = Registry(
         "ddsm": "fungistore.sources.sets.ddsm:Ddsm",
         "isic": "fungistore.sources.sets.isic:Isic",
         "nabirds": "fungistore.sources.sets.nabirds:Nabirds",
+        "esc50": "fungistore.sources.sets.esc50:Esc50",
+        "esc50-fold2": "fungistore.sources.sets.esc50:Esc50Fold2",
+        "esc50-fold3": "fungistore.sources.sets.esc50:Esc50Fold3",
+        "esc50-fold4": "fungistore.sources.sets.esc50:Esc50Fold4",
+        "esc50-fold5": "fungistore.sources.sets.esc50:Esc50Fold5",
+        "speech-commands": "fungistore.sources.sets.speech_commands:SpeechCommands",
     },
 )
 

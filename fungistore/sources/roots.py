@@ -41,12 +41,14 @@ LAYOUTS: Sequence[tuple[str, str, tuple[str, ...]]] = (
     ("voc", "Pascal VOC", ("JPEGImages", "SegmentationClass")),
     ("voc", "Pascal VOC", ("sets/val.txt", "SegmentationClass")),
     ("ade20k", "ADE20K", ("images/training", "annotations/training")),
+    ("esc50", "ESC-50", ("audio", "meta/esc50.csv")),
+    ("speech-commands", "Speech Commands", ("validation_list.txt", "testing_list.txt")),
 )
 # What parts of data sets are called, and hardly a class; without case.
 IMAGE_PARTS = frozenset(
     (
         *("images", "image", "imgs", "img", "jpg", "jpeg", "jpegs", "png", "jpegimages"),
-        *("pictures", "photos", "rawimages", "2750"),
+        *("pictures", "photos", "rawimages", "2750", "audio", "wav", "wavs"),
     )
 )
 PARTS = IMAGE_PARTS | frozenset(

@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from fungistore.location import absolute_uri, is_inline, shortened, uri_to_path
+from fungistore.location import absolute_uri, is_inline, shortened, split_span, uri_to_path
 from fungistore.sources.advice import common_reason
 from fungistore.store.failures import Failure
 from fungistore.store.masks import MASKS, skipped_masks
@@ -73,7 +73,8 @@ def common_cause(store: Store, failures: Iterable[FailedInput]) -> str | None:
     rows = [row for one in failures if 0 <= (row := one.row) < len(store.samples)]
     samples = store.samples.take(rows)
     roots = {sample["root"] for sample in samples}
-    paths = [uri_to_path(sample["uri"]) for sample in samples if not is_inline(sample["uri"])]
+    uris = [split_span(sample["uri"])[0] for sample in samples]
+    paths = [uri_to_path(uri) for uri in uris if not is_inline(uri)]
     return common_reason(roots.pop(), paths, store.modality) if len(roots) == 1 else None
 
 

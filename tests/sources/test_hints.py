@@ -63,6 +63,7 @@ REFUSED = {
     "film.mp4": ("frames", "ffmpeg"),
     "photo.NEF": ("RAW",),
     "page.pdf": ("render",),
+    "talk.mp3": ("recordings", "--model"),
     "what.bin": ("manifest",),
     "cubs:pets": ("did you mean 'cub'",),
     "new.fungi": ("source comes first",),
@@ -77,6 +78,7 @@ EMPTY: dict[str, tuple[tuple[str, ...], str]] = {
     "archives": (("a/b.zip",), "unpack"),
     "a manifest": (("a/m.csv",), "give the manifest"),
     "digests": (("0af31", "77bc2"), "suffix"),
+    "sounds": (("a.wav", "b.flac"), "a --model of recordings"),
     "something": (("a.xyz",), "--help"),
 }
 

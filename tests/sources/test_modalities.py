@@ -106,7 +106,7 @@ def test_an_unknown_modality_is_named_with_those_that_there_are(numbers: Modalit
     """A store of a plug-in that is not installed says what is missing."""
     with pytest.raises(UsageError, match="unknown modality") as caught:
         find_modality("smell")
-    assert caught.value.expected == "image or text or numbers"
+    assert caught.value.expected == "audio or image or text or numbers"
 
 
 def test_a_plugin_is_found_in_a_fresh_process(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from fungistore.errors import UsageError
-from fungistore.modalities.modality import IMAGE, find_modality
+from fungistore.modalities.modality import find_modality
 from fungistore.quantities import counted
 from fungistore.sources.reader import READERS, Reader
 from fungistore.sources.sample import mask_words_of, source_remarks
@@ -55,7 +55,8 @@ def check_data_set(name: str, path: str | Path) -> DataSetCheck:
     """
     data_set = find_data_set(name)
     reader: Reader = READERS[name]()
-    source = reader.open(str(path), find_modality(IMAGE))
+    modality = find_modality(data_set.modality)
+    source = reader.open(str(path), modality)
     splits: Counter[str] = Counter()
     labels, missing = set(), []
     for sample in source:
@@ -72,6 +73,6 @@ def check_data_set(name: str, path: str | Path) -> DataSetCheck:
     count = len(words.classes) if words else len(labels)
     if count != data_set.classes:
         classes = counted(count, "class")
-        said.append(f"{name}: {classes} with images, {data_set.classes} published")
+        said.append(f"{name}: {classes} with {modality.items}, {data_set.classes} published")
     counts = (splits.total(), dict(splits), count, len(missing))
     return DataSetCheck(name, source.root, *counts, tuple(said), tuple(remarks))

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from shlex import quote
 from typing import Any
 
+from fungistore.modalities.modality import IMAGE
+
 FUNGI, LOFF_TA = "FUNGI", "LOFF-TA"  # the papers that report numbers on a set
 
 
@@ -44,6 +46,7 @@ class DataSet:
         papers: which ones.
         terms: its licence.
         page: where licence and archives are.
+        modality: what its items are: what is said here of images is said of those.
     """
 
     name: str
@@ -57,6 +60,7 @@ class DataSet:
     papers: tuple[str, ...]
     terms: str
     page: str
+    modality: str = IMAGE
 
     @property
     def images(self) -> int:

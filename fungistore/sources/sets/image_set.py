@@ -1,16 +1,19 @@
-"""A data set as a kind of source: `NAME:PATH`, of images that its own files list."""
+"""A data set as a kind of source: `NAME:PATH`, of images that its own files list.
+
+Of a set of another modality, what is said here of images is said of its items.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
 from fungistore.errors import UsageError
 from fungistore.location import locate, path_to_uri
-from fungistore.modalities.modality import Modality
-from fungistore.sources.sample import CellType, MaskWords, Sample
+from fungistore.modalities.modality import Modality, find_modality
+from fungistore.sources.sample import Cell, CellType, MaskWords, Sample
 from fungistore.sources.sets.comparing import differences
 from fungistore.sources.sets.facts import DataSet
 from fungistore.sources.sets.place import Place, find_place
@@ -19,13 +22,15 @@ from fungistore.sources.sets.place import Place, find_place
 class Row(NamedTuple):
     """An image of a list: its path below the root, its class, its split, its mask's path.
 
-    A set of masks has no classes of images, and others no masks.
+    A set of masks has no classes of images, and others no masks; `further` has a cell for each of
+    the set's further columns.
     """
 
     path: str
     label: str | None
     split: str
     mask: str | None = None
+    further: tuple[Cell, ...] = ()
 
 
 class ImageSet(ABC):
@@ -34,6 +39,7 @@ class ImageSet(ABC):
     data_set: ClassVar[DataSet]
     remarks: ClassVar[tuple[str, ...]] = ()  # what a user of its splits should know
     masks: ClassVar[MaskWords | None] = None  # of a set of masks
+    further: ClassVar[Mapping[str, CellType]] = {}  # columns that are kept with the samples
 
     @property
     def summary(self) -> str:
@@ -48,8 +54,15 @@ class ImageSet(ABC):
         """Return the source.
 
         Raises:
-            UsageError: the data set is not there, or not all of it.
+            UsageError: the data set is not there, or not all of it, or is of another modality.
         """
+        if modality.name != self.data_set.modality:
+            items = find_modality(self.data_set.modality).items
+            raise UsageError(
+                f"{self.data_set.title} is a set of {items}, and the model takes {modality.items}",
+                where=f"{self.data_set.name}:{path}",
+                hint=f"a model of {items}: fungi models",
+            )
         return ListedImages(self, find_place(self.data_set, path))
 
     @abstractmethod
@@ -98,8 +111,9 @@ class ListedImages:
         return {"split"} if self._images.masks else {"label", "split"}
 
     def columns(self) -> dict[str, CellType]:
-        """Return the column of masks, of a set that has some."""
-        return {"mask": "text"} if self._images.masks else {}
+        """Return the column of masks, of a set that has some, and the set's further ones."""
+        masks: dict[str, CellType] = {"mask": "text"} if self._images.masks else {}
+        return {**masks, **self._images.further}
 
     def mask_words(self) -> MaskWords | None:
         """Return what the values of masks mean."""
@@ -118,6 +132,7 @@ class ListedImages:
                     self._missing.append(row.path)
                 self._splits[row.split] += 1
                 cells = (row.mask and path_to_uri(row.mask),) if self._images.masks else ()
+                cells = (*cells, *row.further)
                 yield Sample(uri, uri, row.label, row.split, size, mtime, cells)
         except (KeyError, ValueError, OSError) as error:
             raise self._damaged(error) from error

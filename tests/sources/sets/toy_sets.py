@@ -418,6 +418,32 @@ def write_ade20k(root: Path) -> Path:
     return write(top, {}, (f"images/{name}.jpg" for name in names))
 
 
+def write_esc50(root: Path) -> Path:
+    """ESC-50's archive: clips of two categories in five folds, in no order of classes."""
+    header = "filename,fold,target,category,esc10,src_file,take"
+    clips = [(fold, number) for fold in (1, 2, 3, 4, 5) for number in (1, 0)]
+    names = [f"{fold}-{100 + number}-A-{number}.wav" for fold, number in clips]
+    words = ("dog", "rooster")
+    rows = (
+        f"{name},{fold},{number},{words[number]},True,{100 + number},A"
+        for name, (fold, number) in zip(names, clips, strict=True)
+    )
+    lists = {"meta/esc50.csv": lines(header, *rows)}
+    return write(root / "ESC-50-master", lists, (f"audio/{name}" for name in names))
+
+
+def write_speech_commands(root: Path) -> Path:
+    """Speech Commands 0.02: two words, noise, and the two lists."""
+    clips = [f"{word}/{name}_nohash_0.wav" for word in ("yes", "no") for name in "abcd"]
+    lists = {
+        "validation_list.txt": lines("yes/b_nohash_0.wav", "no/b_nohash_0.wav"),
+        "testing_list.txt": lines("yes/a_nohash_0.wav"),
+        "yes/notes.txt": "",
+    }
+    files = [*clips, "_background_noise_/pink_noise.wav"]
+    return write(root / "speech_commands_v0.02", lists, files)
+
+
 WRITERS: Mapping[str, Callable[[Path], Path]] = {
     "cub": write_cub,
     "cars": write_cars,
@@ -438,4 +464,7 @@ WRITERS: Mapping[str, Callable[[Path], Path]] = {
     "voc-aug": write_voc_aug,
     "voc": write_voc,
     "ade20k": write_ade20k,
+    "esc50": write_esc50,
+    **{f"esc50-fold{fold}": write_esc50 for fold in (2, 3, 4, 5)},
+    "speech-commands": write_speech_commands,
 }
