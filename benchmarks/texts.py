@@ -1,6 +1,6 @@
 """What features of texts cost beside a bare forward of the same padded texts, in one run.
 
-    python benchmarks/texts.py TABLE --model text:FOLDER [--max-length 64] [--texts 512] [--rounds 5]
+    python benchmarks/texts.py TABLE --model text:FOLDER [--max-length 64] [--texts 512]
 
 The floor is the model's own forward under `torch.inference_mode`, in the same pieces: texts of one
 padded length, as many at once as we take. Ours is from drawn texts to finished rows. Rounds are
@@ -14,6 +14,7 @@ import csv
 import statistics
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 
@@ -47,7 +48,7 @@ def main() -> None:
     asked = parser.parse_args()
     csv.field_size_limit(1 << 30)
     with open(asked.table, encoding="utf-8", newline="") as file:
-        texts = [row["text"] for row, _ in zip(csv.DictReader(file), range(asked.texts))]
+        texts = [row["text"] for row in islice(csv.DictReader(file), asked.texts)]
     wanted = [tuple(asked.features.split("+"))] if asked.features else FEATURES
     for pooling in ("class", "mean"):
         for features in wanted:
@@ -89,7 +90,9 @@ def measure(
         pieces += list(zip(ids.split(size), real.split(size), strict=True))
     bare()
     maker.compute(batch, names)
-    rounds = [(timed(bare), timed(lambda: maker.compute(batch, names))) for _ in range(asked.rounds)]
+    rounds = [
+        (timed(bare), timed(lambda: maker.compute(batch, names))) for _ in range(asked.rounds)
+    ]
     floors, ours = zip(*rounds, strict=True)
     wall, busy = (
         statistics.median(one[clock] for one in floors)

@@ -109,8 +109,8 @@ def write_corpus(
                 classes[post.label].append(post)
             for label in sorted(classes):
                 posts = classes[label]
-                some = range(len(posts))
                 if count is not None and count < len(posts):
-                    some = sorted(Stream(0, name, split, label).choice(len(posts), count).tolist())
-                writer.writerows([p.id, p.text, p.label, p.split] for p in map(posts.__getitem__, some))
+                    drawn = Stream(0, name, split, label).choice(len(posts), count)
+                    posts = [posts[number] for number in sorted(drawn.tolist())]
+                writer.writerows([p.id, p.text, p.label, p.split] for p in posts)
     return file
