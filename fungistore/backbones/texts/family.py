@@ -35,7 +35,7 @@ class TextFamily:
         prompt: str | None = None,
     ) -> Encoder:
         """Load a model; see `load_text_encoder`."""
-        from fungistore.backbones.texts.places import require_transformers
+        from fungistore.backbones.transformers_folders import require_transformers
 
         model = f"{FAMILY}:{name}"
         if weights is not None and not weights.is_dir():

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fungistore.backbones.target_layers import differentiable, refuse_other_layer
 from fungistore.backbones.texts.encoder import TextEncoder
 from fungistore.backbones.texts.pieces import digest_of_files, open_pieces, own_length
-from fungistore.backbones.texts.places import CONFIG, called, model_folder
 from fungistore.backbones.texts.pooling import card_of, prompt_of
 from fungistore.backbones.timm_vit.weights import digest_weights
+from fungistore.backbones.transformers_folders import called, model_folder
+from fungistore.backbones.transformers_loading import (
+    SAFE,
+    digest_of_config,
+    load_strictly,
+    read_config,
+)
 from fungistore.errors import UsageError
-from fungistore.fingerprint import digest_bytes
 
 FAMILY = "text"
 USUAL_LENGTH = 512  # of models whose positions are relative, and whose tokenizer names no length
@@ -27,9 +28,6 @@ PROJECTIONS = (
     *("attention.output.dense", "SelfAttention.o", "attention.out_lin", "attention.attn.o"),
     *("attn.Wo", "attn.out_proj", "self_attn.out_proj", "attention.dense", "self_attn.o_proj"),
 )
-# What a config.json says of files and versions, and not of what the model computes.
-_VOLATILE = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype")
-_SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 def load_text_encoder(
@@ -75,7 +73,7 @@ def load_text_encoder(
         module=model,
         pieces=open_pieces(
             folder,
-            _SAFE,
+            SAFE,
             own if max_length is None else max_length,
             prompt_of(folder) if prompt is None else prompt,
         ),
@@ -83,7 +81,7 @@ def load_text_encoder(
         target_layer=target_layer or _last_projection(candidates),
         candidates=candidates,
         weights_hash=digest_weights(model.state_dict()),
-        config_hash=_digest_of_config(folder),
+        config_hash=digest_of_config(folder),
         tokenizer_hash=digest_of_files(folder),
         embedding_dim=int(model.config.hidden_size),
         said=tuple(said),
@@ -92,44 +90,13 @@ def load_text_encoder(
 
 def _loaded(folder: Path, name: str) -> tuple[Any, list[str]]:
     """Return the model of a directory, and the weights that it has no place for."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers import AutoModel, AutoModelForTextEncoding
 
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(folder, **_SAFE)
-            kind: Any = AutoModelForTextEncoding if _encodes_texts(config, name) else AutoModel
-            model, found = kind.from_pretrained(
-                folder,
-                config=config,
-                use_safetensors=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-                **_SAFE,
-            )
-    except UsageError:
-        raise
-    except Exception as error:  # transformers raises whatever it meets
-        raise UsageError(
-            "the directory's model cannot be loaded",
-            where=f"--model {FAMILY}:{name}",
-            expected="a text encoder of the transformers library, whose code is not in the "
-            "directory",
-            found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
-            hint="such as BERT, RoBERTa, MiniLM, MPNet, E5, BGE, DeBERTa or T5",
-        ) from error
+    config = read_config(folder, f"{FAMILY}:{name}")
+    kind: Any = AutoModelForTextEncoding if _encodes_texts(config, name) else AutoModel
+    model, left_out = load_strictly(kind, folder, config, f"{FAMILY}:{name}", _is_of_pooler)
     model.pooler = None  # pooling is ours; its weights are none of the embedding's
-    missing = [key for key in found["missing_keys"] if not _is_of_pooler(key)]
-    if missing or found["mismatched_keys"]:
-        odd = ", ".join(map(str, [*missing, *found["mismatched_keys"]][:3]))
-        raise UsageError(
-            "the directory lacks weights of the model, which would be random",
-            where=folder,
-            found=f"{len(missing)} missing, {len(found['mismatched_keys'])} misshapen: {odd}",
-            hint="download it again; the file may be of another model",
-        )
-    left_out = [key for key in found["unexpected_keys"] if not _is_of_pooler(key)]
-    heads = sorted({key.partition(".")[0] for key in left_out})
-    return model.eval().requires_grad_(False), heads
+    return model, left_out
 
 
 def _encodes_texts(config: Any, name: str) -> bool:
@@ -170,24 +137,3 @@ def _positions(model: Any) -> int | None:
 def _last_projection(candidates: list[str]) -> str | None:
     found = [name for name in candidates if name.endswith(PROJECTIONS)]
     return found[-1] if found else None
-
-
-def _digest_of_config(folder: Path) -> str:
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    known = {key: value for key, value in config.items() if key not in _VOLATILE}
-    return digest_bytes(json.dumps(known, sort_keys=True).encode())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and reports off the terminal: what matters is said by us."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()

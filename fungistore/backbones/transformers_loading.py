@@ -1,0 +1,113 @@
+"""Models of transformers from a directory: strict, silent, and without anybody's code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from fungistore.backbones.transformers_folders import CONFIG
+from fungistore.errors import UsageError
+from fungistore.fingerprint import digest_bytes
+
+# For every call of transformers' that reads a directory.
+SAFE: Mapping[str, Any] = MappingProxyType({"trust_remote_code": False, "local_files_only": True})
+# What a config.json says of files and versions, and not of what the model computes.
+_VOLATILE = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype")
+
+
+def read_config(folder: Path, model: str) -> Any:
+    """Return the configuration of a directory's model.
+
+    Args:
+        folder: the directory.
+        model: what `--model` says, for errors.
+
+    Raises:
+        UsageError: transformers knows no such model, or only by code of the directory.
+    """
+    from transformers import AutoConfig
+
+    try:
+        with _quiet():
+            return AutoConfig.from_pretrained(folder, **SAFE)
+    except Exception as error:  # transformers raises whatever it meets
+        raise _unloadable(model, error) from error
+
+
+def load_strictly(
+    kind: Any, folder: Path, config: Any, model: str, may_lack: Callable[[str], bool]
+) -> tuple[Any, list[str]]:
+    """Return the frozen model of a directory, and the first names of weights it has no place for.
+
+    Args:
+        kind: a class of transformers.
+        folder: the directory.
+        config: its configuration.
+        model: what `--model` says, for errors.
+        may_lack: whether a weight decides nothing that is used.
+
+    Raises:
+        UsageError: weights are missing, or the model cannot be made.
+    """
+    try:
+        with _quiet():
+            made, found = kind.from_pretrained(
+                folder,
+                config=config,
+                use_safetensors=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **SAFE,
+            )
+    except Exception as error:  # transformers raises whatever it meets
+        raise _unloadable(model, error) from error
+    missing = [key for key in found["missing_keys"] if not may_lack(key)]
+    misshapen = found["mismatched_keys"]
+    if missing or misshapen:
+        raise UsageError(
+            "the directory lacks weights of the model, which would be random",
+            where=folder,
+            found=f"{len(missing)} missing, {len(misshapen)} misshapen: "
+            + ", ".join(map(str, [*missing, *misshapen][:3])),
+            hint="download it again; the file may be of another model",
+        )
+    left_out = {key.partition(".")[0] for key in found["unexpected_keys"] if not may_lack(key)}
+    return made.eval().requires_grad_(False), sorted(left_out)
+
+
+def digest_of_config(folder: Path) -> str:
+    """Return a digest of what a config.json says of the model's computation."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    known = {key: value for key, value in config.items() if key not in _VOLATILE}
+    return digest_bytes(json.dumps(known, sort_keys=True).encode())
+
+
+def _unloadable(model: str, error: Exception) -> UsageError:
+    return UsageError(
+        "the directory's model cannot be loaded",
+        where=f"--model {model}",
+        expected="a model of the transformers library, whose code is not in the directory",
+        found=f"{type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        hint="a newer transformers may know it; code of the directory is never run",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' bars and reports off the terminal: what matters is said by us."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        logging.enable_progress_bar()
