@@ -34,6 +34,7 @@ FAMILIES = Registry(
         "hub": "fungistore.backbones.modules.hub:HubFamily",
         "module": "fungistore.backbones.modules.passed:PassedModules",
         "text": "fungistore.backbones.texts.family:TextFamily",
+        "audio": "fungistore.backbones.audio.family:AudioFamily",
     },
 )
 
