@@ -43,7 +43,7 @@ class AudioSettings:
 
 
 class AudioFamily:
-    """Encoders of sounds of the transformers library: `audio:FOLDER`, or `audio:NAME` of the hub."""
+    """Encoders of sounds of transformers: `audio:FOLDER`, or `audio:NAME` of the hub."""
 
     modality: ClassVar[str] = "audio"
     listed_by_name: ClassVar[bool] = True
