@@ -89,7 +89,9 @@ def measure(
         pieces += list(zip(ids.split(size), real.split(size), strict=True))
     bare()
     maker.compute(batch, names)
-    rounds = [(timed(bare), timed(lambda: maker.compute(batch, names))) for _ in range(asked.rounds)]
+    rounds = [
+        (timed(bare), timed(lambda: maker.compute(batch, names))) for _ in range(asked.rounds)
+    ]
     floors, ours = zip(*rounds, strict=True)
     wall, busy = (
         statistics.median(one[clock] for one in floors)

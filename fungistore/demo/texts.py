@@ -112,5 +112,7 @@ def write_corpus(
                 some = range(len(posts))
                 if count is not None and count < len(posts):
                     some = sorted(Stream(0, name, split, label).choice(len(posts), count).tolist())
-                writer.writerows([p.id, p.text, p.label, p.split] for p in map(posts.__getitem__, some))
+                writer.writerows(
+                    [p.id, p.text, p.label, p.split] for p in map(posts.__getitem__, some)
+                )
     return file
