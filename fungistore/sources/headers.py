@@ -38,6 +38,8 @@ NAMES: Mapping[str, Sequence[str]] = MappingProxyType(
         ID: ("id", "ids", "imageid", "imgid", "sampleid", "uid", "uuid", "itemid"),
     }
 )
+# Further words for labels, where a column holds the items themselves, such as texts.
+LABELS_OF_CELLS = ("sentiment", "emotion", "intent", "topic", "coarselabel", "labelcoarse")
 _PATHS_TRIED = 8
 _INTEGERS = r"^\s*-?[0-9]+\s*$"
 _FRACTIONS = r"^\s*-?[0-9]*[.,][0-9]+([eE][-+]?[0-9]+)?\s*$"
@@ -116,7 +118,7 @@ def find_roles(
             doubled.append(role)
         others = [
             name
-            for plain in NAMES[role]
+            for plain in (*NAMES[role], *(LABELS_OF_CELLS if role == LABEL and taken else ()))
             for name in free
             if plain_header(name) == plain and name not in exact and names.count(name) == 1
         ]

@@ -27,11 +27,14 @@ ITEMS: Mapping[str, Sequence[str]] = MappingProxyType(
 )
 LABELS = (
     *("label", "labels", "fine_label", "class", "category", "target", "class_label", "cls"),
-    *("label_name", "class_name", "species", "breed", "y", "intent", "sentiment"),
-    *("emotion", "topic", "stars", "rating"),
+    *("label_name", "class_name", "species", "breed", "y"),
 )
 # Images are told apart by the finer word (CIFAR-100), questions by the coarser (TREC).
-LABELS_OF_TEXTS = tuple("coarse_label" if name == "fine_label" else name for name in LABELS)
+LABELS_OF_TEXTS = (
+    *("label", "labels", "coarse_label", "label-coarse"),
+    *(name for name in LABELS[2:] if name != "fine_label"),
+    *("sentiment", "emotion", "intent", "topic"),
+)
 SPLITS = ("split", "subset")
 
 

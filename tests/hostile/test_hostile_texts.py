@@ -146,7 +146,7 @@ def fed(cutter: CellCutter, data: bytes, step: int) -> bytes:
     return b"".join([*pieces, cutter.feed(b"", is_last=True)])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(st.lists(CELL, min_size=2, max_size=2), min_size=1, max_size=5), st.integers(1, 9))
 def test_cells_of_csv_are_cut_in_any_pieces(rows: list[list[str]], step: int) -> None:
     """Quotes, delimiters and line breaks in cells included; cells that are short stay."""
@@ -162,7 +162,7 @@ def test_cells_of_csv_are_cut_in_any_pieces(rows: list[list[str]], step: int) ->
             assert cell == whole if len(spelled) <= 10 else len(cell.encode()) >= 3
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.dictionaries(CELL, CELL | st.lists(CELL)), st.integers(1, 9), st.booleans())
 def test_strings_of_json_are_cut_in_any_pieces(
     row: dict[str, object], step: int, ascii: bool

@@ -116,6 +116,15 @@ def test_names_of_columns_of_texts(tmp_path: Path, name: str) -> None:
     assert facts(source_of(tmp_path / "t.csv")) == [("hello", "a", None)]
 
 
+def test_labels_of_texts_have_names_of_their_own(tmp_path: Path) -> None:
+    """`sentiment` and its like are labels beside a text; in a table of images they are columns."""
+    (tmp_path / "t.csv").write_text("review,sentiment\nhello,good\n")
+    assert facts(source_of(tmp_path / "t.csv")) == [("hello", "good", None)]
+    (tmp_path / "i.csv").write_text("path,sentiment\na.jpg,good\n")
+    (image,) = open_source(tmp_path / "i.csv")
+    assert (image.label, image.cells) == (None, ("good",))
+
+
 def test_a_choice_of_columns_is_told(tmp_path: Path) -> None:
     """Of two columns that may be the text, the first of the known names is, and a line says so."""
     (tmp_path / "t.jsonl").write_text('{"sentence": "no", "text": "yes", "label": 1}\n')
