@@ -50,21 +50,27 @@ def asleep(handler):
 
 
 def dripping(handler):
-    """Send a byte now and then, each in time."""
+    """Send a good answer, each byte of it in time, and the last one too late."""
+    data = json.dumps(said("late")).encode()
     handler.send_response(200)
-    handler.send_header("Content-Length", "5000")
+    handler.send_header("Content-Length", str(len(data) + 10))
     handler.end_headers()
-    for _ in range(10):
-        time.sleep(0.05)
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
+    drip(handler, b" " * 10, data)
 
 
 def dripping_headers(handler):
-    """The same before the answer begins."""
-    for _ in range(10):
-        handler.wfile.write(b"HTTP/1.1 200 O"[:1])
+    """The same, slowly from the first line on."""
+    data = json.dumps(said("late")).encode()
+    length = b"Content-Length: %d\r\n\r\n" % len(data)
+    drip(handler, b"HTTP/1.1 2", b"00 OK\r\n" + length + data)
+
+
+def drip(handler, slowly, rest):
+    for byte in slowly:
         time.sleep(0.05)
+        handler.wfile.write(bytes([byte]))
+        handler.wfile.flush()
+    handler.wfile.write(rest)
 
 
 FAULTS = {

@@ -54,6 +54,14 @@ def shell(store, server, *words):
     return CliRunner().invoke(app, ["eval", "icl", str(store.root), *given])
 
 
+class Meanwhile(list):
+    """A list of what was said; each time, something else happens."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.append = act
+
+
 def answers_file(store):
     (path,) = (store.root / "answers").iterdir()
     return path
@@ -108,6 +116,19 @@ def test_the_same_command_again_asks_nothing(store):
         icl(store, other, model="another", limit=2)
         icl(store, other, max_tokens=5, limit=2)
         assert len(other.prompts) == 4
+
+
+def test_what_another_process_has_asked_meanwhile_is_not_asked_again(store):
+    """Between the look at what is kept and the first request, which only one of them makes."""
+
+    def meanwhile(text):
+        if "12 to ask for" in text:
+            icl(store, server)
+
+    with stub(vote) as server:
+        done = icl(store, server, context=Context(Notices(Meanwhile(meanwhile))))
+        assert len(server.prompts) == 12
+        assert icl(store, server) == done
 
 
 def test_equal_prompts_of_two_combinations_are_asked_once(tmp_path):

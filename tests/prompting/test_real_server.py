@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -99,7 +100,7 @@ def is_up(url: str) -> bool:
 def test_a_real_model_answers_and_is_asked_once(
     server: tuple[str, subprocess.Popen[bytes]], model: Path, tmp_path: Path
 ) -> None:
-    """Most of its answers are labels; without the server the same scores come from the store."""
+    """Without the server the same scores come from the store; it is too small to be right."""
     url, process = server
     train = [text for trio in zip(SPORT, WEATHER, FOOD, strict=True) for text in trio]
     test = ["the goalkeeper was hurt", "fog in the valleys", "add two eggs and some milk"]
@@ -107,14 +108,15 @@ def test_a_real_model_answers_and_is_asked_once(
     splits = ["train"] * 9 + ["test"] * 3
     store = make_texts(tmp_path / "n.fungi", train + test, labels, splits, noise=0.1)
     options = fungi.IclOptions(
-        endpoint=url, model=str(model), k=6, combinations="nested", timeout=300, concurrency=2
+        endpoint=url, model=str(model), k=4, combinations="nested", timeout=300, max_tokens=8
     )
     done = fungi.evaluate_icl(store.root, options)
     for score in done.scores:
         assert score.n_test == 3
-        assert score.metrics["unparsed"] <= 1 / 3
-        assert score.metrics["accuracy"] >= 1 / 3
-        assert score.protocol["prompt_tokens"] > 300
+        assert score.protocol["prompt_tokens"] > 3 * 100
+        assert 3 <= score.protocol["completion_tokens"] <= 3 * options.max_tokens
+    lines = next((store.root / "answers").iterdir()).read_text().splitlines()
+    assert all(json.loads(line)["text"].strip() for line in lines)
     process.terminate()
     process.wait()
     assert fungi.evaluate_icl(store.root, options) == done
