@@ -11,8 +11,9 @@ READY := $(VENV)/.ready
 help:                   ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
-demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way
+demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way; then texts
 	$(VENV)/bin/fungi demo demo --whole
+	$(VENV)/bin/fungi demo demo-texts --of texts
 
 test: $(READY)          ## the quick tests, minutes
 	$(RUN) -m pytest --numprocesses auto --dist loadfile
@@ -48,7 +49,7 @@ bench-accuracy: $(READY) ## nearest neighbours from each faster extraction, half
 	$(RUN) benchmarks/accuracy.py --data digits --digits 20
 
 clean:                  ## removes the environments, the demo and the site
-	rm -rf .venv .venv-cpu demo site
+	rm -rf .venv .venv-cpu demo demo-texts demo-sounds site
 
 ifndef CPU
 # pip unpacks gigabytes on one core: where the pins are of this platform, two of it install them and

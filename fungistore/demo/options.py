@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
@@ -21,4 +21,5 @@ class DemoOptions(Settings):
 
     heading = GENERAL
 
+    of: Annotated[Literal["images", "texts"], Setting("What the demo is made of.")] = "images"
     images: Annotated[Images, Setting("Images of each of the three classes, from 10 to 499.")] = 40

@@ -75,7 +75,7 @@ class ExtractOptions(ReplayChoice):
     heading = MODEL
 
     model: Annotated[
-        str, Setting("Of timm, or FAMILY:NAME; see `fungi models`.", metavar="NAME", names="model")
+        str, Setting("Of timm, or FAMILY:NAME, as text:FOLDER.", metavar="NAME", names="model")
     ]
     weights: Annotated[
         str | None,
@@ -101,7 +101,7 @@ class ExtractOptions(ReplayChoice):
     ] = None
     prompt: Annotated[
         str | None,
-        Setting("Goes before each text.", default="the model's card", metavar="TEXT"),
+        Setting("Goes before each text.", default="the model's card", metavar="WORDS"),
     ] = None
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
