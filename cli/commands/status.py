@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -120,10 +120,10 @@ def _show(found: fungi.StoreStatus) -> None:
     for feature_set in found.feature_sets:
         backbone = feature_set.backbone
         weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]
-        side = backbone.get("image_size", "?")
         show_text()
         show_text(
-            f"{feature_set.name}: {backbone.get('model', '?')} at {side} px, weights {weights}"
+            f"{feature_set.name}: {backbone.get('model', '?')} {_inputs(backbone)}, "
+            f"weights {weights}"
         )
         if transform := backbone.get("transform"):
             show_text("transform  " + ", ".join(f"{k} {v}" for k, v in sorted(transform.items())))
@@ -149,3 +149,10 @@ def _show(found: fungi.StoreStatus) -> None:
         )
     if not found.feature_sets:
         show_text("no features yet")
+
+
+def _inputs(backbone: Mapping[str, Any]) -> str:
+    """Return how an encoder sees its inputs, in words."""
+    if "max_length" in backbone:
+        return f"with {backbone['pooling']} pooling, at most {backbone['max_length']} tokens"
+    return f"at {backbone.get('image_size', '?')} px"

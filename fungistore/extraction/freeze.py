@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fungistore.backbones.families import modality_of
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.banks import encode_bank, stand_in
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
@@ -25,6 +26,7 @@ from fungistore.machine.context import Context
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
 from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
+from fungistore.store.listing import refuse_other_modality
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
 from fungistore.store.setups import BANK, BANK_FILE
@@ -51,6 +53,8 @@ def settle(place: StorePlace, options: ExtractOptions, *, restart: bool) -> Reso
         MismatchError: a field differs from the feature set's; nothing was changed.
     """
     store = Store.open(place) if Store.exists(place) and not restart else None
+    if store:  # before a model is loaded in vain
+        refuse_other_modality(store, modality_of(options.model))
     frozen = frozen_choices(store, options.name) if store else {}
     resolved = resolve(options, frozen)
     _refuse_huge_chunks(resolved)

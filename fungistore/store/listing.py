@@ -97,15 +97,8 @@ def add_source(
         MismatchError: the store has samples of another modality.
     """
     old, table, root = store.manifest, store.samples, source.root
+    refuse_other_modality(store, modality or old.modality)
     items = find_modality(modality or old.modality).items
-    if old.parts and modality not in (None, old.modality):
-        raise MismatchError(
-            "a store has samples of one kind",
-            where=store.where,
-            expected=store.modality.items,
-            found=items,
-            hint="use another STORE",
-        )
     names = list(dict.fromkeys([*old.labels, *source.label_names()]))
     columns, knows = columns_of(source), what_is_known(source)
     joined = joined_columns([table.columns(), columns])
@@ -218,3 +211,20 @@ def _replace_part(store: Store, number: int, part: Part) -> Part:
     parts[number] = part
     store.commit(parts=tuple(parts))
     return part
+
+
+def refuse_other_modality(store: Store, modality: str) -> None:
+    """Refuse samples of another modality than those that a store has.
+
+    Raises:
+        MismatchError: they are.
+    """
+    if store.manifest.parts and modality != store.manifest.modality:
+        items = find_modality(modality).items
+        raise MismatchError(
+            "a store has samples of one kind",
+            where=store.where,
+            expected=store.modality.items,
+            found=items,
+            hint=f"another STORE for {items}; or a model of {store.modality.items}",
+        )
