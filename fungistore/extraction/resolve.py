@@ -47,7 +47,8 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 USUAL_SIZE = 224  # pixels a side, of most published models
-SELDOM_LONG = 8  # times longer than usual ones may samples be whose lengths differ
+OF_ALL_LENGTHS = 1024  # samples whose lengths differ
+SELDOM_LONG = 8  # times longer than usual ones these may be
 MUCH_MORE = 1.5  # times the tokens: what is worth a word
 
 SourcePlace = str | Path | Sequence[str | Path] | Source
@@ -229,7 +230,7 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         device=device,
         dtype=dtype,
         compiled=compiled,
-        batch_size=batch_size or default_batch_size(device, _usual_tokens(backbone)),
+        batch_size=batch_size or _usual_batch(backbone, options, device),
         batch_is_open=batch_size is None and device.type == "cuda",
         workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
@@ -319,10 +320,18 @@ def gradient_features(options: ExtractOptions) -> list[str]:
     return [name for name in options.features if name not in (EMBEDDINGS, PATCHES)]
 
 
-def _usual_tokens(backbone: Encoder) -> int:
-    """Return how many tokens a sample has, about: few are as long as they may be."""
+def _usual_batch(backbone: Encoder, options: ExtractOptions, device: torch.device) -> int:
+    """Return how many samples are computed together where nobody says.
+
+    Those of one length fill a CPU's forwards, and what fills up the last forward of each length is
+    thrown away: the more samples there are, the less of it. Their tokens would fill the memory.
+    """
     longest = prod(backbone.token_shape)
-    return max(1, longest // SELDOM_LONG) if backbone.lengths_differ else longest
+    if not backbone.lengths_differ:
+        return default_batch_size(device, longest)
+    if device.type == "cpu" and PATCHES not in options.features:
+        return OF_ALL_LENGTHS
+    return default_batch_size(device, max(1, longest // SELDOM_LONG))
 
 
 def _refuse_gradients_of_nothing(backbone: Encoder, features: Sequence[str]) -> None:
