@@ -136,7 +136,9 @@ class Projection:
         """Return float32 features; a row's scale carries over, so normalise tiny ones first."""
         count = len(gradients)
         rows = CPU_ROWS if self._device.type == "cpu" else max(1, count)
-        low = nn.functional.pad(gradients.to(self._dtype), (0, 0, 0, -count % rows))
+        low = gradients.to(self._dtype)
+        if missing := -count % rows:
+            low = nn.functional.pad(low, (0, 0, 0, missing))
 
         def product(group: tuple[int, int]) -> Tensor:
             first, last = group
@@ -235,10 +237,11 @@ def unit_rows(rows: Float[Tensor, "b ..."]) -> UnitRows:
     A row is scaled by its largest entry first: squares of 1e-20 and of 1e20 are beyond float32.
     """
     flat, tiny = rows.flatten(1).float(), torch.finfo(torch.float32).tiny
-    largest = flat.abs().amax(dim=1)
-    scaled = flat / largest.clamp_min(tiny)[:, None]
-    norms = scaled.norm(dim=1)
-    return UnitRows(scaled / norms.clamp_min(tiny)[:, None], norms * largest.clamp_min(tiny))
+    largest = torch.linalg.vector_norm(flat, ord=torch.inf, dim=1).clamp_min(tiny)
+    unit = flat / largest[:, None]
+    norms = unit.norm(dim=1)
+    unit /= norms.clamp_min(tiny)[:, None]  # in place: rows are long, and memory is slow
+    return UnitRows(unit, norms * largest)
 
 
 @dataclass(frozen=True)
