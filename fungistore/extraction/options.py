@@ -15,6 +15,7 @@ from fungistore.choices import Codec, Crop, DecodeIn, ProjectionKind, StorageDty
 from fungistore.errors import UsageError, did_you_mean
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
+from fungistore.modalities.modality import IMAGE
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
 from fungistore.objectives.registry import objective_kind, objective_names, own_objectives
 from fungistore.settings import (
@@ -107,11 +108,12 @@ class ExtractOptions(ReplayChoice):
         Annotated[tuple[str, ...], MinLen(1)],
         Setting(
             "Of embeddings, kl, dino, simclr, patches, patches/simclr, patches/kl.",
+            default="embeddings,kl; of texts and sounds embeddings",
             metavar="NAMES",
             heading=FEATURES,
             names="extracted feature",
         ),
-    ] = ("embeddings", "kl")
+    ] = ()  # by the modality
     feature_set: Annotated[
         PlainName | None,
         Setting(
@@ -242,6 +244,8 @@ class ExtractOptions(ReplayChoice):
         Raises:
             UsageError: naming the option, what it takes and what it got.
         """
+        if self.features == ():
+            object.__setattr__(self, "features", _usual_features(self.model))
         super().__post_init__()
         object.__setattr__(self, "model", absolute_model(self.model))
         if self.bank_from is not None and "://" not in self.bank_from:
@@ -339,6 +343,11 @@ class ExtractOptions(ReplayChoice):
         tables = {name: value for name, value in flat.items() if name in offered}
         rest = {name: value for name, value in flat.items() if name not in tables}
         return super()._from_flat(rest | {"set": tables})
+
+
+def _usual_features(model: str) -> tuple[str, ...]:
+    """Return what is extracted where nobody says: KL adds to images; to others it depends."""
+    return ("embeddings", "kl") if modality_of(model) == IMAGE else ("embeddings",)
 
 
 def _offered() -> list[str]:
