@@ -1,4 +1,4 @@
-"""fungi: a frozen backbone and a pile of images, turned into features worth keeping.
+"""fungi: frozen encoders and a pile of images, texts or sounds, turned into features worth keeping.
 
 import fungistore as fungi
 
