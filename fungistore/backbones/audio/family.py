@@ -27,6 +27,20 @@ KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+OF_SSAST = "fungistore.backbones.audio.ssast:load_ssast"
+# The published checkpoints of SSAST, and the width of their tokens.
+SSAST: Mapping[str, int] = MappingProxyType(
+    {
+        "ssast-base-patch-400": 768,
+        "ssast-base-patch-250": 768,
+        "ssast-base-frame-400": 768,
+        "ssast-base-frame-250": 768,
+        "ssast-small-patch-400": 384,
+        "ssast-tiny-patch-400": 192,
+        "ssast-tiny-frame-400": 192,
+    }
+)
+
 
 @dataclass(frozen=True)
 class AudioSettings:
@@ -86,18 +100,18 @@ class AudioFamily:
                 hint="leave out --image-size and --view-size; --max-length counts frames",
             )
         require_transformers("audio", model)
-        from fungistore.backbones.audio.ssast import WIDTHS, load_ssast
         from fungistore.backbones.transformers_loading import read_config
 
         settings = AudioSettings(called(name), target_layer, **own_settings)
-        if name in WIDTHS:
-            return load_ssast(weights, settings)
+        if name in SSAST:
+            encoder: Encoder = resolve_name(OF_SSAST)(weights, settings)
+            return encoder
         if weights is not None and not weights.is_dir():
             raise UsageError(
                 "the model's weights are in its directory",
                 where=f"--weights {weights}",
                 expected="the directory, where it has moved",
-                hint=f"--model {FAMILY}:FOLDER; of a file are {', '.join(WIDTHS)}",
+                hint=f"--model {FAMILY}:FOLDER; of a file are {', '.join(SSAST)}",
             )
         folder = model_folder(name if weights is None else str(weights), FAMILY)
         config = read_config(folder, model)
@@ -117,7 +131,7 @@ class AudioFamily:
                     found=config.model_type,
                     hint="leave it out",
                 )
-        encoder: Encoder = resolve_name(KINDS[config.model_type])(folder, config, settings)
+        encoder = resolve_name(KINDS[config.model_type])(folder, config, settings)
         return encoder
 
     def find(self, pattern: str) -> list[str]:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from fungistore.backbones.audio.ast import encoder_of
-from fungistore.backbones.audio.family import FAMILY, AudioSettings
+from fungistore.backbones.audio.family import FAMILY, SSAST, AudioSettings
 from fungistore.backbones.audio.positions import Grid, grid_of
 from fungistore.backbones.audio.spectrograms import PREFIX, SpectrogramEncoder
 from fungistore.backbones.checkpoints import read_checkpoint
@@ -27,17 +27,6 @@ from fungistore.modalities.audio.filterbank import FilterBank
 
 BLOCKS = 12
 HEAD = 64  # numbers of a token that one head of the attention sees
-WIDTHS: Mapping[str, int] = MappingProxyType(
-    {
-        "ssast-base-patch-400": 768,
-        "ssast-base-patch-250": 768,
-        "ssast-base-frame-400": 768,
-        "ssast-base-frame-250": 768,
-        "ssast-small-patch-400": 384,
-        "ssast-tiny-patch-400": 192,
-        "ssast-tiny-frame-400": 192,
-    }
-)
 # From one patch of 16 bins and 16 frames to the next, and from one of all bins and two frames.
 STRIDES: Mapping[Grid, Grid] = MappingProxyType({(16, 16): (10, 10), (128, 2): (128, 1)})
 AUDIOSET = (-4.2677393, 4.5689974)  # mean and deviation of what they are trained on
@@ -76,7 +65,7 @@ def load_ssast(file: Path | None, settings: AudioSettings) -> SpectrogramEncoder
             hint=f"download {settings.name}.pth, which the repository YuanGongND/ssast links to",
         )
     stored = read_checkpoint(file).tensors
-    width = WIDTHS[settings.name]
+    width = SSAST[settings.name]
     patch, trained, bins, frames = _trained_on(stored, width, file)
     sizes = {
         "hidden_size": width,
@@ -139,7 +128,7 @@ def _trained_on(
             where=f"--weights {file}",
             expected=f"patches of {' or '.join(map(str, STRIDES))}, tokens of {width}",
             found=f"patches {tuple(weight.shape)}, positions {tuple(stored[POSITIONS].shape)}",
-            hint=f"--model {FAMILY}:NAME with NAME {' or '.join(WIDTHS)}",
+            hint=f"--model {FAMILY}:NAME with NAME {' or '.join(SSAST)}",
         )
     return patch, trained, bins, frames
 
