@@ -10,3 +10,4 @@ ProjectionKind = Literal["binary", "gaussian", "sparse", "tensorsketch"]
 Crop = Literal["auto", "model", "whole"]
 DecodeIn = Literal["auto", "threads", "processes"]
 Orientation = Literal["upright", "stored"]  # which pixels of an image its mask belongs to
+GradientTokens = Literal["pooled", "first"]  # of the pooled tokens, which have a gradient

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from fungistore.backbones.hub import hub_asked_once
 from fungistore.errors import FungiError, UsageError
@@ -11,24 +14,28 @@ from fungistore.extras import install_command
 
 WANTED = ("*.json", "*.txt", "*.model", "*.codes", "*.safetensors")  # no pickles, and no code
 CONFIG = "config.json"
+BESIDE = {"audio": ("soundfile", "soxr")}  # what an extra has beside transformers
 _OF_THE_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def require_transformers(extra: str, model: str) -> None:
-    """Refuse a model of transformers where that is not installed.
+    """Refuse a model of transformers where that, or what decodes its items, is not installed.
 
     Raises:
         UsageError: it is not; the error names the extra that brings it.
     """
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "models of this family need the transformers library",
-            where=f"--model {model}",
-            expected=f"the extra fungistore[{extra}]",
-            hint=install_command(extra, "transformers"),
-        ) from error
+    needed = ("transformers", *BESIDE.get(extra, ()))
+    for package in needed:
+        try:
+            import_module(package)
+        except (ImportError, OSError) as error:  # OSError: soundfile without its library
+            raise UsageError(
+                f"models of this family need {' and '.join(needed)}",
+                where=f"--model {model}",
+                expected=f"the extra fungistore[{extra}]",
+                found=f"no {package}: {error}",
+                hint=install_command(extra, package),
+            ) from error
 
 
 def model_folder(name: str, family: str) -> Path:
@@ -58,6 +65,26 @@ def model_folder(name: str, family: str) -> Path:
             ".save_pretrained(NEW)",
         )
     return folder
+
+
+def read_json(folder: Path, name: str) -> Any:
+    """Return a file of a model's directory; {} where it is not there.
+
+    Raises:
+        UsageError: it is no JSON.
+    """
+    path = folder / name
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(
+            "a file of the model is no JSON",
+            where=path,
+            found=str(error),
+            hint="download the model again",
+        ) from error
 
 
 def called(name: str) -> str:

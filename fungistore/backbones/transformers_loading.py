@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fungistore.backbones.transformers_folders import CONFIG
 from fungistore.errors import UsageError
@@ -41,16 +42,22 @@ def read_config(folder: Path, model: str) -> Any:
 
 
 def load_strictly(
-    kind: Any, folder: Path, config: Any, model: str, may_lack: Callable[[str], bool]
+    kind: Any,
+    place: Path,
+    config: Any,
+    model: str,
+    may_lack: Callable[[str], bool],
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> tuple[Any, list[str]]:
     """Return the frozen model of a directory, and the first names of weights it has no place for.
 
     Args:
         kind: a class of transformers.
-        folder: the directory.
+        place: the directory, or the file that the tensors are of.
         config: its configuration.
         model: what `--model` says, for errors.
         may_lack: whether a weight decides nothing that is used.
+        tensors: the weights under transformers' names; None: those of the directory.
 
     Raises:
         UsageError: weights are missing, or the model cannot be made.
@@ -58,8 +65,9 @@ def load_strictly(
     try:
         with _quiet():
             made, found = kind.from_pretrained(
-                folder,
+                place if tensors is None else None,
                 config=config,
+                state_dict=tensors,
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
@@ -71,8 +79,9 @@ def load_strictly(
     misshapen = found["mismatched_keys"]
     if missing or misshapen:
         raise UsageError(
-            "the directory lacks weights of the model, which would be random",
-            where=folder,
+            f"the {'directory' if tensors is None else 'file'} lacks weights of the model, which "
+            "would be random",
+            where=place,
             found=f"{len(missing)} missing, {len(misshapen)} misshapen: "
             + ", ".join(map(str, [*missing, *misshapen][:3])),
             hint="download it again; the file may be of another model",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -11,22 +10,24 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from annotated_types import Ge, MinLen
 
 from fungistore.backbones.families import absolute_model, feature_set_of, modality_of
-from fungistore.choices import Codec, Crop, DecodeIn, ProjectionKind, StorageDtype
+from fungistore.choices import Codec, Crop, DecodeIn, GradientTokens, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError, did_you_mean
+from fungistore.extraction.objective_tables import applied, as_table, is_default, objective_of
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
 from fungistore.modalities.modality import IMAGE
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
-from fungistore.objectives.registry import objective_kind, objective_names, own_objectives
+from fungistore.objectives.registry import objective_names, own_objectives
 from fungistore.settings import (
     Count,
+    Positive,
     PowerOfTwo,
     Setting,
-    build,
     fields_of,
     refusal,
     to_json,
 )
+from fungistore.type_words import Words
 
 if TYPE_CHECKING:
     from fungistore.fingerprint import Config
@@ -38,7 +39,8 @@ TAKEN = frozenset(
     {"embeddings", "patches", "schema", "backbone", "compute", "layout"}
     | {"vectors", "gradient", "views", "tokens"}
 )
-OF_FAMILIES = ("pooling", "max_length", "prompt")  # settings that not every model has
+# settings that not every model has
+OF_FAMILIES = ("pooling", "max_length", "prompt", "statistics", "gradient_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,10 @@ class ExtractOptions(ReplayChoice):
     ] = "auto"
     pooling: Annotated[
         Literal["class", "mean"] | None,
-        Setting("Of a text's tokens: the first one (class), or mean.", default="the model's card"),
+        Setting(
+            "Of tokens: the first, or an AST's first two (class), or mean.",
+            default="the model's card",
+        ),
     ] = None
     max_length: Annotated[
         Count | None,
@@ -103,6 +108,21 @@ class ExtractOptions(ReplayChoice):
     prompt: Annotated[
         str | None,
         Setting("Goes before each text.", default="the model's card", metavar="WORDS"),
+    ] = None
+    statistics: Annotated[
+        Annotated[tuple[float, Positive], Words("mean and deviation, as -6.63,5.36")] | None,
+        Setting(
+            "Of a data set's filter banks.",
+            default="those of the model's training",
+            metavar="MEAN,STD",
+        ),
+    ] = None
+    gradient_tokens: Annotated[
+        GradientTokens | None,
+        Setting(
+            "Of AST's two tokens: both (pooled), or the first alone, as in FUNGI's code.",
+            default="pooled",
+        ),
     ] = None
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
@@ -268,7 +288,7 @@ class ExtractOptions(ReplayChoice):
         }  # no other plug-in is imported
         modality = modality_of(self.model)
         complete = {
-            name: _objective(name, self.objectives.get(name, {}), modality)
+            name: objective_of(name, self.objectives.get(name, {}), modality)
             for name in offered
             if name in asked
         }
@@ -303,7 +323,7 @@ class ExtractOptions(ReplayChoice):
             UsageError: a setting is not of that form, or the objective has none such.
         """
         tables = {name: to_json(one) for name, one in self.objectives.items()}
-        return replace(self, objectives=_applied(settings, tables))
+        return replace(self, objectives=applied(settings, tables, _offered()))
 
     def to_config(self) -> Config:
         """Return a JSON-ready dictionary that `from_config` turns back into the same options.
@@ -316,7 +336,7 @@ class ExtractOptions(ReplayChoice):
         return config | {
             name: tables[name]
             for name, objective in self.objectives.items()
-            if name in self.features or not _is_default(name, objective)
+            if name in self.features or not is_default(name, objective)
         }
 
     @classmethod
@@ -329,13 +349,15 @@ class ExtractOptions(ReplayChoice):
         offered = _offered()
         tables = {name: value for name, value in config.items() if name in offered}
         rest = {name: value for name, value in config.items() if name not in tables}
-        tables |= _table(rest.pop("objectives", {}), "objectives")
+        tables |= as_table(rest.pop("objectives", {}), "objectives")
         flat = super().flat(rest)
         settings = flat.pop("set", ())
         settings = [settings] if isinstance(settings, str) else settings
         if not isinstance(settings, list | tuple) or not all(isinstance(s, str) for s in settings):
             raise refusal("--set", "a list of OBJECTIVE.FIELD=VALUE", settings)
-        return flat | _applied(settings, {n: _table(value, n) for n, value in tables.items()})
+        return flat | applied(
+            settings, {n: as_table(value, n) for n, value in tables.items()}, offered
+        )
 
     @classmethod
     def _from_flat(cls, flat: Mapping[str, Any]) -> Self:
@@ -355,46 +377,3 @@ def _offered() -> list[str]:
     fields = fields_of(ExtractOptions).values()
     taken = TAKEN.union(*(field.keys for field in fields))
     return [name for name in objective_names() if name not in taken]
-
-
-def _objective(name: str, given: object, modality: str) -> Any:
-    kind: Any = objective_kind(name, modality)
-    if isinstance(given, kind):
-        return given
-    if not isinstance(given, Mapping):
-        expected = f"{kind.__name__}, or a table of its fields"
-        raise refusal(f"objectives[{name!r}]", expected, given)
-    return build(kind, given, name)
-
-
-def _is_default(name: str, objective: Any) -> bool:
-    fields = fields_of(type(objective), name).values()
-    return all(getattr(objective, field.name) == field.default for field in fields)
-
-
-def _table(value: object, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise UsageError("an objective's settings are a table", where=where, found=value)
-    return value
-
-
-def _applied(settings: Sequence[str], tables: Mapping[str, Mapping[str, Any]]) -> Config:
-    """Return the objectives' tables with settings applied, whose values are TOML."""
-    merged, offered = {name: dict(table) for name, table in tables.items()}, _offered()
-    for setting in settings:
-        target, equals, text = setting.partition("=")
-        table, dot, name = target.partition(".")
-        if not equals or not dot or table not in offered:
-            known = ", ".join(f"{key}.FIELD=VALUE" for key in offered)
-            raise UsageError(
-                "malformed setting",
-                where=f"--set {setting}",
-                expected=known,
-                hint=did_you_mean(table, offered) or "such as --set kl.temperature=1",
-            )
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        merged.setdefault(table, {})[name] = value
-    return merged

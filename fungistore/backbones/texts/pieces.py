@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fungistore.backbones.texts.pooling import LENGTHS, read_json
+from fungistore.backbones.texts.pooling import LENGTHS
+from fungistore.backbones.transformers_folders import read_json
 from fungistore.errors import FungiError
 
 if TYPE_CHECKING:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fungistore.backbones.transformers_folders import read_json
 from fungistore.errors import UsageError
 
 Pooling = Literal["class", "mean"]
@@ -35,26 +35,6 @@ def pooled(
         return tokens[:, 0]
     weights = real.to(tokens.dtype)[..., None]
     return (tokens * weights).sum(1) / weights.sum(1)
-
-
-def read_json(folder: Path, name: str) -> Any:
-    """Return a file of a model's directory; {} where it is not there.
-
-    Raises:
-        UsageError: it is no JSON.
-    """
-    path = folder / name
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UsageError(
-            "a file of the model is no JSON",
-            where=path,
-            found=str(error),
-            hint="download the model again",
-        ) from error
 
 
 def card_of(folder: Path) -> tuple[str | None, tuple[str, ...]]:

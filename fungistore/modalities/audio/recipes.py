@@ -7,7 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
+from torch import Tensor
 
 from fungistore.errors import UsageError
 from fungistore.modalities.audio.filterbank import FilterBank
@@ -82,9 +83,9 @@ class WholeBank:
         """Return [b, v, frames, bins]."""
         return (drawn[0][:, views],)
 
-    def leaves_out(self, drawn: Drawn) -> bool:
-        """Whether the recording is longer than the encoder takes, and its end was cut off."""
-        return int(drawn[1][0]) > self.frames
+    def lengths(self, drawn: DrawnBatch) -> Float[Tensor, " b"]:
+        """Return the frames of each recording, with those that were cut off."""
+        return drawn[1][:, 0].float()
 
 
 @dataclass(frozen=True)

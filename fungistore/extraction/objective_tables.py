@@ -1,0 +1,79 @@
+"""The parameters of objectives, as flags and tables of a configuration give them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fungistore.errors import UsageError, did_you_mean
+from fungistore.objectives.registry import objective_kind
+from fungistore.settings import build, fields_of, refusal
+
+if TYPE_CHECKING:
+    from fungistore.fingerprint import Config
+
+
+def objective_of(name: str, given: object, modality: str) -> Any:
+    """Return the objective that a name and its parameters, or itself, are.
+
+    Raises:
+        UsageError: they are none.
+    """
+    kind: Any = objective_kind(name, modality)
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping):
+        expected = f"{kind.__name__}, or a table of its fields"
+        raise refusal(f"objectives[{name!r}]", expected, given)
+    return build(kind, given, name)
+
+
+def is_default(name: str, objective: Any) -> bool:
+    """Whether an objective has its defaults."""
+    fields = fields_of(type(objective), name).values()
+    return all(getattr(objective, field.name) == field.default for field in fields)
+
+
+def as_table(value: object, where: str) -> Mapping[str, Any]:
+    """Return an objective's settings.
+
+    Raises:
+        UsageError: they are no table.
+    """
+    if not isinstance(value, Mapping):
+        raise UsageError("an objective's settings are a table", where=where, found=value)
+    return value
+
+
+def applied(
+    settings: Sequence[str], tables: Mapping[str, Mapping[str, Any]], offered: Sequence[str]
+) -> Config:
+    """Return the objectives' tables with settings applied, whose values are TOML.
+
+    Args:
+        settings: OBJECTIVE.FIELD=VALUE each.
+        tables: by the objectives' names.
+        offered: names that there are.
+
+    Raises:
+        UsageError: a setting is not of that form.
+    """
+    merged = {name: dict(table) for name, table in tables.items()}
+    for setting in settings:
+        target, equals, text = setting.partition("=")
+        table, dot, name = target.partition(".")
+        if not equals or not dot or table not in offered:
+            known = ", ".join(f"{key}.FIELD=VALUE" for key in offered)
+            raise UsageError(
+                "malformed setting",
+                where=f"--set {setting}",
+                expected=known,
+                hint=did_you_mean(table, offered) or "such as --set kl.temperature=1",
+            )
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        merged.setdefault(table, {})[name] = value
+    return merged
