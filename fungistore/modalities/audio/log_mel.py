@@ -161,7 +161,7 @@ class LogMelViews:
         return drawn, np.array(own), np.array(whole)
 
     def render(self, drawn: DrawnBatch, group: int, views: slice) -> Inputs:
-        """Return [b, v, bins, frames], and which frames are the recording's, bool [b, v, frames]."""
+        """Return [b, v, bins, frames], and which are the recording's own, bool [b, v, frames]."""
         banks, lengths, _ = drawn
         shown = banks[:, views]
         own = torch.arange(banks.shape[-1]) < lengths[:, None, None]
