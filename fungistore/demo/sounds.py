@@ -14,7 +14,8 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path, PurePosixPath
+from itertools import product
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -71,7 +72,7 @@ SPEAKERS = {
     "train": (CARLO, "usr/share/asterisk/sounds/it_IT_m_Carlo"),
     "test": (MENARDI, "usr/share/asterisk/sounds/it_IT_f_Menardi"),
 }
-MANIFEST = "prompts.csv"
+MANIFEST, QUERY = "prompts.csv", "query.wav"
 
 
 def whisper_tiny_folder(context: Context = DEFAULT) -> Path:
@@ -196,19 +197,26 @@ def _read(file: IO[bytes], size: int) -> bytes:
     return content
 
 
-def prompts(destination: Path, context: Context = DEFAULT, *, count: int | None = None) -> Path:
+def prompts(
+    destination: Path,
+    context: Context = DEFAULT,
+    *,
+    count: int | None = None,
+    heard: str | None = None,
+) -> Path:
     """Write prompts that two speakers recorded, and a table of them: path, label, split.
 
     Each is a class, Carlo's recording is of the train split, Menardi's of the test split; both are
     at 8 kHz and last a fifth of a second to a minute.
 
     Args:
-        destination: a new folder.
+        destination: a folder; files of this function in it are written again.
         context: is told of the downloads, 37 MB.
         count: of prompts, drawn at random; None: all 527.
+        heard: a prompt whose test recording is not in the table, but in QUERY beside it.
 
     Returns:
-        The table.
+        The table, which is written last.
 
     Raises:
         FungiError: the packages of Debian cannot be had.
@@ -219,21 +227,23 @@ def prompts(destination: Path, context: Context = DEFAULT, *, count: int | None 
             split: stack.enter_context(unpacked(pin, context)) / place
             for split, (pin, place) in SPEAKERS.items()
         }
-        spoken = sorted(set.intersection(*map(_recordings, sources.values())))
+        spoken = sorted(set.intersection(*map(_prompts, sources.values())))
         if count is not None and count < len(spoken):
-            chosen = sorted(Stream(0, "prompts").choice(len(spoken), count).tolist())
-            spoken = [spoken[number] for number in chosen]
-        for split, source in sources.items():
-            for name in spoken:
-                path = PurePosixPath(split, name)
-                (destination / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source / name, destination / path)
-                rows.append([path, PurePosixPath(name).with_suffix(""), split])
+            drawn = Stream(0, "prompts").choice(len(spoken), count).tolist()
+            spoken = sorted({*(spoken[number] for number in drawn), *([heard] if heard else ())})
+        for (split, source), name in product(sources.items(), spoken):
+            path = f"{split}/{name}.wav"
+            if (split, name) == ("test", heard):
+                path = QUERY
+            else:
+                rows.append([path, name, split])
+            (destination / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / f"{name}.wav", destination / path)
     table = destination / MANIFEST
     with table.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([["path", "label", "split"], *rows])
     return table
 
 
-def _recordings(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.wav")}
+def _prompts(folder: Path) -> set[str]:
+    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.wav")}
