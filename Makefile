@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow mutate lint docs bench bench-accuracy bench-million clean
+.PHONY: help demo demo-audio test test-slow mutate lint docs bench bench-accuracy bench-million clean
 
 help:                   ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -14,6 +14,9 @@ help:                   ## these lines
 demo: $(READY)          ## real images through a real DINOv2 into a store, killed half-way; then texts
 	$(VENV)/bin/fungi demo demo --whole
 	$(VENV)/bin/fungi demo demo-texts --of texts
+
+demo-audio: $(READY)    ## spoken prompts through a real Whisper; needs apt-get of Debian 12
+	$(VENV)/bin/fungi demo demo-sounds --of sounds
 
 test: $(READY)          ## the quick tests, minutes
 	$(RUN) -m pytest --numprocesses auto --dist loadfile

