@@ -7,6 +7,7 @@ written anew, with the names of its checkpoints.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,33 @@ def test_flawed_directories_are_refused(folder: Path, tmp_path: Path) -> None:
         load(folder, target_layer="layers.0")
     with pytest.raises(UsageError, match="have no such setting"):
         load(folder, prompt="x")
+
+
+def test_settings_of_spectrograms_are_for_them_alone(tmp_path: Path) -> None:
+    """Another model of sounds refuses them before it is loaded; one of no sounds is refused."""
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
+    hf.WhisperConfig(**sizes).save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for setting, value in (("statistics", (-6.0, 5.0)), ("gradient_tokens", "first")):
+        with pytest.raises(UsageError, match="no such setting") as error:
+            load_backbone(f"audio:{tmp_path}", own_settings={setting: value})
+        assert error.value.found == "whisper"
+    hf.ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="no encoder of sounds"):
+        load_backbone(f"audio:{tmp_path}")
+
+
+@pytest.mark.parametrize("package", ["soundfile", "soxr", "transformers"])
+def test_what_is_not_installed_is_said_once(
+    folder: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any recording is read, with the extra that brings it."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match="need transformers and soundfile and soxr") as error:
+        load(folder)
+    assert error.value.expected == "the extra fungistore[audio]"
+    assert f"no {package}" in str(error.value.found)
+    assert "soxr" in str(error.value.hint)
 
 
 def timm_block(tensors: dict[str, Tensor], name: str, tokens: Tensor, heads: int) -> Tensor:

@@ -62,7 +62,7 @@ def load_ssast(file: Path | None, settings: AudioSettings) -> SpectrogramEncoder
             "SSAST's weights are a file that its authors publish",
             where=f"--model {FAMILY}:{settings.name}",
             expected="--weights FILE",
-            hint=f"download {settings.name}.pth, which the repository YuanGongND/ssast links to",
+            hint="download it: the README of the repository YuanGongND/ssast links to all of them",
         )
     stored = read_checkpoint(file).tensors
     width = SSAST[settings.name]
