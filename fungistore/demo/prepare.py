@@ -16,7 +16,7 @@ from fungistore.machine.context import DEFAULT, Context
 
 POSTS, POSTS_OF_A_CLASS = "posts.csv", (30, 15)  # in train and test
 SIZE, LENGTH = ("--image-size", "224"), ("--max-length", "64")
-SPOKEN, PROMPTS, HEARD = "sounds", 100, "vm-goodbye"  # the last is what is searched with
+SPOKEN, PROMPTS, HEARD = "sounds", 60, "vm-goodbye"  # the last is what is searched with
 SECONDS = ("--max-length", "400")  # of ten milliseconds
 SENTENCE = "the shuttle will reach orbit on thursday"
 OF_THE_PHOTO = "local"  # its class: with a small defect, which makes a search interesting

@@ -1,8 +1,8 @@
-"""The encoder of Whisper, shown a recording as long as it is and no silence behind it.
+"""The encoder of Whisper, shown a recording as long as it is and two seconds of silence.
 
 Whisper itself fills every window up to thirty seconds, and attends to that silence. Here attention
-is masked to the recording's own frames; what a position sees through the convolutions, and its
-place, are what they are in Whisper's window.
+is masked behind the first two seconds of it; what a position sees through the convolutions, and
+its place, are what they are in Whisper's window.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class WhisperEncoder(FrameEncoder):
         return self.module.conv1, self.module.conv2, self.module.embed_positions
 
     def shown(self) -> Config:
-        """Return the log mel's settings, and that no silence is seen."""
-        return {"log_mel": self.log_mel.identity(), "attention": "own frames"}
+        """Return the log mel's settings, and what is attended to."""
+        return {"log_mel": self.log_mel.identity(), "attention": "heard frames"}
 
     def count_tokens(self, inputs: Inputs) -> int:
         """Return the number of tokens of one view, padding included."""
@@ -123,13 +123,14 @@ class WhisperEncoder(FrameEncoder):
 
     def tokens(self, inputs: Inputs) -> tuple[Float[Tensor, "n t d"], Bool[Tensor, "n t"]]:
         """Return the tokens of log mels [n, bins, frames], and which are a recording's own."""
-        banks, own_frames = inputs
-        module, own = self.module, own_frames[:, ::STRIDE]
+        banks, *masks = inputs
+        own, heard = (mask[:, ::STRIDE] for mask in masks)
+        module = self.module
         hidden = nn.functional.gelu(module.conv1(banks.to(self.dtype)))
         hidden = nn.functional.gelu(module.conv2(hidden)).mT
         hidden = hidden + module.embed_positions.weight[: hidden.shape[1]]
         for block in module.layers:
-            hidden = block(hidden, own[:, None, None, :])
+            hidden = block(hidden, heard[:, None, None, :])
         return module.layer_norm(hidden.float()), own
 
 

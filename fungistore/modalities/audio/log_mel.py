@@ -1,9 +1,9 @@
 """Whisper's log mel spectrogram of a recording, and its views.
 
 Whisper was trained on windows of thirty seconds, shorter recordings being followed by digital
-silence. What it computes of such a window depends on the recording alone up to the recording's
-end, and is one value behind it: so only the recording's own frames are made here, and a view is as
-long as they need.
+silence, whose frames are one value. Here a recording is followed by two seconds of it, which the
+encoder hears as well: without any, tokens are worse (docs/sounds.md). A view is as long as that
+needs.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ RANGE = 8.0  # of the logarithms, below the greatest one of the recording
 STATISTICS = (-4.0, 4.0)  # what is taken off, and what the rest is divided by
 LINEAR_BELOW, LINEAR_STEP = 1000.0, 200 / 3  # Hz: Slaney's mel scale is straight up to here
 LOG_STEP = np.log(6.4) / 27
+SILENCE = 200  # frames that are heard behind a recording, as Whisper is used to more of them
 SHORTEST = 100  # frames that a view has at least
 REACH = 2  # frames behind a recording's own that hear its end; its positions see no further
 _BLOCK = 1 << 11  # frames at once
@@ -85,6 +86,7 @@ class LogMel:
             "resampler": f"soxr {QUALITY}",
             "bins": self.bins,
             "longest": self.longest,
+            "silence": SILENCE,
         }
 
     def _of_frames(self, frames: Float64[np.ndarray, "n window"]) -> Float64[np.ndarray, "n bins"]:
@@ -123,7 +125,7 @@ class LogMelViews:
     """Copies of a recording by a request, or where there is none the recording as it is.
 
     What is drawn: the views [v, bins, frames], how many of the frames are the recording's own, and
-    how many it would have if its end were not left out. Copies are rolled within its own frames.
+    how many they would be if its end were not left out. Copies are rolled within its own frames.
 
     Attributes:
         log_mel: of the encoder.
@@ -155,17 +157,17 @@ class LogMelViews:
             views = _standardised(noisy_rolls(bank[:own], self.request, random))
         else:
             views = noisy_rolls(_standardised(bank[:own]), self.request, random)
-        length = self.log_mel.padded_length(len(bank))
+        length = self.log_mel.padded_length(own + SILENCE + REACH)
         drawn = np.full((len(views), self.log_mel.bins, length), silence, np.float32)
         drawn[..., : views.shape[1]] = views.mT
         return drawn, np.array(own), np.array(whole)
 
     def render(self, drawn: DrawnBatch, group: int, views: slice) -> Inputs:
-        """Return [b, v, bins, frames], and which are the recording's own, bool [b, v, frames]."""
+        """Return [b, v, bins, frames], and which of them are own, and are heard: [b, v, frames]."""
         banks, lengths, _ = drawn
-        shown = banks[:, views]
-        own = torch.arange(banks.shape[-1]) < lengths[:, None, None]
-        return shown, own.expand(-1, shown.shape[1], -1)
+        shown, places = banks[:, views], torch.arange(banks.shape[-1])
+        masks = (places < lengths[:, None, None] + more for more in (0, SILENCE))
+        return shown, *(mask.expand(-1, shown.shape[1], -1) for mask in masks)
 
     def lengths(self, drawn: DrawnBatch) -> Float[Tensor, " b"]:
         """Return the frames of each recording, with those that were left out."""
