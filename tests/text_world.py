@@ -51,6 +51,29 @@ KINDS: dict[str, tuple[type, type, dict[str, Any]]] = {
         hf.DebertaV2Model,
         _BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
     ),
+    "camembert": (
+        hf.CamembertConfig,
+        hf.CamembertModel,
+        _BERT | {"max_position_embeddings": LONGEST + 1, "type_vocab_size": 1},
+    ),
+    "electra": (hf.ElectraConfig, hf.ElectraModel, _BERT | {"embedding_size": 16}),
+    "modernbert": (
+        hf.ModernBertConfig,
+        hf.ModernBertModel,
+        _BERT
+        | {"num_hidden_layers": 3, "local_attention": 8}
+        | dict.fromkeys(("bos_token_id", "cls_token_id"), 2)
+        | dict.fromkeys(("eos_token_id", "sep_token_id"), 3),
+    ),
+}
+# whose convolutions, or neighbours' embeddings, reach into padding
+OF_NEIGHBOURS: dict[str, tuple[type, type, dict[str, Any]]] = {
+    "convbert": (hf.ConvBertConfig, hf.ConvBertModel, _BERT | {"embedding_size": 16}),
+    "mobilebert": (
+        hf.MobileBertConfig,
+        hf.MobileBertModel,
+        _BERT | {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
+    ),
 }
 
 
@@ -68,7 +91,7 @@ def tokenizer() -> Tokenizer:
 
 def save_encoder(folder: Path, kind: str, seed: int = 0, **more: Any) -> Path:
     """Write a tiny model of a kind with its tokenizer into a folder."""
-    config_of, model_of, settings = KINDS[kind]
+    config_of, model_of, settings = (KINDS | OF_NEIGHBOURS)[kind]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_of(config_of(**settings | more))

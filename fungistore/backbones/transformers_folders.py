@@ -101,6 +101,7 @@ def _fetched(name: str, family: str) -> Path:
             "there is no such directory",
             where=f"--model {family}:{name}",
             expected="the directory of a model of transformers, or its name on the model hub",
+            hint="if it has moved: --weights FOLDER",
         )
     try:
         with hub_asked_once():

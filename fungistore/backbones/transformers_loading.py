@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +20,22 @@ from fungistore.fingerprint import digest_bytes
 # For every call of transformers' that reads a directory.
 SAFE: Mapping[str, Any] = MappingProxyType({"trust_remote_code": False, "local_files_only": True})
 # What a config.json says of files and versions, and not of what the model computes.
-_VOLATILE = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype")
+_VOLATILE = (
+    *("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype"),
+    *("attn_implementation", "_attn_implementation"),
+)
+# of a forward, whatever a config.json says
+_OURS: Mapping[str, Any] = MappingProxyType(
+    {"output_attentions": False, "output_hidden_states": False, "return_dict": True}
+)
+_OF_A_BLOCK = re.compile(r"\.[0-9]+\.")
 
 
 def read_config(folder: Path, model: str) -> Any:
     """Return the configuration of a directory's model.
+
+    Which kernels compute attention, and what a forward returns beside its tokens, is not the
+    directory's to say: masks are made for torch's own kernels.
 
     Args:
         folder: the directory.
@@ -36,9 +48,11 @@ def read_config(folder: Path, model: str) -> Any:
 
     try:
         with _quiet():
-            return AutoConfig.from_pretrained(folder, **SAFE)
+            config: Any = AutoConfig.from_pretrained(folder, **SAFE, **_OURS)
     except Exception as error:  # transformers raises whatever it meets
         raise _unloadable(model, error) from error
+    config._attn_implementation = None
+    return config
 
 
 def load_strictly(
@@ -60,7 +74,8 @@ def load_strictly(
         tensors: the weights under transformers' names; None: those of the directory.
 
     Raises:
-        UsageError: weights are missing, or the model cannot be made.
+        UsageError: weights are missing, blocks have weights that the model has no place for, or it
+            cannot be made.
     """
     try:
         with _quiet():
@@ -86,8 +101,25 @@ def load_strictly(
             + ", ".join(map(str, [*missing, *misshapen][:3])),
             hint="download it again; the file may be of another model",
         )
+    odd = [key for key in found["unexpected_keys"] if _is_within(made, key)]
+    if odd:
+        raise UsageError(
+            "the directory has weights that its model would compute without",
+            where=place,
+            expected="blocks as config.json describes them",
+            found=", ".join(sorted(odd)[:3]) + (", ..." if len(odd) > 3 else ""),
+            hint="config.json may be of another model, or this transformers no longer has what "
+            "they are for",
+        )
     left_out = {key.partition(".")[0] for key in found["unexpected_keys"] if not may_lack(key)}
     return made.eval().requires_grad_(False), sorted(left_out)
+
+
+def _is_within(model: Any, key: str) -> bool:
+    """Whether a weight is of a block of what a model has, and not of a head or a decoder."""
+    own = key.removeprefix(f"{model.base_model_prefix}.")
+    children = dict(model.named_children())
+    return own.partition(".")[0] in children and _OF_A_BLOCK.search(own) is not None
 
 
 def digest_of_config(folder: Path) -> str:

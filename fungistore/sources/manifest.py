@@ -27,7 +27,7 @@ from fungistore.sources.labels import sort_label_names
 from fungistore.sources.long_cells import cut
 from fungistore.sources.measuring import measure
 from fungistore.sources.rows import ITEM, UNREADABLE, Columns, ItemRows, unreadable
-from fungistore.sources.sample import CellType, Sample
+from fungistore.sources.sample import OF_TABLE, CellType, Sample
 from fungistore.sources.spans import not_of_seconds, span_columns, spans_remark, with_spans
 
 TABLE = "table"  # the kind of container that finds cells of text tables again
@@ -104,7 +104,7 @@ class ManifestSource:
         self._rows = ItemRows(self.path, inline, columns)
         is_parquet = self.path.lower().endswith(".parquet")
         self._container = ("parquet" if is_parquet else TABLE) if container == "" else container
-        self.origin = f"table:{Path(path).name}"
+        self.origin = OF_TABLE + Path(path).name
 
     def label_names(self) -> list[str]:
         """Read the label column once, in bounded memory."""

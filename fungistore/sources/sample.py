@@ -119,6 +119,9 @@ def ignored_by(source: object) -> dict[str, int]:
     return dict(ignored()) if ignored is not None else {}
 
 
+OF_TABLE = "table:"  # what the origin of a table's samples begins with, before its name
+
+
 def origin_of(source: Source) -> str:
     """Return what tells a source from others with its root; "" of one that may be a part."""
     return str(getattr(source, "origin", ""))

@@ -6,6 +6,7 @@ a part leaves the others untouched. Which parts count is said by `store.json`, i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fungistore.location import is_there, locate
+from fungistore.location import is_inline, is_there, locate
 from fungistore.sources.batches import CELL
 from fungistore.sources.cells import cell_type, cells_as
-from fungistore.sources.sample import CellType
+from fungistore.sources.sample import OF_TABLE, CellType
 from fungistore.store.census import Census
 from fungistore.store.columns import columns_in, joined_columns
 from fungistore.store.disk_errors import damage_explained
@@ -253,6 +254,8 @@ class SampleTable:
     def moved(self, root: str, seen: Rows) -> list[Part]:
         """Return the parts, those with another root whose own is gone and whose samples are there.
 
+        A table's own is gone as well where the table has left it, with all of its items.
+
         A root behind another user's folder, which may not be looked at, is as good as gone.
 
         Args:
@@ -262,12 +265,16 @@ class SampleTable:
         return [self._moved(part, first, root, seen) for part, first in self.firsts()]
 
     def _moved(self, part: Part, first: int, root: str, seen: Rows) -> Part:
+        is_left = False
         with suppress(PermissionError):
-            if is_there(part.root):
+            is_left = is_there(part.root)
+            if is_left and not _table_has_left(part, root):
                 return part
         own = seen[slice(*np.searchsorted(seen, (first, first + part.rows)))]
         some = [*own[:: max(1, len(own) // ROWS_LOOKED_FOR)], first][: part.rows]
         uris = [row["uri"] for row in self.take(some)]
+        if is_left and any(locate(part.root, u).exists() for u in uris if not is_inline(u)):
+            return part
         is_moved = any(locate(root, uri).exists() for uri in uris)
         return replace(part, root=root) if is_moved else part
 
@@ -280,6 +287,13 @@ class SampleTable:
             pq.ParquetFile(self.folder.local_path(part.file)) as file,
         ):
             yield file
+
+
+def _table_has_left(part: Part, root: str) -> bool:
+    """Whether the table of a part is at another root instead of its own."""
+    name = part.origin.removeprefix(OF_TABLE)
+    own, new = (os.path.join(one, name) for one in (part.root, root))
+    return part.origin.startswith(OF_TABLE) and not is_there(own) and is_there(new)
 
 
 def _grouped(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -122,6 +122,21 @@ def test_a_changed_text_is_made_anew(model: str, tmp_path: Path) -> None:
     assert_same(tmp_path / "s.fungi", tmp_path / "once.fungi")
 
 
+def test_a_table_that_moved_still_has_its_texts(model: str, tmp_path: Path) -> None:
+    """In another folder, while the old one stays: long texts, which stand in it, are found."""
+    rows, asked = texts(12), options(model, features=("embeddings",))
+    rows[7]["text"] += " cat" * 2000
+    table, store = write(tmp_path / "t.csv", rows), tmp_path / "s.fungi"
+    fungi.extract(table, store, asked)
+    (tmp_path / "data").mkdir()
+    moved = table.rename(tmp_path / "data" / "t.csv")
+    before = (store / "store.json").read_text()
+    assert fungi.extract(moved, store, asked).images_computed == 0
+    assert (store / "store.json").read_text() != before
+    done = fungi.extract(moved, store, replace(asked, features=("embeddings", "kl")))
+    assert (done.failed, done.samples) == (0, 12)
+
+
 def test_stages_behind_an_extraction_take_texts(model: str, tmp_path: Path) -> None:
     """PCA, index, search by a sentence, evaluation and examples, as of images."""
     table = write(tmp_path / "t.csv", texts(40))

@@ -28,10 +28,10 @@ from fungistore.objectives.kl import KL
 from fungistore.objectives.objective import ViewOutputs
 from fungistore.objectives.text_simclr import TextSimCLR
 from fungistore.randomness import Stream
-from text_world import KINDS, LONGEST, WIDTH, save_card, save_encoder
+from text_world import KINDS, LONGEST, OF_NEIGHBOURS, WIDTH, save_card, save_encoder
 
 SHORT, LONG = "the cat sat", "the old red dog ran and then it was on the new roof " * 2
-FAST = ("bert", "roberta", "t5", "mt5")
+FAST = ("bert", "roberta", "t5", "mt5", "camembert", "electra")
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,10 @@ def test_longer_texts_are_cut_and_told(folders: dict[str, Path]) -> None:
     ids, whole = encoder.pieces("the cat sat on the mat and then it was")
     assert (len(ids), whole) == (8, 12)
     assert (ids[0], ids[-1]) == (2, 3)
-    assert encoder.pieces("x" * 100_000)[1] > 8
     assert encoder.pieces("the cat")[1] == 4
+    assert encoder.pieces("the" + " " * 10_000 + "cat") == encoder.pieces("the cat")
+    assert encoder.pieces("x" * 10_000 + " cat" * 2) == encoder.pieces("x cat cat")
+    assert encoder.pieces("cat " * 10_000)[1] > 8
     with pytest.raises(UsageError, match="no positions"):
         load(folders["bert"], max_length=LONGEST + 1)
     assert load(folders["roberta"]).pieces.max_length == LONGEST
@@ -209,6 +211,9 @@ def test_what_decides_is_in_the_identity(
     assert load(save_encoder(tmp_path / "w", "bert", seed=1)).identity() != before.identity()
     more = save_encoder(tmp_path / "c", "bert", layer_norm_eps=1e-3)
     assert load(more).identity() != before.identity()
+    pieces = save_encoder(tmp_path / "p", "bert")
+    (pieces / "spm.model").write_bytes(b"of sentencepiece, as DeBERTa has it")
+    assert load(pieces).identity() != before.identity()
     cased = save_encoder(tmp_path / "t", "bert")
     text = (cased / "tokenizer.json").read_text(encoding="utf-8")
     (cased / "tokenizer.json").write_text(text.replace('"cat"', '"cats"'), encoding="utf-8")
@@ -250,6 +255,66 @@ def test_flawed_directories_are_refused(folders: dict[str, Path], tmp_path: Path
         load_backbone("text:/nowhere/at/all")
     with pytest.raises(UsageError, match="have no such setting"):
         load_backbone("vit_tiny_patch16_224", own_settings={"pooling": "mean"})
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5", "modernbert"])
+def test_how_attention_is_computed_is_not_the_directorys_to_say(tmp_path: Path, kind: str) -> None:
+    """Masks suit torch's kernels: a config that names others, or other outputs, changes nothing."""
+    folder = save_encoder(tmp_path / kind, kind)
+    before = load(folder)
+    configure(folder, attn_implementation="eager", output_attentions=True, return_dict=False)
+    encoder = load(folder)
+    inputs = inputs_of(encoder, SHORT)
+    one, other = (gradient_path(e).record([inputs]).embeddings for e in (before, encoder))
+    assert torch.equal(one, other)
+    torch.testing.assert_close(one[0, 0], own_tokens_plain(before, SHORT)[0], atol=2e-5, rtol=1e-5)
+
+
+def configure(folder: Path, **settings: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings), encoding="utf-8")
+
+
+def test_a_causal_model_is_refused(tmp_path: Path) -> None:
+    """One whose config makes it a decoder: a token would see those behind it."""
+    configure(folder := save_encoder(tmp_path / "decoder", "bert"), is_decoder=True)
+    with pytest.raises(UsageError, match="no text encoder"):
+        load(folder)
+
+
+def test_blocks_are_not_computed_without_their_weights(tmp_path: Path) -> None:
+    """A weight of a block that the model has no place for is an error; one of a head is said."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = save_encoder(tmp_path / "odd", "bert")
+    file = folder / "model.safetensors"
+    tensors = load_file(file) | {"cls.predictions.bias": np.zeros(9, np.float32)}
+    save_file(tensors, file, {"format": "pt"})
+    assert "left out: cls" in load(folder).remarks
+    name = "encoder.layer.0.attention.self.distance_embedding.weight"  # of relative positions
+    for prefix in ("", "bert."):
+        renamed = {prefix + key: value for key, value in tensors.items()}
+        odd = {f"{prefix}{name}": np.zeros((95, 8), np.float32)}
+        save_file(renamed | odd, file, {"format": "pt"})
+        with pytest.raises(UsageError, match="compute without") as error:
+            load(folder)
+        assert name in str(error.value.found)
+
+
+@pytest.mark.parametrize("kind", OF_NEIGHBOURS)
+def test_a_model_that_looks_at_padding_is_refused(tmp_path: Path, kind: str) -> None:
+    """Convolutions over tokens, and neighbours' embeddings, reach into padding."""
+    with pytest.raises(UsageError, match="how far a text is padded"):
+        load(save_encoder(tmp_path / kind, kind))
+
+
+def test_a_model_that_takes_no_texts_is_refused(tmp_path: Path) -> None:
+    """What it raises at a first text is told before anything is computed."""
+    folder = save_encoder(tmp_path / "few", "distilbert")
+    configure(folder, n_heads=5)
+    with pytest.raises(UsageError) as error:
+        load(folder)
+    assert str(folder) in str(error.value)
 
 
 def test_views_are_drawn_from_the_samples_own_stream(folders: dict[str, Path]) -> None:

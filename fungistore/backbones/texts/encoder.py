@@ -92,7 +92,7 @@ class TextEncoder:
         first = "the class token, or first piece" if self.pooling == "class" else "the tokens' mean"
         prompt = f", {self.pieces.prompt!r} before each text" if self.pieces.prompt else ""
         longest = counted(self.pieces.max_length, "token")
-        own = () if self._is_plain else (IN_FLOAT32,)
+        own = () if self.is_plain else (IN_FLOAT32,)
         return (f"the embedding is {first}, of at most {longest}{prompt}", *own, *self.said)
 
     def identity(self) -> Config:
@@ -112,7 +112,7 @@ class TextEncoder:
         return inputs[0].shape[-1]
 
     @property
-    def _is_plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether the model is embeddings, blocks in line, and a norm at most."""
         return type(self.module).__name__ in (*LIKE_BERT, *LIKE_T5)
 
@@ -129,7 +129,7 @@ class TextEncoder:
     @property
     def _blocks(self) -> nn.ModuleList | None:
         """The blocks that the target layer is in the last of; None where they are not known."""
-        stack = getattr(self.module, "encoder", None) if self._is_plain else None
+        stack = getattr(self.module, "encoder", None) if self.is_plain else None
         blocks = getattr(stack, "layer", None) or getattr(stack, "block", None)
         return blocks if blocks is not None and self._holds(blocks[-1]) else None
 

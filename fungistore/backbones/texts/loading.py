@@ -11,6 +11,7 @@ from fungistore.backbones.target_layers import differentiable, refuse_other_laye
 from fungistore.backbones.texts.encoder import TextEncoder
 from fungistore.backbones.texts.pieces import digest_of_files, open_pieces, own_length
 from fungistore.backbones.texts.pooling import card_of, prompt_of
+from fungistore.backbones.texts.probing import refuse_padding
 from fungistore.backbones.timm_vit.weights import digest_weights
 from fungistore.backbones.transformers_folders import called, model_folder
 from fungistore.backbones.transformers_loading import (
@@ -23,7 +24,8 @@ from fungistore.errors import UsageError
 
 FAMILY = "text"
 USUAL_LENGTH = 512  # of models whose positions are relative, and whose tokenizer names no length
-# The attention's output projection, in the names of transformers' models (FUNGI, section 4.3).
+# The attention's output projection, in the names of transformers' models (FUNGI, section 4.3): the
+# first of them that a model has.
 PROJECTIONS = (
     *("attention.output.dense", "SelfAttention.o", "attention.out_lin", "attention.attn.o"),
     *("attn.Wo", "attn.out_proj", "self_attn.out_proj", "attention.dense", "self_attn.o_proj"),
@@ -68,7 +70,7 @@ def load_text_encoder(
     candidates = differentiable(model)
     if target_layer is not None:
         refuse_other_layer(model, target_layer)
-    return TextEncoder(
+    encoder = TextEncoder(
         name=called(name),
         module=model,
         pieces=open_pieces(
@@ -86,6 +88,9 @@ def load_text_encoder(
         embedding_dim=int(model.config.hidden_size),
         said=tuple(said),
     )
+    if not encoder.is_plain:
+        refuse_padding(encoder, f"{FAMILY}:{name}")
+    return encoder
 
 
 def _loaded(folder: Path, name: str) -> tuple[Any, list[str]]:
@@ -95,27 +100,34 @@ def _loaded(folder: Path, name: str) -> tuple[Any, list[str]]:
     config = read_config(folder, f"{FAMILY}:{name}")
     kind: Any = AutoModelForTextEncoding if _encodes_texts(config, name) else AutoModel
     model, left_out = load_strictly(kind, folder, config, f"{FAMILY}:{name}", _is_of_pooler)
-    model.pooler = None  # pooling is ours; its weights are none of the embedding's
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = nn.Identity()  # pooling is ours; its weights are none of the embedding's
     return model, left_out
 
 
 def _encodes_texts(config: Any, name: str) -> bool:
     """Whether transformers knows a config's model as a text encoder; others may yet be one.
 
+    What fills masked words in sees both sides of them, though it may be made to generate, too.
+
     Raises:
         UsageError: it takes no texts, or generates them.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
 
     is_encoder = type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
-    is_generative = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder
-    if not getattr(config, "vocab_size", None) or (is_generative and not is_encoder):
+    generates = (
+        type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    ) or config.is_encoder_decoder
+    is_causal = getattr(config, "is_decoder", False)
+    if not getattr(config, "vocab_size", None) or (generates and not is_encoder) or is_causal:
         raise UsageError(
             "the model is no text encoder",
             where=f"--model {FAMILY}:{name}",
             expected="an encoder of texts, such as BERT, MiniLM, MPNet, E5, BGE, DeBERTa or T5",
-            found=config.model_type,
+            found=config.model_type + (" with is_decoder" if is_causal else ""),
         )
     return is_encoder
 
@@ -135,5 +147,7 @@ def _positions(model: Any) -> int | None:
 
 
 def _last_projection(candidates: list[str]) -> str | None:
-    found = [name for name in candidates if name.endswith(PROJECTIONS)]
-    return found[-1] if found else None
+    for ending in PROJECTIONS:
+        if found := [name for name in candidates if name.endswith(ending)]:
+            return found[-1]
+    return None

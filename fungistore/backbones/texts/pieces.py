@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("tokenizer.model", "bpe.codes"),
+    *("tokenizer.model", "bpe.codes", "spm.model", "sentencepiece.model", "normalizer.json"),
+    "entity_vocab.json",
 )
 MOST_SAID = 1_000_000  # tokens; transformers writes 1e30 where nobody knows
-MOST_CHARACTERS = 64  # of a token, on average, at most: what is beyond can be no piece's
+MOST_CHARACTERS = 64  # of a token, on average; of texts that have fewer tokens, more is read
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,14 @@ class TokenizerPieces:
         Of a text far beyond the greatest length they are counted no further.
         """
         whole = self.prompt + text
-        some = whole[: self.max_length * MOST_CHARACTERS]
-        found = self.tokenizer.encode(some)
         special = self.tokenizer.num_special_tokens_to_add(is_pair=False)
-        count = len(found.ids) + sum(len(rest.ids) - special for rest in found.overflowing)
-        return found.ids, max(count, self.max_length + 1) if len(some) < len(whole) else count
+        read = self.max_length * MOST_CHARACTERS
+        while True:
+            found = self.tokenizer.encode(whole[:read])
+            count = len(found.ids) + sum(len(rest.ids) - special for rest in found.overflowing)
+            if count > self.max_length or read >= len(whole):
+                return found.ids, count
+            read *= 4  # blanks, or words that a model does not know, are many characters a token
 
 
 def open_pieces(
