@@ -213,6 +213,23 @@ def test_answers_that_mean_no_label_are_wrong_and_counted(store):
     assert "50.00" in table.stdout
 
 
+def test_answers_that_ended_too_early_are_said(store):
+    """Those of a model that thinks first need more tokens; one that has its label is whole."""
+
+    def reply(handler, number, prompt):
+        text = "sport and" if number % 2 else "<think>It could be sport, bec"
+        answer = said(text)
+        answer["choices"][0]["finish_reason"] = "length"
+        handler.send(200, answer)
+
+    with stub(reply) as server:
+        notices = []
+        (score,) = icl(store, server, context=Context(Notices(notices)), concurrency=1).scores
+    assert score.protocol["unparsed"] == 6
+    assert score.protocol["cut_answers"] == 12
+    assert "6 answers ended at --max-tokens 32 and named no label" in notices
+
+
 def test_combinations_are_compared_query_by_query(store):
     """Against the first one, with the bootstrap's interval of the difference."""
     with stub(vote) as server:
