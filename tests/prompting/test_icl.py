@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -182,6 +183,25 @@ def test_a_line_that_a_kill_cut_short_costs_one_answer(store, left):
         assert icl(store, server) == done
         assert len(server.prompts) == 13
     assert any("1 line of the kept answers is cut short" in text for text in heard)
+
+
+def test_a_full_disk_is_said_and_what_was_kept_counts(store):
+    """No longer than so many bytes may a file be; with room made, the others are asked for."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with stub(vote) as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+        try:
+            with pytest.raises(FungiError, match="cannot be read or written") as caught:
+                icl(store, server, concurrency=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "answers that were written are kept" in caught.value.hint
+        assert str(answers_file(store)) == str(caught.value.where)
+        kept = answers_file(store).read_bytes().count(b"\n")
+        assert 0 < kept < 12
+        before = len(server.prompts)
+        icl(store, server)
+        assert len(server.prompts) == before + 12 - kept
 
 
 def test_an_answer_that_was_edited_is_asked_for_again(store):
