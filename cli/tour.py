@@ -98,7 +98,7 @@ def text_story(demo: fungi.TextDemo) -> Iterator[Step]:
     )
     yield Step(
         "Examples for a language model, one line of JSON for each test post:",
-        ("retrieve", TEXTS, "--k", "3", "--out", "examples.jsonl"),
+        ("retrieve", TEXTS, "--k", "3", "--out", "examples.jsonl", "--force"),
     )
 
 

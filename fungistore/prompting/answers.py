@@ -8,11 +8,13 @@ from typing import Any
 
 from fungistore.fingerprint import Config, digest_bytes, fingerprint
 from fungistore.prompting.endpoint import Answer
+from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.documents import seal_is_broken, sealed
 from fungistore.store.store import Store
 
 ANSWERS = "answers"
 NAME_DIGITS = 16
+KEPT = "answers that were written are kept"
 
 
 class Answers:
@@ -43,13 +45,18 @@ class Answers:
                 self._take(line)
 
     def keep(self, key: str, answer: Answer) -> None:
-        """Write an answer, durably."""
+        """Write an answer, durably.
+
+        Raises:
+            FungiError: there is no room for it.
+        """
         line = sealed({"key": key, "model": self._model} | asdict(answer))
         backend = self._folder.backend
-        backend.make_folder(self._folder.key)
-        with backend.claims.moment():
-            data = json.dumps(line).encode() + b"\n"
-            backend.append(self._folder.key_of(self._name), data)
+        with disk_errors_explained(self._folder.where(self._name), KEPT):
+            backend.make_folder(self._folder.key)
+            with backend.claims.moment():
+                data = json.dumps(line).encode() + b"\n"
+                backend.append(self._folder.key_of(self._name), data)
         self._known[key] = answer
 
     def _take(self, line: bytes) -> None:

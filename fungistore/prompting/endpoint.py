@@ -12,10 +12,11 @@ import re
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from html import escape
 from time import time
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -108,26 +109,26 @@ class Endpoint:
             PassingError: it may succeed later.
             FungiError: it will not; the error says what to change.
         """
-        status, wait, data = self._post(json.dumps(body).encode())
-        text = data.decode("utf-8", "replace")
-        if self.key:
-            text = text.replace(self.key, HIDDEN)
+        hidden = _hiding(self.key, json.dumps(body, ensure_ascii=False))
+        status, wait, data = self._post(json.dumps(body).encode(), hidden)
+        text = data.decode("utf-8-sig", "replace")
         try:
             document = json.loads(text)
         except (ValueError, RecursionError):
             document = None
-        if status != 200:
-            raise _refusal(self.url, status, wait, _words_of(document, text), NO_CREDIT in text)
+        if not 200 <= status < 300:  # 201 is what some servers say of every answer
+            words = _shortened(hidden(_words_of(document, text)))
+            raise _refusal(self.url, status, wait, words, NO_CREDIT in text)
         try:
             choice = document["choices"][0]
             content, finish = choice["message"]["content"], choice.get("finish_reason")
         except (TypeError, KeyError, IndexError, AttributeError):
             said = "no answer in what the endpoint sent: "
-            raise PassingError(said + (_shortened(text) or "nothing")) from None
+            raise PassingError(said + (_shortened(hidden(text)) or "nothing")) from None
         counts = (_tokens(document, kind) for kind in ("prompt", "completion"))
-        return Answer(str(content or ""), str(finish or ""), *counts)
+        return Answer(hidden(_said(content)), hidden(str(finish or "")), *counts)
 
-    def _post(self, body: bytes) -> tuple[int, float | None, bytes]:
+    def _post(self, body: bytes, hidden: Callable[[str], str]) -> tuple[int, float | None, bytes]:
         """Return the status, the seconds to wait, and the bytes of what the endpoint says."""
         headers = {"Content-Type": "application/json", "User-Agent": AGENT}
         if self.key:
@@ -142,7 +143,7 @@ class Endpoint:
                 found = getattr(error, "reason", error)
                 late = isinstance(found, TimeoutError) or sockets.is_over
                 said = f"no whole answer within {self.timeout:g} s" if late else str(found)
-                raise PassingError(said or type(found).__name__) from None
+                raise PassingError(hidden(said) or type(found).__name__) from None
 
 
 class _Sockets(list[socket.socket]):
@@ -254,11 +255,38 @@ def _refusal(
 
 
 def _words_of(document: object, text: str) -> str:
-    """Return what an endpoint says of an error, in one line."""
+    """Return what an endpoint says of an error."""
     said: object = document
     for name in ("error", "message", "detail"):
         said = said.get(name, said) if isinstance(said, dict) else said
-    return _shortened(said if isinstance(said, str) else text)
+    return said if isinstance(said, str) else text
+
+
+def _said(content: object) -> str:
+    """Return an answer's words; of one in parts, those of its texts, and no thoughts."""
+    if isinstance(content, list):
+        parts = (one.get("text") if isinstance(one, dict) else one for one in content)
+        return "".join(part for part in parts if isinstance(part, str))
+    return "" if content is None else str(content)
+
+
+def _hiding(key: str | None, request: str) -> Callable[[str], str]:
+    """Return what blots a key out, however a server spells it: in JSON, HTML or a URL.
+
+    What the request itself says is no secret: a server without keys is often given a word like
+    "none" or "x", which answers are full of.
+    """
+    if not key or key.casefold() in request.casefold():
+        return str
+    pattern = re.compile("".join(map(_spellings, key)), re.IGNORECASE)
+    return lambda text: pattern.sub(HIDDEN, text)
+
+
+def _spellings(one: str) -> str:
+    """Return a pattern of what a character of ASCII may be written as."""
+    code, in_html = ord(one), re.escape(escape(one))
+    in_json = rf"\\?{re.escape(one)}|\\u00{code:02x}"
+    return f"(?:{in_json}|%{code:02x}|{in_html}|&#(?:0*{code}|x0*{code:x});)"
 
 
 def _tokens(document: Mapping[str, Any], kind: str) -> int:

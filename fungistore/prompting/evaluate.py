@@ -180,6 +180,7 @@ def evaluate_icl(
         context.reporter.notice(f"{cut} cut to {options.max_characters} characters")
     truth = task.labels[queries]
     parsed = [_parsed(one, prompts, answers) for one in combinations]
+    _say_unfinished(combinations, parsed, answers, options, context)
     return IclEvaluation(
         kind="icl",
         store=task.store.where,
@@ -313,6 +314,27 @@ def _parsed(one: _Combination, prompts: _Prompts, answers: Answers) -> NDArray[n
     return np.array(
         [UNPARSED if place is None else prompts.present[place] for place in found], np.int32
     )
+
+
+def _say_unfinished(
+    combinations: Sequence[_Combination],
+    parsed: Sequence[NDArray[np.int32]],
+    answers: Answers,
+    options: IclOptions,
+    context: Context,
+) -> None:
+    """Say how many answers ended before they named a label, as those of models that think do."""
+    keys = {
+        key
+        for one, said in zip(combinations, parsed, strict=True)
+        for key, label in zip(one.keys, said.tolist(), strict=True)
+        if label == UNPARSED and answers[key].finish == "length"
+    }
+    if keys:
+        context.reporter.notice(
+            f"{counted(len(keys), 'answer')} ended at --max-tokens {options.max_tokens} and named "
+            "no label"
+        )
 
 
 def _scored(

@@ -13,14 +13,27 @@ from pathlib import Path
 import pytest
 import typer
 from fungi_cli.main import app
-from fungi_cli.tour import STORE, Step, Tour, first_page, whole_story
+from fungi_cli.tour import (
+    STORE,
+    TEXTS,
+    Step,
+    Tour,
+    first_page,
+    sound_story,
+    text_story,
+    whole_story,
+)
+from typer.testing import CliRunner
 
 from feature_world import clustered, make_store
-from fungistore.demo.prepare import Demo
+from fungistore.demo.prepare import Demo, SoundDemo, TextDemo
 from fungistore.errors import FungiError
 
 FOLDER = Path("a folder")
 DEMO = Demo(FOLDER, FOLDER / "images", FOLDER / "photo.jpg", "vit", Path("weights.safetensors"))
+POSTS = TextDemo(FOLDER, FOLDER / "posts.csv", "a sentence", "text:minilm")
+PROMPTS = SoundDemo(FOLDER, FOLDER / "prompts.csv", FOLDER / "bye.wav", "audio:whisper")
+STEPS = [*first_page(DEMO), *whole_story(DEMO), *text_story(POSTS), *sound_story(PROMPTS)]
 
 
 @pytest.fixture
@@ -40,11 +53,25 @@ def flags(command: str, sub: str) -> set[str]:
     return {flag for one in found.params for flag in (*one.opts, *one.secondary_opts)}
 
 
-@pytest.mark.parametrize("step", [*first_page(DEMO), *whole_story(DEMO)], ids=lambda s: s.words[0])
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.words[0])
 def test_every_step_is_a_command_with_flags_that_it_has(step: Step) -> None:
     """What the demo types is what the command line takes today."""
     used = {word for word in step.words if word.startswith("--")}
     assert used <= flags(step.words[0], step.words[1])
+
+
+def test_examples_of_texts_are_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The demo's last step finds the file of the last time in its folder, and replaces it."""
+    monkeypatch.chdir(tmp_path)
+    vectors, labels = clustered(20, 2, 4)
+    make_store(Path(TEXTS), {"embeddings": vectors}, labels, ["train", "test"] * 10)
+    (words,) = [step.words for step in text_story(POSTS) if step.words[0] == "retrieve"]
+    for _ in range(2):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.stderr
+    assert "10 queries" in done.stdout
 
 
 def test_a_step_is_shown_as_typed_and_its_json_kept(store: Path) -> None:

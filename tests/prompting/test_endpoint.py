@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import socket
 import struct
 import threading
 import time
 from email.utils import formatdate
+from urllib.parse import quote
 
 import pytest
 from prompt_world import said, stub
@@ -171,6 +173,29 @@ def test_an_answer_without_a_count_is_an_answer(usage):
         assert server.headers[0]["User-Agent"] == "fungi"
     with stub(lambda handler, *_: handler.send(200, said(None))) as server:
         assert ask(server)["0"].text == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "spo"}, {"type": "text", "text": "rt"}], "sport"),
+        ([{"type": "thinking", "thinking": [{"type": "text"}]}, {"text": "sport"}], "sport"),
+        (["sport"], "sport"),
+        ([], ""),
+        (0, "0"),
+    ],
+)
+def test_an_answer_in_parts_is_their_words(content, text):
+    """As some endpoints send it, thoughts apart; no list of Python's is kept for it."""
+    with stub(lambda handler, *_: handler.send(200, said(content))) as server:
+        assert ask(server)["0"].text == text
+
+
+def test_an_answer_is_one_with_201_and_a_mark_in_front():
+    """It was paid for, however odd its envelope."""
+    data = b"\xef\xbb\xbf" + json.dumps(said("fine")).encode()
+    with stub(lambda handler, *_: handler.send(201, data)) as server:
+        assert ask(server)["0"].text == "fine"
 
 
 def test_an_account_without_credit_is_no_rate_limit():
@@ -377,6 +402,40 @@ def test_a_key_goes_where_it_belongs_and_nowhere_else():
         assert ask(server, key="sk-secret")["0"].text == "it is [the key]"
         ask(server)
         assert "Authorization" not in server.headers[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "spell"),
+    [
+        (200, lambda key: json.dumps(said(f"it is {key}")).replace("/", "\\/")),
+        (200, lambda key: json.dumps(said(f"it is {key}")).replace("<", "\\u003C")),
+        (200, lambda key: json.dumps(said("", id=key) | {"choices": []}).replace("/", "\\/")),
+        (401, lambda key: json.dumps({"error": {"message": "x" * 290 + key}})),
+        (502, lambda key: html.escape(f"no {key}")),
+        (404, lambda key: f"no /v1?key={quote(key)}"),
+        (401, lambda key: f"Bearer {key.upper()}"),
+    ],
+)
+def test_a_key_is_known_however_it_is_spelled(status, spell):
+    """In JSON, HTML and URLs some characters are written in other ways; nor is it cut first."""
+    key = 'a/b"c<d\\e-1234'
+    with stub(lambda handler, *_: handler.send(status, spell(key).encode())) as server:
+        endpoint = Endpoint.at(server.url, 5.0, "K", {"K": key})
+        try:
+            shown = str(endpoint.ask(BODY))
+        except (PassingError, FungiError) as error:
+            shown = str(error)
+    assert "[the key]" in shown
+    assert "1234" not in shown
+
+
+@pytest.mark.parametrize("key", ["t", "x", "sport", "Sport", "content", "choices", "stop"])
+def test_a_word_in_place_of_a_key_changes_no_answer(key):
+    """Servers without keys are given one that is no secret; the request itself may have it."""
+    body = BODY | {"messages": [{"role": "user", "content": "sport? Next: stop the choices"}]}
+    with stub(lambda handler, *_: handler.send(200, said("Sport, next to it."))) as server:
+        endpoint = Endpoint.at(server.url, 5.0, "K", {"K": key})
+        assert endpoint.ask(body) == Answer("Sport, next to it.", "stop", 7, 2)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -184,6 +185,25 @@ def test_a_line_that_a_kill_cut_short_costs_one_answer(store, left):
     assert any("1 line of the kept answers is cut short" in text for text in heard)
 
 
+def test_a_full_disk_is_said_and_what_was_kept_counts(store):
+    """No longer than so many bytes may a file be; with room made, the others are asked for."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with stub(vote) as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+        try:
+            with pytest.raises(FungiError, match="cannot be read or written") as caught:
+                icl(store, server, concurrency=1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert "answers that were written are kept" in caught.value.hint
+        assert str(answers_file(store)) == str(caught.value.where)
+        kept = answers_file(store).read_bytes().count(b"\n")
+        assert 0 < kept < 12
+        before = len(server.prompts)
+        icl(store, server)
+        assert len(server.prompts) == before + 12 - kept
+
+
 def test_an_answer_that_was_edited_is_asked_for_again(store):
     """Its line has a checksum; so has an odd one that no version wrote."""
     with stub(vote) as server:
@@ -211,6 +231,23 @@ def test_answers_that_mean_no_label_are_wrong_and_counted(store):
     assert score.metrics["accuracy"] == sum(one == "sport" for one in truth[::2]) / 12
     assert "unparsed" in table.stdout
     assert "50.00" in table.stdout
+
+
+def test_answers_that_ended_too_early_are_said(store):
+    """Those of a model that thinks first need more tokens; one that has its label is whole."""
+
+    def reply(handler, number, prompt):
+        text = "sport and" if number % 2 else "<think>It could be sport, bec"
+        answer = said(text)
+        answer["choices"][0]["finish_reason"] = "length"
+        handler.send(200, answer)
+
+    with stub(reply) as server:
+        notices = []
+        (score,) = icl(store, server, context=Context(Notices(notices)), concurrency=1).scores
+    assert score.protocol["unparsed"] == 6
+    assert score.protocol["cut_answers"] == 12
+    assert "6 answers ended at --max-tokens 32 and named no label" in notices
 
 
 def test_combinations_are_compared_query_by_query(store):
