@@ -52,7 +52,7 @@ def retrieve(
             result_json(done.to_json() | {"file": str(out)})
         else:
             queries = counted(done.queries, "query", "queries")
-            result(f"{out}: {queries}, {done.k} of {done.train} training rows each")
+            result(f"{out}: {queries}, {done.k} of {counted(done.train, 'training row')} each")
     elif as_json:
         result_json_list(done.to_json(), "lines", done.records())
     else:

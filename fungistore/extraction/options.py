@@ -264,7 +264,7 @@ class ExtractOptions(ReplayChoice):
         Raises:
             UsageError: naming the option, what it takes and what it got.
         """
-        if self.features == ():
+        if self.features == () and isinstance(self.model, str):
             object.__setattr__(self, "features", _usual_features(self.model))
         super().__post_init__()
         object.__setattr__(self, "model", absolute_model(self.model))

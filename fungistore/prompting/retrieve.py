@@ -21,6 +21,7 @@ from fungistore.prompting.items import Item, Items
 from fungistore.prompting.neighbours import Near, at_most, near
 from fungistore.prompting.options import RetrieveOptions
 from fungistore.prompting.template import Template, open_template
+from fungistore.quantities import counted
 from fungistore.store.durable import publish
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
@@ -210,7 +211,7 @@ def retrieve(
         raise UsageError(
             f"no row of the split {options.split!r} has usable features",
             where=opened.where,
-            found=f"{len(queries)} rows",
+            found=counted(len(queries), "row"),
             hint=f"fungi status {quote(opened.where)} shows what is missing; fungi extract "
             "completes it",
         )

@@ -138,12 +138,12 @@ def _kind_hint(suffixes: set[str], kind: Modality) -> str | None:
             return f"{absent.name} is read with {absent.how}"
     if kind.name == AUDIO and (sounds := suffixes & {*VIDEOS, *_OTHER_SOUNDS}):
         one = min(sounds)
-        return f"sounds in .{one} files are not read: take them out (ffmpeg -i A.{one} A.flac)"
+        return f"sounds of the kind .{one} are not read: take them out (ffmpeg -i A.{one} A.flac)"
     if suffixes & set(VIDEOS):
         return "videos are not read: take their frames out first (ffmpeg -i VIDEO frames/%06d.png)"
     if suffixes & {"pdf", "svg", "eps"}:
         return "drawings and pages are not read: render them to PNG first"
-    others = (find_modality(name) for name in MODALITIES if name != kind.name)
+    others = (find_modality(name) for name in MODALITIES.own if name != kind.name)
     known = next((other.items for other in others if suffixes & other.suffixes), None)
     return known and f"{known} are taken by a --model of {known}: fungi models"
 

@@ -99,7 +99,7 @@ def test_a_sound_of_the_longest_length_is_read() -> None:
         ("no channel", with_field(SOUND, CHANNELS, "<H", 0), "[Cc]hannel"),
         ("65535 channels", with_field(SOUND, CHANNELS, "<H", 65535), "[Cc]hannel"),
         ("no rate", with_field(SOUND, SAMPLE_RATE, "<I", 0), "decoded"),
-        ("a rate of 2 GHz", with_field(SOUND, SAMPLE_RATE, "<I", 0x7FFFFFFF), "samples a second"),
+        ("a rate of 2 GHz", with_field(SOUND, SAMPLE_RATE, "<I", 0x7FFFFFFF), "declares a rate"),
         ("a negative rate", with_field(SOUND, SAMPLE_RATE, "<I", 0xFFFFFFFF), "decoded"),
         ("no bits", with_field(SOUND, BITS, "<H", 0), "decoded|no sound"),
         ("255 bits", with_field(SOUND, BITS, "<H", 255), "decoded|no sound"),

@@ -78,7 +78,8 @@ def extracted(name: str, side: int | None, features: Sequence[str], **options: A
         assert made[spec.path].shape == (2, *spec.row_shape), spec.path
         assert np.isfinite(made[spec.path]).all(), spec.path
     if "embeddings" in features and asked.dtype == "float32":
-        (pixels,) = resolved.backbone.base_view.render(drawn["embeddings"], 0, slice(0, 1))
+        (group,) = drawn["embeddings"]
+        (pixels,) = resolved.backbone.base_view.render(group.arrays, 0, slice(0, 1))
         expected = resolved.backbone.module(pixels[:, 0]).detach().numpy()
         scale = np.abs(expected).max()
         assert scale > 0, "an embedding of zeros says nothing"

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.backbones.timm_vit.loading import load_timm_vit
+from fungistore.extraction.batches import BatchViews, stack_drawn
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.gradients.path import gradient_path
 from fungistore.gradients.projection import Projection, ProjectionSpec
@@ -104,18 +105,9 @@ def normalised(pixels: NDArray[np.uint8], backbone: TimmViT) -> Tensor:
     return (torch.from_numpy(pixels).float() / 255 - mean) / std
 
 
-def batch_of(maker: FeatureMaker, photos: list[Pixels], feature: str) -> dict[str, Any]:
-    drawn = [
-        maker.drawer.draw(photo, str(number), frozenset([feature]))
-        for number, photo in enumerate(photos)
-    ]
-    return {
-        name: tuple(
-            torch.from_numpy(np.stack(arrays))
-            for arrays in zip(*(one[name] for one in drawn), strict=True)
-        )
-        for name in drawn[0]
-    }
+def batch_of(maker: FeatureMaker, photos: list[Pixels], feature: str) -> BatchViews:
+    names = frozenset([feature])
+    return stack_drawn([maker.drawer.draw(one, str(n), names) for n, one in enumerate(photos)])
 
 
 def cosines(ours: NDArray[np.float32], theirs: Tensor) -> NDArray[np.float64]:
@@ -146,7 +138,7 @@ def test_kl_features_are_the_published_ones(
     ours = maker.compute(batch, frozenset(["kl"]))
     config = KLConfig(temperature=temperature)
     theirs = published_extractor(backbone, weights, config, heads, matrix)
-    views = normalised(batch["embeddings"][0].numpy(), backbone)
+    views = normalised(batch["embeddings"][0].arrays[0].numpy(), backbone)
     theirs.transform = lambda number: views[number]
     expected = theirs(list(range(len(photos))))
     assert cosines(ours["gradients/kl"], expected).min() > ALIKE
@@ -166,7 +158,8 @@ def test_dino_features_are_the_published_ones(
     batch = batch_of(maker, photos, "dino")
     ours = maker.compute(batch, frozenset(["dino"]))
     theirs = published_extractor(backbone, weights, DINOConfig(), heads, matrix)
-    crops = normalised(np.concatenate([group.numpy() for group in batch["dino"]], axis=1), backbone)
+    families = [family.numpy() for family in batch["dino"][0].arrays]
+    crops = normalised(np.concatenate(families, axis=1), backbone)
     assert crops.shape == (2, 12, 3, image_size, image_size)
     theirs.transform = lambda number: crops[number]
     expected = theirs(list(range(len(photos))))

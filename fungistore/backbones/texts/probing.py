@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fungistore.backbones.texts.encoder import TextEncoder
 from fungistore.errors import UsageError
 from fungistore.modalities.reading import reason_of
+from fungistore.quantities import counted
 
 _TEXT = "a short text"
 _PADDING = 12  # tokens, more than the convolutions of published encoders reach
@@ -43,7 +44,8 @@ def refuse_padding(encoder: TextEncoder, model: str) -> None:
         raise UsageError(
             "the model's embeddings depend on how far a text is padded",
             where=f"--model {model}",
-            expected=f"the same of {len(ids)} tokens, alone and with {_PADDING} more to ignore",
+            expected=f"the same of {counted(len(ids), 'token')}, alone and with {_PADDING} "
+            "more to ignore",
             found=f"numbers that are {away:.2g} of the greatest apart",
             hint="choose an encoder whose attention alone mixes tokens, such as BERT or DeBERTa",
         )

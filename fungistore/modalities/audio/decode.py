@@ -77,7 +77,7 @@ def _decoded(stream: IO[bytes], span: Span, *, whole: bool) -> Recording:
 def _recording(file: Any, span: Span, *, whole: bool) -> Recording:
     rate = int(file.samplerate)
     if not 1 <= rate <= HIGHEST_RATE:
-        raise AudioError(f"the header declares {rate} samples a second, not 1 to {HIGHEST_RATE}")
+        raise AudioError(f"the header declares a rate of {rate} a second, not 1 to {HIGHEST_RATE}")
     declared = file.frames if file.frames < _UNKNOWN_FRAMES else None
     if whole and (cut := _cut_sizes(file.extra_info)):
         raise AudioError(f"the sound ends too early: {cut[1]} bytes of it are there, not {cut[0]}")
@@ -96,9 +96,7 @@ def _recording(file: Any, span: Span, *, whole: bool) -> Recording:
     samples = _samples(file, start, count, most, whole=whole)
     slack = _MPEG_SLACK if file.format == "MP3" else 0
     if whole and count is not None and len(samples) < count - slack:
-        raise AudioError(
-            f"the sound ends too early: {len(samples)} samples of it are there, not {count}"
-        )
+        raise AudioError(f"the sound ends too early: {len(samples)} of {count} are there")
     if not len(samples):
         raise AudioError("there is no sound in it")
     if not max(-samples.min(), samples.max()) < LOUDEST:  # so NaN is found, too
