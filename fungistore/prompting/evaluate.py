@@ -106,7 +106,7 @@ class _Prompts:
 
     def __init__(self, task: Task, options: IclOptions, template: Template, queries: Rows) -> None:
         self.store = task.store
-        self.items = Items(task.store, options.max_characters)
+        self.items = Items(task.store, task.matrix.feature_set, options.max_characters)
         refuse_no_texts(self.items, task.store)
         self.template = template
         self.present = np.unique(task.labels[task.split.train])
@@ -174,10 +174,8 @@ def evaluate_icl(
         context.reporter.notice("--endpoint is no https: the key goes over the network unencrypted")
     answers = Answers(task.store, options.model)
     combinations = list(_combinations(task, options, prompts, k, context))
+    prompts.items.say(context)
     _ask(endpoint, options, prompts, combinations, answers, context)
-    if prompts.items.cut:
-        cut = counted(prompts.items.cut, "text was", "texts were")
-        context.reporter.notice(f"{cut} cut to {options.max_characters} characters")
     truth = task.labels[queries]
     parsed = [_parsed(one, prompts, answers) for one in combinations]
     _say_unfinished(combinations, parsed, answers, options, context)

@@ -8,7 +8,11 @@ import numpy as np
 
 from fungistore.errors import FungiError, ItemError
 from fungistore.location import absolute_uri, shortened
-from fungistore.modalities.reading import read_item
+from fungistore.machine.context import Context
+from fungistore.modalities.reading import read_with_digest
+from fungistore.quantities import counted
+from fungistore.store.feature import is_derived
+from fungistore.store.item_digests import FAILED, Digests, ItemDigests
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -44,25 +48,39 @@ class Items:
 
     Args:
         store: the store.
+        feature_set: whose features choose among them.
         most: characters of a text; what is longer is cut.
     """
 
-    def __init__(self, store: Store, most: int | None) -> None:
+    def __init__(self, store: Store, feature_set: str, most: int | None) -> None:
         self._store, self._most = store, most
         self._modality = store.modality
         self._held: dict[int, Item] = {}
         self._characters = 0
         self._cut: set[int] = set()
+        self._digests = ItemDigests(store.backend, feature_set)
+        arrays = store.arrays(feature_set)
+        sizes = (one.unit_rows for path, one in arrays.items() if not is_derived(path))
+        self._unit_rows = next(sizes, 1)
+        self._noted: dict[int, Digests] = {}
+        self._others: set[int] = set()
 
     @property
     def are_texts(self) -> bool:
         """Whether they have texts."""
         return self._modality.name == TEXT
 
-    @property
-    def cut(self) -> int:
-        """How many texts were cut so far."""
-        return len(self._cut)
+    def say(self, context: Context) -> None:
+        """Say which texts are not what they are taken for, as far as they were read."""
+        if self._others:
+            others = counted(len(self._others), "text is", "texts are")
+            context.reporter.notice(
+                f"{others} no longer what the features were made of: fungi extract --update makes "
+                "these anew"
+            )
+        if self._cut:
+            cut = counted(len(self._cut), "text was", "texts were")
+            context.reporter.notice(f"{cut} cut to {self._most} characters")
 
     def take(self, rows: Rows) -> dict[int, Item]:
         """Return some rows' samples.
@@ -91,15 +109,26 @@ class Items:
         if not self.are_texts:
             return None
         try:
-            text = str(read_item(self._modality, root, uri))
+            item, digest = read_with_digest(self._modality, root, uri)
         except ItemError as error:
             raise FungiError(
                 "a text cannot be read again",
                 where=shortened(uri),
                 found=error.what,
-                hint="put it back; or run fungi extract again, which takes note that it is gone",
+                hint="put it back; or run fungi extract --update, which makes it anew or drops it",
             ) from error
+        if digest != self._made_of(row, digest):
+            self._others.add(row)
+        text = str(item)
         if self._most is None or len(text) <= self._most:
             return text
         self._cut.add(row)
         return text[: self._most] + CUT
+
+    def _made_of(self, row: int, unknown: int) -> int:
+        """Return the digest of what a row's features were made of."""
+        unit, place = divmod(row, self._unit_rows)
+        if unit not in self._noted:
+            self._noted[unit] = self._digests.read(unit, self._unit_rows)
+        noted = int(self._noted[unit][place])
+        return noted if noted > FAILED else unknown

@@ -88,7 +88,7 @@ class Retrieval:
         self.labels = tuple(store.manifest.labels[label] for label in present)
         self._matrix, self._options, self._context = matrix, options, context
         self._rows = (queries, train)
-        self._items = Items(store, options.max_characters)
+        self._items = Items(store, matrix.feature_set, options.max_characters)
         self._template: Template | None = None
         if options.format == "prompts":
             refuse_no_texts(self._items, store)
@@ -104,6 +104,7 @@ class Retrieval:
                 yield from self._shown(found, slice(start, start + AT_ONCE))
                 context.reporter.advance(len(found.queries[start : start + AT_ONCE]))
         context.reporter.end()
+        self._items.say(context)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield what a line of the result holds, for each query: examples, or the prompt."""

@@ -14,7 +14,9 @@ import fungistore as fungi
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import FungiError, MismatchError, UsageError
 from fungistore.machine.context import Context
+from fungistore.modalities.reading import digest_item
 from fungistore.prompting import items, neighbours, retrieve
+from fungistore.store.item_digests import UNKNOWN, ItemDigests
 
 
 def shell(*words):
@@ -191,11 +193,27 @@ def test_a_text_that_is_gone_is_named(tmp_path):
     """Its file was moved since; what to do is said."""
     store = news(tmp_path / "n.fungi")
     file = tmp_path / "gone.txt"
-    samples = items.Items(store, None)
+    samples = items.Items(store, "set", None)
     with pytest.raises(FungiError, match="cannot be read again") as caught:
         samples._text(0, str(tmp_path), file.name)
     assert caught.value.where == file.name
     assert "fungi extract" in str(caught.value.hint)
+
+
+def test_texts_that_are_others_than_their_features_are_said(tmp_path):
+    """A file was written anew since: its neighbours are those of what it said before."""
+    store = news(tmp_path / "n.fungi")
+    made = [digest_item(row["root"], row["uri"]) for row in store.samples.take(range(16))]
+    made[3] += 1
+    made[7] = UNKNOWN
+    ItemDigests(store.backend, "set").add(0, 0, np.array(made, np.uint64), 16)
+    said, options = [], fungi.RetrieveOptions(k=30, max_characters=9)
+    list(fungi.retrieve(store.root, options, context=Context(Notices(said))))
+    assert said == [
+        "1 text is no longer what the features were made of: fungi extract --update makes these "
+        "anew",
+        "39 texts were cut to 9 characters",
+    ]
 
 
 def test_a_stop_is_heard_between_blocks(tmp_path):
