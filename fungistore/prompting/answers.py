@@ -14,6 +14,7 @@ from fungistore.store.store import Store
 
 ANSWERS = "answers"
 NAME_DIGITS = 16
+FIELDS = tuple(Answer.__dataclass_fields__)
 KEPT = "answers that were written are kept"
 
 
@@ -61,13 +62,27 @@ class Answers:
 
     def _take(self, line: bytes) -> None:
         try:
-            document: dict[str, Any] = json.loads(line)
-            if seal_is_broken(document):
-                raise ValueError
-            key, fields = document["key"], Answer.__dataclass_fields__
-            self._known[key] = Answer(**{name: document[name] for name in fields})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            key, answer = parse_line(line)
+        except ValueError:
             self.damaged += bool(line.strip())
+        else:
+            self._known[key] = answer
+
+
+def parse_line(line: bytes) -> tuple[str, Answer]:
+    """Return what was asked, and its answer.
+
+    Raises:
+        ValueError: the line says nothing: it was cut short, or edited.
+    """
+    try:
+        document: dict[str, Any] = json.loads(line)
+        key = document["key"]
+        if seal_is_broken(document) or not isinstance(key, str):
+            raise ValueError("it was edited")
+        return key, Answer(**{name: document[name] for name in FIELDS})
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("it is no answer") from error
 
 
 def thing_of(model: str) -> str:

@@ -42,6 +42,7 @@ FindingKind = Literal[
     "head-stale",
     "eval-damaged",
     "eval-stale",
+    "answers-damaged",
     "records-missing",
     "metadata-stale",
     "unreadable",

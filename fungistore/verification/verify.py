@@ -12,6 +12,7 @@ from fungistore.evaluation.result import EVALS
 from fungistore.indexing.record import INDEXES
 from fungistore.loff.run_folder import HEADS
 from fungistore.machine.context import DEFAULT, Context
+from fungistore.prompting.answers import ANSWERS
 from fungistore.segmentation.bank_record import BANKS
 from fungistore.store.failures import FAILURES
 from fungistore.store.item_digests import CONTENTS
@@ -34,6 +35,7 @@ from fungistore.verification.findings import (
     readable,
     unreadable,
 )
+from fungistore.verification.kept_answers import check_answers
 from fungistore.verification.masks import check_masks
 from fungistore.verification.samples import (
     LOST,
@@ -128,6 +130,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     findings += readable(backend, INDEXES, check_indexes(store, found, bad, context))
     findings += readable(backend, HEADS, check_heads(store, found, bad, context))
     findings += readable(backend, EVALS, check_evals(store, found, bad))
+    findings += readable(backend, ANSWERS, check_answers(store))
     uncommitted = [*readable(backend, FEATURES, uncommitted_chunks(store, found.arrays))]
     notes += missing_units(store, found.arrays)
     notes += foreign_files(store, context, [*found.others, *other_files(store)])

@@ -185,6 +185,28 @@ def test_a_line_that_a_kill_cut_short_costs_one_answer(store, left):
     assert any("1 line of the kept answers is cut short" in text for text in heard)
 
 
+def test_damaged_answers_are_found_and_repaired(store):
+    """By `fungi verify`: lines that were edited or cut short are a warning, and can be dropped."""
+    with stub(vote) as server:
+        icl(store, server)
+        file = answers_file(store)
+        first, second, *others = file.read_bytes().splitlines(keepends=True)
+        file.write_bytes(
+            b"".join([first.replace(b'"finish": "stop"', b'"finish": "end"'), *others])
+        )
+        with file.open("ab") as lines:
+            lines.write(second[:40])
+        (finding,) = fungi.verify_store(store.root).findings
+        assert (finding.kind, finding.severity) == ("answers-damaged", "warning")
+        assert finding.where == f"answers/{file.name}"
+        assert finding.found == "2 other lines"
+        fungi.repair_store(store.root)
+        assert fungi.verify_store(store.root).findings == ()
+        assert file.read_bytes() == b"".join(others)
+        icl(store, server)
+        assert len(server.prompts) == 14
+
+
 def test_a_full_disk_is_said_and_what_was_kept_counts(store):
     """No longer than so many bytes may a file be; with room made, the others are asked for."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
