@@ -29,7 +29,9 @@ BLOCKS_AT_ONCE = 8  # in one batched product: a single block would leave most of
 MADE_AT_ONCE = 4  # groups of blocks, where none is kept: a core each, and their memory
 CPU_TOKENS = 128  # whose outer products, in a stretch of 4096 columns, fit a core's cache
 GPU_CELLS = 1 << 27  # numbers of such a stretch that a GPU holds
-CPU_ROWS = 16  # that a CPU multiplies at once, filled up: last digits may depend on their number
+# That a CPU multiplies at once, filled up: last digits may depend on their number. With 16 the
+# matrix was read from memory four times as often, and a row took twice as long.
+CPU_ROWS = 64
 CACHE_BYTES = 4 << 30  # blocks are kept when all of them fit in it, and made anew otherwise
 SPARSE_DENSITY = 1 / 3  # Achlioptas, "Database-friendly random projections", 2003
 
