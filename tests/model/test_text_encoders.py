@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 pytest.importorskip("transformers", reason="the extra fungistore[text]")
 
+from tokenizers import Tokenizer
+
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.texts.encoder import TextEncoder
 from fungistore.errors import UsageError
@@ -315,6 +317,34 @@ def test_a_model_that_takes_no_texts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         load(folder)
     assert str(folder) in str(error.value)
+
+
+def test_a_text_needs_room(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Beside special tokens and the prompt; else all texts would be the same."""
+    for settings in ({"max_length": 2}, {"max_length": 4, "prompt": "one two "}):
+        with pytest.raises(UsageError, match="no room") as error:
+            load(folders["bert"], **settings)
+        assert "--max-length" in str(error.value.where)
+    folder = save_encoder(tmp_path / "padding", "bert")
+    cutter = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    cutter.enable_padding(length=20)  # as published ones are saved
+    cutter.enable_truncation(2)
+    cutter.save(str(folder / "tokenizer.json"))
+    for place in (folders["bert"], folder):
+        assert len(load(place, max_length=3).pieces("the cat")[0]) == 3
+
+
+def test_a_tokenizer_is_the_models(tmp_path: Path) -> None:
+    """None at all, and one with more words than the model has, are refused before any text."""
+    folder = save_encoder(tmp_path / "bare", "bert")
+    (folder / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    with pytest.raises(UsageError, match="no tokenizer"):
+        load(folder)
+    more = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    more["model"]["vocab"]["beyond"] = 99
+    (folder / "tokenizer.json").write_text(json.dumps(more), encoding="utf-8")
+    with pytest.raises(UsageError, match="no embeddings of"):
+        load(folder)
 
 
 def test_views_are_drawn_from_the_samples_own_stream(folders: dict[str, Path]) -> None:

@@ -11,7 +11,7 @@ from fungistore.backbones.target_layers import differentiable, refuse_other_laye
 from fungistore.backbones.texts.encoder import TextEncoder
 from fungistore.backbones.texts.pieces import digest_of_files, open_pieces, own_length
 from fungistore.backbones.texts.pooling import card_of, prompt_of
-from fungistore.backbones.texts.probing import refuse_padding
+from fungistore.backbones.texts.probing import refuse_odd_words, refuse_padding
 from fungistore.backbones.timm_vit.weights import digest_weights
 from fungistore.backbones.transformers_folders import called, model_folder
 from fungistore.backbones.transformers_loading import (
@@ -88,6 +88,7 @@ def load_text_encoder(
         embedding_dim=int(model.config.hidden_size),
         said=tuple(said),
     )
+    refuse_odd_words(encoder, folder)
     if not encoder.is_plain:
         refuse_padding(encoder, f"{FAMILY}:{name}")
     return encoder

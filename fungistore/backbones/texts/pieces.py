@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from fungistore.backbones.texts.pooling import LENGTHS
 from fungistore.backbones.transformers_folders import read_json
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 # Every file that decides how texts are cut; a directory has some of them.
-FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+VOCABULARIES = (
+    "tokenizer.json",
     *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "sentencepiece.bpe.model"),
-    *("tokenizer.model", "bpe.codes", "spm.model", "sentencepiece.model", "normalizer.json"),
-    "entity_vocab.json",
+    *("tokenizer.model", "bpe.codes", "spm.model", "sentencepiece.model"),
+)
+FILES = (
+    *VOCABULARIES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("normalizer.json", "entity_vocab.json"),
 )
 MOST_SAID = 1_000_000  # tokens; transformers writes 1e30 where nobody knows
 MOST_CHARACTERS = 64  # of a token, on average; of texts that have fewer tokens, more is read
@@ -70,11 +74,20 @@ def open_pieces(
         prompt: what goes before each text.
 
     Raises:
-        FungiError: it has none, or one that needs a package that is not here.
+        UsageError: it has none, or texts have no room behind the prompt.
+        FungiError: it has one that needs a package that is not here.
     """
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        # transformers makes one of no words, for which all texts are the same
+        raise UsageError(
+            "the model has no tokenizer",
+            where=folder,
+            expected="its vocabulary, such as tokenizer.json, vocab.txt or spiece.model",
+            hint="download all of the model's files, or save its tokenizer beside it",
+        )
     try:
         found: Any = AutoTokenizer.from_pretrained(folder, use_fast=True, **loaded)
         tokenizer = Tokenizer.from_str(found.backend_tokenizer.to_str())
@@ -86,8 +99,17 @@ def open_pieces(
             hint="a tokenizer.json beside the model serves best; others may need `pip install "
             "sentencepiece protobuf`",
         ) from error
-    tokenizer.enable_truncation(max_length)
+    tokenizer.no_truncation()  # which a tokenizer.json may have, as the padding
     tokenizer.no_padding()
+    taken = len(tokenizer.encode(prompt).ids)
+    if taken >= max_length:
+        raise UsageError(
+            "a text has no room",
+            where=f"--max-length {max_length}" + (f", --prompt {prompt!r}" if prompt else ""),
+            expected=f"more than the {taken} tokens that stand around it",
+            hint="a greater --max-length, or a shorter --prompt",
+        )
+    tokenizer.enable_truncation(max_length)
     return TokenizerPieces(tokenizer, max_length, found.pad_token_id or 0, prompt)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +50,28 @@ def refuse_padding(encoder: TextEncoder, model: str) -> None:
             "more to ignore",
             found=f"numbers that are {away:.2g} of the greatest apart",
             hint="choose an encoder whose attention alone mixes tokens, such as BERT or DeBERTa",
+        )
+
+
+def refuse_odd_words(encoder: TextEncoder, folder: Path) -> None:
+    """Refuse a tokenizer that makes pieces which a model has no embeddings of.
+
+    Args:
+        encoder: as it was loaded.
+        folder: its directory, for errors.
+
+    Raises:
+        UsageError: it does: it is another model's.
+    """
+    table = encoder.module.get_input_embeddings()
+    last = max(encoder.pieces.tokenizer.get_vocab().values(), default=0)
+    if isinstance(table, nn.Embedding) and last >= table.num_embeddings:
+        raise UsageError(
+            "the tokenizer has pieces that the model has no embeddings of",
+            where=folder,
+            expected=f"ids below {table.num_embeddings}",
+            found=f"an id of {last}",
+            hint="its tokenizer's files may be another model's: download all of them anew",
         )
 
 
