@@ -262,5 +262,11 @@ def _resolved(options: ExtractOptions) -> Resolved:
         raise UsageError("patch tensors are no vectors", where="features", found=found)
     resolved = resolve(options, {})
     if resolved.modality.name != IMAGE:
-        raise UsageError("the model takes no images", where="model", found=resolved.modality.items)
+        raise UsageError(
+            "the model takes no images",
+            where="model",
+            expected="a model of images",
+            found=f"one of {resolved.modality.items}",
+            hint="fungistore.extract makes features of other items, in a store",
+        )
     return resolved
