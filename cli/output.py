@@ -7,10 +7,12 @@ import math
 import os
 import sys
 from collections.abc import Iterable
+from tempfile import SpooledTemporaryFile
 from typing import Any, TextIO
 
 from fungistore.errors import FungiError
 
+HELD_BYTES = 1 << 26  # of a result that is not whole yet; more of it goes to the disk
 LONGEST_SHOWN = 8192  # characters of one line; no path is longer
 
 
@@ -47,11 +49,19 @@ def result_json(document: dict[str, Any]) -> None:
 
 
 def result_json_list(document: dict[str, Any], key: str, items: Iterable[dict[str, Any]]) -> None:
-    """Print one JSON object whose last field is a list of any length, an item at a time."""
+    """Print one JSON object whose last field is a list of any length, an item at a time.
+
+    Nothing is printed before the last item is there: one that cannot be made ends in the object
+    of its error alone.
+    """
     begun = json.dumps(_finite(document), indent=1).removesuffix("\n}")
-    write(f"{begun},\n {json.dumps(key)}: [")
-    for number, item in enumerate(items):
-        write(("," if number else "") + "\n  " + json.dumps(_finite(item)))
+    with SpooledTemporaryFile(HELD_BYTES, "w+", encoding="utf-8") as held:
+        for number, item in enumerate(items):
+            held.write(("," if number else "") + "\n  " + json.dumps(_finite(item)))
+        held.seek(0)
+        write(f"{begun},\n {json.dumps(key)}: [")
+        while piece := held.read(1 << 16):
+            write(piece)
     write("\n ]\n}\n")
 
 

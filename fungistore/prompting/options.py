@@ -55,6 +55,13 @@ class RetrieveOptions(PromptChoice, FeatureChoice, RemovedChoice):
         ),
     ] = "jsonl"
 
+    def __post_init__(self) -> None:
+        """Refuse a template that nothing would be put into."""
+        super().__post_init__()
+        if self.template is not None and self.format != "prompts":
+            prompts = "--format prompts, which puts examples into it"
+            self.refuse("template", prompts, f"--format {self.format}", "add --format prompts")
+
 
 @dataclass(frozen=True, kw_only=True)
 class IclOptions(PromptChoice, CombinationChoice, SplitChoice, RemovedChoice, EvaluationOptions):

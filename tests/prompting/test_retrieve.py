@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 import fungistore as fungi
 from feature_world import Notices, clustered, make_store
-from fungistore.errors import FungiError, MismatchError, UsageError
+from fungistore.errors import FungiError, MismatchError, TextError, UsageError
 from fungistore.machine.context import Context
-from fungistore.modalities.reading import digest_item
+from fungistore.modalities.reading import digest_item, read_with_digest
 from fungistore.prompting import items, neighbours, retrieve
 from fungistore.store.item_digests import UNKNOWN, ItemDigests
 
@@ -198,6 +198,30 @@ def test_a_text_that_is_gone_is_named(tmp_path):
         samples._text(0, str(tmp_path), file.name)
     assert caught.value.where == file.name
     assert "fungi extract" in str(caught.value.hint)
+
+
+def test_a_text_that_is_gone_leaves_one_json_object(tmp_path, monkeypatch):
+    """With --json stdout has the error alone, and no half of what was found before it."""
+    store, given = news(tmp_path / "n.fungi"), []
+
+    def read(*place):
+        given.append(place)
+        if len(given) > 20:
+            raise TextError("it is gone")
+        return read_with_digest(*place)
+
+    monkeypatch.setattr(items, "read_with_digest", read)
+    monkeypatch.setattr(retrieve, "AT_ONCE", 2)
+    run = shell(store.root, "--k", "3", "--json")
+    assert run.exit_code == 1
+    assert json.loads(run.stdout)["error"]["what"] == "a text cannot be read again"
+
+
+def test_a_template_without_prompts_is_refused(tmp_path):
+    """Lines of examples have no place for it, and it was meant for something."""
+    run = shell(tmp_path / "none.fungi", "--template", "prompt.txt")
+    assert run.exit_code == 2
+    assert "--format prompts" in run.stderr
 
 
 def test_texts_that_are_others_than_their_features_are_said(tmp_path):
