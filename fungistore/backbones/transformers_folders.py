@@ -71,20 +71,24 @@ def read_json(folder: Path, name: str) -> Any:
     """Return a file of a model's directory; {} where it is not there.
 
     Raises:
-        UsageError: it is no JSON.
+        UsageError: it is no JSON, or no object of it.
     """
     path = folder / name
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        flaw = "" if isinstance(content, dict) else f"a {type(content).__name__}, no object"
     except ValueError as error:
+        flaw = str(error)
+    if flaw:
         raise UsageError(
             "a file of the model is no JSON",
             where=path,
-            found=str(error),
+            found=flaw,
             hint="download the model again",
-        ) from error
+        )
+    return content
 
 
 def called(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fungistore.backbones.transformers_folders import CONFIG
 from fungistore.errors import UsageError
@@ -18,6 +19,7 @@ from fungistore.fingerprint import digest_bytes
 
 # For every call of transformers' that reads a directory.
 SAFE: Mapping[str, Any] = MappingProxyType({"trust_remote_code": False, "local_files_only": True})
+_NUMBER = re.compile(r"\.[0-9]+\.")
 # What a config.json says of files and versions, and not of what the model computes.
 _VOLATILE = ("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype")
 
@@ -60,7 +62,7 @@ def load_strictly(
         tensors: the weights under transformers' names; None: those of the directory.
 
     Raises:
-        UsageError: weights are missing, or the model cannot be made.
+        UsageError: weights are missing, or of more blocks than the model has, or it cannot be made.
     """
     try:
         with _quiet():
@@ -71,6 +73,7 @@ def load_strictly(
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by their names
                 **SAFE,
             )
     except Exception as error:  # transformers raises whatever it meets
@@ -86,8 +89,25 @@ def load_strictly(
             + ", ".join(map(str, [*missing, *misshapen][:3])),
             hint="download it again; the file may be of another model",
         )
-    left_out = {key.partition(".")[0] for key in found["unexpected_keys"] if not may_lack(key)}
+    unknown = [key for key in found["unexpected_keys"] if not may_lack(key)]
+    if beyond := [key for key in unknown if _is_of_further_block(made, key)]:
+        raise UsageError(
+            "the weights are of more blocks than the configuration says",
+            where=place,
+            expected=f"blocks as in {CONFIG}",
+            found=", ".join(sorted(beyond)[:3]),
+            hint="download both again: they are of two models",
+        )
+    left_out = {key.partition(".")[0] for key in unknown}
     return made.eval().requires_grad_(False), sorted(left_out)
+
+
+def _is_of_further_block(model: Any, key: str) -> bool:
+    """Whether a weight is of a block behind the last one of its list in the model."""
+    key = key.removeprefix(f"{model.base_model_prefix}.")
+    place = _NUMBER.search(key)
+    blocks = place and dict(model.named_modules()).get(key[: place.start()])
+    return isinstance(blocks, nn.ModuleList)
 
 
 def digest_of_config(folder: Path) -> str:
