@@ -67,18 +67,19 @@ def model_folder(name: str, family: str) -> Path:
     return folder
 
 
-def read_json(folder: Path, name: str) -> Any:
-    """Return a file of a model's directory; {} where it is not there.
+def read_json(folder: Path, name: str, kind: type = dict) -> Any:
+    """Return a file of a model's directory; {} or [] where it is not there.
 
     Raises:
-        UsageError: it is no JSON, or no object of it.
+        UsageError: it is no JSON, or none of that kind.
     """
     path = folder / name
     if not path.is_file():
-        return {}
+        return kind()
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        flaw = "" if isinstance(content, dict) else f"a {type(content).__name__}, no object"
+        is_such = isinstance(content, kind)
+        flaw = "" if is_such else f"a {type(content).__name__}, no {kind.__name__}"
     except ValueError as error:
         flaw = str(error)
     if flaw:
