@@ -67,24 +67,29 @@ def model_folder(name: str, family: str) -> Path:
     return folder
 
 
-def read_json(folder: Path, name: str) -> Any:
-    """Return a file of a model's directory; {} where it is not there.
+def read_json(folder: Path, name: str, kind: type = dict) -> Any:
+    """Return a file of a model's directory; {} or [] where it is not there.
 
     Raises:
-        UsageError: it is no JSON.
+        UsageError: it is no JSON, or none of that kind.
     """
     path = folder / name
     if not path.is_file():
-        return {}
+        return kind()
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        is_such = isinstance(content, kind)
+        flaw = "" if is_such else f"a {type(content).__name__}, no {kind.__name__}"
     except ValueError as error:
+        flaw = str(error)
+    if flaw:
         raise UsageError(
             "a file of the model is no JSON",
             where=path,
-            found=str(error),
+            found=flaw,
             hint="download the model again",
-        ) from error
+        )
+    return content
 
 
 def called(name: str) -> str:

@@ -86,6 +86,7 @@ def load_strictly(
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by their names
                 **SAFE,
             )
     except Exception as error:  # transformers raises whatever it meets
@@ -101,7 +102,8 @@ def load_strictly(
             + ", ".join(map(str, [*missing, *misshapen][:3])),
             hint="download it again; the file may be of another model",
         )
-    odd = [key for key in found["unexpected_keys"] if _is_within(made, key)]
+    unknown = [key for key in found["unexpected_keys"] if not may_lack(key)]
+    odd = [key for key in unknown if _is_within(made, key)]
     if odd:
         raise UsageError(
             "the directory has weights that its model would compute without",
@@ -111,7 +113,7 @@ def load_strictly(
             hint="config.json may be of another model, or this transformers no longer has what "
             "they are for",
         )
-    left_out = {key.partition(".")[0] for key in found["unexpected_keys"] if not may_lack(key)}
+    left_out = {key.partition(".")[0] for key in unknown}
     return made.eval().requires_grad_(False), sorted(left_out)
 
 

@@ -282,6 +282,33 @@ def test_flawed_directories_are_refused(folder: Path, tmp_path: Path) -> None:
         load(flawed)
     with pytest.raises(UsageError, match="linear layer"):
         load(folder, target_layer="layers.0")
+    save_ast(flawed)
+    config = json.loads((flawed / "config.json").read_text())
+    (flawed / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.raises(UsageError, match="more blocks"):
+        load(flawed)
+
+
+@pytest.mark.parametrize(
+    ("card", "match"),
+    [
+        ({"sampling_rate": 0}, "are prepared"),
+        ({"sampling_rate": True}, "are prepared"),
+        ({"max_length": -44}, "are prepared"),
+        ({"std": 0}, "are standardised"),
+        ({"std": float("nan")}, "are standardised"),
+        ({"mean": float("inf")}, "are standardised"),
+    ],
+)
+def test_cards_without_sense_are_refused(
+    folder: Path, tmp_path: Path, card: dict[str, Any], match: str
+) -> None:
+    """Before the weights are read: the features would be no numbers."""
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CARD | card))
+    with pytest.raises(UsageError, match=match):
+        load(tmp_path)
     with pytest.raises(UsageError, match="have no such setting"):
         load(folder, prompt="x")
 
@@ -429,6 +456,31 @@ def test_other_files_than_ssasts_are_refused(tmp_path: Path) -> None:
     assert "p_input_tdim" in str(error.value.found)
     with pytest.raises(UsageError, match="weights are in its directory"):
         load("MIT/ast", file)
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"v.blocks.12.norm1.weight": torch.ones(192)}, "no place for"),
+        ({"v.blocks.3.ls1.gamma": torch.ones(192)}, "no place for"),
+        ({"v.fc_norm.weight": torch.ones(192)}, "no place for"),
+        ({"v.blocks.3.attn.qkv.weight": torch.ones(2, 192)}, "3 missing"),
+        ({"v.norm.weight": torch.ones(193)}, "1 misshapen"),
+        ({"v.patch_embed.proj.bias": torch.ones(193)}, "another SSAST"),
+        ({"p_input_tdim": torch.tensor([1024, 1])}, "another SSAST"),
+        ({"p_input_fdim": torch.tensor(-128)}, "another SSAST"),
+        (ssast_tensors((128, 2)), "another SSAST"),
+    ],
+)
+def test_weights_that_are_not_an_ssasts_are_refused(
+    tmp_path: Path, changed: dict[str, Tensor], match: str
+) -> None:
+    """More of the encoder than is used, other shapes, other patches than the name says."""
+    wrapped = {f"module.{name.removeprefix('module.')}": one for name, one in changed.items()}
+    torch.save(ssast_tensors((16, 16)) | wrapped, tmp_path / "SSAST.pth")
+    with pytest.raises(UsageError) as error:
+        load("ssast-tiny-patch-400", tmp_path / "SSAST.pth")
+    assert match in f"{error.value.what} {error.value.found}"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 
 from fungistore.fingerprint import canonical_json
 from fungistore.modalities.audio.filterbank import FilterBank
+from fungistore.modalities.audio.log_mel import LogMel
 from fungistore.modalities.audio.recording import Recording
 from fungistore.randomness import Stream
 
@@ -158,3 +159,13 @@ def test_identity_tells_banks_apart() -> None:
         )
     }
     assert len(texts) == 6
+
+
+@pytest.mark.parametrize(("count", "rate"), [(1, 44100), (2, 96000), (1, 2 << 20)])
+@pytest.mark.filterwarnings("error")
+def test_a_recording_that_resampling_leaves_nothing_of_is_silence(count: int, rate: int) -> None:
+    """A sample or two at a high rate are less than one at the model's: no warning, no NaN."""
+    tick = Recording(np.full(count, 0.5, np.float32), rate)
+    silence = Recording(np.zeros(400, np.float32), 16000)
+    np.testing.assert_array_equal(FilterBank()(tick), FilterBank()(silence))
+    np.testing.assert_array_equal(LogMel()(tick), LogMel()(silence)[:3])

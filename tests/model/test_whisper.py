@@ -237,7 +237,16 @@ def test_what_it_cannot_do_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="other frames") as error:
         load(other)
     assert error.value.found == 320
+    for content in ("nonsense", "[]"):
+        (other / "preprocessor_config.json").write_text(content)
+        with pytest.raises(UsageError, match="no JSON"):
+            load(other)
     (other / "preprocessor_config.json").unlink()
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"encoder_layers": 1}))
+    with pytest.raises(UsageError, match="more blocks"):
+        load(other)
+    (other / "config.json").write_text(json.dumps(config))
     tensors = load_file(other / "model.safetensors")
     save_file(
         {k: v for k, v in tensors.items() if "encoder.layers.1.fc1" not in k},

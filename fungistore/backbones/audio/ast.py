@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fungistore.modalities.audio.filterbank import FilterBank
 from fungistore.modalities.audio.recipes import Statistics
 
 CARD = "preprocessor_config.json"
+LOWEST_RATE = 1000  # samples a second, of which filter banks can be made
 UNCHANGED: Statistics = (0.0, 0.5)  # by which standardising changes nothing
 # The last attention's output projection, as releases of transformers call it.
 PROJECTIONS = ("attention.o_proj", "attention.output.dense")
@@ -132,14 +134,18 @@ def _card_of(folder: Path, config: Any) -> dict[str, Any]:
         UsageError: it says nothing, or something else than the model's configuration.
     """
     card: dict[str, Any] = read_json(folder, CARD)
-    needed = ("max_length", "num_mel_bins", "sampling_rate")
-    lacking = [name for name in needed if not isinstance(card.get(name), int)]
+    needed = {"max_length": 1, "num_mel_bins": 1, "sampling_rate": LOWEST_RATE}
+    lacking = [
+        name
+        for name, least in needed.items()
+        if type(card.get(name)) is not int or card[name] < least
+    ]
     if lacking:
         raise UsageError(
             "the directory does not say how recordings are prepared",
             where=folder / CARD,
             expected=", ".join((*needed, "mean", "std")),
-            found=f"no {', '.join(lacking)}",
+            found=f"no usable {', '.join(lacking)}",
             hint="download it with the model, or write it as the feature extractor's "
             ".save_pretrained(FOLDER) does",
         )
@@ -158,15 +164,16 @@ def _statistics_of(card: dict[str, Any]) -> Statistics:
     if not card.get("do_normalize", True):
         return UNCHANGED
     mean, deviation = card.get("mean"), card.get("std")
-    if not isinstance(mean, int | float) or not isinstance(deviation, int | float):
+    numbers = [value for value in (mean, deviation) if isinstance(value, int | float)]
+    if len(numbers) < 2 or not all(map(isfinite, numbers)) or numbers[1] <= 0:
         raise UsageError(
             "the directory does not say how filter banks are standardised",
             where=CARD,
-            expected="mean and std",
-            found=card,
+            expected="mean and std, which is above 0",
+            found=f"mean {mean}, std {deviation}",
             hint="--statistics MEAN,DEVIATION",
         )
-    return float(mean), float(deviation)
+    return float(numbers[0]), float(numbers[1])
 
 
 def _pair(patch: Any) -> Grid:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones.audio.ast import encoder_of
 from fungistore.backbones.audio.family import FAMILY, SSAST, AudioSettings
-from fungistore.backbones.audio.positions import Grid, grid_of
+from fungistore.backbones.audio.positions import Grid
 from fungistore.backbones.audio.spectrograms import PREFIX, SpectrogramEncoder
 from fungistore.backbones.checkpoints import read_checkpoint
 from fungistore.backbones.timm_vit.weights import digest_weights
@@ -27,13 +27,17 @@ from fungistore.modalities.audio.filterbank import FilterBank
 
 BLOCKS = 12
 HEAD = 64  # numbers of a token that one head of the attention sees
-# From one patch of 16 bins and 16 frames to the next, and from one of all bins and two frames.
-STRIDES: Mapping[Grid, Grid] = MappingProxyType({(16, 16): (10, 10), (128, 2): (128, 1)})
+# A patch and the way to the next one, by what is in a checkpoint's name.
+PATCHES_OF: Mapping[str, tuple[Grid, Grid]] = MappingProxyType(
+    {"patch": ((16, 16), (10, 10)), "frame": ((128, 2), (128, 1))}
+)
 AUDIOSET = (-4.2677393, 4.5689974)  # mean and deviation of what they are trained on
 
 POSITIONS, PATCHES = "v.pos_embed", "v.patch_embed.proj."
+ENCODER = "v."
+HEADS = ("v.head.", "v.head_dist.")  # which training does not use
 TRAINED = ("p_input_fdim", "p_input_tdim")  # bins and frames of training
-_BLOCK = re.compile(r"^v\.blocks\.([0-9]+)\.(.+)\.(weight|bias)$")
+_BLOCK = re.compile(r"^v\.blocks\.(1[01]|[0-9])\.(.+)\.(weight|bias)$")
 _NAMES = {
     "v.cls_token": "embeddings.cls_token",
     "v.dist_token": "embeddings.distillation_token",
@@ -66,7 +70,8 @@ def load_ssast(file: Path | None, settings: AudioSettings) -> SpectrogramEncoder
         )
     stored = read_checkpoint(file).tensors
     width = SSAST[settings.name]
-    patch, trained, bins, frames = _trained_on(stored, width, file)
+    patch, stride = PATCHES_OF[settings.name.split("-")[2]]
+    trained, bins, frames = _trained_on(stored, patch, width, file)
     sizes = {
         "hidden_size": width,
         "num_hidden_layers": BLOCKS,
@@ -80,11 +85,18 @@ def load_ssast(file: Path | None, settings: AudioSettings) -> SpectrogramEncoder
     model, unknown = load_strictly(
         ASTModel, file, config, f"{FAMILY}:{settings.name}", _is_of_patches, ours
     )
-    stride = STRIDES[patch]
     model.embeddings.patch_embeddings.projection = _projection(stored, patch, stride)
     model.embeddings.position_embeddings = _frozen(stored[POSITIONS])
     used |= {POSITIONS, f"{PATCHES}weight", f"{PATCHES}bias"}
-    left_out = {name.removeprefix("v.").partition(".")[0] for name in stored.keys() - used}
+    beside = stored.keys() - used
+    if odd := sorted(n for n in beside if n.startswith(ENCODER) and not n.startswith(HEADS)):
+        raise UsageError(
+            "the file has weights of the encoder that SSAST has no place for",
+            where=f"--weights {file}",
+            found=", ".join(odd[:3]),
+            hint="it is of another architecture, or of a fine-tuned one",
+        )
+    left_out = {name.removeprefix(ENCODER).partition(".")[0] for name in beside}
     return encoder_of(
         model,
         settings,
@@ -101,9 +113,9 @@ def load_ssast(file: Path | None, settings: AudioSettings) -> SpectrogramEncoder
 
 
 def _trained_on(
-    stored: Mapping[str, Tensor], width: int, file: Path
-) -> tuple[Grid, Grid, int, int]:
-    """Return a checkpoint's patch, grid, bins and frames.
+    stored: Mapping[str, Tensor], patch: Grid, width: int, file: Path
+) -> tuple[Grid, int, int]:
+    """Return a checkpoint's grid, bins and frames.
 
     Raises:
         UsageError: it is none of SSAST's training, or of another model than its name says.
@@ -117,20 +129,30 @@ def _trained_on(
             found=f"no {', '.join(lacking)}",
             hint="a fine-tuned AST is a directory of transformers: --model audio:FOLDER",
         )
-    weight = stored[f"{PATCHES}weight"]
-    patch = (int(weight.shape[-2]), int(weight.shape[-1]))
-    bins, frames = (int(stored[name]) for name in TRAINED)
-    trained = grid_of(bins, frames, patch, patch) if patch in STRIDES else (0, 0)
-    expected = (1, PREFIX + prod(trained), width)
-    if weight.shape[:2] != (width, 1) or stored[POSITIONS].shape != expected:
+    sizes = [stored[name].tolist() for name in TRAINED]
+    bins, frames = (
+        int(size) if isinstance(size, int | float) and size > 0 else 0 for size in sizes
+    )
+    trained = (bins // patch[0], frames // patch[1])
+    expected = {
+        f"{PATCHES}weight": (width, 1, *patch),
+        f"{PATCHES}bias": (width,),
+        POSITIONS: (1, PREFIX + prod(trained), width),
+    }
+    found = {name: tuple(stored[name].shape) for name in expected}
+    if not prod(trained) or found != expected:
         raise UsageError(
             "the file is of another SSAST than the model's name says",
             where=f"--weights {file}",
-            expected=f"patches of {' or '.join(map(str, STRIDES))}, tokens of {width}",
-            found=f"patches {tuple(weight.shape)}, positions {tuple(stored[POSITIONS].shape)}",
+            expected=_listed(expected),
+            found=_listed(found),
             hint=f"--model {FAMILY}:NAME with NAME {' or '.join(SSAST)}",
         )
-    return patch, trained, bins, frames
+    return trained, bins, frames
+
+
+def _listed(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in shapes.items())
 
 
 def _of_transformers(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
@@ -138,7 +160,7 @@ def _of_transformers(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], s
     found, used = {}, set()
     for name, value in stored.items():
         block = _BLOCK.match(name)
-        if block is not None and block[2] == "attn.qkv":
+        if block is not None and block[2] == "attn.qkv" and value.ndim and len(value) % 3 == 0:
             for part, one in zip(("query", "key", "value"), value.chunk(3), strict=True):
                 found[f"encoder.layer.{block[1]}.attention.attention.{part}.{block[3]}"] = one
         elif block is not None and block[2] in _PARTS:

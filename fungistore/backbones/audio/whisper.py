@@ -8,7 +8,6 @@ its place, are what they are in Whisper's window.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from fungistore.backbones.audio.family import FAMILY, AudioSettings
 from fungistore.backbones.audio.frame_encoder import FrameEncoder, target_layer_of
 from fungistore.backbones.timm_vit.weights import digest_weights
+from fungistore.backbones.transformers_folders import read_json
 from fungistore.backbones.transformers_loading import digest_of_config, load_strictly
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
@@ -140,9 +140,7 @@ def _refuse_other_frames(folder: Path) -> None:
     Raises:
         UsageError: it is one.
     """
-    if not (folder / CARD).is_file():
-        return
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    card = read_json(folder, CARD)
     for name, known in KNOWN.items():
         if card.get(name, known) != known:
             raise UsageError(

@@ -44,7 +44,7 @@ def card_of(folder: Path) -> tuple[str | None, tuple[str, ...]]:
         UsageError: the card names one that is not known.
     """
     pooling, left_out = None, []
-    for module in read_json(folder, MODULES) or ():
+    for module in read_json(folder, MODULES, list):
         kind = str(module.get("type", "")).rpartition(".")[2]
         if kind == "Pooling":
             pooling = _pooling_of(folder / str(module.get("path", "")))

@@ -88,13 +88,13 @@ class FilterBank:
 
 
 def resampled(recording: Recording, rate: int) -> Float32[np.ndarray, " n"]:
-    """Return a recording's samples at another rate."""
+    """Return a recording's samples at another rate; silence of one where none is left."""
     if recording.rate == rate:
         return recording.samples
     import soxr
 
     samples: Any = soxr.resample(recording.samples, recording.rate, rate, quality=QUALITY)
-    return np.asarray(samples, np.float32)
+    return np.asarray(samples if len(samples) else np.zeros(1), np.float32)
 
 
 def _mel(frequency: Any) -> Any:
