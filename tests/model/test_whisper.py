@@ -136,6 +136,7 @@ def test_gradients_are_autograds_and_padding_changes_nothing(folder: Path, secon
     """The KL gradient of one recording in its own length and in the window's, by hand as well."""
     encoder, plain = load(folder), load(folder)
     inputs = inputs_of(encoder.base_view, recording(seconds))
+    torch.manual_seed(0)
     head = nn.Linear(WIDTH, 8).requires_grad_(False)
     path = gradient_path(encoder)
     assert isinstance(path, LayerPath)
@@ -244,7 +245,7 @@ def test_what_it_cannot_do_is_refused(folder: Path, tmp_path: Path) -> None:
     (other / "preprocessor_config.json").unlink()
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"encoder_layers": 1}))
-    with pytest.raises(UsageError, match="more blocks"):
+    with pytest.raises(UsageError, match="would compute without"):
         load(other)
     (other / "config.json").write_text(json.dumps(config))
     tensors = load_file(other / "model.safetensors")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fungistore.backbones.texts.pooling import LENGTHS
 from fungistore.backbones.transformers_folders import read_json
 from fungistore.errors import FungiError, UsageError
+from fungistore.quantities import counted
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -106,7 +107,7 @@ def open_pieces(
         raise UsageError(
             "a text has no room",
             where=f"--max-length {max_length}" + (f", --prompt {prompt!r}" if prompt else ""),
-            expected=f"more than the {taken} tokens that stand around it",
+            expected=f"more than the {counted(taken, 'token')} around it",
             hint="a greater --max-length, or a shorter --prompt",
         )
     tokenizer.enable_truncation(max_length)
