@@ -155,4 +155,7 @@ def _inputs(backbone: Mapping[str, Any]) -> str:
     """Return how an encoder sees its inputs, in words."""
     if "max_length" in backbone:
         return f"with {backbone['pooling']} pooling, at most {backbone['max_length']} tokens"
+    frames = backbone.get("frames") or backbone.get("log_mel", {}).get("longest")
+    if frames:
+        return f"with {backbone['pooling']} pooling, at most {counted(frames, 'frame')}"
     return f"at {backbone.get('image_size', '?')} px"
