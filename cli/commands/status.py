@@ -17,7 +17,6 @@ from ..output import note, result, result_json, result_json_list
 from ..tables import show_table, show_text
 
 FINGERPRINT_SHOWN = 12
-LONGEST = (("max_length", "tokens"), ("frames", "frames"))
 SETUP_SHOWN = 8  # so that a table of the usual features fits 80 columns
 LABELS_SHOWN = 8
 FAILURES_AT_ONCE = 1000
@@ -154,7 +153,9 @@ def _show(found: fungi.StoreStatus) -> None:
 
 def _inputs(backbone: Mapping[str, Any]) -> str:
     """Return how an encoder sees its inputs, in words."""
-    if "image_size" in backbone:
-        return f"at {backbone['image_size']} px"
-    longest = (f", at most {backbone[key]} {what}" for key, what in LONGEST if key in backbone)
-    return f"with {backbone.get('pooling', 'unknown')} pooling{''.join(longest)}"
+    if "max_length" in backbone:
+        return f"with {backbone['pooling']} pooling, at most {backbone['max_length']} tokens"
+    frames = backbone.get("frames") or backbone.get("log_mel", {}).get("longest")
+    if frames:
+        return f"with {backbone['pooling']} pooling, at most {counted(frames, 'frame')}"
+    return f"at {backbone.get('image_size', '?')} px"

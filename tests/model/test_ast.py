@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fungi_cli.main import app
 from torch import Tensor, nn
 from torch.nn import functional
+from typer.testing import CliRunner
 
 pytest.importorskip("transformers", reason="the extra fungistore[audio]")
 pytest.importorskip("soundfile", reason="the extra fungistore[audio]")
@@ -529,6 +531,8 @@ def test_a_folder_of_sounds_end_to_end(sounds: Path, folder: Path, tmp_path: Pat
     assert np.abs(found["gradients/simclr"][~is_broken]).max() > 0
     assert sorted(found["lengths/embeddings"][~is_broken]) == [18, 23, 28, 33, 38, 43, 48, 53]
     assert not verify_store(store, context=QUIET).findings
+    told = CliRunner().invoke(app, ["status", str(store)])
+    assert f"ASTModel with class pooling, at most {FRAMES} frames" in told.output
     scores = evaluate_knn(store, KnnOptions(k=1, holdout=0.25)).scores
     assert ("embeddings", "kl", "simclr") in {score.features for score in scores}
     extracted(sounds, folder, other, batch_size=4, workers=3, decode_in="threads")
