@@ -17,6 +17,8 @@ from ..output import note, result, result_json, result_json_list
 from ..tables import show_table, show_text
 
 FINGERPRINT_SHOWN = 12
+# Where an identity says how much of an item its encoder takes, and of what.
+LONGEST = (("max_length", "token"), ("frames", "frame"), ("longest", "frame"))
 SETUP_SHOWN = 8  # so that a table of the usual features fits 80 columns
 LABELS_SHOWN = 8
 FAILURES_AT_ONCE = 1000
@@ -153,9 +155,8 @@ def _show(found: fungi.StoreStatus) -> None:
 
 def _inputs(backbone: Mapping[str, Any]) -> str:
     """Return how an encoder sees its inputs, in words."""
-    if "max_length" in backbone:
-        return f"with {backbone['pooling']} pooling, at most {backbone['max_length']} tokens"
-    frames = backbone.get("frames") or backbone.get("log_mel", {}).get("longest")
-    if frames:
-        return f"with {backbone['pooling']} pooling, at most {counted(frames, 'frame')}"
-    return f"at {backbone.get('image_size', '?')} px"
+    if "image_size" in backbone:
+        return f"at {backbone['image_size']} px"
+    shown = {**backbone, **backbone.get("log_mel", {})}
+    longest = (f", at most {counted(shown[key], noun)}" for key, noun in LONGEST if key in shown)
+    return f"with {backbone.get('pooling', 'unknown')} pooling{''.join(longest)}"
