@@ -264,7 +264,9 @@ class FeatureMaker:
             yield from made.items()
 
     def _make(self, drawn: _Part, one: _Pass, watch: Stopwatch) -> _Made:
-        tape = self._record(drawn.drawn, one, watch)
+        differentiated = sorted(one.features & self._gradients.keys())
+        with torch.set_grad_enabled(bool(differentiated)):  # a graph costs memory and time
+            tape = self._record(drawn.drawn, one, watch)
         rows = {}
         if EMBEDDINGS in one.features:
             rows[EMBEDDINGS] = tape.embeddings[:, 0].detach()
@@ -273,7 +275,7 @@ class FeatureMaker:
         if tape.patches is not None:
             rows |= stored_grid(tape.patches, self._encoder.token_shape, self._pool)
         gradients, factors = {}, {}
-        for name in sorted(one.features & self._gradients.keys()):
+        for name in differentiated:
             with watch.stage("tail"):
                 losses = self._losses(name, tape, drawn.of(name))
                 if self._gradients[name].objective.needs.per_token:
