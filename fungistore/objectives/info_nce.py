@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar
@@ -43,7 +44,7 @@ def info_nce(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contrast:
+class Contrast(ABC):
     """The base of objectives that contrast random views of a sample with a few of other samples.
 
     Attributes:
@@ -79,9 +80,9 @@ class Contrast:
         require(has_so_many, "simclr.negative_views", expected, self.negative_views)
 
     @property
+    @abstractmethod
     def request(self) -> Any:
         """The views, as a modality makes them."""
-        raise NotImplementedError
 
     @property
     def needs(self) -> Needs:

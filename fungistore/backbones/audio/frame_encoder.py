@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from fungistore.backbones.audio.family import FAMILY, AudioSettings
 from fungistore.backbones.encoder import Encoded, TokenGrid
 from fungistore.backbones.target_layers import differentiable, refuse_other_layer
+from fungistore.backbones.transformers_encoder import TransformersEncoder
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
-from fungistore.machine.compiling import compile_for_shapes
 from fungistore.modalities.views import Inputs, ViewRecipe
 from fungistore.quantities import counted
 
@@ -24,32 +22,13 @@ PROJECTION = "self_attn.out_proj", "attention.out_proj"  # of an attention, as t
 
 
 @dataclass(eq=False, kw_only=True)
-class FrameEncoder(ABC):
-    """A frozen encoder whose embedding is the mean over a recording's own tokens.
-
-    Attributes:
-        name: its name in the family.
-        module: in evaluation mode.
-        target_layer: the layer whose per-sample gradient is taken; None: none is.
-        candidates: layers that may be differentiated, for who has to name one.
-        weights_hash: digest of the weights.
-        config_hash: digest of what else decides what the module computes.
-        said: what the user should know of the model.
-    """
-
-    name: str
-    module: Any
-    target_layer: str | None
-    candidates: Sequence[str]
-    weights_hash: str
-    config_hash: str
-    said: tuple[str, ...] = ()
-    dtype: torch.dtype = field(default=torch.float32, init=False)
+class FrameEncoder(TransformersEncoder):
+    """A frozen encoder whose embedding is the mean over a recording's own tokens."""
 
     family: ClassVar[str] = FAMILY
     modality: ClassVar[str] = "audio"
+    items: ClassVar[str] = "sounds"
     lengths_differ: ClassVar[bool] = True
-    is_thread_safe: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -66,16 +45,6 @@ class FrameEncoder(ABC):
     def token_shape(self) -> tuple[int]:
         """The greatest length in tokens."""
 
-    @property
-    @abstractmethod
-    def blocks(self) -> nn.ModuleList:
-        """The transformer's blocks in line."""
-
-    @property
-    @abstractmethod
-    def before_blocks(self) -> Iterable[nn.Module]:
-        """What runs before them."""
-
     @abstractmethod
     def tokens(self, inputs: Inputs) -> tuple[Float[Tensor, "n t d"], Bool[Tensor, "n t"]]:
         """Return the tokens after the final norm, and which of them are a recording's own."""
@@ -83,24 +52,6 @@ class FrameEncoder(ABC):
     @abstractmethod
     def shown(self) -> Config:
         """Return what decides what the module is shown of a recording."""
-
-    @property
-    def embedding_dim(self) -> int:
-        """Width of the embedding, and of a token."""
-        return int(self.module.config.hidden_size)
-
-    @property
-    def token_dim(self) -> int:
-        """Width of a token."""
-        return self.embedding_dim
-
-    @property
-    def target(self) -> nn.Linear | nn.Conv2d | None:
-        """The target layer itself."""
-        if self.target_layer is None:
-            return None
-        layer: nn.Linear = self.module.get_submodule(self.target_layer)
-        return layer
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -112,41 +63,10 @@ class FrameEncoder(ABC):
     def identity(self) -> Config:
         """Return model, weights, pooling, and what the model is shown."""
         return {
-            "family": self.family,
-            "model": type(self.module).__name__,
-            "weights": self.weights_hash,
-            "config": self.config_hash,
+            **self.of_the_model(),
             "pooling": "mean",
             **self.shown(),
         }
-
-    @property
-    def exact_from(self) -> nn.Module | None:
-        """The last block, where the target layer is in it."""
-        last = self.blocks[-1]
-        is_last = self.target is None or any(one is self.target for one in last.modules())
-        return last if is_last else None
-
-    def prepare_trunk(self, dtype: torch.dtype, *, compiled: bool = False) -> None:
-        """Make all that runs before the last block fast, in place.
-
-        Raises:
-            UsageError: it is int8.
-        """
-        if dtype == torch.int8:
-            raise UsageError(
-                "sounds have no trunk of eight bits",
-                where=f"--dtype int8, --model {self.family}:{self.name}",
-                expected="float32, bfloat16 or float16",
-                hint="--dtype bfloat16 where the CPU or GPU multiplies it fast",
-            )
-        if self.exact_from is None:
-            return
-        for part in (*self.before_blocks, *self.blocks[:-1]):
-            part.to(dtype)
-        for block in self.blocks[:-1] if compiled else ():
-            compile_for_shapes(block)
-        self.dtype = dtype
 
     def run(self, inputs: Inputs) -> Encoded:
         """Return the embeddings and tokens of views."""

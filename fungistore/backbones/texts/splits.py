@@ -21,7 +21,7 @@ LIKE_BERT = ("BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel", "
 LIKE_T5 = ("T5EncoderModel", "MT5EncoderModel")
 
 
-def split_of(model: Any, target: nn.Linear | None) -> ClassTokenSplit | None:
+def split_of(model: Any, target: nn.Module | None) -> ClassTokenSplit | None:
     """Return a model cut at a target layer; None where that is not its last projection."""
     kind = type(model).__name__
     if kind in LIKE_BERT and target is model.encoder.layer[-1].attention.output.dense:
