@@ -23,11 +23,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from fungistore.loff.loader import PatchLoader
-from fungistore.loff.order import Shuffled
 from fungistore.sources.sample import Sample
 from fungistore.store.listing import add_source
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
+from fungistore.training.order import Shuffled
 from loff_loader import SHAPE, write
 
 ZARR_ROWS = 128  # it is slow

@@ -26,9 +26,9 @@ from fungistore.loff.augment import augment, draw
 from fungistore.loff.heads import HeadSpec, build_head
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.options import Augmentation
-from fungistore.loff.order import Shuffled
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray
+from fungistore.training.order import Shuffled
 
 GRID, CHANNELS, CLASSES, BATCH = 16, 384, 100, 64
 LEAST = 0.95

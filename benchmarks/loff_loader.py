@@ -27,11 +27,11 @@ import numpy as np
 from fungistore.choices import Codec
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.options import CacheChoice
-from fungistore.loff.order import Shuffled
 from fungistore.machine.resources import reading_threads
 from fungistore.store.local import LocalBackend
 from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
+from fungistore.training.order import Shuffled
 
 SHAPE = (16, 16, 384)  # 256 patch tokens of ViT-S
 EPOCHS = "ours, zstd, epochs"

@@ -46,6 +46,7 @@ FLOORS = (
     ("extraction", "pca", "exchange", "labelling"),
     ("indexing", "joint"),
     ("searching", "evaluation"),
+    ("training",),
     ("loff", "segmentation", "prompting"),
     ("verification", "doctor", "demo"),
 )

@@ -18,13 +18,13 @@ from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.fingerprint import Config
 from fungistore.loff.loader import PatchLoader
-from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import resolve_device
 from fungistore.store.contents import Contents, content_of
 from fungistore.store.store import Store
+from fungistore.training.order import Sequential
 
 BATCH_ROWS = 64
 

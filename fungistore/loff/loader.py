@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fungistore.loff.cache import choose_cache
 from fungistore.loff.options import CacheChoice
-from fungistore.loff.order import Order
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import reading_threads
 from fungistore.machine.transfer import send
@@ -34,6 +33,7 @@ from fungistore.store.gather import (
 )
 from fungistore.store.samples import Rows
 from fungistore.store.units import UnitArray
+from fungistore.training.order import Order
 
 Remainder = Literal["keep", "drop"]
 BATCHES_AHEAD = 1  # while one is used; more only push each other out of the CPU's cache

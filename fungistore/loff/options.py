@@ -5,27 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from annotated_types import Ge, Gt, Le, Lt, Predicate
+from annotated_types import Ge, Gt, Le, Predicate
 
 from fungistore.extraction.options import ReplayChoice
-from fungistore.headings import ROWS, SCORES, SPEED
-from fungistore.machine.choices import DeviceChoice
-from fungistore.matrices.choices import (
-    ONLY,
-    FeatureSetChoice,
-    OrderChoice,
-    RemovedChoice,
-    SplitChoice,
-)
+from fungistore.headings import SPEED
+from fungistore.matrices.choices import ONLY, FeatureSetChoice
 from fungistore.names import PlainName
-from fungistore.settings import Count, Positive, Setting, Settings, Share
+from fungistore.settings import Count, Setting, Settings
+from fungistore.training.options import Chance, LoopOptions
 from fungistore.type_words import Words
 
 HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "linear"]
 HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
 Interpolation = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "border", "reflection"]
-EpochMetric = Literal["accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa"]
 HeadDtype = Literal["auto", "float32", "bfloat16"]
 CacheChoice = Literal["auto", "gpu", "ram", "none"]
 
@@ -56,8 +49,6 @@ Operations = Annotated[
     Words(f"{NONE}, {TRIVIAL}, or a comma list of {', '.join(OPERATIONS)}"),
 ]
 NotNegative = Annotated[float, Ge(0)]
-ZeroToOne = Annotated[float, Ge(0), Le(1)]
-Chance = Annotated[float, Ge(0), Lt(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +111,7 @@ class Augmentation(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(FeatureSetChoice, SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
+class TrainOptions(LoopOptions, FeatureSetChoice):
     """Settings of `fungi train-loff`; None means "decide, and freeze it with the head".
 
     The seed is of everything random: holdout, validation rows, weights, order, augmentation.
@@ -161,34 +152,8 @@ class TrainOptions(FeatureSetChoice, SplitChoice, RemovedChoice, OrderChoice, De
     ] = True
     drop_path: Annotated[Chance, Setting("Stochastic depth of the last block.", heading=HEAD)] = 0.1
     dropout: Annotated[Chance, Setting("Of embedded tokens.", heading=HEAD)] = 0.0
-    epochs: Annotated[Count, Setting("Passes over the training rows; settled with the first.")] = 30
-    batch_size: Annotated[Count, Setting("Rows of a step.")] = 64
-    lr: Annotated[Positive, Setting("Highest learning rate of AdamW.")] = 5e-4
-    weight_decay: Annotated[ZeroToOne, Setting("Of AdamW, for matrices.")] = 0.05
-    warmup: Annotated[ZeroToOne, Setting("Part of all steps in which the rate rises.")] = 0.1
-    label_smoothing: Annotated[ZeroToOne, Setting("Part of the target for all classes.")] = 0.0
-    balanced: Annotated[bool, Setting("Draw every class equally often.")] = False
-    patience: Annotated[
-        Count | None,
-        Setting("Stop after so many epochs without a better one.", default="train all epochs"),
-    ] = None
-    metric: Annotated[
-        EpochMetric, Setting("Chooses the epoch, on validation rows.", heading=SCORES)
-    ] = "accuracy"
-    validation: Annotated[
-        Share, Setting("Part of each training class, without a split val.", heading=ROWS)
-    ] = 0.2
     dtype: Annotated[HeadDtype, Setting("Of matrix products.", heading=SPEED)] = "auto"
     cache: Annotated[CacheChoice, Setting("Where the rows are kept.", heading=SPEED)] = "auto"
-    checkpoint_minutes: Annotated[Positive, Setting("Longest time between checkpoints.")] = 10.0
-    log_to: Annotated[
-        tuple[str, ...],
-        Setting(
-            "Tell tensorboard, wandb or mlflow of each epoch, too.",
-            default="log.jsonl alone",
-            metavar="NAMES",
-        ),
-    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

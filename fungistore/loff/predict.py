@@ -15,7 +15,6 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.replay import replay_extraction
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.options import PredictOptions
-from fungistore.loff.order import Sequential
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
 from fungistore.machine.context import DEFAULT, Context
@@ -24,6 +23,7 @@ from fungistore.matrices.cells import pooled
 from fungistore.searching.queries import ItemQuery, identify_items
 from fungistore.settings import refusal
 from fungistore.store.store import Store
+from fungistore.training.order import Sequential
 
 BATCH_ROWS = 64
 

@@ -11,15 +11,15 @@ import torch
 
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
-from fungistore.loff.checkpoint import below, load_tensors
 from fungistore.loff.data import HeadData, open_head_data
+from fungistore.loff.head_folder import head_names, head_run
 from fungistore.loff.heads import Head, HeadSpec, build_head
-from fungistore.loff.run_folder import RunFolder, head_names
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.removed import left_out
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
+from fungistore.training.checkpoint import below, load_tensors
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
         MismatchError: the features were made anew since.
         StoreError: it is damaged.
     """
-    run = RunFolder(store, feature_set, name)
+    run = head_run(store, feature_set, name)
     config, progress = run.config(), run.progress()
     if config is None or progress.best_epoch is None:
         raise UsageError(

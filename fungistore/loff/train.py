@@ -15,11 +15,10 @@ from fungistore.evaluation.ordered import KAPPA, require_order
 from fungistore.evaluation.task import say_split
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
+from fungistore.loff.head_folder import head_run
 from fungistore.loff.heads import LINEAR, HeadSpec
 from fungistore.loff.options import NONE, Augmentation, TrainOptions
-from fungistore.loff.run_folder import RunFolder
-from fungistore.loff.run_loggers import Tail, refuse_unusable
-from fungistore.loff.trainer import Trainer
+from fungistore.loff.task import HeadTask
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import fast_dtype, resolve_device
 from fungistore.names import refuse_odd_name
@@ -28,11 +27,16 @@ from fungistore.store.contents import content_of, contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
+from fungistore.training.loop import TrainingLoop
+from fungistore.training.run_folder import RunFolder
+from fungistore.training.run_loggers import Tail, refuse_unusable
 
 OUTSIDE = (  # change no weights
     *("name", "feature_set", "device", "cache", "checkpoint_minutes", "log_to"),
     "keep_removed",  # but the rows do, which have a digest
 )
+# settings that came later: left out where they change nothing, so that older heads still fit
+LATER: Config = {"order": None, "ema": 0.0}
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def train_loff(
     split = say_split(data.split, context)
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
-    run = RunFolder(opened, data.feature_set, name)
+    run = head_run(opened, data.feature_set, name)
     spec = HeadSpec(
         kind=kind,
         in_dim=data.width,
@@ -146,8 +150,8 @@ def train_loff(
                 epochs = counted(len(progress.history), "epoch is", "epochs are")
                 context.reporter.notice(f"nothing to do: {epochs} done")
             else:
-                trainer = Trainer(data, options, spec, config["dtype"], device, run, tail, context)
-                speed = trainer.run(progress)
+                task = HeadTask(data, options, spec, config["dtype"], device, context)
+                speed = TrainingLoop(task, options, device, run, tail, context).run(progress)
                 progress = run.progress()
     assert progress.best_epoch is not None  # an epoch has ended
     return TrainResult(
@@ -206,8 +210,9 @@ def _settle(
         is_fast = device.type == "cuda" and fast_dtype(device) == "bfloat16"
         dtype = stored["dtype"] if stored else "bfloat16" if is_fast else "float32"
     settings = {key: value for key, value in asdict(options).items() if key not in OUTSIDE}
-    if settings["order"] is None:
-        del settings["order"]
+    for name, default in LATER.items():
+        if settings[name] == default:
+            del settings[name]
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "options": settings | {"head": spec.kind, "dtype": dtype},

@@ -104,11 +104,24 @@ STATE = StoredKind(
 WEIGHTS = StoredKind(
     "heads/<feature set>/<name>/state-<epoch>-<step>.safetensors",
     "train-loff",
-    "tensors named `model.*`, `optimiser.*` and, from the best epoch, `best.*`",
+    "tensors named `model.*`, `optimiser.*`, `average.*` and, from the best epoch, `best.*`",
 )
 
 LOG = StoredKind(
     "heads/<feature set>/<name>/log.jsonl", "train-loff", "one line an epoch: losses and metrics"
+)
+
+SPEED = StoredKind(
+    "heads/<feature set>/<name>/speed.json",
+    "train-loff",
+    "what the last process that trained it has measured",
+    (
+        Field("device", "text", "`cpu`, or the name of a GPU"),
+        Field("rows", "integer", "trained on while it was measured"),
+        Field("seconds", "number", "that these steps took, with the reading of their rows"),
+        Field("peak_rss_bytes", "integer", "the most memory that the process had"),
+        Field("peak_gpu_bytes", "integer, null", "the most that torch allocated on the GPU"),
+    ),
 )
 
 EVENTS = StoredKind(
@@ -201,6 +214,7 @@ ARTEFACTS = (
     STATE,
     WEIGHTS,
     LOG,
+    SPEED,
     EVENTS,
     TOLD,
     EVALUATION,

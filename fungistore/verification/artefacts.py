@@ -10,7 +10,7 @@ from fungistore.errors import FungiError, StoreError
 from fungistore.evaluation.result import EVALS, KEY_DIGITS
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.indexing.record import INDEXES, RECORD, IndexRecord, checked_file, read_record
-from fungistore.loff.run_folder import CHECKSUMS, CONFIG, HEADS, STATE, RunFolder
+from fungistore.loff.head_folder import HEADS, head_run
 from fungistore.machine.context import Context
 from fungistore.names import is_file_name
 from fungistore.quantities import counted
@@ -22,6 +22,7 @@ from fungistore.store.folder import Folder
 from fungistore.store.records import named
 from fungistore.store.references import is_same
 from fungistore.store.store import Store
+from fungistore.training.run_folder import CHECKSUMS, CONFIG, STATE, RunFolder
 from fungistore.verification.arrays import StoredArrays
 from fungistore.verification.commands import command_for_array, command_for_index
 from fungistore.verification.findings import (
@@ -154,7 +155,7 @@ def _check_index(
 def _check_head(
     store: Store, folder: Folder, arrays: StoredArrays, bad_units: frozenset[str]
 ) -> Iterator[Finding]:
-    run = RunFolder(store, folder.parent.name, folder.name)
+    run = head_run(store, folder.parent.name, folder.name)
     command = f"fungi train-loff {quote(store.where)} --name {folder.name}"
     where, again = folder.key, f"{command} with its options and --restart"
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fungistore.errors import SchemaError, StoreError
 from fungistore.evaluation.result import EVALS
 from fungistore.indexing.record import INDEXES
-from fungistore.loff.run_folder import HEADS
+from fungistore.loff.head_folder import HEADS
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.prompting.answers import ANSWERS
 from fungistore.segmentation.bank_record import BANKS

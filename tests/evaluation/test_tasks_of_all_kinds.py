@@ -32,11 +32,11 @@ from fungistore.evaluation.retrieval import evaluate_retrieval
 from fungistore.labelling.stage import label
 from fungistore.loff.evaluate import evaluate_loff
 from fungistore.loff.options import TrainOptions
-from fungistore.loff.run_folder import CONFIG
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context
 from fungistore.searching.search import search
 from fungistore.store.store import Store
+from fungistore.training.run_folder import CONFIG
 
 TABLES = {"knn": (evaluate_knn, KnnOptions(k=1)), "linear": (evaluate_linear, LinearOptions())}
 ALWAYS = {"accuracy", "mean_per_class_accuracy", "balanced_accuracy"}

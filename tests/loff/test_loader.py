@@ -22,7 +22,6 @@ from fungistore.loff import loader as loader_module
 from fungistore.loff.cache import choose_cache
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import CacheChoice
-from fungistore.loff.order import Sequential, Shuffled, Weighted
 from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import free_memory
 from fungistore.report import Silent
@@ -35,6 +34,7 @@ from fungistore.store.gather import (
 )
 from fungistore.store.local import LocalBackend
 from fungistore.store.units import UnitArray
+from fungistore.training.order import Sequential, Shuffled, Weighted
 
 ROWS, UNIT_ROWS, SHAPE = 75, 8, (4, 4, 6)
 WAYS: list[tuple[Codec, CacheChoice]] = [

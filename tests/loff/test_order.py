@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fungistore.loff.order import (
+from fungistore.randomness import Stream
+from fungistore.training.order import (
     Order,
     Sequential,
     Shuffled,
@@ -16,7 +17,6 @@ from fungistore.loff.order import (
     permutation,
     shuffle_windows,
 )
-from fungistore.randomness import Stream
 
 
 @given(count=st.integers(0, 300), seed=st.integers(0, 2**40), name=st.text(max_size=3))

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import FungiError, StoppedError, UsageError
+from fungistore.loff.head_folder import head_run
 from fungistore.loff.options import TrainOptions
-from fungistore.loff.run_folder import RunFolder
-from fungistore.loff.run_loggers import RUN_LOGGERS, TOLD, refuse_unusable
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET, Context
 from fungistore.store.store import Store
+from fungistore.training.run_loggers import RUN_LOGGERS, TOLD, refuse_unusable
 from plugins import install, write_plugin
 
 EPOCHS = 4
@@ -125,7 +125,7 @@ def told(place: Path) -> list[list[tuple[int, dict[str, float]]]]:
 
 def logged(store: Store) -> list[tuple[int, dict[str, float]]]:
     """What `log.jsonl` says."""
-    lines = RunFolder(store, "set", "h").folder.read("log.jsonl").splitlines()
+    lines = head_run(store, "set", "h").folder.read("log.jsonl").splitlines()
     return [
         (
             line["epoch"],

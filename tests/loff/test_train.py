@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 
 from feature_world import Notices, make_store
 from fungistore.errors import FungiError, MismatchError, StoppedError, UsageError
-from fungistore.loff.checkpoint import load_tensors
 from fungistore.loff.data import moments, open_head_data
+from fungistore.loff.head_folder import head_run
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.options import Augmentation, TrainOptions
-from fungistore.loff.order import Sequential
-from fungistore.loff.run_folder import RunFolder
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context
 from fungistore.store.store import Store
+from fungistore.training.checkpoint import load_tensors
+from fungistore.training.order import Sequential
 
 pytestmark = pytest.mark.usefixtures("small_heads")
 ROWS, SIDE, CHANNELS, CLASSES = 96, 4, 8, 3
@@ -66,7 +66,7 @@ def store(tmp_path):
 
 
 def weights(store, name="h"):
-    run = RunFolder(store, "set", name)
+    run = head_run(store, "set", name)
     return load_tensors(run, run.progress())
 
 
@@ -92,13 +92,13 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, store, step
     calls = iter(range(10_000))
     with pytest.raises(StoppedError):
         train_loff(store.root, options(), context=Context(stop=lambda: next(calls) >= steps))
-    assert not RunFolder(store, "set", "h").progress().done
+    assert not head_run(store, "set", "h").progress().done
     said = []
     train_loff(store.root, options(), context=Context(Notices(said)))
     assert any("resuming" in text for text in said) or steps == 1
     assert same(weights(store), weights(other))
-    history = RunFolder(store, "set", "h").progress().history
-    assert history == RunFolder(other, "set", "h").progress().history
+    history = head_run(store, "set", "h").progress().history
+    assert history == head_run(other, "set", "h").progress().history
     log = (store.root / "heads/set/h/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in log] == [1, 2, 3]
 
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(store):
     with pytest.raises(FungiError, match="not finite") as caught:
         train_loff(store.root, options(lr=1e30, weight_decay=0.0, warmup=0.0))
     assert str(caught.value.where).startswith("rows ")
-    progress = RunFolder(store, "set", "h").progress()
+    progress = head_run(store, "set", "h").progress()
     if progress.file:
         assert all(torch.isfinite(tensor).all() for tensor in weights(store).values())
 
@@ -286,7 +286,7 @@ def test_rows_that_could_not_be_read_are_left_out(tmp_path):
 
 def test_the_kept_weights_are_those_of_the_best_epoch(store):
     result = train_loff(store.root, options(epochs=6))
-    run = RunFolder(store, "set", "h")
+    run = head_run(store, "set", "h")
     history = [line["validation"]["accuracy"] for line in run.progress().history]
     assert result.best_epoch == int(np.argmax(history)) + 1
     files = list((store.root / "heads/set/h").glob("*.safetensors"))
@@ -305,7 +305,7 @@ def test_a_grown_store_is_other_rows(tmp_path, store):
 def test_what_killed_runs_left_goes_with_the_next_one(store):
     """Weights that no state names, and files half written; a run with nothing to do is enough."""
     train_loff(store.root, options())
-    path = RunFolder(store, "set", "h").folder.directory()
+    path = head_run(store, "set", "h").folder.directory()
     before = sorted(path.iterdir())
     (path / "state-0001-000002.safetensors").write_bytes(b"of a kill before they were forgotten")
     (path / f".state-0002-000001.safetensors.{'0' * 32}.partial").write_bytes(b"half")
@@ -318,7 +318,7 @@ def test_a_restart_killed_half_way_is_not_taken_for_a_run(store, monkeypatch):
     train_loff(store.root, options(seed=1))
     with monkeypatch.context() as monkey:
         monkey.setattr("shutil.rmtree", lambda path: (path / "config.json").unlink())
-        RunFolder(store, "set", "h").remove()
+        head_run(store, "set", "h").remove()
     said = []
     train_loff(store.root, options(), context=Context(Notices(said)))
     assert not [text for text in said if "resuming" in text or "nothing to do" in text]

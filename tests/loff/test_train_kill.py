@@ -13,8 +13,8 @@ import pytest
 import torch
 from test_train import store_of
 
-from fungistore.loff.checkpoint import load_tensors
-from fungistore.loff.run_folder import RunFolder
+from fungistore.loff.head_folder import head_run
+from fungistore.training.checkpoint import load_tensors
 
 KILLS = 6
 
@@ -26,17 +26,17 @@ def test_killed_runs_continue_to_the_same_weights(tmp_path):
     draw = random.Random(0)
     for _ in range(KILLS):
         process = subprocess.Popen(command(killed), env=environment(), stderr=subprocess.DEVNULL)
-        run = RunFolder(killed, "set", "h")
+        run = head_run(killed, "set", "h")
         before = run.progress()
         while process.poll() is None and run.progress() == before:
             time.sleep(0.02)  # until it has got somewhere
         time.sleep(draw.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert not RunFolder(killed, "set", "h").progress().done
+    assert not head_run(killed, "set", "h").progress().done
     subprocess.run(command(killed), check=True, env=environment())
     one, other = (
-        load_tensors(run := RunFolder(store, "set", "h"), run.progress())
+        load_tensors(run := head_run(store, "set", "h"), run.progress())
         for store in (killed, whole)
     )
     assert one.keys() == other.keys()

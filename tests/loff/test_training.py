@@ -14,12 +14,12 @@ from torch.nn import functional
 from feature_world import make_store
 from fungistore.loff.augment import augment, draw
 from fungistore.loff.data import open_head_data
+from fungistore.loff.head_folder import head_run
 from fungistore.loff.heads import HeadSpec, build_head
 from fungistore.loff.options import Augmentation
-from fungistore.loff.order import Shuffled, Weighted, balanced_weights
-from fungistore.loff.run_folder import RunFolder
 from fungistore.loff.train import train_loff
 from fungistore.matrices.cells import pooled
+from fungistore.training.order import Shuffled, Weighted, balanced_weights
 
 EPOCHS, BATCH, RATE, DECAY, WARMUP = 6, 16, 0.05, 0.6, 0.25
 PLAIN = Augmentation(kind="none", noise=0.0)
@@ -117,7 +117,7 @@ def test_a_linear_head_trains_as_written_out_in_numpy(tmp_path, balanced, smooth
             rows = drawn[start : start + BATCH]
             loss += len(rows) * by_hand.take(vectors[rows], data.labels[rows])
         kept.append((loss / len(train), by_hand.weight.copy(), by_hand.bias.copy()))
-    history = RunFolder(store, "set", "h").progress().history
+    history = head_run(store, "set", "h").progress().history
     assert min(by_hand.norms) < 1 < max(by_hand.norms) or standardise  # so some are clipped
     assert [line["loss"] for line in history] == pytest.approx([one[0] for one in kept], rel=1e-4)
     assert result.best_epoch < EPOCHS
@@ -182,7 +182,7 @@ def test_the_loss_of_an_epoch_is_of_augmented_maps_and_their_mixed_labels(store,
         with torch.no_grad():
             chances = functional.log_softmax(head.classify(tokens), dim=1)
         total += float(-(targets * chances).sum())
-    (line,) = RunFolder(store, "set", "h").progress().history
+    (line,) = head_run(store, "set", "h").progress().history
     assert line["loss"] == pytest.approx(total / len(train), rel=1e-5)
 
 
@@ -207,7 +207,7 @@ def test_the_metric_chooses_the_epoch(tmp_path):
     for metric in ("accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa"):
         changes = {"head": "linear", "epochs": 4, "lr": 0.5, "warmup": 0.0}
         result = train_loff(store.root, options(**changes, metric=metric, name=metric))
-        history = RunFolder(store, "set", metric).progress().history
+        history = head_run(store, "set", metric).progress().history
         values = [line["validation"][metric] for line in history]
         chosen[metric] = result.best_epoch
         assert result.best_epoch == 1 + int(np.argmax(values))

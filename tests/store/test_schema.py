@@ -22,7 +22,6 @@ from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.record import IndexRecord, StoredFile
 from fungistore.loff.options import TrainOptions
-from fungistore.loff.run_folder import Progress
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
@@ -44,6 +43,7 @@ from fungistore.store.samples import SCHEMA as COLUMNS
 from fungistore.store.samples import Part
 from fungistore.store.schema import schema
 from fungistore.store.store import Store
+from fungistore.training.run_folder import Progress
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "schema.md"
 MAJOR, MINOR = SCHEMA_VERSION

@@ -15,7 +15,7 @@ from fungistore.evaluation.options import KnnOptions
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.record import index_folders
-from fungistore.loff.run_folder import head_names
+from fungistore.loff.head_folder import head_names
 from fungistore.names import is_foreign
 from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca

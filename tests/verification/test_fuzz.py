@@ -19,9 +19,8 @@ from fungistore.indexing.build import build_index
 from fungistore.indexing.opening import open_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.indexing.record import index_folders, read_record
-from fungistore.loff.checkpoint import load_tensors
+from fungistore.loff.head_folder import head_names, head_run
 from fungistore.loff.options import TrainOptions
-from fungistore.loff.run_folder import RunFolder, head_names
 from fungistore.loff.stored import open_head
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
@@ -30,6 +29,7 @@ from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca, load_pca
 from fungistore.store.status import status
 from fungistore.store.store import Store
+from fungistore.training.checkpoint import load_tensors
 from fungistore.verification.repair import repair_store
 from fungistore.verification.verify import verify_store
 
@@ -77,7 +77,7 @@ def readers(root: Path) -> list[Callable[[], object]]:
             open_head(store, "set", name).is_stale  # noqa: B018
 
     def state() -> None:
-        run = RunFolder(Store.open(root), "set", "h")
+        run = head_run(Store.open(root), "set", "h")
         run.config()
         load_tensors(run, run.progress())
 

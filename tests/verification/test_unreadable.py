@@ -19,7 +19,7 @@ from feature_world import ListSource
 from fungistore.errors import StoreError, explained
 from fungistore.indexing.record import checked_file, index_folder, read_record
 from fungistore.location import is_there, locate
-from fungistore.loff.run_folder import RunFolder
+from fungistore.loff.head_folder import head_run
 from fungistore.sources.sample import Sample
 from fungistore.store.disk_errors import is_unreadable
 from fungistore.store.gather import MappedChunks
@@ -158,7 +158,7 @@ def test_readers_tell_what_is_unreadable_from_what_is_damaged(root: Path, fail: 
     folder = index_folder(store, "set", "exact")
     record = read_record(folder)
     assert record is not None
-    head = RunFolder(store, "set", "h")
+    head = head_run(store, "set", "h")
     pca = store.arrays("set")["pca/four"]
     attempts: dict[str, Callable[[], object]] = {
         "features.zarr/set/embeddings/c/1/0": lambda: array.read(16, 32),

@@ -19,18 +19,18 @@ from uuid import uuid4
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
 from fungistore.fingerprint import Config, flatten
-from fungistore.loff.run_folder import LOG, RunFolder
 from fungistore.machine.context import Context
 from fungistore.registry import Registry
 from fungistore.store.documents import encode_document
+from fungistore.training.run_folder import LOG, RunFolder
 
 RUN_LOGGERS = Registry(
     "run logger",
     "fungistore.run_loggers",
     {
-        "tensorboard": "fungistore.loff.tensorboard:TensorBoard",
-        "wandb": "fungistore.loff.weights_and_biases:WeightsAndBiases",
-        "mlflow": "fungistore.loff.mlflow:MLflow",
+        "tensorboard": "fungistore.training.tensorboard:TensorBoard",
+        "wandb": "fungistore.training.weights_and_biases:WeightsAndBiases",
+        "mlflow": "fungistore.training.mlflow:MLflow",
     },
 )
 TOLD = "told.json"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar
 
-from fungistore.loff.run_loggers import PROJECT, LoggedRun
+from fungistore.training.run_loggers import PROJECT, LoggedRun
 
 LOGIN_SECONDS = 60
 

@@ -1,10 +1,11 @@
 """A training run in its folder: what it was asked, and how far it is.
 
-heads/<feature set>/<name>/
+<folder of the run>/           heads/<feature set>/<name>, or adaptations/<name>
     config.json                 everything that decides the weights; frozen before the first step
     state.json                  how far the run is, and the name of the file below
     state-<epoch>-<step>.safetensors   weights and optimiser there, and the best weights
     log.jsonl                   one line an epoch
+    speed.json                  how fast it went, and the memory it took
 
 The state's file is on the disk before `state.json` names it, so a kill leaves the state before or
 the state after. All random numbers come from (seed, epoch, step), so no generator is part of it.
@@ -13,6 +14,7 @@ the state after. All random numbers come from (seed, epoch, step), so no generat
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,15 +23,14 @@ from pydantic import TypeAdapter
 
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
+from fungistore.modalities.modality import with_article
 from fungistore.names import is_file_name
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.documents import encode_document, read_document, sealed
-from fungistore.store.store import Store
+from fungistore.store.folder import Folder
 
-HEADS = "heads"
 CONFIG, STATE, LOG = "config.json", "state.json", "log.jsonl"
 CHECKSUMS = "checksums"  # in the state: of the configuration and the tensors, for `fungi verify`
-TABLES = ("options", "head", "inputs", "rows")  # of a configuration
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,17 @@ PROGRESS = TypeAdapter(Progress)
 
 
 class RunFolder:
-    """The folder of one head.
+    """The folder of one run.
 
     Args:
-        store: the store.
-        feature_set: that it was trained on.
-        name: of the head.
+        folder: where it is.
+        what: it trains, for messages, such as "head".
+        tables: that its configuration has.
     """
 
-    def __init__(self, store: Store, feature_set: str, name: str) -> None:
-        self.folder = store.folder(HEADS, feature_set, name)
+    def __init__(self, folder: Folder, what: str, tables: Sequence[str]) -> None:
+        self.folder = folder
+        self._what, self._tables = with_article(what), tables
 
     def config(self) -> Config | None:
         """Return the frozen configuration, None where the run was never begun.
@@ -78,15 +80,15 @@ class RunFolder:
         """
         if not self.folder.has(CONFIG):
             return None
-        config = read_document(self.folder, CONFIG, "a head is damaged")
-        for table in TABLES:
+        config = read_document(self.folder, CONFIG, f"{self._what} is damaged")
+        for table in self._tables:
             if not isinstance(config.get(table), dict):
-                found = f"{table} is no table"
-                raise StoreError("a head is damaged", where=self.folder.where(CONFIG), found=found)
+                found, where = f"{table} is no table", self.folder.where(CONFIG)
+                raise StoreError(f"{self._what} is damaged", where=where, found=found)
         return config
 
     def remove(self) -> None:
-        """Delete the head, if there is one; the state first, or a kill left it to another run."""
+        """Delete the run, if there is one; the state first, or a kill left it to another run."""
         self.folder.remove(STATE)
         self.folder.remove()
 
@@ -102,7 +104,7 @@ class RunFolder:
         """
         if not self.folder.has(STATE):
             return Progress()
-        with damage_explained("a head's state is damaged", self.folder.where(STATE)):
+        with damage_explained(f"the state of {self._what} is damaged", self.folder.where(STATE)):
             progress = PROGRESS.validate_json(self.folder.read(STATE))
             if progress.file is not None and not is_file_name(progress.file):
                 raise ValueError(f"weights at {progress.file!r}, which is not beside the state")
@@ -129,9 +131,3 @@ class RunFolder:
         backend = self.folder.backend
         for key in backend.leftovers(self.folder.key):
             backend.remove(key)
-
-
-def head_names(store: Store, feature_set: str) -> list[str]:
-    """Return the names of the heads of a feature set."""
-    heads = store.folder(HEADS, feature_set).below()
-    return [folder.name for folder in heads if folder.has(CONFIG)]

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fungistore.loff.run_folder import STATE, Progress, RunFolder
 from fungistore.store.disk_errors import damage_explained
-
-Tensors = dict[str, Tensor]
+from fungistore.training.run_folder import STATE, Progress, RunFolder
+from fungistore.training.task import Tensors
 
 
 def load_tensors(run: RunFolder, progress: Progress) -> Tensors:
@@ -21,7 +20,7 @@ def load_tensors(run: RunFolder, progress: Progress) -> Tensors:
         StoreError: they are missing or damaged.
     """
     where = run.folder.where(progress.file or STATE)
-    with damage_explained("a head's weights are damaged", where):
+    with damage_explained("the weights of a training are damaged", where):
         if progress.file is None:
             raise ValueError("the state names no file")
         path = run.folder.local_path(progress.file)

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import ClassVar
 
-from fungistore.loff.run_loggers import LoggedRun
+from fungistore.training.run_loggers import LoggedRun
 
 EVENTS = "tensorboard"
 

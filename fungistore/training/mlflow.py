@@ -8,7 +8,7 @@ from importlib import import_module
 from time import time
 from typing import Any, ClassVar
 
-from fungistore.loff.run_loggers import PROJECT, LoggedRun
+from fungistore.training.run_loggers import PROJECT, LoggedRun
 
 TAG = "fungi.run"
 LONGEST = 500  # characters of a parameter's value: what every backend of MLflow takes

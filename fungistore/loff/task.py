@@ -1,0 +1,138 @@
+"""Training of a head, as the loop wants it: cached tensors, augmented on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fungistore.evaluation.ordered import ranks_for
+from fungistore.loff.augment import augment, draw
+from fungistore.loff.data import HeadData, moments
+from fungistore.loff.heads import Head, HeadSpec, Standardise, build_head
+from fungistore.loff.loader import Batch, PatchLoader
+from fungistore.loff.options import CacheChoice, TrainOptions
+from fungistore.loff.scoring import score_head
+from fungistore.machine.context import Context
+from fungistore.machine.transfer import send
+from fungistore.matrices.cells import pooled
+from fungistore.training.order import Order, Sequential, Shuffled, Weighted, balanced_weights
+from fungistore.training.task import Tensors
+
+
+class HeadTask:
+    """A head that is trained on cached tensors.
+
+    Args:
+        data: the rows.
+        options: the settings.
+        spec: the head.
+        dtype: of matrix products, "float32" or "bfloat16".
+        device: where to train.
+        context: its reporter is told what happens, its stop asked while rows are loaded.
+    """
+
+    def __init__(
+        self,
+        data: HeadData,
+        options: TrainOptions,
+        spec: HeadSpec,
+        dtype: str,
+        device: torch.device,
+        context: Context,
+    ) -> None:
+        self._data, self._options, self._device, self._context = data, options, device, context
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._head = build_head(spec, seed=options.seed)
+        order: Order = Shuffled(data.split.train, options.seed)
+        if options.balanced:
+            weights = balanced_weights(data.labels[data.split.train].astype(np.int64))
+            order = Weighted(data.split.train, weights, options.seed)
+        self._loader = self._load(order)
+        self._validation = self._load(Sequential(data.split.validation))
+        self._labels = torch.from_numpy(data.labels.astype(np.int64))
+
+    def _load(self, order: Order, cache: CacheChoice | None = None) -> PatchLoader:
+        return PatchLoader(
+            self._data.array,
+            order,
+            self._options.batch_size,
+            device=self._device,
+            cache=cache or self._options.cache,
+            context=self._context,
+        )
+
+    @property
+    def module(self) -> Head:
+        """The head."""
+        return self._head
+
+    @property
+    def rows(self) -> int:
+        """Training rows."""
+        return len(self._data.split.train)
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return self._loader.steps
+
+    def begin(self, tensors: Mapping[str, Tensor] | None) -> None:
+        """Take stored weights, or measure the moments of the train split for new ones."""
+        head = self._head
+        if tensors is not None:
+            head.load_state_dict(tensors)
+        elif isinstance(head.standardise, Standardise):
+            sequence = self._load(Sequential(self._data.split.train), cache="none")
+            head.standardise.set_moments(*moments(sequence, self._options.pool))
+        head.to(self._device)
+
+    def state(self) -> Tensors:
+        """Return all weights, and the moments."""
+        return dict(self._head.state_dict())
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return matrices, which decay, and all else."""
+        keep = self._head.no_weight_decay()
+        named = list(self._head.named_parameters())
+        free = [p for name, p in named if p.ndim < 2 or name in keep]
+        decaying = [p for name, p in named if p.ndim >= 2 and name not in keep]
+        return [
+            {"params": decaying, "weight_decay": self._options.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+
+    def batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from a step on."""
+        return self._loader.epoch(epoch, start_step)
+
+    def loss(self, batch: Batch, epoch: int, step: int) -> Tensor:
+        """Augment a batch, and return its loss."""
+        options = self._options
+        labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
+        targets = nn.functional.one_hot(labels, len(self._data.names)).float()
+        with torch.no_grad():
+            tokens = self._head.standardise(pooled(batch.values, options.pool))
+            if tokens.ndim == 4:
+                shape = (tokens.shape[0], tokens.shape[1], tokens.shape[2], tokens.shape[3])
+                drawn = draw(options.augment, shape, seed=options.seed, epoch=epoch, step=step)
+                tokens, targets = augment(tokens, targets, drawn)
+        with torch.autocast(self._device.type, torch.bfloat16, self._dtype == torch.bfloat16):
+            logits = self._head.classify(tokens)
+        return nn.functional.cross_entropy(
+            logits.float(), targets, label_smoothing=options.label_smoothing
+        )
+
+    def validate(self) -> dict[str, float]:
+        """Return metrics of the validation rows, unaugmented."""
+        return score_head(
+            self._head,
+            self._validation,
+            self._data.labels[self._data.split.validation],
+            pool=self._options.pool,
+            dtype=self._dtype,
+            ranks=ranks_for(self._options.metric, self._data.names, self._options.order),
+        )

@@ -1,0 +1,54 @@
+"""What every training is asked: how long, how fast, by which loss, and which epoch is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Lt
+
+from fungistore.headings import ROWS, SCORES
+from fungistore.machine.choices import DeviceChoice
+from fungistore.matrices.choices import OrderChoice, RemovedChoice, SplitChoice
+from fungistore.settings import Count, Positive, Setting, Share
+
+EpochMetric = Literal["accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa"]
+ZeroToOne = Annotated[float, Ge(0), Le(1)]
+Chance = Annotated[float, Ge(0), Lt(1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
+    """Settings of a training; the seed is of everything random in it."""
+
+    heading = "Training"
+
+    epochs: Annotated[Count, Setting("Passes over the training rows; settled with the first.")] = 30
+    batch_size: Annotated[Count, Setting("Rows of a step.")] = 64
+    lr: Annotated[Positive, Setting("Highest learning rate of AdamW.")] = 5e-4
+    weight_decay: Annotated[ZeroToOne, Setting("Of AdamW, for matrices.")] = 0.05
+    warmup: Annotated[ZeroToOne, Setting("Part of all steps in which the rate rises.")] = 0.1
+    label_smoothing: Annotated[ZeroToOne, Setting("Part of the target for all classes.")] = 0.0
+    balanced: Annotated[bool, Setting("Draw every class equally often.")] = False
+    ema: Annotated[
+        Chance, Setting("Decay of a moving average of weights, which is kept; 0: none.")
+    ] = 0.0
+    patience: Annotated[
+        Count | None,
+        Setting("Stop after so many epochs without a better one.", default="train all epochs"),
+    ] = None
+    metric: Annotated[
+        EpochMetric, Setting("Chooses the epoch, on validation rows.", heading=SCORES)
+    ] = "accuracy"
+    validation: Annotated[
+        Share, Setting("Part of each training class, without a split val.", heading=ROWS)
+    ] = 0.2
+    checkpoint_minutes: Annotated[Positive, Setting("Longest time between checkpoints.")] = 10.0
+    log_to: Annotated[
+        tuple[str, ...],
+        Setting(
+            "Tell tensorboard, wandb or mlflow of each epoch, too.",
+            default="log.jsonl alone",
+            metavar="NAMES",
+        ),
+    ] = ()
