@@ -33,6 +33,7 @@ class HeadData:
     Attributes:
         feature_set: name of the feature set.
         array: of patch tensors [N, h, w, d], or of embeddings [N, d].
+        embeddings: that are read beside patch tensors, None where they are not.
         pool: cells of a feature map are averaged over pool x pool.
         labels: of the whole sample table, -1 where unknown.
         names: of the classes.
@@ -42,6 +43,7 @@ class HeadData:
 
     feature_set: str
     array: UnitArray
+    embeddings: UnitArray | None
     pool: int
     labels: NDArray[np.int32]
     names: tuple[str, ...]
@@ -49,9 +51,19 @@ class HeadData:
     excluded: dict[str, int]
 
     @property
+    def arrays(self) -> tuple[UnitArray, ...]:
+        """All that is read."""
+        return (self.array,) if self.embeddings is None else (self.array, self.embeddings)
+
+    @property
     def width(self) -> int:
         """Channels of a cell, or of an embedding."""
         return int(self.array.array.shape[-1])
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Channels of an embedding beside patch tensors."""
+        return None if self.embeddings is None else int(self.embeddings.array.shape[-1])
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -81,6 +93,7 @@ def open_head_data(
     store: Store,
     feature: str,
     *,
+    embeddings: bool = False,
     feature_set: str | None,
     pool: int,
     holdout: float | None,
@@ -92,6 +105,7 @@ def open_head_data(
     Args:
         store: the store.
         feature: "patches" or "embeddings".
+        embeddings: whether they are read beside patches; rows must be usable in both then.
         feature_set: may be left out where there is one.
         pool: cells to average over; for patches only.
         holdout: part of each class to test on, where the store has no test split.
@@ -99,20 +113,22 @@ def open_head_data(
         seed: of both.
 
     Raises:
-        UsageError: the feature or labels are missing, the grid cannot be pooled, or a class that
+        UsageError: a feature or labels are missing, the grid cannot be pooled, or a class that
             is tested has no training rows.
     """
     chosen = choose_feature_set(store, feature_set)
-    array = store.arrays(chosen).get(feature)
-    if array is None:
+    known = store.arrays(chosen)
+    features = (feature, "embeddings") if embeddings else (feature,)
+    for missing in [name for name in features if name not in known]:
         raise UsageError(
-            f"there are no {feature} to train on",
+            f"there are no {missing} to train on",
             where=f"feature set {chosen!r} of {store.where}",
-            found=", ".join(store.arrays(chosen)),
-            hint=f"fungi extract with --features {feature} makes them",
+            found=", ".join(known),
+            hint=f"fungi extract with --features {missing} makes them",
         )
-    _refuse_unpoolable(array, feature, pool)
-    task = task_of(FeatureMatrix(store, chosen, (feature,), (array,)), holdout=holdout, seed=seed)
+    arrays = tuple(known[name] for name in features)
+    _refuse_unpoolable(arrays[0], feature, pool)
+    task = task_of(FeatureMatrix(store, chosen, features, arrays), holdout=holdout, seed=seed)
     split, labels = task.split, task.labels
     if not len(split.validation):
         train, held = stratified_holdout(split.train, labels, validation, seed, "validation")
@@ -121,7 +137,8 @@ def open_head_data(
         split = replace(split, train=train, validation=held, description=described)
     names = store.manifest.labels
     _refuse_unseen_classes(split, labels, names)
-    return HeadData(chosen, array, pool, labels, names, split, task.excluded)
+    beside = known["embeddings"] if embeddings else None
+    return HeadData(chosen, arrays[0], beside, pool, labels, names, split, task.excluded)
 
 
 def moments(loader: PatchLoader, pool: int) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:

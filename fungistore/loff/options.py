@@ -11,7 +11,7 @@ from fungistore.extraction.options import ReplayChoice
 from fungistore.headings import SPEED
 from fungistore.matrices.choices import ONLY, FeatureSetChoice
 from fungistore.names import PlainName
-from fungistore.settings import Count, Setting, Settings
+from fungistore.settings import Count, Setting, Settings, refusal
 from fungistore.training.options import Chance, LoopOptions
 from fungistore.type_words import Words
 
@@ -36,6 +36,8 @@ OPERATIONS = (
     "crop",
 )
 NOISE = 0.1  # LOFF-TA
+LINEAR = "linear"
+ALREADY = "the linear head reads the embedding already: leave --class-token out"
 HEAD = "Head"
 
 
@@ -55,7 +57,8 @@ NotNegative = Annotated[float, Ge(0)]
 class Augmentation(Settings):
     """How training tensors are varied. Meant for tokens standardised channel by channel.
 
-    The order is: spatial operations, channel brightness, noise, mixing of samples.
+    The order is: spatial operations, channel brightness, noise, mixing of samples, dropping of
+    cells. Of an embedding beside the tokens, noise and mixing.
 
     Attributes:
         kind: "trivial" draws one spatial operation and strength for each sample, as TrivialAugment
@@ -69,6 +72,7 @@ class Augmentation(Settings):
             clipped to that range (channel brightness of FroFA, CVPR 2024).
         mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
         cutmix: alpha of CutMix's; with mixup on too, each sample gets one or the other.
+        drop_tokens: share of a sample's cells that the head does not see, others in each step.
     """
 
     heading = "Augmentation"
@@ -95,6 +99,7 @@ class Augmentation(Settings):
     ] = 0.0
     mixup: Annotated[NotNegative, Setting("Alpha of mixup.")] = 0.0
     cutmix: Annotated[NotNegative, Setting("Alpha of CutMix.")] = 0.0
+    drop_tokens: Annotated[Chance, Setting("Share of cells that a step leaves out.")] = 0.0
 
     def __post_init__(self) -> None:
         """Check every field, and decide on the noise."""
@@ -152,8 +157,18 @@ class TrainOptions(LoopOptions, FeatureSetChoice):
     ] = True
     drop_path: Annotated[Chance, Setting("Stochastic depth of the last block.", heading=HEAD)] = 0.1
     dropout: Annotated[Chance, Setting("Of embedded tokens.", heading=HEAD)] = 0.0
+    class_token: Annotated[
+        bool, Setting("Take the stored embedding beside the patches.", heading=HEAD)
+    ] = False
     dtype: Annotated[HeadDtype, Setting("Of matrix products.", heading=SPEED)] = "auto"
     cache: Annotated[CacheChoice, Setting("Where the rows are kept.", heading=SPEED)] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every field, and that there are patches for the class token to join."""
+        super().__post_init__()
+        if self.class_token and self.head == LINEAR:
+            heads = " or ".join(head for head in HEADS if head != LINEAR)
+            raise refusal("--class-token", f"with --head {heads}", f"--head {LINEAR}", ALREADY)
 
 
 @dataclass(frozen=True, kw_only=True)
