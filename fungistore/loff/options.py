@@ -18,7 +18,7 @@ from fungistore.type_words import Words
 HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "linear"]
 HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
 Interpolation = Literal["bilinear", "nearest"]
-Padding = Literal["zeros", "border", "reflection"]
+Padding = Literal["zeros", "mean", "border", "reflection"]
 HeadDtype = Literal["auto", "float32", "bfloat16"]
 CacheChoice = Literal["auto", "gpu", "ram", "none"]
 
@@ -65,7 +65,8 @@ class Augmentation(Settings):
             does; a comma list such as "hflip,rotate" applies all of them in that order, each at a
             random strength (a flip half of the time); "none" applies none.
         strength: part of each operation's range that strengths are drawn from, uniformly.
-        padding: "zeros" is the mean, once standardised.
+        padding: what lies beyond the grid: "zeros", which is the mean of the training rows once
+            standardised, the sample's own "mean", or its "border" or "reflection".
         noise: standard deviation of Gaussian noise, in the unit of the tokens; None is 0 with
             "none", else 0.1.
         brightness: each channel is shifted by up to this part of its own range in the sample, and
@@ -89,7 +90,7 @@ class Augmentation(Settings):
         Annotated[float, Gt(0), Le(1)], Setting("Part of each operation's range.")
     ] = 1.0
     interpolation: Annotated[Interpolation, Setting("Between cells.")] = "bilinear"
-    padding: Annotated[Padding, Setting("Beyond the grid; zeros are the mean.")] = "zeros"
+    padding: Annotated[Padding, Setting("Beyond the grid; zeros: mean of all rows.")] = "zeros"
     noise: Annotated[
         NotNegative | None,
         Setting("Deviation of Gaussian noise.", default=f"{NOISE}; 0 without augment"),

@@ -140,6 +140,7 @@ def rows_of(store, feature, pool=1):
         {"augment": Augmentation(kind="none", noise=0.0, mixup=0.8)},
         {"augment": Augmentation(kind="none", noise=0.0, cutmix=1.0)},
         {"augment": Augmentation(noise=0.3, brightness=0.2, mixup=0.8, cutmix=1.0)},
+        {"augment": Augmentation(noise=0.0, drop_tokens=0.6)},
         {"augment": PLAIN, "pool": 2},
         {"augment": PLAIN, "standardise": False, "seed": 3},
     ],
@@ -180,7 +181,7 @@ def test_the_loss_of_an_epoch_is_of_augmented_maps_and_their_mixed_labels(store,
             targets = mixed
         tokens, _ = augment(tokens, torch.zeros(len(rows), CLASSES), drawn)
         with torch.no_grad():
-            chances = functional.log_softmax(head.classify(tokens), dim=1)
+            chances = functional.log_softmax(head.classify(tokens, None, drawn.cells), dim=1)
         total += float(-(targets * chances).sum())
     (line,) = head_run(store, "set", "h").progress().history
     assert line["loss"] == pytest.approx(total / len(train), rel=1e-5)
