@@ -20,6 +20,7 @@ from fungistore.machine.context import Context
 from fungistore.machine.transfer import send
 from fungistore.matrices.cells import pooled
 from fungistore.store.units import UnitArray
+from fungistore.training.losses import ClassificationLoss
 from fungistore.training.order import Order, Sequential, Shuffled, Weighted, balanced_weights
 from fungistore.training.task import Tensors
 
@@ -55,6 +56,13 @@ class HeadTask:
         self._loader = self._load(order)
         self._validation = self._load(Sequential(data.split.validation))
         self._labels = torch.from_numpy(data.labels.astype(np.int64))
+        self._loss = ClassificationLoss.named(
+            options.loss,
+            data.labels[data.split.train],
+            len(data.names),
+            smoothing=options.label_smoothing,
+            device=device,
+        )
 
     def _load(self, order: Order) -> PatchLoader:
         return PatchLoader(
@@ -140,9 +148,7 @@ class HeadTask:
                     cells = send(drawn.cells, self._device)
         with torch.autocast(self._device.type, torch.bfloat16, self._dtype == torch.bfloat16):
             logits = self._head.classify(tokens, embeddings, cells)
-        return nn.functional.cross_entropy(
-            logits.float(), targets, label_smoothing=options.label_smoothing
-        )
+        return self._loss(logits, targets)
 
     def validate(self) -> dict[str, float]:
         """Return metrics of the validation rows, unaugmented."""

@@ -28,6 +28,7 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.training.loop import TrainingLoop
+from fungistore.training.options import PLAIN_LOSS
 from fungistore.training.run_folder import RunFolder
 from fungistore.training.run_loggers import Tail, refuse_unusable
 
@@ -36,7 +37,7 @@ OUTSIDE = (  # change no weights
     "keep_removed",  # but the rows do, which have a digest
 )
 # settings that came later: left out where they change nothing, so that older heads still fit
-LATER: Config = {"order": None, "ema": 0.0, "class_token": False}
+LATER: Config = {"order": None, "ema": 0.0, "class_token": False, "loss": PLAIN_LOSS}
 LATER_AUGMENT: Config = {"drop_tokens": 0.0}
 
 

@@ -236,3 +236,26 @@ def test_decay_is_of_matrices_alone(store, kind):
             torch.testing.assert_close(taken, 0.01 * 0.5 * start.detach(), atol=1e-6, rtol=1e-3)
     assert any("norm" in name for name in free)
     assert any("bias" in name for name in free)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "weighted", "balanced-softmax"])
+def test_the_loss_is_of_the_sizes_of_the_training_classes(tmp_path, loss):
+    """The first step's, from the initial weights: torch's with the training rows' counts."""
+    vectors, labels = noisy_vectors()
+    store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
+    one_step = {"head": "linear", "epochs": 1, "batch_size": ROWS, "lr": 1e-30, "dropout": 0.0}
+    train_loff(store.root, options(**one_step, loss=loss, standardise=False))
+    data = rows_of(store, "embeddings")
+    truth = torch.from_numpy(data.labels[data.split.train]).long()
+    sizes = torch.bincount(truth).float()
+    assert len(sizes.unique()) == CLASSES
+    head = build_head(HeadSpec("linear", CHANNELS, CLASSES, standardise=False), seed=0)
+    logits = head(torch.from_numpy(vectors[data.split.train])).detach()
+    if loss == "balanced-softmax":
+        logits = logits + sizes.log()
+    weight = 1 / sizes if loss == "weighted" else None
+    run = head_run(store, "set", "h")
+    expected = float(functional.cross_entropy(logits, truth, weight))
+    assert run.progress().history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert run.config()["options"].get("loss", "cross-entropy") == loss
+    assert ("loss" in run.config()["options"]) == (loss != "cross-entropy")
