@@ -78,11 +78,19 @@ class LinearTraining:
 
 
 @pytest.mark.parametrize(
-    ("balanced", "smoothing", "standardise"),
-    [(False, 0.0, True), (True, 0.0, True), (False, 0.3, False), (True, 0.2, True)],
+    ("balanced", "smoothing", "standardise", "ema"),
+    [
+        (False, 0.0, True, 0.0),
+        (True, 0.0, True, 0.0),
+        (False, 0.3, False, 0.5),
+        (True, 0.2, True, 0.99),
+    ],
 )
-def test_a_linear_head_trains_as_written_out_in_numpy(tmp_path, balanced, smoothing, standardise):
-    """Order, standardising, warm-up, cosine, smoothing, decay, clipping; the best weights kept."""
+def test_a_linear_head_trains_as_written_out_in_numpy(
+    tmp_path, balanced, smoothing, standardise, ema
+):
+    """Order, standardising, warm-up, cosine, smoothing, decay, clipping, and the average of all
+    weights so far; the best epoch's are kept, and the validation is of these."""
     vectors, labels = noisy_vectors()
     store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels, unit_rows=32)
     result = train_loff(
@@ -98,6 +106,7 @@ def test_a_linear_head_trains_as_written_out_in_numpy(tmp_path, balanced, smooth
             balanced=balanced,
             label_smoothing=smoothing,
             standardise=standardise,
+            ema=ema,
         ),
     )
     data = rows_of(store, "embeddings")
@@ -111,16 +120,24 @@ def test_a_linear_head_trains_as_written_out_in_numpy(tmp_path, balanced, smooth
     spec = HeadSpec("linear", CHANNELS, CLASSES)
     by_hand = LinearTraining(build_head(spec, seed=0), EPOCHS * steps, smoothing)
     kept = []
+    averages = [by_hand.weight.copy(), by_hand.bias.copy()]
     for epoch in range(EPOCHS):
         drawn, loss = order.draw(epoch), 0.0
         for start in range(0, len(train), BATCH):
             rows = drawn[start : start + BATCH]
             loss += len(rows) * by_hand.take(vectors[rows], data.labels[rows])
-        kept.append((loss / len(train), by_hand.weight.copy(), by_hand.bias.copy()))
+            decay = min(ema, by_hand.step / (9 + by_hand.step))  # steps are counted from 1 here
+            for average, live in zip(averages, (by_hand.weight, by_hand.bias), strict=True):
+                average[...] = decay * average + (1 - decay) * live
+        kept.append((loss / len(train), averages[0].copy(), averages[1].copy()))
     history = head_run(store, "set", "h").progress().history
     assert min(by_hand.norms) < 1 < max(by_hand.norms) or standardise  # so some are clipped
     assert [line["loss"] for line in history] == pytest.approx([one[0] for one in kept], rel=1e-4)
-    assert result.best_epoch < EPOCHS
+    assert result.best_epoch < EPOCHS or ema == 0.99
+    held = data.split.validation
+    for line, (_, weight, bias) in zip(history, kept, strict=True):
+        said = (vectors[held] @ weight.T + bias).argmax(axis=1)
+        assert line["validation"]["accuracy"] == (said == data.labels[held]).mean()
     _, weight, bias = kept[result.best_epoch - 1]
     found = weights(store)
     np.testing.assert_allclose(found["best.classifier.weight"], weight, atol=2e-4)
