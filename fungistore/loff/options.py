@@ -74,6 +74,8 @@ class Augmentation(Settings):
         mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
         cutmix: alpha of CutMix's; with mixup on too, each sample gets one or the other.
         drop_tokens: share of a sample's cells that the head does not see, others in each step.
+        raw: vary tokens as they are stored, and standardise them afterwards; noise is in their unit
+            then, and zeros are no mean.
     """
 
     heading = "Augmentation"
@@ -101,6 +103,9 @@ class Augmentation(Settings):
     mixup: Annotated[NotNegative, Setting("Alpha of mixup.")] = 0.0
     cutmix: Annotated[NotNegative, Setting("Alpha of CutMix.")] = 0.0
     drop_tokens: Annotated[Chance, Setting("Share of cells that a step leaves out.")] = 0.0
+    raw: Annotated[
+        bool, Setting("Before channels are standardised, not after.", flag="--augment-raw")
+    ] = False
 
     def __post_init__(self) -> None:
         """Check every field, and decide on the noise."""

@@ -134,9 +134,9 @@ class HeadTask:
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()
         with torch.no_grad():
-            tokens, embeddings = self._head.standardised(
-                pooled(batch.values, options.pool), batch.embeddings
-            )
+            tokens, embeddings = pooled(batch.values, options.pool), batch.embeddings
+            if not options.augment.raw:
+                tokens, embeddings = self._head.standardised(tokens, embeddings)
             cells = None
             if tokens.ndim == 4:
                 shape = (tokens.shape[0], tokens.shape[1], tokens.shape[2], tokens.shape[3])
@@ -146,6 +146,8 @@ class HeadTask:
                     embeddings = augment_embeddings(embeddings, drawn)
                 if drawn.cells is not None:
                     cells = send(drawn.cells, self._device)
+            if options.augment.raw:
+                tokens, embeddings = self._head.standardised(tokens, embeddings)
         with torch.autocast(self._device.type, torch.bfloat16, self._dtype == torch.bfloat16):
             logits = self._head.classify(tokens, embeddings, cells)
         return self._loss(logits, targets)

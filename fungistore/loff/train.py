@@ -38,7 +38,7 @@ OUTSIDE = (  # change no weights
 )
 # settings that came later: left out where they change nothing, so that older heads still fit
 LATER: Config = {"order": None, "ema": 0.0, "class_token": False, "loss": PLAIN_LOSS}
-LATER_AUGMENT: Config = {"drop_tokens": 0.0}
+LATER_AUGMENT: Config = {"drop_tokens": 0.0, "raw": False}
 
 
 @dataclass(frozen=True)

@@ -158,6 +158,7 @@ def rows_of(store, feature, pool=1):
         {"augment": Augmentation(kind="none", noise=0.0, cutmix=1.0)},
         {"augment": Augmentation(noise=0.3, brightness=0.2, mixup=0.8, cutmix=1.0)},
         {"augment": Augmentation(noise=0.0, drop_tokens=0.6)},
+        {"augment": Augmentation(noise=0.3, brightness=0.2, mixup=0.8, raw=True)},
         {"augment": PLAIN, "pool": 2},
         {"augment": PLAIN, "standardise": False, "seed": 3},
     ],
@@ -188,7 +189,8 @@ def test_the_loss_of_an_epoch_is_of_augmented_maps_and_their_mixed_labels(store,
     rows_in_order = Shuffled(train, asked.seed).draw(0)
     for step, start in enumerate(range(0, len(train), asked.batch_size)):
         rows = rows_in_order[start : start + asked.batch_size]
-        tokens = head.standardise(maps[rows])
+        raw = asked.augment.raw
+        tokens = maps[rows] if raw else head.standardise(maps[rows])
         targets = torch.eye(CLASSES)[data.labels[rows]]
         drawn = draw(asked.augment, tuple(tokens.shape), seed=asked.seed, epoch=0, step=step)
         if drawn.partners is not None:
@@ -197,6 +199,7 @@ def test_the_loss_of_an_epoch_is_of_augmented_maps_and_their_mixed_labels(store,
             assert not torch.equal(mixed, targets)
             targets = mixed
         tokens, _ = augment(tokens, torch.zeros(len(rows), CLASSES), drawn)
+        tokens = head.standardise(tokens) if raw else tokens
         with torch.no_grad():
             chances = functional.log_softmax(head.classify(tokens, None, drawn.cells), dim=1)
         total += float(-(targets * chances).sum())
