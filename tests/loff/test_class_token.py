@@ -27,6 +27,7 @@ from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context
 from fungistore.store.store import Store
 from fungistore.training.order import Shuffled
+from fungistore.verification.verify import verify_store
 
 pytestmark = pytest.mark.usefixtures("small_heads")
 WIDTH = 5  # of an embedding: not that of a patch
@@ -221,6 +222,9 @@ def test_embeddings_that_were_made_anew_make_the_head_stale(tmp_path, store):
     array = store.arrays("set")["embeddings"]
     array.publish(0, array.read(0, 32) + 1, array.commit(0).ids, 0)
     assert open_head(Store.open(store.root), "set", "h").is_stale
+    (finding,) = verify_store(store.root).findings
+    assert finding.kind == "head-stale"
+    assert "set/embeddings" in finding.found
     store.remove_arrays([array])
     with pytest.raises(MismatchError, match="other features"):
         open_head(Store.open(store.root), "set", "h")
