@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from timm.layers import AttentionPoolLatent
 from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 
 from fungistore.fingerprint import Config
 from fungistore.loff.options import HEADS, LINEAR
+from fungistore.loff.pooling import OneQueryPool
 from fungistore.loff.pretrained import load_encoder
 from fungistore.randomness import Stream
 from fungistore.settings import build, require, to_json
@@ -253,7 +253,7 @@ class PoolingHead(Head):
         self.embed = _projection(spec.in_dim, POOL_WIDTH)
         self.pos_embed = nn.Parameter(torch.empty(1, spec.grid[0] * spec.grid[1], POOL_WIDTH))
         self.dropout = nn.Dropout(spec.dropout)
-        self.pool = AttentionPoolLatent(
+        self.pool = OneQueryPool(
             POOL_WIDTH, num_heads=POOL_HEADS, norm_layer=nn.LayerNorm, act_layer=nn.GELU
         )
         self.norm = nn.LayerNorm(POOL_WIDTH, eps=NORM_EPSILON)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from test_train import CHANNELS, options, same, store_of, weights
+from timm.layers import AttentionPoolLatent
 
 from fungistore.errors import StoppedError, UsageError
 from fungistore.loff.augment import draw
@@ -78,7 +79,7 @@ def test_a_head_sees_the_kept_cells_at_their_own_positions(kind):
         mask = torch.zeros(4, 1, 1, 15, dtype=torch.bool).index_put_(
             (torch.arange(4)[:, None], torch.tensor(0), torch.tensor(0), cells), torch.tensor(True)
         )
-        pooled = head.pool(embedded + head.pos_embed, attn_mask=mask) + beside
+        pooled = AttentionPoolLatent.forward(head.pool, embedded + head.pos_embed, mask) + beside
     expected = head.classifier(head.norm(pooled))
     torch.testing.assert_close(head.classify(tokens, embeddings, cells), expected)
     everything = torch.arange(15).expand(4, -1)

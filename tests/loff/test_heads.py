@@ -64,6 +64,24 @@ def test_deit_s_has_the_papers_size() -> None:
     assert 1_800_000 < sizes["vit-xs"] < 2_100_000
 
 
+def test_attention_of_one_query_is_timms() -> None:
+    """The pooled token, and the gradients of tokens and of every parameter, in double precision."""
+    pool = build_head(spec_of("attn-pool"), seed=0).pool.double()
+    for parameter in pool.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    tokens = torch.randn(3, 16, 384, dtype=torch.float64, requires_grad=True)
+    inputs = [tokens, *pool.parameters()]
+    weights = torch.randn(3, 384, dtype=torch.float64)
+    ours, theirs = pool(tokens), timm.layers.AttentionPoolLatent.forward(pool, tokens)
+    torch.testing.assert_close(ours, theirs)
+    for one, other in zip(
+        torch.autograd.grad((ours * weights).sum(), inputs),
+        torch.autograd.grad((theirs * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.fixture(scope="module")
 def tiny_deit() -> nn.Module:
     """timm's DeiT-Ti with random weights, norms and biases included, on a 3 x 3 grid."""
