@@ -18,8 +18,8 @@ from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 
 from fungistore.fingerprint import Config
+from fungistore.loff.one_query import ClassTokenBlock, OneQueryPool
 from fungistore.loff.options import HEADS, LINEAR
-from fungistore.loff.pooling import OneQueryPool
 from fungistore.loff.pretrained import load_encoder
 from fungistore.randomness import Stream
 from fungistore.settings import build, require, to_json
@@ -216,8 +216,13 @@ class TransformerHead(Head):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + spec.grid[0] * spec.grid[1], size.width))
         self.dropout = nn.Dropout(spec.dropout)
         rates = torch.linspace(0, spec.drop_path, size.blocks).tolist()
-        blocks = [Block(size.width, size.heads, qkv_bias=True, drop_path=rate) for rate in rates]
-        self.blocks = nn.Sequential(*blocks)
+        kinds = [Block] * (size.blocks - 1) + [ClassTokenBlock]
+        self.blocks = nn.Sequential(
+            *(
+                kind(size.width, size.heads, qkv_bias=True, drop_path=rate)
+                for kind, rate in zip(kinds, rates, strict=True)
+            )
+        )
         self.norm = nn.LayerNorm(size.width, eps=NORM_EPSILON)
         self.classifier = nn.Linear(size.width, spec.classes)
         if spec.embedding_dim is not None:
