@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fungistore.loff.augment import augment, draw
-from fungistore.loff.heads import HeadSpec, build_head
+from fungistore.loff.head import HeadSpec
+from fungistore.loff.heads import build_head
 from fungistore.loff.options import Augmentation
 from fungistore.loff.resample import resample
 

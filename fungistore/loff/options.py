@@ -15,8 +15,9 @@ from fungistore.settings import Count, Setting, Settings, refusal
 from fungistore.training.options import Chance, LoopOptions
 from fungistore.type_words import Words
 
-HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "linear"]
+HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "stat-pool", "linear"]
 HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
+TRANSFORMERS: tuple[HeadKind, ...] = ("deit-s", "deit-ti", "vit-xs")
 Interpolation = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "mean", "border", "reflection"]
 HeadDtype = Literal["auto", "float32", "bfloat16"]

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from fungistore.evaluation.metrics import Predictions, classification_metrics
-from fungistore.loff.heads import Head
+from fungistore.loff.head import Head
 from fungistore.loff.loader import PatchLoader
 from fungistore.matrices.cells import pooled
 

@@ -12,8 +12,9 @@ import torch
 from fungistore.errors import MismatchError, StoreError, UsageError
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
+from fungistore.loff.head import Head, HeadSpec
 from fungistore.loff.head_folder import head_names, head_run
-from fungistore.loff.heads import Head, HeadSpec, build_head
+from fungistore.loff.heads import build_head
 from fungistore.loff.loader import PatchLoader
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.feature_sets import choose_feature_set

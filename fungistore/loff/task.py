@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fungistore.evaluation.ordered import ranks_for
 from fungistore.loff.augment import augment, augment_embeddings, draw
 from fungistore.loff.data import HeadData, moments
-from fungistore.loff.heads import Head, HeadSpec, Standardise, build_head
+from fungistore.loff.head import Head, HeadSpec, Standardise
+from fungistore.loff.heads import build_head
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.scoring import score_head

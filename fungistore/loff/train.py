@@ -15,8 +15,8 @@ from fungistore.evaluation.ordered import KAPPA, require_order
 from fungistore.evaluation.task import say_split
 from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
+from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
-from fungistore.loff.heads import HeadSpec
 from fungistore.loff.options import LINEAR, NONE, Augmentation, TrainOptions
 from fungistore.loff.task import HeadTask
 from fungistore.machine.context import DEFAULT, Context

@@ -12,6 +12,6 @@ install_import_hook([f"fungistore.loff.{name}" for name in TENSOR_CODE], "bearty
 @pytest.fixture
 def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """vit-xs with two narrow blocks: where a test is of the training, not of what is trained."""
-    from fungistore.loff.heads import ENCODERS, EncoderSize
+    from fungistore.loff.transformer_head import ENCODERS, EncoderSize
 
     monkeypatch.setitem(ENCODERS, "vit-xs", EncoderSize(48, 2, 3, "deit_tiny_patch16_224"))

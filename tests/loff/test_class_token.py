@@ -17,8 +17,9 @@ from fungistore.evaluation.options import LoffOptions
 from fungistore.loff.augment import augment, augment_embeddings, draw
 from fungistore.loff.data import open_head_data
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
-from fungistore.loff.heads import HeadSpec, build_head
+from fungistore.loff.heads import build_head
 from fungistore.loff.loader import PatchLoader
 from fungistore.loff.options import Augmentation, PredictOptions, TrainOptions
 from fungistore.loff.predict import predict_rows
@@ -32,7 +33,7 @@ from fungistore.verification.verify import verify_store
 pytestmark = pytest.mark.usefixtures("small_heads")
 WIDTH = 5  # of an embedding: not that of a patch
 SPEC = HeadSpec("vit-xs", CHANNELS, CLASSES, (SIDE, SIDE), embedding_dim=WIDTH, drop_path=0.0)
-KINDS = ["vit-xs", "attn-pool"]
+KINDS = ["vit-xs", "attn-pool", "stat-pool"]
 
 
 def world_of(root, change=None):
@@ -63,7 +64,7 @@ def layer_norm(values, module):
     return functional.layer_norm(values, values.shape[-1:], module.weight, module.bias, module.eps)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS[:2])
 @torch.no_grad()
 def test_the_embedding_is_projected_and_added_to_what_the_classifier_reads(kind):
     """Written out: Linear and LayerNorm of the standardised embedding, then one addition."""

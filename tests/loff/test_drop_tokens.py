@@ -13,8 +13,9 @@ from timm.layers import AttentionPoolLatent
 
 from fungistore.errors import StoppedError, UsageError
 from fungistore.loff.augment import draw
+from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
-from fungistore.loff.heads import HeadSpec, build_head
+from fungistore.loff.heads import build_head
 from fungistore.loff.options import Augmentation
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context

@@ -14,7 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fungistore.errors import FungiError, UsageError
-from fungistore.loff.heads import ENCODERS, HEADS, HeadSpec, Standardise, build_head
+from fungistore.loff.head import HeadSpec, Standardise
+from fungistore.loff.heads import build_head
+from fungistore.loff.options import HEADS
+from fungistore.loff.transformer_head import ENCODERS
 
 GRID = (4, 4)
 PATCH_HEADS = [kind for kind in HEADS if kind != "linear"]

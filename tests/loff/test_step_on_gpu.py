@@ -9,8 +9,9 @@ import torch
 
 from fake_gpu import GPU
 from fungistore.loff.augment import augment, draw
-from fungistore.loff.heads import HEADS, HeadSpec, build_head
-from fungistore.loff.options import Augmentation
+from fungistore.loff.head import HeadSpec
+from fungistore.loff.heads import build_head
+from fungistore.loff.options import HEADS, Augmentation
 from fungistore.machine.transfer import send
 
 COUNT, GRID, CHANNELS, CLASSES = 4, (5, 6), 24, 3

@@ -14,8 +14,9 @@ from torch.nn import functional
 from feature_world import make_store
 from fungistore.loff.augment import augment, draw
 from fungistore.loff.data import open_head_data
+from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
-from fungistore.loff.heads import HeadSpec, build_head
+from fungistore.loff.heads import build_head
 from fungistore.loff.options import Augmentation
 from fungistore.loff.train import train_loff
 from fungistore.matrices.cells import pooled
