@@ -40,7 +40,7 @@ def export(
 
 
 def _show(done: fungi.ExportResult) -> None:
-    matrices = ", ".join(f"{name} [{done.rows}, {dim}]" for name, dim in done.widths.items())
+    matrices = ", ".join(f"{name} {[done.rows, *shape]}" for name, shape in done.shapes.items())
     result(
         f"{', '.join(done.files)}: {matrices} of {done.dtype}; "
         f"{' + '.join(done.features)} of {done.feature_set}"

@@ -61,6 +61,6 @@ def _show(done: fungi.ImportResult) -> None:
     result(
         f"{done.store}: {done.matched} of "
         f"{counted(done.samples, 'sample has', 'samples have')} {done.feature} "
-        f"[{done.dim}] of {done.storage_dtype} in {done.feature_set}; "
+        f"[{', '.join(map(str, done.shape))}] of {done.storage_dtype} in {done.feature_set}; "
         f"{counted(done.units_done, 'unit')}"
     )
