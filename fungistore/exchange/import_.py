@@ -25,6 +25,7 @@ from fungistore.quantities import counted
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.batches import UnitBatch
 from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.feature import PATCHES
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
@@ -199,7 +200,7 @@ def _ready_array(store: Store, plan: Plan, options: ImportOptions, context: Cont
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "layout": {"unit_rows": unit_rows, "codec": codec},
-        "vectors": {"dtype": plan.array.dtype},
+        "vectors" if plan.layout is None else PATCHES: {"dtype": plan.array.dtype},
         "import": {plan.feature: plan.source},
     }
     refuse_mismatch(store, plan.feature_set, {plan.array.path: config})

@@ -253,11 +253,11 @@ def said(sets: Mapping[str, DataSet]) -> str:
     return ", ".join(keys[:KEYS_SHOWN]) + (", ..." if len(keys) > KEYS_SHOWN else "")
 
 
-def refuse_unreadable(path: Path, what: str, error: BaseException) -> UsageError:
+def refuse_unreadable(path: Path, what: str, error: BaseException, more: str = "") -> UsageError:
     """Return the error of a file that is not of the format that it should be."""
     return UsageError(
         f"the file cannot be read as {what}",
         where=path,
         found=str(error).partition("\n")[0] or type(error).__name__,
-        hint="copy or save it again; of another kind, say so with --format",
+        hint=f"copy or save it again; of another kind, say so with --format{more}",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fungistore.exchange.table import ColumnNames
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.durable import file_digest
 
-Arrays = Mapping[str, zarr.Array[Any]]
+OWN_FOLDER = "; of a group, the folder of one array can be named, with --format zarr"
 
 
 class ZarrFolder(NamedArrays):
@@ -48,7 +48,7 @@ class ZarrFolder(NamedArrays):
                 sets = {"": opened} if isinstance(opened, zarr.Array) else _members(opened)
         except Exception as error:  # zarr has errors of its own; JSON, codecs and types have theirs
             raise_unreadable(error)
-            raise refuse_unreadable(path, "zarr", error) from error
+            raise refuse_unreadable(path, "zarr", error, OWN_FOLDER) from error
         if "" in sets and key is not None:
             raise UsageError(
                 "the folder is one array, which has no name",
@@ -84,14 +84,15 @@ def _members(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
 
 def _refuse_links(folder: Path) -> None:
     """Refuse a link among the files: its bytes could be those of any file of this machine."""
-    for file in _files(folder):
-        if file.is_symlink():
-            raise UsageError(
-                "a file of the array is a link to another place",
-                where=file,
-                expected="files that are in the folder themselves",
-                hint="copy it with cp -rL",
-            )
+    for where, folders, files in os.walk(folder):
+        for path in (Path(where, name) for name in [*folders, *files]):
+            if path.is_symlink():
+                raise UsageError(
+                    "a part of the array is a link to another place",
+                    where=path,
+                    expected="files that are in the folder themselves",
+                    hint="copy it with cp -rL",
+                )
 
 
 def _refuse_pickles(path: Path, name: str, array: zarr.Array[Any]) -> None:

@@ -56,7 +56,7 @@ class HeadSpec:
         kind: "deit-s", "deit-ti", "vit-xs", "attn-pool", or "linear" (of the backbone's embedding).
         in_dim: width of a patch token, or of the embedding.
         classes: number of classes.
-        grid: (h, w) of the feature map in cells; None for "linear".
+        grid: (h, w) of the feature map in cells, (1, tokens) of a sequence; None for "linear".
         init: "random", "timm" (class token, positions, blocks and final norm of timm's ImageNet
             weights), or a .safetensors file with those under timm's names.
         standardise: standardise each channel first; False is the paper's plain projection.
@@ -233,7 +233,7 @@ class TransformerHead(Head):
 
     def classify(
         self,
-        features: Float[Tensor, "b h w d"],
+        features: Float[Tensor, "b *grid d"],
         embedding: Float[Tensor, "b e"] | None = None,
         cells: Int[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b c"]:
@@ -270,7 +270,7 @@ class PoolingHead(Head):
 
     def classify(
         self,
-        features: Float[Tensor, "b h w d"],
+        features: Float[Tensor, "b *grid d"],
         embedding: Float[Tensor, "b e"] | None = None,
         cells: Int[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b c"]:
@@ -336,9 +336,9 @@ def _standardise(spec: HeadSpec, channels: int) -> nn.Module:
 
 
 def _chosen(
-    features: Float[Tensor, "b h w d"], cells: Int[Tensor, "b k"] | None
+    features: Float[Tensor, "b *grid d"], cells: Int[Tensor, "b k"] | None
 ) -> Float[Tensor, "b n d"]:
-    tokens = features.flatten(1, 2)
+    tokens = features.flatten(1, -2)
     if cells is None:
         return tokens
     return tokens.gather(1, cells[..., None].expand(-1, -1, tokens.shape[-1]))

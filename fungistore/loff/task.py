@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fungistore.evaluation.ordered import ranks_for
 from fungistore.loff.augment import augment, augment_embeddings, draw
-from fungistore.loff.data import HeadData, moments
+from fungistore.loff.data import HeadData, as_maps, moments
 from fungistore.loff.heads import Head, HeadSpec, Standardise, build_head
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import TrainOptions

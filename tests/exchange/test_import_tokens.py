@@ -237,7 +237,7 @@ def test_another_reading_of_the_same_file_is_a_mismatch(tmp_path: Path) -> None:
         (asked(), "grid"),
         (asked(grid="1x3", prefix_tokens=1), "prefix_tokens"),
         (asked(grid="2x2", channels="first"), "channels"),
-        (asked(grid="2x2", storage_dtype="float32"), "vectors.dtype"),
+        (asked(grid="2x2", storage_dtype="float32"), "patches.dtype"),
     ):
         with pytest.raises(MismatchError, match=field):
             import_features(path, tmp_path / "s", changed)
@@ -275,7 +275,7 @@ def test_units_of_vectors_that_are_too_long_for_tokens_are_refused(
     """Features of a set have the same units: tokens first, or in a set of their own."""
     monkeypatch.setattr(import_, "LARGEST_UNIT_BYTES", 1000)
     path, store = write(tmp_path / "f.npy", tokens()), tmp_path / "s"
-    np.save(tmp_path / "v.npy", tokens(ROWS, 6))
+    np.save(tmp_path / "v.npy", tokens(ROWS, 6, dtype="float32"))
     import_features(tmp_path / "v.npy", store)
     with pytest.raises(UsageError, match=r"(?s)units of 16 rows.*import patches first"):
         import_features(path, store, PATCHES)
