@@ -22,6 +22,7 @@ from fungistore.exchange.import_ import import_features
 from fungistore.exchange.options import ExportOptions, ImportOptions
 from fungistore.machine.context import Context
 from fungistore.store.store import Store
+from fungistore.verification.commands import command_for_array
 
 SUFFIXES = [".npy", ".h5", ".zarr"]
 ROWS, HEIGHT, WIDTH, DIM = 11, 3, 4, 8
@@ -267,6 +268,31 @@ def test_no_more_is_read_at_once_than_a_few_units(
     assert done.units_done == 32
     assert sum(blocks) == 2 * values.nbytes  # once to look for values that do not fit
     assert max(blocks) == 4 * row
+
+
+@pytest.mark.parametrize(
+    ("feature", "options", "flags"),
+    [
+        (
+            "patches",
+            asked(grid="2x2", prefix_tokens=1, channels="first"),
+            "patches --grid 2x2 --prefix-tokens 1 --channels first",
+        ),
+        ("patches", asked(), "patches --channels last"),
+        ("kl", ImportOptions(feature="kl"), "kl"),
+    ],
+    ids=["grid", "sequence", "vectors"],
+)
+def test_the_command_that_imports_again_reads_the_file_alike(
+    tmp_path: Path, feature: str, options: ImportOptions, flags: str
+) -> None:
+    """What fungi verify names after a repair has the flags that make the same fingerprint."""
+    values = tokens(ROWS, 5, 5) if feature == "patches" else tokens(ROWS, 5)
+    import_features(write(tmp_path / "f.npy", values), tmp_path / "s", options)
+    (array,) = Store.open(tmp_path / "s").arrays("imported").values()
+    command = command_for_array(Store.open(tmp_path / "s"), array.name, array.fingerprint)
+    expected = f"fungi import FILE {tmp_path / 's'} --feature-set imported --as {flags}"
+    assert command == expected
 
 
 def test_units_of_vectors_that_are_too_long_for_tokens_are_refused(
