@@ -110,7 +110,7 @@ def test_any_float_is_stored_as_float16_unless_asked_otherwise(
     np.testing.assert_array_equal(read(tmp_path / "s"), values.astype("float32"), strict=True)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".npy"])
 def test_a_sequence_is_folded_row_by_row_without_its_prefix(tmp_path: Path, suffix: str) -> None:
     """--grid and --prefix-tokens: what a vision transformer puts out, and what is dropped is said.
 
@@ -138,7 +138,7 @@ def test_a_sequence_is_folded_row_by_row_without_its_prefix(tmp_path: Path, suff
     np.testing.assert_array_equal(read(tmp_path / "q"), values[:, 5:].astype("float16"))
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".h5"])
 def test_channels_first_are_moved_last(tmp_path: Path, suffix: str) -> None:
     """[rows, width, h, w] of a convolution, and [rows, width, tokens]."""
     grids, sequences = tokens(ROWS, DIM, 3, 2), tokens(ROWS, DIM, 5)
@@ -163,8 +163,9 @@ def test_fortran_order_reads_the_same(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(tmp_path / "s"), values, strict=True)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("chunked", [False, True], ids=["chunks of a row", "long chunks"])
+@pytest.mark.parametrize(
+    ("suffix", "chunked"), [(".npy", False), (".h5", True), (".zarr", False), (".zarr", True)]
+)
 def test_rows_are_matched_by_id_in_any_order(
     tmp_path: Path, suffix: str, chunked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +213,7 @@ def tree(root: Path) -> dict[str, bytes]:
     return found | {"store.json": json.dumps(document).encode()}
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
 def test_a_stopped_import_continues_to_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     """Stopped between units, again and again, the store ends as that of an unbroken run."""
     path = write(tmp_path / f"f{suffix}", tokens(12, 10, DIM, dtype="float32"))
