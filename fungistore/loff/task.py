@@ -134,7 +134,7 @@ class HeadTask:
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()
         with torch.no_grad():
-            tokens, embeddings = pooled(batch.values, options.pool), batch.embeddings
+            tokens, embeddings = as_maps(pooled(batch.values, options.pool)), batch.embeddings
             if not options.augment.raw:
                 tokens, embeddings = self._head.standardised(tokens, embeddings)
             cells = None
