@@ -27,20 +27,22 @@ def export(
     """Write features, ids and labels into .npy, Parquet or HDF5.
 
     Splits come too. Blocks are divided by their norm and put side by side, as every other command
-    reads them. A .npy file gets a table of its rows beside it, NAME.samples.parquet.
+    reads them; patch tokens stay as they are. A .npy file gets a table of its rows beside it,
+    NAME.samples.parquet.
 
     \b
     Examples:
       fungi export pets.fungi pets.npy --features embeddings,kl
       fungi export pets.fungi train.h5 --split train --separate
       fungi export pets.fungi pets.parquet --features embeddings --raw
+      fungi export pets.fungi tokens.npy --features patches
     """
     done = fungi.export_features(store, file, options, overwrite=force, context=context)
     result_json(done.to_json()) if as_json else _show(done)
 
 
 def _show(done: fungi.ExportResult) -> None:
-    matrices = ", ".join(f"{name} [{done.rows}, {dim}]" for name, dim in done.widths.items())
+    matrices = ", ".join(f"{name} {[done.rows, *shape]}" for name, shape in done.shapes.items())
     result(
         f"{', '.join(done.files)}: {matrices} of {done.dtype}; "
         f"{' + '.join(done.features)} of {done.feature_set}"

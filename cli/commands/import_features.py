@@ -22,7 +22,9 @@ def import_features(
     *,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help=".npy, .parquet or .h5; rows follow each other."),
+        typer.Argument(
+            metavar="FILE...", help=".npy, .parquet, .h5 or .zarr; rows follow each other."
+        ),
     ],
     store: StorePath,
     options: fungi.ImportOptions,
@@ -30,11 +32,12 @@ def import_features(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Make a store of vectors that exist, or add them to one.
+    """Make a store of features that exist, or add them to one.
 
     Killed and run again, it continues. Rows are matched with the store's samples by id, in any
     order. Files of the reference code (`embeddings`, `targets`) and of `fungi export` need no
-    flags; a name that ends with train, val or test gives the split.
+    flags; a name that ends with train, val or test gives the split. Patch tokens are [rows, h, w,
+    width] or [rows, tokens, width].
 
     \b
     Examples:
@@ -42,6 +45,7 @@ def import_features(
       fungi import train.h5 test.h5 pets.fungi
       fungi import kl-train.h5 kl-test.h5 pets.fungi --key attn_proj --as kl
       fungi import pets.parquet pets.fungi --key 'f*' --ids name --labels breed
+      fungi import tokens.npy new.fungi --as patches --grid auto --prefix-tokens 1
 
     Exit codes: 0 done, 1 failed, or every row is unusable, 2 usage, 3 done but unknown rows were
     skipped, or rows are not finite or zero, 4 other files or settings than the feature was made
@@ -61,6 +65,6 @@ def _show(done: fungi.ImportResult) -> None:
     result(
         f"{done.store}: {done.matched} of "
         f"{counted(done.samples, 'sample has', 'samples have')} {done.feature} "
-        f"[{done.dim}] of {done.storage_dtype} in {done.feature_set}; "
+        f"[{', '.join(map(str, done.shape))}] of {done.storage_dtype} in {done.feature_set}; "
         f"{counted(done.units_done, 'unit')}"
     )

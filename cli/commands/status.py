@@ -121,12 +121,8 @@ def _show(found: fungi.StoreStatus) -> None:
         )
     for feature_set in found.feature_sets:
         backbone = feature_set.backbone
-        weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]
         show_text()
-        show_text(
-            f"{feature_set.name}: {backbone.get('model', '?')} {_inputs(backbone)}, "
-            f"weights {weights}"
-        )
+        show_text(f"{feature_set.name}: {_maker(backbone)}")
         if transform := backbone.get("transform"):
             show_text("transform  " + ", ".join(f"{k} {v}" for k, v in sorted(transform.items())))
         rows = [
@@ -151,6 +147,14 @@ def _show(found: fungi.StoreStatus) -> None:
         )
     if not found.feature_sets:
         show_text("no features yet")
+
+
+def _maker(backbone: Mapping[str, Any]) -> str:
+    """Return what made features, in words."""
+    if not backbone:
+        return "imported, by a model that is not known here"
+    weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]
+    return f"{backbone.get('model', '?')} {_inputs(backbone)}, weights {weights}"
 
 
 def _inputs(backbone: Mapping[str, Any]) -> str:

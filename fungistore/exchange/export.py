@@ -20,19 +20,22 @@ from fungistore.exchange.formats import (
     Contents,
     Matrix,
     format_of,
+    row_bytes,
     rows_at_once,
 )
 from fungistore.exchange.hdf5 import write_hdf5
 from fungistore.exchange.narrowing import refuse_unfit
 from fungistore.exchange.npy import sidecar_of, write_npy
-from fungistore.exchange.options import ExportOptions, Format
+from fungistore.exchange.options import FORMATS, ExportOptions, Format
 from fungistore.exchange.parquet import write_parquet
+from fungistore.exchange.stored_tokens import open_stored_tokens
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.quantities import counted
-from fungistore.store.coverage import Mask
-from fungistore.store.disk_errors import damage_explained, disk_errors_explained
+from fungistore.store.coverage import Mask, read_rows
+from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.feature import PATCHES
 from fungistore.store.references import bank_of
 from fungistore.store.removed import read_removed
 from fungistore.store.store import Store
@@ -49,8 +52,9 @@ class ExportResult:
         files: what was written: the file, and for .npy the table beside it.
         format: of the file.
         rows: rows of the file.
-        widths: width of each matrix by its name in the file.
-        dtype: of the vectors.
+        widths: width of each matrix, or of its tokens, by its name in the file.
+        shapes: shape of a row of each.
+        dtype: of the numbers.
         unusable: rows that were left out, or kept as NaN, since a block has no finite values.
         fingerprints: of the arrays, by their name in the store, with the digests of their banks.
         contents: digests of the rows that these had; they are in the file too.
@@ -63,6 +67,7 @@ class ExportResult:
     format: Format
     rows: int
     widths: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]]
     dtype: str
     unusable: int
     fingerprints: Mapping[str, str]
@@ -108,23 +113,28 @@ def export_features(
         FungiError: a full disk.
     """
     path = Path(file)
-    kind = format_of(path, options.format)
+    kind = format_of(path, options.format, FORMATS)
     files = (path, sidecar_of(path)) if kind == "npy" else (path,)
     _refuse_existing(files, overwrite=overwrite)
     opened = Store.open(store, keep_removed=True)  # what a row is of matters to whoever reads it
-    matrix = open_features(
-        opened, options.features, pca=options.pca, feature_set=options.feature_set
-    )
-    matrices = {VECTORS: matrix}
-    if options.separate:
-        matrices = {name: matrix.subset([name]) for name in matrix.features}
+    is_tokens = PATCHES in (options.features or ())
+    if is_tokens:
+        matrix = open_stored_tokens(opened, kind, options)
+        matrices = {PATCHES: matrix}
+    else:
+        matrix = open_features(
+            opened, options.features, pca=options.pca, feature_set=options.feature_set
+        )
+        matrices = {VECTORS: matrix}
+        if options.separate:
+            matrices = {name: matrix.subset([name]) for name in matrix.features}
     selected = _selected(opened, options.split)
     usable = matrix.coverage().usable
     contents = Contents(
-        widths={name: part.dim for name, part in matrices.items()},
+        shapes={name: _row_shape(part) for name, part in matrices.items()},
         dtype=options.dtype,
         label_names=opened.manifest.labels,
-        provenance=_provenance(matrix, options),
+        provenance=_provenance(matrix, options, is_raw=options.raw or is_tokens),
     )
     if not (selected & usable).any() and not options.keep_unusable:
         raise UsageError(
@@ -162,12 +172,19 @@ def export_features(
         files=tuple(map(str, files)),
         format=kind,
         rows=count.rows,
-        widths=contents.widths,
+        widths={name: shape[-1] for name, shape in contents.shapes.items()},
+        shapes=contents.shapes,
         dtype=options.dtype,
         unusable=count.unusable,
         fingerprints=matrix.fingerprints,
         contents=contents.provenance["contents"],
     )
+
+
+def _row_shape(matrix: FeatureMatrix) -> tuple[int, ...]:
+    """Return the shape of a row: of blocks side by side, or of a sample's patch tokens."""
+    first = matrix.arrays[0].feature.row_shape
+    return (matrix.dim,) if len(first) == 1 else first
 
 
 def _refuse_existing(files: tuple[Path, ...], *, overwrite: bool) -> None:
@@ -184,7 +201,7 @@ def _refuse_existing(files: tuple[Path, ...], *, overwrite: bool) -> None:
 
 def _refuse_full_disk(path: Path, rows: int, contents: Contents) -> None:
     """Say at once what would fail late; HDF5 also breaks noisily where a disk fills up."""
-    needed = rows * sum(contents.widths.values()) * np.dtype(contents.dtype).itemsize
+    needed = rows * sum(row_bytes(s, np.dtype(contents.dtype)) for s in contents.shapes.values())
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -214,14 +231,14 @@ def _selected(store: Store, split: str | None) -> Mask:
     return mask
 
 
-def _provenance(matrix: FeatureMatrix, options: ExportOptions) -> Config:
+def _provenance(matrix: FeatureMatrix, options: ExportOptions, *, is_raw: bool) -> Config:
     return {
         "version": version("fungistore"),
         "store": matrix.store.manifest.id,
         "feature_set": matrix.feature_set,
         "features": list(matrix.features),
         "separate": options.separate,
-        "normalized": not options.raw,
+        "normalized": not is_raw,
         "split": options.split,
         "fingerprints": matrix.fingerprints,
         "contents": {name: content.digest for name, content in matrix.contents.items()},
@@ -245,9 +262,9 @@ def _blocks(
 ) -> Iterator[Block]:
     """Yield the rows to write, some whole units at a time."""
     any_matrix = next(iter(matrices.values()))
-    row_bytes = 4 * sum(matrix.dim for matrix in matrices.values())
+    size = sum(row_bytes(_row_shape(one), np.dtype("float32")) for one in matrices.values())
     unit_rows = any_matrix.unit_rows
-    step = max(1, rows_at_once(row_bytes) // unit_rows) * unit_rows
+    step = max(1, rows_at_once(size) // unit_rows) * unit_rows
     context.reporter.begin("rows", len(selected))
     for start, samples in _windows(store, step):
         context.stop_if_asked()
@@ -260,7 +277,7 @@ def _blocks(
             }
             for block in vectors.values():  # a block of an uncommitted unit proves nothing
                 block[~finite] = np.nan
-                finite &= ~np.isnan(block[:, 0])
+                finite &= ~np.isnan(block.reshape(len(block), -1)[:, 0])
             keep = wanted if options.keep_unusable else wanted & finite
             yield Block(
                 samples.filter(pa.array(keep)),
@@ -296,18 +313,18 @@ def _windows(store: Store, step: int) -> Iterator[tuple[int, pa.Table]]:
 
 
 def _read(matrix: FeatureMatrix, start: int, stop: int, *, raw: bool) -> Matrix:
-    """Return rows as float32 [stop - start, dim], NaN after the matrix's end."""
-    vectors = np.full((stop - start, matrix.dim), np.nan, np.float32)
+    """Return rows as float32 [stop - start, ...], NaN after the matrix's end; tokens are raw."""
+    shape = _row_shape(matrix)
+    vectors = np.full((stop - start, *shape), np.nan, np.float32)
     end = min(stop, matrix.rows)
     if end <= start:
         return vectors
-    if not raw:
+    if not raw and len(shape) == 1:
         vectors[: end - start] = matrix.read(start, end)
         return vectors
     column = 0
     for array in matrix.arrays:
-        with damage_explained("a chunk is damaged", f"{array.name}, rows {start} to {end}"):
-            block = array.read(start, end)
+        block = read_rows(array, start, end)
         vectors[: end - start, column : column + block.shape[1]] = block
         column += block.shape[1]
     return vectors
@@ -316,5 +333,11 @@ def _read(matrix: FeatureMatrix, start: int, stop: int, *, raw: bool) -> Matrix:
 def _cast(vectors: Matrix, dtype: str) -> Matrix:
     if np.dtype(dtype).itemsize < vectors.itemsize:
         hint = "--dtype float32, or leave out --raw"
-        refuse_unfit([vectors], dtype, flag=f"--dtype {dtype}", hint=hint, more_follow=True)
+        refuse_unfit(
+            [vectors.reshape(len(vectors), -1)],
+            dtype,
+            flag=f"--dtype {dtype}",
+            hint=hint,
+            more_follow=True,
+        )
     return vectors.astype(dtype)

@@ -1,25 +1,27 @@
-"""What the three file formats have in common: their names, what is written, how one is read."""
+"""What the file formats have in common: their names, what is written, how one is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
-from fungistore.exchange.options import Format
+from fungistore.exchange.options import ImportFormat
 from fungistore.extras import install_command
 from fungistore.fingerprint import Config
 from fungistore.sources.advice import FIND, path_hint
+from fungistore.store.feature import PATCHES
 
-SUFFIXES: Mapping[str, Format] = MappingProxyType(
-    {".npy": "npy", ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5"}
+SUFFIXES: Mapping[str, ImportFormat] = MappingProxyType(
+    {".npy": "npy", ".parquet": "parquet", ".h5": "hdf5", ".hdf5": "hdf5", ".zarr": "zarr"}
 )
 VECTORS = "embeddings"  # what the vectors are called unless they are several, as in the reference
 PROVENANCE = "fungi"  # the metadata key, or attribute, that says where a file comes from
@@ -36,6 +38,7 @@ SAMPLE_SCHEMA = pa.schema(
 )
 
 Matrix = NDArray[np.floating[Any]]
+Kind = TypeVar("Kind", bound=ImportFormat)
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ class Contents:
     """What a file is going to hold.
 
     Attributes:
-        widths: the width of each matrix by its name.
-        dtype: of the vectors, "float32" or "float16".
+        shapes: the shape of a row of each array, by the array's name.
+        dtype: of the values, "float32" or "float16".
         label_names: class names in the order of their numbers.
-        provenance: where the vectors come from.
+        provenance: where the values come from.
     """
 
-    widths: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]]
     dtype: str
     label_names: tuple[str, ...]
     provenance: Config
@@ -57,32 +60,36 @@ class Contents:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive rows of a file: samples as in `SAMPLE_SCHEMA`, and each matrix's [n, width]."""
+    """Consecutive rows of a file: samples as in `SAMPLE_SCHEMA`, and each array's [n, *shape]."""
 
     samples: pa.Table
     vectors: Mapping[str, Matrix]
 
 
-class VectorFile(Protocol):
-    """An open file with one matrix of vectors and, perhaps, words about its rows.
+class FeatureFile(Protocol):
+    """An open file with one array of features and, perhaps, words about its rows.
 
     Attributes:
         path: the file.
-        key: what the matrix is called in it; "" where it has no name.
-        rows, dim, dtype: of the matrix.
+        key: what the array is called in it; "" where it has no name.
+        rows: of the array.
+        row_shape: of one of them: (width,) of vectors.
+        dtype: of its numbers, which are floating point.
         has_samples: whether `samples` has something to say.
         provenance: what an export wrote about it, {} for other files.
         is_random_access: whether `take` works, at the cost of the rows alone.
+        remark: what to know of it before its rows are trusted; None: nothing.
     """
 
     path: Path
     key: str
     rows: int
-    dim: int
+    row_shape: tuple[int, ...]
     dtype: np.dtype[Any]
     has_samples: bool
     provenance: Config
     is_random_access: bool
+    remark: str | None
 
     def read(self, start: int, stop: int) -> Matrix:
         """Return rows [start, stop); cheapest where calls go forward."""
@@ -94,28 +101,37 @@ class VectorFile(Protocol):
         """Yield columns of text about the rows, as `fungistore.exchange.table.texts` gives them."""
 
     def content(self) -> str:
-        """Return a digest of the bytes that the vectors are read from."""
+        """Return a digest of the bytes that the array is read from."""
 
     def close(self) -> None:
         """Close the file."""
 
 
-def format_of(path: Path, named: Format | None) -> Format:
+def format_of(path: Path, named: Kind | None, formats: Sequence[Kind]) -> Kind:
     """Return the format that was named, or that the file's suffix stands for.
 
+    Args:
+        path: the file.
+        named: the format; None: by the suffix.
+        formats: those that it may have.
+
     Raises:
-        UsageError: the suffix stands for none.
+        UsageError: the suffix stands for none of them.
     """
-    found = named or SUFFIXES.get(path.suffix.lower())
-    if found is None:
-        raise UsageError(
-            "the file's name does not tell its format",
-            where=path,
-            expected=f"a name that ends in {', '.join(SUFFIXES)}",
-            found=path.suffix or "no suffix",
-            hint="name the format with --format npy, parquet or hdf5",
-        )
-    return found
+    if named is not None:
+        return named
+    found = SUFFIXES.get(path.suffix.lower())
+    for one in formats:
+        if one == found:
+            return one
+    suffixes = [suffix for suffix, kind in SUFFIXES.items() if kind in formats]
+    raise UsageError(
+        "the file's name does not tell its format",
+        where=path,
+        expected=f"a name that ends in {', '.join(suffixes)}",
+        found=path.suffix or "no suffix",
+        hint=f"name the format with --format {', '.join(formats[:-1])} or {formats[-1]}",
+    )
 
 
 def import_h5py() -> Any:
@@ -140,34 +156,76 @@ def rows_at_once(row_bytes: int) -> int:
     return max(1, READ_BYTES // max(1, row_bytes))
 
 
-def refuse_matrix(where: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise UsageError unless a shape and type are those of vectors: [n, d], floating point."""
+def row_bytes(row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Return the bytes of one row."""
+    return math.prod(row_shape) * dtype.itemsize
+
+
+def refuse_numbers(where: object, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise UsageError unless an array has rows, and these are of floating-point numbers."""
     if dtype.hasobject:
         raise UsageError(
-            "the array holds Python objects, which only pickle could read",
+            "the array holds objects, such as texts or rows of different lengths, which in .npy "
+            "only pickle could read",
             where=where,
-            expected="numbers: float16, float32 or float64",
+            expected="numbers in rows of one shape: float16, float32 or float64",
             found=f"dtype {dtype}",
-            hint="save it again with np.save(FILE, np.stack(vectors).astype('float32'))",
+            hint="save it again with np.save(FILE, np.stack(rows).astype('float32')); rows of "
+            "different lengths have no place in a store",
         )
     # numpy's float128 and bfloat16 stand-ins are not among the types that every reader knows
-    is_floating = dtype.kind == "f" and dtype.itemsize in (2, 4, 8)
-    if len(shape) != 2 or 0 in shape or not is_floating:
+    if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+        raise UsageError(
+            "the numbers of the array are no floating-point numbers",
+            where=where,
+            expected="float16, float32 or float64",
+            found=f"shape {list(shape)}, dtype {dtype}",
+            hint=_numbers_hint(dtype),
+        )
+    if not shape or 0 in shape:
+        raise UsageError(
+            "the array is empty" if shape else "the array is a single number",
+            where=where,
+            expected="a row or more",
+            found=f"shape {list(shape)}",
+            hint="save it again with all its rows",
+        )
+
+
+def _numbers_hint(dtype: np.dtype[Any]) -> str:
+    if dtype.itemsize == 2 and dtype.kind in "uiV":
+        return (
+            "16-bit words are bfloat16 perhaps, which NumPy has not: "
+            "torch.from_numpy(array.view('int16')).view(torch.bfloat16).float().numpy()"
+        )
+    return "array.astype('float32'); of quantised vectors after their scale was put back"
+
+
+def refuse_rank(file: FeatureFile, feature: str) -> None:
+    """Raise UsageError unless the rows of a file are what a feature's are.
+
+    Vectors come as [rows, width], patch tokens as [rows, h, w, width] or [rows, tokens, width].
+    """
+    found = [file.rows, *file.row_shape]
+    where = f"{file.path}, {file.key}" if file.key else file.path
+    if feature == PATCHES and len(found) not in (3, 4):
+        raise UsageError(
+            "these are no patch tokens",
+            where=where,
+            expected="[rows, h, w, width] or [rows, tokens, width]",
+            found=f"shape {found}",
+            hint=f"without --as {PATCHES}, [rows, width] are vectors",
+        )
+    if feature != PATCHES and len(found) != 2:
+        is_tokens = len(found) in (3, 4)
+        hint = "one row a sample; for other shapes: array.reshape(len(array), -1)"
         raise UsageError(
             "this is not a matrix of vectors",
             where=where,
-            expected="[rows, width], neither 0, of float16, float32 or float64",
-            found=f"shape {list(shape)}, dtype {dtype}",
-            hint=_matrix_hint(shape, is_floating=is_floating),
+            expected="[rows, width]",
+            found=f"shape {found}",
+            hint=f"--as {PATCHES}, if a row is the patch tokens of a sample" if is_tokens else hint,
         )
-
-
-def _matrix_hint(shape: tuple[int, ...], *, is_floating: bool) -> str | None:
-    if not is_floating and len(shape) == 2:
-        return "array.astype('float32'); of quantised vectors after their scale was put back"
-    if len(shape) != 2:
-        return "one row a sample; for other shapes: array.reshape(len(array), -1)"
-    return None
 
 
 def refuse_missing_file(path: Path) -> None:

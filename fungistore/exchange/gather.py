@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
-from fungistore.exchange.formats import Matrix, VectorFile, rows_at_once
+from fungistore.exchange.formats import FeatureFile, Matrix, row_bytes, rows_at_once
 from fungistore.exchange.npy import take_rows
 from fungistore.machine.context import Context
 
@@ -18,25 +18,28 @@ LONGEST_SPAN = 4  # units' worth of a file that are read at once to get one unit
 
 
 class Concatenated:
-    """Files of one width, whose rows follow each other.
+    """Files with rows of one shape, which follow each other.
 
     Raises:
-        UsageError: the widths differ.
+        UsageError: the shapes differ.
     """
 
-    def __init__(self, files: Sequence[VectorFile]) -> None:
+    def __init__(self, files: Sequence[FeatureFile]) -> None:
         self.files = files
-        self.dim = files[0].dim
+        self.row_shape = files[0].row_shape
         self._starts = np.concatenate([[0], np.cumsum([file.rows for file in files])])
         self.rows = int(self._starts[-1])
         self.dtype = max((file.dtype for file in files), key=lambda dtype: dtype.itemsize)
         for file in files:
-            if file.dim != self.dim:
+            if file.row_shape != self.row_shape:
+                one, other = (" x ".join(map(str, s)) for s in (self.row_shape, file.row_shape))
                 raise UsageError(
-                    "the files' vectors are not of the same width",
+                    "the files' rows are not of the same shape",
                     where=file.path,
-                    expected=f"{self.dim}, as in {files[0].path}",
-                    found=file.dim,
+                    expected=f"{one}, as in {files[0].path}",
+                    found=other,
+                    hint="import files of one model and one image size; sequences of different "
+                    "lengths have no place in one array",
                 )
 
     def content(self) -> list[str]:
@@ -54,7 +57,7 @@ class Concatenated:
 
     def take(self, rows: NDArray[np.int64]) -> Matrix:
         """Return some rows, in the order asked for."""
-        taken = np.empty((len(rows), self.dim), self.dtype)
+        taken = np.empty((len(rows), *self.row_shape), self.dtype)
         for file, first in zip(self.files, self._starts.tolist(), strict=False):
             mine = (rows >= first) & (rows < first + file.rows)
             if mine.any():
@@ -63,7 +66,7 @@ class Concatenated:
 
     def blocks(self, context: Context) -> Iterator[Matrix]:
         """Yield all rows in order."""
-        step = rows_at_once(self.dim * self.dtype.itemsize)
+        step = rows_at_once(row_bytes(self.row_shape, self.dtype))
         for start in range(0, self.rows, step):
             context.stop_if_asked()
             yield self.read(start, min(start + step, self.rows))
@@ -104,14 +107,14 @@ def gathering(
                     file.write(np.ascontiguousarray(block, vectors.dtype).data)
 
         def gather(rows: NDArray[np.int64]) -> Matrix:
-            found = np.full((len(rows), vectors.dim), np.nan, vectors.dtype)
+            found = np.full((len(rows), *vectors.row_shape), np.nan, vectors.dtype)
             is_there = rows >= 0
             present = rows[is_there]
             low, high = int(present.min()), int(present.max()) + 1
             if high - low <= LONGEST_SPAN * unit_rows:
                 found[is_there] = vectors.read(low, high)[present - low]
             elif is_copied:
-                found[is_there] = take_rows(copy, 0, vectors.dim, vectors.dtype, present)
+                found[is_there] = take_rows(copy, 0, vectors.row_shape, vectors.dtype, present)
             else:
                 found[is_there] = vectors.take(present)
             return found

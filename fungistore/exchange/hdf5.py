@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.exchange.formats import (
-    KEYS_SHOWN,
     PROVENANCE,
-    VECTORS,
     Block,
     Contents,
-    Matrix,
     import_h5py,
-    refuse_matrix,
     refuse_missing_file,
+    row_bytes,
 )
-from fungistore.exchange.table import ROWS, ColumnNames, texts
-from fungistore.fingerprint import Config
+from fungistore.exchange.named_arrays import (
+    LABEL_NAMES,
+    UNLABELLED,
+    NamedArrays,
+    refuse_unreadable,
+)
+from fungistore.exchange.table import ROWS, ColumnNames
 from fungistore.store.durable import file_digest, publish
 
-UNLABELLED = 2**32 - 1  # of `targets`, which are unsigned in the reference code
-LABEL_NAMES = "label_names"
 CHUNK_BYTES = 1_000_000
 
 
@@ -54,11 +53,11 @@ def _write(h5py: Any, path: Path, contents: Contents, blocks: Iterable[Block]) -
             file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(ROWS,))
         if contents.label_names:
             file["targets"].attrs["unlabelled"] = np.uint32(UNLABELLED)
-        for name, width in contents.widths.items():
-            row_bytes = width * np.dtype(contents.dtype).itemsize
-            chunks = (max(1, CHUNK_BYTES // row_bytes), width)
+        for name, shape in contents.shapes.items():
+            size = row_bytes(shape, np.dtype(contents.dtype))
+            chunks = (max(1, CHUNK_BYTES // size), *shape)
             file.create_dataset(
-                name, (0, width), contents.dtype, maxshape=(None, width), chunks=chunks
+                name, (0, *shape), contents.dtype, maxshape=(None, *shape), chunks=chunks
             )
         for block in blocks:
             _append(file["rows"], block.samples["row"].to_numpy())
@@ -77,74 +76,37 @@ def _append(dataset: Any, values: Any) -> None:
     dataset[start:] = values
 
 
-class Hdf5File:
-    """Vectors in an HDF5 file; see `VectorFile`.
+class Hdf5File(NamedArrays):
+    """Features in an HDF5 file; see `NamedArrays`.
 
     Args:
         path: the file.
-        key: the data set of the vectors; default: "embeddings", or the only matrix of floats.
+        key: the data set of the features; default: "embeddings", or the only one that can be.
+        feature: what they are imported as; None: not said.
         names: the data sets that say what the rows are.
 
     Raises:
         UsageError: h5py is not installed, the file is none, or has no such data set.
     """
 
-    is_random_access = False
-
-    def __init__(self, path: Path, key: str | None, names: ColumnNames) -> None:
+    def __init__(
+        self, path: Path, key: str | None, feature: str | None, names: ColumnNames
+    ) -> None:
         refuse_missing_file(path)
         h5py = import_h5py()
-        self.path = path
         try:
             self._file = h5py.File(path, "r")
         except OSError as error:
-            raise UsageError(
-                "the file cannot be read as HDF5",
-                where=path,
-                found=error,
-                hint="copy or save it again; of another kind, say so with --format",
-            ) from error
+            raise refuse_unreadable(path, "HDF5", error) from error
         try:
-            self._sets = _data_sets(self._file, h5py.Dataset)
-            self.key = _choose(path, self._sets, key)
-            self._vectors = self._sets[self.key]
-            for name, data in self._sets.items():
+            sets = _data_sets(self._file, h5py.Dataset)
+            for name, data in sets.items():
                 _refuse_other_files(path, name, data)
-            refuse_matrix(f"{path}, data set {self.key}", self._vectors.shape, self._vectors.dtype)
-            self.dtype = self._vectors.dtype
-            self.rows, self.dim = self._vectors.shape
-            columns = {name: data for name, data in self._sets.items() if data.ndim == 1}
-            columns.pop(LABEL_NAMES, None)
-            words = [name for name, data in columns.items() if data.dtype.kind in "OSiu"]
-            self._texts = names.find(list(columns), path, words)
-            self.has_samples = bool(self._texts)
-            self.provenance: Config = json.loads(self._file.attrs.get(PROVENANCE, "{}"))
-            self._label_names: list[str] | None = None
-            if LABEL_NAMES in self._sets and self._texts.get("label") == "targets":
-                self._label_names = self._sets[LABEL_NAMES].asstr()[:].tolist()
-                self.provenance |= {"label_names": self._label_names}
-            self._refuse_lengths()
+            provenance = json.loads(self._file.attrs.get(PROVENANCE, "{}"))
+            super().__init__(path, sets, key, feature, names, _words, provenance)
         except BaseException:
             self._file.close()
             raise
-
-    def read(self, start: int, stop: int) -> Matrix:
-        """Return rows [start, stop)."""
-        vectors: Matrix = self._vectors[start:stop]
-        return vectors
-
-    def take(self, rows: NDArray[np.int64]) -> Matrix:
-        """Return some rows: not without reading the chunks that they are in."""
-        raise NotImplementedError("rows of an HDF5 file are read in order")
-
-    def samples(self) -> Iterator[pa.Table]:
-        """Yield what the one-dimensional data sets say about the rows."""
-        for start in range(0, self.rows, ROWS):
-            columns = {
-                name: self._column(text, name, start, min(start + ROWS, self.rows))
-                for text, name in self._texts.items()
-            }
-            yield texts(pa.table(columns), self._texts, self.path)
 
     def content(self) -> str:
         """Return a digest of the whole file."""
@@ -154,43 +116,10 @@ class Hdf5File:
         """Close the file."""
         self._file.close()
 
-    def _column(self, text: str, name: str, start: int, stop: int) -> Any:
-        data = self._sets[name]
-        if data.dtype.kind in "OS":
-            try:
-                return pa.array(data.asstr()[start:stop].tolist(), pa.string())
-            except (TypeError, UnicodeDecodeError) as error:
-                raise UsageError(
-                    f"the {text}s are not text", where=f"{self.path}, data set {name}", found=error
-                ) from error
-        values = data[start:stop]
-        if text != "label" or values.dtype.kind not in "iu":
-            return pa.array(values)
-        is_known = (values.astype(np.int64) >= 0) & (values != UNLABELLED)
-        if self._label_names is None:
-            return pa.array(values, mask=~is_known)
-        numbers = values[is_known].astype(np.int64)
-        if len(numbers) and numbers.max() >= len(self._label_names):
-            raise UsageError(
-                "a target has no name",
-                where=f"{self.path}, data set {name}",
-                expected=f"0 to {len(self._label_names) - 1}, or {UNLABELLED} for none",
-                found=int(numbers.max()),
-            )
-        named = np.full(len(values), None, object)
-        named[is_known] = np.array(self._label_names, object)[numbers]
-        return pa.array(named.tolist(), pa.string())
 
-    def _refuse_lengths(self) -> None:
-        for text, name in self._texts.items():
-            if len(self._sets[name]) != self.rows:
-                raise UsageError(
-                    f"the number of {text}s differs from the number of vectors",
-                    where=f"{self.path}, data set {name}",
-                    expected=self.rows,
-                    found=len(self._sets[name]),
-                    hint=f"name another data set with --{text}s",
-                )
+def _words(data: Any, start: int, stop: int) -> list[str | None]:
+    words: list[str | None] = data.asstr()[start:stop].tolist()
+    return words
 
 
 def _data_sets(file: Any, kind: type) -> dict[str, Any]:
@@ -214,22 +143,3 @@ def _refuse_other_files(path: Path, name: str, data: Any) -> None:
             found="a virtual data set" if data.is_virtual else "external storage",
             hint="copy it into one file: h5repack, or h5py's create_dataset(name, data=old[:])",
         )
-
-
-def _choose(path: Path, sets: dict[str, Any], key: str | None) -> str:
-    matrices = [name for name, data in sets.items() if data.ndim == 2 and data.dtype.kind == "f"]
-    if key in sets:
-        return str(key)
-    if key is None and VECTORS in sets:
-        return VECTORS
-    if key is None and len(matrices) == 1:
-        return matrices[0]
-    keys = [f"{name} {list(data.shape)}" for name, data in sets.items()]
-    shown = ", ".join(keys[:KEYS_SHOWN]) + (", ..." if len(keys) > KEYS_SHOWN else "")
-    raise UsageError(
-        f"there is no data set {key!r}" if key else "the vectors cannot be chosen",
-        where=path,
-        expected=f"one of {', '.join(matrices)}" if matrices else "a matrix of floats",
-        found=shown or "no data sets",
-        hint="name it with --key",
-    )

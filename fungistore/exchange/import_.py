@@ -1,10 +1,9 @@
-"""`fungi import`: vectors that already exist become a feature set, unit by unit, resumable."""
+"""`fungi import`: features that already exist become a feature set, unit by unit, resumable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,30 +11,21 @@ from numpy.typing import NDArray
 
 from fungistore.choices import Codec
 from fungistore.errors import FungiError, UsageError
-from fungistore.exchange.formats import (
-    VectorFile,
-    format_of,
-)
-from fungistore.exchange.gather import Concatenated, gathering
-from fungistore.exchange.hdf5 import Hdf5File
+from fungistore.exchange.gather import gathering
 from fungistore.exchange.import_result import ImportResult
-from fungistore.exchange.match import FileIds, read_ids, refuse_unknown
+from fungistore.exchange.match import refuse_unknown
 from fungistore.exchange.narrowing import refuse_unfit
-from fungistore.exchange.npy import NpyFile
 from fungistore.exchange.options import ImportOptions
-from fungistore.exchange.origin import joined_origin
-from fungistore.exchange.parquet import ParquetVectors
-from fungistore.exchange.samples import ImportedSamples, name_rows
-from fungistore.exchange.table import ColumnNames
+from fungistore.exchange.plan import Plan, make_plan
+from fungistore.exchange.samples import ImportedSamples
 from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.powers import power_of_two_within
-from fungistore.names import out_of_order
 from fungistore.quantities import counted
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.batches import UnitBatch
 from fungistore.store.disk_errors import disk_errors_explained
-from fungistore.store.feature import EMBEDDINGS, KNOWN, Feature, vector_path
+from fungistore.store.feature import PATCHES
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
@@ -43,27 +33,8 @@ from fungistore.store.store import Store
 from fungistore.store.understood import understood
 from fungistore.store.units import LARGEST_UNIT, UnitArray
 
-FEATURE_SET = "imported"
 UNIT_BYTES = 1 << 24  # 16 MiB a unit: 100 million rows of 384 are 9,000 files, a kill costs little
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is decided before the store is touched."""
-
-    vectors: Concatenated
-    samples: ImportedSamples
-    ids: FileIds
-    feature_set: str
-    feature: str
-    dtype: str
-    source: Config  # what the vectors are made from, for the fingerprint
-    origin: Config  # what exported files were made with
-
-    @property
-    def array(self) -> str:
-        """The array's name in the feature set."""
-        return vector_path(self.feature)
+LARGEST_UNIT_BYTES = 1 << 28  # in memory a few times over, once in the type of the file
 
 
 def import_features(
@@ -74,13 +45,13 @@ def import_features(
     restart: bool = False,
     context: Context = DEFAULT,
 ) -> ImportResult:
-    """Write vectors from files into a store, continuing where it stopped.
+    """Write vectors or patch tokens from files into a store, continuing where it stopped.
 
     A new store gets the files' rows as its samples. In one that has samples, rows are matched by
     id, in any order; samples without a row stay without features.
 
     Args:
-        files: .npy, Parquet or HDF5; the rows of several follow each other.
+        files: .npy, Parquet, HDF5 or zarr; the rows of several follow each other.
         store: the store's directory; made where nothing is.
         options: what to import, and as what.
         restart: first delete the array of that name.
@@ -98,10 +69,10 @@ def import_features(
     paths = [Path(file) for file in ([files] if isinstance(files, str | Path) else files)]
     consequence = "every committed unit is kept"
     with disk_errors_explained(place.where, consequence), ExitStack() as opened:
-        plan = _plan(paths, options, opened, context)
+        plan = make_plan(paths, options, opened, context)
         if restart or not _is_begun(plan, place):
             _refuse_unfit(plan, context)
-        thing = f"features/{plan.feature_set}/{plan.array}"
+        thing = f"features/{plan.feature_set}/{plan.array.path}"
         made = Store.open_or_create(place)
         with made.writing("samples", patience=context) as listed, listed.writing(thing) as target:
             if not len(target.samples):
@@ -112,89 +83,19 @@ def import_features(
             return _import(target, plan, options, context, restart=restart)
 
 
-def _plan(paths: list[Path], options: ImportOptions, opened: ExitStack, context: Context) -> _Plan:
-    if not paths:
-        raise UsageError("no file was named", expected="at least one FILE before STORE")
-    names = ColumnNames(options.ids, options.labels, options.splits)
-    # a table of its own takes the columns that were named; the files then only have vectors
-    own_names = names if options.table is None else ColumnNames()
-    files: list[VectorFile] = []
-    for path in paths:
-        files.append(opened.enter_context(closing(open_vectors(path, options, own_names))))
-    if options.table is not None and options.order == "numbers":
-        _refuse_text_order(paths)
-    origin = joined_origin(files, context.reporter)
-    vectors = Concatenated(files)
-    samples = name_rows(files, options.table, names)
-    for remark in samples.remarks():
-        context.reporter.notice(remark)
-    ids = read_ids(samples.ids, options.table or paths[0])
-    key = files[0].key
-    exported = files[0].provenance.get("feature_set")
-    source: Config = {
-        "content": vectors.content(),
-        "key": key,
-        "dtype": vectors.dtype.name,
-        "shape": [vectors.rows, vectors.dim],
-        "ids": ids.digest,
-    }
-    return _Plan(
-        vectors=vectors,
-        samples=samples,
-        ids=ids,
-        feature_set=options.feature_set or exported or FEATURE_SET,
-        feature=options.feature or (key if key in KNOWN else EMBEDDINGS),
-        dtype=options.storage_dtype or ("float16" if vectors.dtype.itemsize == 2 else "float32"),
-        source=source,
-        origin=origin,
-    )
+def _is_begun(plan: Plan, place: StorePlace) -> bool:
+    return Store.exists(place) and plan.array.path in Store.open(place).arrays(plan.feature_set)
 
 
-def _refuse_text_order(paths: Sequence[Path]) -> None:
-    """Refuse files whose rows a table names, in an order that is not that of their numbers."""
-    wrong = out_of_order([str(path) for path in paths])
-    if wrong is not None:
-        raise UsageError(
-            "the files are numbered, and not given in the order of their numbers",
-            where=f"{wrong[0]} before {wrong[1]}",
-            expected="the rows of the files in the order of the table",
-            hint="list them by number, as $(ls -v FILES) does; --order given, if the table has "
-            "their rows as they are given",
-        )
-
-
-def open_vectors(path: Path, options: ImportOptions, names: ColumnNames) -> VectorFile:
-    """Open a file of any format; `names` are the columns that say what its rows are.
-
-    Raises:
-        UsageError: it has no such vectors.
-    """
-    kind = format_of(path, options.format)
-    if kind == "hdf5":
-        return Hdf5File(path, options.key, names)
-    if kind == "parquet":
-        return ParquetVectors(path, options.key, names)
-    if options.key is not None:
-        raise UsageError(
-            "a .npy file holds one matrix, which has no name",
-            where="--key",
-            found=options.key,
-            hint="leave out --key",
-        )
-    return NpyFile(path, names)
-
-
-def _is_begun(plan: _Plan, place: StorePlace) -> bool:
-    return Store.exists(place) and plan.array in Store.open(place).arrays(plan.feature_set)
-
-
-def _refuse_unfit(plan: _Plan, context: Context) -> None:
+def _refuse_unfit(plan: Plan, context: Context) -> None:
     """Refuse values that the storage type has no room for, before the first unit is written."""
-    if np.dtype(plan.dtype).itemsize < plan.vectors.dtype.itemsize:
-        hint = "scale the vectors: their length does not matter to the other commands"
-        if plan.dtype == "float16":
-            hint = f"--storage-dtype float32, or {hint}"
-        refuse_unfit(plan.vectors.blocks(context), plan.dtype, flag="--storage-dtype", hint=hint)
+    dtype = plan.array.dtype
+    if np.dtype(dtype).itemsize < plan.files.dtype.itemsize:
+        hints = ["--storage-dtype float32"] if dtype == "float16" else []
+        if plan.layout is None:
+            hints.append("scale the vectors: their length does not matter to the other commands")
+        hint = ", or ".join(hints) or "scale the tokens, all of them by one number"
+        refuse_unfit(plan.flat_blocks(context), dtype, flag="--storage-dtype", hint=hint)
 
 
 def _add_samples(store: Store, samples: ImportedSamples) -> None:
@@ -208,7 +109,7 @@ def _add_samples(store: Store, samples: ImportedSamples) -> None:
 
 def _import(
     store: Store,
-    plan: _Plan,
+    plan: Plan,
     options: ImportOptions,
     context: Context,
     *,
@@ -216,16 +117,16 @@ def _import(
 ) -> ImportResult:
     wanted = plan.ids.rows_of(store.samples)
     matched = int((wanted >= 0).sum())
-    unknown = plan.vectors.rows - matched
+    unknown = plan.files.rows - matched
     if unknown:
-        known = np.zeros(plan.vectors.rows, bool)
+        known = np.zeros(plan.files.rows, bool)
         known[wanted[wanted >= 0]] = True
         if options.unknown == "refuse" or not matched:
             refuse_unknown(plan.samples.ids(), known, matched, store.where)
         context.reporter.notice(
             f"{counted(unknown, 'row has', 'rows have')} ids that the store does not know: skipped"
         )
-    if restart and plan.array in store.arrays(plan.feature_set):
+    if restart and plan.array.path in store.arrays(plan.feature_set):
         _remove(store, plan, context)
     array = _ready_array(store, plan, options, context)
     last = _last_rows(wanted, array.unit_rows)
@@ -252,9 +153,10 @@ def _import(
         store=store.where,
         feature_set=plan.feature_set,
         feature=plan.feature,
-        rows=plan.vectors.rows,
-        dim=plan.vectors.dim,
-        storage_dtype=plan.dtype,
+        rows=plan.files.rows,
+        dim=plan.array.row_shape[-1],
+        shape=plan.array.row_shape,
+        storage_dtype=plan.array.dtype,
         samples=len(wanted),
         matched=matched,
         unknown=unknown,
@@ -268,15 +170,15 @@ def _import(
     )
 
 
-def _remove(store: Store, plan: _Plan, context: Context) -> None:
-    array = store.arrays(plan.feature_set)[plan.array]
+def _remove(store: Store, plan: Plan, context: Context) -> None:
+    array = store.arrays(plan.feature_set)[plan.array.path]
     rows = sum(commit.rows for commit in array.commits().values())
     context.reporter.notice(f"--restart: deleting {array.name} ({counted(rows, 'row')})")
     store.remove_arrays([array])
     store.remove_unused_setups()
 
 
-def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Context) -> UnitArray:
+def _ready_array(store: Store, plan: Plan, options: ImportOptions, context: Context) -> UnitArray:
     """Return the array to write, made or lengthened as needed.
 
     Raises:
@@ -294,19 +196,20 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
         neighbour = next(iter(existing.values()))
         unit_rows = options.unit_rows or neighbour.unit_rows
         codec = store.setups.config(neighbour.fingerprint).get("layout", {}).get("codec", codec)
+    _refuse_huge_units(plan, unit_rows)
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "layout": {"unit_rows": unit_rows, "codec": codec},
-        "vectors": {"dtype": plan.dtype},
+        "vectors" if plan.layout is None else PATCHES: {"dtype": plan.array.dtype},
         "import": {plan.feature: plan.source},
     }
-    refuse_mismatch(store, plan.feature_set, {plan.array: config})
-    array = existing.get(plan.array)
+    refuse_mismatch(store, plan.feature_set, {plan.array.path: config})
+    array = existing.get(plan.array.path)
     if array is None:
         store.setups.freeze(config, {}, {"made": plan.origin} if plan.origin else {})
         array = store.create_array(
             plan.feature_set,
-            Feature(plan.array, (plan.vectors.dim,), plan.dtype),
+            plan.array,
             rows=len(store.samples),
             unit_rows=unit_rows,
             codec=codec,
@@ -316,10 +219,23 @@ def _ready_array(store: Store, plan: _Plan, options: ImportOptions, context: Con
     return array
 
 
-def _unit_rows(plan: _Plan) -> int:
+def _refuse_huge_units(plan: Plan, unit_rows: int) -> None:
+    """Units of a set of vectors alone can be too long for tokens that come later."""
+    size = unit_rows * plan.array.row_bytes
+    if unit_rows > 1 and size > LARGEST_UNIT_BYTES:
+        raise UsageError(
+            f"a unit of {plan.feature} would have {size / 1e9:.1f} GB",
+            where=f"feature set {plan.feature_set!r}, units of {counted(unit_rows, 'row')}",
+            expected=f"at most {LARGEST_UNIT_BYTES / 1e9:.1f} GB",
+            hint=f"import {plan.feature} first, and the other features into its set; or into a "
+            "set of its own with --feature-set OTHER; or give a smaller --unit-rows",
+        )
+
+
+def _unit_rows(plan: Plan) -> int:
     """Return the largest power of two whose rows are at most `UNIT_BYTES`, and not all padding."""
-    rows = UNIT_BYTES // (plan.vectors.dim * np.dtype(plan.dtype).itemsize)
-    enough = 1 << (plan.vectors.rows - 1).bit_length()
+    rows = UNIT_BYTES // plan.array.row_bytes
+    enough = 1 << (plan.files.rows - 1).bit_length()
     return min(LARGEST_UNIT, enough, power_of_two_within(rows))
 
 
@@ -334,7 +250,7 @@ def _last_rows(wanted: NDArray[np.int64], unit_rows: int) -> list[int]:
 
 def _write(
     store: Store,
-    plan: _Plan,
+    plan: Plan,
     array: UnitArray,
     wanted: NDArray[np.int64],
     last: list[int],
@@ -356,7 +272,7 @@ def _write(
     context.reporter.begin("units", len(units), done=len(units) - len(to_do))
     scratch = store.backend.scratch()
     with (
-        gathering(plan.vectors, wanted, array.unit_rows, scratch, context) as gather,
+        gathering(plan.files, wanted, array.unit_rows, scratch, context) as gather,
         UnitBatch(array, lambda _: context.reporter.advance(1)) as batch,
     ):
         for unit in to_do:
@@ -364,7 +280,7 @@ def _write(
             start = unit * array.unit_rows
             rows = wanted[start : start + last[unit]]
             with np.errstate(over="ignore"):
-                block = gather(rows).astype(plan.dtype)
+                block = plan.arranged(gather(rows)).astype(plan.array.dtype)
             names = store.samples.rows(start, start + len(rows))
             ids = digest_ids(sample["id"] for sample in names)
             batch.add(unit, block, ids, failed=int((rows < 0).sum()))

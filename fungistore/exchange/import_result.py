@@ -13,12 +13,13 @@ class ImportResult:
     Attributes:
         store: the store's directory.
         feature_set: name of the feature set.
-        feature: what the vectors are in it.
+        feature: what the rows are in it.
         rows: rows of the files.
-        dim: width of the vectors.
+        dim: width of the vectors, or of a token.
+        shape: of a row in the store.
         storage_dtype: their type in the store.
         samples: samples of the store.
-        matched: samples that have a vector now.
+        matched: samples that have a row now.
         unknown: rows that were skipped, since the store does not know their ids.
         nan_rows: of the matched, those with a NaN.
         inf_rows: of the matched, those with an infinity.
@@ -35,6 +36,7 @@ class ImportResult:
     feature: str
     rows: int
     dim: int
+    shape: tuple[int, ...]
     storage_dtype: str
     samples: int
     matched: int

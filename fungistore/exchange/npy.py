@@ -1,4 +1,4 @@
-"""`.npy`: the matrix alone, and a Parquet table of its rows beside it, `NAME.samples.parquet`.
+"""`.npy`: the array alone, and a Parquet table of its rows beside it, `NAME.samples.parquet`.
 
 Two files cannot appear at once. The table therefore holds a digest of its matrix, so that a pair
 that does not belong together is noticed when it is read.
@@ -26,8 +26,9 @@ from fungistore.exchange.formats import (
     Block,
     Contents,
     Matrix,
-    refuse_matrix,
     refuse_missing_file,
+    refuse_numbers,
+    row_bytes,
 )
 from fungistore.exchange.table import ColumnNames, read_parquet_table
 from fungistore.fingerprint import Config
@@ -47,16 +48,16 @@ def sidecar_of(path: Path) -> Path:
 
 
 def write_npy(path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
-    """Write the matrix and its table; each of them appears whole or not at all.
+    """Write the array and its table; each of them appears whole or not at all.
 
     Raises:
         UsageError: there is more than one matrix to write.
     """
-    if len(contents.widths) > 1:
+    if len(contents.shapes) > 1:
         raise UsageError(
             "a .npy file holds one matrix",
             where="--separate",
-            found=", ".join(contents.widths),
+            found=", ".join(contents.shapes),
             hint="leave out --separate, or export to .h5 or .parquet",
         )
     sidecar = sidecar_of(path)
@@ -64,13 +65,13 @@ def write_npy(path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
 
 
 def _write(path: Path, sidecar: Path, contents: Contents, blocks: Iterable[Block]) -> None:
-    ((name, width),) = contents.widths.items()
+    ((name, shape),) = contents.shapes.items()
     state = hashlib.blake2b(digest_size=16)
     document = contents.provenance | {"label_names": contents.label_names}
     schema = SAMPLE_SCHEMA.with_metadata({PROVENANCE: json.dumps(document)})
     rows = 0
     with path.open("wb") as file, pq.ParquetWriter(sidecar, schema, compression="zstd") as table:
-        file.write(_header(rows, width, contents.dtype))
+        file.write(_header(rows, shape, contents.dtype))
         for block in blocks:
             data = np.ascontiguousarray(block.vectors[name]).data
             file.write(data)
@@ -79,40 +80,42 @@ def _write(path: Path, sidecar: Path, contents: Contents, blocks: Iterable[Block
             rows += len(block.samples)
         table.add_key_value_metadata({MATRIX: state.hexdigest()})
         file.seek(0)
-        file.write(_header(rows, width, contents.dtype))
+        file.write(_header(rows, shape, contents.dtype))
 
 
-def _header(rows: int, width: int, dtype: str) -> bytes:
+def _header(rows: int, shape: tuple[int, ...], dtype: str) -> bytes:
     """Return a header whose length does not depend on the rows: NumPy leaves them space to grow."""
     buffer = io.BytesIO()
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(dtype).newbyteorder("<")),
         "fortran_order": False,
-        "shape": (rows, width),
+        "shape": (rows, *shape),
     }
     np.lib.format.write_array_header_1_0(buffer, header)
     return buffer.getvalue()
 
 
 class NpyFile:
-    """A matrix in a .npy file; see `VectorFile`. Its rows are read from the table beside it.
+    """An array in a .npy file; see `FeatureFile`. Its samples are those of the table beside it.
 
     Raises:
-        UsageError: the file is none, is damaged, or holds something else than vectors; the table
-            beside it was written with another matrix.
+        UsageError: the file is none, is damaged, or holds no floating-point numbers; the table
+            beside it was written with another array.
     """
 
     key = ""
     is_random_access = True
+    remark: str | None = None
 
     def __init__(self, path: Path, names: ColumnNames) -> None:
         refuse_missing_file(path)
         self.path = path
         self._names = names
         shape, self._fortran, self.dtype, self._offset = _read_header(path)
-        refuse_matrix(path, shape, self.dtype)
-        self.rows, self.dim = shape
-        self._bytes = self.rows * self.dim * self.dtype.itemsize
+        refuse_numbers(path, shape, self.dtype)
+        self.rows, *row_shape = shape
+        self.row_shape = tuple(row_shape)
+        self._bytes = self.rows * row_bytes(self.row_shape, self.dtype)
         if path.stat().st_size < self._offset + self._bytes:
             raise UsageError(
                 "the file ends before its matrix does",
@@ -145,7 +148,7 @@ class NpyFile:
         """Return some rows."""
         if self._fortran:
             return np.array(self._map()[rows])
-        return take_rows(self.path, self._offset, self.dim, self.dtype, rows)
+        return take_rows(self.path, self._offset, self.row_shape, self.dtype, rows)
 
     def samples(self) -> Iterator[pa.Table]:
         """Yield the rows of the table beside the matrix."""
@@ -170,23 +173,27 @@ class NpyFile:
     def _map(self) -> np.memmap[Any, np.dtype[Any]]:
         # anew for each read, so that what was read does not stay in this process's memory
         order: Literal["F", "C"] = "F" if self._fortran else "C"
-        shape = (self.rows, self.dim)
+        shape = (self.rows, *self.row_shape)
         return np.memmap(self.path, self.dtype, "r", self._offset, shape, order)
 
 
 def take_rows(
-    path: Path, offset: int, dim: int, dtype: np.dtype[Any], rows: NDArray[np.int64]
+    path: Path,
+    offset: int,
+    row_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    rows: NDArray[np.int64],
 ) -> Matrix:
-    """Return scattered rows of a C-order matrix in a file, in the order asked for.
+    """Return scattered rows of a C-order array in a file, in the order asked for.
 
     They are read one by one: mapped, each would bring its neighbours into this process's memory.
     """
-    taken = np.empty((len(rows), dim), dtype)
-    row_bytes = dim * dtype.itemsize
+    taken = np.empty((len(rows), *row_shape), dtype)
+    size = row_bytes(row_shape, dtype)
     with path.open("rb", buffering=0) as file:
         for place in np.argsort(rows):
-            file.seek(offset + int(rows[place]) * row_bytes)
-            if file.readinto(taken[place].data) != row_bytes:
+            file.seek(offset + int(rows[place]) * size)
+            if file.readinto(taken[place].data) != size:
                 raise OSError(f"{path} has become shorter")
     return taken
 

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge, Predicate
 
 from fungistore.choices import StorageDtype
 from fungistore.headings import STORAGE
 from fungistore.matrices.choices import FeatureChoice
 from fungistore.names import PlainName
 from fungistore.settings import PowerOfTwo, Setting, Settings
+from fungistore.type_words import Words
 
 Format = Literal["npy", "parquet", "hdf5"]
+ImportFormat = Literal["npy", "parquet", "hdf5", "zarr"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+IMPORT_FORMATS: tuple[ImportFormat, ...] = get_args(ImportFormat)
+TOKENS = "Patch tokens"
+GRID = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
+Grid = Annotated[
+    str,
+    Predicate(lambda text: text == "auto" or GRID.fullmatch(text) is not None),
+    Words("auto, or rows x columns such as 16x16"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +64,7 @@ class ImportOptions(Settings):
     feature: Annotated[
         PlainName | None,
         Setting(
-            "embeddings, kl, dino, simclr, ...",
+            "embeddings, kl, ..., or patches.",
             flag="--as",
             default="by the key",
             metavar="NAME",
@@ -61,7 +75,7 @@ class ImportOptions(Settings):
     key: Annotated[
         str | None,
         Setting(
-            "Data set or column of the vectors, or a pattern of columns: 'f*'.",
+            "Data set or column, or a pattern of columns: 'f*'.",
             default="the only one that can be",
             metavar="NAME",
         ),
@@ -82,7 +96,24 @@ class ImportOptions(Settings):
     splits: Annotated[str | None, Setting("Column of splits.", default="split", metavar="NAME")] = (
         None
     )
-    format: Annotated[Format | None, Setting("Of the files.", default="by the suffix")] = None
+    format: Annotated[ImportFormat | None, Setting("Of the files.", default="by the suffix")] = None
+    grid: Annotated[
+        Grid | None,
+        Setting(
+            "Fold tokens in sequence, row by row; auto: a square.",
+            default="as in the file",
+            metavar="[auto|HxW]",
+            heading=TOKENS,
+        ),
+    ] = None
+    prefix_tokens: Annotated[
+        Annotated[int, Ge(0)],
+        Setting("Tokens in front to drop: class, registers.", metavar="N", heading=TOKENS),
+    ] = 0
+    channels: Annotated[
+        Literal["first", "last"] | None,
+        Setting("Where a token's numbers are.", default="last", heading=TOKENS),
+    ] = None
     unit_rows: Annotated[
         PowerOfTwo | None,
         Setting(
@@ -93,7 +124,11 @@ class ImportOptions(Settings):
     ] = None
     storage_dtype: Annotated[
         StorageDtype | None,
-        Setting("Of the vectors.", default="nearest to the file's", heading=STORAGE),
+        Setting(
+            "Of the values.",
+            default="float16 of patches, else nearest to the file's",
+            heading=STORAGE,
+        ),
     ] = None
     order: Annotated[
         Literal["numbers", "given"],

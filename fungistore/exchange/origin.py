@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fungistore.errors import MismatchError
-from fungistore.exchange.formats import VectorFile
+from fungistore.exchange.formats import FeatureFile
 from fungistore.fingerprint import Config
 from fungistore.report import Reporter
 from fungistore.store.references import bank_of, fingerprint_of
 
 
-def joined_origin(files: Sequence[VectorFile], reporter: Reporter) -> Config:
+def joined_origin(files: Sequence[FeatureFile], reporter: Reporter) -> Config:
     """Return what a setup records of the files that it was imported from, {} of foreign ones.
 
     Args:
@@ -50,7 +50,7 @@ def joined_origin(files: Sequence[VectorFile], reporter: Reporter) -> Config:
     return {"from": joined, "banks": banks}
 
 
-def _references(file: VectorFile) -> dict[str, str]:
+def _references(file: FeatureFile) -> dict[str, str]:
     """Return what each block was made with, by its name in a feature set."""
     found = file.provenance.get("fingerprints")
     if not isinstance(found, dict):

@@ -22,8 +22,8 @@ from fungistore.exchange.formats import (
     Block,
     Contents,
     Matrix,
-    refuse_matrix,
     refuse_missing_file,
+    refuse_numbers,
     rows_at_once,
 )
 from fungistore.exchange.table import ColumnNames, read_parquet_table
@@ -42,25 +42,25 @@ def write_parquet(path: Path, contents: Contents, blocks: Iterable[Block]) -> No
 
 def _write(path: Path, contents: Contents, blocks: Iterable[Block]) -> None:
     value = pa.from_numpy_dtype(contents.dtype)
-    lists = [pa.field(name, pa.list_(value, width)) for name, width in contents.widths.items()]
+    lists = [pa.field(name, pa.list_(value, width)) for name, (width,) in contents.shapes.items()]
     document = contents.provenance | {"label_names": contents.label_names}
     schema = pa.schema([*SAMPLE_SCHEMA, *lists], {PROVENANCE: json.dumps(document)})
     # vectors do not compress, and a dictionary of their values only costs time
     codecs = dict.fromkeys(SAMPLE_SCHEMA.names, "zstd")
-    codecs |= {f"{name}.list.element": "none" for name in contents.widths}
+    codecs |= {f"{name}.list.element": "none" for name in contents.shapes}
     with pq.ParquetWriter(
         path, schema, compression=codecs, use_dictionary=["label_name", "split"]
     ) as writer:
         for block in blocks:
             columns = [*block.samples.columns]
-            for name, width in contents.widths.items():
+            for name, (width,) in contents.shapes.items():
                 values = pa.array(block.vectors[name].reshape(-1))
                 columns.append(pa.FixedSizeListArray.from_arrays(values, width))
             writer.write_table(pa.table(columns, schema=schema))
 
 
 class ParquetVectors:
-    """Vectors in a Parquet file; see `VectorFile`.
+    """Vectors in a Parquet file; see `FeatureFile`.
 
     Args:
         path: the file.
@@ -73,6 +73,7 @@ class ParquetVectors:
     """
 
     is_random_access = False
+    remark: str | None = None
 
     def __init__(self, path: Path, key: str | None, names: ColumnNames) -> None:
         refuse_missing_file(path)
@@ -105,7 +106,8 @@ class ParquetVectors:
         ]
         self._starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         self.dim = self._width(kinds[0])
-        refuse_matrix(f"{path}, column {self.key}", (self.rows, self.dim), self.dtype)
+        refuse_numbers(f"{path}, column {self.key}", (self.rows, self.dim), self.dtype)
+        self.row_shape: tuple[int, ...] = (self.dim,)
         self._at = 0
         self._ready: Matrix = np.empty((0, self.dim), self.dtype)
         self._batches: Iterator[pa.RecordBatch] = iter(())

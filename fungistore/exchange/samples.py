@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from fungistore.errors import UsageError
-from fungistore.exchange.formats import VectorFile
+from fungistore.exchange.formats import FeatureFile
 from fungistore.exchange.table import ROWS, ColumnNames, read_table
 from fungistore.location import locate
 from fungistore.quantities import counted
@@ -94,7 +94,7 @@ class ImportedSamples:
 
 
 def name_rows(
-    files: Sequence[VectorFile], table: Path | None, names: ColumnNames
+    files: Sequence[FeatureFile], table: Path | None, names: ColumnNames
 ) -> ImportedSamples:
     """Find out what is known about the rows of some files.
 

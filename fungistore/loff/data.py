@@ -19,6 +19,7 @@ from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.cells import pooled
 from fungistore.matrices.splits import Split, stratified_holdout
 from fungistore.quantities import counted
+from fungistore.store.feature import LENGTHS, PATCHES
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.removed import GONE
 from fungistore.store.samples import Rows
@@ -32,7 +33,7 @@ class HeadData:
 
     Attributes:
         feature_set: name of the feature set.
-        array: of patch tensors [N, h, w, d], or of embeddings [N, d].
+        array: of patch tensors [N, h, w, d] or [N, tokens, d], or of embeddings [N, d].
         embeddings: that are read beside patch tensors, None where they are not.
         pool: cells of a feature map are averaged over pool x pool.
         labels: of the whole sample table, -1 where unknown.
@@ -67,9 +68,16 @@ class HeadData:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Cells of a feature map after pooling; None for embeddings."""
+        """Cells of a feature map after pooling, one row of a sequence; None for embeddings."""
         shape = self.array.array.shape
+        if self.is_sequence:
+            return 1, shape[1]
         return (shape[1] // self.pool, shape[2] // self.pool) if len(shape) == 4 else None
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether tokens follow each other, and have no place in an image that is known."""
+        return self.array.array.ndim == 3
 
     def without(self, gone: Rows) -> HeadData:
         """Return the same without some test rows, whose file is gone from the source."""
@@ -127,6 +135,7 @@ def open_head_data(
             hint=f"fungi extract with --features {missing} makes them",
         )
     arrays = tuple(known[name] for name in features)
+    _refuse_padded(store, chosen, feature)
     _refuse_unpoolable(arrays[0], feature, pool)
     task = task_of(FeatureMatrix(store, chosen, features, arrays), holdout=holdout, seed=seed)
     split, labels = task.split, task.labels
@@ -160,22 +169,32 @@ def _cells(loader: PatchLoader, pool: int) -> Iterator[Float[Tensor, "n d"]]:
         yield values.flatten(0, -2).double()
 
 
-def _refuse_unpoolable(array: UnitArray, feature: str, pool: int) -> None:
-    shape = array.array.shape[1:-1]
-    if len(shape) == 1:
+def as_maps(tokens: Tensor) -> Tensor:
+    """Return tokens in sequence [b, n, d] as maps of one row [b, 1, n, d], all else as it is."""
+    return tokens[:, None] if tokens.ndim == 3 else tokens
+
+
+def _refuse_padded(store: Store, feature_set: str, feature: str) -> None:
+    if LENGTHS + feature in store.arrays(feature_set) and feature == PATCHES:
         raise UsageError(
-            "heads take feature maps, with rows and columns",
-            where=array.name,
-            found=f"sequences of {counted(shape[0], 'token')}",
+            "heads take the same number of tokens of every sample",
+            where=f"feature set {feature_set!r} of {store.where}",
+            expected="feature maps, or sequences of one length",
+            found=f"{LENGTHS}{PATCHES}: the numbers differ, and the rest is padding",
             hint="--head linear takes the embeddings",
         )
+
+
+def _refuse_unpoolable(array: UnitArray, feature: str, pool: int) -> None:
+    shape = array.array.shape[1:-1]
     if pool > 1 and (len(shape) != 2 or any(side % pool for side in shape)):
         grid = " x ".join(map(str, shape)) or "no grid"
         raise UsageError(
             f"{feature} cannot be pooled over {pool} x {pool} cells",
             where="--pool",
             expected="a divisor of the grid's sides",
-            found=f"{grid} cells",
+            found=f"{grid} cells" if len(shape) != 1 else f"a sequence of {shape[0]} tokens",
+            hint="leave out --pool" if len(shape) != 2 else f"--pool N that divides {grid}",
         )
 
 

@@ -32,7 +32,7 @@ class HeadSpec:
         kind: "deit-s", "deit-ti", "vit-xs", "attn-pool", "stat-pool", or "linear" (of embeddings).
         in_dim: width of a patch token, or of the embedding.
         classes: number of classes.
-        grid: (h, w) of the feature map in cells; None for "linear".
+        grid: (h, w) of the feature map in cells, (1, tokens) of a sequence; None for "linear".
         init: "random", "timm" (class token, positions, blocks and final norm of timm's ImageNet
             weights), or a .safetensors file with those under timm's names.
         standardise: standardise each channel first; False is the paper's plain projection.

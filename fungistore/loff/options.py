@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Predicate
@@ -113,6 +113,20 @@ class Augmentation(Settings):
         super().__post_init__()
         if self.noise is None:
             object.__setattr__(self, "noise", 0.0 if self.kind == NONE else NOISE)
+
+    def of_sequences(self) -> Augmentation:
+        """Return what is left of it for tokens that have no place in an image: noise, mixup.
+
+        Raises:
+            UsageError: spatial operations were named, or CutMix's boxes.
+        """
+        hint = "--augment none with --noise and --mixup, which need no places; or import the "
+        hint += "tokens as a grid: fungi import --grid"
+        if self.kind not in (NONE, TRIVIAL):
+            raise refusal("--augment", "none: a sequence has no rows and columns", self.kind, hint)
+        if self.cutmix:
+            raise refusal("--cutmix", "0: a sequence has no rows and columns", self.cutmix, hint)
+        return replace(self, kind=NONE)
 
     @property
     def operations(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ class QueryHead(Head):
 
     def classify(
         self,
-        features: Float[Tensor, "b h w d"],
+        features: Float[Tensor, "b *grid d"],
         embedding: Float[Tensor, "b e"] | None = None,
         cells: Int[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b c"]:

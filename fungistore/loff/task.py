@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fungistore.evaluation.ordered import ranks_for
 from fungistore.loff.augment import augment, augment_embeddings, draw
-from fungistore.loff.data import HeadData, moments
+from fungistore.loff.data import HeadData, as_maps, moments
 from fungistore.loff.head import Head, HeadSpec, Standardise
 from fungistore.loff.heads import build_head
 from fungistore.loff.loader import Batch, PatchLoader
@@ -135,7 +135,7 @@ class HeadTask:
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()
         with torch.no_grad():
-            tokens, embeddings = pooled(batch.values, options.pool), batch.embeddings
+            tokens, embeddings = as_maps(pooled(batch.values, options.pool)), batch.embeddings
             if not options.augment.raw:
                 tokens, embeddings = self._head.standardised(tokens, embeddings)
             cells = None

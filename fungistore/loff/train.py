@@ -126,6 +126,8 @@ def train_loff(
     split = say_split(data.split, context)
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
+    if data.is_sequence:
+        options = _of_sequences(options, data, context)
     run = head_run(opened, data.feature_set, name)
     spec = HeadSpec(
         kind=kind,
@@ -174,6 +176,25 @@ def train_loff(
         fingerprint=key,
         fingerprints={array.name: array.fingerprint for array in data.arrays},
     )
+
+
+def _of_sequences(options: TrainOptions, data: HeadData, context: Context) -> TrainOptions:
+    """Return settings without what needs rows and columns of tokens, and say what is left out."""
+    if options.init != "random":
+        raise UsageError(
+            "weights of image transformers have positions for a grid of tokens",
+            where=f"--init {options.init}",
+            expected="random, for a sequence",
+            found=f"{data.array.name}, {data.array.array.shape[1]} tokens a row",
+            hint="--init random; or import the tokens as a grid: fungi import --grid",
+        )
+    augment = options.augment.of_sequences()
+    if augment.kind != options.augment.kind:
+        context.reporter.notice(
+            f"--augment {options.augment.kind}: tokens in sequence have no rows and columns, so "
+            f"nothing is moved; noise of {augment.noise} is added"
+        )
+    return replace(options, augment=augment)
 
 
 def _refuse_metric(data: HeadData, options: TrainOptions) -> None:

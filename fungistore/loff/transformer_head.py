@@ -71,7 +71,7 @@ class TransformerHead(Head):
 
     def classify(
         self,
-        features: Float[Tensor, "b h w d"],
+        features: Float[Tensor, "b *grid d"],
         embedding: Float[Tensor, "b e"] | None = None,
         cells: Int[Tensor, "b k"] | None = None,
     ) -> Float[Tensor, "b c"]:

@@ -156,12 +156,14 @@ SETUP = StoredKind(
         Field("vectors", "table", "type of the stored vectors"),
         Field("gradient", "table", "target layer, seed, projection"),
         Field("views", "table", "size of the views"),
-        Field("patches", "table", "pooling of the patch tensors"),
+        Field("patches", "table", "pooling of the patch tensors; type of imported ones"),
         Field("kl, dino, simclr", "table", "the objective's parameters"),
         Field("pca", "table", "blocks, references to their arrays, rows fitted on, width"),
         Field("tokens", "table", "pooling of the gradients of patch tokens"),
         Field("bank", "table", "of a memory bank: blocks, classes, patches an image, choices"),
-        Field("import", "table", "digests of the vectors and ids that were imported"),
+        Field(
+            "import", "table", "digests of what was imported and of its ids; how tokens were read"
+        ),
     ),
     note="A setup has the tables that its array depends on and no others. Frozen before the "
     "first unit is written. Canonical JSON, BLAKE2b-128.",

@@ -8,7 +8,7 @@ import shlex
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
 from fungistore.indexing.record import IndexRecord
-from fungistore.store.feature import is_pca, kind_of, name_of
+from fungistore.store.feature import EMBEDDINGS, PATCHES, is_pca, kind_of, name_of
 from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
 
@@ -27,7 +27,7 @@ def command_for_array(store: Store, name: str, fingerprint: str) -> str:
     if kind_of(feature) == "bank" or isinstance(config.get("bank"), dict):
         return _bank(store, feature_set, name_of(feature), config)
     if "import" in config:
-        return _joined("fungi", "import", "FILE", store.where, "--feature-set", feature_set)
+        return _import(store, feature_set, name_of(feature), config)
     roots = list(dict.fromkeys(part.root for part in store.manifest.parts))
     source = roots[0] if len(roots) == 1 and os.path.exists(roots[0]) else "SOURCE"
     command = _joined("fungi", "extract", source, store.where)
@@ -42,6 +42,21 @@ def command_for_index(store: Store, feature_set: str, name: str, record: IndexRe
         chosen = ["--pca", record.pca] if record.pca else ["--features", ",".join(record.features)]
         words += [*chosen, "--factory", record.factory, "--metric", record.metric]
         words += ["--seed", record.seed]
+    return _joined(*words)
+
+
+def _import(store: Store, feature_set: str, name: str, config: Config) -> str:
+    words: list[object] = ["fungi", "import", "FILE", store.where, "--feature-set", feature_set]
+    if name != EMBEDDINGS:
+        words += ["--as", name]
+    made = config["import"]
+    source = made.get(name) if isinstance(made, dict) else None
+    if name == PATCHES and isinstance(source, dict):
+        if isinstance(grid := source.get("grid"), list):
+            words += ["--grid", "x".join(map(str, grid))]
+        if prefix := source.get("prefix_tokens"):
+            words += ["--prefix-tokens", prefix]
+        words += ["--channels", source.get("channels", "last")]
     return _joined(*words)
 
 

@@ -88,6 +88,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "settings.toml").write_text("".join(f'{k} = "{v}"\n' for k, v in settings.items()))
     vectors = np.random.default_rng(0).normal(size=(len(rows), 4)).astype(np.float32)
     np.save(folder / "pets.npy", vectors)
+    np.save(folder / "tokens.npy", vectors.repeat(5, axis=0).reshape(len(rows), 5, 4))
     columns = {"name": [row[1] for row in rows], "breed": [row[2] for row in rows]}
     columns |= {f"f{number}": vectors[:, number] for number in range(4)}
     pq.write_table(pa.table(columns), folder / "pets.parquet")

@@ -391,10 +391,13 @@ BAD_NPY: dict[str, tuple[Callable[[Path], Any], str]] = {
     "archive": (_archive, "np.savez"),
     "text": (lambda path: path.write_text("hello"), "cannot be read as .npy"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as .npy"),
-    "integers": (lambda path: np.save(path, np.zeros((3, 2), int)), r"(?s)not a matrix.*int64"),
+    "integers": (
+        lambda path: np.save(path, np.zeros((3, 2), int)),
+        r"(?s)no floating-point.*int64",
+    ),
     "cube": (lambda path: np.save(path, np.zeros((3, 2, 2))), r"(?s)not a matrix.*\[3, 2, 2\]"),
-    "no rows": (lambda path: np.save(path, np.zeros((0, 2))), "not a matrix"),
-    "complex": (lambda path: np.save(path, np.zeros((3, 2), complex)), "not a matrix"),
+    "no rows": (lambda path: np.save(path, np.zeros((0, 2))), "the array is empty"),
+    "complex": (lambda path: np.save(path, np.zeros((3, 2), complex)), "no floating-point"),
     "missing": (lambda path: None, "no such file"),
 }
 
@@ -484,7 +487,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], tuple[Path, ImportOptions]], str]] =
     ),
     "a key of integers": (
         _hdf5_case({"a": np.zeros((2, 2), int)}, ImportOptions(key="a")),
-        r"(?s)not a matrix.*data set a.*int64",
+        r"(?s)no floating-point.*data set a.*int64",
     ),
     "fewer targets": (
         _hdf5_case({"embeddings": vectors(3), "targets": [1, 2]}),
@@ -500,7 +503,7 @@ BAD_FILES: dict[str, tuple[Callable[[Path], tuple[Path, ImportOptions]], str]] =
     ),
     "key of .npy": (
         lambda folder: (_ids_case(list("abcd"))(folder)[0], ImportOptions(key="x")),
-        r"(?s)one matrix.*leave out --key",
+        r"(?s)one array.*leave out --key",
     ),
     "columns without a table": (
         lambda folder: (_ids_case(list("abcd"))(folder)[0], ImportOptions(ids="x")),
@@ -574,11 +577,11 @@ def test_without_h5py_its_package_is_named(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_any_span_of_rows_reads_the_same(tmp_path: Path, suffix: str) -> None:
     """Readers give the same rows forwards, backwards and across row groups."""
-    from fungistore.exchange.import_ import open_vectors
+    from fungistore.exchange.plan import open_file
     from fungistore.exchange.table import ColumnNames
 
     path = write(tmp_path / f"f{suffix}", vectors(), names())
-    file = open_vectors(path, ImportOptions(), ColumnNames())
+    file = open_file(path, ImportOptions(), ColumnNames())
     random = np.random.default_rng(0)
     for _ in range(200):
         start, stop = sorted(random.choice(ROWS + 1, 2, replace=False).tolist())
