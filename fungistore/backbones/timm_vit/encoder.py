@@ -147,6 +147,7 @@ class TimmViT:
             f"{config['crop_mode']} crop of {config['crop_pct']:.3g}, {numbers}{head}{left_out}",
             *([] if self.is_plain else [IN_FLOAT32]),
             *([f"weights of the file: {self.taken}"] if self.taken else []),
+            *([f"adapted by {self.adapter['method']}"] if self.adapter is not None else []),
             *(f"warning: {doubt}" for doubt in self.doubts),
         )
 
