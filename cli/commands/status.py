@@ -154,7 +154,14 @@ def _maker(backbone: Mapping[str, Any]) -> str:
     if not backbone:
         return "imported, by a model that is not known here"
     weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]
-    return f"{backbone.get('model', '?')} {_inputs(backbone)}, weights {weights}"
+    adapter = f", {_adapter(backbone['adapter'])}" if "adapter" in backbone else ""
+    return f"{backbone.get('model', '?')} {_inputs(backbone)}, weights {weights}{adapter}"
+
+
+def _adapter(adapter: Mapping[str, Any]) -> str:
+    """Return how an encoder was adapted, in words."""
+    settings = "".join(f" {name} {value}" for name, value in adapter["settings"].items())
+    return f"adapted by {adapter['method']}{settings}, {adapter['digest'][:FINGERPRINT_SHOWN]}"
 
 
 def _inputs(backbone: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What later stages keep in a store, as data: indexes, heads, evaluations."""
+"""What later stages keep in a store, as data: indexes, heads, adaptations, evaluations."""
 
 from __future__ import annotations
 
@@ -140,6 +140,45 @@ TOLD = StoredKind(
     ),
 )
 
+ADAPTATION = StoredKind(
+    "adaptations/<name>/config.json",
+    "adapt",
+    "everything that decides an adaptation's weights, frozen before the first step",
+    (
+        Field("schema", "integer", "the major version"),
+        Field("adapter", "table", "the method, and its settings"),
+        Field("backbone", "table", "the encoder that it was made for: model, hash of the weights"),
+        Field("options", "table", "the settings of the training"),
+        Field("dtype", "text", "of matrix products"),
+        Field("classes", "list of text", "class names in the order of the classifier's outputs"),
+        Field("split", "table", "where train, validation and test rows come from"),
+        Field("rows", "table", "digests of the rows and their labels; `rows.seen`: of `seen.npy`"),
+        Field("data", "table", "digests of the images"),
+    ),
+)
+
+ADAPTATION_SEEN = StoredKind(
+    "adaptations/<name>/seen.npy",
+    "adapt",
+    "of each row that it is trained or validated on, BLAKE2b-64 of its id; uint64 [n], ascending",
+)
+
+ADAPTATION_ITEMS = StoredKind(
+    "adaptations/<name>/items.npy",
+    "adapt",
+    "these rows, and the digests of their images when it was begun; uint64 [2, n]",
+)
+
+# a run is kept as that of a head
+ADAPTATION_RUN = tuple(
+    replace(
+        kind,
+        path=kind.path.replace("heads/<feature set>", "adaptations"),
+        written_by=kind.written_by.replace("train-loff", "adapt"),
+    )
+    for kind in (STATE, WEIGHTS, LOG, SPEED, EVENTS, TOLD)
+)
+
 EVALUATION = StoredKind(
     "evals/<kind>-<feature set>-<protocol>.json",
     "eval",
@@ -217,6 +256,10 @@ ARTEFACTS = (
     SPEED,
     EVENTS,
     TOLD,
+    ADAPTATION,
+    ADAPTATION_SEEN,
+    ADAPTATION_ITEMS,
+    *ADAPTATION_RUN,
     EVALUATION,
     ANSWERS,
 )
