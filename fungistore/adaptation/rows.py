@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.adapt.options import AdaptOptions
+from fungistore.adaptation.options import AdaptOptions
 from fungistore.errors import ItemError, MismatchError
 from fungistore.evaluation.task import LabelledRows, labelled_rows, with_validation
 from fungistore.fingerprint import Config, digest_array, digest_ids, digest_rows, hash_ids
@@ -152,9 +152,7 @@ def find_rows(store: Store, options: AdaptOptions, read: Items | None, reader: R
     rows = divided()
     kept = np.sort(np.concatenate([rows.split.train, rows.split.validation]))
     known = {int(row["row"]): row for row in store.samples.take(kept)}
-    return AdaptRows(
-        rows.labels, store.manifest.labels, rows.split, rows.excluded, known, items
-    )
+    return AdaptRows(rows.labels, store.manifest.labels, rows.split, rows.excluded, known, items)
 
 
 @dataclass(frozen=True)
@@ -224,4 +222,3 @@ def encode_npy(array: NDArray[Any]) -> bytes:
     buffer = BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-

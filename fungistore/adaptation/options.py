@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
+from fungistore.backbones.adapters.registry import ADAPTERS
 from fungistore.backbones.families import absolute_model
+from fungistore.errors import UsageError
+from fungistore.extraction.objective_tables import applied
 from fungistore.headings import DATA, MODEL, SPEED
 from fungistore.names import PlainName
-from fungistore.settings import Count, Positive, Setting, Settings
+from fungistore.settings import Count, Positive, Setting, Settings, build
 from fungistore.training.options import LoopOptions, ZeroToOne
+
+if TYPE_CHECKING:
+    from fungistore.backbones.adapters.adapter import Adapter
 
 AutoAugment = Literal["none", "trivial", "rand"]
 AdaptDtype = Literal["auto", "float32", "bfloat16"]
@@ -44,9 +50,7 @@ class ImageAugmentation(Settings):
     color_jitter: Annotated[
         NotNegative, Setting("Change of brightness, contrast and saturation.")
     ] = 0.0
-    auto_augment: Annotated[
-        AutoAugment, Setting("TrivialAugment or RandAugment, on top.")
-    ] = "none"
+    auto_augment: Annotated[AutoAugment, Setting("TrivialAugment or RandAugment, on top.")] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +77,11 @@ class AdaptOptions(LoopOptions):
     ] = None
     image_size: Annotated[
         Count | None,
-        Setting(
-            "Side of the model's input in pixels.", default="the model's own", heading=MODEL
-        ),
+        Setting("Side of the model's input in pixels.", default="the model's own", heading=MODEL),
     ] = None
     method: Annotated[
         str,
-        Setting(
-            "full, linear, vpt, ssf, adaptformer or lora.", metavar="NAME", heading=MODEL
-        ),
+        Setting("full, linear, vpt, ssf, adaptformer or lora.", metavar="NAME", heading=MODEL),
     ] = FULL
     settings: Annotated[
         Mapping[str, Any],
@@ -100,13 +100,13 @@ class AdaptOptions(LoopOptions):
     ] = None
     augment: ImageAugmentation = ImageAugmentation()
     batch_size: Annotated[Count, Setting("Images of a step.")] = 32
-    lr: Annotated[  # type: ignore[assignment]  # decided before the loop starts
+    lr: Annotated[
         Positive | None,
         Setting(
             "Highest learning rate of AdamW.",
             default=f"{LEARNING_RATES[FULL]} with full, else {OTHER_RATE}",
         ),
-    ] = None
+    ] = None  # type: ignore[assignment]  # decided before the loop starts
     layer_decay: Annotated[
         Scale,
         Setting("With full, each block's rate is this part of the next one's."),
@@ -126,8 +126,51 @@ class AdaptOptions(LoopOptions):
     ] = None
 
     def __post_init__(self) -> None:
-        """Check every field; a file of weights is known by its whole path."""
+        """Check every field, and the method's own; a file of weights is known by its whole path.
+
+        Raises:
+            UsageError: naming the option, what it takes and what it got.
+        """
+        if isinstance(self.method, str):
+            ADAPTERS.choose(self.method, "--method")
+        if isinstance(self.settings, list | tuple):  # METHOD.FIELD=VALUE each
+            object.__setattr__(self, "settings", _own(self.settings, self.method))
         super().__post_init__()
         object.__setattr__(self, "model", absolute_model(self.model))
         if self.weights is not None:
             object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
+        self.adapter()
+
+    @property
+    def called(self) -> str:
+        """Name of the adaptation."""
+        return self.method if self.name is None else self.name
+
+    def adapter(self) -> Adapter:
+        """Return the method with its settings.
+
+        Raises:
+            UsageError: it has none such.
+        """
+        made: Adapter = build(ADAPTERS[self.method], self.settings, self.method)
+        return made
+
+
+def _own(settings: Sequence[str], method: str) -> Mapping[str, Any]:
+    """Return the settings of a method of those that flags have given.
+
+    Raises:
+        UsageError: one is of no such form, or of another method.
+    """
+    tables = applied(settings, {}, list(ADAPTERS))
+    others = [name for name in tables if name != method]
+    if others:
+        raise UsageError(
+            "a setting of another method",
+            where=f"--set {others[0]}",
+            expected=f"settings of {method}",
+            found=", ".join(settings),
+            hint=f"--method {others[0]}, or leave it out",
+        )
+    own: Mapping[str, Any] = tables.get(method, {})
+    return own

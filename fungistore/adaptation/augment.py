@@ -18,7 +18,7 @@ from PIL import ImageEnhance
 from timm.data import auto_augment, str_to_pil_interp
 from torch import Tensor
 
-from fungistore.adapt.options import ImageAugmentation
+from fungistore.adaptation.options import ImageAugmentation
 from fungistore.modalities.image.crops import SizedFamily, crop_boxes
 from fungistore.modalities.image.pixels import Image, PixelRecipe
 from fungistore.modalities.views import ViewGroup
@@ -134,9 +134,7 @@ def _rand(image: PILImage.Image, numbers: np.ndarray) -> PILImage.Image:
     return image
 
 
-def _operation(
-    image: PILImage.Image, name: str, strength: float, chance: float
-) -> PILImage.Image:
+def _operation(image: PILImage.Image, name: str, strength: float, chance: float) -> PILImage.Image:
     argument = OPERATIONS[name]
     arguments = () if argument is None else (argument(strength, 1.0 if chance < 0.5 else -1.0),)
     done: PILImage.Image = auto_augment.NAME_TO_OP[name](

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fungistore.adapt.rows import AdaptRows, Reader
+from fungistore.adaptation.rows import AdaptRows, Reader
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import send
 from fungistore.modalities.views import ViewRecipe
@@ -82,15 +82,15 @@ class ImageLoader:
         try:
             while True:
                 while len(ahead) < MOST_LOADED and (start := next(starts, None)) is not None:
-                    stop = start + self.batch_size
-                    numbers = zip(rows[start:stop].tolist(), repeats[start:stop].tolist())
-                    drawn = [pool.submit(self._draw, epoch, row, n) for row, n in numbers]
-                    ahead.append((rows[start:stop], drawn))
+                    here = slice(start, start + self.batch_size)
+                    pairs = zip(rows[here].tolist(), repeats[here].tolist(), strict=True)
+                    drawn = [pool.submit(self._draw, epoch, row, n) for row, n in pairs]
+                    ahead.append((rows[here], drawn))
                 if not ahead:
                     return
-                here, futures = ahead.popleft()
+                numbers, futures = ahead.popleft()
                 pixels = np.stack([future.result() for future in futures])
-                yield ImageBatch(here, self._rendered(pixels))
+                yield ImageBatch(numbers, self._rendered(pixels))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
