@@ -131,7 +131,7 @@ def run_behind(layer: nn.Module, name: str, addition: nn.Module) -> None:
 
     What it returns stands for the layer's output.
     """
-    layer.add_module(name, addition)
+    layer.add_module(name, addition.train(layer.training))
     added: Any = addition
     added.hook = layer.register_forward_hook(addition)
 

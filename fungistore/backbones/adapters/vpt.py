@@ -57,7 +57,7 @@ class VPT:
             like = block.norm1.weight
             tokens = drawn(stream, bound, like, self.prompts, model.embed_dim)
             prompts = Prompts(tokens, model.num_prefix_tokens, self.dropout)
-            block.add_module(PROMPTS, prompts)
+            block.add_module(PROMPTS, prompts.train(block.training))
             block.register_forward_pre_hook(prompts.enter)
             (block if deep else blocks[-1]).register_forward_hook(prompts.leave)
 
