@@ -49,8 +49,12 @@ def adapt(
     """
     done = fungi.adapt(source, store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
-    given = {"--model": options.model, "--weights": options.weights}
-    given |= {"--image-size": options.image_size, "--adapter": done.name}
+    given = {
+        "--model": options.model,
+        "--weights": options.weights,
+        "--image-size": options.image_size,
+        "--adapter": done.name,
+    }
     words = [word for flag, value in given.items() if value for word in (flag, str(value))]
     next_step("fungi", "extract", operand(source), operand(store), *words)
     if done.failed:

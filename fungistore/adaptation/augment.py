@@ -46,7 +46,7 @@ OPERATIONS: dict[str, Callable[[float, float], float] | None] = {
     "Equalize": None,
     "Invert": None,
     "Rotate": _either(30.0),
-    "Posterize": lambda strength, _: 4 - int(strength / GREATEST * 4),
+    "Posterize": lambda strength, _: max(1, 4 - int(strength / GREATEST * 4)),  # bits
     "Solarize": lambda strength, _: 256 - min(256, int(strength / GREATEST * 256)),
     "SolarizeAdd": lambda strength, _: min(128, int(strength / GREATEST * 110)),
     "Color": _enhanced,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from fungistore.backbones.adapters.adaptation import ADAPTATIONS
 from fungistore.store.store import Store
 from fungistore.training.run_folder import RunFolder
 
-ADAPTATIONS = "adaptations"
 TABLES = ("adapter", "backbone", "options", "rows", "data", "split")  # of a configuration
 
 

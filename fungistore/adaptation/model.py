@@ -11,6 +11,7 @@ from timm.models._manipulate import group_parameters
 from torch import Tensor, nn
 
 from fungistore.adaptation.options import FULL, AdaptOptions
+from fungistore.backbones.adapters.adaptation import BACKBONE, CLASSIFIER
 from fungistore.backbones.adapters.adapter import Adapter, load_trained, trained_state
 from fungistore.backbones.encoder import Encoder
 from fungistore.randomness import Stream
@@ -18,7 +19,6 @@ from fungistore.training.checkpoint import below
 from fungistore.training.task import Tensors
 
 INITIAL_DEVIATION = 0.01  # of the classifier's weights: its first answers are nearly even
-BACKBONE, CLASSIFIER = "backbone.", "classifier."
 
 
 class AdaptedModel(nn.Module):

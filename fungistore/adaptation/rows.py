@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fungistore.adaptation.options import AdaptOptions
 from fungistore.errors import ItemError, MismatchError
 from fungistore.evaluation.task import LabelledRows, labelled_rows, with_validation
-from fungistore.fingerprint import Config, digest_array, digest_ids, digest_rows, hash_ids
+from fungistore.fingerprint import Config, digest_array, digest_ids, digest_rows
 from fungistore.machine.context import Context
 from fungistore.matrices.splits import Split
 from fungistore.modalities.modality import Modality
@@ -22,12 +22,12 @@ from fungistore.modalities.reading import read_with_digest
 from fungistore.store.coverage import Coverage
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.folder import Folder
-from fungistore.store.item_digests import FAILED, Digests
+from fungistore.store.item_digests import FAILED, UNKNOWN, Digests
 from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
-ITEMS, SEEN = "items.npy", "seen.npy"
+ITEMS = "items.npy"
 READ_AT_ONCE = 256  # items; between two of these a stop is asked for
 Sample = Mapping[str, Any]
 
@@ -50,13 +50,15 @@ class Items:
         return self.rows[self.digests == FAILED]
 
     def of(self, rows: Rows) -> Digests:
-        """Return the digests of some of the rows."""
-        return self.digests[np.searchsorted(self.rows, rows)]
+        """Return the digests of some rows; UNKNOWN of those that came later."""
+        places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
+        return np.where(self.rows[places] == rows, self.digests[places], np.uint64(UNKNOWN))
 
     def write(self, folder: Folder) -> None:
         """Keep them beside a run."""
-        table = np.stack([self.rows.astype(np.uint64), self.digests])
-        folder.publish(ITEMS, encode_npy(table))
+        buffer = BytesIO()
+        np.save(buffer, np.stack([self.rows.astype(np.uint64), self.digests]))
+        folder.publish(ITEMS, buffer.getvalue())
 
     @staticmethod
     def read(folder: Folder) -> Items:
@@ -92,10 +94,9 @@ class AdaptRows:
     samples: Mapping[int, Sample]
     items: Items
 
-    @property
-    def seen(self) -> NDArray[np.uint64]:
-        """Hashes, ascending, of the ids of all rows that the training sees."""
-        return np.sort(hash_ids(row["id"] for row in self.samples.values()))
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all rows that the training sees."""
+        return (row["id"] for row in self.samples.values())
 
     def digest(self) -> Config:
         """Return what identifies the rows and labels that are trained and validated on."""
@@ -215,10 +216,3 @@ class Reader:
                 hint="put it back, or start anew: --restart, or another --name",
             )
         return item
-
-
-def encode_npy(array: NDArray[Any]) -> bytes:
-    """Return an array as the bytes of a .npy file."""
-    buffer = BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

@@ -13,8 +13,10 @@ from fungistore.adaptation.folder import adaptation_run
 from fungistore.adaptation.memory import needs_checkpointing
 from fungistore.adaptation.model import AdaptedModel
 from fungistore.adaptation.options import FULL, LEARNING_RATES, OTHER_RATE, AdaptOptions
-from fungistore.adaptation.rows import SEEN, AdaptRows, Items, Reader, encode_npy, find_rows
+from fungistore.adaptation.rows import AdaptRows, Items, Reader, find_rows
 from fungistore.adaptation.task import AdaptTask
+from fungistore.backbones.adapters.adaptation import adapter_config, publish_seen
+from fungistore.backbones.adapters.adapter import Adapter
 from fungistore.backbones.encoder import remarks_of
 from fungistore.backbones.families import load_backbone, modality_of, spelled_model
 from fungistore.backbones.timm_vit.encoder import TimmViT
@@ -183,10 +185,13 @@ def _run(
     refuse_metric(options, data.names, data.labels[data.split.validation])
     split = say_split(data.split, context)
     adapter = options.adapter()
-    config = _config(data, encoder, options, device, stored)
+    config = _config(data, encoder, adapter, options, device, stored)
     if stored is None:
-        _begin(run, data, config)
+        data.items.write(run.folder)
+        config["rows"]["seen"] = publish_seen(run.folder, data.ids())
+        run.begin(config)
     else:
+        config["rows"]["seen"] = stored["rows"].get("seen")  # which the ids' digest decides
         fields = differences(stored, config, common=False)
         refuse_other_settings("adaptation", run.folder.where(), fields)
     model = AdaptedModel(encoder, adapter, len(data.names), options.seed)
@@ -237,12 +242,12 @@ def _run(
 def _config(
     data: AdaptRows,
     encoder: TimmViT,
+    adapter: Adapter,
     options: AdaptOptions,
     device: torch.device,
     stored: Config | None,
 ) -> Config:
     """Return everything that decides the weights."""
-    adapter: Any = options.adapter()
     dtype: str = options.dtype
     if dtype == "auto":
         fast = "bfloat16" if fast_dtype(device) == "bfloat16" else "float32"
@@ -253,7 +258,7 @@ def _config(
         del settings["layer_decay"]  # it has no effect
     return {
         "schema": SCHEMA_VERSION[0],
-        "adapter": {"method": options.method, **to_json(adapter)},
+        "adapter": adapter_config(adapter),
         "backbone": encoder.identity(),
         "options": settings | {"dtype": dtype, "lr": rate},
         "dtype": dtype,
@@ -262,13 +267,6 @@ def _config(
         "rows": data.digest(),
         "data": data.content(),
     }
-
-
-def _begin(run: RunFolder, data: AdaptRows, config: Config) -> None:
-    """Freeze the configuration, after all that it relies upon."""
-    data.items.write(run.folder)
-    run.folder.publish(SEEN, encode_npy(data.seen))
-    run.begin(config)
 
 
 def _save_memory(
