@@ -31,7 +31,7 @@ def adapt(
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Train a backbone on images, or a little beside it (VPT, SSF, LoRA).
+    """Train a backbone on images: all of it, or VPT, SSF, LoRA.
 
     It is trained with a linear classifier on its embedding, on the rows that train-loff would train
     on; test rows are not read. fungi extract --adapter NAME then makes features with it. Killed and

@@ -140,12 +140,56 @@ TOLD = StoredKind(
     ),
 )
 
+ADAPTATION = StoredKind(
+    "adaptations/<name>/config.json",
+    "adapt",
+    "everything that decides an adaptation's weights, frozen before the first step",
+    (
+        Field("schema", "integer", "the major version"),
+        Field("adapter", "table", "`method`, and its `settings`"),
+        Field("backbone", "table", "identity of the encoder that was adapted"),
+        Field("options", "table", "the settings of the training"),
+        Field("dtype", "text", "of matrix products"),
+        Field("classes", "list of text", "class names in the order of the outputs"),
+        Field("split", "table", "where train, validation and test rows come from"),
+        Field("rows", "table", "digests of these rows and their labels; `seen`, of `seen.npy`"),
+        Field("data", "table", "digests of the ids and of the images' bytes"),
+        SEAL,
+    ),
+)
+
+SEEN = StoredKind(
+    "adaptations/<name>/seen.npy",
+    "adapt",
+    "uint64 [n], ascending: a hash of the id of each row that it was trained or chosen on",
+)
+
+ITEMS = StoredKind(
+    "adaptations/<name>/items.npy",
+    "adapt",
+    "uint64 [2, n]: rows that could be trained or chosen on, and digests of their images' bytes "
+    "(1: no image), as they were before the first step",
+)
+
+OF_RUNS = tuple(
+    replace(
+        kind,
+        path=kind.path.replace("heads/<feature set>", "adaptations"),
+        written_by=kind.written_by.replace("train-loff", "adapt"),
+    )
+    for kind in (STATE, WEIGHTS, LOG, SPEED, EVENTS, TOLD)
+)
+
 EVALUATION = StoredKind(
     "evals/<kind>-<feature set>-<protocol>.json",
     "eval",
     "one evaluation; the same one again replaces it",
     (
-        Field("kind", "text", "knn, linear, cluster, retrieval, compare, loff, segment or icl"),
+        Field(
+            "kind",
+            "text",
+            "knn, linear, cluster, retrieval, compare, loff, adapted, segment or icl",
+        ),
         Field("store", "text", "the store's directory at that time"),
         Field("feature_set", "text", "its name"),
         Field("protocol", "table", "everything that decides the scores"),
@@ -217,6 +261,10 @@ ARTEFACTS = (
     SPEED,
     EVENTS,
     TOLD,
+    ADAPTATION,
+    SEEN,
+    ITEMS,
+    *OF_RUNS,
     EVALUATION,
     ANSWERS,
 )
