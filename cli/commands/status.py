@@ -123,9 +123,10 @@ def _show(found: fungi.StoreStatus) -> None:
         backbone = feature_set.backbone
         weights = str(backbone.get("weights", "?"))[:FINGERPRINT_SHOWN]
         show_text()
+        adapter = f", {_adapter(backbone['adapter'])}" if "adapter" in backbone else ""
         show_text(
             f"{feature_set.name}: {backbone.get('model', '?')} {_inputs(backbone)}, "
-            f"weights {weights}"
+            f"weights {weights}{adapter}"
         )
         if transform := backbone.get("transform"):
             show_text("transform  " + ", ".join(f"{k} {v}" for k, v in sorted(transform.items())))
@@ -151,6 +152,12 @@ def _show(found: fungi.StoreStatus) -> None:
         )
     if not found.feature_sets:
         show_text("no features yet")
+
+
+def _adapter(adapter: Mapping[str, Any]) -> str:
+    """Return how an encoder was adapted, in words."""
+    settings = "".join(f" {name} {value}" for name, value in adapter["settings"].items())
+    return f"adapted by {adapter['method']}{settings}, {adapter['digest'][:FINGERPRINT_SHOWN]}"
 
 
 def _inputs(backbone: Mapping[str, Any]) -> str:

@@ -169,12 +169,17 @@ def modality_of(model: str) -> str:
     return find_family(family).modality
 
 
-def feature_set_of(model: str) -> str:
-    """Return the name of the feature set that a model's features have unless told otherwise."""
+def feature_set_of(model: str, adapter: str | None = None) -> str:
+    """Return the name of the feature set that a model's features have unless told otherwise.
+
+    Those of an adapted one have the adaptation's name behind it.
+    """
     family, name = split_model(model)
     if Path(name).is_absolute():  # of a directory, its own name
         name = Path(name).name
     spelled = name if family == TIMM else f"{family}:{name}"
+    if adapter is not None:
+        spelled = f"{spelled}-{Path(adapter).name}"
     plain = re.sub(r"[^A-Za-z0-9._+-]+", "-", spelled.removeprefix(HUB)).strip("-.")
     return plain[-LONGEST_NAME:].lstrip("-.+") or family
 
@@ -184,6 +189,13 @@ def absolute_model(model: str) -> str:
     family, colon, name = model.partition(":")
     is_known = colon and family in FAMILIES and Path(name).expanduser().is_dir()
     return f"{family}:{Path(name).expanduser().absolute()}" if is_known else model
+
+
+def absolute_adapter(adapter: object) -> object:
+    """Return an adaptation's folder as a whole path; a name, of one in a store, as it is."""
+    if isinstance(adapter, Path) or (isinstance(adapter, str) and adapter != Path(adapter).name):
+        return str(Path(adapter).expanduser().absolute())
+    return adapter
 
 
 def load_backbone(

@@ -28,6 +28,7 @@ from fungistore.evaluation.result import (
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import named_split
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
@@ -69,6 +70,7 @@ def evaluate_cluster(
     coverage = matrix.coverage()
     is_labelled, is_usable = labels >= 0, coverage.usable
     rows = pool[(is_labelled & is_usable)[pool]]
+    refuse_seen(opened, matrix.arrays, rows)
     classes, truth = np.unique(labels[rows], return_inverse=True)
     refuse_too_few(
         "clusters are compared with classes, and there are too few",

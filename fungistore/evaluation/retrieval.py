@@ -39,6 +39,7 @@ from fungistore.evaluation.result import (
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, normalize, open_features
+from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import choose_split
 from fungistore.names import suffix_of
 from fungistore.pca.stage import refuse_leak
@@ -99,6 +100,7 @@ def evaluate_retrieval(
         search = _by_label(opened, coverage, options, context)
     else:
         search = _revisited(opened, coverage.usable, read_ground_truth(truth), truth)
+    refuse_seen(opened, matrix.arrays, search.queries)
     outside = np.setdiff1d(search.queries, search.database)
     if len(outside):
         refuse_leak(matrix, outside)

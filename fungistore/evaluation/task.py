@@ -14,6 +14,7 @@ from fungistore.evaluation.result import class_names, count_excluded
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
+from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import Split, choose_split, stratified_holdout
 from fungistore.pca.stage import refuse_leak
 from fungistore.quantities import counted
@@ -144,11 +145,12 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
         seed: of the holdout.
 
     Raises:
-        UsageError: labels are missing, one side of the split is empty, or all training rows are
-            of one class.
+        UsageError: labels are missing, one side of the split is empty, all training rows are of one
+            class, or the features' encoder was adapted on test rows.
     """
     opened, coverage = matrix.store, matrix.coverage()
     found = labelled_rows(opened, coverage, holdout=holdout, seed=seed)
+    refuse_seen(opened, matrix.arrays, found.split.test)
     present = np.unique(found.labels[(found.labels >= 0) & ~coverage.removed])
     return Task(matrix, found.labels, found.split, found.excluded, present)
 
@@ -216,6 +218,7 @@ def labelled_rows(
                 ),
                 hint="fungi status shows what is missing; fungi extract completes it",
             )
+    refuse_seen(opened, matrix.arrays, kept.test)
     present = np.unique(labels[kept.train])
     if len(present) < 2:
         raise UsageError(

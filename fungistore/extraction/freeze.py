@@ -13,6 +13,7 @@ from torch import nn
 
 from fungistore.backbones.families import modality_of
 from fungistore.errors import MismatchError, UsageError
+from fungistore.extraction.adapted import find_adaptation
 from fungistore.extraction.banks import encode_bank, stand_in
 from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
 from fungistore.extraction.features import FeatureMaker, GradientFeature
@@ -29,7 +30,7 @@ from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
 from fungistore.store.listing import refuse_other_modality
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
-from fungistore.store.setups import BANK, BANK_FILE
+from fungistore.store.setups import BANK, BANK_FILE, SEEN, SEEN_FILE
 from fungistore.store.store import Store
 
 LARGEST_CHUNK_BYTES = 1 << 30
@@ -56,7 +57,7 @@ def settle(place: StorePlace, options: ExtractOptions, *, restart: bool) -> Reso
     if store:  # before a model is loaded in vain
         refuse_other_modality(store, modality_of(options.model))
     frozen = frozen_choices(store, options.name) if store else {}
-    resolved = resolve(options, frozen)
+    resolved = resolve(options, frozen, find_adaptation(options.adapter, place))
     _refuse_huge_chunks(resolved)
     configs = array_configs(resolved)
     if store and frozen:
@@ -220,6 +221,8 @@ def setup_parts(
         name = resolved.banks[feature].name
         tensors[BANK_FILE + name] = {BANK: bank}
         banks[name] = digest_array(bank)
+    if resolved.adaptation is not None:
+        tensors[SEEN_FILE] = {SEEN: resolved.adaptation.seen}
     made = {"versions": running_versions(), "banks": banks}
     return tensors, {"options": resolved.to_options().to_config(), "made": made}
 

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from annotated_types import Ge, MinLen
 
-from fungistore.backbones.families import absolute_model, feature_set_of, modality_of
+from fungistore.backbones.families import (
+    absolute_adapter,
+    absolute_model,
+    feature_set_of,
+    modality_of,
+)
 from fungistore.choices import Codec, Crop, DecodeIn, GradientTokens, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError, did_you_mean
 from fungistore.extraction.objective_tables import applied, as_table, is_default, objective_of
@@ -40,7 +45,7 @@ TAKEN = frozenset(
     | {"vectors", "gradient", "views", "tokens"}
 )
 # settings that not every model has
-OF_FAMILIES = ("pooling", "max_length", "prompt", "statistics", "gradient_tokens")
+OF_FAMILIES = ("adapter", "pooling", "max_length", "prompt", "statistics", "gradient_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,15 @@ class ExtractOptions(ReplayChoice):
     weights: Annotated[
         str | None,
         Setting("A weights file of your own.", default="timm's download", metavar="FILE"),
+    ] = None
+    adapter: Annotated[
+        str | None,
+        Setting(
+            "What `fungi adapt` trained: a name in the store, or a folder.",
+            default="none",
+            metavar="NAME|FOLDER",
+            names="adaptation",
+        ),
     ] = None
     image_size: Annotated[
         Count | None, Setting("Side of the model's input in pixels.", default="the model's own")
@@ -266,6 +280,7 @@ class ExtractOptions(ReplayChoice):
         """
         if self.features == () and isinstance(self.model, str):
             object.__setattr__(self, "features", _usual_features(self.model))
+        object.__setattr__(self, "adapter", absolute_adapter(self.adapter))
         super().__post_init__()
         object.__setattr__(self, "model", absolute_model(self.model))
         if self.bank_from is not None and "://" not in self.bank_from:
@@ -304,7 +319,7 @@ class ExtractOptions(ReplayChoice):
     @property
     def name(self) -> str:
         """Name of the feature set."""
-        return feature_set_of(self.model) if self.feature_set is None else self.feature_set
+        return self.feature_set or feature_set_of(self.model, self.adapter)
 
     @property
     def of_the_family(self) -> Config:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fungistore.backbones.families import spelled_model
 from fungistore.errors import FungiError, MismatchError, UsageError
+from fungistore.extraction.adapted import find_adaptation
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import array_configs, frozen_choices, frozen_features
 from fungistore.extraction.loader import load_batches
@@ -107,7 +108,8 @@ def replay_extraction(
     """
     options = _options(store, arrays, choice)
     context.reporter.notice(f"loading {spelled_model(options.model)}")
-    resolved = resolve(options, frozen_choices(store, feature_set))
+    adaptation = find_adaptation(options.adapter, store.backend)
+    resolved = resolve(options, frozen_choices(store, feature_set), adaptation)
     _refuse_mismatch(store, resolved, arrays)
     fingerprints = {name: array.fingerprint for name, array in arrays.items()}
     say_other_versions(store.setups, fingerprints.values(), context.reporter)

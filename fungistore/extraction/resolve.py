@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fungistore.backbones.adapters.adaptation import Adaptation
 from fungistore.backbones.encoder import Encoder, remarks_of
 from fungistore.backbones.families import load_backbone, modality_of, refuse_untrusted
 from fungistore.backbones.whole import SQUASH, can_see_whole, dense_size, seeing_whole
@@ -80,6 +81,7 @@ class Resolved:
     unit_rows: int | None
     projection: ProjectionSpec
     choices: tuple[str, ...] = ()
+    adaptation: Adaptation | None = None
 
     def create_array(self, store: Store, spec: Feature, rows: int, config: Config) -> UnitArray:
         """Create the array of a feature in the feature set, of the unit size that was decided."""
@@ -174,27 +176,28 @@ class Resolved:
         return {name: bank for name, bank in banks.items() if bank is not None}
 
 
-def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
+def resolve(
+    options: ExtractOptions, frozen: Config, adaptation: Adaptation | None = None
+) -> Resolved:
     """Load the backbone and decide what the options leave open.
 
     Args:
         options: what the user asked for.
         frozen: flattened configuration of the feature set, {} where it is new; its decisions stay.
+        adaptation: that `options.adapter` means.
 
     Raises:
         UsageError: options that this backbone or this machine cannot serve.
     """
     device = resolve_device(options.device)
-    name = (
-        options.dtype
-        if options.dtype != "auto"
-        else frozen.get("compute.dtype") or fast_dtype(device)
-    )
+    name: str = options.dtype
+    if name == "auto":
+        name = frozen.get("compute.dtype") or fast_dtype(device)
     dtype: torch.dtype = getattr(torch, name)
     refuse_unfit(dtype, device)
     refuse_untrusted(options.model, trusted=options.trust_code)
     per_token = [name for name in gradient_features(options) if name.startswith(OF_PATCHES)]
-    options, backbone, choices = _loaded(options, frozen, dense=bool(per_token))
+    options, backbone, choices = _loaded(options, adaptation, frozen, dense=bool(per_token))
     if _sees_whole(backbone, options.crop, frozen, dense=bool(per_token)):
         backbone = seeing_whole(backbone)
         options = replace(options, crop="whole")
@@ -237,14 +240,17 @@ def resolve(options: ExtractOptions, frozen: Config) -> Resolved:
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
         projection=ProjectionSpec(options.projection, dim, out * width, options.seed, width),
         choices=choices,
+        adaptation=adaptation,
     )
 
 
 def _loaded(
-    options: ExtractOptions, frozen: Config, *, dense: bool
+    options: ExtractOptions, adaptation: Adaptation | None, frozen: Config, *, dense: bool
 ) -> tuple[ExtractOptions, Encoder, tuple[str, ...]]:
     """Load the backbone: for gradients of tokens of a size that suits them, if it takes that."""
     sized, choices = _dense_choices(options, frozen) if dense else (options, ())
+
+    own_settings = options.of_the_family | ({"adapter": adaptation} if adaptation else {})
 
     def load(image_size: int | None) -> Encoder:
         return load_backbone(
@@ -253,7 +259,7 @@ def _loaded(
             image_size=image_size,
             target_layer=options.target_layer,
             view_size=options.view_size,
-            own_settings=options.of_the_family,
+            own_settings=own_settings,
         )
 
     if choices:

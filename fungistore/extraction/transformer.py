@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from fungistore.errors import ImageError, ItemError, UsageError, refuse_text
+from fungistore.extraction.adapted import find_adaptation
 from fungistore.extraction.banks import encode_bank
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.freeze import Frozen, head_tensors, make_features
@@ -260,7 +261,7 @@ def _resolved(options: ExtractOptions) -> Resolved:
     if grids := [name for name in options.features if (name + "/").startswith(OF_PATCHES)]:
         found = ", ".join(grids)
         raise UsageError("patch tensors are no vectors", where="features", found=found)
-    resolved = resolve(options, {})
+    resolved = resolve(options, {}, find_adaptation(options.adapter, None))
     if resolved.modality.name != IMAGE:
         raise UsageError(
             "the model takes no images",

@@ -17,6 +17,7 @@ from fungistore.fingerprint import Config, digest_rows
 from fungistore.loff.loader import PatchLoader
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.cells import pooled
+from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import Split
 from fungistore.quantities import counted
 from fungistore.store.feature_sets import choose_feature_set
@@ -114,6 +115,7 @@ def open_head_data(
     _refuse_unpoolable(array, feature, pool)
     matrix = FeatureMatrix(store, chosen, (feature,), (array,))
     rows = labelled_rows(store, matrix.coverage(), holdout=holdout, seed=seed)
+    refuse_seen(store, (array,), rows.split.test)
     names = store.manifest.labels
     rows = with_validation(rows, names, validation, seed)
     return HeadData(chosen, array, pool, rows.labels, names, rows.split, rows.excluded)

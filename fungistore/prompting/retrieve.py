@@ -15,6 +15,7 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.result import LABEL_HINT, count_excluded
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import named_split
 from fungistore.pca.stage import refuse_leak
 from fungistore.prompting.items import Item, Items
@@ -207,6 +208,7 @@ def retrieve(
     excluded = count_excluded(pool, needed, coverage)
     if options.split != TRAIN:
         refuse_leak(matrix, queries)
+        refuse_seen(opened, matrix.arrays, queries)
     found = queries[coverage.usable[queries]]
     if not len(found):
         raise UsageError(

@@ -14,6 +14,7 @@ from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation.result import Evaluation, Score, Table
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
+from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import choose_split
 from fungistore.quantities import counted
 from fungistore.randomness import Stream
@@ -217,6 +218,8 @@ def _test_rows(store: Store, masks: Masks, banks: Sequence[Bank], context: Conte
             or "no test images",
             hint="fungi status shows what is missing",
         )
+    for bank in banks:
+        refuse_seen(store, bank.tokens.arrays.values(), kept)
     excluded = {reason: int(count) for reason, count in counts.items() if count}
     return _Task(kept, split.description, excluded)
 

@@ -1,4 +1,4 @@
-"""What later stages keep in a store, as data: indexes, heads, evaluations."""
+"""What later stages keep in a store, as data: indexes, heads, adaptations, evaluations."""
 
 from __future__ import annotations
 
@@ -146,32 +146,31 @@ ADAPTATION = StoredKind(
     "everything that decides an adaptation's weights, frozen before the first step",
     (
         Field("schema", "integer", "the major version"),
-        Field("adapter", "table", "`method`, and its `settings`"),
-        Field("backbone", "table", "identity of the encoder that was adapted"),
+        Field("adapter", "table", "the method, and its settings"),
+        Field("backbone", "table", "the encoder that it was made for: model, hash of the weights"),
         Field("options", "table", "the settings of the training"),
         Field("dtype", "text", "of matrix products"),
-        Field("classes", "list of text", "class names in the order of the outputs"),
+        Field("classes", "list of text", "class names in the order of the classifier's outputs"),
         Field("split", "table", "where train, validation and test rows come from"),
-        Field("rows", "table", "digests of these rows and their labels; `seen`, of `seen.npy`"),
-        Field("data", "table", "digests of the ids and of the images' bytes"),
-        SEAL,
+        Field("rows", "table", "digests of the rows and their labels; `rows.seen`: of `seen.npy`"),
+        Field("data", "table", "digests of the images"),
     ),
 )
 
-SEEN = StoredKind(
+ADAPTATION_SEEN = StoredKind(
     "adaptations/<name>/seen.npy",
     "adapt",
-    "uint64 [n], ascending: a hash of the id of each row that it was trained or chosen on",
+    "of each row that it is trained or validated on, BLAKE2b-64 of its id; uint64 [n], ascending",
 )
 
-ITEMS = StoredKind(
+ADAPTATION_ITEMS = StoredKind(
     "adaptations/<name>/items.npy",
     "adapt",
-    "uint64 [2, n]: rows that could be trained or chosen on, and digests of their images' bytes "
-    "(1: no image), as they were before the first step",
+    "these rows, and the digests of their images when it was begun; uint64 [2, n]",
 )
 
-OF_RUNS = tuple(
+# a run is kept as that of a head
+ADAPTATION_RUN = tuple(
     replace(
         kind,
         path=kind.path.replace("heads/<feature set>", "adaptations"),
@@ -262,9 +261,9 @@ ARTEFACTS = (
     EVENTS,
     TOLD,
     ADAPTATION,
-    SEEN,
-    ITEMS,
-    *OF_RUNS,
+    ADAPTATION_SEEN,
+    ADAPTATION_ITEMS,
+    *ADAPTATION_RUN,
     EVALUATION,
     ANSWERS,
 )

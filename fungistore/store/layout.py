@@ -150,7 +150,11 @@ SETUP = StoredKind(
     "everything that decides an array's values; the fingerprint is a hash of it",
     (
         Field("schema", "integer", "the major version"),
-        Field("backbone", "table", "family, model, hash of the weights, and what else makes it"),
+        Field(
+            "backbone",
+            "table",
+            "family, model, hash of the weights, adapter, and what else makes it",
+        ),
         Field("compute", "table", "precision up to the target layer, batch size"),
         Field("layout", "table", "rows of a unit, codec"),
         Field("vectors", "table", "type of the stored vectors"),
@@ -198,6 +202,13 @@ TENSORS = StoredKind(
         Field("<head>.weight", "float32 [out, E]", "a projection head"),
         Field("<head>.bias", "float32 [out]", "its bias"),
     ),
+)
+
+SEEN = StoredKind(
+    "setups/<fingerprint>/seen.safetensors",
+    "extract --adapter",
+    "which rows an adapted encoder was trained or validated on: no evaluation tests on them",
+    (Field("rows", "uint64 [n]", "BLAKE2b-64 of their ids, ascending"),),
 )
 
 BANK = StoredKind(
@@ -335,6 +346,7 @@ FILES = (
     MADE,
     CHECKSUMS,
     TENSORS,
+    SEEN,
     BANK,
     PCA,
     CENTRE,

@@ -19,6 +19,7 @@ PLACES = MappingProxyType(
         "index": ("indexes/{}/*",),
         "head": ("heads/{}/*",),
         "bank": ("features.zarr/{}/bank/*",),
+        "adaptation": ("adaptations/*",),
     }
 )
 
@@ -28,7 +29,7 @@ def names_in(store: str | Path, kind: str, feature_set: str | None = None) -> li
 
     Args:
         store: its directory; where there is none, nothing is found.
-        kind: "feature set", "feature", "pca", "index", "head" or "bank".
+        kind: "feature set", "feature", "pca", "index", "head", "bank" or "adaptation".
         feature_set: that alone; default: all.
     """
     within = "*" if feature_set is None else escape(feature_set)

@@ -33,6 +33,7 @@ CONFIG = "config.json"
 OPTIONS = "options.json"  # of what was extracted
 MADE = "made.json"  # versions and digests that are no settings
 BANK, BANK_FILE = "bank", "bank."  # a bank's tensor, and the start of its file's name
+SEEN, SEEN_FILE = "rows", "seen"  # of an adapted encoder: rows that it was trained on, by hash
 CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 DAMAGED = "a setup is missing or damaged"
 
@@ -110,6 +111,20 @@ class Setups:
             where = self._folder.at(key).where(f"{BANK_FILE}{name}.safetensors")
             raise StoreError(DAMAGED, where=where, expected=f"digest {recorded}", found=found)
         return bank
+
+    def seen(self, key: str) -> NDArray[np.uint64] | None:
+        """Return the rows that a setup's encoder was trained or chosen on; None: it was not here.
+
+        They are ascending hashes of their ids.
+
+        Raises:
+            StoreError: they are missing or damaged.
+        """
+        backbone = self.config(key).get("backbone")
+        if not isinstance(backbone, dict) or "adapter" not in backbone:
+            return None
+        with damage_explained(DAMAGED, self._folder.at(key).where(f"{SEEN_FILE}.safetensors")):
+            return self.tensors(key, SEEN_FILE)[SEEN]
 
     def reference(self, key: str) -> str:
         """Return how artefacts refer to the arrays of a setup: by it, and by its banks.

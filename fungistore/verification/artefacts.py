@@ -160,7 +160,7 @@ def _check_head(
     where, again = folder.key, f"{command} with its options and --restart"
     try:
         config = run.config()
-        problem = _wrong_head(run, config)
+        problem = wrong_run(run, config)
     except FungiError as error:
         problem = f"{error.what}: {first_line(error.found)}"
         config = None
@@ -326,7 +326,7 @@ def _stale_index(
         yield Finding("index-stale", where, expected, found, "warning", advice=advice)
 
 
-def _wrong_head(run: RunFolder, config: Config | None) -> str | None:
+def wrong_run(run: RunFolder, config: Config | None) -> str | None:
     """Return what is wrong with a run's state and weights.
 
     Raises:

@@ -40,6 +40,7 @@ FindingKind = Literal[
     "index-stale",
     "head-damaged",
     "head-stale",
+    "adaptation-damaged",
     "eval-damaged",
     "eval-stale",
     "answers-damaged",

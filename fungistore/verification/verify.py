@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
 
+from fungistore.backbones.adapters.adaptation import ADAPTATIONS
 from fungistore.errors import SchemaError, StoreError
 from fungistore.evaluation.result import EVALS
 from fungistore.indexing.record import INDEXES
@@ -20,6 +21,7 @@ from fungistore.store.masks import ANNOTATIONS
 from fungistore.store.setups import SETUPS
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.store.units import COMMITS, FEATURES
+from fungistore.verification.adaptations import check_adaptations
 from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.artefacts import check_derived, check_evals, check_heads, check_indexes
 from fungistore.verification.banks import check_banks
@@ -129,6 +131,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     findings += readable(backend, BANKS, check_banks(store, found))
     findings += readable(backend, INDEXES, check_indexes(store, found, bad, context))
     findings += readable(backend, HEADS, check_heads(store, found, bad, context))
+    findings += readable(backend, ADAPTATIONS, check_adaptations(store, context))
     findings += readable(backend, EVALS, check_evals(store, found, bad))
     findings += readable(backend, ANSWERS, check_answers(store))
     uncommitted = [*readable(backend, FEATURES, uncommitted_chunks(store, found.arrays))]

@@ -55,6 +55,7 @@ OTHER = {
     "pooling": "avg",
     "target_layer": "blocks.0.attn.proj",
     "weights_hash": "0" * 32,
+    "adapter": {"method": "ssf", "settings": {}, "digest": "0" * 32},
 }
 OTHER_TRANSFORM: dict[str, Any] = {
     "input_size": (3, 48, 48),

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fungistore.backbones.adapters.adapter import (
     Adapter,
-    layer_of,
     load_trained,
     trained_state,
 )
@@ -333,16 +332,6 @@ def test_other_tensors_are_not_put_in() -> None:
         with pytest.raises(ValueError, match="1 tensor missing, unknown or of another shape"):
             load_trained(model, wrong)
     assert all(torch.equal(kept[n], t) for n, t in trained_state(model).items())
-
-
-def test_a_parameter_lies_at_a_depth() -> None:
-    """Embeddings at 0, block i at i + 1, norms and heads behind the last block."""
-    depths = {
-        "cls_token": 0, "pos_embed": 0, "patch_embed.proj.weight": 0, "norm_pre.weight": 0,
-        "blocks.0.norm1.weight": 1, "blocks.11.attn.qkv.lora.down": 12,
-        "norm.weight": 13, "fc_norm.bias": 13, "head.weight": 13, "attn_pool.q.weight": 13,
-    }  # fmt: skip
-    assert {name: layer_of(name, 12) for name in depths} == depths
 
 
 def test_gradients_reach_all_of_an_adapter_and_nothing_else() -> None:

@@ -70,6 +70,10 @@ class Adaptation:
     config: Config
     seen: NDArray[np.uint64]
 
+    def __str__(self) -> str:
+        """Its name."""
+        return self.name
+
     @cached_property
     def digest(self) -> str:
         """Of the tensors."""
@@ -194,7 +198,7 @@ def read_adaptation(place: Folder | str | Path) -> Adaptation:
         classes=classes,
         base=config["backbone"],
         config=config,
-        seen=_read_seen(folder, config),
+        seen=read_seen(folder, config),
     )
 
 
@@ -228,7 +232,12 @@ def _best_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
         return _below(load_file(path), "best.")
 
 
-def _read_seen(folder: Folder, config: Config) -> NDArray[np.uint64]:
+def read_seen(folder: Folder, config: Config) -> NDArray[np.uint64]:
+    """Return hashes of the ids of all rows that an adaptation has seen, ascending [n].
+
+    Raises:
+        StoreError: they are missing or damaged.
+    """
     with damage_explained(DAMAGED, folder.where(SEEN)):
         data = folder.read(SEEN)
         if digest_bytes(data) != config["rows"].get("seen"):

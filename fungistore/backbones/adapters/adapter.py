@@ -18,7 +18,6 @@ from fungistore.errors import UsageError
 from fungistore.quantities import counted
 from fungistore.randomness import Stream
 
-BEHIND = ("norm", "fc_norm", "attn_pool", "head", "head_dist", "classifier", "neck")
 NAMES_SHOWN = 4
 
 
@@ -86,22 +85,6 @@ def load_trained(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])
-
-
-def layer_of(name: str, blocks: int) -> int:
-    """Return how deep in a model a parameter is, for a learning rate that decays with depth.
-
-    Args:
-        name: of the parameter.
-        blocks: how many blocks the model has.
-
-    Returns:
-        0 for embeddings, i + 1 in block i, `blocks` + 1 for the final norm and heads.
-    """
-    head, _, rest = name.partition(".")
-    if head == "blocks":
-        return int(rest.partition(".")[0]) + 1
-    return blocks + 1 if head in BEHIND else 0
 
 
 def blocks_in_line(model: Any, adapter: str) -> list[Any]:

@@ -1,7 +1,8 @@
 """timm's class-token models cut at the last block's attention output projection.
 
 The trunk ends in two vectors a view: the attended class token that enters the projection, and the
-residual stream beside it. What follows touches one token, and runs in float32.
+residual stream beside it. What follows touches one token, and runs in float32. An adapter's prompts
+are among the tokens that the class token attends to.
 """
 
 from __future__ import annotations
@@ -16,21 +17,34 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from fungistore.backbones.adapters.vpt import PROMPTS, Prompts
 from fungistore.backbones.encoder import TokenGrid
 from fungistore.modalities.views import Inputs
 
 
 def splits_class_token(model: Any, target: nn.Linear) -> bool:
-    """Whether a model pools its class token and the target is its last block's `attn.proj`."""
+    """Whether a model pools its class token and the target is its last block's `attn.proj`.
+
+    What an adapter adds may run anywhere but in the last attention, whose weights are read here.
+    """
     if type(model) is not VisionTransformer or model.global_pool != "token":
         return False
     block: Any = model.blocks[-1]
     return (
         type(block) is Block
         and type(block.attn) is Attention
+        and type(block.attn.qkv) is nn.Linear
         and model.attn_pool is None
         and target is block.attn.proj
+        and not any(map(_is_added_to, (block, block.attn, block.attn.qkv, target)))
     )
+
+
+def _is_added_to(module: nn.Module) -> bool:
+    """Whether an addition runs with a module, as its hook, other than prompts."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    additions = (getattr(hook, "__self__", hook) for hook in hooks)
+    return any(isinstance(one, nn.Module) and not isinstance(one, Prompts) for one in additions)
 
 
 class TimmSplit:
@@ -47,6 +61,7 @@ class TimmSplit:
         self._dtype = dtype
         self._to_grid = to_grid
         self._block: Any = model.blocks[-1]
+        self._prompts: Prompts | None = getattr(self._block, PROMPTS, None)
         self._patch_block = self._block
         if dtype != torch.float32:
             self._patch_block = copy.deepcopy(self._block).to(dtype)
@@ -75,7 +90,10 @@ class TimmSplit:
         the keys adds the same to all scores of a softmax and drops out.
         """
         attention = self._block.attn
-        tokens = self._block.norm1(tokens.float())
+        tokens = tokens.float()
+        if self._prompts is not None:
+            tokens = self._prompts.among(tokens)
+        tokens = self._block.norm1(tokens)
         heads = (attention.num_heads, attention.head_dim)
         weight = attention.qkv.weight.unflatten(0, (3, *heads))
         bias = torch.zeros_like(weight[..., 0])

@@ -57,6 +57,8 @@ class TimmViT:
         left_out: heads and projections of the stored weights that the model has no place for.
         doubts: what could not be told for certain of the weights.
         taken: which of several encoders in a file the weights are, in words.
+        adapter: what was trained of it, or added to it, by `fungi adapt`: method, settings and
+            digest; None: it is as its weights were stored.
         dtype: type of pixels that the module takes; `prepare_trunk` changes it.
     """
 
@@ -79,6 +81,7 @@ class TimmViT:
     left_out: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     taken: str = ""
+    adapter: Config | None = None
     dtype: torch.dtype = field(default=torch.float32, init=False)
 
     family: ClassVar[str] = "timm"
@@ -144,11 +147,13 @@ class TimmViT:
             f"{config['crop_mode']} crop of {config['crop_pct']:.3g}, {numbers}{head}{left_out}",
             *([] if self.is_plain else [IN_FLOAT32]),
             *([f"weights of the file: {self.taken}"] if self.taken else []),
+            *([f"adapted by {self.adapter['method']}"] if self.adapter is not None else []),
             *(f"warning: {doubt}" for doubt in self.doubts),
         )
 
     def identity(self) -> Config:
-        """Return model, weights, size, pooling and transform."""
+        """Return model, weights, size, pooling and transform, and the adapter if there is one."""
+        adapted: Config = {} if self.adapter is None else {"adapter": self.adapter}
         return {
             "family": self.family,
             "model": self.name,
@@ -156,7 +161,7 @@ class TimmViT:
             "image_size": self.image_size,
             "pooling": self.pooling,
             "transform": spelled_transform(self.data_config),
-        }
+        } | adapted
 
     def count_tokens(self, inputs: Inputs) -> int:
         """Return the number of patches of one view."""

@@ -10,6 +10,7 @@ from fungistore.backbones.families import BackboneCard, LoadSettings
 from fungistore.backbones.timm_vit.cards import keep_cards, read_cards
 
 if TYPE_CHECKING:
+    from fungistore.backbones.adapters.adaptation import Adaptation
     from fungistore.backbones.encoder import Encoder
 
 
@@ -17,12 +18,16 @@ class TimmFamily:
     """timm's models, by timm's own names."""
 
     modality: ClassVar[str] = "image"
+    own_settings: ClassVar[tuple[str, ...]] = ("adapter",)
 
-    def load(self, name: str, **settings: Unpack[LoadSettings]) -> Encoder:
-        """Build a model; see `load_timm_vit`."""
-        from fungistore.backbones.timm_vit.loading import load_timm_vit
+    def load(
+        self, name: str, *, adapter: Adaptation | None = None, **settings: Unpack[LoadSettings]
+    ) -> Encoder:
+        """Build a model, and adapt it; see `load_timm_vit` and `adapted`."""
+        from fungistore.backbones.timm_vit.loading import adapted, load_timm_vit
 
-        return load_timm_vit(name, **settings)
+        encoder = load_timm_vit(name, **settings)
+        return encoder if adapter is None else adapted(encoder, adapter)
 
     def find(self, pattern: str) -> list[str]:
         """Return timm's names with their pretrained tags."""

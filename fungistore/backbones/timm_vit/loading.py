@@ -14,6 +14,7 @@ from timm.data import resolve_data_config
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from fungistore.backbones.adapters.adaptation import Adaptation
 from fungistore.backbones.checkpoints import read_checkpoint
 from fungistore.backbones.names import HUB, is_place, similar_model
 from fungistore.backbones.timm_vit.anatomy import Anatomy, examine, is_plain
@@ -130,6 +131,18 @@ def load_timm_vit(
         taken=taken,
         doubts=variant.doubts,
     )
+
+
+def adapted(encoder: TimmViT, adaptation: Adaptation) -> TimmViT:
+    """Return an encoder with what was trained for it, in its own module.
+
+    Raises:
+        MismatchError: it was trained for other weights.
+        StoreError: the adaptation is damaged.
+    """
+    adaptation.refuse_other_base(encoder.identity())
+    adaptation.apply(encoder.module, image_size=encoder.image_size)
+    return replace(encoder, adapter=adaptation.identity())
 
 
 def _unknown(name: str, architecture: str) -> UsageError:
