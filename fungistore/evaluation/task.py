@@ -218,7 +218,6 @@ def labelled_rows(
                 ),
                 hint="fungi status shows what is missing; fungi extract completes it",
             )
-    refuse_seen(opened, matrix.arrays, kept.test)
     present = np.unique(labels[kept.train])
     if len(present) < 2:
         raise UsageError(
