@@ -23,6 +23,7 @@ from fungistore.machine.context import Context
 from fungistore.machine.transfer import send
 from fungistore.modalities.image.pixels import NormalizedViews
 from fungistore.store.samples import Rows
+from fungistore.training.losses import ClassificationLoss
 from fungistore.training.order import Order, Sequential, Shuffled, Weighted, balanced_weights
 from fungistore.training.task import Tensors
 
@@ -75,6 +76,13 @@ class AdaptTask:
             self._loader, order=Sequential(data.split.validation), view=encoder.base_view
         )
         self._labels = torch.from_numpy(data.labels.astype(np.int64))
+        self._loss = ClassificationLoss.named(
+            options.loss,
+            data.labels[train],
+            len(data.names),
+            smoothing=options.label_smoothing,
+            device=device,
+        )
 
     @property
     def module(self) -> AdaptedModel:
@@ -112,11 +120,8 @@ class AdaptTask:
     def loss(self, batch: ImageBatch, epoch: int, step: int) -> Tensor:
         """Return the loss of a batch."""
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
-        return nn.functional.cross_entropy(
-            self._model(batch.pixels, bfloat16=self._bfloat16),
-            labels,
-            label_smoothing=self._options.label_smoothing,
-        )
+        targets = nn.functional.one_hot(labels, len(self._data.names)).float()
+        return self._loss(self._model(batch.pixels, bfloat16=self._bfloat16), targets)
 
     def validate(self) -> dict[str, float]:
         """Return metrics of the validation rows, each image as the encoder's own view."""

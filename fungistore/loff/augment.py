@@ -34,7 +34,9 @@ class Draw:
         shifts: of each channel, as part of its range; None: no brightness.
         partners: the sample that each is mixed with; None: no mixing.
         keeps: how much of its own a sample keeps, cell by cell.
+        cells: numbers of those that the head looks at, ascending [b, k]; None: all.
         noise_seed: of the noise, which is made on the training device.
+        embedding_noise_seed: of that on the samples' embeddings.
     """
 
     augmentation: Augmentation
@@ -43,7 +45,9 @@ class Draw:
     shifts: Float[Tensor, "b d"] | None
     partners: Int[Tensor, " b"] | None
     keeps: Float[Tensor, "b h w"] | None
+    cells: Int[Tensor, "b k"] | None
     noise_seed: int
+    embedding_noise_seed: int
 
 
 def draw(
@@ -72,7 +76,7 @@ def draw(
     def stream(purpose: str) -> Stream:
         return Stream(seed, "augment", str(epoch), str(step), purpose)
 
-    matrices = moves = shifts = partners = keeps = None
+    matrices = moves = shifts = partners = keeps = cells = None
     if augmentation.operations:
         drawn = draw_matrices(augmentation, count, grid, stream("spatial"))
         matrices = torch.from_numpy(drawn[:, :2].astype(np.float32))
@@ -84,8 +88,10 @@ def draw(
         partners = torch.from_numpy(stream("partners").choice(count, count))
         drawn = draw_keeps(augmentation, count, grid, stream("mixing"))
         keeps = torch.from_numpy(drawn.astype(np.float32))
-    noise_seed = int(stream("noise").words(1)[0] >> np.uint64(1))  # torch takes 63 bits
-    return Draw(augmentation, matrices, moves, shifts, partners, keeps, noise_seed)
+    if augmentation.drop_tokens:
+        cells = draw_cells(augmentation, count, height * width, stream("tokens"))
+    seeds = [_seed_of(stream(purpose)) for purpose in ("noise", "embedding noise")]
+    return Draw(augmentation, matrices, moves, shifts, partners, keeps, cells, *seeds)
 
 
 def draw_matrices(
@@ -136,6 +142,19 @@ def draw_keeps(
     return np.where(cuts[:, None, None], ~boxes, share[:, None, None])
 
 
+def draw_cells(
+    augmentation: Augmentation, count: int, cells: int, random: Stream
+) -> Int[Tensor, "b k"]:
+    """Draw the cells that each sample keeps, all subsets of that size alike; at least one.
+
+    Other cells are really left out, which PatchDropout (Liu et al., WACV 2023) and masked
+    autoencoders gain their speed from.
+    """
+    kept = max(1, round(cells * (1 - augmentation.drop_tokens)))
+    chosen = random.uniform(count, cells).argsort(axis=1, kind="stable")[:, :kept]
+    return torch.from_numpy(np.sort(chosen, axis=1))
+
+
 def augment(
     tokens: Float[Tensor, "b h w d"], targets: Float[Tensor, "b c"], drawn: Draw
 ) -> tuple[Float[Tensor, "b h w d"], Float[Tensor, "b c"]]:
@@ -167,15 +186,27 @@ def augment(
     if drawn.shifts is not None:
         tokens = shift_channels(tokens, send(drawn.shifts, device))
     if settings.noise:
-        generator = torch.Generator(device).manual_seed(drawn.noise_seed)
-        noise = torch.empty_like(tokens).normal_(generator=generator)
-        tokens = torch.add(tokens, noise, alpha=settings.noise)
+        tokens = _noisy(tokens, settings.noise, drawn.noise_seed)
     if drawn.partners is not None and drawn.keeps is not None:
         partners, keeps = send(drawn.partners, device), send(drawn.keeps, device)
         tokens = torch.lerp(tokens[partners], tokens, keeps[..., None].to(tokens.dtype))
         share = keeps.mean(dim=(1, 2))[:, None].to(targets.dtype)
         targets = torch.lerp(targets[partners], targets, share)
     return tokens, targets
+
+
+def augment_embeddings(embeddings: Float[Tensor, "b e"], drawn: Draw) -> Float[Tensor, "b e"]:
+    """Apply to the samples' embeddings what has a meaning for them: noise, and mixing.
+
+    A sample keeps of its embedding the share that its feature map keeps of its cells.
+    """
+    if drawn.augmentation.noise:
+        embeddings = _noisy(embeddings, drawn.augmentation.noise, drawn.embedding_noise_seed)
+    if drawn.partners is not None and drawn.keeps is not None:
+        partners, keeps = send(drawn.partners, embeddings.device), drawn.keeps.mean(dim=(1, 2))
+        share = send(keeps, embeddings.device)[:, None].to(embeddings.dtype)
+        embeddings = torch.lerp(embeddings[partners], embeddings, share)
+    return embeddings
 
 
 def shift_channels(
@@ -188,3 +219,13 @@ def shift_channels(
     low, high = tokens.amin(dim=(1, 2), keepdim=True), tokens.amax(dim=(1, 2), keepdim=True)
     shift = shifts[:, None, None].to(tokens.dtype) * (high - low)
     return (tokens + shift).clamp(low, high)
+
+
+def _noisy(values: Float[Tensor, "*shape"], deviation: float, seed: int) -> Float[Tensor, "*shape"]:
+    generator = torch.Generator(values.device).manual_seed(seed)
+    noise = torch.empty_like(values).normal_(generator=generator)
+    return torch.add(values, noise, alpha=deviation)
+
+
+def _seed_of(stream: Stream) -> int:
+    return int(stream.words(1)[0] >> np.uint64(1))  # torch takes 63 bits

@@ -34,6 +34,7 @@ class HeadData:
     Attributes:
         feature_set: name of the feature set.
         array: of patch tensors [N, h, w, d], or of embeddings [N, d].
+        embeddings: that are read beside patch tensors, None where they are not.
         pool: cells of a feature map are averaged over pool x pool.
         labels: of the whole sample table, -1 where unknown.
         names: of the classes.
@@ -43,6 +44,7 @@ class HeadData:
 
     feature_set: str
     array: UnitArray
+    embeddings: UnitArray | None
     pool: int
     labels: NDArray[np.int32]
     names: tuple[str, ...]
@@ -50,9 +52,19 @@ class HeadData:
     excluded: dict[str, int]
 
     @property
+    def arrays(self) -> tuple[UnitArray, ...]:
+        """All that is read."""
+        return (self.array,) if self.embeddings is None else (self.array, self.embeddings)
+
+    @property
     def width(self) -> int:
         """Channels of a cell, or of an embedding."""
         return int(self.array.array.shape[-1])
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """Channels of an embedding beside patch tensors."""
+        return None if self.embeddings is None else int(self.embeddings.array.shape[-1])
 
     @property
     def grid(self) -> tuple[int, int] | None:
@@ -82,6 +94,7 @@ def open_head_data(
     store: Store,
     feature: str,
     *,
+    embeddings: bool = False,
     feature_set: str | None,
     pool: int,
     holdout: float | None,
@@ -93,6 +106,7 @@ def open_head_data(
     Args:
         store: the store.
         feature: "patches" or "embeddings".
+        embeddings: whether they are read beside patches; rows must be usable in both then.
         feature_set: may be left out where there is one.
         pool: cells to average over; for patches only.
         holdout: part of each class to test on, where the store has no test split.
@@ -100,25 +114,28 @@ def open_head_data(
         seed: of both.
 
     Raises:
-        UsageError: the feature or labels are missing, the grid cannot be pooled, or a class that
+        UsageError: a feature or labels are missing, the grid cannot be pooled, or a class that
             is tested has no training rows.
     """
     chosen = choose_feature_set(store, feature_set)
-    array = store.arrays(chosen).get(feature)
-    if array is None:
+    known = store.arrays(chosen)
+    features = (feature, "embeddings") if embeddings else (feature,)
+    for missing in [name for name in features if name not in known]:
         raise UsageError(
-            f"there are no {feature} to train on",
+            f"there are no {missing} to train on",
             where=f"feature set {chosen!r} of {store.where}",
-            found=", ".join(store.arrays(chosen)),
-            hint=f"fungi extract with --features {feature} makes them",
+            found=", ".join(known),
+            hint=f"fungi extract with --features {missing} makes them",
         )
-    _refuse_unpoolable(array, feature, pool)
-    matrix = FeatureMatrix(store, chosen, (feature,), (array,))
+    arrays = tuple(known[name] for name in features)
+    _refuse_unpoolable(arrays[0], feature, pool)
+    matrix = FeatureMatrix(store, chosen, features, arrays)
     rows = labelled_rows(store, matrix.coverage(), holdout=holdout, seed=seed)
-    refuse_seen(store, (array,), rows.split.test)
+    refuse_seen(store, arrays, rows.split.test)
     names = store.manifest.labels
     rows = with_validation(rows, names, validation, seed)
-    return HeadData(chosen, array, pool, rows.labels, names, rows.split, rows.excluded)
+    beside = known["embeddings"] if embeddings else None
+    return HeadData(chosen, arrays[0], beside, pool, rows.labels, names, rows.split, rows.excluded)
 
 
 def moments(loader: PatchLoader, pool: int) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:

@@ -17,14 +17,12 @@ from fungistore.evaluation.ordered import ranks_for
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.fingerprint import Config
-from fungistore.loff.loader import PatchLoader
 from fungistore.loff.scoring import probabilities, ranked
 from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import resolve_device
 from fungistore.store.contents import Contents, content_of
 from fungistore.store.store import Store
-from fungistore.training.order import Sequential
 
 BATCH_ROWS = 64
 
@@ -87,16 +85,14 @@ def evaluate_loff(
             data = head_rows(opened, stored)
             remarks += filter(None, [data.split.remark()])
             splits[name] = data.split.description
-            contents = {stored.array.name: content_of(stored.array)}
+            contents = {array.name: content_of(array) for array in stored.arrays.values()}
             if stored.is_stale:
                 context.reporter.notice(
                     f"head {name!r} was trained on rows that were made anew since; "
                     "train it again: fungi train-loff with --restart"
                 )
             truth = data.labels[data.split.test]
-            loader = PatchLoader(
-                stored.array, Sequential(data.split.test), BATCH_ROWS, device=place, cache="none"
-            )
+            loader = stored.loader(data.split.test, BATCH_ROWS, place)
             stored.head.to(place)
             said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
             predictions = ranked(said)
@@ -148,14 +144,14 @@ def _averaged(
         )
     metrics, spread = over_runs(measured, n_test)
     return Score(
-        features=(stored.head.spec.reads,),
+        features=stored.head.spec.features,
         dim=stored.head.spec.in_dim,
         n_train=n_train,
         n_test=n_test,
         metrics=metrics,
         spread=spread,
         protocol={"heads": title},
-        fingerprints={stored.array.name: stored.array.fingerprint},
+        fingerprints={array.name: array.fingerprint for array in stored.arrays.values()},
         contents=contents,
     )
 

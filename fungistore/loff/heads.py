@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from timm.layers import AttentionPoolLatent
+from jaxtyping import Float, Int
 from timm.models.vision_transformer import Block, init_weights_vit_timm
 from torch import Tensor, nn
 
 from fungistore.fingerprint import Config
-from fungistore.loff.options import HEADS
+from fungistore.loff.one_query import ClassTokenBlock, OneQueryPool
+from fungistore.loff.options import HEADS, LINEAR
 from fungistore.loff.pretrained import load_encoder
 from fungistore.randomness import Stream
 from fungistore.settings import build, require, to_json
@@ -45,7 +45,7 @@ ENCODERS: Mapping[str, EncoderSize] = {
     "deit-ti": EncoderSize(192, 12, 3, "deit_tiny_patch16_224"),
     "vit-xs": EncoderSize(192, 4, 3, "deit_tiny_patch16_224"),  # for CPUs; its first four blocks
 }
-POOLING, LINEAR = "attn-pool", "linear"
+POOLING = "attn-pool"
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class HeadSpec:
         drop_path: chance to skip a residual branch in the last block, less in earlier ones; 0.1
             is DeiT's.
         dropout: of embedded tokens, and of the classifier's input where there are no tokens.
+        embedding_dim: width of the sample's embedding, where the head takes it beside the patches.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class HeadSpec:
     standardise: bool = True
     drop_path: float = 0.1
     dropout: float = 0.0
+    embedding_dim: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse unusable settings with UsageError."""
@@ -82,6 +84,11 @@ class HeadSpec:
         if self.reads == "patches":
             is_grid = self.grid is not None and min(self.grid) > 0
             require(is_grid, "head.grid", "rows and columns of the feature map", self.grid)
+        if self.embedding_dim is not None:
+            require(self.embedding_dim > 0, "head.embedding_dim", "1 or more", self.embedding_dim)
+            expected = f"no embedding beside what {LINEAR} reads"
+            is_beside = self.reads == "patches"
+            require(is_beside, "head.embedding_dim", expected, self.embedding_dim)
         is_possible = self.init == "random" or self.kind in ENCODERS
         expected = f'"random" for {self.kind}; others need {" or ".join(ENCODERS)}'
         require(is_possible, "head.init", expected, self.init)
@@ -93,12 +100,20 @@ class HeadSpec:
 
     @property
     def reads(self) -> str:
-        """The array of a feature set that the head takes: "patches" or "embeddings"."""
+        """The array of a feature set that the head takes first: "patches" or "embeddings"."""
         return "embeddings" if self.kind == LINEAR else "patches"
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All arrays that it takes."""
+        return (self.reads,) if self.embedding_dim is None else (self.reads, "embeddings")
+
     def to_config(self) -> Config:
-        """Return a JSON-ready dictionary."""
-        return to_json(self)
+        """Return a JSON-ready dictionary; without the embedding where there is none, as ever."""
+        config = to_json(self)
+        if self.embedding_dim is None:
+            del config["embedding_dim"]
+        return config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> HeadSpec:
@@ -134,21 +149,51 @@ class Standardise(nn.Module):
 class Head(nn.Module):
     """A classifier of standardised features.
 
-    `head(features)` takes features as they are stored. Training augments in between:
-    `head.classify(augmented)`, of what was `head.standardise(features)`.
+    `head(features)` takes features as they are stored, and the embeddings where the spec has them.
+    Training augments in between: `head.classify(augmented)`, of what was `head.standardised(...)`.
     """
 
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.standardise = Standardise(spec.in_dim) if spec.standardise else nn.Identity()
+        self.standardise = _standardise(spec, spec.in_dim)
+        if spec.embedding_dim is not None:
+            self.standardise_embedding = _standardise(spec, spec.embedding_dim)
 
-    def forward(self, features: Float[Tensor, "b *grid d"]) -> Float[Tensor, "b c"]:
+    def forward(
+        self, features: Float[Tensor, "b *grid d"], embedding: Float[Tensor, "b e"] | None = None
+    ) -> Float[Tensor, "b c"]:
         """Return the logits of features as they are stored."""
-        return self.classify(self.standardise(features))
+        return self.classify(*self.standardised(features, embedding))
 
-    def classify(self, features: Float[Tensor, "b *grid d"]) -> Float[Tensor, "b c"]:
-        """Return the logits of standardised features."""
+    def standardised(
+        self, features: Float[Tensor, "b *grid d"], embedding: Float[Tensor, "b e"] | None = None
+    ) -> tuple[Float[Tensor, "b *grid d"], Float[Tensor, "b e"] | None]:
+        """Standardise the features, and the embeddings by moments of their own.
+
+        Raises:
+            ValueError: there are embeddings, and the spec has none, or the other way round.
+        """
+        if (embedding is None) != (self.spec.embedding_dim is None):
+            wanted = "no embedding" if embedding is not None else "an embedding"
+            raise ValueError(f"this head takes {wanted} beside the patches")
+        if embedding is not None:
+            embedding = self.standardise_embedding(embedding)
+        return self.standardise(features), embedding
+
+    def classify(
+        self,
+        features: Float[Tensor, "b *grid d"],
+        embedding: Float[Tensor, "b e"] | None = None,
+        cells: Int[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b c"]:
+        """Return the logits of standardised features.
+
+        Args:
+            features: the features.
+            embedding: of the same samples, where the spec has it.
+            cells: those that are looked at, as numbers row by row; None: all.
+        """
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
@@ -171,19 +216,36 @@ class TransformerHead(Head):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + spec.grid[0] * spec.grid[1], size.width))
         self.dropout = nn.Dropout(spec.dropout)
         rates = torch.linspace(0, spec.drop_path, size.blocks).tolist()
-        blocks = [Block(size.width, size.heads, qkv_bias=True, drop_path=rate) for rate in rates]
-        self.blocks = nn.Sequential(*blocks)
+        kinds = [Block] * (size.blocks - 1) + [ClassTokenBlock]
+        self.blocks = nn.Sequential(
+            *(
+                kind(size.width, size.heads, qkv_bias=True, drop_path=rate)
+                for kind, rate in zip(kinds, rates, strict=True)
+            )
+        )
         self.norm = nn.LayerNorm(size.width, eps=NORM_EPSILON)
         self.classifier = nn.Linear(size.width, spec.classes)
+        if spec.embedding_dim is not None:
+            self.embed_sample = _projection(spec.embedding_dim, size.width)
         self.apply(init_weights_vit_timm)
         nn.init.trunc_normal_(self.cls_token, std=POSITION_STD)
         nn.init.trunc_normal_(self.pos_embed, std=POSITION_STD)
 
-    def classify(self, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b c"]:
-        """Return the logits of the class token."""
-        tokens = self.embed(features.flatten(1, 2).to(self.classifier.weight.dtype))
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1)
-        tokens = self.blocks(self.dropout(tokens + self.pos_embed))
+    def classify(
+        self,
+        features: Float[Tensor, "b h w d"],
+        embedding: Float[Tensor, "b e"] | None = None,
+        cells: Int[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b c"]:
+        """Return the logits of the class token, which begins with the embedding added to it."""
+        dtype = self.classifier.weight.dtype
+        tokens = self.embed(_chosen(features, cells).to(dtype))
+        tokens = tokens + _positions(self.pos_embed[:, 1:], cells)
+        first = self.cls_token + self.pos_embed[:, :1]
+        if embedding is not None:
+            first = first + self.embed_sample(embedding.to(dtype))[:, None]
+        tokens = torch.cat([first.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = self.blocks(self.dropout(tokens))
         return self.classifier(self.norm(tokens[:, 0]))
 
 
@@ -196,18 +258,28 @@ class PoolingHead(Head):
         self.embed = _projection(spec.in_dim, POOL_WIDTH)
         self.pos_embed = nn.Parameter(torch.empty(1, spec.grid[0] * spec.grid[1], POOL_WIDTH))
         self.dropout = nn.Dropout(spec.dropout)
-        self.pool = AttentionPoolLatent(
+        self.pool = OneQueryPool(
             POOL_WIDTH, num_heads=POOL_HEADS, norm_layer=nn.LayerNorm, act_layer=nn.GELU
         )
         self.norm = nn.LayerNorm(POOL_WIDTH, eps=NORM_EPSILON)
         self.classifier = nn.Linear(POOL_WIDTH, spec.classes)
+        if spec.embedding_dim is not None:
+            self.embed_sample = _projection(spec.embedding_dim, POOL_WIDTH)
         self.apply(init_weights_vit_timm)
         nn.init.trunc_normal_(self.pos_embed, std=POSITION_STD)
 
-    def classify(self, features: Float[Tensor, "b h w d"]) -> Float[Tensor, "b c"]:
-        """Return the logits of the pooled token."""
-        tokens = self.embed(features.flatten(1, 2).to(self.classifier.weight.dtype))
-        pooled = self.pool(self.dropout(tokens + self.pos_embed))
+    def classify(
+        self,
+        features: Float[Tensor, "b h w d"],
+        embedding: Float[Tensor, "b e"] | None = None,
+        cells: Int[Tensor, "b k"] | None = None,
+    ) -> Float[Tensor, "b c"]:
+        """Return the logits of the pooled token, with the embedding added to it."""
+        dtype = self.classifier.weight.dtype
+        tokens = self.embed(_chosen(features, cells).to(dtype))
+        pooled = self.pool(self.dropout(tokens + _positions(self.pos_embed, cells)))
+        if embedding is not None:
+            pooled = pooled + self.dropout(self.embed_sample(embedding.to(dtype)))
         return self.classifier(self.norm(pooled))
 
 
@@ -220,8 +292,13 @@ class LinearHead(Head):
         self.classifier = nn.Linear(spec.in_dim, spec.classes)
         self.apply(init_weights_vit_timm)
 
-    def classify(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
-        """Return the logits of embeddings."""
+    def classify(
+        self,
+        features: Float[Tensor, "b d"],
+        embedding: Tensor | None = None,
+        cells: Tensor | None = None,
+    ) -> Float[Tensor, "b c"]:
+        """Return the logits of embeddings; it has nothing beside them, and no cells."""
         return self.classifier(self.dropout(features.to(self.classifier.weight.dtype)))
 
 
@@ -252,6 +329,25 @@ def build_head(spec: HeadSpec, *, seed: int) -> Head:
             assert spec.grid is not None  # HeadSpec has checked it
             load_encoder(head, spec.grid, spec.init, ENCODERS[spec.kind].timm)
         return head
+
+
+def _standardise(spec: HeadSpec, channels: int) -> nn.Module:
+    return Standardise(channels) if spec.standardise else nn.Identity()
+
+
+def _chosen(
+    features: Float[Tensor, "b h w d"], cells: Int[Tensor, "b k"] | None
+) -> Float[Tensor, "b n d"]:
+    tokens = features.flatten(1, 2)
+    if cells is None:
+        return tokens
+    return tokens.gather(1, cells[..., None].expand(-1, -1, tokens.shape[-1]))
+
+
+def _positions(
+    positions: Float[Tensor, "1 n d"], cells: Int[Tensor, "b k"] | None
+) -> Float[Tensor, "_ k d"]:
+    return positions if cells is None else nn.functional.embedding(cells, positions[0])
 
 
 def _projection(in_dim: int, width: int) -> nn.Sequential:

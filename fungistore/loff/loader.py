@@ -7,9 +7,9 @@ memory or onto the GPU.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -50,10 +50,12 @@ class Batch:
         rows: row numbers [b], int64.
         values: of the rows [b, ...] in the array's dtype, on the loader's device. They are the
             caller's: nothing writes into them later.
+        embeddings: of the same rows [b, e], where they were asked for.
     """
 
     rows: Rows
     values: Tensor
+    embeddings: Tensor | None = None
 
 
 class PatchLoader:
@@ -73,6 +75,7 @@ class PatchLoader:
             the current stream, without waiting for it.
         cache: where to keep the rows; "auto" takes the GPU, then memory, if they take at most half
             of what is free there, else reads every batch from disk.
+        embeddings: another array of the same rows, read beside the first.
         threads: that read; default: see `reading_threads`.
         window_bytes: of decoded units that a compressed array may have in memory. Half of them are
             mixed with each other by shuffling, and at least one unit.
@@ -94,6 +97,7 @@ class PatchLoader:
         remainder: Remainder = "keep",
         device: torch.device | None = None,
         cache: CacheChoice = "auto",
+        embeddings: UnitArray | None = None,
         threads: int | None = None,
         window_bytes: int = WINDOW_BYTES,
         context: Context = QUIET,
@@ -126,6 +130,18 @@ class PatchLoader:
             self._memory = RowsInMemory(wanted, whole.numpy(), PARTS)
         elif self.cache == "gpu":
             self._loaded = wanted, self._load(wanted, self.device, context)
+        self._beside: PatchLoader | None = None
+        if embeddings is not None:
+            self._beside = PatchLoader(
+                embeddings,
+                _Following(self),
+                batch_size,
+                remainder=remainder,
+                device=device,
+                cache=self.cache,
+                threads=1,
+                context=context,
+            )
 
     @property
     def steps(self) -> int:
@@ -133,16 +149,26 @@ class PatchLoader:
         full, rest = divmod(len(self.order.rows), self.batch_size)
         return full + bool(rest and self.remainder == "keep")
 
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start_step: int = 0) -> Generator[Batch]:
         """Yield the batches of an epoch, from `start_step` on.
 
         Raises:
             StoreError: a chunk is damaged, or has changed its size.
             ValueError: there is no such step.
         """
+        batches = self._batches(epoch, start_step)
+        if self._beside is None:
+            yield from batches
+            return
+        with closing(batches), closing(self._beside.epoch(epoch, start_step)) as others:
+            for batch in batches:
+                yield replace(batch, embeddings=next(others).values)
+                del batch  # or its buffer could not be used again
+
+    def _batches(self, epoch: int, start_step: int) -> Generator[Batch]:
         if not 0 <= start_step <= self.steps:
             raise ValueError(f"step {start_step} of an epoch of {self.steps}")
-        drawn = self._draw(epoch)[start_step * self.batch_size : self.steps * self.batch_size]
+        drawn = self.draw(epoch)[start_step * self.batch_size : self.steps * self.batch_size]
         batches = np.split(drawn, range(self.batch_size, len(drawn), self.batch_size))
         if not len(drawn):
             return
@@ -156,7 +182,8 @@ class PatchLoader:
                 yield Batch(rows, values.to(self.device, non_blocking=self.device.type == "cuda"))
                 del values  # a buffer is used again once nobody holds it
 
-    def _draw(self, epoch: int) -> Rows:
+    def draw(self, epoch: int) -> Rows:
+        """Return the rows of an epoch in the order of use."""
         if self._mapped:
             return self.order.draw(epoch)
         # in windows even if the rows are cached, so that another cache gives the same batches
@@ -200,3 +227,19 @@ class PatchLoader:
         finally:
             context.reporter.end()
         return whole
+
+
+class _Following:
+    """The order that another loader's rows come in, whatever the layout of its array."""
+
+    def __init__(self, leader: PatchLoader) -> None:
+        self.rows = leader.order.rows
+        self._leader = leader
+
+    def draw(self, epoch: int) -> Rows:
+        """Return the leader's rows."""
+        return self._leader.draw(epoch)
+
+    def draw_in_windows(self, epoch: int, unit_rows: int, window: int) -> Rows:
+        """Return the leader's rows, in windows of the leader's array if it has them."""
+        return self._leader.draw(epoch)

@@ -11,14 +11,14 @@ from fungistore.extraction.options import ReplayChoice
 from fungistore.headings import SPEED
 from fungistore.matrices.choices import ONLY, FeatureSetChoice
 from fungistore.names import PlainName
-from fungistore.settings import Count, Setting, Settings
+from fungistore.settings import Count, Setting, Settings, refusal
 from fungistore.training.options import Chance, LoopOptions
 from fungistore.type_words import Words
 
 HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "linear"]
 HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
 Interpolation = Literal["bilinear", "nearest"]
-Padding = Literal["zeros", "border", "reflection"]
+Padding = Literal["zeros", "mean", "border", "reflection"]
 HeadDtype = Literal["auto", "float32", "bfloat16"]
 CacheChoice = Literal["auto", "gpu", "ram", "none"]
 
@@ -36,6 +36,8 @@ OPERATIONS = (
     "crop",
 )
 NOISE = 0.1  # LOFF-TA
+LINEAR = "linear"
+ALREADY = "the linear head reads the embedding already: leave --class-token out"
 HEAD = "Head"
 
 
@@ -55,20 +57,25 @@ NotNegative = Annotated[float, Ge(0)]
 class Augmentation(Settings):
     """How training tensors are varied. Meant for tokens standardised channel by channel.
 
-    The order is: spatial operations, channel brightness, noise, mixing of samples.
+    The order is: spatial operations, channel brightness, noise, mixing of samples, dropping of
+    cells. Of an embedding beside the tokens, noise and mixing.
 
     Attributes:
         kind: "trivial" draws one spatial operation and strength for each sample, as TrivialAugment
             does; a comma list such as "hflip,rotate" applies all of them in that order, each at a
             random strength (a flip half of the time); "none" applies none.
         strength: part of each operation's range that strengths are drawn from, uniformly.
-        padding: "zeros" is the mean, once standardised.
+        padding: what lies beyond the grid: "zeros", which is the mean of the training rows once
+            standardised, the sample's own "mean", or its "border" or "reflection".
         noise: standard deviation of Gaussian noise, in the unit of the tokens; None is 0 with
             "none", else 0.1.
         brightness: each channel is shifted by up to this part of its own range in the sample, and
             clipped to that range (channel brightness of FroFA, CVPR 2024).
         mixup: alpha of mixup's Beta(alpha, alpha); 0 turns it off.
         cutmix: alpha of CutMix's; with mixup on too, each sample gets one or the other.
+        drop_tokens: share of a sample's cells that the head does not see, others in each step.
+        raw: vary tokens as they are stored, and standardise them afterwards; noise is in their unit
+            then, and zeros are no mean.
     """
 
     heading = "Augmentation"
@@ -85,7 +92,7 @@ class Augmentation(Settings):
         Annotated[float, Gt(0), Le(1)], Setting("Part of each operation's range.")
     ] = 1.0
     interpolation: Annotated[Interpolation, Setting("Between cells.")] = "bilinear"
-    padding: Annotated[Padding, Setting("Beyond the grid; zeros are the mean.")] = "zeros"
+    padding: Annotated[Padding, Setting("Beyond the grid; zeros: mean of all rows.")] = "zeros"
     noise: Annotated[
         NotNegative | None,
         Setting("Deviation of Gaussian noise.", default=f"{NOISE}; 0 without augment"),
@@ -95,6 +102,10 @@ class Augmentation(Settings):
     ] = 0.0
     mixup: Annotated[NotNegative, Setting("Alpha of mixup.")] = 0.0
     cutmix: Annotated[NotNegative, Setting("Alpha of CutMix.")] = 0.0
+    drop_tokens: Annotated[Chance, Setting("Share of cells that a step leaves out.")] = 0.0
+    raw: Annotated[
+        bool, Setting("Before channels are standardised, not after.", flag="--augment-raw")
+    ] = False
 
     def __post_init__(self) -> None:
         """Check every field, and decide on the noise."""
@@ -152,8 +163,18 @@ class TrainOptions(LoopOptions, FeatureSetChoice):
     ] = True
     drop_path: Annotated[Chance, Setting("Stochastic depth of the last block.", heading=HEAD)] = 0.1
     dropout: Annotated[Chance, Setting("Of embedded tokens.", heading=HEAD)] = 0.0
+    class_token: Annotated[
+        bool, Setting("Take the stored embedding beside the patches.", heading=HEAD)
+    ] = False
     dtype: Annotated[HeadDtype, Setting("Of matrix products.", heading=SPEED)] = "auto"
     cache: Annotated[CacheChoice, Setting("Where the rows are kept.", heading=SPEED)] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check every field, and that there are patches for the class token to join."""
+        super().__post_init__()
+        if self.class_token and self.head == LINEAR:
+            heads = " or ".join(head for head in HEADS if head != LINEAR)
+            raise refusal("--class-token", f"with --head {heads}", f"--head {LINEAR}", ALREADY)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.replay import replay_extraction
-from fungistore.loff.loader import PatchLoader
 from fungistore.loff.options import PredictOptions
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, find_heads, open_head
@@ -23,7 +22,6 @@ from fungistore.matrices.cells import pooled
 from fungistore.searching.queries import ItemQuery, identify_items
 from fungistore.settings import refusal
 from fungistore.store.store import Store
-from fungistore.training.order import Sequential
 
 BATCH_ROWS = 64
 
@@ -101,7 +99,7 @@ def predict_images(
         replay = replay_extraction(
             opened,
             stored.feature_set,
-            {stored.head.spec.reads: stored.array},
+            stored.arrays,
             choice=options,
             context=context,
         )
@@ -111,7 +109,7 @@ def predict_images(
             if isinstance(values, FungiError):
                 failed[item.text] = values.what
                 continue
-            said = _classify(stored, values[stored.head.spec.reads])
+            said = _classify(stored, values)
             predictions.append(_prediction(stored, item.text, None, said))
     return _result(store, stored, predictions, failed)
 
@@ -143,7 +141,7 @@ def predict_rows(
             found=", ".join(map(str, numbers[:5])) or "none",
         )
     place = resolve_device(options.device)
-    loader = PatchLoader(stored.array, Sequential(wanted), BATCH_ROWS, device=place, cache="none")
+    loader = stored.loader(wanted, BATCH_ROWS, place)
     stored.head.to(place)
     said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
     failed, predictions = {}, []
@@ -175,13 +173,16 @@ def _open(store: str | Path, options: PredictOptions) -> tuple[Store, StoredHead
 
 
 @torch.no_grad()
-def _classify(stored: StoredHead, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _classify(stored: StoredHead, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return the probabilities [classes] of one item's features, as scored rows are computed."""
     device = next(stored.head.parameters()).device
-    kept = torch.from_numpy(values.astype(stored.array.array.dtype))[None].to(device)
-    tokens = pooled(kept, stored.pool)
+    first, *others = [
+        torch.from_numpy(values[feature].astype(array.array.dtype))[None].to(device)
+        for feature, array in stored.arrays.items()
+    ]
+    tokens = pooled(first, stored.pool)
     with torch.autocast(device.type, torch.bfloat16, stored.dtype == torch.bfloat16):
-        logits = stored.head(tokens)
+        logits = stored.head(tokens, *others)
     chances: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
     return chances
 

@@ -9,8 +9,6 @@ from a 16 x 16 grid by up to 2 % of a cell.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,12 +32,12 @@ def resample(
         tokens: feature maps; the result has their type.
         matrices: float32, on the same device, in the coordinates of `operations`.
         interpolation: "bilinear", or the "nearest" cell (the right or lower one of two).
-        padding: outside the grid are "zeros", its nearest "border" cell, or its "reflection" in
-            the outer edges of its outermost cells.
+        padding: outside the grid are "zeros", the "mean" of each channel of the sample, the nearest
+            "border" cell, or the "reflection" in the outer edges of the outermost cells.
     """
     count, height, width, _ = tokens.shape
     x, y = _places(matrices, height, width)
-    if padding != "zeros":
+    if padding in ("border", "reflection"):
         x, y = _inside(x, width, padding), _inside(y, height, padding)
     columns, across = _taps(x, interpolation)
     rows, down = _taps(y, interpolation)
@@ -55,6 +53,11 @@ def resample(
         mode="sum",
         per_sample_weights=weights.flatten(2).flatten(0, 1).to(tokens.dtype),
     )
+    if padding == "mean":
+        # weights of whole cells sum to exactly one, so that nothing is added to these
+        outside = 1 - weights.sum(dim=(-2, -1)).reshape(-1, 1)
+        means = tokens.mean(dim=(1, 2)).repeat_interleave(height * width, dim=0)
+        mixed = mixed.addcmul_(outside.to(tokens.dtype), means)
     return mixed.view(tokens.shape)
 
 
@@ -72,9 +75,7 @@ def _places(
     return from_x + (width - 1) / 2, from_y + (height - 1) / 2
 
 
-def _inside(
-    place: Float[Tensor, "b n"], size: int, padding: Literal["border", "reflection"]
-) -> Float[Tensor, "b n"]:
+def _inside(place: Float[Tensor, "b n"], size: int, padding: Padding) -> Float[Tensor, "b n"]:
     """Bring places outside the grid back into it."""
     if padding == "reflection":  # folds a line of period 2 size at the edges -1/2 and size - 1/2
         place = size - (torch.remainder(place + 0.5, 2 * size) - size).abs() - 0.5

@@ -29,7 +29,7 @@ def probabilities(
     for batch in loader.epoch(0):
         values = pooled(batch.values, pool)
         with torch.autocast(loader.device.type, torch.bfloat16, dtype == torch.bfloat16):
-            logits = head(values)
+            logits = head(values, batch.embeddings)
         parts.append(logits.float().softmax(dim=1).cpu())
     return torch.cat(parts).numpy()
 

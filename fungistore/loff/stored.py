@@ -14,12 +14,15 @@ from fungistore.fingerprint import Config, describe, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.head_folder import head_names, head_run
 from fungistore.loff.heads import Head, HeadSpec, build_head
+from fungistore.loff.loader import PatchLoader
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.removed import left_out
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 from fungistore.training.checkpoint import below, load_tensors
+from fungistore.training.order import Sequential
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,24 @@ class StoredHead:
         feature_set: that it was trained on.
         head: with its weights, on the CPU.
         config: what it was trained with.
-        array: that it reads.
+        arrays: that it reads, by feature: patches or embeddings, or embeddings beside patches.
     """
 
     name: str
     feature_set: str
     head: Head
     config: Config
-    array: UnitArray
+    arrays: dict[str, UnitArray]
+
+    @property
+    def array(self) -> UnitArray:
+        """The array that it takes first."""
+        return self.arrays[self.head.spec.reads]
+
+    @property
+    def embeddings(self) -> UnitArray | None:
+        """The array of embeddings that it takes beside patches."""
+        return None if self.head.spec.embedding_dim is None else self.arrays["embeddings"]
 
     @property
     def classes(self) -> list[str]:
@@ -69,12 +82,23 @@ class StoredHead:
     @property
     def is_stale(self) -> bool:
         """Whether rows of its training were made anew since."""
-        return bool(made_anew([self.array], contents_in(self.config, self.name)))
+        return bool(made_anew(self.arrays.values(), contents_in(self.config, self.name)))
 
     @property
     def fingerprint(self) -> str:
         """Of the configuration."""
         return fingerprint(self.config)
+
+    def loader(self, rows: Rows, batch_size: int, device: torch.device) -> PatchLoader:
+        """Return a loader of what it reads of ascending rows, from disk."""
+        return PatchLoader(
+            self.array,
+            Sequential(rows),
+            batch_size,
+            device=device,
+            cache="none",
+            embeddings=self.embeddings,
+        )
 
 
 def find_heads(store: Store, pattern: str | None, feature_set: str | None) -> tuple[str, list[str]]:
@@ -142,10 +166,10 @@ def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
             hint="run the same fungi train-loff again: it continues",
         )
     spec = HeadSpec.from_config(config["head"] | {"init": "random"})
-    array = store.arrays(feature_set).get(spec.reads)
-    now = {} if array is None else {array.name: array.fingerprint}
-    fields = differences(config["inputs"], now, common=False)
-    if array is None or fields:
+    known = store.arrays(feature_set)
+    arrays = {feature: known[feature] for feature in spec.features if feature in known}
+    now = {array.name: array.fingerprint for array in arrays.values()}
+    if fields := differences(config["inputs"], now, common=False):
         raise MismatchError(
             "the head was trained on other features",
             where=run.folder.where(),
@@ -160,7 +184,7 @@ def open_head(store: Store, feature_set: str, name: str) -> StoredHead:
     except (RuntimeError, TypeError, ValueError, OverflowError, MemoryError) as error:
         found = str(error).partition("\n")[0]
         raise StoreError("a head is damaged", where=run.folder.where(), found=found) from error
-    return StoredHead(name, feature_set, head.eval(), config, array)
+    return StoredHead(name, feature_set, head.eval(), config, arrays)
 
 
 def head_rows(store: Store, stored: StoredHead) -> HeadData:
@@ -192,6 +216,7 @@ def _split_again(store: Store, stored: StoredHead) -> HeadData:
     return open_head_data(
         store,
         stored.head.spec.reads,
+        embeddings=stored.embeddings is not None,
         feature_set=stored.feature_set,
         pool=stored.pool,
         holdout=options["holdout"],

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from fungistore.evaluation.ordered import ranks_for
-from fungistore.loff.augment import augment, draw
+from fungistore.loff.augment import augment, augment_embeddings, draw
 from fungistore.loff.data import HeadData, moments
 from fungistore.loff.heads import Head, HeadSpec, Standardise, build_head
 from fungistore.loff.loader import Batch, PatchLoader
-from fungistore.loff.options import CacheChoice, TrainOptions
+from fungistore.loff.options import TrainOptions
 from fungistore.loff.scoring import score_head
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import send
 from fungistore.matrices.cells import pooled
+from fungistore.store.units import UnitArray
+from fungistore.training.losses import ClassificationLoss
 from fungistore.training.order import Order, Sequential, Shuffled, Weighted, balanced_weights
 from fungistore.training.task import Tensors
 
@@ -54,14 +56,22 @@ class HeadTask:
         self._loader = self._load(order)
         self._validation = self._load(Sequential(data.split.validation))
         self._labels = torch.from_numpy(data.labels.astype(np.int64))
+        self._loss = ClassificationLoss.named(
+            options.loss,
+            data.labels[data.split.train],
+            len(data.names),
+            smoothing=options.label_smoothing,
+            device=device,
+        )
 
-    def _load(self, order: Order, cache: CacheChoice | None = None) -> PatchLoader:
+    def _load(self, order: Order) -> PatchLoader:
         return PatchLoader(
             self._data.array,
             order,
             self._options.batch_size,
+            embeddings=self._data.embeddings,
             device=self._device,
-            cache=cache or self._options.cache,
+            cache=self._options.cache,
             context=self._context,
         )
 
@@ -85,10 +95,19 @@ class HeadTask:
         head = self._head
         if tensors is not None:
             head.load_state_dict(tensors)
-        elif isinstance(head.standardise, Standardise):
-            sequence = self._load(Sequential(self._data.split.train), cache="none")
-            head.standardise.set_moments(*moments(sequence, self._options.pool))
+        else:
+            self._measure(head.standardise, self._data.array, self._options.pool)
+            if self._data.embeddings is not None:
+                self._measure(head.standardise_embedding, self._data.embeddings, 1)
         head.to(self._device)
+
+    def _measure(self, standardise: nn.Module, array: UnitArray, pool: int) -> None:
+        if isinstance(standardise, Standardise):
+            train = Sequential(self._data.split.train)
+            size, device = self._options.batch_size, self._device
+            standardise.set_moments(
+                *moments(PatchLoader(array, train, size, device=device, cache="none"), pool)
+            )
 
     def state(self) -> Tensors:
         """Return all weights, and the moments."""
@@ -115,16 +134,23 @@ class HeadTask:
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()
         with torch.no_grad():
-            tokens = self._head.standardise(pooled(batch.values, options.pool))
+            tokens, embeddings = pooled(batch.values, options.pool), batch.embeddings
+            if not options.augment.raw:
+                tokens, embeddings = self._head.standardised(tokens, embeddings)
+            cells = None
             if tokens.ndim == 4:
                 shape = (tokens.shape[0], tokens.shape[1], tokens.shape[2], tokens.shape[3])
                 drawn = draw(options.augment, shape, seed=options.seed, epoch=epoch, step=step)
                 tokens, targets = augment(tokens, targets, drawn)
+                if embeddings is not None:
+                    embeddings = augment_embeddings(embeddings, drawn)
+                if drawn.cells is not None:
+                    cells = send(drawn.cells, self._device)
+            if options.augment.raw:
+                tokens, embeddings = self._head.standardised(tokens, embeddings)
         with torch.autocast(self._device.type, torch.bfloat16, self._dtype == torch.bfloat16):
-            logits = self._head.classify(tokens)
-        return nn.functional.cross_entropy(
-            logits.float(), targets, label_smoothing=options.label_smoothing
-        )
+            logits = self._head.classify(tokens, embeddings, cells)
+        return self._loss(logits, targets)
 
     def validate(self) -> dict[str, float]:
         """Return metrics of the validation rows, unaugmented."""

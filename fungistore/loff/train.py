@@ -14,8 +14,8 @@ from fungistore.evaluation.task import say_split
 from fungistore.fingerprint import Config, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.head_folder import head_run
-from fungistore.loff.heads import LINEAR, HeadSpec
-from fungistore.loff.options import NONE, Augmentation, TrainOptions
+from fungistore.loff.heads import HeadSpec
+from fungistore.loff.options import LINEAR, NONE, Augmentation, TrainOptions
 from fungistore.loff.task import HeadTask
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import fast_dtype, resolve_device
@@ -26,6 +26,7 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.training.loop import TrainingLoop
+from fungistore.training.options import PLAIN_LOSS
 from fungistore.training.run_folder import RunFolder
 from fungistore.training.run_loggers import Tail, refuse_unusable
 from fungistore.training.settling import refuse_metric, refuse_other_settings
@@ -35,7 +36,8 @@ OUTSIDE = (  # change no weights
     "keep_removed",  # but the rows do, which have a digest
 )
 # settings that came later: left out where they change nothing, so that older heads still fit
-LATER: Config = {"order": None, "ema": 0.0}
+LATER: Config = {"order": None, "ema": 0.0, "class_token": False, "loss": PLAIN_LOSS}
+LATER_AUGMENT: Config = {"drop_tokens": 0.0, "raw": False}
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class TrainResult:
         excluded: rows that were left out, by reason.
         images_per_second: of this run's training steps; 0 where nothing was to do.
         fingerprint: of the configuration.
-        fingerprints: of the array it was made from.
+        fingerprints: of the arrays it was made from.
     """
 
     store: str
@@ -112,6 +114,7 @@ def train_loff(
     data = open_head_data(
         opened,
         "embeddings" if kind == LINEAR else "patches",
+        embeddings=options.class_token,
         feature_set=options.feature_set,
         pool=options.pool,
         holdout=options.holdout,
@@ -132,6 +135,7 @@ def train_loff(
         standardise=options.standardise,
         drop_path=options.drop_path,
         dropout=options.dropout,
+        embedding_dim=data.embedding_dim,
     )
     thing = f"heads/{data.feature_set}/{name}"
     with disk_errors_explained(opened.where), opened.writing(thing):
@@ -167,7 +171,7 @@ def train_loff(
         excluded=data.excluded,
         images_per_second=speed,
         fingerprint=key,
-        fingerprints={data.array.name: data.array.fingerprint},
+        fingerprints={array.name: array.fingerprint for array in data.arrays},
     )
 
 
@@ -182,16 +186,15 @@ def _settle(
     """Freeze everything that decides the weights, or refuse what differs from what was frozen."""
     stored = run.config()
     trained_on = np.concatenate([data.split.train, data.split.validation])
-    content = content_of(data.array, trained_on)
+    contents = {array.name: asdict(content_of(array, trained_on)) for array in data.arrays}
     dtype: str = options.dtype
     if dtype == "auto":
         # on CPUs the small products of a head's backward pass are slower in bfloat16 (measured)
         is_fast = device.type == "cuda" and fast_dtype(device) == "bfloat16"
         dtype = stored["dtype"] if stored else "bfloat16" if is_fast else "float32"
     settings = {key: value for key, value in asdict(options).items() if key not in OUTSIDE}
-    for name, default in LATER.items():
-        if settings[name] == default:
-            del settings[name]
+    _leave_out(settings, LATER)
+    _leave_out(settings["augment"], LATER_AUGMENT)
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "options": settings | {"head": spec.kind, "dtype": dtype},
@@ -200,13 +203,13 @@ def _settle(
         "classes": list(data.names),
         "split": data.split.description,
         "rows": data.digest(),
-        "inputs": {data.array.name: data.array.fingerprint},
-        "contents": {data.array.name: asdict(content)},
+        "inputs": {array.name: array.fingerprint for array in data.arrays},
+        "contents": contents,
     }
     if stored is None:
         run.begin(config)
         return config
-    anew = made_anew([data.array], contents_in(stored, run.folder.where()))
+    anew = made_anew(data.arrays, contents_in(stored, run.folder.where()))
     frozen = {key: value for key, value in stored.items() if key != "contents"}
     asked = {key: value for key, value in config.items() if key != "contents"}
     fields = differences(frozen, asked, common=False)
@@ -223,3 +226,9 @@ def _settle(
     }
     refuse_other_settings("head", run.folder.where(), fields)
     return stored
+
+
+def _leave_out(settings: Config, defaults: Config) -> None:
+    for name, default in defaults.items():
+        if settings[name] == default:
+            del settings[name]

@@ -79,7 +79,7 @@ HEAD = StoredKind(
         Field("classes", "list of text", "class names in the order of the outputs"),
         Field("split", "table", "where train, validation and test rows come from"),
         Field("rows", "table", "digests of these rows and their labels"),
-        Field("inputs", "table", "fingerprint of the array that it reads"),
+        Field("inputs", "table", "fingerprints of the arrays that it reads"),
         CONTENTS,
     ),
 )

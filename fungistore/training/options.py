@@ -10,9 +10,11 @@ from annotated_types import Ge, Le, Lt
 from fungistore.headings import ROWS, SCORES
 from fungistore.machine.choices import DeviceChoice
 from fungistore.matrices.choices import OrderChoice, RemovedChoice, SplitChoice
-from fungistore.settings import Count, Positive, Setting, Share
+from fungistore.settings import Count, Positive, Setting, Share, refusal
 
 EpochMetric = Literal["accuracy", "mean_per_class_accuracy", "roc_auc", "quadratic_kappa"]
+LossName = Literal["cross-entropy", "weighted", "balanced-softmax"]
+PLAIN_LOSS: LossName = "cross-entropy"
 ZeroToOne = Annotated[float, Ge(0), Le(1)]
 Chance = Annotated[float, Ge(0), Lt(1)]
 
@@ -29,6 +31,7 @@ class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
     weight_decay: Annotated[ZeroToOne, Setting("Of AdamW, for matrices.")] = 0.05
     warmup: Annotated[ZeroToOne, Setting("Part of all steps in which the rate rises.")] = 0.1
     label_smoothing: Annotated[ZeroToOne, Setting("Part of the target for all classes.")] = 0.0
+    loss: Annotated[LossName, Setting("The others are for classes of unequal sizes.")] = PLAIN_LOSS
     balanced: Annotated[bool, Setting("Draw every class equally often.")] = False
     ema: Annotated[
         Chance, Setting("Decay of a moving average of weights, which is kept; 0: none.")
@@ -52,3 +55,11 @@ class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
             metavar="NAMES",
         ),
     ] = ()
+
+    def __post_init__(self) -> None:
+        """Check every field, and that unequal classes are evened out once."""
+        super().__post_init__()
+        if self.balanced and self.loss != PLAIN_LOSS:
+            expected = f"{PLAIN_LOSS} with --balanced, which draws all classes equally often"
+            hint = "either --balanced or --loss evens the classes out; both would do it twice"
+            raise refusal("--loss", expected, self.loss, hint)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from shutil import copytree
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
 from feature_world import Notices
 from fungistore.adaptation.folder import adaptation_run
+from fungistore.adaptation.model import AdaptedModel, parameter_groups
 from fungistore.adaptation.options import AdaptOptions, ImageAugmentation
 from fungistore.adaptation.stage import adapt
 from fungistore.backbones.adapters.adaptation import read_adaptation
+from fungistore.backbones.families import load_backbone
 from fungistore.errors import MismatchError, StoppedError, UsageError
 from fungistore.evaluation.task import labelled_rows
 from fungistore.fingerprint import hash_ids
@@ -214,3 +219,47 @@ def test_what_cannot_be_used_is_refused(tmp_path, photos, options, changes, what
     with pytest.raises(UsageError, match=what):
         adapt(photos, tmp_path / "s.fungi", replace(options, **changes))
     assert not (tmp_path / "s.fungi/adaptations").exists()
+
+
+def test_losses_and_draws_for_classes_of_unequal_sizes(tmp_path, photos, options):
+    """Each gives weights of its own where a class has fewer rows."""
+    images = Path(copytree(photos, tmp_path / "photos"))
+    for path in sorted((images / "red").iterdir())[4:]:
+        path.unlink()
+    found = []
+    for number, changes in enumerate([{}, {"loss": "weighted"}, {"balanced": True}]):
+        adapt(images, store := tmp_path / f"{number}.fungi", replace(options, epochs=1, **changes))
+        found.append(weights(store))
+    assert not any(same(one, other) for one, other in combinations(found, 2))
+
+
+def test_rates_fall_with_depth_and_only_matrices_decay(tiny_weights, options):
+    """Of full: each block has its part of the next one's rate, the classifier the whole."""
+    full = replace(options, method="full", settings={}, layer_decay=0.5)
+    encoder = load_backbone(TINY, weights=tiny_weights, image_size=32)
+    model = AdaptedModel(encoder, full.adapter(), 2, 0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates, decays = {}, {}
+    for group in parameter_groups(model, full):
+        for parameter in group["params"]:
+            rates[names[id(parameter)]] = group["lr_scale"]
+            decays[names[id(parameter)]] = group["weight_decay"]
+    assert len(rates) == len(names)
+    assert [rates[f"backbone.blocks.{n}.mlp.fc1.weight"] for n in (5, 4, 0)] == [0.5, 0.25, 2**-6]
+    assert (rates["classifier.weight"], rates["backbone.pos_embed"]) == (1.0, 2**-7)
+    assert decays["backbone.blocks.0.attn.qkv.weight"] == decays["classifier.weight"] == 0.05
+    free = ("backbone.pos_embed", "backbone.norm.weight", "classifier.bias")
+    assert [decays[name] for name in free] == [0, 0, 0]
+
+
+def test_frozen_batch_norms_keep_their_statistics():
+    """Of a linear classifier on a convolutional network; a batch norm that is trained moves on."""
+    for method in ("linear", "full"):
+        options = AdaptOptions(model="test_resnet", method=method)
+        network = timm.create_model("test_resnet", num_classes=0)
+        encoder = SimpleNamespace(module=network, embedding_dim=network.num_features)
+        model = AdaptedModel(encoder, options.adapter(), 2, 0).train()
+        before = network.bn1.running_mean.clone()
+        model(torch.randn(2, 3, 64, 64), bfloat16=False)
+        assert torch.equal(network.bn1.running_mean, before) == (method == "linear")
+        assert ("backbone.bn1.running_mean" in model.state()) == (method == "full")

@@ -36,7 +36,7 @@ from fungistore.randomness import Stream
 Array = NDArray[np.float64]
 GRIDS = [(5, 7), (4, 4), (6, 3)]
 INTERPOLATIONS = ["bilinear", "nearest"]
-PADDINGS = ["zeros", "border", "reflection"]
+PADDINGS = ["zeros", "border", "reflection"]  # those of grid_sample
 PLAIN = Augmentation(noise=0.0)
 ALL_ON = Augmentation(brightness=0.3, mixup=0.4, cutmix=1.0)
 
@@ -83,7 +83,7 @@ def fold(place: float, size: int, padding: str) -> float:
     if padding == "reflection":
         while not -0.5 <= place <= size - 0.5:
             place = -1 - place if place < -0.5 else 2 * size - 1 - place
-    return min(max(place, 0), size - 1) if padding != "zeros" else place
+    return min(max(place, 0), size - 1) if padding in ("border", "reflection") else place
 
 
 def read(cells: Array, row: float, column: float, interpolation: str, padding: str) -> Array:
@@ -98,13 +98,15 @@ def read(cells: Array, row: float, column: float, interpolation: str, padding: s
             for r in (math.floor(row), math.floor(row) + 1)
             for c in (math.floor(column), math.floor(column) + 1)
         ]
-    inside = [(r, c, weight) for r, c, weight in places if 0 <= r < h and 0 <= c < w]
-    return sum((weight * cells[r, c] for r, c, weight in inside), np.zeros(cells.shape[2]))
+    beyond = cells.mean(axis=(0, 1)) if padding == "mean" else np.zeros(cells.shape[2])
+    return sum(
+        weight * (cells[r, c] if 0 <= r < h and 0 <= c < w else beyond) for r, c, weight in places
+    )
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("padding", [*PADDINGS, "mean"])
 def test_an_operation_equals_the_reference_cell_by_cell(
     operation: str, interpolation: str, padding: str
 ) -> None:

@@ -64,6 +64,29 @@ def test_deit_s_has_the_papers_size() -> None:
     assert 1_800_000 < sizes["vit-xs"] < 2_100_000
 
 
+@pytest.mark.parametrize("kind", ["attn-pool", "vit-xs"])
+def test_attention_of_one_query_is_timms(kind: str) -> None:
+    """Its token, and the gradients of tokens and of every parameter, in double precision."""
+    head = build_head(spec_of(kind), seed=0).eval().double()
+    layer = head.pool if kind == "attn-pool" else head.blocks[-1]
+    for parameter in layer.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    width = 384 if kind == "attn-pool" else 192
+    tokens = torch.randn(3, 16, width, dtype=torch.float64, requires_grad=True)
+    inputs = [tokens, *layer.parameters()]
+    weights = torch.randn(3, width, dtype=torch.float64)
+    (theirs_of,) = (base for base in type(layer).__bases__)
+    ours = layer(tokens).reshape(3, width)
+    theirs = theirs_of.forward(layer, tokens).reshape(3, -1, width)[:, 0]
+    torch.testing.assert_close(ours, theirs)
+    for one, other in zip(
+        torch.autograd.grad((ours * weights).sum(), inputs),
+        torch.autograd.grad((theirs * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.fixture(scope="module")
 def tiny_deit() -> nn.Module:
     """timm's DeiT-Ti with random weights, norms and biases included, on a 3 x 3 grid."""

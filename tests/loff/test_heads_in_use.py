@@ -45,7 +45,8 @@ def world(tmp_path_factory, tiny_weights):
     for name, seed in (("a-0", 0), ("a-1", 1)):
         train_loff(root / "s.fungi", settings(name, seed))
     train_loff(root / "s.fungi", settings("linear", 0, head="linear"))
-    train_loff(root / "s.fungi", settings("pooled", 0, head="attn-pool", pool=2, epochs=1))
+    both = {"pool": 2, "class_token": True}
+    train_loff(root / "s.fungi", settings("pooled", 0, head="attn-pool", epochs=1, **both))
     return root
 
 

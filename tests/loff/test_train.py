@@ -322,3 +322,19 @@ def test_a_restart_killed_half_way_is_not_taken_for_a_run(store, monkeypatch):
     said = []
     train_loff(store.root, options(), context=Context(Notices(said)))
     assert not [text for text in said if "resuming" in text or "nothing to do" in text]
+
+
+def test_settings_that_came_later_are_frozen_only_where_they_are_used(store):
+    """So a head that was begun before there were such settings goes on, and is not another."""
+    train_loff(store.root, options(epochs=1))
+    config = head_run(store, "set", "h").config()
+    assert set(config["options"]["augment"]) == {
+        *("kind", "strength", "interpolation", "padding", "noise", "brightness", "mixup", "cutmix"),
+    }
+    assert not {"class_token", "loss", "ema"} & set(config["options"])
+    assert "embedding_dim" not in config["head"]
+    used = {"class_token": True, "loss": "weighted", "ema": 0.5}
+    train_loff(store.root, options(epochs=1, name="used", **used))
+    frozen = head_run(store, "set", "used").config()
+    assert used.items() <= frozen["options"].items()
+    assert frozen["head"]["embedding_dim"] == CHANNELS

@@ -78,11 +78,19 @@ class LinearTraining:
 
 
 @pytest.mark.parametrize(
-    ("balanced", "smoothing", "standardise"),
-    [(False, 0.0, True), (True, 0.0, True), (False, 0.3, False), (True, 0.2, True)],
+    ("balanced", "smoothing", "standardise", "ema"),
+    [
+        (False, 0.0, True, 0.0),
+        (True, 0.0, True, 0.0),
+        (False, 0.3, False, 0.5),
+        (True, 0.2, True, 0.99),
+    ],
 )
-def test_a_linear_head_trains_as_written_out_in_numpy(tmp_path, balanced, smoothing, standardise):
-    """Order, standardising, warm-up, cosine, smoothing, decay, clipping; the best weights kept."""
+def test_a_linear_head_trains_as_written_out_in_numpy(
+    tmp_path, balanced, smoothing, standardise, ema
+):
+    """Order, standardising, warm-up, cosine, smoothing, decay, clipping, and the average of all
+    weights so far; the best epoch's are kept, and the validation is of these."""
     vectors, labels = noisy_vectors()
     store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels, unit_rows=32)
     result = train_loff(
@@ -98,6 +106,7 @@ def test_a_linear_head_trains_as_written_out_in_numpy(tmp_path, balanced, smooth
             balanced=balanced,
             label_smoothing=smoothing,
             standardise=standardise,
+            ema=ema,
         ),
     )
     data = rows_of(store, "embeddings")
@@ -111,16 +120,24 @@ def test_a_linear_head_trains_as_written_out_in_numpy(tmp_path, balanced, smooth
     spec = HeadSpec("linear", CHANNELS, CLASSES)
     by_hand = LinearTraining(build_head(spec, seed=0), EPOCHS * steps, smoothing)
     kept = []
+    averages = [by_hand.weight.copy(), by_hand.bias.copy()]
     for epoch in range(EPOCHS):
         drawn, loss = order.draw(epoch), 0.0
         for start in range(0, len(train), BATCH):
             rows = drawn[start : start + BATCH]
             loss += len(rows) * by_hand.take(vectors[rows], data.labels[rows])
-        kept.append((loss / len(train), by_hand.weight.copy(), by_hand.bias.copy()))
+            decay = min(ema, by_hand.step / (9 + by_hand.step))  # steps are counted from 1 here
+            for average, live in zip(averages, (by_hand.weight, by_hand.bias), strict=True):
+                average[...] = decay * average + (1 - decay) * live
+        kept.append((loss / len(train), averages[0].copy(), averages[1].copy()))
     history = head_run(store, "set", "h").progress().history
     assert min(by_hand.norms) < 1 < max(by_hand.norms) or standardise  # so some are clipped
     assert [line["loss"] for line in history] == pytest.approx([one[0] for one in kept], rel=1e-4)
-    assert result.best_epoch < EPOCHS
+    assert result.best_epoch < EPOCHS or ema == 0.99
+    held = data.split.validation
+    for line, (_, weight, bias) in zip(history, kept, strict=True):
+        said = (vectors[held] @ weight.T + bias).argmax(axis=1)
+        assert line["validation"]["accuracy"] == (said == data.labels[held]).mean()
     _, weight, bias = kept[result.best_epoch - 1]
     found = weights(store)
     np.testing.assert_allclose(found["best.classifier.weight"], weight, atol=2e-4)
@@ -140,6 +157,8 @@ def rows_of(store, feature, pool=1):
         {"augment": Augmentation(kind="none", noise=0.0, mixup=0.8)},
         {"augment": Augmentation(kind="none", noise=0.0, cutmix=1.0)},
         {"augment": Augmentation(noise=0.3, brightness=0.2, mixup=0.8, cutmix=1.0)},
+        {"augment": Augmentation(noise=0.0, drop_tokens=0.6)},
+        {"augment": Augmentation(noise=0.3, brightness=0.2, mixup=0.8, raw=True)},
         {"augment": PLAIN, "pool": 2},
         {"augment": PLAIN, "standardise": False, "seed": 3},
     ],
@@ -170,7 +189,8 @@ def test_the_loss_of_an_epoch_is_of_augmented_maps_and_their_mixed_labels(store,
     rows_in_order = Shuffled(train, asked.seed).draw(0)
     for step, start in enumerate(range(0, len(train), asked.batch_size)):
         rows = rows_in_order[start : start + asked.batch_size]
-        tokens = head.standardise(maps[rows])
+        raw = asked.augment.raw
+        tokens = maps[rows] if raw else head.standardise(maps[rows])
         targets = torch.eye(CLASSES)[data.labels[rows]]
         drawn = draw(asked.augment, tuple(tokens.shape), seed=asked.seed, epoch=0, step=step)
         if drawn.partners is not None:
@@ -179,8 +199,9 @@ def test_the_loss_of_an_epoch_is_of_augmented_maps_and_their_mixed_labels(store,
             assert not torch.equal(mixed, targets)
             targets = mixed
         tokens, _ = augment(tokens, torch.zeros(len(rows), CLASSES), drawn)
+        tokens = head.standardise(tokens) if raw else tokens
         with torch.no_grad():
-            chances = functional.log_softmax(head.classify(tokens), dim=1)
+            chances = functional.log_softmax(head.classify(tokens, None, drawn.cells), dim=1)
         total += float(-(targets * chances).sum())
     (line,) = head_run(store, "set", "h").progress().history
     assert line["loss"] == pytest.approx(total / len(train), rel=1e-5)
@@ -235,3 +256,26 @@ def test_decay_is_of_matrices_alone(store, kind):
             torch.testing.assert_close(taken, 0.01 * 0.5 * start.detach(), atol=1e-6, rtol=1e-3)
     assert any("norm" in name for name in free)
     assert any("bias" in name for name in free)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "weighted", "balanced-softmax"])
+def test_the_loss_is_of_the_sizes_of_the_training_classes(tmp_path, loss):
+    """The first step's, from the initial weights: torch's with the training rows' counts."""
+    vectors, labels = noisy_vectors()
+    store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
+    one_step = {"head": "linear", "epochs": 1, "batch_size": ROWS, "lr": 1e-30, "dropout": 0.0}
+    train_loff(store.root, options(**one_step, loss=loss, standardise=False))
+    data = rows_of(store, "embeddings")
+    truth = torch.from_numpy(data.labels[data.split.train]).long()
+    sizes = torch.bincount(truth).float()
+    assert len(sizes.unique()) == CLASSES
+    head = build_head(HeadSpec("linear", CHANNELS, CLASSES, standardise=False), seed=0)
+    logits = head(torch.from_numpy(vectors[data.split.train])).detach()
+    if loss == "balanced-softmax":
+        logits = logits + sizes.log()
+    weight = 1 / sizes if loss == "weighted" else None
+    run = head_run(store, "set", "h")
+    expected = float(functional.cross_entropy(logits, truth, weight))
+    assert run.progress().history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert run.config()["options"].get("loss", "cross-entropy") == loss
+    assert ("loss" in run.config()["options"]) == (loss != "cross-entropy")
