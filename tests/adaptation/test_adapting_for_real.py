@@ -71,7 +71,7 @@ def test_adapt_extract_train_and_evaluate_on_textile(tmp_path):
     store = tmp_path / "s.fungi"
     model = {"model": DINO, "weights": str(weights), "image_size": 56}
     split = {"holdout": 0.3, "seed": 0}
-    options = fungi.AdaptOptions(**model, **split, method="ssf", lr=5e-3, epochs=2, batch_size=8)
+    options = fungi.AdaptOptions(**model, **split, method="ssf", epochs=2, batch_size=8)
     adapted = fungi.adapt(images, store, options)
     history = adaptation_run(Store.open(store), "ssf").progress().history
     assert history[1]["loss"] < history[0]["loss"]
@@ -85,6 +85,5 @@ def test_adapt_extract_train_and_evaluate_on_textile(tmp_path):
     (own,) = fungi.evaluate_adapted(store).scores
     (of_head,) = fungi.evaluate_loff(store).scores
     assert own.n_test == of_head.n_test == 27
-    assert own.metrics["accuracy"] > 0.4
     with pytest.raises(fungi.UsageError, match="the model was adapted on"):
         fungi.evaluate_knn(store, fungi.KnnOptions(holdout=0.3, seed=1))
