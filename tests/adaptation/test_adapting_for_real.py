@@ -17,7 +17,7 @@ import fungistore as fungi
 from fungistore.adaptation.folder import adaptation_run
 from fungistore.demo.images import textile_subset
 from fungistore.demo.weights import dinov2_vits14_weights
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, UsageError
 from fungistore.store.store import Store
 from fungistore.training.checkpoint import load_tensors
 from tiny_world import TINY
@@ -85,5 +85,5 @@ def test_adapt_extract_train_and_evaluate_on_textile(tmp_path):
     (own,) = fungi.evaluate_adapted(store).scores
     (of_head,) = fungi.evaluate_loff(store).scores
     assert own.n_test == of_head.n_test == 27
-    with pytest.raises(fungi.UsageError, match="the model was adapted on"):
+    with pytest.raises(UsageError, match="the model was adapted on"):
         fungi.evaluate_knn(store, fungi.KnnOptions(holdout=0.3, seed=1))
