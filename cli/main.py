@@ -14,6 +14,7 @@ import typer
 
 from fungistore.errors import DEBUG, UsageError
 
+from .commands.adapt import adapt
 from .commands.annotate import annotate
 from .commands.bank import bank
 from .commands.data import data
@@ -52,6 +53,7 @@ HEADINGS = {
         "index": index,
         "search": search,
         "retrieve": retrieve,
+        "adapt": adapt,
         "train-loff": train_loff,
         "predict": predict,
         "bank": bank,

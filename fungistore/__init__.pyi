@@ -1,5 +1,11 @@
 """The public names, each stated once: where it lives. `fungistore.__all__` is read from here."""
 
+from .adaptation.evaluate import evaluate_adapted as evaluate_adapted
+from .adaptation.evaluate_options import AdaptedOptions as AdaptedOptions
+from .adaptation.options import AdaptOptions as AdaptOptions
+from .adaptation.options import ImageAugmentation as ImageAugmentation
+from .adaptation.stage import AdaptResult as AdaptResult
+from .adaptation.stage import adapt as adapt
 from .annotating.options import AnnotateOptions as AnnotateOptions
 from .annotating.result import AnnotateResult as AnnotateResult
 from .annotating.stage import annotate as annotate

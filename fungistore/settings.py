@@ -205,7 +205,9 @@ class Settings:
 
         Two configurations can then be put on each other; what is unknown stays as it is.
         """
-        names = {name: field for field in fields_of(cls).values() for name in field.keys}
+        fields = fields_of(cls).values()
+        names = {one.key: one for field in fields if field.group for one in field.group.flags()}
+        names |= {name: field for field in fields for name in field.keys}
         flat: Config = {}
         for given, value in config.items():
             field = names.get(str(given).replace("-", "_"))

@@ -47,7 +47,7 @@ FLOORS = (
     ("indexing", "joint"),
     ("searching", "evaluation"),
     ("training",),
-    ("loff", "segmentation", "prompting"),
+    ("loff", "segmentation", "prompting", "adaptation"),
     ("verification", "doctor", "demo"),
 )
 LONGEST_MODULE = 400  # lines

@@ -202,12 +202,12 @@ def test_a_list_of_paths_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert list(source) == found
     options = fungi.ExtractOptions(model="test_vit")
     for several in (np.array(["b.jpg"]), pd.Series(["b.jpg"]), (path for path in ["b.jpg"])):
-        opened = opened_source(several, options)  # type: ignore[arg-type]
+        opened = opened_source(several, options.model)  # type: ignore[arg-type]
         assert [sample.id for sample in opened] == ["b.jpg"]
     frame = pd.DataFrame({"path": ["b.jpg"]})
     for odd in ([], [tmp_path], [1], ["a.jpg", None], None, 3, frame, np.array([["b.jpg"]])):
         with pytest.raises(UsageError, match="single files"):
-            opened_source(odd, options)  # type: ignore[arg-type]
+            opened_source(odd, options.model)  # type: ignore[arg-type]
 
 
 def test_queries_are_any_list(tmp_path: Path) -> None:

@@ -30,12 +30,14 @@ from fungistore.settings import (
     fields_of,
 )
 
+GROUPS = (fungi.Augmentation, fungi.ImageAugmentation)
 OPTIONS: list[type[Settings]] = [
     value
     for name in fungi.__all__
     if isinstance(value := getattr(fungi, name), type)
     and issubclass(value, Settings)
-    and value not in (Settings, fungi.EvaluationOptions, fungi.Augmentation)
+    and value
+    not in (Settings, fungi.EvaluationOptions, fungi.Augmentation, fungi.ImageAugmentation)
 ]
 COMMANDS = {  # where each class's flags are
     "ExtractOptions": ["extract", "images", "s.fungi", "--model", "m"],
@@ -45,6 +47,7 @@ COMMANDS = {  # where each class's flags are
     "IndexOptions": ["index", "s.fungi"],
     "SearchOptions": ["search", "s.fungi", "query"],
     "TrainOptions": ["train-loff", "s.fungi"],
+    "AdaptOptions": ["adapt", "images", "s.fungi", "--model", "m"],
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
     "SegmentOptions": ["segment", "s.fungi", "photo.jpg"],
     "RetrieveOptions": ["retrieve", "s.fungi"],
@@ -57,6 +60,7 @@ COMMANDS = {  # where each class's flags are
 } | {kind.__name__: ["eval", name, "s.fungi"] for name, kind in fungi.EVALUATIONS.items()}
 NEEDED = {
     "ExtractOptions": {"model": "m"},
+    "AdaptOptions": {"model": "m"},
     "IclOptions": {"endpoint": "http://localhost/v1", "model": "m"},
 }
 COMMANDS["IclOptions"] += ["--endpoint", "http://localhost/v1", "--model", "m"]

@@ -13,6 +13,7 @@ EVALUATIONS = Registry(
         for name in NAMES
     }
     | {
+        "adapted": "fungistore.adaptation.evaluate_options:AdaptedOptions",
         "segment": "fungistore.segmentation.predict_options:SegmentationOptions",
         "icl": "fungistore.prompting.options:IclOptions",
     },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.matrices.seen import refuse_seen
-from fungistore.matrices.splits import Split, choose_split
+from fungistore.matrices.splits import Split, choose_split, stratified_holdout
 from fungistore.pca.stage import refuse_leak
 from fungistore.quantities import counted
+from fungistore.store.coverage import Coverage
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -147,16 +148,51 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
         UsageError: labels are missing, one side of the split is empty, all training rows are of one
             class, or the features' encoder was adapted on test rows.
     """
-    opened = matrix.store
-    labels = opened.samples.labels()
-    split = choose_split(opened, holdout=holdout, seed=seed)
+    opened, coverage = matrix.store, matrix.coverage()
+    found = labelled_rows(opened, coverage, holdout=holdout, seed=seed)
+    refuse_seen(opened, matrix.arrays, found.split.test)
+    present = np.unique(found.labels[(found.labels >= 0) & ~coverage.removed])
+    return Task(matrix, found.labels, found.split, found.excluded, present)
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Rows of a store that a classifier can be made of, and tested on.
+
+    Attributes:
+        labels: of the whole sample table, -1 where unknown.
+        split: labelled, usable rows.
+        excluded: rows of the split that were left out, by reason.
+    """
+
+    labels: NDArray[np.int32]
+    split: Split
+    excluded: dict[str, int]
+
+
+def labelled_rows(
+    store: Store, coverage: Coverage, *, holdout: float | None, seed: int
+) -> LabelledRows:
+    """Divide a store's labelled rows into those to train, to validate and to test on.
+
+    Args:
+        store: the store.
+        coverage: which of its rows can be used.
+        holdout: part of each class to test on, where the store has no test split.
+        seed: of the holdout.
+
+    Raises:
+        UsageError: labels are missing, one side of the split is empty, or all training rows are
+            of one class.
+    """
+    labels = store.samples.labels()
+    split = choose_split(store, holdout=holdout, seed=seed)
     rows = np.concatenate([split.train, split.validation, split.test])
-    coverage = matrix.coverage()
     is_labelled, is_usable = labels >= 0, coverage.usable
     if not is_labelled[rows].any():
         raise UsageError(
             "the samples have no labels",
-            where=opened.where,
+            where=store.where,
             expected="class folders, or a manifest with a column `label`",
             hint="fungi extract from such a source gives labels",
         )
@@ -175,23 +211,55 @@ def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
                 )
             raise UsageError(
                 f"there are no {name} rows",
-                where=opened.where,
+                where=store.where,
                 found=(
                     f"{counted(len(getattr(split, name)), 'row')}, none with a label and "
                     f"usable features"
                 ),
                 hint="fungi status shows what is missing; fungi extract completes it",
             )
-    refuse_seen(opened, matrix.arrays, kept.test)
     present = np.unique(labels[kept.train])
     if len(present) < 2:
         raise UsageError(
             "all training rows are of one class",
-            where=opened.where,
+            where=store.where,
             expected="two classes or more",
-            found=opened.manifest.labels[present[0]],
+            found=store.manifest.labels[present[0]],
         )
-    return Task(matrix, labels, kept, excluded, np.unique(labels[is_labelled & ~coverage.removed]))
+    return LabelledRows(labels, kept, excluded)
+
+
+def with_validation(
+    rows: LabelledRows, names: Sequence[str], validation: float, seed: int
+) -> LabelledRows:
+    """Return rows with some to choose an epoch on: a part of each class of those to train on.
+
+    Rows of a store's own validation split stay as they are.
+
+    Args:
+        rows: of the store.
+        names: of its classes.
+        validation: the part.
+        seed: of its choice.
+
+    Raises:
+        UsageError: a class has rows to validate or test on, and none to train on.
+    """
+    split, labels = rows.split, rows.labels
+    if not len(split.validation):
+        train, held = stratified_holdout(split.train, labels, validation, seed, "validation")
+        origin = {"validation": validation, "validation_seed": seed}
+        described = split.description | origin
+        split = replace(split, train=train, validation=held, description=described)
+    others = np.concatenate([split.validation, split.test])
+    unseen = np.setdiff1d(labels[others], np.unique(labels[split.train]))
+    if len(unseen):
+        raise UsageError(
+            f"{counted(len(unseen), 'class has', 'classes have')} no training rows",
+            found=", ".join(names[label] for label in unseen[:NAMES_SHOWN]),
+            hint="give each class training images with usable features, or leave the class out",
+        )
+    return replace(rows, split=split)
 
 
 class TaskRows:

@@ -140,7 +140,7 @@ def estimate(
         FungiError: as `extract` does.
     """
     place = open_backend(store)
-    source = opened_source(source, options)
+    source = opened_source(source, options.model)
     resolved = settle(place, options, restart=restart)
     with TemporaryDirectory() as directory:  # the samples that the store would have
         real = Store.open(place) if Store.exists(place) else None

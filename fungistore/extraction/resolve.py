@@ -311,13 +311,13 @@ def size_remarks(encoder: Encoder) -> tuple[str, ...]:
     )
 
 
-def opened_source(source: SourcePlace, options: ExtractOptions) -> Source:
+def opened_source(source: SourcePlace, model: str) -> Source:
     """Return the source that a path, or a list of them, names; of a dataset; a Source as it is."""
     if is_dataset(source) and not hasattr(source, "label_names"):
         return DatasetSource(source)
     if isinstance(source, str | Path | Sequence) or not hasattr(source, "label_names"):
         listed: Any = source  # also an array, or a column of a data frame
-        return open_source(listed, modality=modality_of(options.model))
+        return open_source(listed, modality=modality_of(model))
     return source
 
 

@@ -63,7 +63,7 @@ def extract(
     if isinstance(engine, Local):
         _refuse_restart_of_one(engine.part, restart=restart)
         extraction = Extraction(
-            opened_source(source, options),
+            opened_source(source, options.model),
             store,
             options,
             restart=restart,
@@ -96,7 +96,7 @@ def open_extraction(arguments: Config, place: Place, context: Context) -> RunSli
     device = place.device or options.device
     threads = options.workers or default_workers(device.partition(":")[0], place.neighbours)
     extraction = Extraction(
-        opened_source(arguments["source"], options),
+        opened_source(arguments["source"], options.model),
         arguments["store"],
         replace(options, device=device, workers=threads),
         restart=False,

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fungistore.errors import UsageError
-from fungistore.evaluation.task import task_of
+from fungistore.evaluation.task import labelled_rows, with_validation
 from fungistore.fingerprint import Config, digest_rows
 from fungistore.loff.loader import PatchLoader
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.cells import pooled
-from fungistore.matrices.splits import Split, stratified_holdout
+from fungistore.matrices.seen import refuse_seen
+from fungistore.matrices.splits import Split
 from fungistore.quantities import counted
 from fungistore.store.feature import LENGTHS, PATCHES
 from fungistore.store.feature_sets import choose_feature_set
@@ -137,17 +138,13 @@ def open_head_data(
     arrays = tuple(known[name] for name in features)
     _refuse_padded(store, chosen, feature)
     _refuse_unpoolable(arrays[0], feature, pool)
-    task = task_of(FeatureMatrix(store, chosen, features, arrays), holdout=holdout, seed=seed)
-    split, labels = task.split, task.labels
-    if not len(split.validation):
-        train, held = stratified_holdout(split.train, labels, validation, seed, "validation")
-        origin = {"validation": validation, "validation_seed": seed}
-        described = split.description | origin
-        split = replace(split, train=train, validation=held, description=described)
+    matrix = FeatureMatrix(store, chosen, features, arrays)
+    rows = labelled_rows(store, matrix.coverage(), holdout=holdout, seed=seed)
+    refuse_seen(store, arrays, rows.split.test)
     names = store.manifest.labels
-    _refuse_unseen_classes(split, labels, names)
+    rows = with_validation(rows, names, validation, seed)
     beside = known["embeddings"] if embeddings else None
-    return HeadData(chosen, arrays[0], beside, pool, labels, names, split, task.excluded)
+    return HeadData(chosen, arrays[0], beside, pool, rows.labels, names, rows.split, rows.excluded)
 
 
 def moments(loader: PatchLoader, pool: int) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
@@ -195,16 +192,4 @@ def _refuse_unpoolable(array: UnitArray, feature: str, pool: int) -> None:
             expected="a divisor of the grid's sides",
             found=f"{grid} cells" if len(shape) != 1 else f"a sequence of {shape[0]} tokens",
             hint="leave out --pool" if len(shape) != 2 else f"--pool N that divides {grid}",
-        )
-
-
-def _refuse_unseen_classes(split: Split, labels: NDArray[np.int32], names: tuple[str, ...]) -> None:
-    known = np.unique(labels[split.train])
-    others = np.concatenate([split.validation, split.test])
-    unseen = np.setdiff1d(labels[others], known)
-    if len(unseen):
-        raise UsageError(
-            f"{counted(len(unseen), 'class has', 'classes have')} no training rows",
-            found=", ".join(names[label] for label in unseen[:5]),
-            hint="give each class training images with usable features, or leave the class out",
         )

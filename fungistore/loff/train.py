@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fungistore.errors import MismatchError, UsageError
-from fungistore.evaluation.ordered import KAPPA, require_order
+from fungistore.errors import UsageError
 from fungistore.evaluation.task import say_split
-from fungistore.fingerprint import Config, describe, differences, fingerprint
+from fungistore.fingerprint import Config, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
@@ -31,6 +30,7 @@ from fungistore.training.loop import TrainingLoop
 from fungistore.training.options import PLAIN_LOSS
 from fungistore.training.run_folder import RunFolder
 from fungistore.training.run_loggers import Tail, refuse_unusable
+from fungistore.training.settling import refuse_metric, refuse_other_settings
 
 OUTSIDE = (  # change no weights
     *("name", "feature_set", "device", "cache", "checkpoint_minutes", "log_to"),
@@ -122,7 +122,7 @@ def train_loff(
         validation=options.validation,
         seed=options.seed,
     )
-    _refuse_metric(data, options)
+    refuse_metric(options, data.names, data.labels[data.split.validation])
     split = say_split(data.split, context)
     name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
@@ -197,26 +197,6 @@ def _of_sequences(options: TrainOptions, data: HeadData, context: Context) -> Tr
     return replace(options, augment=augment)
 
 
-def _refuse_metric(data: HeadData, options: TrainOptions) -> None:
-    """Refuse a metric that the validation rows do not have, before anything is frozen."""
-    present = len(np.unique(data.labels[data.split.validation]))
-    if options.order is not None or options.metric == KAPPA:
-        require_order(data.names, options.order, f"--metric {options.metric}")
-    if options.metric == "roc_auc" and (len(data.names) != 2 or present != 2):
-        expected = "two classes, both of them among the validation rows"
-    elif options.metric == KAPPA and present < 2:
-        expected = "two classes or more among the validation rows"
-    else:
-        return
-    raise UsageError(
-        f"{options.metric} cannot choose the best epoch here",
-        where="--metric",
-        expected=expected,
-        found=f"{counted(len(data.names), 'class')}, {present} of them among the validation rows",
-        hint="--metric accuracy, or mean_per_class_accuracy",
-    )
-
-
 def _settle(
     run: RunFolder,
     data: HeadData,
@@ -266,24 +246,7 @@ def _settle(
         f"units of {name} with rows of the training": ("those of then", "made anew since")
         for name in anew
     }
-    if set(fields) == {"options.epochs"}:
-        trained, other = fields["options.epochs"]
-        raise MismatchError(
-            "the number of a head's epochs cannot change: the learning rate falls to zero over "
-            "all of them, so those of another number are another training",
-            where=run.folder.where(),
-            expected=f"--epochs {trained}",
-            found=f"--epochs {other}",
-            hint="another --name trains a second head, --restart this one anew",
-        )
-    if fields:
-        raise MismatchError(
-            "a head of this name was trained with other settings",
-            where=run.folder.where(),
-            expected="the same settings and rows, or another name",
-            found=describe(fields),
-            hint="another --name keeps both, --restart starts anew",
-        )
+    refuse_other_settings("head", run.folder.where(), fields)
     return stored
 
 

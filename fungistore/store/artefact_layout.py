@@ -184,7 +184,11 @@ EVALUATION = StoredKind(
     "eval",
     "one evaluation; the same one again replaces it",
     (
-        Field("kind", "text", "knn, linear, cluster, retrieval, compare, loff, segment or icl"),
+        Field(
+            "kind",
+            "text",
+            "knn, linear, cluster, retrieval, compare, loff, adapted, segment or icl",
+        ),
         Field("store", "text", "the store's directory at that time"),
         Field("feature_set", "text", "its name"),
         Field("protocol", "table", "everything that decides the scores"),

@@ -19,15 +19,21 @@ from typer.main import get_command
 from tiny_world import write_images
 
 CLASSES, PER_CLASS = ("cat", "dog", "fox", "hen", "owl"), 8
-LONG = ("extract", "train-loff")
-FROM_NOTHING = ("extract", "import")  # these make the store of their examples
+LONG = ("extract", "train-loff", "adapt", "eval adapted")
+FROM_NOTHING = ("extract", "import", "adapt")  # these make the store of their examples
 STORE = """
 fungi extract pets.csv pets.fungi --model deit_tiny_patch16_224 --image-size 32 \
     --features embeddings,kl,dino,patches
 """
 HEAD = "fungi train-loff pets.fungi --head attn-pool --epochs 1 --name"
+ADAPTED = "--model deit_tiny_patch16_224 --image-size 32"
 # What has come before the examples of a command.
 BEFORE = {
+    "eval adapted": "; ".join(
+        f"fungi adapt pets.csv pets.fungi {ADAPTED} --method {name} --epochs 1 && "
+        f"fungi extract pets.csv pets.fungi {ADAPTED} --features embeddings --adapter {name}"
+        for name in ("vpt", "full")
+    ),
     "eval cluster": "fungi pca pets.fungi --name fungi512",
     "eval loff": f"for name in vit-xs-ta plain-1 ta-1; do {HEAD} $name; done",
     "export": "rm *.npy *.h5 *.parquet",

@@ -20,6 +20,7 @@ CLASSES = ("global", "local", "nominal")
 IMAGES_PER_CLASS, PHOTO = 40, "local/textile_0002.jpg"  # the photo is none of them
 # What a page may leave unrun, and who runs it instead.
 REASONS = {
+    "trains a whole backbone": "tests/docs/test_examples.py, whose examples of --help are small",
     "installs": "tests/install",
     "the demo": "tests/demo/test_tour.py, and tests/install/test_installed.py from a wheel",
     "make": "it runs what the Makefile says, in an environment of its own",
