@@ -45,6 +45,7 @@ COMMANDS = {  # where each class's flags are
     "IndexOptions": ["index", "s.fungi"],
     "SearchOptions": ["search", "s.fungi", "query"],
     "TrainOptions": ["train-loff", "s.fungi"],
+    "LoffTableOptions": ["table", "loff", "s.fungi"],
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
     "SegmentOptions": ["segment", "s.fungi", "photo.jpg"],
     "RetrieveOptions": ["retrieve", "s.fungi"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fungistore.registry import Registry
 
-NAMES = ("knn", "linear", "loff", "cluster", "retrieval", "zero-shot", "compare")
+NAMES = ("knn", "linear", "cluster", "retrieval", "zero-shot", "compare")
 EVALUATIONS = Registry(
     "evaluation",
     "fungistore.evaluations",
@@ -13,6 +13,7 @@ EVALUATIONS = Registry(
         for name in NAMES
     }
     | {
+        "loff": "fungistore.loff.evaluate_options:LoffOptions",
         "segment": "fungistore.segmentation.predict_options:SegmentationOptions",
         "icl": "fungistore.prompting.options:IclOptions",
     },

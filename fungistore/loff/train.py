@@ -37,7 +37,10 @@ OUTSIDE = (  # change no weights
     "keep_removed",  # but the rows do, which have a digest
 )
 # settings that came later: left out where they change nothing, so that older heads still fit
-LATER: Config = {"order": None, "ema": 0.0, "class_token": False, "loss": PLAIN_LOSS}
+LATER: Config = {
+    **{"order": None, "ema": 0.0, "class_token": False},
+    **{"loss": PLAIN_LOSS, "split_seed": None},
+}
 LATER_AUGMENT: Config = {"drop_tokens": 0.0, "raw": False}
 
 
@@ -120,7 +123,7 @@ def train_loff(
         pool=options.pool,
         holdout=options.holdout,
         validation=options.validation,
-        seed=options.seed,
+        seed=options.rows_seed,
     )
     _refuse_metric(data, options)
     split = say_split(data.split, context)
@@ -181,16 +184,12 @@ def _refuse_metric(data: HeadData, options: TrainOptions) -> None:
     present = len(np.unique(data.labels[data.split.validation]))
     if options.order is not None or options.metric == KAPPA:
         require_order(data.names, options.order, f"--metric {options.metric}")
-    if options.metric == "roc_auc" and (len(data.names) != 2 or present != 2):
-        expected = "two classes, both of them among the validation rows"
-    elif options.metric == KAPPA and present < 2:
-        expected = "two classes or more among the validation rows"
-    else:
+    if options.metric not in ("roc_auc", KAPPA) or present > 1:
         return
     raise UsageError(
         f"{options.metric} cannot choose the best epoch here",
         where="--metric",
-        expected=expected,
+        expected="two classes or more among the validation rows",
         found=f"{counted(len(data.names), 'class')}, {present} of them among the validation rows",
         hint="--metric accuracy, or mean_per_class_accuracy",
     )
