@@ -33,6 +33,7 @@ from .commands.retrieve import retrieve
 from .commands.search import search
 from .commands.segment import segment
 from .commands.status import status
+from .commands.table import loff
 from .commands.train_loff import train_loff
 from .commands.verify import verify
 from .completion import join_values_of_bash
@@ -172,6 +173,13 @@ evaluation = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(evaluation, name="eval", rich_help_panel="Use them")
+tables = typer.Typer(
+    cls=Pages,
+    help="Put what was trained into one table.",
+    no_args_is_help=True,
+)
+tables.command("loff", cls=Page)(loff)
+app.add_typer(tables, name="table", rich_help_panel="Use them")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WIDTH = 110  # narrower terminals wrap lines rather than cut cells
 PADDING = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)  # which would wrap into empty lines
 GAP, FOLDED_WIDTH = 2, 14  # between columns, and what a column of long text keeps at least
+DEVIATION = "_deviation"  # what is in the cell of the metric before it
 UNBOUNDED = 1_000_000  # in a file or a pipe a row is one line, whatever it holds
 
 
@@ -53,7 +54,7 @@ def show_table(
         least += min(widest, FOLDED_WIDTH) if name in folded else widest
     for row in cells:
         table.add_row(*row)
-    _show(table, least if folded else WIDTH)
+    _show(table, least if folded else max(least, WIDTH))
 
 
 def show_text(text: str = "") -> None:
@@ -86,7 +87,9 @@ def show_scores(evaluation: fungi.Evaluation, saved: str | None, tell: Sequence[
         show_table(table.columns, table.rows, left=table.columns[:1])
         show_text()
     names = list(dict.fromkeys(name for score in evaluation.scores for name in score.metrics))
-    names = [name for name in names if name != "balanced_accuracy"]  # = mean per class
+    shown_elsewhere = {"balanced_accuracy"}  # = mean per class
+    shown_elsewhere |= {f"{name}{DEVIATION}" for name in names}
+    names = [name for name in names if name not in shown_elsewhere]
     told = [key for key in tell if any(key in score.protocol for score in evaluation.scores)]
     titles = [name.replace("_", " ").replace("accuracy", "acc") for name in names]
     show_table(
@@ -113,7 +116,10 @@ def _cell(score: fungi.Score, name: str) -> str:
     value = score.metrics.get(name)
     if value is None:
         return "-"
-    if name not in score.spread:
-        return f"{100 * value:.2f}"
-    low, high = score.spread[name]
-    return f"{100 * value:.2f} ({100 * low:.1f}-{100 * high:.1f})"
+    text = f"{100 * value:.2f}"
+    if (deviation := score.metrics.get(f"{name}{DEVIATION}")) is not None:
+        text += f" ± {100 * deviation:.2f}"
+    elif name in score.spread:
+        low, high = score.spread[name]
+        text += f" ({100 * low:.1f}-{100 * high:.1f})"
+    return text

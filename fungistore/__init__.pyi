@@ -50,7 +50,6 @@ from .evaluation.options import CompareOptions as CompareOptions
 from .evaluation.options import EvaluationOptions as EvaluationOptions
 from .evaluation.options import KnnOptions as KnnOptions
 from .evaluation.options import LinearOptions as LinearOptions
-from .evaluation.options import LoffOptions as LoffOptions
 from .evaluation.options import RetrievalOptions as RetrievalOptions
 from .evaluation.options import ZeroShotOptions as ZeroShotOptions
 from .evaluation.registry import EVALUATIONS as EVALUATIONS
@@ -80,6 +79,8 @@ from .labelling.stage import LabelResult as LabelResult
 from .labelling.stage import label as label
 from .loff.evaluate import LoffEvaluation as LoffEvaluation
 from .loff.evaluate import evaluate_loff as evaluate_loff
+from .loff.evaluate_options import LoffOptions as LoffOptions
+from .loff.evaluate_options import LoffTableOptions as LoffTableOptions
 from .loff.options import Augmentation as Augmentation
 from .loff.options import PredictOptions as PredictOptions
 from .loff.options import TrainOptions as TrainOptions
@@ -88,6 +89,8 @@ from .loff.predict import predict_images as predict_images
 from .loff.predict import predict_rows as predict_rows
 from .loff.stored import StoredHead as StoredHead
 from .loff.stored import load_head as load_head
+from .loff.table import LoffTable as LoffTable
+from .loff.table import table_loff as table_loff
 from .loff.train import TrainResult as TrainResult
 from .loff.train import train_loff as train_loff
 from .machine.context import Context as Context

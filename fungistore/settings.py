@@ -55,8 +55,8 @@ class Setting:
 
     Attributes:
         help: one sentence for the command line, without the default.
-        flag: what it is called there, where that is not "--" and the field's name; a short form
-            may follow after a space.
+        flag: what it is called there, where that is not "--" and the field's name; others that
+            mean the same may follow after spaces.
         default: in words, where None stands for something.
         metavar: what stands for the value in the help; default: by the type.
         heading: what its flag stands under in the help; default: the heading of its class.
@@ -117,7 +117,9 @@ class SettingField:
     @property
     def keys(self) -> set[str]:
         """All that it is called in one."""
-        return {self.name, self.key}
+        others = self.setting.flag.split()[1:]
+        words = {one.removeprefix("--").replace("-", "_") for one in others if one[:2] == "--"}
+        return {self.name, self.key} | words
 
     @property
     def expected(self) -> str:

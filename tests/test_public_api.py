@@ -48,6 +48,7 @@ OPTIONS = [
     "fungistore.indexing.options",
     "fungistore.annotating.options",
     "fungistore.labelling.options",
+    "fungistore.loff.evaluate_options",
     "fungistore.loff.options",
     "fungistore.pca.options",
     "fungistore.prompting.options",

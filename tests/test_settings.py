@@ -48,6 +48,7 @@ COMMANDS = {  # where each class's flags are
     "SearchOptions": ["search", "s.fungi", "query"],
     "TrainOptions": ["train-loff", "s.fungi"],
     "AdaptOptions": ["adapt", "images", "s.fungi", "--model", "m"],
+    "LoffTableOptions": ["table", "loff", "s.fungi"],
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],
     "SegmentOptions": ["segment", "s.fungi", "photo.jpg"],
     "RetrieveOptions": ["retrieve", "s.fungi"],
@@ -142,7 +143,7 @@ def test_options_survive_a_configuration_file(kind: type[Settings]) -> None:
 def test_the_help_shows_every_flag_with_its_default(kind: type[Settings]) -> None:
     """Stated in the class alone, the default is what `--help` says."""
     command = COMMANDS[kind.__name__]
-    words = command[:2] if command[0] == "eval" else command[:1]
+    words = command[:2] if command[0] in ("eval", "table") else command[:1]
     shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200"})
     text = " ".join(shown.stdout.split())
     for field in kind.flags():

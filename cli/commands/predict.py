@@ -38,13 +38,15 @@ def predict(
     """Classify images by a trained head.
 
     Printed are the label, and probabilities of all classes. A file goes through the store's own
-    backbone and transform; rows of the store need no backbone.
+    backbone and transform; rows of the store need no backbone. --ensemble averages what several
+    heads say, --tta what one says of a feature map and its mirror images.
 
     \b
     Examples:
       fungi predict pets.fungi photo.jpg --head vit-xs-ta
       find new -name '*.jpg' | fungi predict pets.fungi - --json
       fungi predict pets.fungi --rows 0-9,12
+      fungi predict pets.fungi photo.jpg --head 'vit-*' --ensemble --tta flips
     """
     if bool(images) == bool(rows):
         raise UsageError("what to classify?", expected="images, or --rows, and not both")

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from fungistore.adaptation.evaluate_options import AdaptedOptions
 from fungistore.backbones.adapters.adaptation import Adaptation
 from fungistore.errors import MismatchError, UsageError
-from fungistore.evaluation.metrics import Predictions, classification_metrics, over_runs
+from fungistore.evaluation.intervals import Spread, metric_intervals, over_runs
+from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.ordered import ranks_for
+from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.result import Evaluation, Score
 from fungistore.evaluation.task import labelled_rows
 from fungistore.extraction.adapted import find_adaptation
@@ -46,6 +48,7 @@ class _Tested:
     split: Split
     excluded: dict[str, int]
     metrics: dict[str, float]
+    intervals: Spread
 
 
 def evaluate_adapted(
@@ -146,19 +149,18 @@ def _test(store: Store, feature_set: str) -> _Tested:
     made: Mapping[str, Any] = adaptation.config["options"]
     records = Records((array,))
     coverage = coverage_of((array,), records, len(store.samples), left_out(store))
-    rows = labelled_rows(store, coverage, holdout=made["holdout"], seed=made["seed"])
+    seed = made["seed"] if made.get("split_seed") is None else made["split_seed"]
+    rows = labelled_rows(store, coverage, holdout=made["holdout"], seed=seed)
     test = rows.split.test
     refuse_seen(store, (array,), test)
     truth, count = rows.labels[test], len(adaptation.classes)
     said = _probabilities(adaptation, array, test)
-    metrics = classification_metrics(
-        truth,
-        Predictions.of_probabilities(said, np.arange(count)),
-        count,
-        ranks_for(made["metric"], adaptation.classes, made["order"]),
-    )
+    predictions = Predictions.of_probabilities(said, np.arange(count))
+    ranks = ranks_for(made["metric"], adaptation.classes, made.get("order"))
+    metrics = classification_metrics(truth, predictions, count, ranks)
+    intervals = metric_intervals(truth, predictions, metrics, ranks)
     content = content_of(array, None, records.of(array.name))
-    return _Tested(adaptation, array, content, rows.split, rows.excluded, metrics)
+    return _Tested(adaptation, array, content, rows.split, rows.excluded, metrics, intervals)
 
 
 def _adaptation_of(store: Store, feature_set: str, array: UnitArray) -> Adaptation:
@@ -211,7 +213,7 @@ def _probabilities(
 def _averaged(tested: list[_Tested], title: str) -> Score:
     last = tested[-1]
     n_test = len(last.split.test)
-    metrics, spread = over_runs([one.metrics for one in tested], n_test)
+    metrics, spread = over_runs([one.metrics for one in tested], last.intervals)
     return Score(
         features=(EMBEDDINGS,),
         dim=int(last.array.array.shape[1]),

@@ -143,8 +143,9 @@ def find_rows(store: Store, options: AdaptOptions, read: Items | None, reader: R
 
     def divided() -> LabelledRows:
         coverage = Coverage(usable, 0, 0, removed)
-        rows = labelled_rows(store, coverage, holdout=options.holdout, seed=options.seed)
-        return with_validation(rows, store.manifest.labels, options.validation, options.seed)
+        rows = labelled_rows(store, coverage, holdout=options.holdout, seed=options.rows_seed)
+        names = store.manifest.labels
+        return with_validation(rows, names, options.validation, options.rows_seed)
 
     rows = divided()
     training = np.sort(np.concatenate([rows.split.train, rows.split.validation]))

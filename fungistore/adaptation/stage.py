@@ -37,6 +37,7 @@ from fungistore.store.listing import refuse_other_modality
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.training.loop import TrainingLoop
+from fungistore.training.options import LATER, without_defaults
 from fungistore.training.run_folder import RunFolder
 from fungistore.training.run_loggers import Tail, refuse_unusable
 from fungistore.training.settling import refuse_metric, refuse_other_settings
@@ -254,6 +255,7 @@ def _config(
         dtype = stored["dtype"] if stored and "dtype" in stored else fast
     rate = options.lr or LEARNING_RATES.get(options.method, OTHER_RATE)
     settings = {key: value for key, value in to_json(options).items() if key not in OUTSIDE}
+    settings = without_defaults(settings, LATER)
     if options.method != FULL:
         del settings["layer_decay"]  # it has no effect
     return {

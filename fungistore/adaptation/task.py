@@ -17,8 +17,9 @@ from fungistore.adaptation.model import AdaptedModel, parameter_groups
 from fungistore.adaptation.options import AdaptOptions
 from fungistore.adaptation.rows import AdaptRows, Reader
 from fungistore.backbones.timm_vit.encoder import TimmViT
-from fungistore.evaluation.metrics import Predictions, classification_metrics
+from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.ordered import ranks_for
+from fungistore.evaluation.predictions import Predictions
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import send
 from fungistore.modalities.image.pixels import NormalizedViews

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from fungistore.errors import FungiError, UsageError
+from fungistore.evaluation.intervals import metric_intervals, over_runs
 from fungistore.evaluation.knn import predict
-from fungistore.evaluation.metrics import Predictions, classification_metrics, over_runs
+from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.options import CompareOptions, KnnOptions
 from fungistore.evaluation.plots import check_plot, save_plot
+from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
 from fungistore.evaluation.task import Task, TaskRows, open_task, say_split, say_unseen
 from fungistore.fingerprint import Config
@@ -232,7 +234,7 @@ def _predict(task: Task, matrix: FeatureMatrix, k: int) -> Predictions:
     options = KnnOptions(k=k, vote="majority")
     database = TaskRows(matrix, task.split.train, _as_they_are)
     blocks = TaskRows(matrix, task.split.test, _as_they_are)
-    parts = [predict(database, task.labels, queries, options, task.pair) for _, queries in blocks]
+    parts = [predict(database, task.labels, queries, options) for _, queries in blocks]
     return Predictions(np.concatenate([part.ranked for part in parts]))
 
 
@@ -243,7 +245,7 @@ def _as_they_are(vectors: Vectors) -> Vectors:
 def _score(name: str, task: Task, matrix: FeatureMatrix, predictions: Predictions) -> Score:
     truth = task.labels[task.split.test]
     measured = classification_metrics(truth, predictions, task.classes)
-    metrics, spread = over_runs([measured], len(truth))
+    metrics, spread = over_runs([measured], metric_intervals(truth, predictions, measured))
     return Score(
         features=matrix.features,
         dim=matrix.dim,

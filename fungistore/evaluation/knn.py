@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from fungistore.errors import UsageError
-from fungistore.evaluation.metrics import RANKED, Predictions
 from fungistore.evaluation.options import KnnOptions, ShotRule
+from fungistore.evaluation.predictions import RANKED, Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, evaluate_table
@@ -63,14 +63,14 @@ def evaluate_knn(
 def vote(
     labels: NDArray[np.int32],
     weights: NDArray[np.float64] | None = None,
-    pair: tuple[int, int] | None = None,
+    classes: NDArray[np.int32] | None = None,
 ) -> Predictions:
     """Rank the labels of each row's neighbours by their votes, ties to the smallest label.
 
     Args:
         labels: [n, k] labels of the neighbours.
         weights: [n, k] weight of each; default: all the same.
-        pair: the labels, where there are two: the share of the second is given, too.
+        classes: all labels that there are, ascending: the share of each is given, too.
     """
     count, k = labels.shape
     weights = np.ones(labels.shape) if weights is None else weights
@@ -86,10 +86,12 @@ def vote(
     tally[names < 0] = -1.0  # weights may underflow to zero and still name a class
     ranking = np.argsort(-tally, axis=1, kind="stable")[:, :RANKED]
     ranked = np.take_along_axis(names, ranking, 1)
-    if pair is None:
+    if classes is None:
         return Predictions(ranked)
-    positive = (weights * (labels == pair[1])).sum(axis=1) / weights.sum(axis=1)
-    return Predictions(ranked, positive, pair)
+    cell = np.arange(count)[:, None] * len(classes) + np.searchsorted(classes, labels)
+    shares = np.bincount(cell.ravel(), weights.ravel(), count * len(classes))
+    shares = shares.reshape(count, len(classes)) / weights.sum(axis=1, keepdims=True)
+    return Predictions(ranked, shares.astype(np.float32), classes)
 
 
 def choose_shots(
@@ -135,7 +137,7 @@ def predict(
     labels: NDArray[np.int32],
     queries: Vectors,
     options: KnnOptions,
-    pair: tuple[int, int] | None,
+    classes: NDArray[np.int32] | None = None,
 ) -> Predictions:
     """Classify queries [q, d] by the labelled rows of a database.
 
@@ -144,15 +146,15 @@ def predict(
         labels: of the whole sample table.
         queries: vectors [q, d].
         options: k, vote and temperature.
-        pair: the labels, where there are two.
+        classes: all labels of the database, ascending: the share of each is given, too.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.vote == "majority":
         rows = nearest_rows(queries, database, options.k, device)
-        return vote(labels[rows], pair=pair)
+        return vote(labels[rows], classes=classes)
     found = nearest(queries, database, options.k, device)
     cosines = 1 - found.distances**2 / 2
-    return vote(labels[found.rows], np.exp(cosines / options.temperature), pair)
+    return vote(labels[found.rows], np.exp(cosines / options.temperature), classes)
 
 
 def _predictions(
@@ -166,9 +168,9 @@ def _predictions(
             normalize(vectors)
         return vectors
 
-    database = TaskRows(matrix, train, transform)
+    database, classes = TaskRows(matrix, train, transform), np.unique(task.labels[train])
     parts = [
-        predict(database, task.labels, queries, options, task.pair)
+        predict(database, task.labels, queries, options, classes)
         for _, queries in TaskRows(matrix, task.split.test, transform)
     ]
     return Predictions.joined(parts)

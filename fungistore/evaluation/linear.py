@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from fungistore.evaluation.metrics import Predictions
 from fungistore.evaluation.options import LinearOptions
+from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
 from fungistore.evaluation.table import Outcome, evaluate_table

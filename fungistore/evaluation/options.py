@@ -16,7 +16,6 @@ from annotated_types import MinLen
 from fungistore.errors import UsageError
 from fungistore.headings import FEATURES, GENERAL, ROWS, SCORES
 from fungistore.joint.options import TextChoice
-from fungistore.machine.choices import DeviceChoice
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.choices import (
     BlockChoice,
@@ -112,15 +111,21 @@ class CombinationChoice(FeatureChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(CombinationChoice, SplitChoice, RemovedChoice, OrderChoice, EvaluationOptions):
+class KappaChoice(OrderChoice):
+    """Whether errors are weighed by how far the classes are from each other."""
+
+    kappa: Annotated[
+        bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(CombinationChoice, SplitChoice, RemovedChoice, KappaChoice, EvaluationOptions):
     """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
 
     seeds: Annotated[
         Count, Setting("Average over so many seeds, from the seed on.", heading=ROWS)
     ] = 1
-    kappa: Annotated[
-        bool, Setting("Quadratic kappa, for ordered classes; --order implies it.", heading=SCORES)
-    ] = False
 
     @property
     def draws(self) -> bool:
@@ -192,44 +197,6 @@ class LinearOptions(TableOptions):
         Setting("Regularisations to choose from; the paper's five.", metavar="NUMBERS"),
     ] = STRENGTHS
     max_iter: Annotated[Count, Setting("Of the solver.")] = ITERATIONS
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoffOptions(FeatureSetChoice, RemovedChoice, DeviceChoice, EvaluationOptions):
-    """Test trained heads on the rows that their splits left out.
-
-    A pattern of names averages over the heads that it matches, such as seeds.
-
-    \b
-    Examples:
-      fungi eval loff pets.fungi --head vit-xs-ta
-      fungi eval loff pets.fungi --head 'plain-*' --head 'ta-*' --plot c.png
-    """
-
-    function = "fungistore.loff.evaluate:evaluate_loff"
-    heading = "Heads"
-    tell = ("heads",)
-
-    heads: Annotated[
-        tuple[str, ...],
-        Setting(
-            "A name or pattern, each a line.",
-            flag="--head",
-            default="the only head",
-            metavar="NAME",
-            names="head",
-            is_repeated=True,
-        ),
-    ] = ()
-    plot: Annotated[
-        Path | None,
-        Setting(
-            PLOT.format("the last line's confusion matrix"),
-            default="none",
-            metavar="FILE",
-            heading=GENERAL,
-        ),
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

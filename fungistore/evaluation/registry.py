@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fungistore.registry import Registry
 
-NAMES = ("knn", "linear", "loff", "cluster", "retrieval", "zero-shot", "compare")
+NAMES = ("knn", "linear", "cluster", "retrieval", "zero-shot", "compare")
 EVALUATIONS = Registry(
     "evaluation",
     "fungistore.evaluations",
@@ -14,6 +14,7 @@ EVALUATIONS = Registry(
     }
     | {
         "adapted": "fungistore.adaptation.evaluate_options:AdaptedOptions",
+        "loff": "fungistore.loff.evaluate_options:LoffOptions",
         "segment": "fungistore.segmentation.predict_options:SegmentationOptions",
         "icl": "fungistore.prompting.options:IclOptions",
     },

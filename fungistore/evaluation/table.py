@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.evaluation.metrics import Predictions, classification_metrics, over_runs
+from fungistore.evaluation.intervals import metric_intervals, over_runs
+from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.options import TableOptions
 from fungistore.evaluation.ordered import ranks_of, require_order
+from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score, class_names
 from fungistore.evaluation.task import Task, open_task, say_split, say_unseen
@@ -143,13 +145,14 @@ def _averaged(
         for task, outcome in runs
     ]
     (task, last), protocols = runs[-1], [outcome.protocol for _, outcome in runs]
-    tested = len(task.split.test)
-    metrics, spread = over_runs(measured, tested)
+    truth = task.labels[task.split.test]
+    one = metric_intervals(truth, last.predictions, measured[0], ranks) if len(runs) == 1 else {}
+    metrics, spread = over_runs(measured, one)
     return Score(
         features=matrix.features,
         dim=last.dim,
         n_train=last.n_train,
-        n_test=tested,
+        n_test=len(truth),
         metrics=metrics,
         spread=spread,
         protocol=last.protocol if len(runs) == 1 else {"runs": protocols},

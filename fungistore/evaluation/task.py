@@ -99,11 +99,6 @@ class Task:
         """Number of classes."""
         return len(self.present)
 
-    @property
-    def pair(self) -> tuple[int, int] | None:
-        """The labels of two classes, None of more."""
-        return (int(self.present[0]), int(self.present[1])) if self.classes == 2 else None
-
 
 def open_task(
     store: str | Path | Store,

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from fungistore.errors import UsageError
-from fungistore.evaluation.metrics import Predictions, accuracy_interval, classification_metrics
+from fungistore.evaluation.intervals import metric_intervals
+from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.options import ZeroShotOptions
+from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.result import (
     LABEL_HINT,
     Evaluation,
@@ -78,7 +80,10 @@ def evaluate_zero_shot(
     context.reporter.begin("images", len(rows))
     for numbers, block in matrix.stream(rows):
         context.stop_if_asked()
-        ranked.append(Predictions.of_probabilities(block @ vectors.T, classes))
+        cosines = block @ vectors.T
+        said = Predictions.of_probabilities(cosines, classes)
+        # cosines of several classes are no probabilities, so no area is of them
+        ranked.append(said if len(classes) == 2 else Predictions(said.ranked))
         context.reporter.advance(len(numbers))
     context.reporter.end()
     predictions = Predictions.joined(ranked)
@@ -89,7 +94,7 @@ def evaluate_zero_shot(
         n_train=0,
         n_test=len(rows),
         metrics=metrics,
-        spread={"accuracy": accuracy_interval(metrics["accuracy"], len(rows))},
+        spread=metric_intervals(labels[rows], predictions, metrics),
         protocol={},
         fingerprints=matrix.fingerprints,
         contents=matrix.contents,

@@ -19,7 +19,6 @@ from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.cells import pooled
 from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import Split
-from fungistore.quantities import counted
 from fungistore.store.feature import LENGTHS, PATCHES
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.removed import GONE

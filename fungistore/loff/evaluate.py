@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix
 
 from fungistore.errors import UsageError
 from fungistore.evaluation.confusion import save_confusion
-from fungistore.evaluation.metrics import classification_metrics, over_runs
-from fungistore.evaluation.options import LoffOptions
-from fungistore.evaluation.ordered import ranks_for
+from fungistore.evaluation.intervals import Spread, metric_intervals, over_runs
+from fungistore.evaluation.metrics import classification_metrics
+from fungistore.evaluation.ordered import ranks_for, ranks_of, require_order
 from fungistore.evaluation.plots import check_plot
-from fungistore.evaluation.result import Evaluation, Score
+from fungistore.evaluation.result import Evaluation, Score, Table
 from fungistore.fingerprint import Config
-from fungistore.loff.scoring import probabilities, ranked
-from fungistore.loff.stored import StoredHead, find_heads, head_rows, open_head
+from fungistore.loff.asked import AskedHead, ask_head, refuse_other_tests
+from fungistore.loff.evaluate_options import LoffOptions
+from fungistore.loff.rates import (
+    SPEED_COLUMNS,
+    HeadSpeed,
+    inference_speed,
+    time_backbone,
+    training_speed,
+)
+from fungistore.loff.scoring import mean_chances, ranked
+from fungistore.loff.stored import find_heads
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import resolve_device
-from fungistore.store.contents import Contents, content_of
+from fungistore.store.contents import content_of
 from fungistore.store.store import Store
-
-BATCH_ROWS = 64
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,10 +44,20 @@ class LoffEvaluation(Evaluation):
         classes: names of the classes.
         confusion: test rows by true class (first) and predicted class, summed over the heads of
             the last score.
+        speed: of each score's heads.
     """
 
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
+    speed: tuple[HeadSpeed, ...]
+
+    def details(self) -> tuple[Table, ...]:
+        """Return how fast the heads are."""
+        rows = [
+            (str(score.protocol["heads"]), *speed.cells())
+            for score, speed in zip(self.scores, self.speed, strict=True)
+        ]
+        return (Table(("speed of", *SPEED_COLUMNS), tuple(rows)),)
 
 
 def evaluate_loff(
@@ -49,9 +68,10 @@ def evaluate_loff(
 ) -> LoffEvaluation:
     """Test heads; those that one pattern names, such as seeds of one setting, are averaged.
 
-    Metrics: accuracy, mean recall (`mean_per_class_accuracy`), ROC-AUC of two classes, quadratic
-    kappa where the head was trained with an order of the classes, or by that metric. Test rows are
-    those that the head's own split has left out, never augmented.
+    Metrics: accuracy, mean recall (`mean_per_class_accuracy`), ROC-AUC of the second of two
+    classes or of each against the others, and quadratic kappa where it is asked for, or the head
+    was trained with an order of the classes or by that metric. Test rows are those that the head's
+    own split has left out, as they are or averaged over their flips.
 
     Args:
         store: the store's directory.
@@ -59,105 +79,183 @@ def evaluate_loff(
         context: its reporter is told what happens, its stop asked between heads.
 
     Raises:
-        UsageError: there is no such head.
+        UsageError: there is no such head, or heads cannot be averaged.
         MismatchError: features or rows are not those of its training any more.
     """
     LoffOptions.accept(options)
     if options.plot is not None:
         check_plot(options.plot)
     opened = Store.open(store, keep_removed=options.keep_removed)
+    groups = []
+    for pattern in options.heads or (None,):
+        chosen, names = find_heads(opened, pattern, options.feature_set)
+        title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
+        groups.append(HeadGroup(title, chosen, tuple(names)))
+    return evaluate_groups(opened, groups, options, context=context)
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Heads that make one score.
+
+    Attributes:
+        title: what they are called together.
+        feature_set: that they were trained on.
+        names: of the heads.
+    """
+
+    title: str
+    feature_set: str
+    names: tuple[str, ...]
+
+
+def evaluate_groups(
+    store: Store, groups: Sequence[HeadGroup], options: LoffOptions, *, context: Context
+) -> LoffEvaluation:
+    """Test groups of heads, whatever names `options` has; see `evaluate_loff`."""
     place = resolve_device(options.device)
-    patterns = options.heads or (None,)
-    groups = [find_heads(opened, pattern, options.feature_set) for pattern in patterns]
-    scores, protocol, excluded = [], [], {}
+    lines: list[_Line] = []
     splits: dict[str, Config] = {}
     remarks: list[str] = []
-    confusion = np.zeros((0, 0), np.int64)
-    classes: tuple[str, ...] = ()
-    context.reporter.begin("heads", sum(len(names) for _, names in groups))
-    for pattern, (chosen, names) in zip(patterns, groups, strict=True):
-        title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
-        measured, tested, contents = [], [], {}
-        confusion = np.zeros((0, 0), np.int64)
-        for name in names:
+    context.reporter.begin("heads", sum(len(group.names) for group in groups))
+    for group in groups:
+        heads = []
+        for name in group.names:
             context.stop_if_asked()
-            stored = open_head(opened, chosen, name)
-            data = head_rows(opened, stored)
-            remarks += filter(None, [data.split.remark()])
-            splits[name] = data.split.description
-            contents = {array.name: content_of(array) for array in stored.arrays.values()}
-            if stored.is_stale:
-                context.reporter.notice(
-                    f"head {name!r} was trained on rows that were made anew since; "
-                    "train it again: fungi train-loff with --restart"
-                )
-            truth = data.labels[data.split.test]
-            loader = stored.loader(data.split.test, BATCH_ROWS, place)
-            stored.head.to(place)
-            said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
-            predictions = ranked(said)
-            metrics = classification_metrics(
-                truth,
-                predictions,
-                said.shape[1],
-                ranks_for(stored.metric, data.names, stored.order),
-            )
-            table = _confusion(truth, predictions.labels, said.shape[1])
-            confusion = table if not len(confusion) else confusion + table
-            classes, excluded = data.names, data.excluded
-            measured.append(metrics)
-            tested.append((stored, len(data.split.train), len(truth)))
+            heads.append(ask_head(store, group.feature_set, name, options.tta, place, context))
             context.reporter.advance(1)
-        scores.append(_averaged(tested, measured, title, contents))
-        protocol.append({one.name: one.fingerprint for one, _, _ in tested})
+        splits |= {one.stored.name: one.data.split.description for one in heads}
+        remarks += filter(None, (one.data.split.remark() for one in heads))
+        lines += _lines(heads, group.title, options)
     context.reporter.end()
     for remark in dict.fromkeys(remarks):
         context.reporter.notice(remark)
+    speed = _speeds(store, lines, options, place, context)
+    last = lines[-1]
+    data = last.heads[-1].data
+    if options.kappa or options.order:
+        order = require_order(data.names, options.order or last.heads[-1].stored.order, "--kappa")
+        context.reporter.notice(f"quadratic kappa with the classes as {' < '.join(order)}")
     if options.plot is not None:
-        save_confusion(classes, confusion.tolist(), options.plot)
+        save_confusion(data.names, last.confusion.tolist(), options.plot)
         context.reporter.notice(f"plot: {options.plot}")
     return LoffEvaluation(
         kind="loff",
-        store=opened.where,
-        feature_set=groups[0][0],
-        protocol={"heads": protocol, "splits": splits, "augmentation": "none at test time"},
-        excluded=excluded,
-        scores=tuple(scores),
-        classes=classes,
-        confusion=tuple(map(tuple, confusion.tolist())),
+        store=store.where,
+        feature_set=groups[0].feature_set,
+        protocol={
+            "heads": [
+                {one.stored.name: one.stored.fingerprint for one in line.heads} for line in lines
+            ],
+            "splits": splits,
+        }
+        | _protocol(options),
+        excluded=data.excluded,
+        scores=tuple(line.score for line in lines),
+        classes=data.names,
+        confusion=tuple(map(tuple, last.confusion.tolist())),
+        speed=speed,
     )
 
 
-def _averaged(
-    tested: list[tuple[StoredHead, int, int]],
-    measured: list[dict[str, float]],
-    title: str,
-    contents: Contents,
-) -> Score:
-    """Average the metrics of heads that differ in their seed."""
-    stored, n_train, n_test = tested[-1]
-    if len({one.head.spec for one, _, _ in tested}) > 1:
+@dataclass(frozen=True)
+class _Line:
+    score: Score
+    heads: list[AskedHead]
+    confusion: NDArray[np.int64]
+    is_ensemble: bool
+
+
+def _lines(heads: list[AskedHead], title: str, options: LoffOptions) -> Iterator[_Line]:
+    """Yield the mean score of heads that differ in their seed, and the score of their mean."""
+    kinds = {one.stored.head.spec for one in heads}
+    if len(kinds) > 1 and not options.ensemble:
         raise UsageError(
             "heads of different kinds cannot be averaged",
-            found=", ".join(one.name for one, _, _ in tested),
-            hint="give --head once for each kind",
+            found=", ".join(one.stored.name for one in heads),
+            hint="give --head once for each kind; --ensemble averages what they say",
         )
-    metrics, spread = over_runs(measured, n_test)
-    return Score(
-        features=stored.head.spec.features,
-        dim=stored.head.spec.in_dim,
-        n_train=n_train,
-        n_test=n_test,
+    if len(kinds) == 1:
+        yield _line(heads, [one.said for one in heads], title, options)
+    if options.ensemble:
+        refuse_other_tests(heads)
+        mean = mean_chances([one.said for one in heads])
+        yield _line(heads, [mean], f"{title}, ensemble", options, is_ensemble=True)
+
+
+def _line(
+    heads: list[AskedHead],
+    said: list[NDArray[np.float32]],
+    title: str,
+    options: LoffOptions,
+    *,
+    is_ensemble: bool = False,
+) -> _Line:
+    """Score what was said: by each of the heads, or by all of them together."""
+    last, spec = heads[-1], heads[-1].stored.head.spec
+    classes = len(last.data.names)
+    measured: list[dict[str, float]] = []
+    confusion = np.zeros((classes, classes), np.int64)
+    intervals: Spread = {}
+    for one, chances in zip(heads, said, strict=False):
+        ranks, predictions = _ranks(one, options), ranked(chances)
+        metrics = classification_metrics(one.truth, predictions, classes, ranks)
+        confusion += confusion_matrix(one.truth, predictions.labels, labels=np.arange(classes))
+        if len(said) == 1:
+            intervals = metric_intervals(one.truth, predictions, metrics, ranks)
+        measured.append(metrics)
+    metrics, spread = over_runs(measured, intervals)
+    arrays = {array.name: array for one in heads for array in one.stored.arrays.values()}
+    score = Score(
+        features=tuple(dict.fromkeys(name for one in heads for name in one.stored.arrays)),
+        dim=spec.in_dim,
+        n_train=len(last.data.split.train),
+        n_test=len(last.truth),
         metrics=metrics,
         spread=spread,
         protocol={"heads": title},
-        fingerprints={array.name: array.fingerprint for array in stored.arrays.values()},
-        contents=contents,
+        fingerprints={name: array.fingerprint for name, array in arrays.items()},
+        contents={name: content_of(array) for name, array in arrays.items()},
     )
+    return _Line(score, heads, confusion, is_ensemble)
 
 
-def _confusion(
-    truth: NDArray[np.int32], predicted: NDArray[np.int32], classes: int
-) -> NDArray[np.int64]:
-    table: NDArray[np.int64] = confusion_matrix(truth, predicted, labels=np.arange(classes))
-    return table
+def _ranks(one: AskedHead, options: LoffOptions) -> NDArray[np.int64] | None:
+    names, stored = one.data.names, one.stored
+    if options.kappa or options.order:
+        return ranks_of(names, require_order(names, options.order or stored.order, "--kappa"))
+    return ranks_for(stored.metric, names, stored.order)
+
+
+def _protocol(options: LoffOptions) -> Config:
+    """Return what was asked for beyond the heads."""
+    views = ", ".join(("the rows as they are", *options.tta))
+    return {
+        "augmentation": f"mean over {views}" if options.tta else "none at test time",
+        **({"ensemble": "mean of probabilities"} if options.ensemble else {}),
+        **({"kappa": list(options.order or ())} if options.kappa or options.order else {}),
+    }
+
+
+def _speeds(
+    store: Store,
+    lines: list[_Line],
+    options: LoffOptions,
+    place: torch.device,
+    context: Context,
+) -> tuple[HeadSpeed, ...]:
+    """Return how fast the heads of each line are, after running their backbones if asked to."""
+    backbones: dict[str, float] = {}
+    speeds = []
+    for line in lines:
+        stored = line.heads[0].stored
+        if options.time_backbone is not None and stored.array.name not in backbones:
+            rows = line.heads[0].data.split.test[: options.time_backbone]
+            rate = time_backbone(stored, store, rows, options, context)
+            backbones[stored.array.name] = rate
+        each = [one.seconds_per_row for one in line.heads]
+        seconds = sum(each) if line.is_ensemble else sum(each) / len(each)
+        inference = inference_speed(place, seconds, backbones.get(stored.array.name))
+        training = training_speed(store, [one.stored for one in line.heads])
+        speeds.append(HeadSpeed(training, inference))
+    return tuple(speeds)

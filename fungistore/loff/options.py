@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Predicate
 
 from fungistore.extraction.options import ReplayChoice
 from fungistore.headings import SPEED
+from fungistore.loff.evaluate_options import MeanChoice
 from fungistore.matrices.choices import ONLY, FeatureSetChoice
 from fungistore.names import PlainName
 from fungistore.settings import Count, Setting, Settings, refusal
@@ -140,7 +141,8 @@ class Augmentation(Settings):
 class TrainOptions(LoopOptions, FeatureSetChoice):
     """Settings of `fungi train-loff`; None means "decide, and freeze it with the head".
 
-    The seed is of everything random: holdout, validation rows, weights, order, augmentation.
+    The seed is of everything random: holdout, validation rows, weights, order, augmentation; with
+    `split_seed`, of all but the rows.
     """
 
     heading = "Training"
@@ -193,12 +195,17 @@ class TrainOptions(LoopOptions, FeatureSetChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(FeatureSetChoice, ReplayChoice):
+class PredictOptions(FeatureSetChoice, ReplayChoice, MeanChoice):
     """Settings of `fungi predict`."""
 
     heading = HEAD
 
     head: Annotated[
         str | None,
-        Setting("Needed where the store has several.", default=ONLY, metavar="NAME", names="head"),
+        Setting(
+            "Needed where the store has several; a pattern with --ensemble.",
+            default=ONLY,
+            metavar="NAME",
+            names="head",
+        ),
     ] = None

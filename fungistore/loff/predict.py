@@ -13,17 +13,22 @@ from numpy.typing import NDArray
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.replay import replay_extraction
+from fungistore.fingerprint import fingerprint
+from fungistore.loff.flips import flips_of
 from fungistore.loff.options import PredictOptions
-from fungistore.loff.scoring import probabilities
-from fungistore.loff.stored import StoredHead, find_heads, open_head
+from fungistore.loff.scoring import chances_of, mean_chances, probabilities
+from fungistore.loff.stored import find_heads, open_head
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import resolve_device
 from fungistore.matrices.cells import pooled
 from fungistore.searching.queries import ItemQuery, identify_items
 from fungistore.settings import refusal
+from fungistore.store.samples import Rows
 from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
 
 BATCH_ROWS = 64
+CLASSES_SHOWN = 5  # in a message
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Predictions of one head.
+    """Predictions of one head, or of the mean of several.
 
     Attributes:
         store: the store's directory.
-        head: its name.
+        head: its name; of an ensemble, the pattern that was asked for.
         predictions: of the inputs that could be read, in their order.
         failed: for each other input, what went wrong.
-        fingerprint: of the head.
+        fingerprint: of the head; of an ensemble, of its heads'.
+        heads: whose probabilities were averaged.
+        views: of each feature map that were averaged over: itself, and flips.
     """
 
     store: str
@@ -60,6 +67,8 @@ class PredictResult:
     predictions: tuple[Prediction, ...]
     failed: dict[str, str]
     fingerprint: str
+    heads: tuple[str, ...]
+    views: int
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
@@ -78,14 +87,15 @@ def predict_images(
     Args:
         store: the store's directory.
         images: paths of image files, or what else means an item of the store's kind.
-        options: which head, and where the backbone runs.
+        options: which head, or heads to average, and where the backbone runs.
         context: its reporter is told what happens, its stop asked between batches.
 
     Raises:
         UsageError: there is no such head, no item, or the backbone's weights are gone.
         MismatchError: the weights, or the features of the store, are others.
     """
-    opened, stored = _open(store, options)
+    opened = Store.open(store)
+    asked = _Asked(opened, options)
     texts = list(map(str, [images] if isinstance(images, str | Path) else images))
     found = identify_items(opened, texts)
     items = [one for one in found if isinstance(one, ItemQuery)]
@@ -97,21 +107,14 @@ def predict_images(
     predictions = []
     if items:
         replay = replay_extraction(
-            opened,
-            stored.feature_set,
-            stored.arrays,
-            choice=options,
-            context=context,
+            opened, asked.feature_set, asked.arrays, choice=options, context=context
         )
-        features = replay.features(items, context)
-        stored.head.to(resolve_device(options.device))
-        for item, values in zip(items, features, strict=True):
+        for item, values in zip(items, replay.features(items, context), strict=True):
             if isinstance(values, FungiError):
                 failed[item.text] = values.what
                 continue
-            said = _classify(stored, values)
-            predictions.append(_prediction(stored, item.text, None, said))
-    return _result(store, stored, predictions, failed)
+            predictions.append(asked.prediction(item.text, None, asked.of_item(values)))
+    return asked.result(store, predictions, failed)
 
 
 def predict_rows(
@@ -124,33 +127,32 @@ def predict_rows(
     Args:
         store: the store's directory.
         rows: row numbers, or text such as "0-9,12".
-        options: which head, and where it runs.
+        options: which head, or heads to average, and where they run.
 
     Raises:
         UsageError: there is no such head, or no such row.
         StoreError: a row is not there yet, or damaged.
     """
-    opened, stored = _open(store, options)
+    opened = Store.open(store)
+    asked = _Asked(opened, options)
     numbers = _numbers(rows) if isinstance(rows, str) else rows
     wanted = np.unique(np.array(numbers, np.int64))
-    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= stored.array.rows:
+    count = min(array.rows for array in asked.arrays.values())
+    if not len(wanted) or wanted[0] < 0 or wanted[-1] >= count:
         raise UsageError(
             "no such row",
             where="--rows",
-            expected=f"numbers from 0 to {stored.array.rows - 1}",
+            expected=f"numbers from 0 to {count - 1}",
             found=", ".join(map(str, numbers[:5])) or "none",
         )
-    place = resolve_device(options.device)
-    loader = stored.loader(wanted, BATCH_ROWS, place)
-    stored.head.to(place)
-    said = probabilities(stored.head, loader, pool=stored.pool, dtype=stored.dtype)
+    said = asked.of_rows(wanted)
     failed, predictions = {}, []
     for row, sample_id, chances in zip(wanted.tolist(), _ids(opened, wanted), said, strict=True):
         if np.isnan(chances).any():
             failed[sample_id] = "the sample has no usable features"
         else:
-            predictions.append(_prediction(stored, sample_id, row, chances))
-    return _result(store, stored, predictions, failed)
+            predictions.append(asked.prediction(sample_id, row, chances))
+    return asked.result(store, predictions, failed)
 
 
 def _numbers(text: str) -> list[int]:
@@ -164,44 +166,86 @@ def _numbers(text: str) -> list[int]:
     return found
 
 
-def _open(store: str | Path, options: PredictOptions) -> tuple[Store, StoredHead]:
-    opened = Store.open(store)
-    chosen, names = find_heads(opened, options.head, options.feature_set)
-    if len(names) > 1:
-        raise UsageError("which head?", where="--head", expected="one", found=", ".join(names))
-    return opened, open_head(opened, chosen, names[0])
+class _Asked:
+    """The heads that are asked, each on feature maps as they are and flipped."""
 
+    def __init__(self, store: Store, options: PredictOptions) -> None:
+        self.feature_set, names = find_heads(store, options.head, options.feature_set)
+        if len(names) > 1 and not options.ensemble:
+            raise UsageError(
+                "which head?",
+                where="--head",
+                expected="one",
+                found=", ".join(names),
+                hint="--ensemble averages what they say",
+            )
+        self._name = names[0] if len(names) == 1 else str(options.head)
+        self._place = resolve_device(options.device)
+        self._heads = [open_head(store, self.feature_set, name) for name in names]
+        self._flips = {one.name: flips_of(options.tta, one) for one in self._heads}
+        self._classes = self._heads[0].classes
+        for one in self._heads:
+            one.head.to(self._place)
+            if one.classes != self._classes:
+                raise UsageError(
+                    "heads of other classes are no ensemble",
+                    where=f"{self._heads[0].name} and {one.name}",
+                    expected=", ".join(self._classes[:CLASSES_SHOWN]),
+                    found=", ".join(one.classes[:CLASSES_SHOWN]),
+                    hint="name heads of the same classes with --head",
+                )
 
-@torch.no_grad()
-def _classify(stored: StoredHead, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Return the probabilities [classes] of one item's features, as scored rows are computed."""
-    device = next(stored.head.parameters()).device
-    first, *others = [
-        torch.from_numpy(values[feature].astype(array.array.dtype))[None].to(device)
-        for feature, array in stored.arrays.items()
-    ]
-    tokens = pooled(first, stored.pool)
-    with torch.autocast(device.type, torch.bfloat16, stored.dtype == torch.bfloat16):
-        logits = stored.head(tokens, *others)
-    chances: NDArray[np.float32] = logits.float().softmax(dim=1)[0].cpu().numpy()
-    return chances
+    @property
+    def arrays(self) -> dict[str, UnitArray]:
+        """All that the heads read, by feature."""
+        return {name: array for one in self._heads for name, array in one.arrays.items()}
 
+    @torch.no_grad()
+    def of_item(self, values: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return the probabilities [classes] of one item, computed as those of rows are."""
+        each = []
+        for one in self._heads:
+            kept = {
+                name: torch.from_numpy(values[name].astype(array.array.dtype))[None].to(self._place)
+                for name, array in one.arrays.items()
+            }
+            beside = None if one.embeddings is None else kept["embeddings"]
+            inputs = (pooled(kept[one.head.spec.reads], one.pool), beside)
+            said = chances_of(one.head, inputs, one.dtype, self._flips[one.name])
+            each.append(said[0].cpu().numpy())
+        return mean_chances(each)
 
-def _prediction(
-    stored: StoredHead, text: str, row: int | None, chances: NDArray[np.float32]
-) -> Prediction:
-    names = stored.classes
-    by_name = dict(zip(names, chances.tolist(), strict=True))
-    return Prediction(text, row, names[int(chances.argmax())], by_name)
+    def of_rows(self, rows: Rows) -> NDArray[np.float32]:
+        """Return the probabilities [n, classes] of rows of the store; NaN where they have none."""
+        each = []
+        for one in self._heads:
+            loader = one.loader(rows, BATCH_ROWS, self._place)
+            flips = self._flips[one.name]
+            each.append(
+                probabilities(one.head, loader, pool=one.pool, dtype=one.dtype, flips=flips)
+            )
+        return mean_chances(each)
 
+    def prediction(self, text: str, row: int | None, chances: NDArray[np.float32]) -> Prediction:
+        """Return what was said of an item."""
+        by_name = dict(zip(self._classes, chances.tolist(), strict=True))
+        return Prediction(text, row, self._classes[int(chances.argmax())], by_name)
 
-def _result(
-    store: str | Path,
-    stored: StoredHead,
-    predictions: list[Prediction],
-    failed: dict[str, str],
-) -> PredictResult:
-    return PredictResult(str(store), stored.name, tuple(predictions), failed, stored.fingerprint)
+    def result(
+        self, store: str | Path, predictions: list[Prediction], failed: dict[str, str]
+    ) -> PredictResult:
+        """Return all that was said."""
+        prints = {one.name: one.fingerprint for one in self._heads}
+        first = self._heads[0]
+        return PredictResult(
+            store=str(store),
+            head=self._name,
+            predictions=tuple(predictions),
+            failed=failed,
+            fingerprint=first.fingerprint if len(prints) == 1 else fingerprint(prints),
+            heads=tuple(prints),
+            views=len(self._flips[first.name]),
+        )
 
 
 def _ids(store: Store, rows: NDArray[np.int64]) -> Iterator[str]:

@@ -1,12 +1,15 @@
-"""What a head says of rows, and how right it is; never with augmentation."""
+"""What a head says of rows, and how right it is; as they are, or averaged over their flips."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fungistore.evaluation.metrics import Predictions, classification_metrics
+from fungistore.evaluation.metrics import classification_metrics
+from fungistore.evaluation.predictions import Predictions
+from fungistore.loff.flips import AS_IT_IS, Flips
 from fungistore.loff.head import Head
 from fungistore.loff.loader import PatchLoader
 from fungistore.matrices.cells import pooled
@@ -14,7 +17,7 @@ from fungistore.matrices.cells import pooled
 
 @torch.no_grad()
 def probabilities(
-    head: Head, loader: PatchLoader, *, pool: int, dtype: torch.dtype
+    head: Head, loader: PatchLoader, *, pool: int, dtype: torch.dtype, flips: Flips = AS_IT_IS
 ) -> NDArray[np.float32]:
     """Return the probabilities [n, classes] of a loader's rows, in its order.
 
@@ -23,15 +26,34 @@ def probabilities(
         loader: of rows in sequence.
         pool: cells to average over.
         dtype: of matrix products.
+        flips: the axes that each view is flipped along; their probabilities are averaged.
     """
     head.eval()
     parts = []
     for batch in loader.epoch(0):
-        values = pooled(batch.values, pool)
-        with torch.autocast(loader.device.type, torch.bfloat16, dtype == torch.bfloat16):
-            logits = head(values, batch.embeddings)
-        parts.append(logits.float().softmax(dim=1).cpu())
+        inputs = (pooled(batch.values, pool), batch.embeddings)
+        parts.append(chances_of(head, inputs, dtype, flips).cpu())
     return torch.cat(parts).numpy()
+
+
+def chances_of(
+    head: Head, inputs: tuple[Tensor, Tensor | None], dtype: torch.dtype, flips: Flips
+) -> Tensor:
+    """Return the probabilities [b, classes] of samples, the mean over flips.
+
+    Args:
+        head: on their device.
+        inputs: pooled features [b, ...], and the embeddings where the head takes them.
+        dtype: of matrix products.
+        flips: the axes that each view of the features is flipped along.
+    """
+    values, embeddings = inputs
+    said = []
+    for axes in flips:
+        with torch.autocast(values.device.type, torch.bfloat16, dtype == torch.bfloat16):
+            logits = head(values.flip(axes) if axes else values, embeddings)
+        said.append(logits.float().softmax(dim=1))
+    return torch.stack(said).mean(dim=0)
 
 
 def score_head(
@@ -55,6 +77,11 @@ def score_head(
     """
     said = probabilities(head, loader, pool=pool, dtype=dtype)
     return classification_metrics(truth, ranked(said), said.shape[1], ranks)
+
+
+def mean_chances(each: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return the mean of several heads' probabilities; of one, these, bit for bit."""
+    return np.stack(each).mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 def ranked(said: NDArray[np.float32]) -> Predictions:

@@ -75,6 +75,12 @@ class StoredHead:
         return str(self.config["options"]["metric"])
 
     @property
+    def rows_seed(self) -> int:
+        """The seed of the rows that were held out."""
+        options = self.config["options"]
+        return int(options.get("split_seed", options["seed"]))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of matrix products."""
         dtype: torch.dtype = getattr(torch, self.config["dtype"])
@@ -222,5 +228,5 @@ def _split_again(store: Store, stored: StoredHead) -> HeadData:
         pool=stored.pool,
         holdout=options["holdout"],
         validation=options["validation"],
-        seed=options["seed"],
+        seed=stored.rows_seed,
     )

@@ -27,7 +27,7 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
 from fungistore.training.loop import TrainingLoop
-from fungistore.training.options import PLAIN_LOSS
+from fungistore.training.options import LATER, without_defaults
 from fungistore.training.run_folder import RunFolder
 from fungistore.training.run_loggers import Tail, refuse_unusable
 from fungistore.training.settling import refuse_metric, refuse_other_settings
@@ -37,7 +37,7 @@ OUTSIDE = (  # change no weights
     "keep_removed",  # but the rows do, which have a digest
 )
 # settings that came later: left out where they change nothing, so that older heads still fit
-LATER: Config = {"order": None, "ema": 0.0, "class_token": False, "loss": PLAIN_LOSS}
+OWN_LATER: Config = {"class_token": False}  # as LATER of all trainings
 LATER_AUGMENT: Config = {"drop_tokens": 0.0, "raw": False}
 
 
@@ -120,7 +120,7 @@ def train_loff(
         pool=options.pool,
         holdout=options.holdout,
         validation=options.validation,
-        seed=options.seed,
+        seed=options.rows_seed,
     )
     refuse_metric(options, data.names, data.labels[data.split.validation])
     split = say_split(data.split, context)
@@ -215,8 +215,8 @@ def _settle(
         is_fast = device.type == "cuda" and fast_dtype(device) == "bfloat16"
         dtype = stored["dtype"] if stored else "bfloat16" if is_fast else "float32"
     settings = {key: value for key, value in asdict(options).items() if key not in OUTSIDE}
-    _leave_out(settings, LATER)
-    _leave_out(settings["augment"], LATER_AUGMENT)
+    settings = without_defaults(settings, LATER | OWN_LATER)
+    settings["augment"] = without_defaults(settings["augment"], LATER_AUGMENT)
     config: Config = {
         "schema": SCHEMA_VERSION[0],
         "options": settings | {"head": spec.kind, "dtype": dtype},
@@ -248,9 +248,3 @@ def _settle(
     }
     refuse_other_settings("head", run.folder.where(), fields)
     return stored
-
-
-def _leave_out(settings: Config, defaults: Config) -> None:
-    for name, default in defaults.items():
-        if settings[name] == default:
-            del settings[name]

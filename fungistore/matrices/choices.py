@@ -74,7 +74,12 @@ class OrderChoice(Settings):
 
     order: Annotated[
         Annotated[tuple[str, ...], MinLen(2)] | None,
-        Setting("Classes from low to high.", default="by their numbers", metavar="NAMES"),
+        Setting(
+            "Classes from low to high.",
+            flag="--order --class-order",
+            default="by their numbers",
+            metavar="NAMES",
+        ),
     ] = None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from fungistore.evaluation.metrics import accuracy_interval, difference_interval
+from fungistore.evaluation.intervals import accuracy_interval, difference_interval
 from fungistore.evaluation.reduction import combine, fit_reduction
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names
 from fungistore.evaluation.task import Task, open_task, say_split, say_unseen

@@ -207,7 +207,7 @@ EVALUATION = StoredKind(
         SEAL,
     ),
     note="The fields of the last score are at the top level too. A kind may add its own: loff has "
-    "`classes` and `confusion`, segment `classes` with the IoU of each, icl `differences`.",
+    "`classes`, `confusion`, `speed`, segment `classes` with the IoU of each, icl `differences`.",
 )
 
 ANSWERS = StoredKind(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Lt
 
@@ -17,6 +18,20 @@ LossName = Literal["cross-entropy", "weighted", "balanced-softmax"]
 PLAIN_LOSS: LossName = "cross-entropy"
 ZeroToOne = Annotated[float, Ge(0), Le(1)]
 Chance = Annotated[float, Ge(0), Lt(1)]
+
+
+# settings that came later: left out of a frozen configuration where they change nothing, so that
+# older trainings still fit
+LATER: dict[str, Any] = {"order": None, "ema": 0.0, "loss": PLAIN_LOSS, "split_seed": None}
+
+
+def without_defaults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that have their default."""
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in defaults or value != defaults[name]
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +58,14 @@ class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
     metric: Annotated[
         EpochMetric, Setting("Chooses the epoch, on validation rows.", heading=SCORES)
     ] = "accuracy"
+    split_seed: Annotated[
+        int | None,
+        Setting(
+            "Of the rows held out, so that other seeds share them.",
+            default="the seed",
+            heading=ROWS,
+        ),
+    ] = None
     validation: Annotated[
         Share, Setting("Part of each training class, without a split val.", heading=ROWS)
     ] = 0.2
@@ -63,3 +86,8 @@ class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
             expected = f"{PLAIN_LOSS} with --balanced, which draws all classes equally often"
             hint = "either --balanced or --loss evens the classes out; both would do it twice"
             raise refusal("--loss", expected, self.loss, hint)
+
+    @property
+    def rows_seed(self) -> int:
+        """The seed of the rows that are held out: to test on, and to validate on."""
+        return self.seed if self.split_seed is None else self.split_seed

@@ -32,16 +32,12 @@ def refuse_metric(options: LoopOptions, names: Sequence[str], validated: NDArray
     present = len(np.unique(validated))
     if options.order is not None or options.metric == KAPPA:
         require_order(names, options.order, f"--metric {options.metric}")
-    if options.metric == "roc_auc" and (len(names) != 2 or present != 2):
-        expected = "two classes, both of them among the validation rows"
-    elif options.metric == KAPPA and present < 2:
-        expected = "two classes or more among the validation rows"
-    else:
+    if options.metric not in ("roc_auc", KAPPA) or present > 1:
         return
     raise UsageError(
         f"{options.metric} cannot choose the best epoch here",
         where="--metric",
-        expected=expected,
+        expected="two classes or more among the validation rows",
         found=f"{counted(len(names), 'class')}, {present} of them among the validation rows",
         hint="--metric accuracy, or mean_per_class_accuracy",
     )

@@ -39,6 +39,7 @@ BEFORE = {
     "export": "rm *.npy *.h5 *.parquet",
     "index": "fungi pca pets.fungi --name half",
     "predict": f"{HEAD} vit-xs-ta",
+    "table loff": f"for name in plain-1 ta-1; do {HEAD} $name; done",
     "search": "fungi index pets.fungi --features embeddings,kl",
     "verify": "cp -r pets.fungi copy-without-commits.fungi; rm -r copy-*/commits",
 }

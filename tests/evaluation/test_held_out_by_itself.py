@@ -17,8 +17,9 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.compare import compare_features
 from fungistore.evaluation.knn import evaluate_knn
 from fungistore.evaluation.linear import evaluate_linear
-from fungistore.evaluation.options import CompareOptions, KnnOptions, LinearOptions, LoffOptions
+from fungistore.evaluation.options import CompareOptions, KnnOptions, LinearOptions
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t
+from sklearn.metrics import roc_auc_score
 
-from fungistore.evaluation.metrics import (
-    Predictions,
-    accuracy_interval,
-    classification_metrics,
-    over_runs,
-)
+from fungistore.evaluation.intervals import accuracy_interval, metric_intervals, over_runs
+from fungistore.evaluation.metrics import classification_metrics
+from fungistore.evaluation.predictions import Predictions
+from fungistore.evaluation.roc import roc_auc
 
 
 def predictions(*ranked: tuple[int, ...], positive: list[float] | None = None) -> Predictions:
-    chances = None if positive is None else np.array(positive)
-    return Predictions(np.array(ranked, np.int32), chances)
+    if positive is None:
+        return Predictions(np.array(ranked, np.int32))
+    chances = np.stack([1 - np.array(positive), positive], axis=1)
+    return Predictions(np.array(ranked, np.int32), chances, np.array([0, 1]))
 
 
 def test_accuracies_are_counts_of_hits() -> None:
@@ -77,7 +79,9 @@ def test_probabilities_are_ranked_by_falling_chance_and_ties_by_column() -> None
     assert found.ranked.tolist() == [[8, 7, 6, 9, 5], [9, 8, 7, 6, 5]]
     assert found.ranked.dtype == np.int32
     assert found.labels.tolist() == [8, 9]
-    assert found.positive is None
+    assert found.chances is not None
+    assert found.chances.tolist() == chances.tolist()
+    assert found.columns.tolist() == labels.tolist()
 
 
 def test_many_equal_chances_keep_the_order_of_columns() -> None:
@@ -87,29 +91,119 @@ def test_many_equal_chances_keep_the_order_of_columns() -> None:
     assert found.ranked.tolist() == [[20, 21, 22, 23, 24]]
 
 
-def test_of_two_classes_the_chance_of_the_second_is_kept() -> None:
-    chances = np.array([[0.2, 0.8], [0.6, 0.4]], np.float32)
+def test_probabilities_of_consecutive_rows_are_joined() -> None:
+    """Those of two classes as they are, of more in float32; rows without any have none."""
+    chances = np.array([[0.2, 0.8], [0.6, 0.4]])
     found = Predictions.of_probabilities(chances, np.array([0, 1]))
-    assert found.positive is not None
-    assert found.positive.tolist() == chances[:, 1].astype(np.float64).tolist()
-    assert found.positive.dtype == np.float64
     both = Predictions.joined([found, found])
     assert both.ranked.tolist() == [[1, 0], [0, 1]] * 2
-    assert both.positive is not None
-    assert both.positive.tolist() == 2 * found.positive.tolist()
-    assert Predictions.joined([predictions((3, 1)), predictions((2, 0))]).positive is None
+    assert both.chances is not None
+    assert both.chances.tolist() == chances.tolist() * 2
+    assert both.chances.dtype == np.float64
+    three = Predictions.of_probabilities(np.full((2, 3), 1 / 3), np.arange(3))
+    assert three.chances is not None
+    assert three.chances.dtype == np.float32
+    assert Predictions.joined([predictions((3, 1)), predictions((2, 0))]).chances is None
 
 
-def test_one_run_has_an_interval_and_several_a_deviation() -> None:
-    """The metrics of several are the means of those that all have."""
+def test_one_run_has_its_intervals_and_several_a_deviation() -> None:
+    """The metrics of several are the means of those that all have; t has two degrees here."""
     one = {"accuracy": 0.5, "roc_auc": 0.7}
-    assert over_runs([one], 100) == (one, {"accuracy": accuracy_interval(0.5, 100)})
-    means, spread = over_runs([one, {"accuracy": 0.8}, {"accuracy": 0.8, "roc_auc": 1.0}], 100)
+    assert over_runs([one], {"accuracy": (0.4, 0.6)}) == (one, {"accuracy": (0.4, 0.6)})
+    runs = [one, {"accuracy": 0.8}, {"accuracy": 0.8, "roc_auc": 1.0}]
+    means, spread = over_runs(runs, {})
+    deviation = np.sqrt((0.2**2 + 0.1**2 + 0.1**2) / 2)
     assert means == {
         "accuracy": pytest.approx(0.7),
-        "accuracy_deviation": pytest.approx(np.sqrt((0.2**2 + 0.1**2 + 0.1**2) / 2)),
+        "accuracy_deviation": pytest.approx(deviation),
     }
-    assert spread == {}
+    half = t.ppf(0.975, 2) * deviation / np.sqrt(3)
+    assert spread == {"accuracy": pytest.approx((0.7 - half, 1.0))}  # no mean is above 1
+
+
+def test_a_mean_kappa_may_be_below_zero() -> None:
+    """No other metric can."""
+    runs = [{"accuracy": 0.1, "quadratic_kappa": 0.1}, {"accuracy": 0.3, "quadratic_kappa": -0.1}]
+    means, spread = over_runs(runs, {})
+    assert means["quadratic_kappa_deviation"] == pytest.approx(np.sqrt(0.02))
+    assert spread["quadratic_kappa"][0] == -1
+    assert spread["accuracy"] == (0, 1)
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_the_area_of_several_classes_is_scikit_learns(classes: int) -> None:
+    """One against the rest, the mean over classes; ties among the chances, too."""
+    random = np.random.default_rng(classes)
+    truth = random.integers(0, classes, 200).astype(np.int32)
+    chances = random.dirichlet(np.ones(classes), 200) + 0.3 * np.eye(classes)[truth]
+    chances = np.round(chances, 1) + 1e-3
+    chances /= chances.sum(axis=1, keepdims=True)
+    chances = chances.astype(np.float32)
+    said = Predictions.of_probabilities(chances, np.arange(classes))
+    expected = roc_auc_score(truth, chances, multi_class="ovr", average="macro")
+    found = classification_metrics(truth, said, classes)
+    assert found["roc_auc"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_area_is_of_the_classes_that_the_truth_has() -> None:
+    """Columns of others count in no way; a class without a column leaves no area."""
+    random = np.random.default_rng(0)
+    truth = random.choice([2, 5], 50).astype(np.int32)
+    chances = random.dirichlet(np.ones(4), 50).astype(np.float32)
+    said = Predictions.of_probabilities(chances, np.array([1, 2, 5, 9]))
+    expected = np.mean(
+        [roc_auc_score(truth == 2, chances[:, 1]), roc_auc_score(truth == 5, chances[:, 2])]
+    )
+    assert classification_metrics(truth, said, 10)["roc_auc"] == pytest.approx(expected)
+    truth[0] = 3
+    assert "roc_auc" not in classification_metrics(truth, said, 10)
+    assert "roc_auc" not in classification_metrics(np.full(50, 2, np.int32), said, 10)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_intervals_are_those_of_resampled_rows(classes: int) -> None:
+    """The oracle draws rows 500 times, and counts what each metric is of."""
+    random = np.random.default_rng(1)
+    truth = random.integers(0, classes, 150).astype(np.int32)
+    chances = random.dirichlet(np.ones(classes), 150) + 0.4 * np.eye(classes)[truth]
+    chances /= chances.sum(axis=1, keepdims=True)
+    said = Predictions.of_probabilities(chances, np.arange(classes))
+    ranks = np.arange(classes)[::-1].copy()
+    metrics = classification_metrics(truth, said, classes, ranks)
+    spread = metric_intervals(truth, said, metrics, ranks)
+    assert spread.keys() == metrics.keys()
+    assert spread == metric_intervals(truth, said, metrics, ranks)
+    drawn: dict[str, list[float]] = {name: [] for name in spread}
+    for _ in range(500):
+        rows = random.integers(0, 150, 150)
+        one, labels, scores = truth[rows], said.labels[rows], chances[rows]
+        drawn["accuracy"].append(float((one == labels).mean()))
+        recalls = [(labels[one == label] == label).mean() for label in range(classes)]
+        drawn["balanced_accuracy"].append(float(np.mean(recalls)))
+        areas = []
+        for label in range(classes)[1 if classes == 2 else 0 :]:
+            own, others = scores[one == label, label], scores[one != label, label]
+            areas.append((own[:, None] > others).mean())
+        drawn["roc_auc"].append(float(np.mean(areas)))
+        expected = ((one[:, None] - labels) ** 2).mean()
+        drawn["quadratic_kappa"].append(float(1 - ((one - labels) ** 2).mean() / expected))
+    drawn["mean_per_class_accuracy"] = drawn["balanced_accuracy"]
+    for name, values in drawn.items():
+        width = np.ptp(np.quantile(values, [0.025, 0.975]))
+        np.testing.assert_allclose(
+            spread[name], np.quantile(values, [0.025, 0.975]), atol=0.2 * width
+        )
+
+
+def test_a_classifier_that_is_always_right_has_no_room_for_error() -> None:
+    """All intervals are of no width there, and no warning is given of rows that are alike."""
+    truth = np.repeat(np.arange(3, dtype=np.int32), [1, 4, 9])
+    said = Predictions.of_probabilities(np.eye(3)[truth], np.arange(3))
+    metrics = classification_metrics(truth, said, 3, np.arange(3))
+    assert set(metric_intervals(truth, said, metrics, np.arange(3)).values()) == {(1.0, 1.0)}
+    area = roc_auc(truth, said)
+    assert area is not None
+    assert (area.value, area.error) == (1, 0)
 
 
 def test_an_interval_is_of_the_binomial_distribution() -> None:
@@ -122,7 +216,6 @@ def test_the_area_is_of_the_two_labels_that_were_told_apart() -> None:
     """Whatever their numbers; not of two others that the truth may have."""
     chances = np.array([[0.2, 0.8], [0.6, 0.4], [0.3, 0.7]], np.float32)
     said = Predictions.of_probabilities(chances, np.array([3, 7]))
-    assert said.pair == Predictions.joined([said, said]).pair == (3, 7)
     found = classification_metrics(np.array([7, 3, 3], np.int32), said, 9)
     assert found["roc_auc"] == 1.0
     assert "roc_auc" not in classification_metrics(np.array([7, 2, 2], np.int32), said, 9)

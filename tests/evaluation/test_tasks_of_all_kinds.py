@@ -18,19 +18,20 @@ from fungistore.evaluation.cluster import evaluate_cluster
 from fungistore.evaluation.compare import compare_features
 from fungistore.evaluation.knn import evaluate_knn
 from fungistore.evaluation.linear import evaluate_linear
-from fungistore.evaluation.metrics import Predictions, classification_metrics
+from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.options import (
     ClusterOptions,
     CompareOptions,
     KnnOptions,
     LinearOptions,
-    LoffOptions,
     RetrievalOptions,
 )
 from fungistore.evaluation.ordered import class_order, ranks_of
+from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.retrieval import evaluate_retrieval
 from fungistore.labelling.stage import label
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context
@@ -57,18 +58,18 @@ def store_of(root: Path, train: list[str], test: list[str], val: list[str] | Non
     ("train", "test", "more", "accuracy"),
     [
         ("ab" * 6, "ab" * 3, {"roc_auc"}, 1.0),
-        ("abc" * 4, "abc" * 2, set(), 1.0),
+        ("abc" * 4, "abc" * 2, {"roc_auc"}, 1.0),
         ("ab" * 6, "aaa", set(), 1.0),  # one class to test: a ROC has no second one
         ("ab" * 6, "acac", set(), 0.5),  # two, of which one was never seen
-        ("abcdefg" * 3, "abcdefg", {"top5_accuracy"}, 1.0),
+        ("abcdefg" * 3, "abcdefg", {"top5_accuracy", "roc_auc"}, 1.0),
         ("ab", "ab" * 2, {"roc_auc"}, 1.0),  # one row a class
-        ("abc", "abc", set(), 1.0),
+        ("abc", "abc", {"roc_auc"}, 1.0),
     ],
 )
 def test_a_classifier_has_the_metrics_that_its_task_has(
     tmp_path: Path, kind: str, train: str, test: str, more: set[str], accuracy: float
 ) -> None:
-    """Two classes have a ROC-AUC where both are tested; many a top-5 accuracy."""
+    """Classes have a ROC-AUC where all that are tested were learnt; many a top-5 accuracy."""
     evaluate, options = TABLES[kind]
     store = store_of(tmp_path / "s", list(train), list(test))
     done = evaluate(store.root, options)
@@ -117,7 +118,7 @@ def test_a_roc_is_of_the_two_classes_that_were_learnt() -> None:
     """Where the truth has another two, the chances say nothing of them."""
     chances = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     said = Predictions.of_probabilities(chances, np.array([0, 2]))
-    assert said.pair == (0, 2)
+    assert said.columns.tolist() == [0, 2]
     truth = np.array([0, 2, 2], np.int32)
     metrics = classification_metrics(truth, said, 3)
     assert metrics["roc_auc"] == roc_auc_score(truth == 2, chances[:, 1])
@@ -195,7 +196,8 @@ HEAD = {"head": "linear", "epochs": 1, "name": "h", "device": "cpu"}
     ("classes", "val", "settings", "works"),
     [
         ("ab", "ab", {"metric": "roc_auc"}, True),
-        ("abc", "abc", {"metric": "roc_auc"}, False),
+        ("abc", "abc", {"metric": "roc_auc"}, True),
+        ("abc", "aa", {"metric": "roc_auc"}, False),
         ("ab", "aa", {"metric": "roc_auc"}, False),
         ("ab", "ab", {"metric": "quadratic_kappa"}, True),
         ("abc", "abc", {"metric": "quadratic_kappa"}, False),
@@ -221,7 +223,7 @@ def test_a_head_is_refused_a_metric_that_its_rows_do_not_have(
     done = train_loff(store.root, options)
     assert options.metric in done.validation
     metrics = evaluate_loff(store.root, LoffOptions()).scores[0].metrics
-    assert ("roc_auc" in metrics) == (len(classes) == 2)
+    assert "roc_auc" in metrics
     is_ordered = options.order is not None or options.metric == "quadratic_kappa"
     assert ("quadratic_kappa" in metrics) == is_ordered
 

@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from feature_world import make_store
 from fungistore.errors import MismatchError, StoppedError, UsageError
-from fungistore.evaluation.options import LoffOptions
 from fungistore.loff.augment import augment, augment_embeddings, draw
 from fungistore.loff.data import open_head_data
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
 from fungistore.loff.heads import build_head

@@ -17,8 +17,8 @@ from feature_world import write_block
 from fungistore import ExtractOptions, extract
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import confusion
-from fungistore.evaluation.options import LoffOptions
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.options import Augmentation, PredictOptions, TrainOptions
 from fungistore.loff.predict import predict_images, predict_rows
 from fungistore.loff.stored import head_rows, load_head, open_head

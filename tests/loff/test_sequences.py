@@ -11,8 +11,8 @@ import torch
 
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import UsageError
-from fungistore.evaluation.options import LoffOptions
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.options import Augmentation, PredictOptions, TrainOptions
 from fungistore.loff.predict import predict_rows
 from fungistore.loff.stored import load_head

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import fungistore as fungi
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import FungiError, StoppedError, UsageError
-from fungistore.evaluation.metrics import accuracy_interval, difference_interval
+from fungistore.evaluation.intervals import accuracy_interval, difference_interval
 from fungistore.machine.context import Context
 from fungistore.prompting import asking
 from fungistore.store.schema import schema

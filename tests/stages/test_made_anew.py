@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from feature_world import Notices, clustered, make_store, write_block
 from fungistore.errors import MismatchError, StoppedError
 from fungistore.evaluation.knn import evaluate_knn
-from fungistore.evaluation.options import KnnOptions, LoffOptions
+from fungistore.evaluation.options import KnnOptions
 from fungistore.exchange.export import export_features
 from fungistore.indexing.build import build_index
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import Context

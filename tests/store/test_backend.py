@@ -16,12 +16,12 @@ import memory_backend
 from feature_world import ListSource, clustered, make_store, write_block
 from fungistore.errors import FungiError, StoreError, UsageError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
-from fungistore.evaluation.options import LoffOptions
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET

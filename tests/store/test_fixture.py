@@ -16,12 +16,12 @@ import pytest
 
 from fungistore.evaluation.knn import evaluate_knn
 from fungistore.evaluation.linear import evaluate_linear
-from fungistore.evaluation.options import LoffOptions
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
 from fungistore.indexing.build import build_index
 from fungistore.indexing.opening import open_index
 from fungistore.loff.evaluate import evaluate_loff
+from fungistore.loff.evaluate_options import LoffOptions
 from fungistore.loff.options import PredictOptions
 from fungistore.loff.predict import predict_images
 from fungistore.machine.context import Context
