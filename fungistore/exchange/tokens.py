@@ -91,7 +91,7 @@ def read_layout(where: object, row_shape: tuple[int, ...], options: ImportOption
             where=where,
             expected="[rows, h, w, width]",
             found=f"rows of {_times(row_shape)}",
-            hint=f"--channels first reads them as {_times(cells)} tokens of width {width}; "
+            hint=f"--channels first reads them as a grid of {_times(cells)}, {width} wide; "
             f"--channels last, if {width} is the height",
         )
     channels_first = options.channels == "first"

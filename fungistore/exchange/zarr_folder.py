@@ -16,6 +16,7 @@ from fungistore.errors import UsageError
 from fungistore.exchange.formats import refuse_missing_file
 from fungistore.exchange.named_arrays import NamedArrays, refuse_unreadable
 from fungistore.exchange.table import ColumnNames
+from fungistore.quantities import counted
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.durable import file_digest
 
@@ -62,8 +63,8 @@ class ZarrFolder(NamedArrays):
         self._array = sets[self.key]
         if missing := self._array.nchunks - self._array.nchunks_initialized:
             self.remark = (
-                f"{path}: {missing} of {self._array.nchunks} chunks are not there; zarr reads "
-                f"them as {self._array.fill_value}: after a copy that was cut, copy again"
+                f"{path}: {missing} of {counted(self._array.nchunks, 'chunk')} are not there; "
+                f"zarr reads them as {self._array.fill_value}: after a cut copy, copy again"
             )
 
     def content(self) -> str:

@@ -19,6 +19,7 @@ from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.cells import pooled
 from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import Split
+from fungistore.quantities import counted
 from fungistore.store.feature import LENGTHS, PATCHES
 from fungistore.store.feature_sets import choose_feature_set
 from fungistore.store.removed import GONE
@@ -185,10 +186,13 @@ def _refuse_unpoolable(array: UnitArray, feature: str, pool: int) -> None:
     shape = array.array.shape[1:-1]
     if pool > 1 and (len(shape) != 2 or any(side % pool for side in shape)):
         grid = " x ".join(map(str, shape)) or "no grid"
+        cells = f"{grid} cells"
+        if len(shape) == 1:
+            cells = f"a sequence of {counted(shape[0], 'token')}"
         raise UsageError(
             f"{feature} cannot be pooled over {pool} x {pool} cells",
             where="--pool",
             expected="a divisor of the grid's sides",
-            found=f"{grid} cells" if len(shape) != 1 else f"a sequence of {shape[0]} tokens",
+            found=cells,
             hint="leave out --pool" if len(shape) != 2 else f"--pool N that divides {grid}",
         )

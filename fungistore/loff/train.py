@@ -185,7 +185,7 @@ def _of_sequences(options: TrainOptions, data: HeadData, context: Context) -> Tr
             "weights of image transformers have positions for a grid of tokens",
             where=f"--init {options.init}",
             expected="random, for a sequence",
-            found=f"{data.array.name}, {data.array.array.shape[1]} tokens a row",
+            found=f"{data.array.name}, {counted(data.array.array.shape[1], 'token')} a row",
             hint="--init random; or import the tokens as a grid: fungi import --grid",
         )
     augment = options.augment.of_sequences()

@@ -15,6 +15,7 @@ from fungi_cli.main import app
 from typer.testing import CliRunner, Result
 
 from feature_world import clustered, make_store
+from fungistore.training.speed import SPEED
 from fungistore.verification.verify import verify_store
 
 ROWS, DIM = 96, 8
@@ -58,8 +59,9 @@ def leave(ballast: Path, pages: int) -> None:
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Every file but the locks', by its path; indexes name their store, which is a copy here."""
+    """Every file but the locks' and the clock's, by its path."""
     found = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
+    found = {name: path for name, path in found.items() if path.name != SPEED}
     return {name: p.read_bytes() for name, p in found.items() if not name.startswith(".locks/")}
 
 

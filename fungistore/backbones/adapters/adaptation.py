@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from fungistore.backbones.adapters.registry import ADAPTERS
 from fungistore.errors import MismatchError, StoreError, UsageError
@@ -221,6 +220,8 @@ def _best_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
             found=counted(int(state.get("step", 0)), "step"),
             hint="run the same fungi adapt again: it continues",
         )
+    from safetensors.torch import load_file  # imports torch, which fungi verify does without
+
     file = str(state["file"])
     with damage_explained("the weights of an adaptation are damaged", folder.where(file)):
         if not is_file_name(file):
