@@ -80,7 +80,6 @@ from .labelling.stage import label as label
 from .loff.evaluate import LoffEvaluation as LoffEvaluation
 from .loff.evaluate import evaluate_loff as evaluate_loff
 from .loff.evaluate_options import LoffOptions as LoffOptions
-from .loff.evaluate_options import LoffTableOptions as LoffTableOptions
 from .loff.options import Augmentation as Augmentation
 from .loff.options import PredictOptions as PredictOptions
 from .loff.options import TrainOptions as TrainOptions
@@ -89,8 +88,6 @@ from .loff.predict import predict_images as predict_images
 from .loff.predict import predict_rows as predict_rows
 from .loff.stored import StoredHead as StoredHead
 from .loff.stored import load_head as load_head
-from .loff.table import LoffTable as LoffTable
-from .loff.table import table_loff as table_loff
 from .loff.train import TrainResult as TrainResult
 from .loff.train import train_loff as train_loff
 from .machine.context import Context as Context
@@ -156,6 +153,9 @@ from .store.status import StoreStatus as StoreStatus
 from .store.status import status as status
 from .store.store import Store as Store
 from .store.understood import Understood as Understood
+from .tables.loff import table_loff as table_loff
+from .tables.options import LoffTableOptions as LoffTableOptions
+from .tables.table import LoffTable as LoffTable
 from .verification.findings import Finding as Finding
 from .verification.findings import Repair as Repair
 from .verification.findings import Verification as Verification

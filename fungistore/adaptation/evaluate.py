@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -10,30 +10,43 @@ from shlex import quote
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fungistore.adaptation.evaluate_options import AdaptedOptions
+from fungistore.adaptation.folder import TABLES
 from fungistore.backbones.adapters.adaptation import Adaptation
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation.intervals import Spread, metric_intervals, over_runs
 from fungistore.evaluation.metrics import classification_metrics
-from fungistore.evaluation.ordered import ranks_for
+from fungistore.evaluation.ordered import asked_ranks
 from fungistore.evaluation.predictions import Predictions
-from fungistore.evaluation.result import Evaluation, Score
+from fungistore.evaluation.result import Evaluation, Score, Table
 from fungistore.evaluation.task import labelled_rows
 from fungistore.extraction.adapted import find_adaptation
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import Split
+from fungistore.store.backend import open_backend
 from fungistore.store.contents import Content, content_of
 from fungistore.store.coverage import coverage_of, read_rows
 from fungistore.store.feature import EMBEDDINGS
+from fungistore.store.folder import Folder
 from fungistore.store.records import Records
 from fungistore.store.removed import left_out
 from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
+from fungistore.training.rates import (
+    SPEED_COLUMNS,
+    ClassifierSpeed,
+    Timer,
+    inference_speed,
+    time_backbone,
+    training_speed,
+)
+from fungistore.training.run_folder import RunFolder
 
 ROWS_AT_ONCE = 4096
 
@@ -49,6 +62,31 @@ class _Tested:
     excluded: dict[str, int]
     metrics: dict[str, float]
     intervals: Spread
+    seconds_per_row: float
+
+    @property
+    def run(self) -> RunFolder:
+        """Where the adaptation is, and what was measured as it was trained."""
+        return RunFolder(Folder(open_backend(self.adaptation.where)), "adaptation", TABLES)
+
+
+@dataclass(frozen=True, repr=False)
+class AdaptedEvaluation(Evaluation):
+    """Scores of adapted backbones.
+
+    Attributes:
+        speed: of each score's backbones; `head` is the classifier on stored embeddings.
+    """
+
+    speed: tuple[ClassifierSpeed, ...]
+
+    def details(self) -> tuple[Table, ...]:
+        """Return how fast they are."""
+        rows = [
+            (str(score.protocol["adapted"]), *speed.cells())
+            for score, speed in zip(self.scores, self.speed, strict=True)
+        ]
+        return (Table(("speed of", *SPEED_COLUMNS), tuple(rows)),)
 
 
 def evaluate_adapted(
@@ -56,7 +94,7 @@ def evaluate_adapted(
     options: AdaptedOptions = AdaptedOptions(),
     *,
     context: Context = DEFAULT,
-) -> Evaluation:
+) -> AdaptedEvaluation:
     """Test adapted backbones by the linear classifiers that were trained with them.
 
     Feature sets that one pattern names, such as seeds of one method, are averaged. Test rows are
@@ -73,8 +111,25 @@ def evaluate_adapted(
     """
     AdaptedOptions.accept(options)
     opened = Store.open(store, keep_removed=options.keep_removed)
-    groups = _groups(opened, options)
-    scores, protocol, splits = [], [], {}
+    return evaluate_feature_sets(opened, _groups(opened, options), options, context=context)
+
+
+def evaluate_feature_sets(
+    store: Store,
+    groups: Mapping[str, Sequence[str]],
+    options: AdaptedOptions,
+    *,
+    context: Context,
+) -> AdaptedEvaluation:
+    """Test groups of feature sets, whatever names `options` has; see `evaluate_adapted`.
+
+    Args:
+        store: the store.
+        groups: by title, the feature sets that make one score.
+        options: what is told of them.
+        context: its reporter is told what happens, its stop asked between feature sets.
+    """
+    scores, protocol, splits, speeds = [], [], {}, []
     excluded: Mapping[str, int] = {}
     remarks: list[str] = []
     context.reporter.begin("feature sets", sum(map(len, groups.values())))
@@ -82,12 +137,13 @@ def evaluate_adapted(
         tested = []
         for name in names:
             context.stop_if_asked()
-            tested.append(one := _test(opened, name))
+            tested.append(one := _test(store, name, options))
             splits[name], excluded = one.split.description, one.excluded
             remarks += filter(None, [one.split.remark()])
             context.reporter.advance(1)
         named = names[0] if len(names) == 1 else f"{title} ({len(names)})"
         scores.append(_averaged(tested, named))
+        speeds.append(_speed(store, names[0], tested, options, context))
         protocol.append(
             {
                 name: {"adaptation": one.adaptation.name, "digest": one.adaptation.digest}
@@ -97,19 +153,21 @@ def evaluate_adapted(
     context.reporter.end()
     for remark in dict.fromkeys(remarks):
         context.reporter.notice(remark)
-    return Evaluation(
+    kappa = {"kappa": list(options.order or ())} if options.kappa or options.order else {}
+    return AdaptedEvaluation(
         kind="adapted",
-        store=opened.where,
+        store=store.where,
         feature_set=next(iter(groups.values()))[0],
-        protocol={"adapted": protocol, "splits": splits},
+        protocol={"adapted": protocol, "splits": splits} | kappa,
         excluded=excluded,
         scores=tuple(scores),
+        speed=tuple(speeds),
     )
 
 
 def _groups(store: Store, options: AdaptedOptions) -> dict[str, list[str]]:
     """Return the feature sets of each pattern, of those that were made with an adaptation."""
-    known = [name for name in store.feature_sets() if _adapter(store, name) is not None]
+    known = [name for name in store.feature_sets() if adapter_of(store, name) is not None]
     groups = {
         pattern: [name for name in known if fnmatchcase(name, pattern)]
         for pattern in options.feature_sets or known
@@ -133,7 +191,7 @@ def _none_of(store: Store, pattern: str | None, known: list[str]) -> UsageError:
     )
 
 
-def _adapter(store: Store, feature_set: str) -> Config | None:
+def adapter_of(store: Store, feature_set: str) -> Config | None:
     """Return what identifies the adapter of a feature set's embeddings; None: there is none."""
     array = store.arrays(feature_set).get(EMBEDDINGS)
     if array is None:
@@ -142,7 +200,7 @@ def _adapter(store: Store, feature_set: str) -> Config | None:
     return adapter if isinstance(adapter, dict) else None
 
 
-def _test(store: Store, feature_set: str) -> _Tested:
+def _test(store: Store, feature_set: str, options: AdaptedOptions) -> _Tested:
     """Test one feature set's adaptation."""
     array = store.arrays(feature_set)[EMBEDDINGS]
     adaptation = _adaptation_of(store, feature_set, array)
@@ -154,13 +212,34 @@ def _test(store: Store, feature_set: str) -> _Tested:
     test = rows.split.test
     refuse_seen(store, (array,), test)
     truth, count = rows.labels[test], len(adaptation.classes)
+    timer = Timer(torch.device("cpu"))
     said = _probabilities(adaptation, array, test)
+    seconds = timer.seconds() / len(test)
     predictions = Predictions.of_probabilities(said, np.arange(count))
-    ranks = ranks_for(made["metric"], adaptation.classes, made.get("order"))
+    ranks = asked_ranks(options, made["metric"], adaptation.classes, made.get("order"))
     metrics = classification_metrics(truth, predictions, count, ranks)
     intervals = metric_intervals(truth, predictions, metrics, ranks)
     content = content_of(array, None, records.of(array.name))
-    return _Tested(adaptation, array, content, rows.split, rows.excluded, metrics, intervals)
+    return _Tested(
+        adaptation, array, content, rows.split, rows.excluded, metrics, intervals, seconds
+    )
+
+
+def _speed(
+    store: Store,
+    feature_set: str,
+    tested: list[_Tested],
+    options: AdaptedOptions,
+    context: Context,
+) -> ClassifierSpeed:
+    """Return how fast adapted backbones are, after running the first if that is asked for."""
+    first, backbone = tested[0], None
+    if options.time_backbone is not None:
+        arrays, rows = {EMBEDDINGS: first.array}, first.split.test[: options.time_backbone]
+        backbone = time_backbone(store, feature_set, arrays, rows, options, context)
+    seconds = sum(one.seconds_per_row for one in tested) / len(tested)
+    inference = inference_speed(torch.device("cpu"), seconds, backbone)
+    return ClassifierSpeed(training_speed(one.run for one in tested), inference)
 
 
 def _adaptation_of(store: Store, feature_set: str, array: UnitArray) -> Adaptation:
@@ -173,7 +252,7 @@ def _adaptation_of(store: Store, feature_set: str, array: UnitArray) -> Adaptati
     asked = store.setups.document(array.fingerprint, OPTIONS).get("adapter")
     adaptation = find_adaptation(asked, store.backend)
     assert adaptation is not None  # the features are those of an adapter
-    identity = _adapter(store, feature_set)
+    identity = adapter_of(store, feature_set)
     if fingerprint(adaptation.identity()) != fingerprint(identity or {}):
         raise MismatchError(
             "the adaptation was trained anew since the features were made",

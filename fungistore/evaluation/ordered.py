@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
+
+if TYPE_CHECKING:
+    from fungistore.evaluation.options import KappaChoice
 
 # a number, the same words before and after it in every class: "3", "grade 3", "3 stars"; the "-" of
 # "grade-3" is no sign
@@ -79,6 +83,25 @@ def ranks_for(
         return None
     order = class_order(names, asked)
     return None if order is None else ranks_of(names, order)
+
+
+def asked_ranks(
+    choice: KappaChoice, metric: str, names: Sequence[str], order: Sequence[str] | None
+) -> NDArray[np.int64] | None:
+    """Return the rank of each class where an evaluation asks for the kappa, or else `ranks_for`.
+
+    Args:
+        choice: of the evaluation.
+        metric: that chose the epoch of what is tested.
+        names: of the classes.
+        order: that it was trained with.
+
+    Raises:
+        UsageError: nothing tells the order that was asked for.
+    """
+    if choice.kappa or choice.order:
+        return ranks_of(names, require_order(names, choice.order or order, "--kappa"))
+    return ranks_for(metric, names, order)
 
 
 def ranks_of(names: Sequence[str], order: Sequence[str]) -> NDArray[np.int64]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from fungistore.errors import UsageError
 from fungistore.loff.data import HeadData
 from fungistore.loff.flips import flips_of
-from fungistore.loff.rates import Timer
 from fungistore.loff.scoring import probabilities
 from fungistore.loff.stored import StoredHead, head_rows, open_head
 from fungistore.machine.context import Context
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
+from fungistore.training.rates import Timer
 
 BATCH_ROWS = 64
 

@@ -15,25 +15,26 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.confusion import save_confusion
 from fungistore.evaluation.intervals import Spread, metric_intervals, over_runs
 from fungistore.evaluation.metrics import classification_metrics
-from fungistore.evaluation.ordered import ranks_for, ranks_of, require_order
+from fungistore.evaluation.ordered import asked_ranks, require_order
 from fungistore.evaluation.plots import check_plot
 from fungistore.evaluation.result import Evaluation, Score, Table
 from fungistore.fingerprint import Config
 from fungistore.loff.asked import AskedHead, ask_head, refuse_other_tests
 from fungistore.loff.evaluate_options import LoffOptions
-from fungistore.loff.rates import (
-    SPEED_COLUMNS,
-    HeadSpeed,
-    inference_speed,
-    time_backbone,
-    training_speed,
-)
+from fungistore.loff.head_folder import head_run
 from fungistore.loff.scoring import mean_chances, ranked
 from fungistore.loff.stored import find_heads
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import resolve_device
 from fungistore.store.contents import content_of
 from fungistore.store.store import Store
+from fungistore.training.rates import (
+    SPEED_COLUMNS,
+    ClassifierSpeed,
+    inference_speed,
+    time_backbone,
+    training_speed,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +50,7 @@ class LoffEvaluation(Evaluation):
 
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
-    speed: tuple[HeadSpeed, ...]
+    speed: tuple[ClassifierSpeed, ...]
 
     def details(self) -> tuple[Table, ...]:
         """Return how fast the heads are."""
@@ -90,7 +91,7 @@ def evaluate_loff(
     for pattern in options.heads or (None,):
         chosen, names = find_heads(opened, pattern, options.feature_set)
         title = names[0] if len(names) == 1 else f"{pattern} ({len(names)})"
-        groups.append(HeadGroup(title, chosen, tuple(names)))
+        groups.append(HeadGroup(title, tuple((chosen, name) for name in names)))
     return evaluate_groups(opened, groups, options, context=context)
 
 
@@ -100,13 +101,17 @@ class HeadGroup:
 
     Attributes:
         title: what they are called together.
-        feature_set: that they were trained on.
-        names: of the heads.
+        heads: the feature set and the name of each.
     """
 
     title: str
-    feature_set: str
-    names: tuple[str, ...]
+    heads: tuple[tuple[str, str], ...]
+
+    def names(self) -> tuple[str, ...]:
+        """Return their names; those of several feature sets with these before them."""
+        if len({feature_set for feature_set, _ in self.heads}) == 1:
+            return tuple(name for _, name in self.heads)
+        return tuple(f"{feature_set}/{name}" for feature_set, name in self.heads)
 
 
 def evaluate_groups(
@@ -117,24 +122,25 @@ def evaluate_groups(
     lines: list[_Line] = []
     splits: dict[str, Config] = {}
     remarks: list[str] = []
-    context.reporter.begin("heads", sum(len(group.names) for group in groups))
+    context.reporter.begin("heads", sum(len(group.heads) for group in groups))
     for group in groups:
         heads = []
-        for name in group.names:
+        for feature_set, name in group.heads:
             context.stop_if_asked()
-            heads.append(ask_head(store, group.feature_set, name, options.tta, place, context))
+            heads.append(ask_head(store, feature_set, name, options.tta, place, context))
             context.reporter.advance(1)
-        splits |= {one.stored.name: one.data.split.description for one in heads}
+        names = group.names()
+        splits |= {name: one.data.split.description for name, one in zip(names, heads, strict=True)}
         remarks += filter(None, (one.data.split.remark() for one in heads))
-        lines += _lines(heads, group.title, options)
+        lines += _lines(dict(zip(names, heads, strict=True)), group.title, options)
     context.reporter.end()
     for remark in dict.fromkeys(remarks):
         context.reporter.notice(remark)
     speed = _speeds(store, lines, options, place, context)
     last = lines[-1]
-    data = last.heads[-1].data
+    data = last.last.data
     if options.kappa or options.order:
-        order = require_order(data.names, options.order or last.heads[-1].stored.order, "--kappa")
+        order = require_order(data.names, options.order or last.last.stored.order, "--kappa")
         context.reporter.notice(f"quadratic kappa with the classes as {' < '.join(order)}")
     if options.plot is not None:
         save_confusion(data.names, last.confusion.tolist(), options.plot)
@@ -142,10 +148,10 @@ def evaluate_groups(
     return LoffEvaluation(
         kind="loff",
         store=store.where,
-        feature_set=groups[0].feature_set,
+        feature_set=groups[0].heads[0][0],
         protocol={
             "heads": [
-                {one.stored.name: one.stored.fingerprint for one in line.heads} for line in lines
+                {name: one.stored.fingerprint for name, one in line.heads.items()} for line in lines
             ],
             "splits": splits,
         }
@@ -161,30 +167,35 @@ def evaluate_groups(
 @dataclass(frozen=True)
 class _Line:
     score: Score
-    heads: list[AskedHead]
+    heads: dict[str, AskedHead]
     confusion: NDArray[np.int64]
     is_ensemble: bool
 
+    @property
+    def last(self) -> AskedHead:
+        return [*self.heads.values()][-1]
 
-def _lines(heads: list[AskedHead], title: str, options: LoffOptions) -> Iterator[_Line]:
+
+def _lines(named: dict[str, AskedHead], title: str, options: LoffOptions) -> Iterator[_Line]:
     """Yield the mean score of heads that differ in their seed, and the score of their mean."""
+    heads = [*named.values()]
     kinds = {one.stored.head.spec for one in heads}
     if len(kinds) > 1 and not options.ensemble:
         raise UsageError(
             "heads of different kinds cannot be averaged",
-            found=", ".join(one.stored.name for one in heads),
+            found=", ".join(named),
             hint="give --head once for each kind; --ensemble averages what they say",
         )
     if len(kinds) == 1:
-        yield _line(heads, [one.said for one in heads], title, options)
+        yield _line(named, [one.said for one in heads], title, options)
     if options.ensemble:
         refuse_other_tests(heads)
         mean = mean_chances([one.said for one in heads])
-        yield _line(heads, [mean], f"{title}, ensemble", options, is_ensemble=True)
+        yield _line(named, [mean], f"{title}, ensemble", options, is_ensemble=True)
 
 
 def _line(
-    heads: list[AskedHead],
+    named: dict[str, AskedHead],
     said: list[NDArray[np.float32]],
     title: str,
     options: LoffOptions,
@@ -192,13 +203,15 @@ def _line(
     is_ensemble: bool = False,
 ) -> _Line:
     """Score what was said: by each of the heads, or by all of them together."""
+    heads = [*named.values()]
     last, spec = heads[-1], heads[-1].stored.head.spec
     classes = len(last.data.names)
     measured: list[dict[str, float]] = []
     confusion = np.zeros((classes, classes), np.int64)
     intervals: Spread = {}
     for one, chances in zip(heads, said, strict=False):
-        ranks, predictions = _ranks(one, options), ranked(chances)
+        names, stored, predictions = one.data.names, one.stored, ranked(chances)
+        ranks = asked_ranks(options, stored.metric, names, stored.order)
         metrics = classification_metrics(one.truth, predictions, classes, ranks)
         confusion += confusion_matrix(one.truth, predictions.labels, labels=np.arange(classes))
         if len(said) == 1:
@@ -217,14 +230,7 @@ def _line(
         fingerprints={name: array.fingerprint for name, array in arrays.items()},
         contents={name: content_of(array) for name, array in arrays.items()},
     )
-    return _Line(score, heads, confusion, is_ensemble)
-
-
-def _ranks(one: AskedHead, options: LoffOptions) -> NDArray[np.int64] | None:
-    names, stored = one.data.names, one.stored
-    if options.kappa or options.order:
-        return ranks_of(names, require_order(names, options.order or stored.order, "--kappa"))
-    return ranks_for(stored.metric, names, stored.order)
+    return _Line(score, named, confusion, is_ensemble)
 
 
 def _protocol(options: LoffOptions) -> Config:
@@ -243,19 +249,21 @@ def _speeds(
     options: LoffOptions,
     place: torch.device,
     context: Context,
-) -> tuple[HeadSpeed, ...]:
+) -> tuple[ClassifierSpeed, ...]:
     """Return how fast the heads of each line are, after running their backbones if asked to."""
     backbones: dict[str, float] = {}
     speeds = []
     for line in lines:
-        stored = line.heads[0].stored
+        heads = [*line.heads.values()]
+        stored = heads[0].stored
         if options.time_backbone is not None and stored.array.name not in backbones:
-            rows = line.heads[0].data.split.test[: options.time_backbone]
-            rate = time_backbone(stored, store, rows, options, context)
-            backbones[stored.array.name] = rate
-        each = [one.seconds_per_row for one in line.heads]
+            rows = heads[0].data.split.test[: options.time_backbone]
+            backbones[stored.array.name] = time_backbone(
+                store, stored.feature_set, stored.arrays, rows, options, context
+            )
+        each = [one.seconds_per_row for one in heads]
         seconds = sum(each) if line.is_ensemble else sum(each) / len(each)
         inference = inference_speed(place, seconds, backbones.get(stored.array.name))
-        training = training_speed(store, [one.stored for one in line.heads])
-        speeds.append(HeadSpeed(training, inference))
+        runs = (head_run(store, one.stored.feature_set, one.stored.name) for one in heads)
+        speeds.append(ClassifierSpeed(training_speed(runs), inference))
     return tuple(speeds)

@@ -1,4 +1,4 @@
-"""What testing trained heads is asked to do, alone and as a table of them."""
+"""What testing trained heads is asked to do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import MinLen
-
 from fungistore.evaluation.options import PLOT, EvaluationOptions, KappaChoice
-from fungistore.extraction.options import ReplayChoice
-from fungistore.headings import GENERAL, SCORES, SPEED
+from fungistore.headings import GENERAL
 from fungistore.matrices.choices import FeatureSetChoice, RemovedChoice
-from fungistore.settings import Count, Setting, Settings
+from fungistore.settings import Setting, Settings
+from fungistore.training.options import TimingChoice
 
 Flip = Literal["hflip", "vflip", "flips"]
 HEADS = "Heads"
@@ -39,7 +37,7 @@ class MeanChoice(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LoffOptions(
-    FeatureSetChoice, RemovedChoice, KappaChoice, ReplayChoice, MeanChoice, EvaluationOptions
+    FeatureSetChoice, RemovedChoice, KappaChoice, TimingChoice, MeanChoice, EvaluationOptions
 ):
     """Test trained heads on the rows that their splits left out.
 
@@ -69,14 +67,6 @@ class LoffOptions(
             is_repeated=True,
         ),
     ] = ()
-    time_backbone: Annotated[
-        Count | None,
-        Setting(
-            "Run the backbone on so many test images, to time it.",
-            default="its speed is not told",
-            heading=SPEED,
-        ),
-    ] = None
     plot: Annotated[
         Path | None,
         Setting(
@@ -86,41 +76,3 @@ class LoffOptions(
             heading=GENERAL,
         ),
     ] = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoffTableOptions(RemovedChoice, KappaChoice, ReplayChoice, MeanChoice):
-    """Which heads a table has, and what it says of them."""
-
-    heading = HEADS
-
-    lines: Annotated[
-        tuple[str, ...],
-        Setting(
-            "A title and a pattern of heads, or of SET/NAME, each a line.",
-            flag="--line",
-            default="all heads, those that differ in seeds together",
-            metavar="TITLE=NAME",
-            is_repeated=True,
-        ),
-    ] = ()
-    metrics: Annotated[
-        Annotated[tuple[str, ...], MinLen(1)],
-        Setting("Columns of each store.", metavar="NAMES", heading=SCORES),
-    ] = ("accuracy", "mean_per_class_accuracy")
-    time_backbone: Annotated[
-        Count | None,
-        Setting(
-            "Run the backbones on so many test images, to time them.",
-            default="images/s of a backbone are not told",
-            heading=SPEED,
-        ),
-    ] = None
-
-    def __post_init__(self) -> None:
-        """Refuse a line without a title or a pattern."""
-        super().__post_init__()
-        for line in self.lines:
-            title, _, pattern = line.partition("=")
-            if not title or not pattern:
-                self.refuse("lines", "TITLE=NAME", line, "--line 'LOFF-TA=ta-*'")

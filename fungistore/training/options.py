@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, Lt
 
-from fungistore.headings import ROWS, SCORES
+from fungistore.extraction.options import ReplayChoice
+from fungistore.headings import ROWS, SCORES, SPEED
 from fungistore.machine.choices import DeviceChoice
 from fungistore.matrices.choices import OrderChoice, RemovedChoice, SplitChoice
 from fungistore.settings import Count, Positive, Setting, Share, refusal
@@ -91,3 +92,17 @@ class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
     def rows_seed(self) -> int:
         """The seed of the rows that are held out: to test on, and to validate on."""
         return self.seed if self.split_seed is None else self.split_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimingChoice(ReplayChoice):
+    """Whether an evaluation of what was trained on features runs their backbone, to time it."""
+
+    time_backbone: Annotated[
+        Count | None,
+        Setting(
+            "Run the backbone on so many test images, to time it.",
+            default="its speed is not told",
+            heading=SPEED,
+        ),
+    ] = None

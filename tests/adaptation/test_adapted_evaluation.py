@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from test_adapting import write_set
 
 import fungistore as fungi
+from feature_world import Notices
 from fungistore.adaptation.evaluate import evaluate_adapted
 from fungistore.adaptation.evaluate_options import AdaptedOptions
 from fungistore.adaptation.options import AdaptOptions
@@ -19,6 +21,7 @@ from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation.task import labelled_rows, with_validation
 from fungistore.extraction.stage import extract
 from fungistore.fingerprint import hash_ids
+from fungistore.machine.context import Context
 from fungistore.store.store import Store
 from tiny_world import TINY
 
@@ -53,8 +56,8 @@ def options(base):
 def store(photos, base, options, tmp_path_factory):
     """Two adaptations of other seeds but one holdout, with their features."""
     store = tmp_path_factory.mktemp("store") / "s.fungi"
-    for name, rate in (("a-1", 1e-3), ("a-2", 1e-2)):
-        adapt(photos, store, replace(options, name=name, lr=rate))
+    for seed, name in enumerate(("a-1", "a-2")):
+        adapt(photos, store, replace(options, name=name, seed=seed, split_seed=0))
         extracted(photos, store, base, name)
     return store
 
@@ -112,3 +115,42 @@ def test_features_of_another_adaptation_are_refused(tmp_path, photos, base, opti
     with pytest.raises(UsageError, match="no feature set 'nope' of an adapted") as caught:
         evaluate_adapted(store, AdaptedOptions(feature_sets=("nope",)))
     assert caught.value.expected == "test_vit-a-1, test_vit-a-2"
+
+
+def test_adaptations_of_other_seeds_are_a_row_of_the_table(store):
+    """And heads on features of each are another; a head of other settings is not among them."""
+    rows = {"holdout": 0.25, "split_seed": 0, "head": "linear", "dtype": "float32"}
+    for seed, epochs in ((1, 1), (2, 1), (3, 2)):
+        name, chosen = f"linear-{seed}", f"test_vit-a-{min(seed, 2)}"
+        made = fungi.TrainOptions(**rows, name=name, feature_set=chosen, seed=seed, epochs=epochs)
+        fungi.train_loff(store, made)
+    table = fungi.table_loff(store)
+    heads = {(row.method, row.name): row.cells[str(store)] for row in table.rows}
+    assert [*heads] == [
+        ("SSF", "a-* (2)"),
+        ("SSF + linear", "linear-* (2)"),
+        ("SSF + linear", "linear-3"),
+    ]
+    both = evaluate_adapted(store, AdaptedOptions(feature_sets=("test_vit-a-*",)))
+    assert heads["SSF", "a-* (2)"].metrics == both.scores[0].metrics
+    assert heads["SSF + linear", "linear-* (2)"].heads == (
+        "test_vit-a-1/linear-1",
+        "test_vit-a-2/linear-2",
+    )
+    assert table.rows[0].speed.training == both.speed[0].training
+    lines = ("V=adaptations/a-2", "H=linear-[12]")
+    named = fungi.table_loff(store, fungi.LoffTableOptions(lines=lines)).rows
+    assert [(row.method, row.cells[str(store)].heads) for row in named] == [
+        ("V", ("a-2",)),
+        ("H", ("test_vit-a-1/linear-1", "test_vit-a-2/linear-2")),
+    ]
+
+
+def test_an_adaptation_that_was_trained_anew_is_no_row(tmp_path, photos, options, store):
+    """Its features are not its own any more; that is said, and the other one stays."""
+    other = copytree(store, tmp_path / "s.fungi")
+    again = replace(options, name="a-2", seed=1, split_seed=0, lr=1e-2)
+    adapt(photos, other, again, restart=True)
+    table = fungi.table_loff(other, context=Context(Notices(said := [])))
+    assert [row.name for row in table.rows if row.method == "SSF"] == ["a-1"]
+    assert any("'a-2' is left out: it was trained anew" in text for text in said)

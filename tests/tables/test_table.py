@@ -1,4 +1,4 @@
-"""Heads of several stores in one table."""
+"""Heads of several stores in one table, in the order of LOFF-TA's."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from feature_world import make_store, write_block
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.loff.evaluate import evaluate_loff
-from fungistore.loff.evaluate_options import LoffOptions, LoffTableOptions
-from fungistore.loff.options import Augmentation, TrainOptions
-from fungistore.loff.table import method_of, table_loff
+from fungistore.loff.evaluate_options import LoffOptions
+from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
+from fungistore.tables.loff import table_loff
+from fungistore.tables.methods import method_of, place_of
+from fungistore.tables.options import LoffTableOptions
 
-ROWS = 40
-PLAIN, TRIVIAL = Augmentation(kind="none"), Augmentation()
+ROWS = 24
 
 
 def store_of(path, seed):
@@ -30,24 +31,23 @@ def store_of(path, seed):
     return make_store(path, blocks, ["ab"[row % 2] for row in range(ROWS)], unit_rows=8)
 
 
-def train(store, name, augment=PLAIN, **changes):
-    quick = {"head": "attn-pool", "epochs": 1, "batch_size": 16, "dtype": "float32"}
-    train_loff(store.root, TrainOptions(**(quick | changes), name=name, augment=augment))
+def train(store, name, head="linear", **changes):
+    options = TrainOptions(
+        head=head, name=name, epochs=1, batch_size=16, dtype="float32", split_seed=0, **changes
+    )
+    train_loff(store.root, options)
 
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory):
-    """Two stores: the methods of the paper, twice each in the first, some of them in the second."""
+    """Two stores: heads of two seeds each, and in the first one on feature maps."""
     root = tmp_path_factory.mktemp("tables")
-    first, second = (store_of(root / f"{name}.fungi", seed) for seed, name in enumerate("pq"))
-    for seed in (0, 1):
-        train(first, f"plain-{seed}", seed=seed, split_seed=0)
-        train(first, f"ta-{seed}", TRIVIAL, seed=seed, split_seed=0)
-    train(first, "linear", head="linear")
-    train(first, "pooled", TRIVIAL, pool=2)
-    for seed in (0, 1):
-        train(second, f"plain-{seed}", seed=seed, split_seed=0)
-    return first, second
+    made = [store_of(root / f"{name}.fungi", seed) for seed, name in enumerate("pq")]
+    for store in made:
+        for seed in (0, 1):
+            train(store, f"linear-{seed}", seed=seed)
+    train(made[0], "map", "attn-pool")
+    return made
 
 
 def test_heads_that_differ_in_seeds_are_a_row_with_the_papers_name(stores):
@@ -55,34 +55,33 @@ def test_heads_that_differ_in_seeds_are_a_row_with_the_papers_name(stores):
     first, second = stores
     table = table_loff([first.root, second.root], LoffTableOptions(metrics=("accuracy", "roc_auc")))
     assert [(row.method, row.name) for row in table.rows] == [
-        ("Frozen + linear", "linear"),
-        ("LOFF", "plain-* (2)"),
-        ("LOFF-TA + Pool", "pooled"),
-        ("LOFF-TA", "ta-* (2)"),
+        ("Frozen + linear", "linear-* (2)"),
+        ("LOFF-TA", "map"),
     ]
-    plain = table.rows[1]
+    linear = table.rows[0]
     for store in stores:
-        (score,) = evaluate_loff(store.root, LoffOptions(heads=("plain-*",))).scores
-        assert plain.cells[store.where].metrics == score.metrics
-        assert plain.cells[store.where].spread == score.spread
+        (score,) = evaluate_loff(store.root, LoffOptions(heads=("linear-*",))).scores
+        assert linear.cells[store.where].metrics == score.metrics
+        assert linear.cells[store.where].spread == score.spread
     lines = table.to_markdown().splitlines()
     assert lines[0].count("p, accuracy") == lines[0].count("q, roc auc") == 1
-    cells = plain.cells[first.where].metrics
+    cells = linear.cells[first.where].metrics
     shown = f"{100 * cells['accuracy']:.1f} ± {100 * cells['accuracy_deviation']:.1f}"
-    assert lines[3].split(" | ")[4] == shown
-    assert lines[2].split(" | ")[6] == "-"  # the second store has no linear head
+    assert lines[2].split(" | ")[4] == shown
+    assert lines[3].split(" | ")[6] == "-"  # the second store has no head on feature maps
     assert len({line.count("|") for line in lines}) == 1
-    speed = plain.speed.training
-    assert f" {speed.images_per_second:.0f} | " in lines[3]
-    assert f"{speed.peak_rss_bytes / 1e9:.2f}" in lines[3].split(" | ")[-1]
+    speed = linear.speed.training
+    assert f" {speed.images_per_second:.0f} | " in lines[2]
+    assert f"{speed.peak_rss_bytes / 1e9:.2f}" in lines[2].split(" | ")[-1]
 
 
 def test_lines_have_titles_and_patterns(stores):
-    options = LoffTableOptions(lines=("Mine=set/ta-?", "A|B=plain-0"))
+    """Rows stand in the order of the lines."""
+    options = LoffTableOptions(lines=("Mine=set/linear-?", "A|B=linear-0"))
     table = table_loff(stores[0].root, options)
     assert [(row.method, row.cells[stores[0].where].heads) for row in table.rows] == [
-        ("Mine", ("ta-0", "ta-1")),
-        ("A|B", ("plain-0",)),
+        ("Mine", ("linear-0", "linear-1")),
+        ("A|B", ("linear-0",)),
     ]
     assert "A\\|B" in table.to_markdown()
     with pytest.raises(UsageError, match="no head to tell of") as caught:
@@ -95,32 +94,27 @@ def test_lines_have_titles_and_patterns(stores):
 
 def test_ensembles_and_flips_are_rows_behind_the_heads(stores):
     """Where there are several heads, and where there is something to flip."""
-    lines = ("L=plain-*", "One=linear", "P=pooled")
-    table = table_loff(stores[0].root, LoffTableOptions(lines=lines, ensemble=True, tta=("hflip",)))
-    assert [row.method for row in table.rows] == [
-        "L",
-        "L, ensemble",
-        "L, hflip at test time",
-        "L, hflip at test time, ensemble",
-        "One",
-        "P",
-        "P, hflip at test time",
-    ]
-    asked = LoffOptions(heads=("plain-*",), ensemble=True, tta=("hflip",))
-    scores = evaluate_loff(stores[0].root, asked).scores
+    options = LoffTableOptions(lines=("M=map", "L=linear-*"), ensemble=True, tta=("hflip",))
+    table = table_loff(stores[0].root, options)
+    titles = ["M", "M, hflip at test time", "L", "L, ensemble"]
+    assert [row.method for row in table.rows] == titles
     where = stores[0].where
-    assert [row.cells[where].metrics for row in table.rows[2:4]] == [s.metrics for s in scores]
+    flipped = evaluate_loff(stores[0].root, LoffOptions(heads=("map",), tta=("hflip",)))
+    both = evaluate_loff(stores[0].root, LoffOptions(heads=("linear-*",), ensemble=True))
+    assert table.rows[1].cells[where].metrics == flipped.scores[0].metrics
+    assert table.rows[3].cells[where].metrics == both.scores[1].metrics
 
 
 def test_the_command_prints_markdown_or_json(stores):
     where = str(stores[0].root)
-    run = CliRunner().invoke(app, ["table", "loff", where, "--line", "L=plain-*", "--json"])
+    run = CliRunner().invoke(app, ["table", "loff", where, "--line", "L=linear-*", "--json"])
     (row,) = json.loads(run.stdout)["rows"]
     assert row["cells"][where]["metrics"].keys() >= {"accuracy", "roc_auc_deviation"}
     assert row["image_size"] is None  # of features that no model here has made
-    run = CliRunner().invoke(app, ["table", "loff", where, "--metrics", "accuracy"])
+    line = ["--line", "L=linear-0"]
+    run = CliRunner().invoke(app, ["table", "loff", where, *line, "--metrics", "accuracy"])
     assert run.stdout.startswith("| features | method | image | heads | accuracy |")
-    run = CliRunner().invoke(app, ["table", "loff", where, "--metrics", "beauty"])
+    run = CliRunner().invoke(app, ["table", "loff", where, *line, "--metrics", "beauty"])
     assert run.exit_code == 2
     assert "no row has this metric: beauty" in run.stderr
 
@@ -130,10 +124,22 @@ def test_rows_that_would_be_called_the_same_keep_apart(tmp_path):
     store = store_of(tmp_path / "s.fungi", 0)
     write_block(store, "set2", "embeddings", store.arrays("set")["embeddings"].read(0, ROWS))
     for feature_set in ("set", "set2"):
-        train(store, "linear", head="linear", feature_set=feature_set)
+        train(store, "linear", feature_set=feature_set)
     assert [row.name for row in table_loff(store.root).rows] == ["linear", "linear"]
     table = table_loff(store.root, LoffTableOptions(lines=("A=linear",)))
     assert [row.features for row in table.rows] == ["set", "set2"]
+
+
+def test_methods_stand_as_in_the_papers_tables():
+    """Frozen backbones, then each adapter; what a comma adds stays beside its row."""
+    ordered = [
+        *("Frozen + linear", "Frozen + linear, images", "LOFF", "LOFF-TA", "LOFF-TA, ensemble"),
+        *("LOFF + Pool", "LOFF-TA + Pool", "Unfrozen + linear", "Unfrozen + LOFF-TA"),
+        *("VPT", "VPT + linear", "VPT + LOFF", "VPT + LOFF-TA + Pool", "SSF", "AdaptFormer"),
+        *("LoRA", "mine", "mine + LOFF", "other"),
+    ]
+    assert sorted(reversed(ordered[:4]), key=place_of) == ordered[:4]
+    assert sorted(ordered, key=place_of) == ordered
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,7 @@ def test_rows_that_would_be_called_the_same_keep_apart(tmp_path):
         ({"adapter": {"method": "vpt"}}, {}, "linear", "VPT + linear"),
         ({"adapter": {"method": "full"}}, {}, "linear", "Unfrozen + linear"),
         ({"adapter": {"method": "mine"}}, {}, "none", "mine + LOFF"),
+        ({"adapter": {"method": "linear"}}, {}, "none", "LOFF"),
     ],
 )
 def test_a_method_is_called_by_head_features_and_adapter(

@@ -1,9 +1,9 @@
-"""How fast heads are trained and asked, and the memory that it took."""
+"""How fast classifiers are trained and asked, and the memory that it took."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,13 +11,13 @@ import torch
 
 from fungistore.errors import FungiError
 from fungistore.extraction.options import ReplayChoice
-from fungistore.loff.head_folder import head_run
-from fungistore.loff.stored import StoredHead
 from fungistore.machine.context import Context
 from fungistore.machine.device import resolve_device
 from fungistore.sources.sample import NamedItem
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
+from fungistore.training.run_folder import RunFolder
 from fungistore.training.speed import read_speed
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ SPEED_COLUMNS = (
 
 @dataclass(frozen=True)
 class TrainingSpeed:
-    """What the trainings of some heads have measured.
+    """What some trainings have measured.
 
     Attributes:
         device: "cpu", or the name of a GPU.
-        images_per_second: of training steps, with the reading of their rows; the heads' mean.
+        images_per_second: of training steps, with the reading of their rows; the runs' mean.
         peak_rss_bytes: the most memory that a process had.
         peak_gpu_bytes: the most that torch had allocated on the GPU; None on a CPU.
     """
@@ -66,8 +66,8 @@ class InferenceSpeed:
 
 
 @dataclass(frozen=True)
-class HeadSpeed:
-    """How fast the heads of a score are.
+class ClassifierSpeed:
+    """How fast what a score is of trains and answers.
 
     Attributes:
         training: None where it is not known.
@@ -90,10 +90,9 @@ class HeadSpeed:
         )
 
 
-def training_speed(store: Store, heads: Sequence[StoredHead]) -> TrainingSpeed | None:
-    """Return what the runs of some heads have kept beside them; None where they have nothing."""
-    runs = (read_speed(head_run(store, head.feature_set, head.name)) for head in heads)
-    found = [speed for speed in runs if speed is not None and speed.rows]
+def training_speed(runs: Iterable[RunFolder]) -> TrainingSpeed | None:
+    """Return what some runs have kept beside them; None where they have nothing."""
+    found = [speed for run in runs if (speed := read_speed(run)) is not None and speed.rows]
     if not found:
         return None
     on_gpu = [speed.peak_gpu_bytes for speed in found if speed.peak_gpu_bytes is not None]
@@ -139,9 +138,14 @@ class Timer:
 
 
 def time_backbone(
-    stored: StoredHead, store: Store, rows: Rows, choice: ReplayChoice, context: Context
+    store: Store,
+    feature_set: str,
+    arrays: Mapping[str, UnitArray],
+    rows: Rows,
+    choice: ReplayChoice,
+    context: Context,
 ) -> float:
-    """Return images a second of the extraction that made what a head reads.
+    """Return images a second of the extraction that made some features.
 
     The images of the rows are read, decoded and put through the model, after one to warm up.
 
@@ -151,8 +155,7 @@ def time_backbone(
     """
     from fungistore.extraction.replay import replay_extraction
 
-    arrays = stored.arrays
-    replay = replay_extraction(store, stored.feature_set, arrays, choice=choice, context=context)
+    replay = replay_extraction(store, feature_set, arrays, choice=choice, context=context)
     items = [_item(store, row) for row in rows.tolist()]
     _run(replay, items[:1], context)
     timer = Timer(resolve_device(choice.device))

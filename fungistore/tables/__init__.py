@@ -1,0 +1,1 @@
+"""Tables of what several stages have come to, as papers have them."""
