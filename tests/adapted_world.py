@@ -1,4 +1,4 @@
-"""Adaptations as `fungi adapt` writes them, of weights that are random instead of trained."""
+"""What is adapted to, and adaptations as `fungi adapt` writes them, of random weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from fungistore.backbones.adapters.adaptation import (
@@ -30,6 +32,7 @@ from fungistore.training.checkpoint import save_tensors
 from fungistore.training.run_folder import Progress, RunFolder
 from tiny_world import TINY
 
+SIDE = 20
 DONE = Progress(epoch=1, best_epoch=0, done=True, history=({"epoch": 1, "loss": 1.0},))
 
 
@@ -91,3 +94,15 @@ def write_adaptation(
     state |= {CLASSIFIER + n: t for n, t in classifier.named_parameters()}
     save_tensors(run, progress, {f"best.{n}": t for n, t in state.items()})
     return encoder.module.requires_grad_(False)
+
+
+def write_set(root, count=8, seed=0):
+    """Two classes that colours tell: reddish and bluish noise."""
+    random = np.random.default_rng(seed)
+    for channel, name in enumerate(("red", "blue")):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            pixels = random.integers(0, 130, (SIDE + number % 3, SIDE, 3), dtype=np.uint8)
+            pixels[..., 2 * channel] += 120
+            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
+    return root

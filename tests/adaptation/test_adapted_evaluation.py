@@ -8,9 +8,9 @@ from shutil import copytree
 import numpy as np
 import pytest
 import torch
-from test_adapting import write_set
 
 import fungistore as fungi
+from adapted_world import write_set
 from feature_world import Notices
 from fungistore.adaptation.evaluate import evaluate_adapted
 from fungistore.adaptation.evaluate_options import AdaptedOptions

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 
+from adapted_world import write_set
 from feature_world import Notices
 from fungistore.adaptation.folder import adaptation_run
 from fungistore.adaptation.model import AdaptedModel, parameter_groups
@@ -31,21 +31,8 @@ from fungistore.store.store import Store
 from fungistore.training.checkpoint import load_tensors
 from tiny_world import TINY
 
-SIDE = 20
 PLAIN = ImageAugmentation(min_scale=1.0)
 VARIED = ImageAugmentation(color_jitter=0.3, auto_augment="rand")
-
-
-def write_set(root, count=8, seed=0):
-    """Two classes that colours tell: reddish and bluish noise."""
-    random = np.random.default_rng(seed)
-    for channel, name in enumerate(("red", "blue")):
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for number in range(count):
-            pixels = random.integers(0, 130, (SIDE + number % 3, SIDE, 3), dtype=np.uint8)
-            pixels[..., 2 * channel] += 120
-            Image.fromarray(pixels).save(root / name / f"{number:02d}.png")
-    return root
 
 
 @pytest.fixture(scope="module")

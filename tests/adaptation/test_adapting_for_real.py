@@ -11,9 +11,9 @@ import time
 
 import pytest
 import torch
-from test_adapting import write_set
 
 import fungistore as fungi
+from adapted_world import write_set
 from fungistore.adaptation.folder import adaptation_run
 from fungistore.demo.images import textile_subset
 from fungistore.demo.weights import dinov2_vits14_weights
