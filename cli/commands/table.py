@@ -16,16 +16,17 @@ from ..output import result_json, write
 @command
 def loff(
     *,
-    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="Stores with heads.")],
+    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="Stores with heads, or adapted backbones.")],
     options: fungi.LoffTableOptions,
     as_json: Json = False,
     context: Context,
 ) -> None:
-    """Put trained heads into one table: a row a method, in Markdown.
+    """Put heads and adapted backbones into a table: a row a method.
 
-    Heads that differ in their seeds alone are one row: means and deviations. Methods are called as
-    in LOFF-TA's tables: Frozen + linear, LOFF, LOFF-TA, + Pool. Several stores are columns beside
-    each other. Each head is tested as `fungi eval loff` does.
+    It is Markdown. What differs in seeds alone is one row: means and deviations, over feature sets
+    of several adaptations, too. Methods are called and ordered as in LOFF-TA's tables: Frozen +
+    linear, LOFF, LOFF-TA, + Pool, VPT, VPT + LOFF-TA. Several stores are columns beside each other.
+    Rows are tested as `fungi eval loff` and `fungi eval adapted` do.
 
     \b
     Examples:
