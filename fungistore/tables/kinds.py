@@ -14,6 +14,7 @@ from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
+OF_RUNS = ("compute", "layout")  # of a setup: batches and units, which free memory may decide
 OF_SEEDS = ("seed", "split_seed")  # options that runs of one row may differ in
 
 
@@ -73,7 +74,9 @@ class Kinds:
         setup = self.setup(array)
         own = {key: made[key] for key in ("adapter", "backbone", "dtype", "classes")}
         adapter = own | {"options": without_seeds(made["options"])}
-        return setup | {"backbone": setup["backbone"] | {"adapter": adapter}}
+        backbone = setup["backbone"] | {"adapter": adapter}
+        features = {key: value for key, value in setup.items() if key not in OF_RUNS}
+        return features | {"backbone": backbone, "dtype": setup["compute"]["dtype"]}
 
     def of_inputs(self, feature_set: str, config: Config) -> str:
         """Return what the features of some heads share, given what one of them was trained with."""

@@ -38,10 +38,9 @@ def base(tiny_weights):
     return {"model": TINY, "weights": str(tiny_weights), "image_size": 32}
 
 
-def extracted(photos, store, base, adapter):
-    options = fungi.ExtractOptions(
-        **base, features=("embeddings",), dtype="float32", storage_dtype="float32", adapter=adapter
-    )
+def extracted(photos, store, base, adapter, batch_size=4):
+    chosen = {"features": ("embeddings",), "dtype": "float32", "storage_dtype": "float32"}
+    options = fungi.ExtractOptions(**base, **chosen, adapter=adapter, batch_size=batch_size)
     extract(photos, store, options)
 
 
@@ -58,7 +57,7 @@ def store(photos, base, options, tmp_path_factory):
     store = tmp_path_factory.mktemp("store") / "s.fungi"
     for seed, name in enumerate(("a-1", "a-2")):
         adapt(photos, store, replace(options, name=name, seed=seed, split_seed=0))
-        extracted(photos, store, base, name)
+        extracted(photos, store, base, name, batch_size=4 + seed)  # as free memory may decide it
     return store
 
 
