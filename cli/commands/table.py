@@ -16,7 +16,10 @@ from ..output import result_json, write
 @command
 def loff(
     *,
-    stores: Annotated[list[str], typer.Argument(metavar="STORE...", help="Stores with heads, or adapted backbones.")],
+    stores: Annotated[
+        list[str],
+        typer.Argument(metavar="STORE...", help="Stores with what was trained."),
+    ],
     options: fungi.LoffTableOptions,
     as_json: Json = False,
     context: Context,

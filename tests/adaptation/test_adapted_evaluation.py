@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
-from shutil import copytree
 
 import numpy as np
 import pytest
@@ -90,6 +91,26 @@ def test_a_pattern_averages_and_each_name_is_a_line(store):
     assert both.scores[0].metrics["accuracy"] == pytest.approx(mean)
 
 
+def test_speed_memory_and_a_kappa_are_told(tmp_path, store):
+    """Of the training from its run; of the backbone where it is asked to run."""
+    asked = AdaptedOptions(feature_sets=("*-1",), time_backbone=2, kappa=True)
+    done = evaluate_adapted(store, asked)
+    (speed,), (score,) = done.speed, done.scores
+    kept = json.loads((store / "adaptations/a-1/speed.json").read_text())
+    assert speed.training.images_per_second == pytest.approx(kept["rows"] / kept["seconds"])
+    assert speed.training.peak_rss_bytes == kept["peak_rss_bytes"] > 1e7
+    assert speed.inference.backbone > speed.inference.backbone_and_head > 0
+    assert "quadratic_kappa" in score.metrics
+    (table,) = done.details()
+    assert table.rows[0][0] == "test_vit-a-1"
+    bare = shutil.copytree(store, tmp_path / "s.fungi")
+    (bare / "adaptations/a-1/speed.json").unlink()
+    plain = evaluate_adapted(bare, AdaptedOptions(feature_sets=("*-1",)))
+    assert plain.speed[0].training is None
+    assert plain.speed[0].inference.backbone_and_head is None
+    assert "quadratic_kappa" not in plain.scores[0].metrics
+
+
 def test_validation_in_training_is_what_the_stored_embeddings_give(store):
     """The features that are extracted are those that the training saw, to the last digits."""
     found, opened = read_adaptation(store / "adaptations/a-2"), Store.open(store)
@@ -147,7 +168,7 @@ def test_adaptations_of_other_seeds_are_a_row_of_the_table(store):
 
 def test_an_adaptation_that_was_trained_anew_is_no_row(tmp_path, photos, options, store):
     """Its features are not its own any more; that is said, and the other one stays."""
-    other = copytree(store, tmp_path / "s.fungi")
+    other = shutil.copytree(store, tmp_path / "s.fungi")
     again = replace(options, name="a-2", seed=1, split_seed=0, lr=1e-2)
     adapt(photos, other, again, restart=True)
     table = fungi.table_loff(other, context=Context(Notices(said := [])))

@@ -150,9 +150,9 @@ def test_an_image_that_cannot_be_read_is_left_out(tmp_path, copied, options, who
     """The others are trained on; a run that goes on leaves out the same."""
     broken = split_of(whole, copied)["train"][0]
     broken.write_text("nonsense")
-    for context in (stopped_after(4), Context(Notices(said := []))):
+    for context in (stopped_after(2), Context(Notices(said := []))):
         with suppress(StoppedError):
-            done = adapt(copied, tmp_path / "s.fungi", options, context=context)
+            done = adapt(copied, tmp_path / "s.fungi", replace(options, epochs=1), context=context)
     assert "1 image cannot be read, and left out" in said
     assert (done.failed, done.n_train + done.n_validation) == (1, 11)
     assert done.excluded["rows without usable features"] == 1
