@@ -6,9 +6,9 @@
 `images/` has a folder for each class. Each step is a `fungi` command in a process of its own, which
 is printed before it runs, so that its memory and its rates are its own; the table and the ratios
 come last. Stopped and started again, finished steps are left out and a training goes on where it
-was. `--part 0/2` and `--part 1/2` share the work of two processes (start the first one alone until
-the frozen features are there); without `--part`, a last run prints the table of all. Seeds are
-outermost, so what is there at any time is a table of fewer seeds.
+was. Two processes at once share the work with `--part 0/2` and `--part 1/2`; a last run without
+`--part` prints the table. Seeds are outermost, so what is there at any time is a table of fewer
+seeds.
 """
 
 from __future__ import annotations
