@@ -118,6 +118,23 @@ def test_speed_is_of_the_rows_that_a_process_has_trained_on(store, steps, rows):
     assert (result.images_per_second > 0) == (steps == 7)
 
 
+@pytest.mark.parametrize(
+    ("augment", "is_said"),
+    [
+        (Augmentation(), False),
+        (Augmentation(kind="none"), False),
+        (Augmentation(mixup=0.2), True),
+        (Augmentation(kind="none", drop_tokens=0.5), True),
+    ],
+)
+def test_a_linear_head_says_that_it_augments_nothing(store, augment, is_said):
+    """Where augmentation was asked for, that is; the default goes without saying."""
+    said = []
+    asked = options(head="linear", epochs=1, augment=augment)
+    train_loff(store.root, asked, context=Context(Notices(said)))
+    assert any("not augmented" in text for text in said) == is_said
+
+
 def test_a_finished_run_does_nothing(store):
     train_loff(store.root, options())
     before = {path: path.read_bytes() for path in (store.root / "heads").rglob("*.*")}
