@@ -154,7 +154,8 @@ def predict(
         return vote(labels[rows], classes=classes)
     found = nearest(queries, database, options.k, device)
     cosines = 1 - found.distances**2 / 2
-    return vote(labels[found.rows], np.exp(cosines / options.temperature), classes)
+    lower = cosines - cosines.max(axis=1, keepdims=True)  # or a low temperature leaves infinities
+    return vote(labels[found.rows], np.exp(lower / options.temperature), classes)
 
 
 def _predictions(

@@ -38,6 +38,7 @@ OUTSIDE = (  # change no weights
 )
 # settings that came later: left out where they change nothing, so that older heads still fit
 OWN_LATER: Config = {"class_token": False}  # as LATER of all trainings
+NOT_AUGMENTED = Augmentation(kind=NONE)
 LATER_AUGMENT: Config = {"drop_tokens": 0.0, "raw": False}
 
 
@@ -111,7 +112,11 @@ def train_loff(
     device = resolve_device(options.device)
     kind = options.head or ("deit-s" if device.type == "cuda" else "vit-xs")
     if kind == LINEAR:
-        options = replace(options, augment=Augmentation(kind=NONE))
+        if options.augment not in (Augmentation(), NOT_AUGMENTED):
+            context.reporter.notice(
+                f"--head {LINEAR}: embeddings are not augmented, so those settings are left out"
+            )
+        options = replace(options, augment=NOT_AUGMENTED)
     data = open_head_data(
         opened,
         "embeddings" if kind == LINEAR else "patches",

@@ -51,8 +51,8 @@ def refuse_seen(store: Store, arrays: Iterable[UnitArray], rows: Rows) -> None:
             where=arrays[0].name,
             expected="rows that fungi adapt has neither trained nor validated on",
             found=f"{some}{', ...' if count > IDS_SHOWN else ''}",
-            hint="the same --holdout, --seed and --validation as fungi adapt had, or --split test, "
-            "or a split that it has not seen",
+            hint="the --holdout and --validation that fungi adapt had, and as --seed its "
+            "--split-seed, or --seed where it had none; or --split test",
         )
 
 

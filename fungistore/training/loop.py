@@ -71,11 +71,10 @@ class TrainingLoop(Generic[AnyBatch]):
             optimiser = self._restore(progress)
             self._reporter.begin("steps", self._steps, done=self._done(progress))
             while not progress.done:
-                before = progress.step
+                left = self._task.rows - progress.step * self._options.batch_size
                 with meter.measuring():
                     progress = self._epoch(progress, optimiser)
-                trained = (self._task.steps - before) * self._options.batch_size
-                meter.rows += min(trained, self._task.rows)
+                meter.rows += max(0, left)  # none after a stop between the last step and validation
                 progress = self._end_epoch(progress, optimiser, meter.rows_per_second)
                 meter.write(self._run)
                 self._tail.follow()

@@ -19,16 +19,19 @@ from fungistore.training.options import LossName
 class ClassificationLoss:
     """The mean loss of a batch, from logits and the probabilities that classes should have.
 
+    Smoothing must not undo what evens classes out, so it has no say in which class is favoured:
+    smoothed targets are weighed as the class they came from, and those of a balanced softmax are
+    in proportion to sizes, which it divides by again. Both are equal parts for equal sizes.
+
     Attributes:
         smoothing: part of each target that all classes share.
-        weights: of the classes; a batch's loss is the mean weighed by its targets, as
-            `torch.nn.functional.cross_entropy` weighs it where these are hard.
-        offsets: added to the logits in training, and only there.
+        weights: of the classes; a batch's loss is the mean weighed by its targets.
+        sizes: of the classes; they multiply the parts of the softmax, in training alone.
     """
 
     smoothing: float
     weights: Float[Tensor, " c"] | None = None
-    offsets: Float[Tensor, " c"] | None = None
+    sizes: Float[Tensor, " c"] | None = None
 
     @classmethod
     def named(
@@ -60,16 +63,19 @@ class ClassificationLoss:
             weights = len(labels) / (np.count_nonzero(counts) * sizes)
             return cls(smoothing, weights=send(torch.from_numpy(weights).float(), device))
         if name == "balanced-softmax":
-            return cls(smoothing, offsets=send(torch.from_numpy(np.log(sizes)).float(), device))
+            return cls(smoothing, sizes=send(torch.from_numpy(sizes).float(), device))
         return cls(smoothing)
 
     def __call__(self, logits: Float[Tensor, "b c"], targets: Float[Tensor, "b c"]) -> Tensor:
         """Return the mean loss of a batch, in float32."""
         logits = logits.float()
-        if self.offsets is not None:
-            logits = logits + self.offsets
+        if self.sizes is not None:
+            shared = self.sizes / self.sizes.sum()
+            smooth = targets * (1 - self.smoothing) + self.smoothing * shared
+            return functional.cross_entropy(logits + self.sizes.log(), smooth)
         if self.weights is None:
             return functional.cross_entropy(logits, targets, label_smoothing=self.smoothing)
-        smooth = targets * (1 - self.smoothing) + self.smoothing / targets.shape[1]
-        losses = -(smooth * self.weights * logits.log_softmax(dim=1)).sum()
-        return losses / (targets * self.weights).sum()
+        weighed = targets * self.weights
+        rows = weighed.sum(dim=1, keepdim=True)
+        smooth = weighed * (1 - self.smoothing) + rows * (self.smoothing / targets.shape[1])
+        return -(smooth * logits.log_softmax(dim=1)).sum() / rows.sum()

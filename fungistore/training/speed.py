@@ -21,7 +21,7 @@ RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes that getrusage count
 
 @dataclass(frozen=True)
 class Speed:
-    """What the last process that trained a run has measured.
+    """What the last process that trained a run to the end of an epoch has measured.
 
     Attributes:
         device: such as "cpu", or the name of a GPU.
@@ -71,7 +71,9 @@ class SpeedMeter:
         return self.rows / max(self._seconds, 1e-9)
 
     def write(self, run: RunFolder) -> None:
-        """Keep what was measured beside the run."""
+        """Keep what was measured beside the run; without a step, what an earlier process has."""
+        if not self.rows:
+            return
         is_gpu = self._device.type == "cuda"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
         name = torch.cuda.get_device_name(self._device) if is_gpu else self._device.type

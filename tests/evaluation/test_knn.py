@@ -88,6 +88,14 @@ def test_votes_equal_a_count_of_each_class():
         assert (ranked[~present] == -1).all()
 
 
+def test_at_a_low_temperature_the_nearest_neighbour_decides(tmp_path):
+    """And the shares of the votes stay numbers, so the area under the curve is that of one vote."""
+    root = store_of(tmp_path / "low.fungi", classes=2).root
+    (cold,) = evaluate_knn(root, KnnOptions(vote="weighted", temperature=1e-5, k=9)).scores
+    (one,) = evaluate_knn(root, KnnOptions(vote="weighted", k=1)).scores
+    assert cold.metrics == pytest.approx(one.metrics)
+
+
 def test_the_weighted_vote_is_dinos(store):
     train, known, test, truth = data(store)
     train, test = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (train, test))

@@ -20,6 +20,7 @@ from fungistore.machine.context import Context
 from fungistore.store.store import Store
 from fungistore.training.checkpoint import load_tensors
 from fungistore.training.order import Sequential
+from fungistore.training.speed import read_speed
 
 pytestmark = pytest.mark.usefixtures("small_heads")
 ROWS, SIDE, CHANNELS, CLASSES = 96, 4, 8, 3
@@ -101,6 +102,37 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(tmp_path, store, step
     assert history == head_run(other, "set", "h").progress().history
     log = (store.root / "heads/set/h/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in log] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(7, 9), (8, 57)])
+def test_speed_is_of_the_rows_that_a_process_has_trained_on(store, steps, rows):
+    """Of 57 in each of two epochs, 9 were left; or none, and what the first process said stays."""
+    calls = iter(range(1, 10_000))
+    stop = Context(stop=lambda: next(calls) >= steps)
+    with pytest.raises(StoppedError):
+        train_loff(store.root, options(epochs=2, cache="none"), context=stop)
+    result = train_loff(store.root, options(epochs=2, cache="none"))
+    speed = read_speed(head_run(store, "set", "h"))
+    assert speed is not None
+    assert speed.rows == rows
+    assert (result.images_per_second > 0) == (steps == 7)
+
+
+@pytest.mark.parametrize(
+    ("augment", "is_said"),
+    [
+        (Augmentation(), False),
+        (Augmentation(kind="none"), False),
+        (Augmentation(mixup=0.2), True),
+        (Augmentation(kind="none", drop_tokens=0.5), True),
+    ],
+)
+def test_a_linear_head_says_that_it_augments_nothing(store, augment, is_said):
+    """Where augmentation was asked for, that is; the default goes without saying."""
+    said = []
+    asked = options(head="linear", epochs=1, augment=augment)
+    train_loff(store.root, asked, context=Context(Notices(said)))
+    assert any("not augmented" in text for text in said) == is_said
 
 
 def test_a_finished_run_does_nothing(store):

@@ -31,19 +31,24 @@ def one_hot(labels):
     return functional.one_hot(labels, 3).float()
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
-def test_hard_targets_give_torchs_losses(smoothing):
+WEIGHT = torch.tensor(LABELS.size / (3 * SIZES), dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "smoothing"),
+    [("cross-entropy", None, smoothing) for smoothing in (0.0, 0.1, 1.0)]
+    + [("weighted", WEIGHT, 0.0)],
+)
+def test_hard_targets_give_torchs_losses(name, given, smoothing):
     """Plain and weighted ones, value and gradient."""
     logits, labels = batch()
-    weight = torch.tensor(LABELS.size / (3 * SIZES), dtype=torch.float32)
-    for name, given in (("cross-entropy", None), ("weighted", weight)):
-        ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-        loss = loss_of(name, smoothing)(ours, one_hot(labels))
-        expected = functional.cross_entropy(theirs, labels, given, label_smoothing=smoothing)
-        torch.testing.assert_close(loss, expected)
-        loss.backward()
-        expected.backward()
-        torch.testing.assert_close(ours.grad, theirs.grad)
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    loss = loss_of(name, smoothing)(ours, one_hot(labels))
+    expected = functional.cross_entropy(theirs, labels, given, label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_a_rows_weight_is_inverse_to_its_class_and_one_on_average():
@@ -63,7 +68,7 @@ def test_balanced_softmax_is_the_papers_equation(smoothing):
     numbers = logits.double().numpy()
     parts = SIZES * np.exp(numbers)
     chances = parts / parts.sum(axis=1, keepdims=True)
-    smooth = targets.numpy() * (1 - smoothing) + smoothing / 3
+    smooth = targets.numpy() * (1 - smoothing) + smoothing * SIZES / SIZES.sum()
     expected = -(smooth * np.log(chances)).sum(axis=1).mean()
     found = loss_of("balanced-softmax", smoothing)(logits, targets)
     assert float(found) == pytest.approx(expected, rel=1e-5)
@@ -77,11 +82,11 @@ def test_weighted_soft_targets_are_mixtures_of_hard_ones():
     mixed = loss(logits, share * one_hot(labels) + (1 - share) * one_hot(others))
     both = torch.cat([logits, logits])
     weights = loss.weights
-    rows = functional.cross_entropy(
-        both, torch.cat([labels, others]), weights, label_smoothing=0.1, reduction="none"
-    )
+    everyone = torch.cat([labels, others])
+    rows = functional.cross_entropy(both, everyone, label_smoothing=0.1, reduction="none")
+    rows = rows * weights[everyone]
     shares = torch.tensor([share, 1 - share]).repeat_interleave(len(labels))
-    total = (shares * weights[torch.cat([labels, others])]).sum()
+    total = (shares * weights[everyone]).sum()
     torch.testing.assert_close(mixed, (shares * rows).sum() / total)
 
 
@@ -115,6 +120,26 @@ def test_both_even_out_what_the_sizes_of_classes_teach(name):
         chances[which] = softmax(bias.detach().numpy())
     np.testing.assert_allclose(chances["cross-entropy"], SIZES / SIZES.sum(), atol=1e-3)
     np.testing.assert_allclose(chances[name], 1 / 3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["weighted", "balanced-softmax"])
+def test_smoothing_favours_no_rare_class(name):
+    """Logits at their best name each row's own class: not a rare one, nor one without rows."""
+    labels = torch.tensor([0] * 900 + [1] * 90 + [2])
+    loss = loss_of(name, 0.1, labels.numpy(), classes=4)
+    table = torch.zeros(3, 4, requires_grad=True)  # the logits of a row, by its class
+    optimiser = torch.optim.LBFGS([table], max_iter=50, line_search_fn="strong_wolfe")
+
+    def step():
+        optimiser.zero_grad()
+        value = loss(table[labels], functional.one_hot(labels, 4).float())
+        value.backward()
+        return value
+
+    optimiser.step(step)
+    chances = table.detach().softmax(dim=1)
+    assert chances.argmax(dim=1).tolist() == [0, 1, 2]
+    assert chances.diagonal().min() > 0.7
 
 
 def test_evening_out_twice_is_refused():
