@@ -79,6 +79,7 @@ def write_adaptation(
     torch.manual_seed(seed)
     for tensor in trained_state(encoder.module).values():
         tensor.data += 0.1 * torch.randn_like(tensor)
+    ids = list(seen)
     run = RunFolder(folder, "adaptation", TABLES)
     run.begin(
         {
@@ -86,7 +87,7 @@ def write_adaptation(
             "adapter": adapter_config(adapter),
             "backbone": encoder.identity(),
             "classes": ["cat", "dog"],
-            "rows": {"seen": publish_seen(folder, seen)},
+            "rows": {"seen": publish_seen(folder, ids, np.zeros(len(ids), np.uint64))},
         }
     )
     classifier = nn.Linear(encoder.embedding_dim, 2)

@@ -26,7 +26,7 @@ from fungistore.evaluation.task import labelled_rows
 from fungistore.extraction.adapted import find_adaptation
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.machine.context import DEFAULT, Context
-from fungistore.matrices.seen import refuse_seen
+from fungistore.matrices.seen import refuse_trained_on
 from fungistore.matrices.splits import Split
 from fungistore.store.backend import open_backend
 from fungistore.store.contents import Content, content_of
@@ -210,7 +210,7 @@ def _test(store: Store, feature_set: str, options: AdaptedOptions) -> _Tested:
     seed = made["seed"] if made.get("split_seed") is None else made["split_seed"]
     rows = labelled_rows(store, coverage, holdout=made["holdout"], seed=seed)
     test = rows.split.test
-    refuse_seen(store, (array,), test)
+    refuse_trained_on(store, array, [(adaptation.seen, adaptation.images)], test)
     truth, count = rows.labels[test], len(adaptation.classes)
     timer = Timer(torch.device("cpu"))
     said = _probabilities(adaptation, array, test)

@@ -98,6 +98,10 @@ class AdaptRows:
         """Yield the ids of all rows that the training sees."""
         return (row["id"] for row in self.samples.values())
 
+    def images(self) -> Digests:
+        """Return the digests of their images' bytes, in the same order."""
+        return self.items.of(np.fromiter(self.samples, np.int64, len(self.samples)))
+
     def digest(self) -> Config:
         """Return what identifies the rows and labels that are trained and validated on."""
         return {

@@ -189,7 +189,7 @@ def _run(
     config = _config(data, encoder, adapter, options, device, stored)
     if stored is None:
         data.items.write(run.folder)
-        config["rows"]["seen"] = publish_seen(run.folder, data.ids())
+        config["rows"]["seen"] = publish_seen(run.folder, data.ids(), data.images())
         run.begin(config)
     else:
         config["rows"]["seen"] = stored["rows"].get("seen")  # which the ids' digest decides

@@ -30,7 +30,7 @@ from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
 from fungistore.store.listing import refuse_other_modality
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
-from fungistore.store.setups import BANK, BANK_FILE, SEEN, SEEN_FILE
+from fungistore.store.setups import BANK, BANK_FILE, SEEN, SEEN_FILE, SEEN_IMAGES
 from fungistore.store.store import Store
 
 LARGEST_CHUNK_BYTES = 1 << 30
@@ -222,7 +222,8 @@ def setup_parts(
         tensors[BANK_FILE + name] = {BANK: bank}
         banks[name] = digest_array(bank)
     if resolved.adaptation is not None:
-        tensors[SEEN_FILE] = {SEEN: resolved.adaptation.seen}
+        seen = resolved.adaptation
+        tensors[SEEN_FILE] = {SEEN: seen.seen, SEEN_IMAGES: seen.images}
     made = {"versions": running_versions(), "banks": banks}
     return tensors, {"options": resolved.to_options().to_config(), "made": made}
 

@@ -160,7 +160,8 @@ ADAPTATION = StoredKind(
 ADAPTATION_SEEN = StoredKind(
     "adaptations/<name>/seen.npy",
     "adapt",
-    "of each row that it is trained or validated on, BLAKE2b-64 of its id; uint64 [n], ascending",
+    "of each row that it is trained or validated on, BLAKE2b-64 of its id, ascending, and the "
+    "digest of its image; uint64 [2, n]",
 )
 
 ADAPTATION_ITEMS = StoredKind(

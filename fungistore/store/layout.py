@@ -210,7 +210,10 @@ SEEN = StoredKind(
     "setups/<fingerprint>/seen.safetensors",
     "extract --adapter",
     "which rows an adapted encoder was trained or validated on: no evaluation tests on them",
-    (Field("rows", "uint64 [n]", "BLAKE2b-64 of their ids, ascending"),),
+    (
+        Field("rows", "uint64 [n]", "BLAKE2b-64 of their ids, ascending"),
+        Field("images", "uint64 [n]", "digests of their images; 0 where not known"),
+    ),
 )
 
 BANK = StoredKind(

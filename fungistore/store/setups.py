@@ -26,6 +26,7 @@ from fungistore.names import is_file_name
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.documents import encode_document, read_document
 from fungistore.store.folder import Folder
+from fungistore.store.item_digests import UNKNOWN, Digests
 from fungistore.store.references import reference
 
 SETUPS = "setups"
@@ -33,7 +34,7 @@ CONFIG = "config.json"
 OPTIONS = "options.json"  # of what was extracted
 MADE = "made.json"  # versions and digests that are no settings
 BANK, BANK_FILE = "bank", "bank."  # a bank's tensor, and the start of its file's name
-SEEN, SEEN_FILE = "rows", "seen"  # of an adapted encoder: rows that it was trained on, by hash
+SEEN, SEEN_IMAGES, SEEN_FILE = "rows", "images", "seen"  # that an adapted encoder was trained on
 CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 DAMAGED = "a setup is missing or damaged"
 
@@ -112,10 +113,10 @@ class Setups:
             raise StoreError(DAMAGED, where=where, expected=f"digest {recorded}", found=found)
         return bank
 
-    def seen(self, key: str) -> NDArray[np.uint64] | None:
+    def seen(self, key: str) -> tuple[NDArray[np.uint64], Digests] | None:
         """Return the rows that a setup's encoder was trained or chosen on; None: it was not here.
 
-        They are ascending hashes of their ids.
+        They are ascending hashes of their ids [n], and digests of their images [n].
 
         Raises:
             StoreError: they are missing or damaged.
@@ -124,7 +125,9 @@ class Setups:
         if not isinstance(backbone, dict) or "adapter" not in backbone:
             return None
         with damage_explained(DAMAGED, self._folder.at(key).where(f"{SEEN_FILE}.safetensors")):
-            return self.tensors(key, SEEN_FILE)[SEEN]
+            stored = self.tensors(key, SEEN_FILE)
+            rows = stored[SEEN]
+            return rows, stored.get(SEEN_IMAGES, np.full_like(rows, UNKNOWN))
 
     def reference(self, key: str) -> str:
         """Return how artefacts refer to the arrays of a setup: by it, and by its banks.

@@ -174,3 +174,24 @@ def test_an_adaptation_that_was_trained_anew_is_no_row(tmp_path, photos, options
     table = fungi.table_loff(other, context=Context(Notices(said := [])))
     assert [row.name for row in table.rows if row.method == "SSF"] == ["a-1"]
     assert any("'a-2' is left out: it was trained anew" in text for text in said)
+
+
+def test_images_that_were_trained_on_are_known_under_other_ids(tmp_path, photos, base, store):
+    """A folder that was renamed, or is listed from elsewhere, has the same images."""
+    for name in ("red", "blue"):
+        shutil.copytree(photos / name, tmp_path / "all" / name / "sub")
+    other = tmp_path / "s.fungi"
+    extracted(tmp_path / "all", other, base, str(store / "adaptations/a-1"))
+    with pytest.raises(UsageError, match="was adapted on") as caught:
+        fungi.evaluate_knn(other, fungi.KnnOptions(k=1, holdout=0.25, seed=1))
+    assert "/sub/" in str(caught.value.found)
+    assert evaluate_adapted(other).scores  # in the same order, so the same are held out
+
+
+def test_each_frozen_backbone_has_a_split_of_its_own(tmp_path, photos, base, options):
+    """Linear classifiers share a backbone, so what counts is what each of them was trained on."""
+    linear = replace(options, method="linear", name="l")
+    adapt(photos, tmp_path / "s.fungi", linear)
+    extracted(photos, tmp_path / "s.fungi", base, "l")
+    adapt(photos, tmp_path / "s.fungi", replace(linear, seed=1), restart=True)
+    assert evaluate_adapted(tmp_path / "s.fungi").scores[0].n_test == 4

@@ -126,7 +126,7 @@ def test_a_store_has_what_it_needs_to_know_of_an_adapter(world: Path, tiny_weigh
             "settings": {"prompts": 3, "depth": "deep", "dropout": 0.0},
             "digest": adaptation.digest,
         }
-        np.testing.assert_array_equal(store.setups.seen(array.fingerprint), adaptation.seen)
+        np.testing.assert_array_equal(store.setups.seen(array.fingerprint)[0], adaptation.seen)
     plain = store.arrays("plain")["embeddings"]
     assert store.setups.seen(plain.fingerprint) is None
     assert not np.array_equal(plain.array[:], arrays["embeddings"].array[:])

@@ -4,7 +4,8 @@
     config.json                the adapter, the model that it was made for, the rows it was shown
     state.json                 how far its training is, and the name of the file below
     state-<epoch>-<step>.safetensors   of the best epoch: `best.backbone.*`, `best.classifier.*`
-    seen.npy                   a hash of the id of each row that it was trained or chosen on
+    seen.npy                   of each row that it was trained or chosen on, hashes of its id and
+                               of its image's bytes
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from fungistore.store.backend import open_backend
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.documents import read_document, seal_is_broken
 from fungistore.store.folder import Folder
+from fungistore.store.item_digests import UNKNOWN, Digests
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +59,7 @@ class Adaptation:
         base: identity of the encoder that it was made for.
         config: all that it was made with.
         seen: hashes of the ids of all rows that it was trained or chosen on, ascending [n].
+        images: digests of their images' bytes, in the same order [n]; UNKNOWN of an older one's.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Adaptation:
     base: Config
     config: Config
     seen: NDArray[np.uint64]
+    images: Digests
 
     def __str__(self) -> str:
         """Its name."""
@@ -147,15 +151,18 @@ def adapter_of(config: Mapping[str, Any], where: object) -> Adapter:
     return adapter
 
 
-def publish_seen(folder: Folder, ids: Iterable[str]) -> str:
+def publish_seen(folder: Folder, ids: Iterable[str], images: Digests) -> str:
     """Write which rows an adaptation is shown; returns the digest, `rows.seen` of its config.
 
     Args:
         folder: of the adaptation; its configuration comes after.
         ids: of all rows of training and validation.
+        images: digests of their images' bytes, in the same order.
     """
+    hashes = hash_ids(ids)
+    order = np.argsort(hashes)
     buffer = io.BytesIO()
-    np.save(buffer, np.sort(hash_ids(ids)))
+    np.save(buffer, np.stack([hashes[order], images[order]]))
     folder.publish(SEEN, buffer.getvalue())
     return digest_bytes(buffer.getvalue())
 
@@ -185,6 +192,7 @@ def read_adaptation(place: Folder | str | Path) -> Adaptation:
         if not isinstance(config.get(table), dict):
             raise StoreError(DAMAGED, where=folder.where(CONFIG), found=f"{table} is no table")
     tensors = _best_tensors(folder, name)
+    seen, images = read_seen(folder, config)
     with damage_explained(DAMAGED, folder.where(CONFIG)):
         adapter = adapter_of(config["adapter"], folder.where(CONFIG))
         classes = tuple(map(str, config["classes"]))
@@ -197,7 +205,8 @@ def read_adaptation(place: Folder | str | Path) -> Adaptation:
         classes=classes,
         base=config["backbone"],
         config=config,
-        seen=read_seen(folder, config),
+        seen=seen,
+        images=images,
     )
 
 
@@ -233,8 +242,8 @@ def _best_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
         return _below(load_file(path), "best.")
 
 
-def read_seen(folder: Folder, config: Config) -> NDArray[np.uint64]:
-    """Return hashes of the ids of all rows that an adaptation has seen, ascending [n].
+def read_seen(folder: Folder, config: Config) -> tuple[NDArray[np.uint64], Digests]:
+    """Return hashes of the ids of all rows that an adaptation has seen, and of their images.
 
     Raises:
         StoreError: they are missing or damaged.
@@ -243,8 +252,10 @@ def read_seen(folder: Folder, config: Config) -> NDArray[np.uint64]:
         data = folder.read(SEEN)
         if digest_bytes(data) != config["rows"].get("seen"):
             raise ValueError(f"another digest than {CONFIG} has")
-        seen: NDArray[np.uint64] = np.load(io.BytesIO(data), allow_pickle=False)
-    return seen
+        table: NDArray[np.uint64] = np.load(io.BytesIO(data), allow_pickle=False)
+        if table.ndim == 1:  # of an earlier version, which kept ids alone
+            return table, np.full(len(table), UNKNOWN, np.uint64)
+        return table[0], table[1]
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
