@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 import torch
@@ -51,13 +51,25 @@ class AdaptedModel(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Switch between training and evaluation; what is frozen keeps evaluating.
 
-        A frozen batch norm would else change its statistics, which nobody trains.
+        A frozen batch norm would else change its statistics, which nobody trains, and a frozen
+        backbone leave out some of its layers, where timm builds it with stochastic depth (Swin).
         """
         super().train(mode)
-        for module in self.backbone.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not _is_trained(module):
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        for module in self._batch_norms():
+            if not _is_trained(module):
                 module.eval()
         return self
+
+    @property
+    def trains_batch_norms(self) -> bool:
+        """Whether a forward changes more than activations: the statistics of batch norms."""
+        return any(map(_is_trained, self._batch_norms()))
+
+    def _batch_norms(self) -> Iterator[nn.Module]:
+        kind = nn.modules.batchnorm._BatchNorm
+        return (module for module in self.backbone.modules() if isinstance(module, kind))
 
     def state(self) -> Tensors:
         """Return what is trained, by name: live tensors, not copies."""

@@ -210,7 +210,7 @@ def _run(
             context.reporter.notice(f"nothing to do: {epochs} done")
         else:
             options = replace(options, lr=config["options"]["lr"])
-            _save_memory(encoder, options, config["dtype"], device, context)
+            _save_memory(encoder, model, options, config["dtype"], device, context)
             task = AdaptTask(
                 data, model, encoder, options, config["dtype"], device, reader, context
             )
@@ -272,21 +272,32 @@ def _config(
 
 
 def _save_memory(
-    encoder: TimmViT, options: AdaptOptions, dtype: str, device: torch.device, context: Context
+    encoder: TimmViT,
+    model: AdaptedModel,
+    options: AdaptOptions,
+    dtype: str,
+    device: torch.device,
+    context: Context,
 ) -> None:
-    """Compute activations twice where they do not fit, or where it was asked for."""
+    """Compute activations twice where they do not fit, or where it was asked for.
+
+    Batch norms would count each batch twice, so that the free memory decided the weights.
+    """
     asked = options.gradient_checkpointing
     if asked is None:
-        asked = needs_checkpointing(encoder, options.batch_size, dtype, device)
+        asked = not model.trains_batch_norms and needs_checkpointing(
+            encoder, options.batch_size, dtype, device
+        )
         if asked:
             context.reporter.notice("--gradient-checkpointing: activations would fill the memory")
     if not asked:
         return
     module: Any = encoder.module
-    if not hasattr(module, "set_grad_checkpointing"):
+    if not hasattr(module, "set_grad_checkpointing") or model.trains_batch_norms:
         raise UsageError(
             "the model cannot compute activations twice",
             where="--gradient-checkpointing",
+            expected="blocks, without batch norms: these would count each batch twice",
             found=type(module).__name__,
             hint="a smaller --batch-size takes less memory",
         )

@@ -88,8 +88,13 @@ class RunFolder:
         return config
 
     def remove(self) -> None:
-        """Delete the run, if there is one; the state first, or a kill left it to another run."""
+        """Delete the run, if there is one.
+
+        The state first, or a kill left it to another run; then the configuration, or a kill left a
+        run that has begun without what was written before it did.
+        """
         self.folder.remove(STATE)
+        self.folder.remove(CONFIG)
         self.folder.remove()
 
     def begin(self, config: Config) -> None:

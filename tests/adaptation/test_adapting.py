@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from adapted_world import write_set
 from feature_world import Notices
@@ -20,7 +21,7 @@ from fungistore.adaptation.folder import adaptation_run
 from fungistore.adaptation.model import AdaptedModel, parameter_groups
 from fungistore.adaptation.options import AdaptOptions, ImageAugmentation
 from fungistore.adaptation.stage import adapt
-from fungistore.backbones.adapters.adaptation import read_adaptation
+from fungistore.backbones.adapters.adaptation import read_adaptation, read_seen
 from fungistore.backbones.families import load_backbone
 from fungistore.errors import MismatchError, StoppedError, UsageError
 from fungistore.evaluation.task import labelled_rows
@@ -178,6 +179,29 @@ def test_other_settings_are_refused_field_by_field(photos, options, whole):
         adapt(photos, whole, replace(options, epochs=3))
 
 
+def test_a_restart_that_was_cut_short_begins_anew(tmp_path, photos, options, whole, monkeypatch):
+    """Whatever of the old run is left when the power fails between two of its files."""
+    for removed in (1, 4):
+        store = Path(copytree(whole, tmp_path / f"{removed}.fungi"))
+        folder = run_of(store).folder
+        left = iter(range(removed))
+
+        def remove(place, name="", left=left):
+            for key in [name] if name else sorted(place.list().files, reverse=True):
+                if next(left, None) is None:
+                    raise OSError("the power is gone")
+                place.backend.remove(place.key_of(key))
+
+        with monkeypatch.context() as patch, suppress(OSError):
+            patch.setattr(type(folder), "remove", remove)
+            run_of(store).remove()
+        assert folder.list().files
+        with pytest.raises(StoppedError):
+            adapt(photos, store, options, context=stopped_after(3))
+        assert run_of(store).config()["rows"] == run_of(whole).config()["rows"]
+        read_seen(folder, run_of(store).config())
+
+
 def test_an_image_that_changes_ends_a_run(tmp_path, copied, options, whole):
     """Its bytes are compared with those that the run began with; --restart begins anew."""
     store = tmp_path / "s.fungi"
@@ -240,13 +264,28 @@ def test_rates_fall_with_depth_and_only_matrices_decay(tiny_weights, options):
 
 
 def test_frozen_batch_norms_keep_their_statistics():
-    """Of a linear classifier on a convolutional network; a batch norm that is trained moves on."""
+    """Of a linear classifier on a convolutional network; a batch norm that is trained moves on.
+
+    Nor does the frozen network drop layers.
+    """
     for method in ("linear", "full"):
         options = AdaptOptions(model="test_resnet", method=method)
-        network = timm.create_model("test_resnet", num_classes=0)
+        network = timm.create_model("test_resnet", num_classes=0, drop_path_rate=0.9)
         encoder = SimpleNamespace(module=network, embedding_dim=network.num_features)
         model = AdaptedModel(encoder, options.adapter(), 2, 0).train()
         before = network.bn1.running_mean.clone()
         model(torch.randn(2, 3, 64, 64), bfloat16=False)
         assert torch.equal(network.bn1.running_mean, before) == (method == "linear")
         assert ("backbone.bn1.running_mean" in model.state()) == (method == "full")
+        assert any(module.training for module in network.modules()) == (method == "full")
+
+
+def test_batch_norms_are_not_computed_twice(tmp_path, photos, options):
+    """They would count each batch twice: gradient checkpointing is refused, and never chosen."""
+    network = timm.create_model("test_resnet", num_classes=0)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    given = {"model": "test_resnet", "weights": str(tmp_path / "w.safetensors"), "epochs": 1}
+    full = replace(options, **given, method="full", settings={}, image_size=64)
+    with pytest.raises(UsageError, match="cannot compute activations twice") as caught:
+        adapt(photos, tmp_path / "s.fungi", replace(full, gradient_checkpointing=True))
+    assert "batch norms" in str(caught.value.expected)
