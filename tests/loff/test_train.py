@@ -346,10 +346,10 @@ def test_what_killed_runs_left_goes_with_the_next_one(store):
 
 
 def test_a_restart_killed_half_way_is_not_taken_for_a_run(store, monkeypatch):
-    """The state goes first: whatever of a deleted head is left, the next run begins anew."""
+    """State and settings go first: whatever of a deleted head is left, the next run begins anew."""
     train_loff(store.root, options(seed=1))
     with monkeypatch.context() as monkey:
-        monkey.setattr("shutil.rmtree", lambda path: (path / "config.json").unlink())
+        monkey.setattr("shutil.rmtree", lambda path: (path / "log.jsonl").unlink())
         head_run(store, "set", "h").remove()
     said = []
     train_loff(store.root, options(), context=Context(Notices(said)))
