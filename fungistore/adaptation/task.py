@@ -17,6 +17,7 @@ from fungistore.adaptation.model import AdaptedModel, parameter_groups
 from fungistore.adaptation.options import AdaptOptions
 from fungistore.adaptation.rows import AdaptRows, Reader
 from fungistore.backbones.timm_vit.encoder import TimmViT
+from fungistore.errors import UsageError
 from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.ordered import ranks_for
 from fungistore.evaluation.predictions import Predictions
@@ -122,7 +123,19 @@ class AdaptTask:
         """Return the loss of a batch."""
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()
-        return self._loss(self._model(batch.pixels, bfloat16=self._bfloat16), targets)
+        try:
+            logits = self._model(batch.pixels, bfloat16=self._bfloat16)
+        except ValueError as error:  # a batch norm over one number has no deviation
+            if len(batch.rows) > 1:
+                raise
+            raise UsageError(
+                "batch norms cannot be trained on one image",
+                where=f"epoch {epoch + 1}, step {step + 1} of {self.steps}",
+                expected="batches of two images or more",
+                found=f"{self.rows} images in batches of {self._options.batch_size}",
+                hint="another --batch-size, of which one image is not left over, with --restart",
+            ) from error
+        return self._loss(logits, targets)
 
     def validate(self) -> dict[str, float]:
         """Return metrics of the validation rows, each image as the encoder's own view."""

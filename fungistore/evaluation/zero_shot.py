@@ -25,6 +25,7 @@ from fungistore.extras import install_command
 from fungistore.joint.space import TextSpace, open_space
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import named_split
 from fungistore.store.removed import left_out
 from fungistore.store.samples import Rows
@@ -75,6 +76,7 @@ def evaluate_zero_shot(
     is_labelled, is_usable = labels >= 0, coverage.usable
     rows = pool[(is_labelled & is_usable)[pool]]
     refuse_too_few("no image has a label and an embedding", len(rows), 1, LABEL_HINT)
+    refuse_seen(opened, matrix.arrays, rows)
     vectors = _class_vectors(space, names, templates, context)
     ranked: list[Predictions] = []
     context.reporter.begin("images", len(rows))

@@ -162,7 +162,8 @@ class Resolved:
     def remarks(self) -> tuple[str, ...]:
         """What the encoder has to say, and what its own size costs where nobody has chosen it."""
         size = () if self.options.image_size is not None else size_remarks(self.backbone)
-        return (*remarks_of(self.backbone), *size, *self.choices)
+        adapted = () if self.adaptation is None else self.adaptation.remarks
+        return (*remarks_of(self.backbone), *adapted, *size, *self.choices)
 
     @property
     def gradient_features(self) -> list[str]:

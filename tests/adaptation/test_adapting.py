@@ -289,3 +289,6 @@ def test_batch_norms_are_not_computed_twice(tmp_path, photos, options):
     with pytest.raises(UsageError, match="cannot compute activations twice") as caught:
         adapt(photos, tmp_path / "s.fungi", replace(full, gradient_checkpointing=True))
     assert "batch norms" in str(caught.value.expected)
+    with pytest.raises(UsageError, match="cannot be trained on one image") as caught:
+        adapt(photos, tmp_path / "o.fungi", replace(full, image_size=32, batch_size=3))
+    assert str(caught.value.found) == "10 images in batches of 3"

@@ -102,6 +102,7 @@ def test_features_are_those_of_the_model_as_it_was_trained(
     adaptation = read_adaptation(tmp_path / "mine")
     assert adaptation.adapter == METHODS[method]
     assert (adaptation.name, adaptation.classes) == ("mine", ("cat", "dog"))
+    assert not adaptation.remarks
     assert adaptation.classifier["weight"].shape == (2, 64)
     bare = tiny_encoder(tiny_weights)
     encoder = adapted(tiny_encoder(tiny_weights), adaptation)
@@ -280,7 +281,10 @@ def test_an_adaptation_counts_from_its_first_epoch_on(
         assert "it continues" in str(caught.value.hint)
         assert caught.value.found == "7 steps"
     else:
-        assert read_adaptation(tmp_path / "a").adapter == SSF()
+        found = read_adaptation(tmp_path / "a")
+        assert found.adapter == SSF()
+        (warned,) = found.remarks
+        assert "'a' has not ended" in warned
     (tmp_path / "a" / "state.json").unlink()
     with pytest.raises(UsageError, match="not trained yet"):
         read_adaptation(tmp_path / "a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.numpy import save as save_arrays
 
 import fungistore as fungi
 from fungistore.backbones.families import find_family, load_backbone
 from fungistore.backbones.open_clip.encoder import OpenClipImages
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation.zero_shot import class_texts, read_templates
+from fungistore.fingerprint import hash_ids
 from fungistore.gradients.path import gradient_path
 from fungistore.randomness import Stream
+from fungistore.store.documents import encode_document
 from tiny_world import write_images
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -176,6 +180,21 @@ def test_zero_shot_is_open_clips(store: Path, theirs: Any, templates: tuple[str,
     truth = fungi.Store.open(store).samples.labels()
     assert done.scores[0].metrics["accuracy"] == pytest.approx((predicted == truth).mean())
     assert done.scores[0].n_test == 12
+
+
+def test_rows_that_the_image_side_was_adapted_on_are_not_classified(
+    store: Path, tmp_path: Path
+) -> None:
+    """An image side that timm has may be one that fungi adapt has trained a little."""
+    opened = fungi.Store.open(shutil.copytree(store, tmp_path / "s.fungi"))
+    key = fungi.open_features(opened, ["embeddings"]).arrays[0].fingerprint
+    config, folder = opened.setups.config(key), opened.setups.folder(key)
+    adapted = config | {"backbone": config["backbone"] | {"adapter": {"method": "lora"}}}
+    folder.publish("config.json", encode_document(adapted))
+    hashes = np.sort(hash_ids(list(opened.samples.ids())[:3]))
+    folder.publish("seen.safetensors", save_arrays({"rows": hashes}))
+    with pytest.raises(UsageError, match="adapted on 3 of the 12 test rows"):
+        fungi.evaluate_zero_shot(opened.root, fungi.ZeroShotOptions())
 
 
 def test_templates_and_names_are_read_from_files(tmp_path: Path) -> None:

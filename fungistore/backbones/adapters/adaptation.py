@@ -60,6 +60,7 @@ class Adaptation:
         config: all that it was made with.
         seen: hashes of the ids of all rows that it was trained or chosen on, ascending [n].
         images: digests of their images' bytes, in the same order [n]; UNKNOWN of an older one's.
+        is_done: whether its training has ended.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Adaptation:
     config: Config
     seen: NDArray[np.uint64]
     images: Digests
+    is_done: bool
 
     def __str__(self) -> str:
         """Its name."""
@@ -83,6 +85,16 @@ class Adaptation:
         from fungistore.backbones.timm_vit.weights import digest_weights
 
         return digest_weights(self.tensors)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user of it should know, in words."""
+        if self.is_done:
+            return ()
+        return (
+            f"warning: the training of the adaptation {self.name!r} has not ended; its best epoch "
+            "so far is used, and features of it will not go with a later one",
+        )
 
     def identity(self) -> Config:
         """Return what decides an adapted encoder's outputs beside the encoder's own identity."""
@@ -191,7 +203,7 @@ def read_adaptation(place: Folder | str | Path) -> Adaptation:
     for table in TABLES:
         if not isinstance(config.get(table), dict):
             raise StoreError(DAMAGED, where=folder.where(CONFIG), found=f"{table} is no table")
-    tensors = _best_tensors(folder, name)
+    tensors, is_done = _best_tensors(folder, name)
     seen, images = read_seen(folder, config)
     with damage_explained(DAMAGED, folder.where(CONFIG)):
         adapter = adapter_of(config["adapter"], folder.where(CONFIG))
@@ -207,6 +219,7 @@ def read_adaptation(place: Folder | str | Path) -> Adaptation:
         config=config,
         seen=seen,
         images=images,
+        is_done=is_done,
     )
 
 
@@ -215,7 +228,8 @@ def adaptation_names(store: Folder) -> list[str]:
     return [one.name for one in store.at(ADAPTATIONS).below() if one.has(CONFIG)]
 
 
-def _best_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
+def _best_tensors(folder: Folder, name: str) -> tuple[dict[str, Tensor], bool]:
+    """Return the weights of the best epoch so far, and whether it is the last word."""
     state: Config = {}
     if folder.has(STATE):
         state = read_document(folder, STATE, DAMAGED)
@@ -239,7 +253,7 @@ def _best_tensors(folder: Folder, name: str) -> dict[str, Tensor]:
             raise ValueError(f"{CONFIG} has the checksum {found}, not that of {STATE}")
         path = folder.local_path(file)
         path.open("rb").close()  # safetensors takes all that it cannot open for missing
-        return _below(load_file(path), "best.")
+        return _below(load_file(path), "best."), bool(state["done"])
 
 
 def read_seen(folder: Folder, config: Config) -> tuple[NDArray[np.uint64], Digests]:
