@@ -108,7 +108,7 @@ class NamedArrays:
             self._label_names = words(sets[LABEL_NAMES], 0, sets[LABEL_NAMES].shape[0])
             self.provenance |= {"label_names": self._label_names}
         self._refuse_lengths()
-        if feature == PATCHES:
+        if PATCHES in (feature, self.key):  # which is imported as them where nothing is said
             self._refuse_ragged()
 
     def read(self, start: int, stop: int) -> Matrix:
@@ -201,7 +201,8 @@ class NamedArrays:
             data = self._sets.get(by_word.get(word, ""))
             if data is None or data.shape[:1] != (self.rows,) or data.ndim > 2:
                 continue
-            if any(not _is_constant(data[at : at + ROWS]) for at in range(0, self.rows, ROWS)):
+            first = data[:1].flat[0]
+            if any((data[at : at + ROWS] != first).any() for at in range(0, self.rows, ROWS)):
                 raise UsageError(
                     "the rows have different numbers of tokens",
                     where=f"{self.path}, data set {by_word[word]}",
@@ -210,18 +211,19 @@ class NamedArrays:
                 )
 
 
-def _is_constant(values: NDArray[Any]) -> bool:
-    return bool((values == values.flat[0]).all())
-
-
 def _choose(path: Path, sets: Mapping[str, DataSet], key: str | None, feature: str | None) -> str:
     """Return the name of the array that holds the features."""
-    floats = {name: data.ndim for name, data in sets.items() if data.dtype.kind == "f"}
+    floats = {
+        name: data.ndim
+        for name, data in sets.items()
+        if data.dtype.kind == "f" and name.rpartition("/")[2].lower() not in MASKS
+    }
     tokens = [name for name, ndim in floats.items() if ndim in (3, 4)]
     matrices = [name for name, ndim in floats.items() if ndim == 2]
     usual, possible = (PATCHES, tokens) if feature == PATCHES else (VECTORS, matrices)
     if feature is None and not matrices and PATCHES in tokens:  # an export of patches
         usual = PATCHES
+    key = None if key is None else key.strip("/")  # h5ls and h5dump print a slash in front
     if key in sets:
         return str(key)
     if key is None and usual in sets:
