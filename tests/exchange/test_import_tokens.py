@@ -19,6 +19,7 @@ from fungistore.exchange import import_
 from fungistore.exchange.export import export_features
 from fungistore.exchange.gather import Concatenated
 from fungistore.exchange.import_ import import_features
+from fungistore.exchange.named_arrays import NamedArrays
 from fungistore.exchange.npy import NpyFile
 from fungistore.exchange.options import ExportOptions, ImportOptions
 from fungistore.exchange.table import ColumnNames
@@ -156,6 +157,27 @@ def test_channels_first_are_moved_last(tmp_path: Path, suffix: str) -> None:
     import_features(path, tmp_path / "s", asked(channels="first", grid="2x2", prefix_tokens=1))
     expected = sequences.transpose(0, 2, 1)[:, 1:].reshape(ROWS, 2, 2, DIM)
     np.testing.assert_array_equal(read(tmp_path / "s"), expected, strict=True)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+def test_a_large_chunk_is_read_once(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many units it has; the rows are those of the file, across its chunks too."""
+    values = tokens(ROWS, HEIGHT, WIDTH, DIM)  # chunks of 6 rows
+    path = write(tmp_path / f"f{suffix}", values)
+    monkeypatch.setattr("fungistore.exchange.named_arrays.READ_BYTES", 1)
+    spans = []
+    read_chunk = NamedArrays._read
+
+    def counting(self: NamedArrays, start: int, stop: int) -> np.ndarray:
+        spans.append((start, stop))
+        return read_chunk(self, start, stop)
+
+    monkeypatch.setattr(NamedArrays, "_read", counting)
+    import_features(path, tmp_path / "s", asked(unit_rows=4))
+    assert spans == [(0, 6), (6, 11)]
+    np.testing.assert_array_equal(read(tmp_path / "s"), values, strict=True)
 
 
 @pytest.mark.parametrize("at_once", [1, 1000, 10**6])
