@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from fungistore.errors import UsageError
 from fungistore.exchange.options import ImportFormat
 from fungistore.extras import install_command
 from fungistore.fingerprint import Config
+from fungistore.names import NAME_RULE, is_plain_name
 from fungistore.sources.advice import FIND, path_hint
 from fungistore.store.feature import PATCHES
 
@@ -151,6 +154,35 @@ def import_h5py() -> Any:
     return h5py
 
 
+def read_provenance(path: Path, said: object) -> Config:
+    """Return what an export wrote about a file; {} of what another program keeps by that key.
+
+    Args:
+        path: the file.
+        said: JSON.
+
+    Raises:
+        UsageError: it names a feature set that leads out of the store, or classes that are no text.
+    """
+    try:
+        found = json.loads(said) if isinstance(said, str | bytes) else None
+    except ValueError:
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    name, classes = found.get("feature_set"), found.get("label_names", [])
+    has_name = name is None or (isinstance(name, str) and is_plain_name(name))
+    if has_name and isinstance(classes, list) and all(isinstance(one, str) for one in classes):
+        return found
+    raise UsageError(
+        "what the file says of its export cannot be",
+        where=f"{path}, {PROVENANCE}",
+        expected="label_names: texts" if has_name else f"feature_set: {NAME_RULE}",
+        found=repr(classes if has_name else name)[:80],
+        hint="export it again; or save the array alone, without attributes or metadata",
+    )
+
+
 def rows_at_once(row_bytes: int) -> int:
     """Return how many rows to read at a time, so that memory is bounded."""
     return max(1, READ_BYTES // max(1, row_bytes))
@@ -232,7 +264,8 @@ def refuse_missing_file(path: Path) -> None:
     """Raise UsageError unless `path` is a file."""
     if not path.is_file():
         found = "a directory" if path.is_dir() else "nothing"
-        hint = path_hint(str(path)) or (
+        address = re.sub(r"^([a-z0-9]{2,}):/", r"\1://", str(path))  # a Path has one slash of two
+        hint = path_hint(address) or (
             "name the files in it: FOLDER/*.npy" if path.is_dir() else FIND
         )
         raise UsageError(

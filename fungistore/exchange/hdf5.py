@@ -16,6 +16,7 @@ from fungistore.exchange.formats import (
     Block,
     Contents,
     import_h5py,
+    read_provenance,
     refuse_missing_file,
     row_bytes,
 )
@@ -102,7 +103,7 @@ class Hdf5File(NamedArrays):
             sets = _data_sets(self._file, h5py.Dataset)
             for name, data in sets.items():
                 _refuse_other_files(path, name, data)
-            provenance = json.loads(self._file.attrs.get(PROVENANCE, "{}"))
+            provenance = read_provenance(path, self._file.attrs.get(PROVENANCE))
             super().__init__(path, sets, key, feature, names, _words, provenance)
         except BaseException:
             self._file.close()

@@ -142,13 +142,14 @@ def _import(
         )
     zero_rows = sum(commit.zero_rows for commit in commits)
     fate = "kept, and left out by later commands"
-    for count, what in (
-        (nan_rows, f"have NaN: {fate}"),
-        (inf_rows, f"have infinities: {fate}"),
-        (zero_rows, "are zero throughout: kept, though they have no direction to be compared by"),
+    nowhere = "kept, though they have no direction to be compared by"
+    for count, one, several, what in (
+        (nan_rows, "row has", "rows have", f"NaN: {fate}"),
+        (inf_rows, "row has", "rows have", f"infinities: {fate}"),
+        (zero_rows, "row is", "rows are", f"zero throughout: {nowhere}"),
     ):
         if count:
-            context.reporter.notice(f"{counted(count, 'row')} {what}")
+            context.reporter.notice(f"{counted(count, one, several)} {what}")
     return ImportResult(
         store=store.where,
         feature_set=plan.feature_set,

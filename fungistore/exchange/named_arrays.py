@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.formats import (
     KEYS_SHOWN,
+    READ_BYTES,
     VECTORS,
     Matrix,
     refuse_numbers,
@@ -26,6 +27,7 @@ from fungistore.store.feature import PATCHES
 UNLABELLED = 2**32 - 1  # of `targets`, which are unsigned in the reference code
 LABEL_NAMES = "label_names"
 TEXT_KINDS = "OSUT"  # NumPy's kinds of types that text comes in
+KEPT_BYTES = 1 << 28  # what is larger than that is read again for each unit
 RANDOM_BYTES = 1_000_000  # a chunk of at most so many is read for one of its rows
 COORDINATES = ("coords", "coordinates")  # of a slide's patches, as pathology programs name them
 MASKS = ("mask", "attention_mask", "padding_mask")
@@ -98,6 +100,8 @@ class NamedArrays:
         chunk_rows = chosen.chunks[0] if chosen.chunks else 1
         read_for_one = chunk_rows * row_bytes(self.row_shape, self.dtype)
         self.is_random_access = chunk_rows == 1 or read_for_one <= RANDOM_BYTES
+        self._chunk_rows = chunk_rows if READ_BYTES < read_for_one <= KEPT_BYTES else 0
+        self._kept: tuple[int, Matrix] = (-1, np.zeros(0))
         columns = [name for name, data in sets.items() if data.ndim == 1 and name != LABEL_NAMES]
         kinds = TEXT_KINDS + "iu"
         self._texts = names.find(columns, path, [n for n in columns if sets[n].dtype.kind in kinds])
@@ -108,15 +112,29 @@ class NamedArrays:
             self._label_names = words(sets[LABEL_NAMES], 0, sets[LABEL_NAMES].shape[0])
             self.provenance |= {"label_names": self._label_names}
         self._refuse_lengths()
-        if feature == PATCHES:
+        if PATCHES in (feature, self.key):  # which is imported as them where nothing is said
             self._refuse_ragged()
 
     def read(self, start: int, stop: int) -> Matrix:
-        """Return rows [start, stop).
+        """Return rows [start, stop); a large chunk is kept until another one is asked for.
 
         Raises:
             UsageError: their bytes are damaged, or of a compression that is not installed.
         """
+        if not self._chunk_rows:
+            return self._read(start, stop)
+        parts = []
+        while start < stop:
+            first = start // self._chunk_rows * self._chunk_rows
+            if self._kept[0] != first:
+                self._kept = (-1, np.zeros(0))  # two are never there
+                end = min(first + self._chunk_rows, self.rows)
+                self._kept = (first, self._read(first, end))
+            parts.append(self._kept[1][start - first : stop - first])
+            start = first + self._chunk_rows
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read(self, start: int, stop: int) -> Matrix:
         try:
             rows: Matrix = self._chosen[start:stop]
         except FungiError:
@@ -201,7 +219,8 @@ class NamedArrays:
             data = self._sets.get(by_word.get(word, ""))
             if data is None or data.shape[:1] != (self.rows,) or data.ndim > 2:
                 continue
-            if any(not _is_constant(data[at : at + ROWS]) for at in range(0, self.rows, ROWS)):
+            first = data[:1].flat[0]
+            if any((data[at : at + ROWS] != first).any() for at in range(0, self.rows, ROWS)):
                 raise UsageError(
                     "the rows have different numbers of tokens",
                     where=f"{self.path}, data set {by_word[word]}",
@@ -210,18 +229,19 @@ class NamedArrays:
                 )
 
 
-def _is_constant(values: NDArray[Any]) -> bool:
-    return bool((values == values.flat[0]).all())
-
-
 def _choose(path: Path, sets: Mapping[str, DataSet], key: str | None, feature: str | None) -> str:
     """Return the name of the array that holds the features."""
-    floats = {name: data.ndim for name, data in sets.items() if data.dtype.kind == "f"}
+    floats = {
+        name: data.ndim
+        for name, data in sets.items()
+        if data.dtype.kind == "f" and name.rpartition("/")[2].lower() not in MASKS
+    }
     tokens = [name for name, ndim in floats.items() if ndim in (3, 4)]
     matrices = [name for name, ndim in floats.items() if ndim == 2]
     usual, possible = (PATCHES, tokens) if feature == PATCHES else (VECTORS, matrices)
     if feature is None and not matrices and PATCHES in tokens:  # an export of patches
         usual = PATCHES
+    key = None if key is None else key.strip("/")  # h5ls and h5dump print a slash in front
     if key in sets:
         return str(key)
     if key is None and usual in sets:

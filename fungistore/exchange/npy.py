@@ -26,6 +26,7 @@ from fungistore.exchange.formats import (
     Block,
     Contents,
     Matrix,
+    read_provenance,
     refuse_missing_file,
     refuse_numbers,
     row_bytes,
@@ -130,7 +131,7 @@ class NpyFile:
         self._digest: str | None = None
         if self.has_samples:
             metadata = _metadata(self._sidecar)
-            self.provenance = json.loads(metadata.get(PROVENANCE.encode(), b"{}"))
+            self.provenance = read_provenance(self._sidecar, metadata.get(PROVENANCE.encode()))
             expected = metadata.get(MATRIX.encode())
             if expected is not None and expected.decode() != self.content():
                 raise UsageError(
@@ -142,12 +143,14 @@ class NpyFile:
 
     def read(self, start: int, stop: int) -> Matrix:
         """Return rows [start, stop)."""
+        if self._fortran:
+            return self._columns(slice(start, stop), stop - start)
         return np.array(self._map()[start:stop])
 
     def take(self, rows: NDArray[np.int64]) -> Matrix:
         """Return some rows."""
         if self._fortran:
-            return np.array(self._map()[rows])
+            return self._columns(rows, len(rows))
         return take_rows(self.path, self._offset, self.row_shape, self.dtype, rows)
 
     def samples(self) -> Iterator[pa.Table]:
@@ -169,6 +172,18 @@ class NpyFile:
 
     def close(self) -> None:
         """Do nothing: the file is opened for each read."""
+
+    def _columns(self, rows: slice | NDArray[np.int64], count: int) -> Matrix:
+        """Return rows of a file in which those of a column follow each other.
+
+        They lie all over the file: mapped at once, nearly all of it would come into memory.
+        """
+        found = np.empty((count, *self.row_shape), self.dtype)
+        step = max(1, READ_BYTES * self.row_shape[-1] // self._bytes)
+        for start in range(0, self.row_shape[-1], step):
+            some = slice(start, start + step)
+            found[..., some] = self._map()[rows, ..., some]
+        return found
 
     def _map(self) -> np.memmap[Any, np.dtype[Any]]:
         # anew for each read, so that what was read does not stay in this process's memory

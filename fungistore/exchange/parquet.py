@@ -22,12 +22,12 @@ from fungistore.exchange.formats import (
     Block,
     Contents,
     Matrix,
+    read_provenance,
     refuse_missing_file,
     refuse_numbers,
     rows_at_once,
 )
 from fungistore.exchange.table import ColumnNames, read_parquet_table
-from fungistore.fingerprint import Config
 from fungistore.quantities import counted
 from fungistore.sources.headers import is_word
 from fungistore.store.durable import file_digest, publish
@@ -93,7 +93,7 @@ class ParquetVectors:
         texts = names.find(schema.names, path, words)
         self.has_samples = bool({"id", "path", "label", "split"} & texts.keys())
         metadata = self._file.metadata.metadata or {}
-        self.provenance: Config = json.loads(metadata.get(PROVENANCE.encode(), b"{}"))
+        self.provenance = read_provenance(path, metadata.get(PROVENANCE.encode()))
         self._columns = _choose(path, schema, key, set(texts.values()))
         self.key = key or (self._columns[0] if len(self._columns) == 1 else "")
         kinds = [schema.field(name).type for name in self._columns]

@@ -144,6 +144,7 @@ def predict_rows(
             where="--rows",
             expected=f"numbers from 0 to {count - 1}",
             found=", ".join(map(str, numbers[:5])) or "none",
+            hint="rows are numbered from 0, as in the table that fungi export writes",
         )
     said = asked.of_rows(wanted)
     failed, predictions = {}, []

@@ -218,6 +218,7 @@ def open_tokens(
             "the tokens are no grids of one shape",
             where=f"feature set {chosen!r} of {store.where}",
             expected="patch tokens of images",
+            hint="fungi extract makes grids; fungi import --grid folds tokens in sequence",
         )
     return TokenMatrix(store, chosen, found, given, centre)
 

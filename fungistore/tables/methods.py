@@ -15,6 +15,7 @@ ADAPTED = {  # as papers write them, with the linear classifier that they are tr
     "lora": "LoRA",
 }
 BACKBONES = ADAPTED | {"full": "Unfrozen"}  # of which features are
+VARIED = ("noise", "brightness", "mixup", "cutmix", "drop_tokens")  # without moving cells
 HEADS = ("LOFF", "LOFF-TA", "LOFF + Pool", "LOFF-TA + Pool")
 
 
@@ -33,7 +34,9 @@ def method_of(setup: Config, config: Config) -> str:
     if config["head"]["kind"] == LINEAR:
         return f"{before} + linear"
     options = config["options"]
-    own = "LOFF" if options["augment"]["kind"] == NONE else "LOFF-TA"
+    augment = options["augment"]
+    is_varied = augment["kind"] != NONE or any(augment.get(name) for name in VARIED)
+    own = "LOFF-TA" if is_varied else "LOFF"
     is_pooled = options["pool"] > 1 or setup.get("patches", {}).get("pool", 1) > 1
     return (f"{before} + " if is_adapted else "") + own + (" + Pool" if is_pooled else "")
 

@@ -19,7 +19,10 @@ from fungistore.exchange import import_
 from fungistore.exchange.export import export_features
 from fungistore.exchange.gather import Concatenated
 from fungistore.exchange.import_ import import_features
+from fungistore.exchange.named_arrays import NamedArrays
+from fungistore.exchange.npy import NpyFile
 from fungistore.exchange.options import ExportOptions, ImportOptions
+from fungistore.exchange.table import ColumnNames
 from fungistore.machine.context import Context
 from fungistore.store.store import Store
 from fungistore.verification.commands import command_for_array
@@ -37,6 +40,7 @@ def tokens(*shape: int, seed: int = 0, dtype: str = "float16") -> np.ndarray:
 
 def write(path: Path, values: np.ndarray, name: str = "features", **columns: Any) -> Path:
     """Write a file as other programs do; .npy has no room for columns."""
+    path.parent.mkdir(exist_ok=True)
     chunks = tuple(-(-size // 2) for size in values.shape)
     if path.suffix == ".npy":
         np.save(path, values)
@@ -155,12 +159,40 @@ def test_channels_first_are_moved_last(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(read(tmp_path / "s"), expected, strict=True)
 
 
-def test_fortran_order_reads_the_same(tmp_path: Path) -> None:
-    """An array that NumPy saved column by column."""
+@pytest.mark.parametrize("suffix", [".h5", ".zarr"])
+def test_a_large_chunk_is_read_once(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many units it has; the rows are those of the file, across its chunks too."""
+    values = tokens(ROWS, HEIGHT, WIDTH, DIM)  # chunks of 6 rows
+    path = write(tmp_path / f"f{suffix}", values)
+    monkeypatch.setattr("fungistore.exchange.named_arrays.READ_BYTES", 1)
+    spans = []
+    read_chunk = NamedArrays._read
+
+    def counting(self: NamedArrays, start: int, stop: int) -> np.ndarray:
+        spans.append((start, stop))
+        return read_chunk(self, start, stop)
+
+    monkeypatch.setattr(NamedArrays, "_read", counting)
+    import_features(path, tmp_path / "s", asked(unit_rows=4))
+    assert spans == [(0, 6), (6, 11)]
+    np.testing.assert_array_equal(read(tmp_path / "s"), values, strict=True)
+
+
+@pytest.mark.parametrize("at_once", [1, 1000, 10**6])
+def test_fortran_order_reads_the_same(
+    tmp_path: Path, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An array that NumPy saved column by column, some columns at a time; in any order of rows."""
+    monkeypatch.setattr("fungistore.exchange.npy.READ_BYTES", at_once)
     values = tokens()
     np.save(tmp_path / "f.npy", np.asfortranarray(values))
     import_features(tmp_path / "f.npy", tmp_path / "s", asked(unit_rows=2))
     np.testing.assert_array_equal(read(tmp_path / "s"), values, strict=True)
+    order = np.random.default_rng(0).permutation(ROWS)
+    file = NpyFile(tmp_path / "f.npy", ColumnNames())
+    np.testing.assert_array_equal(file.take(order), values[order], strict=True)
 
 
 @pytest.mark.parametrize(
@@ -392,6 +424,27 @@ BAD: dict[str, tuple[str, np.ndarray, ImportOptions, dict[str, Any], str]] = {
         {"lengths": MASK.sum(axis=1)},
         "different numbers of tokens",
     ),
+    "padded, imported as its name says": (
+        ".h5",
+        tokens(ROWS, 6, DIM),
+        ImportOptions(),
+        {"name": "patches", "mask": MASK},
+        "different numbers of tokens",
+    ),
+    "padded in its last rows alone": (
+        ".h5",
+        tokens(16_385, 2, 1),
+        PATCHES,
+        {"lengths": [2] * 16_384 + [1]},
+        "different numbers of tokens",
+    ),
+    "a mask of floats is no matrix": (
+        ".h5",
+        tokens(ROWS, 6, DIM),
+        ImportOptions(),
+        {"mask": MASK.astype("float32")},
+        "--as patches, if features holds",
+    ),
     "several": (
         ".zarr",
         tokens(),
@@ -421,6 +474,44 @@ def test_masks_without_padding_are_no_reason_to_refuse(tmp_path: Path) -> None:
     columns = {"attention_mask": np.ones((ROWS, 7), bool), "lengths": np.full(ROWS, 7)}
     path = write(tmp_path / "f.h5", tokens(ROWS, 7, DIM), **columns)
     assert import_features(path, tmp_path / "s", PATCHES).shape == (7, DIM)
+
+
+@pytest.mark.parametrize("feature_set", ["../../../out", "a/b", "", 5])
+def test_a_file_cannot_name_a_feature_set_outside_of_the_store(
+    tmp_path: Path, feature_set: object
+) -> None:
+    """What a file says of its export is not trusted: nothing is written beside the store."""
+    path = write(tmp_path / "in" / "f.h5", tokens())
+    with h5py.File(path, "a") as file:
+        file.attrs["fungi"] = json.dumps({"feature_set": feature_set})
+    with pytest.raises(UsageError, match=r"(?s)what the file says.*feature_set"):
+        import_features(path, tmp_path / "s" / "t" / "s.fungi", PATCHES)
+    assert [one.name for one in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("said", ["a mushroom", "[1]", np.arange(3)])
+def test_what_other_programs_call_fungi_is_no_record_of_an_export(
+    tmp_path: Path, said: object
+) -> None:
+    """The attribute may be anybody's."""
+    path = write(tmp_path / "f.h5", tokens())
+    with h5py.File(path, "a") as file:
+        file.attrs["fungi"] = said
+    assert import_features(path, tmp_path / "s", PATCHES).feature_set == "imported"
+
+
+def test_a_key_may_begin_with_a_slash(tmp_path: Path) -> None:
+    """As h5ls prints it."""
+    path = write(tmp_path / "f.h5", tokens(), name="layer/11/tokens", other=tokens(seed=1))
+    import_features(path, tmp_path / "s", asked(key="/layer/11/tokens"))
+    np.testing.assert_array_equal(read(tmp_path / "s"), tokens(), strict=True)
+
+
+@pytest.mark.parametrize("address", ["https://a.org/t.zarr", "s3://a/t.npy"])
+def test_addresses_are_not_downloaded_and_it_is_said(tmp_path: Path, address: str) -> None:
+    """The hint says how to get the file."""
+    with pytest.raises(UsageError, match="nothing is downloaded"):
+        import_features(address, tmp_path / "s", PATCHES)
 
 
 def test_rows_of_different_lengths_are_refused(tmp_path: Path) -> None:

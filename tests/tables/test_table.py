@@ -142,6 +142,14 @@ def test_methods_stand_as_in_the_papers_tables():
     assert sorted(ordered, key=place_of) == ordered
 
 
+@pytest.mark.parametrize("setting", ["noise", "brightness", "mixup", "cutmix", "drop_tokens"])
+def test_heads_of_sequences_are_augmented_without_moving_cells(setting: str) -> None:
+    """Noise, or whatever else varies tensors, makes LOFF a LOFF-TA, as its default name says."""
+    for value, method in ((0.0, "LOFF"), (0.1, "LOFF-TA")):
+        options = {"augment": {"kind": "none", setting: value}, "pool": 1}
+        assert method_of({}, {"head": {"kind": "vit-xs"}, "options": options}) == method
+
+
 @pytest.mark.parametrize(
     ("backbone", "patches", "head", "method"),
     [
