@@ -66,11 +66,12 @@ def read_ids(ids: Callable[[], Iterator[str]], where: object) -> FileIds:
         seen = Counter(i for i in ids() if int(hash_ids([i])[0]) in repeated)
         names = sorted(name for name, times in seen.items() if times > 1)
         raise UsageError(
-            f"{len(names)} ids occur more than once",
+            f"{counted(len(names), 'id occurs', 'ids occur')} more than once",
             where=where,
             expected="every row has its own id",
             found=", ".join(map(repr, names[:IDS_SHOWN])),
-            hint="drop the repeated rows, or name a column of other ids with --ids",
+            hint="drop the repeated rows, or name a column of other ids with --ids; rows of "
+            "several files without ids need a --table that names them all",
         )
     return FileIds(keys, order, digest)
 

@@ -198,7 +198,7 @@ class TrainOptions(LoopOptions, FeatureSetChoice):
 class PredictOptions(FeatureSetChoice, ReplayChoice, MeanChoice):
     """Settings of `fungi predict`."""
 
-    heading = HEAD
+    heading = MeanChoice.heading
 
     head: Annotated[
         str | None,

@@ -456,7 +456,7 @@ TWO = {"a": vectors(3), "b": vectors(3)}
 BAD_FILES: dict[str, tuple[Callable[[Path], tuple[Path, ImportOptions]], str]] = {
     "too few ids": (_ids_case(["a", "b", "c"]), r"(?s)number of ids.*4 rows.*3 rows.*--table"),
     "too many ids": (_ids_case(list("abcde")), r"(?s)number of ids.*5 rows or more"),
-    "duplicate ids": (_ids_case(["a", "b", "a", "c"]), r"(?s)1 ids occur more.*'a'.*--ids"),
+    "duplicate ids": (_ids_case(["a", "b", "a", "c"]), r"(?s)1 id occurs more.*'a'.*--ids"),
     "a missing id": (_ids_case(["a", None, "b", "c"]), r"(?s)a row has no id.*row 1"),
     "ids of floats": (_ids_case([0.5, 1, 2, 3]), r"(?s)ids is not text.*double.*--ids"),
     "unknown suffix": (_text("f.xyz"), r"(?s)format.*\.npy.*--format"),
