@@ -24,6 +24,7 @@ from fungistore.evaluation.predictions import Predictions
 from fungistore.machine.context import Context
 from fungistore.machine.transfer import send
 from fungistore.modalities.image.pixels import NormalizedViews
+from fungistore.quantities import counted
 from fungistore.store.samples import Rows
 from fungistore.training.losses import ClassificationLoss
 from fungistore.training.order import Order, Sequential, Shuffled, Weighted, balanced_weights
@@ -132,7 +133,7 @@ class AdaptTask:
                 "batch norms cannot be trained on one image",
                 where=f"epoch {epoch + 1}, step {step + 1} of {self.steps}",
                 expected="batches of two images or more",
-                found=f"{self.rows} images in batches of {self._options.batch_size}",
+                found=f"{counted(self.rows, 'image')} in batches of {self._options.batch_size}",
                 hint="another --batch-size, of which one image is not left over, with --restart",
             ) from error
         return self._loss(logits, targets)
