@@ -27,7 +27,7 @@ from fungistore.modalities.image.pixels import NormalizedViews
 from fungistore.quantities import counted
 from fungistore.store.samples import Rows
 from fungistore.training.losses import ClassificationLoss
-from fungistore.training.order import Order, Sequential, Shuffled, Weighted, balanced_weights
+from fungistore.training.order import Sequential, training_order
 from fungistore.training.task import Tensors
 
 
@@ -59,10 +59,7 @@ class AdaptTask:
         self._data, self._options, self._device, self._model = data, options, device, model
         self._bfloat16 = dtype == "bfloat16"
         train = data.split.train
-        order: Order = Shuffled(train, options.seed)
-        if options.balanced:
-            weights = balanced_weights(data.labels[train].astype(np.int64))
-            order = Weighted(train, weights, options.seed)
+        order = training_order(train, data.labels, options.seed, balanced=options.balanced)
         config = encoder.data_config
         pixels = TrainingView(options.augment, encoder.image_size, config["interpolation"])
         self._loader = ImageLoader(

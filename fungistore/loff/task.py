@@ -22,7 +22,7 @@ from fungistore.machine.transfer import send
 from fungistore.matrices.cells import pooled
 from fungistore.store.units import UnitArray
 from fungistore.training.losses import ClassificationLoss
-from fungistore.training.order import Order, Sequential, Shuffled, Weighted, balanced_weights
+from fungistore.training.order import Order, Sequential, training_order
 from fungistore.training.task import Tensors
 
 
@@ -50,16 +50,14 @@ class HeadTask:
         self._data, self._options, self._device, self._context = data, options, device, context
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._head = build_head(spec, seed=options.seed)
-        order: Order = Shuffled(data.split.train, options.seed)
-        if options.balanced:
-            weights = balanced_weights(data.labels[data.split.train].astype(np.int64))
-            order = Weighted(data.split.train, weights, options.seed)
+        train = data.split.train
+        order = training_order(train, data.labels, options.seed, balanced=options.balanced)
         self._loader = self._load(order)
         self._validation = self._load(Sequential(data.split.validation))
         self._labels = torch.from_numpy(data.labels.astype(np.int64))
         self._loss = ClassificationLoss.named(
             options.loss,
-            data.labels[data.split.train],
+            data.labels[train],
             len(data.names),
             smoothing=options.label_smoothing,
             device=device,

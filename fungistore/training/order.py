@@ -119,6 +119,20 @@ class Sequential:
         return self.rows
 
 
+def training_order(rows: Rows, labels: NDArray[np.integer], seed: int, *, balanced: bool) -> Order:
+    """Return the order of a training: every row once an epoch, or every class equally often.
+
+    Args:
+        rows: row numbers [n] to train on.
+        labels: of the whole sample table.
+        seed: of the training.
+        balanced: draw every class equally often, whatever its size.
+    """
+    if balanced:
+        return Weighted(rows, balanced_weights(labels[rows].astype(np.int64)), seed)
+    return Shuffled(rows, seed)
+
+
 def permutation(count: int, seed: int, *names: str) -> Rows:
     """Return a permutation of range(count), by sorting the words of a named stream.
 
