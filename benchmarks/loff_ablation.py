@@ -57,6 +57,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "trivial, ema 0.99": TRIVIAL | {"ema": 0.99},
     "none, class token": NONE | {"class_token": True},
     "trivial, class token": TRIVIAL | {"class_token": True},
+    "none, dropout 0.5": NONE | {"dropout": 0.5},
+    "trivial, border, noise 0": TRIVIAL | {"padding": "border", "noise": 0.0},
     "none, drop tokens 0.25": NONE | {"drop_tokens": 0.25},
     "none, drop tokens 0.5": NONE | {"drop_tokens": 0.5},
     "trivial, drop tokens 0.5": TRIVIAL | {"drop_tokens": 0.5},
@@ -167,13 +169,16 @@ def linked(source: str, target: str) -> str:
 def print_report(results: Path, against: str, metric: str) -> None:
     """Print a Markdown table: a line a variant, a column a store, and the difference over all."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    for head in sorted({(x["head"], x["epochs"], x["pool"]) for x in lines}):
+    for kind in sorted({(x["set"] or "", x["head"], x["epochs"], x["pool"]) for x in lines}):
         values: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
         for x in lines:
-            if (x["head"], x["epochs"], x["pool"]) == head and metric in x["metrics"]:
+            found = (x["set"] or "", x["head"], x["epochs"], x["pool"])
+            if found == kind and metric in x["metrics"]:
                 values[x["variant"]][x["store"], x["seed"]] = 100 * x["metrics"][metric]
         if against in values:
-            table(values, against, f"{head[0]}, {head[1]} epochs, pool {head[2]}, {metric}")
+            features, head, epochs, pool = kind
+            title = f"{features} {head}, {epochs} epochs, pool {pool}, {metric}".strip()
+            table(values, against, title)
 
 
 def table(values: dict[str, dict[tuple[str, int], float]], against: str, title: str) -> None:

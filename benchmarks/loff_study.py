@@ -2,13 +2,16 @@
 
     python benchmarks/loff_study.py images/ study.fungi --model vit_small_patch14_dinov2.lvd142m
     python benchmarks/loff_study.py images/ study.fungi --model MODEL --quick
+    python benchmarks/loff_study.py images/ study.fungi --model MODEL --pilot
 
-`images/` has a folder for each class. Each step is a `fungi` command in a process of its own, which
-is printed before it runs, so that its memory and its rates are its own; the table and the ratios
-come last. Stopped and started again, finished steps are left out and a training goes on where it
-was. Two processes at once share the work with `--part 0/2` and `--part 1/2`; a last run without
-`--part` prints the table. Seeds are outermost, so what is there at any time is a table of fewer
-seeds.
+`--pilot` trains each method at several rates, on the first seed's rows, in a store beside the
+study's, and keeps the rates that validation rows found best in STORE.rates.json, which the study
+then takes. `images/` has a folder for each class. Each step is a `fungi` command in a process of
+its own, which is printed before it runs, so that its memory and its rates are its own; the table
+and the ratios come last. Stopped and started again, finished steps are left out and a training goes
+on where it was. Two processes at once share the work with `--part 0/2` and `--part 1/2`; a last run
+without `--part` prints the table. Seeds are outermost, so what is there at any time is a table of
+fewer seeds.
 """
 
 from __future__ import annotations
@@ -29,15 +32,18 @@ from fungistore.machine.context import QUIET
 SEEDS = 3  # of everything, the rows held out among it
 ROWS = ("--holdout", "0.2", "--validation", "0.25")  # 60/20/20, as the seed divides them
 SIZE = 224  # of images; twice this for "+ Pool"
-METHODS = {  # epochs, and the rate that a pilot of one or two epochs on textile images found best
-    "linear": ("5", "1e-2"),
-    "full": ("5", "2e-4"),
-    "vpt": ("5", "1e-2"),
-    "ssf": ("5", "1e-3"),
-    "adaptformer": ("5", "1e-3"),
+RATES = {  # of the methods, unless a pilot has chosen others
+    "linear": "1e-2",
+    "full": "2e-4",
+    "vpt": "1e-2",
+    "ssf": "3e-3",
+    "adaptformer": "1e-3",
+    "lora": "1e-3",
 }
+PILOT = (0.3, 1, 3)  # times these rates
 DEFAULT_METHODS = "full,vpt,ssf,adaptformer"
 ADAPT = ("--batch-size", "32")
+ADAPT_EPOCHS = "5"
 HEADS = "stat-pool"
 HEAD = ("--batch-size", "64")
 HEAD_EPOCHS = "30"
@@ -59,10 +65,11 @@ def main() -> None:
     parser.add_argument("--weights", default=None)
     parser.add_argument("--size", type=int, default=None)
     parser.add_argument("--seeds", type=int, default=None)
-    parser.add_argument("--methods", default=DEFAULT_METHODS, help=",".join(METHODS))
+    parser.add_argument("--methods", default=DEFAULT_METHODS, help=",".join(RATES))
     parser.add_argument("--heads", default=HEADS, help="such as stat-pool,attn-pool")
     parser.add_argument("--part", default=None, help="such as 0/2; prints no table")
     parser.add_argument("--quick", action="store_true", help="1 epoch of 1 seed on few images")
+    parser.add_argument("--pilot", action="store_true", help="choose the rates of the methods")
     asked = parser.parse_args()
     asked.size = asked.size or (QUICK["size"] if asked.quick else SIZE)
     asked.seeds = asked.seeds or (1 if asked.quick else SEEDS)
@@ -70,13 +77,44 @@ def main() -> None:
     done.mkdir(parents=True, exist_ok=True)
     if asked.quick:
         asked.images = subset(asked.images, done / "images")
+    chosen = asked.store.with_suffix(".rates.json")
+    asked.rates = RATES | (json.loads(chosen.read_text()) if chosen.exists() else {})
+    if asked.pilot:
+        asked.store = asked.store.with_suffix(".pilot.fungi")
     part, parts = map(int, (asked.part or "0/1").split("/"))
-    for number, chain in enumerate(chains(asked)):
+    for number, chain in enumerate(pilots(asked) if asked.pilot else chains(asked)):
         if number % parts == part:
             for name, command in chain:
                 run(done / f"{name}.json", command)
     if asked.part is None:
-        show(asked, done)
+        choose_rates(asked, chosen) if asked.pilot else show(asked, done)
+
+
+def pilots(asked: argparse.Namespace) -> Iterator[list[tuple[str, Command]]]:
+    """Yield an adaptation for each method and rate, on the rows of the first seed."""
+    for method in asked.methods.split(","):
+        for rate in tried(method):
+            name = f"{method}-{rate}"
+            yield [(f"pilot-{name}", adapt(asked, method, rate, name, 0))]
+
+
+def tried(method: str) -> list[str]:
+    """Return the rates that a pilot tries."""
+    return [f"{factor * float(RATES[method]):.0e}" for factor in PILOT]
+
+
+def choose_rates(asked: argparse.Namespace, chosen: Path) -> None:
+    """Print what each rate gave on validation rows, and keep the best of each method."""
+    best = {}
+    for method in asked.methods.split(","):
+        found = {}
+        for rate in tried(method):
+            log = asked.store / "adaptations" / f"{method}-{rate}" / "log.jsonl"
+            epochs = [json.loads(line) for line in log.read_text().splitlines()]
+            found[rate] = max(epoch["validation"]["accuracy"] for epoch in epochs)
+        best[method] = max(found, key=lambda rate: found[rate])
+        print(method, {rate: round(100 * value, 2) for rate, value in found.items()})
+    chosen.write_text(json.dumps(best))
 
 
 def chains(asked: argparse.Namespace) -> Iterator[list[tuple[str, Command]]]:
@@ -102,15 +140,7 @@ def adapted_steps(
 ) -> Iterator[tuple[str, Command]]:
     """Yield an adaptation, its features, and heads after it."""
     name = f"{method}-{seed}"
-    epochs, rate = METHODS[method]
-    yield (
-        f"adapt-{name}",
-        (
-            *("adapt", str(asked.images), str(asked.store), *model(asked), "--method", method),
-            *("--image-size", str(asked.size), "--name", name, "--seed", str(seed), *ROWS),
-            *("--epochs", QUICK["epochs"] if asked.quick else epochs, "--lr", rate, *ADAPT),
-        ),
-    )
+    yield f"adapt-{name}", adapt(asked, method, asked.rates[method], name, seed)
     size = ("--image-size", str(asked.size))
     yield name, extract(asked, name, *size, "--adapter", name)
     if method != "linear":  # whose features are the frozen ones
@@ -125,6 +155,16 @@ def head_steps(
         for name, augment in ((f"{head}-{seed}", "none"), (f"{head}-ta-{seed}", "trivial")):
             flags = ("--head", head, "--augment", augment, *HEAD)
             yield f"{feature_set}-{name}", train(asked, feature_set, name, seed, *flags)
+
+
+def adapt(asked: argparse.Namespace, method: str, rate: str, name: str, seed: int) -> Command:
+    """Return the command that adapts the backbone."""
+    epochs = QUICK["epochs"] if asked.quick else ADAPT_EPOCHS
+    return (
+        *("adapt", str(asked.images), str(asked.store), *model(asked), "--method", method),
+        *("--image-size", str(asked.size), "--name", name, "--seed", str(seed), *ROWS),
+        *("--epochs", epochs, "--lr", rate, *ADAPT),
+    )
 
 
 def extract(asked: argparse.Namespace, feature_set: str, *flags: str) -> Command:

@@ -12,6 +12,11 @@ from pathlib import Path
 
 import pytest
 import setuptools  # noqa: F401 - before anything imports the distutils that it replaces
+
+# "auto" is the CPU here, whose bits the tests compare; FUNGI_TEST_GPU=1 is for those that need one.
+if not os.environ.get("FUNGI_TEST_GPU"):
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import torch
 from jaxtyping import install_import_hook
 

@@ -19,6 +19,7 @@ ROWS = [
     *("Unfrozen + LOFF-TA", "VPT", "VPT + LOFF", "VPT + LOFF-TA"),
     *("SSF", "SSF + LOFF", "SSF + LOFF-TA"),
     *("AdaptFormer", "AdaptFormer + LOFF", "AdaptFormer + LOFF-TA"),
+    *("LoRA", "LoRA + LOFF", "LoRA + LOFF-TA"),
 ]
 
 
@@ -26,7 +27,7 @@ ROWS = [
 def test_every_row_of_the_papers_tables(tmp_path, tiny_weights):
     """In one seed of one epoch, by two processes at once; a third has nothing left to do."""
     photos, store = write_set(tmp_path / "photos", 30), tmp_path / "s.fungi"
-    methods = ",".join(runpy.run_path(str(SCRIPT))["METHODS"])
+    methods = ",".join(runpy.run_path(str(SCRIPT))["RATES"])
     model = ["--model", TINY, "--weights", str(tiny_weights), "--size", "32"]
     command = [sys.executable, SCRIPT, photos, store, *model, "--methods", methods, "--quick"]
     pipes = {"stdout": subprocess.PIPE, "text": True}
