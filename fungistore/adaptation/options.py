@@ -26,8 +26,6 @@ AdaptDtype = Literal["auto", "float32", "bfloat16"]
 NotNegative = Annotated[float, Ge(0)]
 Scale = Annotated[float, Gt(0), Le(1)]
 FULL = "full"
-LEARNING_RATES = {FULL: 5e-5}
-OTHER_RATE = 1e-3  # of methods that train few weights, which start from nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +102,7 @@ class AdaptOptions(LoopOptions):
         Positive | None,
         Setting(
             "Highest learning rate of AdamW.",
-            default=f"{LEARNING_RATES[FULL]} with full, else {OTHER_RATE}",
+            default="the method's: 2e-4 with full",
         ),
     ] = None  # type: ignore[assignment]  # decided before the loop starts
     layer_decay: Annotated[

@@ -12,7 +12,7 @@ import torch
 from fungistore.adaptation.folder import adaptation_run
 from fungistore.adaptation.memory import needs_checkpointing
 from fungistore.adaptation.model import AdaptedModel
-from fungistore.adaptation.options import FULL, LEARNING_RATES, OTHER_RATE, AdaptOptions
+from fungistore.adaptation.options import FULL, AdaptOptions
 from fungistore.adaptation.rows import AdaptRows, Items, Reader, find_rows
 from fungistore.adaptation.task import AdaptTask
 from fungistore.backbones.adapters.adaptation import adapter_config, publish_seen
@@ -253,7 +253,8 @@ def _config(
     if dtype == "auto":
         fast = "bfloat16" if fast_dtype(device) == "bfloat16" else "float32"
         dtype = stored["dtype"] if stored and "dtype" in stored else fast
-    rate = options.lr or LEARNING_RATES.get(options.method, OTHER_RATE)
+    before = stored["options"]["lr"] if stored else adapter.learning_rate
+    rate = options.lr or before
     settings = {key: value for key, value in to_json(options).items() if key not in OUTSIDE}
     settings = without_defaults(settings, LATER)
     if options.method != FULL:

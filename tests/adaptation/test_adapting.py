@@ -22,6 +22,7 @@ from fungistore.adaptation.model import AdaptedModel, parameter_groups
 from fungistore.adaptation.options import AdaptOptions, ImageAugmentation
 from fungistore.adaptation.stage import adapt
 from fungistore.backbones.adapters.adaptation import read_adaptation, read_seen
+from fungistore.backbones.adapters.vpt import VPT
 from fungistore.backbones.families import load_backbone
 from fungistore.errors import MismatchError, StoppedError, UsageError
 from fungistore.evaluation.task import labelled_rows
@@ -136,6 +137,12 @@ def test_a_finished_run_does_nothing(photos, options, whole):
     adapt(photos, whole, options, context=Context(Notices(said)))
     assert any("nothing to do: 2 epochs" in text for text in said)
     assert {path: path.read_bytes() for path in (whole / "adaptations").rglob("*.*")} == before
+
+
+def test_a_rate_that_nobody_says_is_the_runs_own(photos, options, whole):
+    """Which is that of the method as it was when the run began."""
+    assert adapt(photos, whole, replace(options, lr=None)) == adapt(photos, whole, options)
+    assert run_of(whole).config()["options"]["lr"] == options.lr != VPT.learning_rate
 
 
 def test_test_rows_are_not_read(tmp_path, copied, options, whole):

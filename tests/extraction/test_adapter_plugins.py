@@ -46,6 +46,7 @@ class Gates:
     start: float = 1.0
 
     name: ClassVar[str] = "gates"
+    learning_rate: ClassVar[float] = 1e-3
 
     def attach(self, model, *, seed):
         model.requires_grad_(False)

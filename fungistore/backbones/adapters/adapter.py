@@ -26,9 +26,14 @@ class Adapter(Protocol):
     """A way to train a model, or a little of it: a frozen dataclass of its settings.
 
     A plug-in adds one as an entry point of the group "fungistore.adapters".
+
+    Attributes:
+        name: what it is called.
+        learning_rate: AdamW's highest, where nobody says another.
     """
 
     name: ClassVar[str]
+    learning_rate: ClassVar[float]
 
     def attach(self, model: Any, *, seed: int) -> None:
         """Freeze a timm model, in place, and give it what is trained, which alone needs gradients.

@@ -31,6 +31,7 @@ class AdaptFormer:
     scale: float = 0.1
 
     name: ClassVar[str] = "adaptformer"
+    learning_rate: ClassVar[float] = 1e-3
 
     def __post_init__(self) -> None:
         """Refuse unusable settings with UsageError."""

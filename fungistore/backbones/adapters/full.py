@@ -11,6 +11,7 @@ class Full:
     """All parameters of a model; any model of timm's."""
 
     name: ClassVar[str] = "full"
+    learning_rate: ClassVar[float] = 2e-4
 
     def attach(self, model: Any, *, seed: int) -> None:
         """Let everything be trained."""

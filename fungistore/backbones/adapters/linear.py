@@ -11,6 +11,7 @@ class Linear:
     """Nothing of a model; any model of timm's."""
 
     name: ClassVar[str] = "linear"
+    learning_rate: ClassVar[float] = 1e-2
 
     def attach(self, model: Any, *, seed: int) -> None:
         """Freeze the model."""

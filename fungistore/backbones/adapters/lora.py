@@ -32,6 +32,7 @@ class LoRA:
     alpha: float = 8.0
 
     name: ClassVar[str] = "lora"
+    learning_rate: ClassVar[float] = 1e-3
 
     def __post_init__(self) -> None:
         """Refuse unusable settings with UsageError."""

@@ -26,6 +26,7 @@ class SSF:
     """
 
     name: ClassVar[str] = "ssf"
+    learning_rate: ClassVar[float] = 3e-3
 
     def attach(self, model: Any, *, seed: int) -> None:
         """Put a scale and a shift behind each operation; nothing is drawn."""

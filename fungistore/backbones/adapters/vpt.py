@@ -35,6 +35,7 @@ class VPT:
     dropout: float = 0.0
 
     name: ClassVar[str] = "vpt"
+    learning_rate: ClassVar[float] = 1e-2
 
     def __post_init__(self) -> None:
         """Refuse unusable settings with UsageError."""
