@@ -216,7 +216,7 @@ def test_values_are_taken_as_they_come() -> None:
         features="embeddings, kl",  # type: ignore[arg-type]
         pca_dims="none,512",  # type: ignore[arg-type]
     )
-    assert (made.k, made.temperature, made.shots) == (5, 0.5, 3)
+    assert (made.k, made.temperature, made.shots) == (5, 0.5, (3,))
     assert type(made.k) is int
     assert type(made.temperature) is float
     assert made.features == ("embeddings", "kl")

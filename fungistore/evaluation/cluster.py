@@ -6,7 +6,8 @@ leaves open the rows, the seed, the iterations and the restarts: here they are p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import faiss
@@ -16,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.metrics.cluster import contingency_matrix
 
+from fungistore.evaluation.intervals import over_runs
 from fungistore.evaluation.options import ClusterOptions
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import (
@@ -80,11 +82,16 @@ def evaluate_cluster(
     )
     scores = []
     chosen = combine(matrix.features, options.combinations)
-    context.reporter.begin("combinations", len(chosen))
+    seeds = range(options.seed, options.seed + options.seeds)
+    context.reporter.begin("clusterings", len(chosen) * len(seeds))
     for features in chosen:
-        context.stop_if_asked()
-        scores.append(_clustered(matrix.subset(features), rows, truth, len(classes), options))
-        context.reporter.advance(1)
+        runs = []
+        for seed in seeds:
+            context.stop_if_asked()
+            subset = matrix.subset(features)
+            runs.append(_clustered(subset, rows, truth, len(classes), options, seed))
+            context.reporter.advance(1)
+        scores.append(_averaged(runs))
     context.reporter.end()
     protocol: Config = {
         "rows": options.split or "all",
@@ -92,7 +99,7 @@ def evaluate_cluster(
         "kmeans": {"niter": options.niter, "nredo": options.nredo, "spherical": False},
         "points_per_cluster": POINTS_PER_CLUSTER,
         "matching": "hungarian",
-        "seed": options.seed,
+        **({"seed": options.seed} if len(seeds) == 1 else {"seeds": list(seeds)}),
         "blocks": matrix.made_of,
     }
     excluded = count_excluded(pool, is_labelled, coverage)
@@ -139,14 +146,15 @@ def _clustered(
     truth: NDArray[np.int64],
     clusters: int,
     options: ClusterOptions,
+    seed: int,
 ) -> Score:
-    fitted = _rows_to_fit(rows, clusters, matrix.dim, options.seed)
+    fitted = _rows_to_fit(rows, clusters, matrix.dim, seed)
     model = faiss.Kmeans(
         matrix.dim,
         clusters,
         niter=options.niter,
         nredo=options.nredo,
-        seed=options.seed,
+        seed=seed,
         min_points_per_centroid=1,  # faiss would warn on stderr
         max_points_per_centroid=len(fitted),  # they are chosen above
     )
@@ -170,6 +178,15 @@ def _clustered(
         fingerprints=matrix.fingerprints,
         contents=matrix.contents,
     )
+
+
+def _averaged(runs: Sequence[Score]) -> Score:
+    """Average the metrics of the seeds."""
+    if len(runs) == 1:
+        return runs[0]
+    metrics, spread = over_runs([run.metrics for run in runs], {})
+    protocol: Config = {"runs": [run.protocol for run in runs]}
+    return replace(runs[0], metrics=metrics, spread=spread, protocol=protocol)
 
 
 def _rows_to_fit(rows: Rows, clusters: int, dim: int, seed: int) -> Rows:

@@ -130,7 +130,7 @@ def compare_features(
         options.features,
         feature_set=options.feature_set,
         holdout=options.holdout,
-        seed=options.seed,
+        seed=options.rows_seed,
     )
     matrix = task.matrix
     split = say_split(task.split, context)

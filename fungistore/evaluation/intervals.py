@@ -17,6 +17,7 @@ CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
 RESAMPLES = 300  # of a bootstrap: 50,000 rows then take a second at most
 COUNTED = ("accuracy", "top5_accuracy")  # parts of the rows
+SIGNED = (KAPPA, "ari")  # below 0 where chance does better
 RECALLS = ("mean_per_class_accuracy", "balanced_accuracy")  # two names of one
 Spread = dict[str, tuple[float, float]]
 
@@ -115,7 +116,7 @@ def _percentiles(values: list[float]) -> tuple[float, float]:
 
 
 def _within(name: str, low: float, high: float) -> tuple[float, float]:
-    return max(low, -1.0 if name == KAPPA else 0.0), min(high, 1.0)
+    return max(low, -1.0 if name in SIGNED else 0.0), min(high, 1.0)
 
 
 def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:

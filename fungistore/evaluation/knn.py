@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedShuffleSplit
 
 from fungistore.errors import UsageError
-from fungistore.evaluation.options import KnnOptions, ShotRule
+from fungistore.evaluation.options import KnnOptions
 from fungistore.evaluation.predictions import RANKED, Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
@@ -19,10 +18,9 @@ from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
+from fungistore.matrices.choices import Run
 from fungistore.matrices.neighbours import Database, nearest, nearest_rows
 from fungistore.quantities import counted
-from fungistore.randomness import Stream
-from fungistore.store.samples import Rows
 
 
 def evaluate_knn(
@@ -48,16 +46,16 @@ def evaluate_knn(
 
     KnnOptions.accept(options)
 
-    def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
-        train = task.split.train
-        if options.shots is not None:
-            train = choose_shots(train, task.labels, options.shots, options.shot_rule, seed)
-        _refuse_few(len(train), options.k)
-        reduction = fit_reduction(matrix, train, dim, context)
-        predictions = _predictions(task, matrix, train, reduction, options)
-        return Outcome(predictions, len(train), reduction.dim, reduction.protocol)
+    def check(task: Task) -> None:
+        _refuse_few(len(task.split.train), options.k)
 
-    return evaluate_table(store, "knn", options, _protocol(options), classify, context)
+    def classify(task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
+        reduction = fit_reduction(matrix, task.split.train, dim, context)
+        predictions = _predictions(task, matrix, reduction, options)
+        return Outcome(predictions, reduction.dim, reduction.protocol)
+
+    protocol = _protocol(options)
+    return evaluate_table(store, "knn", options, protocol, classify, context, check=check)
 
 
 def vote(
@@ -94,44 +92,6 @@ def vote(
     return Predictions(ranked, shares.astype(np.float32), classes)
 
 
-def choose_shots(
-    rows: Rows, labels: NDArray[np.int32], shots: int, rule: ShotRule, seed: int
-) -> Rows:
-    """Return training rows for a few-shot evaluation, ascending.
-
-    Up to `shots` rows of each class: random ones, or the first. Proportional ones are `shots` times
-    the number of classes, drawn by scikit-learn so that classes are as frequent as among the rows:
-    the reference's rule for texts.
-
-    Raises:
-        UsageError: no proportional choice is possible, as where a class has one row.
-    """
-    if rule == "proportional":
-        return _proportional(rows, labels[rows], shots, seed)
-    keys = np.arange(len(rows)) if rule == "first" else Stream(seed, "shots").uniform(len(rows))
-    order = np.lexsort((keys, labels[rows]))
-    _, starts, counts = np.unique(labels[rows][order], return_index=True, return_counts=True)
-    rank = np.arange(len(rows)) - np.repeat(starts, counts)
-    return np.sort(rows[order[rank < shots]])
-
-
-def _proportional(rows: Rows, classes: NDArray[np.int32], shots: int, seed: int) -> Rows:
-    wanted = shots * len(np.unique(classes))
-    if wanted >= len(rows):
-        return rows
-    splitter = StratifiedShuffleSplit(1, train_size=wanted, random_state=seed)
-    try:
-        ((chosen, _),) = splitter.split(classes, classes)
-    except ValueError as error:  # what a draw needs of each class on both of its sides
-        raise UsageError(
-            "no proportional choice of shots is possible",
-            where=f"--shots {shots} --shot-rule proportional",
-            found=error,
-            hint="--shot-rule random takes what each class has",
-        ) from error
-    return np.sort(rows[chosen])
-
-
 def predict(
     database: Database,
     labels: NDArray[np.int32],
@@ -159,7 +119,7 @@ def predict(
 
 
 def _predictions(
-    task: Task, matrix: FeatureMatrix, train: Rows, reduction: Reduction, options: KnnOptions
+    task: Task, matrix: FeatureMatrix, reduction: Reduction, options: KnnOptions
 ) -> Predictions:
     """Classify the test rows, as many at a time as are read at a time."""
 
@@ -169,6 +129,7 @@ def _predictions(
             normalize(vectors)
         return vectors
 
+    train = task.split.train
     database, classes = TaskRows(matrix, train, transform), np.unique(task.labels[train])
     parts = [
         predict(database, task.labels, queries, options, classes)
@@ -195,6 +156,4 @@ def _protocol(options: KnnOptions) -> Config:
         protocol |= {"metric": "cosine", "temperature": options.temperature}
     else:
         protocol["metric"] = "euclidean"
-    if options.shots is not None:
-        protocol |= {"shots": options.shots, "shot_rule": options.shot_rule}
     return protocol

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from fungistore.evaluation.options import LinearOptions
+from fungistore.errors import UsageError
+from fungistore.evaluation.options import ALL, LinearOptions
 from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
@@ -19,6 +20,7 @@ from fungistore.evaluation.task import Task, TaskRows
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix
+from fungistore.matrices.choices import Run
 from fungistore.matrices.splits import stratified_holdout
 from fungistore.store.samples import Rows
 
@@ -39,21 +41,26 @@ def evaluate_linear(
     fifth of each training class; the final fit is then on all training rows (with a "val" split
     of the store: on its "train" rows). Needs memory for the training rows in float64.
 
+    With shots, the fits are on them alone, and validation rows are, without a "val" split, a fifth
+    of each class of the other training rows: as many as FUNGI's code takes, which holds them out
+    first. Where the other rows are of fewer than two classes, a fifth of each class's shots, as
+    of all training rows.
+
     Args:
         store: the store's directory.
         options: what to evaluate, and how.
         context: its reporter is told what happens, its stop asked between runs.
 
     Raises:
-        UsageError: features, labels or splits are missing.
+        UsageError: features, labels or splits are missing, or all shots are of one class.
         MismatchError: a stored PCA was fitted on test rows.
     """
 
     LinearOptions.accept(options)
 
-    def classify(task: Task, matrix: FeatureMatrix, dim: int | None, seed: int) -> Outcome:
+    def classify(task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
         reduction = fit_reduction(matrix, task.split.train, dim, context)
-        probe, protocol = choose_probe(task, matrix, reduction, seed, options)
+        probe, protocol = choose_probe(task, matrix, reduction, run.rows_seed, options)
         if not protocol["validation_rows"]:
             context.reporter.notice(
                 f"{matrix.name}: every class has one training row, so there are none to choose "
@@ -65,18 +72,37 @@ def evaluate_linear(
             )
         parts = [ranked(probe, rows) for _, rows in TaskRows(matrix, task.split.test, reduction)]
         predictions = Predictions.joined(parts)
-        own = reduction.protocol | protocol
-        return Outcome(predictions, len(task.split.train), reduction.dim, own)
+        return Outcome(predictions, reduction.dim, reduction.protocol | protocol)
 
+    def check(task: Task) -> None:
+        if len(np.unique(task.labels[task.split.train])) < 2:
+            raise UsageError(
+                "all shots are of one class, which leaves nothing to learn",
+                where="--shot-rule proportional",
+                expected="shots of two classes or more",
+                hint="more --shots, or --shot-rule random, which takes some of each class",
+            )
+
+    few = options.shots != (ALL,)
+    others = f"{VALIDATION_PART} of the other training rows, or of the shots where there are none"
     protocol: Config = {
-        "validation": f'the split "val", or {VALIDATION_PART} of train',
-        "final_fit": "all training rows",
+        "validation": f'the split "val", or {others if few else f"{VALIDATION_PART} of train"}',
+        "final_fit": "the shots" if few else "all training rows",
         "model": "multinomial logistic regression, L2, no intercept",
         "solver": f"scikit-learn lbfgs, tolerance {TOLERANCE}, float64",
         "max_iter": options.max_iter,
         "strengths": list(options.strengths),
     }
-    return evaluate_table(store, "linear", options, protocol, classify, context)
+    return evaluate_table(
+        store,
+        "linear",
+        options,
+        protocol,
+        classify,
+        context,
+        check=check,
+        draws_validation=len(options.strengths) > 1,
+    )
 
 
 def choose_probe(
@@ -89,11 +115,7 @@ def choose_probe(
     Returns:
         The probe, and what was decided: validation rows and accuracies, strength, convergence.
     """
-    fitted, validation = task.split.train, task.split.validation
-    if not len(validation):
-        fitted, validation = stratified_holdout(
-            fitted, task.labels, VALIDATION_PART, seed, "validation"
-        )
+    fitted, validation = _validated(task, seed)
 
     def load(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         numbers, vectors = matrix.load(rows)
@@ -116,6 +138,17 @@ def choose_probe(
         "strength": best,
         "converged": converged,
     }
+
+
+def _validated(task: Task, seed: int) -> tuple[Rows, Rows]:
+    """Return the rows to fit on while the strength is chosen, and those to choose it on."""
+    train, labels = task.split.train, task.labels
+    if len(task.split.validation):
+        return train, task.split.validation
+    _, others = stratified_holdout(task.spare, labels, VALIDATION_PART, seed, "validation")
+    if len(np.unique(labels[others])) > 1:
+        return train, others
+    return stratified_holdout(train, labels, VALIDATION_PART, seed, "validation")
 
 
 def fit_probe(

@@ -24,6 +24,8 @@ from fungistore.matrices.choices import (
     FeatureSetChoice,
     OrderChoice,
     RemovedChoice,
+    RepeatChoice,
+    SeedChoice,
     SplitChoice,
 )
 from fungistore.settings import Count, Positive, Setting, Settings
@@ -41,6 +43,7 @@ QUERIES = 10_000  # of a retrieval by label: mAP is then within half a per cent
 Combinations = Literal["one", "nested", "all"]
 Vote = Literal["majority", "weighted"]
 ShotRule = Literal["random", "first", "proportional"]
+ALL: Literal["all"] = "all"  # of the training rows, instead of shots
 RetrievalMetric = Literal["dot", "cosine"]
 COMBINATIONS = Setting(
     "Of the features: all together, nested, or every choice of them.", heading=FEATURES
@@ -120,17 +123,40 @@ class KappaChoice(OrderChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(CombinationChoice, SplitChoice, RemovedChoice, KappaChoice, EvaluationOptions):
+class TableOptions(
+    CombinationChoice, SplitChoice, RepeatChoice, RemovedChoice, KappaChoice, EvaluationOptions
+):
     """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
 
-    seeds: Annotated[
-        Count, Setting("Average over so many seeds, from the seed on.", heading=ROWS)
-    ] = 1
+    tell = ("shots",)
+
+    shots: Annotated[
+        Annotated[tuple[Literal["all"] | Count, ...], MinLen(1)],
+        Setting(
+            "Training rows of each class, or for each; 1,2,4,8,16 for a curve.",
+            metavar="NUMBERS",
+            heading=ROWS,
+        ),
+    ] = (ALL,)
+    shot_rule: Annotated[
+        ShotRule,
+        Setting(
+            "Which of each class: random, or the first (the paper's of images); proportional: "
+            "--shots times the classes, as frequent as in train (its texts').",
+            heading=ROWS,
+        ),
+    ] = "random"
+
+    def __post_init__(self) -> None:
+        """Refuse a number of shots that is there twice."""
+        super().__post_init__()
+        if len(set(self.shots)) < len(self.shots):
+            self.refuse("shots", "each number once", ",".join(map(str, self.shots)))
 
     @property
-    def draws(self) -> bool:
-        """Whether a seed chooses more than the rows that are held out."""
-        return True
+    def is_random(self) -> bool:
+        """Whether the seed decides more than rows."""
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +170,8 @@ class KnnOptions(TableOptions):
     Examples:
       fungi eval knn pets.fungi
       fungi eval knn pets.fungi --combinations nested --pca-dim none,512
-      fungi eval knn pets.fungi --shots 5 --seeds 3 --holdout 0.2
+      fungi eval knn pets.fungi --shots 5 --split-seeds 3
+      fungi eval knn pets.fungi --shots 1,2,4,8,16,all --k 1
       fungi eval knn pets.fungi --features embeddings --vote weighted --json
     """
 
@@ -156,23 +183,6 @@ class KnnOptions(TableOptions):
         Vote, Setting("majority: Euclidean, ties to the smallest label; weighted: cosine, DINO's.")
     ] = "majority"
     temperature: Annotated[Positive, Setting("Of the weighted vote.")] = TEMPERATURE
-    shots: Annotated[
-        Count | None,
-        Setting("Training rows of each class, or for each.", default="all", heading=ROWS),
-    ] = None
-    shot_rule: Annotated[
-        ShotRule,
-        Setting(
-            "Which of each class: random, or the first (the paper's of images); proportional: "
-            "--shots times the classes, as frequent as in train (its texts').",
-            heading=ROWS,
-        ),
-    ] = "random"
-
-    @property
-    def draws(self) -> bool:
-        """Whether a seed chooses the shots."""
-        return self.shots is not None and self.shot_rule != "first"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,12 +190,14 @@ class LinearOptions(TableOptions):
     """Train a linear probe on frozen features and test it.
 
     Multinomial logistic regression; the strength of the regularisation is chosen on validation
-    rows (the split val, or a fifth of train), the final fit is on all training rows.
+    rows (the split val, or a fifth of train), the final fit is on all training rows. With --shots
+    it is on the shots alone, and the fifth is one of the training rows that are no shots.
 
     \b
     Examples:
       fungi eval linear pets.fungi
       fungi eval linear pets.fungi --combinations nested --holdout 0.2
+      fungi eval linear pets.fungi --shots 1,2,4,8,16 --split-seeds 3
       fungi eval linear pets.fungi --strengths 1e-6,1e-5,1e-4 --json
     """
 
@@ -210,7 +222,7 @@ class ClusterOptions(FeatureChoice, RemovedChoice, EvaluationOptions):
     \b
     Examples:
       fungi eval cluster pets.fungi
-      fungi eval cluster pets.fungi --features embeddings,kl --json
+      fungi eval cluster pets.fungi --features embeddings,kl --seeds 5 --json
       fungi eval cluster pets.fungi --pca fungi512 --split test --nredo 10
     """
 
@@ -224,10 +236,11 @@ class ClusterOptions(FeatureChoice, RemovedChoice, EvaluationOptions):
     niter: Annotated[Count, Setting("Iterations of k-means.")] = 25  # faiss's; the paper has none
     nredo: Annotated[Count, Setting("Runs of k-means; the tightest one counts.")] = 5
     seed: Annotated[int, Setting("Of k-means, and of the rows fitted on if memory is short.")] = 0
+    seeds: Annotated[Count, Setting("Average over so many seeds, from the seed on.")] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalOptions(FeatureChoice, RemovedChoice, EvaluationOptions):
+class RetrievalOptions(FeatureChoice, SeedChoice, RemovedChoice, EvaluationOptions):
     """Rank the images for each query: mAP, precision at 1, 5, 10.
 
     mAP is the mean average precision. With --ground-truth, the queries, images and difficulties
@@ -256,10 +269,9 @@ class RetrievalOptions(FeatureChoice, RemovedChoice, EvaluationOptions):
     combinations: Annotated[Combinations, COMBINATIONS] = "nested"
     queries: Annotated[
         Count | None,
-        Setting("By label: so many, chosen by the seed.", default=f"all, up to {QUERIES}"),
+        Setting("By label: so many, chosen by the split seed.", default=f"all, up to {QUERIES}"),
     ] = None
     metric: Annotated[RetrievalMetric, Setting("dot is the paper's raw product.")] = "dot"
-    seed: Annotated[int, Setting("Of the choice of queries.")] = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant together."""

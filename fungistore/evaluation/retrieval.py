@@ -178,7 +178,7 @@ def _say_time(seconds: float, done: int, total: int, search: _Search, context: C
 def _by_label(
     store: Store, coverage: Coverage, options: RetrievalOptions, context: Context
 ) -> _Search:
-    seed = options.seed
+    seed = options.rows_seed
     labels = store.samples.labels()
     splits = store.samples.splits()
     everything = np.arange(len(labels))

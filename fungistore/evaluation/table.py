@@ -1,4 +1,4 @@
-"""A table of scores: combinations of features, with and without PCA, over one or more seeds."""
+"""A table of scores: combinations of features, with and without PCA, by shots, over seeds."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from fungistore.evaluation.ordered import ranks_of, require_order
 from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score, class_names
-from fungistore.evaluation.task import Task, open_task, say_split, say_unseen
+from fungistore.evaluation.runs import TableRuns
+from fungistore.evaluation.shots import say_few
+from fungistore.evaluation.task import Task, say_split, say_unseen
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
-from fungistore.store.store import Store
+from fungistore.matrices.choices import Run
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a classifier made of one combination and one seed.
+    """What a classifier made of one combination and one run.
 
     Attributes:
         predictions: of the test rows.
-        n_train: rows that it was fitted on.
         dim: width of its vectors.
         protocol: what it decided on the way.
     """
 
     predictions: Predictions
-    n_train: int
     dim: int
     protocol: Config
 
 
-# gets the task of a seed, the features, the width of the PCA, and the seed
-Classifier = Callable[[Task, FeatureMatrix, int | None, int], Outcome]
+# gets the task of a run, whose training rows may be shots, the features, the width of the PCA
+Classifier = Callable[[Task, FeatureMatrix, int | None, Run], Outcome]
 
 
 def evaluate_table(
@@ -51,43 +51,31 @@ def evaluate_table(
     protocol: Config,
     classify: Classifier,
     context: Context,
+    *,
+    check: Callable[[Task], None] = lambda task: None,
+    draws_validation: bool = False,
 ) -> Evaluation:
-    """Run a classifier for every combination and seed, and score it.
+    """Run a classifier for every combination, number of shots and seed, and score it.
 
     Args:
         store: the store's directory.
         kind: name of the evaluation.
-        options: which combinations, seeds and rows.
+        options: which combinations, shots, seeds and rows.
         protocol: what else decides the scores.
         classify: the classifier.
         context: its reporter is told what happens, its stop asked between runs.
+        check: refuses a task that the classifier cannot be given, before anything is run.
+        draws_validation: whether the classifier draws validation rows where the store has none.
 
     Raises:
         UsageError: several seeds, of which every one would give the same.
     """
-    seeds = range(options.seed, options.seed + options.seeds)
-
-    def opened(seed: int) -> Task:
-        return open_task(
-            Store.open(store, keep_removed=options.keep_removed),
-            options.features,
-            pca=options.pca,
-            feature_set=options.feature_set,
-            holdout=options.holdout,
-            seed=seed,
-        )
-
-    task = opened(options.seed)
-    is_held_out = "holdout" in task.split.description
-    if len(seeds) > 1 and not (is_held_out or options.draws):
-        expected = "1 without --holdout or random --shots: every seed would give the same"
-        options.refuse("seeds", expected, options.seeds, "leave out --seeds")
-    differing = seeds[1:] if is_held_out else ()
-    tasks = [task, *map(opened, differing)]
-    split = say_split(task.split, context, len(seeds))
+    runs = TableRuns(store, options, draws_validation=draws_validation)
+    task, tasks = runs.first, runs.tasks
+    split = say_split(task.split, context, len(tasks))
     unseen = say_unseen(max((one.unseen for one in tasks), key=lambda one: one.rows), context)
     names = class_names(task.store, task.present.tolist())
-    order = None
+    order, ranks = None, None
     if options.kappa or options.order:
         order = require_order(names, options.order, "--kappa")
         present = np.unique(task.labels[task.split.test])
@@ -97,25 +85,29 @@ def evaluate_table(
             else "no quadratic kappa: the test rows are of one class"
         )
         protocol = protocol | {"order": list(order)}
-    ranks = None
-    if order is not None:  # by label: classes that no row has need none
-        ranks = np.zeros(len(task.store.manifest.labels), np.int64)
-        ranks[task.present] = ranks_of(names, order)
+        ranks = np.zeros(len(task.store.manifest.labels), np.int64)  # by label
+        ranks[task.present] = ranks_of(names, order)  # classes that no row has need none
+    for shots in options.shots:
+        say_few(task, shots, options.shot_rule, context)
+        for run in runs.of(shots):
+            check(runs.task(shots, run))
     cells = [
-        (task.matrix.subset(features), dim)
+        (task.matrix.subset(features), dim, shots)
         for features in combine(task.matrix.features, options.combinations)
         for dim in options.pca_dims
+        for shots in options.shots
     ]
     scores = []
-    context.reporter.begin("runs", len(cells) * len(seeds))
-    for matrix, dim in cells:
-        runs = []
-        for number, seed in enumerate(seeds):
+    context.reporter.begin("runs", sum(len(runs.of(shots)) for _, _, shots in cells))
+    for matrix, dim, shots in cells:
+        done = []
+        for run in runs.of(shots):
             context.stop_if_asked()
-            mine = tasks[number % len(tasks)]
-            runs.append((mine, classify(mine, matrix, dim, seed)))
+            mine = runs.task(shots, run)
+            done.append((mine, classify(mine, matrix, dim, run)))
             context.reporter.advance(1)
-        scores.append(_averaged(matrix, runs, ranks))
+        own: Config = {"shots": shots} if len(options.shots) > 1 else {}
+        scores.append(_averaged(matrix, done, ranks, own))
     context.reporter.end()
     return Evaluation(
         kind=kind,
@@ -123,7 +115,7 @@ def evaluate_table(
         feature_set=task.matrix.feature_set,
         protocol={
             "split": split,
-            "seeds": list(seeds),
+            **runs.protocol,
             "blocks": task.matrix.made_of,
             "pca_dims": list(options.pca_dims),
         }
@@ -135,9 +127,12 @@ def evaluate_table(
 
 
 def _averaged(
-    matrix: FeatureMatrix, runs: list[tuple[Task, Outcome]], ranks: NDArray[np.int64] | None
+    matrix: FeatureMatrix,
+    runs: list[tuple[Task, Outcome]],
+    ranks: NDArray[np.int64] | None,
+    own: Config,
 ) -> Score:
-    """Average the metrics of the seeds."""
+    """Average the metrics of the runs."""
     measured = [
         classification_metrics(
             task.labels[task.split.test], outcome.predictions, task.classes, ranks
@@ -145,17 +140,18 @@ def _averaged(
         for task, outcome in runs
     ]
     (task, last), protocols = runs[-1], [outcome.protocol for _, outcome in runs]
+    protocol = last.protocol if len(runs) == 1 else {"runs": protocols}
     truth = task.labels[task.split.test]
     one = metric_intervals(truth, last.predictions, measured[0], ranks) if len(runs) == 1 else {}
     metrics, spread = over_runs(measured, one)
     return Score(
         features=matrix.features,
         dim=last.dim,
-        n_train=last.n_train,
+        n_train=len(task.split.train),
         n_test=len(truth),
         metrics=metrics,
         spread=spread,
-        protocol=last.protocol if len(runs) == 1 else {"runs": protocols},
+        protocol=own | protocol,
         fingerprints=matrix.fingerprints,
         contents=matrix.contents,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,7 @@ class Task:
         excluded: rows of the split that were left out, by reason.
         present: labels, ascending, that some row has whose file is there; a class that lost its
             name to another stays among the store's names, and is none of the task's.
+        spare: labelled, usable training rows that are no shots; none where all are trained on.
     """
 
     matrix: FeatureMatrix
@@ -80,6 +81,7 @@ class Task:
     split: Split
     excluded: dict[str, int]
     present: NDArray[np.int32]
+    spare: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def store(self) -> Store:

@@ -163,7 +163,7 @@ def evaluate_icl(
         pca=options.pca,
         feature_set=options.feature_set,
         holdout=options.holdout,
-        seed=options.seed,
+        seed=options.rows_seed,
     )
     split = say_split(task.split, context)
     queries = _drawn(task.split.test, options)
@@ -186,7 +186,7 @@ def evaluate_icl(
         protocol={
             "split": split,
             "limit": options.limit,
-            "seed": options.seed,
+            "seed": options.rows_seed,
             "blocks": task.matrix.made_of,
             "combinations": options.combinations,
             "pca_dims": list(options.pca_dims),
@@ -216,7 +216,7 @@ def _drawn(test: Rows, options: IclOptions) -> Rows:
     """Return the test rows to ask for; those of a smaller limit are among those of a larger one."""
     if options.limit is None or options.limit >= len(test):
         return test
-    keys = Stream(options.seed, "icl", "queries").uniform(len(test))
+    keys = Stream(options.rows_seed, "icl", "queries").uniform(len(test))
     return np.sort(test[np.argsort(keys, kind="stable")[: options.limit]])
 
 

@@ -98,5 +98,5 @@ class IclOptions(PromptChoice, CombinationChoice, SplitChoice, RemovedChoice, Ev
     timeout: Annotated[Positive, Setting("Seconds for one, then it is asked again.")] = TIMEOUT
     limit: Annotated[
         Count | None,
-        Setting("Of the test rows so many, chosen by the seed.", default="all", heading=ROWS),
+        Setting("Of the test rows so many, chosen by the split seed.", default="all", heading=ROWS),
     ] = None

@@ -143,14 +143,13 @@ def evaluate_segmentation(
         for bank in [open_bank(opened, name, options.feature_set)]
     }
     task = _test_rows(opened, masks, list(banks.values()), context)
-    seeds = range(options.seed, options.seed + options.seeds)
-    context.reporter.begin("images", len(banks) * len(seeds) * len(task.rows))
+    context.reporter.begin("images", len(banks) * len(options.runs) * len(task.rows))
     scores, tables, first = [], [], None
     for name, bank in banks.items():
         runs, known = [], bank
-        for seed in seeds:
+        for run in options.runs:
             if options.shots is not None:
-                known = _few(bank, options, seed)
+                known = _few(bank, options, run.rows_seed)
             refuse_few(known, options)
             runs.append(_tally(known, task, masks, options, context))
         measured = [mask_scores(run.confusion, options.match) for run in runs]
@@ -312,8 +311,7 @@ def _protocol(options: SegmentationOptions, task: _Task, masks: Masks) -> Config
         "miou": "classes in the truth or the prediction",
     }
     if options.shots is not None:
-        seeds = list(range(options.seed, options.seed + options.seeds))
-        protocol |= {"shots": options.shots, "seeds": seeds}
+        protocol |= {"shots": options.shots, **options.seeds_used}
     return protocol
 
 

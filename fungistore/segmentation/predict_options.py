@@ -11,7 +11,7 @@ from annotated_types import MinLen
 from fungistore.evaluation.options import EvaluationOptions
 from fungistore.extraction.options import ReplayChoice
 from fungistore.headings import DATA, ROWS, SCORES
-from fungistore.matrices.choices import ONLY, FeatureSetChoice, RemovedChoice
+from fungistore.matrices.choices import ONLY, FeatureSetChoice, RemovedChoice, RepeatChoice
 from fungistore.settings import Count, Positive, Setting, Settings
 
 NEIGHBOURS = 30  # FUNGI, table 23; 90 where few images are known
@@ -35,7 +35,9 @@ class AttentionChoice(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationOptions(AttentionChoice, FeatureSetChoice, RemovedChoice, EvaluationOptions):
+class SegmentationOptions(
+    AttentionChoice, FeatureSetChoice, RepeatChoice, RemovedChoice, EvaluationOptions
+):
     """Predict masks from a memory bank, and score them.
 
     Nothing is trained: each patch of an image takes the labels of the nearest patches of the bank
@@ -46,7 +48,7 @@ class SegmentationOptions(AttentionChoice, FeatureSetChoice, RemovedChoice, Eval
     Examples:
       fungi eval segment scenes.fungi
       fungi eval segment scenes.fungi --bank plain,gradients --size own
-      fungi eval segment scenes.fungi --shots 4 --seeds 3 --k 90 --beta 0.1
+      fungi eval segment scenes.fungi --shots 4 --split-seeds 3 --k 90 --beta 0.1
       fungi eval segment scenes.fungi --match hungarian --json
     """
 
@@ -76,17 +78,12 @@ class SegmentationOptions(AttentionChoice, FeatureSetChoice, RemovedChoice, Eval
         Count | None,
         Setting("Images of the bank, chosen at random.", default="all", heading=ROWS),
     ] = None
-    seeds: Annotated[
-        Count, Setting("Average over so many choices of shots, from the seed on.", heading=ROWS)
-    ] = 1
-    seed: Annotated[int, Setting("Of the shots, and of the interval.", heading=ROWS)] = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant together."""
         super().__post_init__()
-        if self.seeds > 1 and self.shots is None:
-            expected = "1 without --shots: every seed would give the same"
-            self.refuse("seeds", expected, self.seeds, "leave out --seeds, or add --shots")
+        is_drawn = self.shots is not None
+        self.refuse_the_same(method=False, rows=is_drawn, otherwise="without --shots")
         if self.banks is not None and len(set(self.banks)) < len(self.banks):
             self.refuse("banks", "each bank once", ",".join(self.banks))
 

@@ -59,14 +59,6 @@ class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
     metric: Annotated[
         EpochMetric, Setting("Chooses the epoch, on validation rows.", heading=SCORES)
     ] = "accuracy"
-    split_seed: Annotated[
-        int | None,
-        Setting(
-            "Of the rows held out, so that other seeds share them.",
-            default="the seed",
-            heading=ROWS,
-        ),
-    ] = None
     validation: Annotated[
         Share, Setting("Part of each training class, without a split val.", heading=ROWS)
     ] = 0.2
@@ -87,11 +79,6 @@ class LoopOptions(SplitChoice, RemovedChoice, OrderChoice, DeviceChoice):
             expected = f"{PLAIN_LOSS} with --balanced, which draws all classes equally often"
             hint = "either --balanced or --loss evens the classes out; both would do it twice"
             raise refusal("--loss", expected, self.loss, hint)
-
-    @property
-    def rows_seed(self) -> int:
-        """The seed of the rows that are held out: to test on, and to validate on."""
-        return self.seed if self.split_seed is None else self.split_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,7 @@ def _pca(store: Store, feature_set: str, name: str, config: Config) -> str:
         words += ["--features", ",".join(made["features"]), "--dim", made["dim"]]
         words += ["--storage-dtype", made["dtype"]]
         if "holdout" in fit:
-            words += ["--holdout", fit["holdout"], "--seed", fit["seed"]]
+            words += ["--holdout", fit["holdout"], "--split-seed", fit["seed"]]
         else:
             words += ["--fit-split", fit["from"]]
     except (AssertionError, KeyError, TypeError):  # a damaged setup, which has its own finding

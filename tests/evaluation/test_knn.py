@@ -18,8 +18,9 @@ from feature_world import Notices, clustered, make_store
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import task
 from fungistore.evaluation.intervals import accuracy_interval
-from fungistore.evaluation.knn import choose_shots, evaluate_knn, vote
+from fungistore.evaluation.knn import evaluate_knn, vote
 from fungistore.evaluation.options import KnnOptions
+from fungistore.evaluation.shots import choose_shots
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import open_features
 from fungistore.matrices.splits import choose_split
