@@ -146,12 +146,23 @@ class TableOptions(
             heading=ROWS,
         ),
     ] = "random"
+    plot: Annotated[
+        Path | None,
+        Setting(
+            PLOT.format("the curve of several --shots"),
+            default="none",
+            metavar="FILE",
+            heading=GENERAL,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        """Refuse a number of shots that is there twice."""
+        """Refuse a number of shots that is there twice, and a curve of one."""
         super().__post_init__()
         if len(set(self.shots)) < len(self.shots):
             self.refuse("shots", "each number once", ",".join(map(str, self.shots)))
+        if self.plot is not None and len(self.shots) == 1:
+            self.refuse("plot", "several --shots, for a curve", self.plot, "--shots 1,2,4,8,16")
 
     @property
     def is_random(self) -> bool:

@@ -42,7 +42,7 @@ def check_plot(path: Path) -> None:
             "a plot cannot have this format",
             where=path,
             expected=" or ".join(f".{name}" for name in FORMATS),
-            hint="--plot comparison.png",
+            hint=f"--plot {path.stem or 'plot'}.png",
         )
     try:
         import matplotlib.figure  # noqa: F401

@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.evaluation.curve import draw_curve
 from fungistore.evaluation.intervals import metric_intervals, over_runs
 from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.options import TableOptions
 from fungistore.evaluation.ordered import ranks_of, require_order
+from fungistore.evaluation.plots import check_plot, save_figure
 from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.reduction import combine
 from fungistore.evaluation.result import Evaluation, Score, class_names
@@ -68,8 +70,11 @@ def evaluate_table(
         draws_validation: whether the classifier draws validation rows where the store has none.
 
     Raises:
-        UsageError: several seeds, of which every one would give the same.
+        UsageError: several seeds, of which every one would give the same, or a plot that cannot
+            be saved.
     """
+    if options.plot is not None:
+        check_plot(options.plot)
     runs = TableRuns(store, options, draws_validation=draws_validation)
     task, tasks = runs.first, runs.tasks
     split = say_split(task.split, context, len(tasks))
@@ -109,7 +114,7 @@ def evaluate_table(
         own: Config = {"shots": shots} if len(options.shots) > 1 else {}
         scores.append(_averaged(matrix, done, ranks, own))
     context.reporter.end()
-    return Evaluation(
+    evaluation = Evaluation(
         kind=kind,
         store=task.store.where,
         feature_set=task.matrix.feature_set,
@@ -124,6 +129,10 @@ def evaluate_table(
         unseen=unseen,
         scores=tuple(scores),
     )
+    if options.plot is not None:
+        save_figure(draw_curve(evaluation), options.plot)
+        context.reporter.notice(f"plot: {options.plot}")
+    return evaluation
 
 
 def _averaged(

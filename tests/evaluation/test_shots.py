@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 import fungistore as fungi
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import UsageError
+from fungistore.evaluation.curve import draw_curve
 from fungistore.evaluation.runs import TableRuns
 from fungistore.evaluation.shots import choose_shots
 from fungistore.machine.context import Context
@@ -217,6 +219,31 @@ def test_shots_are_given_as_one_number_or_several(tmp_path: Path) -> None:
     assert fungi.LinearOptions.from_config({"shots": [1, "all"]}).shots == (1, "all")
     assert fungi.KnnOptions.from_config({"shots": "2,all"}).shots == (2, "all")
     assert fungi.KnnOptions().to_config()["shots"] == ["all"]
+
+
+def test_a_curve_can_be_drawn(store: Path, tmp_path: Path) -> None:
+    """A line for each combination, with its points and bars; what cannot be drawn is refused."""
+    said: list[str] = []
+    options = fungi.KnnOptions(k=1, shots=(1, 4), split_seeds=2, plot=tmp_path / "c.svg")
+    done = options.evaluate(store, context=Context(Notices(said)))
+    ElementTree.parse(tmp_path / "c.svg")
+    assert f"plot: {tmp_path / 'c.svg'}" in said
+    (axes,) = draw_curve(done).axes
+    ((line, _, (bars,)),) = axes.containers
+    points = [100 * score.metrics["accuracy"] for score in done.scores]
+    assert line.get_ydata().tolist() == points
+    deviations = [100 * score.metrics["accuracy_deviation"] for score in done.scores]
+    for (low, high), point, deviation in zip(
+        (segment[:, 1] for segment in bars.get_segments()), points, deviations, strict=True
+    ):
+        assert (high - point, point - low) == pytest.approx((deviation, deviation))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4"]
+    alone = draw_curve(replace(options, plot=None, split_seeds=None).evaluate(store)).axes[0]
+    assert len(alone.containers) == 1
+    with pytest.raises(UsageError, match="several --shots"):
+        fungi.KnnOptions(shots=(5,), plot=tmp_path / "c.svg")
+    with pytest.raises(UsageError, match="format"):
+        replace(options, plot=tmp_path / "c.docx").evaluate(store)
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear"])
