@@ -152,6 +152,16 @@ def test_a_larger_limit_holds_the_smaller_one(store):
         assert len(set(server.prompts)) == 12
 
 
+def test_the_split_seed_draws_the_queries(store):
+    """The seed does not, where they have one of their own."""
+    with stub(vote) as server:
+        icl(store, server, limit=4, seed=3)
+        icl(store, server, limit=4, seed=9, split_seed=3)
+        assert len(server.prompts) == 4
+        icl(store, server, limit=4, seed=3, split_seed=9)
+        assert len(server.prompts) > 4
+
+
 def test_a_stopped_run_keeps_what_is_paid_and_goes_on(store):
     """The second run asks for the others alone, and says so first."""
     said_first = []
