@@ -19,6 +19,7 @@ WIDTH = 110  # narrower terminals wrap lines rather than cut cells
 PADDING = re.compile(r" +((?:\x1b\[0m)?)$", re.MULTILINE)  # which would wrap into empty lines
 GAP, FOLDED_WIDTH = 2, 14  # between columns, and what a column of long text keeps at least
 DEVIATION = "_deviation"  # what is in the cell of the metric before it
+LEAST_P = 0.001  # smaller ones are not told apart
 UNBOUNDED = 1_000_000  # in a file or a pipe a row is one line, whatever it holds
 
 
@@ -92,14 +93,17 @@ def show_scores(evaluation: fungi.Evaluation, saved: str | None, tell: Sequence[
     names = [name for name in names if name not in shown_elsewhere]
     told = [key for key in tell if any(key in score.protocol for score in evaluation.scores)]
     titles = [name.replace("_", " ").replace("accuracy", "acc") for name in names]
+    are_compared = any(score.difference for score in evaluation.scores)
+    compared = ("diff. (95 %)", "p") if are_compared else ()
     show_table(
-        [*told, "features", "dim", "train", "test", *titles],
+        [*told, "features", "dim", "train", "test", *titles, *compared],
         [
             (
                 *(str(score.protocol.get(key, "-")) for key in told),
                 " + ".join(score.features),
                 *map(str, (score.dim, score.n_train, score.n_test)),
                 *(_cell(score, name) for name in names),
+                *_difference(score)[: len(compared)],
             )
             for score in evaluation.scores
         ],
@@ -123,3 +127,13 @@ def _cell(score: fungi.Score, name: str) -> str:
         low, high = score.spread[name]
         text += f" ({100 * low:.1f}-{100 * high:.1f})"
     return text
+
+
+def _difference(score: fungi.Score) -> tuple[str, str]:
+    """Return the cells of a difference from the first combination: with its interval, and p."""
+    found = score.difference
+    if found is None:
+        return "-", "-"
+    low, high = (f"{100 * end:+.1f}" for end in found.interval)
+    p = f"<{LEAST_P}" if found.p < LEAST_P else f"{found.p:.3f}"
+    return f"{100 * found.value:+.2f} ({low} to {high})", p

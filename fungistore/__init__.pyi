@@ -106,7 +106,6 @@ from .pca.options import PcaOptions as PcaOptions
 from .pca.stage import PcaResult as PcaResult
 from .pca.stage import fit_pca as fit_pca
 from .pca.stage import load_pca as load_pca
-from .prompting.evaluate import IclEvaluation as IclEvaluation
 from .prompting.evaluate import evaluate_icl as evaluate_icl
 from .prompting.options import IclOptions as IclOptions
 from .prompting.options import RetrieveOptions as RetrieveOptions

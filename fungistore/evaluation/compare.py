@@ -7,7 +7,7 @@ difference in each class's k-nearest-neighbour accuracy between two combinations
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fungistore.evaluation.intervals import metric_intervals, over_runs
 from fungistore.evaluation.knn import predict
 from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.options import CompareOptions, KnnOptions
+from fungistore.evaluation.paired import Combination, Hits, paired_difference
 from fungistore.evaluation.plots import check_plot, save_plot
 from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
@@ -161,6 +162,11 @@ def compare_features(
         "split": split,
         "cka": {"kind": "linear", "rows": "all", "fingerprints": matrix.fingerprints},
     }
+    truth = task.labels[task.split.test]
+    tested = {
+        name: Combination(name, (Hits(task.split.test, found.labels == truth),))
+        for name, found in predictions.items()
+    }
     comparison = Comparison(
         kind="compare",
         store=task.store.where,
@@ -169,7 +175,11 @@ def compare_features(
         excluded=task.excluded,
         unseen=unseen,
         scores=tuple(
-            _score(name, task, combinations[name], predictions[name]) for name in combinations
+            replace(
+                _score(name, task, combinations[name], predictions[name]),
+                difference=paired_difference(tested[name], tested["A"]),
+            )
+            for name in combinations
         ),
         cka=cka,
         classes=_differences(task, predictions["A"], predictions["B"]),

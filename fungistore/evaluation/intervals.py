@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom, norm, t
+from scipy.stats import norm, t
 
 from fungistore.evaluation.ordered import KAPPA
 from fungistore.evaluation.predictions import Predictions
@@ -15,6 +15,7 @@ from fungistore.randomness import Stream
 
 CONFIDENCE = 0.95
 TAIL = (1 - CONFIDENCE) / 2
+NORMAL = float(norm.ppf(1 - TAIL))  # standard errors from an estimate to the end of its interval
 RESAMPLES = 300  # of a bootstrap: 50,000 rows then take a second at most
 COUNTED = ("accuracy", "top5_accuracy")  # parts of the rows
 SIGNED = (KAPPA, "ari")  # below 0 where chance does better
@@ -30,7 +31,7 @@ def over_runs(
     Several runs have, among the metrics, the standard deviation of each from run to run
     (`NAME_deviation`). Their spread is the interval of the mean over runs like these: Student's t
     of their seeds, within what the metric can be. It knows nothing of the rows: seeds that share
-    their test rows share what is special about them.
+    their test rows share what is special about them. Where all runs agree there is none.
 
     Args:
         measured: of each run.
@@ -44,7 +45,7 @@ def over_runs(
         return means, dict(intervals)
     deviations = {name: float(each.std(ddof=1)) for name, each in values.items()}
     spread = {}
-    for name in names:
+    for name in [name for name in names if deviations[name] > 0]:
         half = float(t.ppf(1 - TAIL, count - 1)) * deviations[name] / np.sqrt(count)
         spread[name] = _within(name, means[name] - half, means[name] + half)
     return means | {f"{name}_deviation": value for name, value in deviations.items()}, spread
@@ -62,6 +63,11 @@ def metric_intervals(
     standard error, within 0 and 1; of mean recall and quadratic kappa the percentile bootstrap's of
     300 resamples of the rows, drawn by the stream "bootstrap", so the same each time.
 
+    Rows that are all right say nothing of their own spread: every resample is the same. A mean
+    recall has then the interval of an accuracy, of as many rows as give it the variance that the
+    mean recall of these classes has where all are recalled alike (as many as there are where the
+    classes are of one size); kappa and the area have none.
+
     Args:
         truth: [n] labels.
         predictions: for the same n rows.
@@ -71,8 +77,8 @@ def metric_intervals(
     spread = {
         name: accuracy_interval(metrics[name], len(truth)) for name in COUNTED if name in metrics
     }
-    if "roc_auc" in metrics and (area := roc_auc(truth, predictions)) is not None:
-        half = float(norm.ppf(1 - TAIL)) * area.error
+    if "roc_auc" in metrics and (area := roc_auc(truth, predictions)) and area.error > 0:
+        half = NORMAL * area.error
         spread["roc_auc"] = _within("roc_auc", area.value - half, area.value + half)
     hits, predicted = predictions.labels == truth, predictions.labels
     recalls, kappas = [], []
@@ -83,8 +89,19 @@ def metric_intervals(
         recalls.append(float((found[there > 0] / there[there > 0]).mean()))
         if moments is not None:
             kappas.append(_kappa(weights @ moments / len(truth)))
-    spread |= dict.fromkeys(RECALLS, _percentiles(recalls))
-    return spread | ({KAPPA: _percentiles(kappas)} if kappas else {})
+    counts = np.bincount(truth)
+    spread |= dict.fromkeys(
+        RECALLS,
+        _percentiles(recalls)
+        or accuracy_interval(recalls[0], _equivalent_rows(counts[counts > 0])),
+    )
+    kappa = _percentiles(kappas) if kappas else None
+    return spread | ({KAPPA: kappa} if kappa else {})
+
+
+def _equivalent_rows(counts: NDArray[np.int64]) -> float:
+    """Return of how many rows an accuracy varies as the mean recall of classes of some sizes."""
+    return float(len(counts) ** 2 / (1 / counts).sum())
 
 
 def _resampled(count: int) -> Iterator[NDArray[np.float64]]:
@@ -110,38 +127,25 @@ def _kappa(means: NDArray[np.float64]) -> float:
     return 1 - observed / expected if expected > 0 else 1.0
 
 
-def _percentiles(values: list[float]) -> tuple[float, float]:
+def _percentiles(values: list[float]) -> tuple[float, float] | None:
+    """Return the interval of resampled values; None where they are all the same."""
     low, high = np.quantile(values, [TAIL, 1 - TAIL])
-    return float(low), float(high)
+    return (float(low), float(high)) if max(values) > min(values) else None
 
 
 def _within(name: str, low: float, high: float) -> tuple[float, float]:
     return max(low, -1.0 if name in SIGNED else 0.0), min(high, 1.0)
 
 
-def accuracy_interval(accuracy: float, count: int) -> tuple[float, float]:
-    """Return the percentile bootstrap's 95 % interval of an accuracy over `count` rows.
+def accuracy_interval(accuracy: float, count: float) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of an accuracy over `count` rows.
 
-    Resampling hits and misses gives a binomial count, so its percentiles need no random numbers.
+    The accuracies that a normal test at this level does not reject (Wilson, 1927). Resampling would
+    give all rows right an interval without width, and few rows one that is too narrow (Brown, Cai
+    and DasGupta, 2001).
     """
-    low, high = binom.ppf([TAIL, 1 - TAIL], count, accuracy) / count
-    return float(low), float(high)
-
-
-def difference_interval(gained: int, lost: int, count: int) -> tuple[float, float]:
-    """Return the percentile bootstrap's 95 % interval of the difference of two paired accuracies.
-
-    Resampling the rows gives a sum of `count` steps of +1, 0 and -1, whose distribution is the
-    `count`-th power of one step's, by a Fourier transform: again without random numbers.
-
-    Args:
-        gained: rows that the second gets right and the first does not.
-        lost: the other way round.
-        count: rows in all.
-    """
-    step = np.zeros(2 * count + 1)  # sums from -count to count, those below 0 at the end
-    step[[0, 1, -1]] = np.array([count - gained - lost, gained, lost]) / count
-    chances = np.fft.irfft(np.fft.rfft(step) ** count, len(step))
-    below = np.roll(chances, count).cumsum()
-    low, high = (np.searchsorted(below, [TAIL, 1 - TAIL]) - count) / count
-    return float(low), float(high)
+    square = NORMAL**2 / count
+    centre = (accuracy + square / 2) / (1 + square)
+    half = float(np.sqrt(accuracy * (1 - accuracy) * square + square**2 / 4)) / (1 + square)
+    low, high = min(centre - half, accuracy), max(centre + half, accuracy)  # rounding aside
+    return max(low, 0.0), min(high, 1.0)

@@ -66,3 +66,8 @@ def combine(features: tuple[str, ...], how: Combinations) -> list[tuple[str, ...
         return nested(features)
     counts = range(1, len(features) + 1)
     return [subset for count in counts for subset in subsets(features, count)]
+
+
+def called(features: tuple[str, ...], dim: int | None) -> str:
+    """Return what a combination of blocks is called, with the width that a PCA was asked for."""
+    return " + ".join(features) + (f" ({dim})" if dim else "")

@@ -37,6 +37,27 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One combination of features against the first, on the same test rows.
+
+    Attributes:
+        against: the first one.
+        gained: tests that the combination gets right and the first does not.
+        lost: the other way round.
+        value: of the accuracies, over all tests; several seeds may test a row several times.
+        interval: of 95 %: Tango's; of several seeds the bootstrap's of resampled rows.
+        p: how likely so large a difference is where there is none: McNemar's exact test.
+    """
+
+    against: str
+    gained: int
+    lost: int
+    value: float
+    interval: tuple[float, float]
+    p: float
+
+
+@dataclass(frozen=True)
 class Score:
     """The result of one combination of features.
 
@@ -50,6 +71,7 @@ class Score:
         protocol: what this combination has of its own, such as a PCA that was skipped, and why.
         fingerprints: of the arrays it was made from, by array name.
         contents: which rows these were.
+        difference: from the first combination that was tested on the same rows, if there is one.
     """
 
     features: tuple[str, ...]
@@ -61,6 +83,7 @@ class Score:
     protocol: Config
     fingerprints: Mapping[str, str]
     contents: Contents = field(default_factory=dict)
+    difference: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +127,8 @@ class Evaluation:
         """Return the scores as a data frame, one row each.
 
         Columns: features, dim, n_train, n_test, the metrics, for those with a confidence interval
-        `NAME_low` and `NAME_high`, and what of its protocol a score has of its own.
+        `NAME_low` and `NAME_high`; where combinations were compared, `difference` with the same,
+        and `p`; and what of its protocol a score has of its own.
 
         Raises:
             UsageError: pandas is not installed; `pip install pandas`.
@@ -151,16 +175,25 @@ class Evaluation:
 
 
 def _row(score: Score) -> dict[str, Any]:
+    against: dict[str, float] = {}
+    intervals = dict(score.spread)
+    if score.difference is not None:
+        against = {"difference": score.difference.value, "p": score.difference.p}
+        intervals["difference"] = score.difference.interval
     bounds = {
         f"{name}_{end}": value
-        for name, interval in score.spread.items()
+        for name, interval in intervals.items()
         for end, value in zip(("low", "high"), interval, strict=True)
     }
     own = {k: v for k, v in score.protocol.items() if isinstance(v, str | int | float | bool)}
     counts = {"dim": score.dim, "n_train": score.n_train, "n_test": score.n_test}
-    return {"features": "+".join(score.features), **counts, **score.metrics, **bounds} | {
-        name: value for name, value in own.items() if name not in score.metrics
-    }
+    return {
+        "features": "+".join(score.features),
+        **counts,
+        **score.metrics,
+        **against,
+        **bounds,
+    } | {name: value for name, value in own.items() if name not in score.metrics}
 
 
 def _shown(score: Score, name: str) -> str:

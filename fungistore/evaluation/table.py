@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from fungistore.evaluation.intervals import metric_intervals, over_runs
 from fungistore.evaluation.metrics import classification_metrics
 from fungistore.evaluation.options import TableOptions
 from fungistore.evaluation.ordered import ranks_of, require_order
+from fungistore.evaluation.paired import Combination, Hits, paired_difference
 from fungistore.evaluation.plots import check_plot, save_figure
 from fungistore.evaluation.predictions import Predictions
-from fungistore.evaluation.reduction import combine
+from fungistore.evaluation.reduction import called, combine
 from fungistore.evaluation.result import Evaluation, Score, class_names
 from fungistore.evaluation.runs import TableRuns
 from fungistore.evaluation.shots import say_few
@@ -102,7 +104,8 @@ def evaluate_table(
         for dim in options.pca_dims
         for shots in options.shots
     ]
-    scores = []
+    scores: list[Score] = []
+    firsts: dict[int | str, Combination] = {}  # by number of shots
     context.reporter.begin("runs", sum(len(runs.of(shots)) for _, _, shots in cells))
     for matrix, dim, shots in cells:
         done = []
@@ -112,7 +115,10 @@ def evaluate_table(
             done.append((mine, classify(mine, matrix, dim, run)))
             context.reporter.advance(1)
         own: Config = {"shots": shots} if len(options.shots) > 1 else {}
-        scores.append(_averaged(matrix, done, ranks, own))
+        one = _averaged(matrix, done, ranks, own)
+        hits = Combination(called(matrix.features, dim), tuple(starmap(_hits, done)))
+        against = paired_difference(hits, firsts.setdefault(shots, hits))
+        scores.append(replace(one, difference=against))
     context.reporter.end()
     evaluation = Evaluation(
         kind=kind,
@@ -133,6 +139,11 @@ def evaluate_table(
         save_figure(draw_curve(evaluation), options.plot)
         context.reporter.notice(f"plot: {options.plot}")
     return evaluation
+
+
+def _hits(task: Task, outcome: Outcome) -> Hits:
+    rows = task.split.test
+    return Hits(rows, outcome.predictions.labels == task.labels[rows])
 
 
 def _averaged(

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import recall_score
 
-from fungistore.evaluation.intervals import accuracy_interval, difference_interval
-from fungistore.evaluation.reduction import combine, fit_reduction
-from fungistore.evaluation.result import Evaluation, Score, Table, class_names
+from fungistore.evaluation.intervals import accuracy_interval
+from fungistore.evaluation.paired import Combination, Hits, paired_difference
+from fungistore.evaluation.reduction import called, combine, fit_reduction
+from fungistore.evaluation.result import Difference, Evaluation, Score, class_names
 from fungistore.evaluation.task import Task, open_task, say_split, say_unseen
 from fungistore.fingerprint import Config, digest_bytes
 from fungistore.machine.context import DEFAULT, Context
@@ -35,53 +36,6 @@ from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
 UNPARSED = -1  # the label of an answer that means none
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One combination of features against the first, on the same queries.
-
-    Attributes:
-        features: the combination.
-        against: the first one.
-        gained: queries that it gets right and the first does not.
-        lost: the other way round.
-        difference: of their accuracies.
-        interval: of 95 %, by the bootstrap of the queries.
-    """
-
-    features: str
-    against: str
-    gained: int
-    lost: int
-    difference: float
-    interval: tuple[float, float]
-
-
-@dataclass(frozen=True, repr=False)
-class IclEvaluation(Evaluation):
-    """An evaluation whose scores are those of a language model's answers.
-
-    Attributes:
-        differences: of each combination but the first.
-    """
-
-    differences: tuple[Difference, ...]
-
-    def details(self) -> tuple[Table, ...]:
-        """Return how the combinations differ, where there are several."""
-        rows = tuple(
-            (
-                f"{one.features} - {one.against}",
-                f"{100 * one.difference:+.2f}",
-                f"{100 * one.interval[0]:+.1f} to {100 * one.interval[1]:+.1f}",
-                str(one.gained),
-                str(one.lost),
-            )
-            for one in self.differences
-        )
-        columns = ("on the same queries", "difference", "95 %", "gained", "lost")
-        return (Table(columns, rows),) if rows else ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +87,7 @@ class _Prompts:
 
 def evaluate_icl(
     store: str | Path, options: IclOptions, *, context: Context = DEFAULT
-) -> IclEvaluation:
+) -> Evaluation:
     """Ask a language model for the labels of the test rows, with their nearest training rows.
 
     Every answer is kept in the store as it comes, by what was asked: the same prompt, of another
@@ -179,7 +133,11 @@ def evaluate_icl(
     truth = task.labels[queries]
     parsed = [_parsed(one, prompts, answers) for one in combinations]
     _say_unfinished(combinations, parsed, answers, options, context)
-    return IclEvaluation(
+    hits = [
+        Combination(one.name, (Hits(queries, said == truth),))
+        for one, said in zip(combinations, parsed, strict=True)
+    ]
+    return Evaluation(
         kind="icl",
         store=task.store.where,
         feature_set=task.matrix.feature_set,
@@ -202,12 +160,8 @@ def evaluate_icl(
         excluded=task.excluded,
         unseen=unseen,
         scores=tuple(
-            _scored(one, truth, said, answers)
-            for one, said in zip(combinations, parsed, strict=True)
-        ),
-        differences=tuple(
-            _compared(combinations[0], one, parsed[0] == truth, said == truth)
-            for one, said in zip(combinations[1:], parsed[1:], strict=True)
+            _scored(one, truth, said, answers, paired_difference(hit, hits[0]))
+            for one, said, hit in zip(combinations, parsed, hits, strict=True)
         ),
     )
 
@@ -234,7 +188,7 @@ def _combinations(
             rows = rows[:, ::-1] if options.order == "nearest-last" else rows
             keys = map(key_of, prompts.bodies(rows, range(len(queries))))
             yield _Combination(
-                " + ".join(features) + (f" ({reduction.dim})" if dim else ""),
+                called(features, dim),
                 Score(
                     features=matrix.features,
                     dim=reduction.dim,
@@ -336,7 +290,11 @@ def _say_unfinished(
 
 
 def _scored(
-    one: _Combination, truth: NDArray[np.int32], said: NDArray[np.int32], answers: Answers
+    one: _Combination,
+    truth: NDArray[np.int32],
+    said: NDArray[np.int32],
+    answers: Answers,
+    difference: Difference | None,
 ) -> Score:
     count, accuracy = len(truth), float((said == truth).mean())
     per_class = recall_score(truth, said, labels=np.unique(truth), average="macro")
@@ -355,6 +313,7 @@ def _scored(
                 "unparsed": float((said == UNPARSED).mean()),
             },
             "spread": {"accuracy": accuracy_interval(accuracy, count)},
+            "difference": difference,
             "protocol": one.score.protocol
             | {
                 "unparsed": int((said == UNPARSED).sum()),
@@ -362,21 +321,4 @@ def _scored(
             }
             | tokens,
         }
-    )
-
-
-def _compared(
-    first: _Combination,
-    other: _Combination,
-    before: NDArray[np.bool_],
-    after: NDArray[np.bool_],
-) -> Difference:
-    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    return Difference(
-        features=other.name,
-        against=first.name,
-        gained=gained,
-        lost=lost,
-        difference=(gained - lost) / len(before),
-        interval=difference_interval(gained, lost, len(before)),
     )

@@ -203,12 +203,17 @@ EVALUATION = StoredKind(
         Field("scores[].metrics", "table", "fractions, not per cent"),
         Field("scores[].spread", "table", "[low, high] of 95 % intervals"),
         Field("scores[].protocol", "table", "what this combination has of its own"),
+        Field(
+            "scores[].difference",
+            "table, null",
+            "from the first combination on the same rows: value, interval, p, gained and lost",
+        ),
         Field("scores[].fingerprints", "table", "of the arrays it was made from"),
         replace(CONTENTS, name="scores[].contents"),
         SEAL,
     ),
     note="The fields of the last score are at the top level too. A kind may add its own: loff has "
-    "`classes`, `confusion`, `speed`, segment `classes` with the IoU of each, icl `differences`.",
+    "`classes`, `confusion`, `speed`, segment `classes` with the IoU of each.",
 )
 
 ANSWERS = StoredKind(

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 from fungi_cli.main import app
-from scipy.stats import bootstrap
 from sklearn.decomposition import PCA
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from sklearn.model_selection import StratifiedShuffleSplit
@@ -17,7 +16,6 @@ from typer.testing import CliRunner
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import task
-from fungistore.evaluation.intervals import accuracy_interval
 from fungistore.evaluation.knn import evaluate_knn, vote
 from fungistore.evaluation.options import KnnOptions
 from fungistore.evaluation.shots import choose_shots
@@ -224,14 +222,6 @@ def test_few_shots_are_averaged_over_seeds(store):
         accuracies.append(KNeighborsClassifier(5).fit(train[at], known[at]).score(test, truth))
     assert score.metrics["accuracy"] == pytest.approx(np.mean(accuracies))
     assert score.metrics["accuracy_deviation"] == pytest.approx(np.std(accuracies, ddof=1))
-
-
-def test_the_interval_is_the_bootstraps():
-    hits = np.array([1.0] * 70 + [0.0] * 30)
-    sampled = bootstrap((hits,), np.mean, n_resamples=20_000, method="percentile", rng=0)
-    low, high = accuracy_interval(0.7, 100)
-    assert low == pytest.approx(sampled.confidence_interval.low, abs=0.011)
-    assert high == pytest.approx(sampled.confidence_interval.high, abs=0.011)
 
 
 def test_combinations_are_compared_on_the_same_rows_and_the_others_are_counted(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import binomtest, t
 from sklearn.metrics import roc_auc_score
 
 from fungistore.evaluation.intervals import accuracy_interval, metric_intervals, over_runs
@@ -195,21 +195,54 @@ def test_intervals_are_those_of_resampled_rows(classes: int) -> None:
         )
 
 
-def test_a_classifier_that_is_always_right_has_no_room_for_error() -> None:
-    """All intervals are of no width there, and no warning is given of rows that are alike."""
-    truth = np.repeat(np.arange(3, dtype=np.int32), [1, 4, 9])
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (1, 4, 9)])
+def test_a_classifier_that_is_always_right_may_have_been_lucky(sizes: tuple[int, ...]) -> None:
+    """Resampling sees no error to make, so shares of rows have Wilson's interval, others none."""
+    truth = np.repeat(np.arange(3, dtype=np.int32), sizes)
     said = Predictions.of_probabilities(np.eye(3)[truth], np.arange(3))
     metrics = classification_metrics(truth, said, 3, np.arange(3))
-    assert set(metric_intervals(truth, said, metrics, np.arange(3)).values()) == {(1.0, 1.0)}
+    spread = metric_intervals(truth, said, metrics, np.arange(3))
+    assert spread.keys() == metrics.keys() - {"roc_auc", "quadratic_kappa"}
+    assert spread["accuracy"] == accuracy_interval(1.0, len(truth))
+    recall = spread["mean_per_class_accuracy"]
+    assert recall == spread["balanced_accuracy"]
+    if len(set(sizes)) == 1:  # a mean recall of classes of one size is the accuracy
+        assert recall == pytest.approx(spread["accuracy"])
+    else:  # here the class of one row weighs as much as that of nine
+        assert recall == pytest.approx(accuracy_interval(1.0, 9 / (1 + 1 / 4 + 1 / 9)))
+        assert recall[0] < spread["accuracy"][0]
     area = roc_auc(truth, said)
     assert area is not None
     assert (area.value, area.error) == (1, 0)
 
 
-def test_an_interval_is_of_the_binomial_distribution() -> None:
-    """The counts below which 2.5 % of 1000 trials stay, and 97.5 %."""
-    assert accuracy_interval(0.5, 1000) == (0.469, 0.531)
-    assert accuracy_interval(1.0, 10) == (1.0, 1.0)
+def test_a_recall_that_no_resample_changes_has_the_interval_of_a_half() -> None:
+    """All rows of one class right and of the other wrong: every resample has a half, or one."""
+    truth = np.repeat(np.array([0, 1], np.int32), 30)
+    said = Predictions(np.zeros((60, 1), np.int32))
+    metrics = classification_metrics(truth, said, 2)
+    spread = metric_intervals(truth, said, metrics)
+    assert spread["balanced_accuracy"] == pytest.approx(accuracy_interval(0.5, 60))
+
+
+@pytest.mark.parametrize(("right", "count"), [(12, 12), (0, 7), (1, 1), (3, 10), (500, 1000)])
+def test_an_accuracy_has_wilsons_interval(right: int, count: int) -> None:
+    """As scipy has it; 12 of 12 is 75.8 to 100."""
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    low, high = accuracy_interval(right / count, count)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low <= right / count <= high <= 1
+    if (right, count) == (12, 12):
+        assert (round(100 * low, 1), high) == (75.8, 1.0)
+
+
+def test_runs_that_all_agree_have_no_interval() -> None:
+    """Their mean has a deviation of 0, which says nothing of runs to come."""
+    means, spread = over_runs(
+        [{"accuracy": 1.0, "roc_auc": 0.5}, {"accuracy": 1.0, "roc_auc": 0.6}], {}
+    )
+    assert means["accuracy_deviation"] == 0
+    assert spread.keys() == {"roc_auc"}
 
 
 def test_the_area_is_of_the_two_labels_that_were_told_apart() -> None:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from fungi_cli.main import app
 from prompt_world import CLASSES, make_texts, news, said, stub, vote, votes
-from scipy.stats import bootstrap
 from typer.testing import CliRunner
 
 import fungistore as fungi
 from feature_world import Notices, clustered, make_store
 from fungistore.errors import FungiError, StoppedError, UsageError
-from fungistore.evaluation.intervals import accuracy_interval, difference_interval
+from fungistore.evaluation.intervals import accuracy_interval
+from fungistore.evaluation.paired import score_interval
 from fungistore.machine.context import Context
 from fungistore.prompting import asking
 from fungistore.store.schema import schema
@@ -283,34 +283,21 @@ def test_answers_that_ended_too_early_are_said(store):
 
 
 def test_combinations_are_compared_query_by_query(store):
-    """Against the first one, with the bootstrap's interval of the difference."""
+    """Against the first one, with McNemar's test of the queries that change."""
     with stub(vote) as server:
         done = icl(store, server, combinations="all")
         printed = shell(store, server, "--combinations", "all").stdout
     truth, queries = store.samples.labels()[30:], np.arange(30, 42)
     first, *others = (votes(store, s.features, 5, queries) == truth for s in done.scores)
-    assert len(others) == len(done.differences) == 2
-    for hits, one in zip(others, done.differences, strict=True):
+    assert done.scores[0].difference is None
+    for hits, one in zip(others, [score.difference for score in done.scores[1:]], strict=True):
+        assert one.against == "embeddings"
         assert one.gained == (hits & ~first).sum()
         assert one.lost == (first & ~hits).sum()
-        assert one.difference == pytest.approx(hits.mean() - first.mean())
-        assert one.interval == difference_interval(one.gained, one.lost, 12)
-    assert "embeddings + kl - embeddings" in printed
-    assert f"{100 * done.differences[1].difference:+.2f}" in printed
-
-
-@pytest.mark.parametrize(
-    ("gained", "lost", "count"), [(9, 3, 100), (0, 0, 50), (5, 0, 40), (30, 25, 200)]
-)
-def test_the_interval_of_a_difference_is_the_paired_bootstraps(gained, lost, count):
-    steps = np.array([1.0] * gained + [-1.0] * lost + [0.0] * (count - gained - lost))
-    low, high = difference_interval(gained, lost, count)
-    if gained == lost == 0:
-        assert (low, high) == (0, 0)
-        return
-    drawn = bootstrap((steps,), np.mean, n_resamples=9_999, method="percentile", rng=0)
-    assert low == pytest.approx(drawn.confidence_interval.low, abs=1.01 / count)
-    assert high == pytest.approx(drawn.confidence_interval.high, abs=1.01 / count)
+        assert one.value == pytest.approx(hits.mean() - first.mean())
+        assert one.interval == score_interval(one.gained, one.lost, 12)
+    assert "diff. (95 %)" in printed
+    assert f"{100 * one.value:+.2f} ({100 * one.interval[0]:+.1f} to " in printed
 
 
 def test_faults_on_the_way_change_no_score(store):
@@ -366,7 +353,7 @@ def test_the_result_is_saved_and_the_store_is_sound(store):
     document = json.loads(run.stdout)
     assert document["kind"] == "icl"
     assert document["protocol"]["model"] == "m"
-    assert document["differences"][0]["features"] == "embeddings + kl"
+    assert document["scores"][1]["difference"]["against"] == "embeddings"
     assert server.url not in json.dumps(document)
     assert [path.name for path in (store.root / "evals").iterdir()] == [
         document["saved"].rpartition("/")[2]
@@ -427,7 +414,7 @@ def test_a_store_without_splits_has_a_fifth_held_out(tmp_path):
         done = icl(store, server, pca_dims=(None, 4))
     assert [(s.n_train, s.n_test, s.dim) for s in done.scores] == [(48, 12, 16), (48, 12, 4)]
     assert "because" in done.protocol["split"]
-    assert done.differences[0].features == "embeddings + kl (4)"
+    assert done.scores[1].difference.against == "embeddings + kl"
 
 
 def test_cut_texts_and_open_lines_are_said(store, monkeypatch):
