@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.fingerprint import digest_ids, fingerprint
-from fungistore.sources.sample import Sample
+from fungistore.sources.sample import Cell, CellType, Sample
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store
@@ -21,8 +22,11 @@ class ListSource:
 
     root = "/nowhere"
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = samples
+    def __init__(self, samples: Sequence[Sample], columns: Mapping[str, CellType] = {}) -> None:
+        self._samples, self._columns = samples, columns
+
+    def columns(self) -> Mapping[str, CellType]:
+        return self._columns
 
     def label_names(self) -> list[str]:
         return sorted({sample.label for sample in self._samples if sample.label is not None})
@@ -40,18 +44,25 @@ def make_store(
     feature_set: str = "set",
     unit_rows: int = 16,
     salt: int = 0,
+    column: tuple[str, CellType, Sequence[Cell]] | None = None,
 ) -> Store:
     """Write a store whose rows are `blocks`: array name, such as "gradients/kl", to [n, d].
 
-    A second call with more rows grows the store; another `salt` gives other fingerprints.
+    A second call with more rows grows the store; another `salt` gives other fingerprints. Samples
+    may have a `column` of their own: its name, its type, and a cell for each.
     """
     splits = splits or [None] * len(labels)
     samples = [
         Sample(f"{row:06d}.jpg", f"{row:06d}.jpg", label, split)
         for row, (label, split) in enumerate(zip(labels, splits, strict=True))
     ]
+    columns = {}
+    if column is not None:
+        name, kind, cells = column
+        columns = {name: kind}
+        samples = [replace(one, cells=(cell,)) for one, cell in zip(samples, cells, strict=True)]
     store = Store.open_or_create(root)
-    add_source(store, ListSource(samples))
+    add_source(store, ListSource(samples, columns))
     for name, vectors in blocks.items():
         write_block(store, feature_set, name, vectors, unit_rows=unit_rows, salt=salt)
     return store

@@ -208,7 +208,9 @@ def _test(store: Store, feature_set: str, options: AdaptedOptions) -> _Tested:
     records = Records((array,))
     coverage = coverage_of((array,), records, len(store.samples), left_out(store))
     seed = made["seed"] if made.get("split_seed") is None else made["split_seed"]
-    rows = labelled_rows(store, coverage, holdout=made["holdout"], seed=seed)
+    rows = labelled_rows(
+        store, coverage, holdout=made["holdout"], seed=seed, group=made.get("group")
+    )
     test = rows.split.test
     refuse_trained_on(store, array, [(adaptation.seen, adaptation.images)], test)
     truth, count = rows.labels[test], len(adaptation.classes)

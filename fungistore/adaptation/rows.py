@@ -147,7 +147,13 @@ def find_rows(store: Store, options: AdaptOptions, read: Items | None, reader: R
 
     def divided() -> LabelledRows:
         coverage = Coverage(usable, 0, 0, removed)
-        rows = labelled_rows(store, coverage, holdout=options.holdout, seed=options.rows_seed)
+        rows = labelled_rows(
+            store,
+            coverage,
+            holdout=options.holdout,
+            seed=options.rows_seed,
+            group=options.group,
+        )
         names = store.manifest.labels
         return with_validation(rows, names, options.validation, options.rows_seed)
 

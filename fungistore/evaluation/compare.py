@@ -131,6 +131,7 @@ def compare_features(
         options.features,
         feature_set=options.feature_set,
         holdout=options.holdout,
+        group=options.group,
         seed=options.rows_seed,
     )
     matrix = task.matrix

@@ -21,7 +21,6 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.matrices.choices import Run
-from fungistore.matrices.splits import stratified_holdout
 from fungistore.store.samples import Rows
 
 VALIDATION_PART = 0.2  # FUNGI's reference code
@@ -63,8 +62,8 @@ def evaluate_linear(
         probe, protocol = choose_probe(task, matrix, reduction, run.rows_seed, options)
         if not protocol["validation_rows"]:
             context.reporter.notice(
-                f"{matrix.name}: every class has one training row, so there are none to choose "
-                f"the strength on: {protocol['strength']}, the middle one"
+                f"{matrix.name}: no training rows can be held out to choose the strength on, as "
+                f"every class has one, or one group has all: {protocol['strength']}, the middle one"
             )
         if not protocol["converged"]:
             context.reporter.notice(
@@ -110,7 +109,8 @@ def choose_probe(
 ) -> tuple[LogisticRegression, Config]:
     """Choose the strength on validation rows and fit the probe on all training rows.
 
-    Where every class has one training row, none can be held out: the middle strength is taken.
+    Where every class has one training row, or all are of one group, none can be held out: the
+    middle strength is taken.
 
     Returns:
         The probe, and what was decided: validation rows and accuracies, strength, convergence.
@@ -145,10 +145,10 @@ def _validated(task: Task, seed: int) -> tuple[Rows, Rows]:
     train, labels = task.split.train, task.labels
     if len(task.split.validation):
         return train, task.split.validation
-    _, others = stratified_holdout(task.spare, labels, VALIDATION_PART, seed, "validation")
+    _, others = task.split.hold_out(task.spare, labels, VALIDATION_PART, seed, "validation")
     if len(np.unique(labels[others])) > 1:
         return train, others
-    return stratified_holdout(train, labels, VALIDATION_PART, seed, "validation")
+    return task.split.hold_out(train, labels, VALIDATION_PART, seed, "validation")
 
 
 def fit_probe(

@@ -93,5 +93,6 @@ def _opened(store: str | Path, options: TableOptions, seed: int) -> Task:
         pca=options.pca,
         feature_set=options.feature_set,
         holdout=options.holdout,
+        group=options.group,
         seed=seed,
     )

@@ -24,6 +24,8 @@ from fungistore.store.samples import Rows
 def few(task: Task, shots: int | Literal["all"], rule: ShotRule, seed: int) -> Task:
     """Return the task of learning from shots; the other training rows are its `spare` ones.
 
+    Where rows are of groups, those of a shot's group are not spare.
+
     Args:
         task: of all training rows.
         shots: how many of each class.
@@ -38,6 +40,8 @@ def few(task: Task, shots: int | Literal["all"], rule: ShotRule, seed: int) -> T
     train = task.split.train
     chosen = choose_shots(train, task.labels, shots, rule, seed)
     spare = np.setdiff1d(train, chosen, assume_unique=True)
+    if (groups := task.split.groups) is not None:
+        spare = spare[~np.isin(groups.numbers[spare], groups.numbers[chosen])]
     return replace(task, split=replace(task.split, train=chosen), spare=spare)
 
 

@@ -15,7 +15,7 @@ from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
 from fungistore.matrices.seen import refuse_seen
-from fungistore.matrices.splits import Split, choose_split, stratified_holdout
+from fungistore.matrices.splits import Split, choose_split
 from fungistore.pca.stage import refuse_leak
 from fungistore.quantities import counted
 from fungistore.store.coverage import Coverage
@@ -73,7 +73,8 @@ class Task:
         excluded: rows of the split that were left out, by reason.
         present: labels, ascending, that some row has whose file is there; a class that lost its
             name to another stays among the store's names, and is none of the task's.
-        spare: labelled, usable training rows that are no shots; none where all are trained on.
+        spare: labelled, usable training rows that are no shots, nor of a group that has one; none
+            where all are trained on.
     """
 
     matrix: FeatureMatrix
@@ -110,6 +111,7 @@ def open_task(
     feature_set: str | None = None,
     holdout: float | None = None,
     seed: int = 0,
+    group: str | None = None,
 ) -> Task:
     """Open a store for classification.
 
@@ -120,6 +122,7 @@ def open_task(
         feature_set: may be left out where there is one.
         holdout: part of each class to test on, where the store has no test split.
         seed: of the holdout.
+        group: column of the samples; rows of equal values are on one side.
 
     Raises:
         UsageError: features cannot be found, labels are missing, one side of the split is empty,
@@ -128,25 +131,28 @@ def open_task(
     """
     opened = Store.open(store)
     matrix = open_features(opened, features, pca=pca, feature_set=feature_set)
-    task = task_of(matrix, holdout=holdout, seed=seed)
+    task = task_of(matrix, holdout=holdout, seed=seed, group=group)
     refuse_leak(matrix, task.split.test)
     return task
 
 
-def task_of(matrix: FeatureMatrix, *, holdout: float | None, seed: int) -> Task:
+def task_of(
+    matrix: FeatureMatrix, *, holdout: float | None, seed: int, group: str | None = None
+) -> Task:
     """Return the task of classifying the rows of any features, as `open_task` does.
 
     Args:
         matrix: the features.
         holdout: part of each class to test on, where the store has no test split.
         seed: of the holdout.
+        group: column of the samples; rows of equal values are on one side.
 
     Raises:
         UsageError: labels are missing, one side of the split is empty, all training rows are of one
             class, or the features' encoder was adapted on test rows.
     """
     opened, coverage = matrix.store, matrix.coverage()
-    found = labelled_rows(opened, coverage, holdout=holdout, seed=seed)
+    found = labelled_rows(opened, coverage, holdout=holdout, seed=seed, group=group)
     refuse_seen(opened, matrix.arrays, found.split.test)
     present = np.unique(found.labels[(found.labels >= 0) & ~coverage.removed])
     return Task(matrix, found.labels, found.split, found.excluded, present)
@@ -168,7 +174,12 @@ class LabelledRows:
 
 
 def labelled_rows(
-    store: Store, coverage: Coverage, *, holdout: float | None, seed: int
+    store: Store,
+    coverage: Coverage,
+    *,
+    holdout: float | None,
+    seed: int,
+    group: str | None = None,
 ) -> LabelledRows:
     """Divide a store's labelled rows into those to train, to validate and to test on.
 
@@ -177,13 +188,14 @@ def labelled_rows(
         coverage: which of its rows can be used.
         holdout: part of each class to test on, where the store has no test split.
         seed: of the holdout.
+        group: column of the samples; rows of equal values are on one side.
 
     Raises:
         UsageError: labels are missing, one side of the split is empty, or all training rows are
             of one class.
     """
     labels = store.samples.labels()
-    split = choose_split(store, holdout=holdout, seed=seed)
+    split = choose_split(store, holdout=holdout, seed=seed, group=group)
     rows = np.concatenate([split.train, split.validation, split.test])
     is_labelled, is_usable = labels >= 0, coverage.usable
     if not is_labelled[rows].any():
@@ -244,7 +256,15 @@ def with_validation(
     """
     split, labels = rows.split, rows.labels
     if not len(split.validation):
-        train, held = stratified_holdout(split.train, labels, validation, seed, "validation")
+        train, held = split.hold_out(split.train, labels, validation, seed, "validation")
+        if split.groups is not None and not len(held):
+            raise UsageError(
+                "the training rows have no two groups that can be held out to validate on",
+                where=f"--group {split.groups.column}",
+                expected="two groups or more without a class of their own",
+                found=counted(split.groups.count(train), "group"),
+                hint="a smaller --holdout, another --split-seed, or a split val of the store's own",
+            )
         origin = {"validation": validation, "validation_seed": seed}
         described = split.description | origin
         split = replace(split, train=train, validation=held, description=described)
@@ -254,7 +274,8 @@ def with_validation(
         raise UsageError(
             f"{counted(len(unseen), 'class has', 'classes have')} no training rows",
             found=", ".join(names[label] for label in unseen[:NAMES_SHOWN]),
-            hint="give each class training images with usable features, or leave the class out",
+            hint="give each class training images with usable features, or leave the class out"
+            + ("" if split.groups is None else "; or hold out other groups with --split-seed"),
         )
     return replace(rows, split=split)
 

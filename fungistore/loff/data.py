@@ -108,6 +108,7 @@ def open_head_data(
     holdout: float | None,
     validation: float,
     seed: int,
+    group: str | None = None,
 ) -> HeadData:
     """Choose the rows of a feature to train a head on.
 
@@ -120,6 +121,7 @@ def open_head_data(
         holdout: part of each class to test on, where the store has no test split.
         validation: part of each training class, where the store has no validation split.
         seed: of both.
+        group: column of the samples; rows of equal values are on one side.
 
     Raises:
         UsageError: a feature or labels are missing, the grid cannot be pooled, or a class that
@@ -139,7 +141,7 @@ def open_head_data(
     _refuse_padded(store, chosen, feature)
     _refuse_unpoolable(arrays[0], feature, pool)
     matrix = FeatureMatrix(store, chosen, features, arrays)
-    rows = labelled_rows(store, matrix.coverage(), holdout=holdout, seed=seed)
+    rows = labelled_rows(store, matrix.coverage(), holdout=holdout, seed=seed, group=group)
     refuse_seen(store, arrays, rows.split.test)
     names = store.manifest.labels
     rows = with_validation(rows, names, validation, seed)

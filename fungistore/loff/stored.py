@@ -227,6 +227,7 @@ def _split_again(store: Store, stored: StoredHead) -> HeadData:
         feature_set=stored.feature_set,
         pool=stored.pool,
         holdout=options["holdout"],
+        group=options.get("group"),
         validation=options["validation"],
         seed=stored.rows_seed,
     )

@@ -124,6 +124,7 @@ def train_loff(
         feature_set=options.feature_set,
         pool=options.pool,
         holdout=options.holdout,
+        group=options.group,
         validation=options.validation,
         seed=options.rows_seed,
     )

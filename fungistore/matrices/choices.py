@@ -189,6 +189,14 @@ class SplitChoice(SeedChoice):
             "Part of each class to test on.", default="the store's split, or 0.2 where it has none"
         ),
     ] = None
+    group: Annotated[
+        str | None,
+        Setting(
+            "Column of the samples whose equal values stay on one side, as a patient's images.",
+            default="each sample by itself",
+            metavar="COLUMN",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

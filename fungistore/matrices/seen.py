@@ -77,7 +77,7 @@ def refuse_trained_on(store: Store, array: UnitArray, seen: Sequence[Seen], rows
             where=array.name,
             expected="rows that fungi adapt has neither trained nor validated on",
             found=f"{some}{', ...' if count > IDS_SHOWN else ''}",
-            hint="the --holdout and --validation that fungi adapt had, and as --split-seed "
+            hint="the --holdout, --validation and --group of fungi adapt, and as --split-seed "
             "its --split-seed, or --seed where it had none; or --split test; where samples were "
             "added since, adapt anew: their holdout is another one",
         )

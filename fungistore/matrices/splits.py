@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
+from fungistore.matrices.groups import Groups, grouped_holdout, read_groups, sole_groups
+from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
@@ -28,6 +30,8 @@ class Split:
         test: rows to report on.
         description: where they come from, as part of a protocol.
         outside: rows of no split, in a store that has splits; they are for nothing.
+        groups: that are not to be divided, None where rows are independent.
+        grouped: what the user should know of them, None if nothing.
     """
 
     train: Rows
@@ -35,14 +39,20 @@ class Split:
     test: Rows
     description: Config
     outside: int = 0
+    groups: Groups | None = None
+    grouped: str | None = None
 
     def remark(self, seeds: int = 1, *, is_fixed: bool = False) -> str | None:
-        """Say what the user should know of it: that it was made without being asked for, and why.
+        """Say what the user should know of it: why it was made unasked, and what groups made of it.
 
         Args:
             seeds: how many splits are made like this one, from its seed on.
             is_fixed: the part cannot be chosen, but by splits of the store's own.
         """
+        said = [self._unasked(seeds, is_fixed=is_fixed), self.grouped]
+        return "; ".join(filter(None, said)) or None
+
+    def _unasked(self, seeds: int, *, is_fixed: bool) -> str | None:
         if "because" not in self.description:
             return None
         part, seed = self.description["holdout"], self.description["seed"]
@@ -57,6 +67,17 @@ class Split:
         """Return the split without the rows that a mask over the sample table excludes."""
         names = ("train", "validation", "test")
         return replace(self, **{name: (rows := getattr(self, name))[mask[rows]] for name in names})
+
+    def hold_out(
+        self, rows: Rows, labels: NDArray[np.int32], part: float, seed: int, purpose: str
+    ) -> tuple[Rows, Rows]:
+        """Divide some of its rows as it was divided: by class, and groups whole where it has any.
+
+        See `stratified_holdout` and `grouped_holdout`.
+        """
+        if self.groups is None:
+            return stratified_holdout(rows, labels, part, seed, purpose)
+        return grouped_holdout(rows, labels, self.groups, part, seed, purpose)
 
 
 def named_split(store: Store, name: str, hint: str) -> Rows:
@@ -81,7 +102,9 @@ def named_split(store: Store, name: str, hint: str) -> Rows:
     return splits[name]
 
 
-def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
+def choose_split(
+    store: Store, *, holdout: float | None, seed: int, group: str | None = None
+) -> Split:
     """Return the store's own split, or hold out a part of its train split.
 
     Without `holdout`, test rows are those of the split "test", or of "val" where there is no
@@ -93,22 +116,25 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
         store: the store.
         holdout: the part of each class to hold out, between 0 and 1.
         seed: of the choice of held-out rows.
+        group: column of the samples; rows of equal values stay on one side of a holdout.
 
     Raises:
-        UsageError: the store has splits, and none to train on, or none to test on.
+        UsageError: the store has splits, and none to train on, or none to test on; or there are no
+            groups that can be held out.
     """
     splits = store.samples.splits()
     if holdout is None and (because := _lack_of_test_rows(splits)):
-        split = choose_split(store, holdout=HOLDOUT, seed=seed)
+        split = choose_split(store, holdout=HOLDOUT, seed=seed, group=group)
         return replace(split, description=split.description | {"because": because})
     empty = np.zeros(0, np.int64)
     outside = len(store.samples) - sum(map(len, splits.values())) if splits else 0
     if holdout is not None:
         pool = splits.get("train", np.arange(len(store.samples)))
-        train, test = stratified_holdout(pool, store.samples.labels(), holdout, seed)
         origin = "train" if "train" in splits else "all"
         description: Config = {"from": origin, "holdout": holdout, "seed": seed}
-        return Split(train, empty, test, description, outside if "train" in splits else 0)
+        outside = outside if "train" in splits else 0
+        whole = Split(pool, empty, empty, description, outside)
+        return _held_out(store, whole, group, holdout, seed)
     test_name = next((name for name in ("test", "val") if name in splits), None)
     if test_name is None or "train" not in splits:
         raise UsageError(
@@ -120,7 +146,55 @@ def choose_split(store: Store, *, holdout: float | None, seed: int) -> Split:
         )
     validation = splits.get("val", empty) if test_name == "test" else empty
     description = {"from": "store", "train": "train", "test": test_name}
-    return Split(splits["train"], validation, splits[test_name], description, outside)
+    split = Split(splits["train"], validation, splits[test_name], description, outside)
+    return split if group is None else _compared(store, split, group)
+
+
+def _held_out(store: Store, whole: Split, group: str | None, part: float, seed: int) -> Split:
+    """Hold a part of the training rows of a split out, to test on."""
+    rows, labels = whole.train, store.samples.labels()
+    if group is not None:
+        whole = replace(whole, groups=read_groups(store, group, rows))
+    train, test = whole.hold_out(rows, labels, part, seed, "holdout")
+    if (groups := whole.groups) is None:
+        return replace(whole, train=train, test=test)
+    names = store.manifest.labels
+    count = groups.count(rows)
+    sole = [names[label] for label in sole_groups(rows, labels, groups)]
+    if not len(test):
+        raise UsageError(
+            "there are no two groups that can be held out",
+            where=f"--group {group}",
+            expected="two groups or more without a class of their own",
+            found=counted(count, "group")
+            + (f"; all rows of a class are in one of them: {', '.join(sole)}" if count > 1 else ""),
+            hint="a column of more and smaller groups, or no --group",
+        )
+    held, of = groups.count(test), counted(count, "group")
+    said = (
+        f"--group {group}: {held} of {of}, {len(test) / len(rows):.1%} of the rows, "
+        f"{'is' if held == 1 else 'are'} held out by the seed {seed}"
+    )
+    if sole:
+        said += f"; groups with all rows of a class are kept to train on: {', '.join(sole)}"
+    description = whole.description | {"group": group}
+    return replace(whole, train=train, test=test, description=description, grouped=said)
+
+
+def _compared(store: Store, split: Split, group: str) -> Split:
+    """Count which groups a store's own splits divide; rows to validate on may be held out yet."""
+    sides = [split.train, split.validation, split.test]
+    groups = read_groups(store, group, np.concatenate(sides))
+    of_sides = [np.unique(groups.numbers[rows]) for rows in sides]
+    _, counts = np.unique(np.concatenate(of_sides), return_counts=True)
+    divided = int((counts > 1).sum())
+    said = (
+        f"--group {group}: {divided} of {counted(len(counts), 'group')} "
+        f"{'is' if divided == 1 else 'are'} in more than one of the store's splits, so rows are "
+        f"tested on whose like were trained on; --holdout {HOLDOUT} keeps groups whole"
+    )
+    description = split.description | {"group": group}
+    return replace(split, groups=groups, description=description, grouped=said if divided else None)
 
 
 def _lack_of_test_rows(splits: Mapping[str, Rows]) -> str | None:

@@ -31,3 +31,10 @@ class PcaOptions(BlockChoice, SplitChoice, RemovedChoice):
     storage_dtype: Annotated[StorageDtype, Setting("Of the coordinates.", heading=STORAGE)] = (
         "float16"
     )
+
+    def __post_init__(self) -> None:
+        """Check every field, and that groups have something to be held out of."""
+        super().__post_init__()
+        if self.group is not None and self.holdout is None:
+            expected = "nothing without --holdout: the PCA is fitted on a split, or on all rows"
+            self.refuse("group", expected, self.group, "--holdout 0.2, or leave out --group")

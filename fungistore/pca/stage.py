@@ -207,8 +207,8 @@ def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
             where=matrix.name,
             expected="a PCA that has not seen the test rows",
             found=f"fitted on: {described}",
-            hint="fit another with fungi pca, with the --holdout of the evaluation, and as "
-            "--split-seed its --split-seed, or --seed where it had none "
+            hint="fit another with fungi pca, with the --holdout and --group of the evaluation, "
+            "and as --split-seed its --split-seed, or --seed where it had none "
             f"(--holdout {HOLDOUT} if it names none), or on the train split",
         )
 
@@ -220,7 +220,9 @@ def _fit_rows(
     coverage = matrix.coverage()
     splits = store.samples.splits()
     if options.holdout is not None:
-        split = choose_split(store, holdout=options.holdout, seed=options.rows_seed)
+        split = choose_split(
+            store, holdout=options.holdout, seed=options.rows_seed, group=options.group
+        )
         rows, origin = split.train, split.description
     elif options.fit_split in splits:
         rows, origin = splits[options.fit_split], {"from": options.fit_split}

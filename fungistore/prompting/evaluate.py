@@ -117,6 +117,7 @@ def evaluate_icl(
         pca=options.pca,
         feature_set=options.feature_set,
         holdout=options.holdout,
+        group=options.group,
         seed=options.rows_seed,
     )
     split = say_split(task.split, context)

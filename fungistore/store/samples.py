@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from fungistore.location import is_inline, is_there, locate
 from fungistore.sources.batches import CELL
 from fungistore.sources.cells import cell_type, cells_as
-from fungistore.sources.sample import OF_TABLE, CellType
+from fungistore.sources.sample import OF_TABLE, Cell, CellType
 from fungistore.store.census import Census
-from fungistore.store.columns import columns_in, joined_columns
+from fungistore.store.columns import cells_in, columns_in, joined_columns
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.folder import Folder
 from fungistore.store.plain import Terms
@@ -169,6 +169,19 @@ class SampleTable:
     def columns(self) -> dict[str, CellType]:
         """Return the columns that sources had beside those of every sample, with their types."""
         return joined_columns(map(self._columns_of, self.parts))
+
+    def cells(self, name: str) -> list[Cell]:
+        """Return every row's cell of one of `columns()`; parts without it have none."""
+        kinds = {name: self.columns()[name]}
+        found: list[Cell] = []
+        for part in self.parts:
+            with self.open(part) as file:
+                if name not in columns_in(file.schema_arrow):
+                    found += [None] * part.rows
+                    continue
+                for batch in file.iter_batches(ROWS_PER_GROUP, columns=[CELL + name]):
+                    found += cells_in(batch, kinds)[0].to_pylist()
+        return found
 
     def tables(self) -> Iterator[tuple[Part, pa.Table]]:
         """Yield each part with all of its columns."""

@@ -23,7 +23,13 @@ Chance = Annotated[float, Ge(0), Lt(1)]
 
 # settings that came later: left out of a frozen configuration where they change nothing, so that
 # older trainings still fit
-LATER: dict[str, Any] = {"order": None, "ema": 0.0, "loss": PLAIN_LOSS, "split_seed": None}
+LATER: dict[str, Any] = {
+    "order": None,
+    "ema": 0.0,
+    "loss": PLAIN_LOSS,
+    "split_seed": None,
+    "group": None,
+}
 
 
 def without_defaults(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
