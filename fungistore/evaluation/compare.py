@@ -17,6 +17,7 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.evaluation.intervals import metric_intervals, over_runs
 from fungistore.evaluation.knn import predict
 from fungistore.evaluation.metrics import classification_metrics
+from fungistore.evaluation.neighbour_count import say_votes
 from fungistore.evaluation.options import CompareOptions, KnnOptions
 from fungistore.evaluation.paired import Combination, Hits, paired_difference
 from fungistore.evaluation.plots import check_plot, save_plot
@@ -141,23 +142,21 @@ def compare_features(
         "A": _choose(matrix, options.a or matrix.features[:1], "--a"),
         "B": _choose(matrix, options.b or matrix.features, "--b"),
     }
-    train_rows = len(task.split.train)
-    refuse_too_few(
-        "there are fewer train rows than neighbours", train_rows, options.k, "a lower --k"
-    )
+    k = min(options.k, len(task.split.train))
+    say_votes(options.k, len(task.split.train), "majority", context)
     context.reporter.begin("comparing", 3)
     cka = linear_cka(matrix, np.flatnonzero(matrix.coverage().usable))
     context.reporter.advance(1)
     predictions = {}
     for name, combination in combinations.items():
         context.stop_if_asked()
-        predictions[name] = _predict(task, combination, options.k)
+        predictions[name] = _predict(task, combination, k)
         context.reporter.advance(1)
     context.reporter.end()
     protocol: Config = {
         "a": list(combinations["A"].features),
         "b": list(combinations["B"].features),
-        "k": options.k,
+        "k": k,
         "vote": "majority",
         "metric": "euclidean",
         "split": split,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fungistore.errors import UsageError
+from fungistore.evaluation.neighbour_count import say_votes
 from fungistore.evaluation.options import KnnOptions
 from fungistore.evaluation.predictions import RANKED, Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
@@ -20,7 +21,6 @@ from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.matrices.choices import Run
 from fungistore.matrices.neighbours import Database, nearest, nearest_rows
-from fungistore.quantities import counted
 
 
 def evaluate_knn(
@@ -31,8 +31,9 @@ def evaluate_knn(
 ) -> Evaluation:
     """Classify the test rows by their nearest training rows.
 
-    The majority vote gives scikit-learn's `KNeighborsClassifier` predictions. Memory is bounded:
-    rows beyond 1 GB are read from the store again and again.
+    The majority vote gives scikit-learn's `KNeighborsClassifier` predictions. Of fewer training
+    rows than k all vote, which is said before they do; the score's protocol has their number.
+    Memory is bounded: rows beyond 1 GB are read from the store again and again.
 
     Args:
         store: the store's directory.
@@ -40,19 +41,25 @@ def evaluate_knn(
         context: its reporter is told what happens, its stop asked between runs.
 
     Raises:
-        UsageError: features, labels or splits are missing, or training rows are fewer than k.
+        UsageError: features, labels or splits are missing.
         MismatchError: a stored PCA was fitted on test rows.
     """
 
     KnnOptions.accept(options)
 
+    said: set[int] = set()
+
     def check(task: Task) -> None:
-        _refuse_few(len(task.split.train), options.k)
+        if (rows := len(task.split.train)) not in said:
+            say_votes(options.k, rows, options.vote, context)
+            said.add(rows)
 
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
         reduction = fit_reduction(matrix, task.split.train, dim, context)
-        predictions = _predictions(task, matrix, reduction, options)
-        return Outcome(predictions, reduction.dim, reduction.protocol)
+        k = min(options.k, len(task.split.train))
+        predictions = _predictions(task, matrix, reduction, replace(options, k=k))
+        fewer: Config = {"k": k} if k < options.k else {}
+        return Outcome(predictions, reduction.dim, reduction.protocol | fewer)
 
     protocol = _protocol(options)
     return evaluate_table(store, "knn", options, protocol, classify, context, check=check)
@@ -136,17 +143,6 @@ def _predictions(
         for _, queries in TaskRows(matrix, task.split.test, transform)
     ]
     return Predictions.joined(parts)
-
-
-def _refuse_few(train: int, k: int) -> None:
-    if train < k:
-        raise UsageError(
-            f"{counted(train, 'training row has', 'training rows have')} no "
-            f"{counted(k, 'nearest neighbour')}",
-            expected=f"at least {counted(k, 'training row')}",
-            found=train,
-            hint=f"--k {train} or fewer, or more --shots",
-        )
 
 
 def _protocol(options: KnnOptions) -> Config:

@@ -61,9 +61,10 @@ def evaluate_linear(
         reduction = fit_reduction(matrix, task.split.train, dim, context)
         probe, protocol = choose_probe(task, matrix, reduction, run.rows_seed, options)
         if not protocol["validation_rows"]:
+            one_group = "" if task.split.groups is None else ", or one group has all"
             context.reporter.notice(
-                f"{matrix.name}: no training rows can be held out to choose the strength on, as "
-                f"every class has one, or one group has all: {protocol['strength']}, the middle one"
+                f"{matrix.name}: every class has one training row{one_group}, so there are none to "
+                f"choose the strength on: {protocol['strength']}, the middle one"
             )
         if not protocol["converged"]:
             context.reporter.notice(

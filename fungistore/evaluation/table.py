@@ -68,7 +68,7 @@ def evaluate_table(
         protocol: what else decides the scores.
         classify: the classifier.
         context: its reporter is told what happens, its stop asked between runs.
-        check: refuses a task that the classifier cannot be given, before anything is run.
+        check: is shown what each run learns from, before anything is run.
         draws_validation: whether the classifier draws validation rows where the store has none.
 
     Raises:

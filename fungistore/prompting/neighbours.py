@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from fungistore.errors import UsageError
+from fungistore.evaluation.neighbour_count import neighbours_used
 from fungistore.evaluation.task import TaskRows
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.matrices.neighbours import nearest
-from fungistore.quantities import counted
 from fungistore.store.samples import Rows
 
 
@@ -46,10 +46,7 @@ def at_most(k: int, train: Rows, queries: Rows, context: Context) -> int:
             expected="two training rows with a label and usable features, or more",
             found=len(train),
         )
-    if k > most:
-        rows = counted(most, "training row", "training rows")
-        context.reporter.notice(f"--k {k}: there are {rows} to choose from, and all are examples")
-    return min(k, most)
+    return neighbours_used(k, most, context, "all are examples")
 
 
 def near(

@@ -16,12 +16,12 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 from typer.testing import CliRunner
 
-from feature_world import clustered, make_store
+from feature_world import Notices, clustered, make_store
 from fungistore.errors import FungiError, UsageError
 from fungistore.evaluation.compare import Comparison, compare_features, linear_cka
 from fungistore.evaluation.options import CompareOptions
 from fungistore.evaluation.plots import MOST_BARS, check_plot, draw_comparison, save_plot
-from fungistore.machine.context import QUIET
+from fungistore.machine.context import QUIET, Context
 from fungistore.matrices.blocks import open_features
 from fungistore.store.store import Store
 
@@ -135,12 +135,22 @@ def test_rows_that_cannot_be_used_are_counted_and_left_out(tmp_path: Path) -> No
     assert list(found.excluded.values()) == [2, 1]
 
 
+def test_more_neighbours_than_training_rows_are_said(tmp_path: Path) -> None:
+    """All rows vote then, and the protocol has their number."""
+    vectors, labels = clustered(20, 2, 6)
+    store = make_store(tmp_path / "s", {"embeddings": vectors}, labels)
+    said: list[str] = []
+    options = CompareOptions(holdout=0.5, a=("embeddings",))
+    done = compare_features(store.root, options, context=Context(Notices(said)))
+    assert said[0].startswith("--k 20 of 10 training rows: 10 are used; all of them vote, so")
+    assert done.protocol["k"] == 10
+
+
 @pytest.mark.parametrize(
     ("labels", "arguments", "words"),
     [
         (["one"] * 20, {"holdout": 0.5, "k": 3}, "of one class"),
         ([None] * 20, {"holdout": 0.5, "k": 3}, "no labels"),
-        (["a", "b"] * 10, {"holdout": 0.5}, "a lower --k"),
         (
             ["a", "b"] * 10,
             {"holdout": 0.5, "k": 0},

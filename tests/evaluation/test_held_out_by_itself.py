@@ -104,7 +104,6 @@ def test_the_command_line_says_it(store: Store) -> None:
     [
         (["one"] * 20, 3, "all training rows are of one class"),
         ([f"c{number}" for number in range(20)], 3, "no class can be divided: each has one row"),
-        (["a", "b"] * 3, 20, "4 training rows have no 20 nearest neighbours"),
         ([None] * 20, 3, "the samples have no labels"),
     ],
 )

@@ -257,10 +257,31 @@ def test_spoiled_test_rows_change_no_other_prediction(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("options", "rows", "use"),
+    [
+        ({"k": 321}, 320, "all of them vote, so every test row is said to be of the largest class"),
+        ({"shots": (2,), "vote": "weighted"}, 14, "all of them vote, the nearest most"),
+        ({"shots": (2, 3), "split_seeds": 2}, 14, "all of them vote, so every test row is said"),
+    ],
+)
+def test_more_neighbours_than_training_rows_are_said_before_they_vote(store, options, rows, use):
+    """Once for each number of rows; the scores' protocols have the number that voted."""
+    said = []
+    done = evaluate_knn(store.root, KnnOptions(**options), context=Context(Notices(said)))
+    k = options.get("k", 20)
+    (line,) = [line for line in said if line.startswith("--k ")]
+    assert line.startswith(f"--k {k} of {rows} training rows: {rows} are used; {use}")
+    first = done.scores[0].protocol
+    assert (done.protocol["k"], first.get("runs", [first])[0]["k"]) == (k, rows)
+    voted = KnnOptions(**options | {"k": rows, "shots": options.get("shots", ("all",))[:1]})
+    assert done.scores[0].metrics == evaluate_knn(store.root, voted).scores[0].metrics
+    assert all("k" not in score.protocol for score in evaluate_knn(store.root, voted).scores)
+
+
+@pytest.mark.parametrize(
     ("options", "what"),
     [
-        (KnnOptions(k=321), "320 training rows have no 321"),
-        (KnnOptions(shots=2), "14 training rows have no 20"),
+        (KnnOptions(pca="none"), "there is no PCA"),
         (KnnOptions(features=("dino",)), "no such feature"),
     ],
 )
@@ -339,7 +360,7 @@ def test_the_command_prints_a_table(store):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--vote", "odd"], ["--combinations", "some"], ["--pca-dim", "x"], ["--k", "999"]]
+    "arguments", [["--vote", "odd"], ["--combinations", "some"], ["--pca-dim", "x"], ["--k", "0"]]
 )
 def test_bad_flags_exit_2(store, arguments):
     assert CliRunner().invoke(app, ["eval", "knn", str(store.root), *arguments]).exit_code == 2

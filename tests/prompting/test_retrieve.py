@@ -124,7 +124,7 @@ def test_fewer_rows_than_asked_for_are_said_and_used(tmp_path):
     context = Context(Notices(said))
     (first, *_) = fungi.retrieve(store.root, fungi.RetrieveOptions(k=6), context=context)
     assert len(first.examples) == 5
-    assert said == ["--k 6: there are 5 training rows to choose from, and all are examples"]
+    assert said == ["--k 6 of 5 training rows: 5 are used; all are examples"]
     options = fungi.RetrieveOptions(k=6, split="train")
     assert len(next(iter(fungi.retrieve(store.root, options))).examples) == 4
 
