@@ -178,7 +178,23 @@ class RepeatChoice(SeedChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitChoice(SeedChoice):
+class GroupChoice(Settings):
+    """Which rows belong together."""
+
+    heading = ROWS
+
+    group: Annotated[
+        str | None,
+        Setting(
+            "Column of the samples whose equal values stay on one side, as a patient's images.",
+            default="each sample by itself",
+            metavar="COLUMN",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitChoice(GroupChoice, SeedChoice):
     """Which rows to test on: those of the store's test split, or a part of each class."""
 
     heading = ROWS
@@ -187,14 +203,6 @@ class SplitChoice(SeedChoice):
         Share | None,
         Setting(
             "Part of each class to test on.", default="the store's split, or 0.2 where it has none"
-        ),
-    ] = None
-    group: Annotated[
-        str | None,
-        Setting(
-            "Column of the samples whose equal values stay on one side, as a patient's images.",
-            default="each sample by itself",
-            metavar="COLUMN",
         ),
     ] = None
 

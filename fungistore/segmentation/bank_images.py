@@ -32,14 +32,18 @@ class BankImages:
     excluded: dict[str, int]
 
 
-def choose_images(store: Store, tokens: TokenMatrix, context: Context) -> BankImages:
+def choose_images(
+    store: Store, tokens: TokenMatrix, group: str | None, context: Context
+) -> BankImages:
     """Return the images of a bank, and how many of the train split are left out, by reason.
+
+    Images with the same value in the column `group` are all in the bank's part, or none is.
 
     Raises:
         UsageError: the store has no masks, or no training image has a mask and usable features.
     """
     masks = open_masks(store)
-    split = choose_split(store, holdout=None, seed=0)
+    split = choose_split(store, holdout=None, seed=0, group=group)
     if remark := split.remark(is_fixed=True):
         context.reporter.notice(remark)
     coverage = tokens.coverage()

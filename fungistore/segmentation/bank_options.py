@@ -10,7 +10,7 @@ from annotated_types import MinLen
 from fungistore.extraction.options import ReplayChoice
 from fungistore.headings import FEATURES, STORAGE
 from fungistore.indexing.options import AUTO, DEFAULT_TARGET_RECALL, Factory
-from fungistore.matrices.choices import Features, FeatureSetChoice, RemovedChoice
+from fungistore.matrices.choices import Features, FeatureSetChoice, GroupChoice, RemovedChoice
 from fungistore.names import PlainName
 from fungistore.settings import Count, Positive, Setting, Share
 
@@ -18,7 +18,7 @@ BANK_NAME = "bank"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BankOptions(FeatureSetChoice, RemovedChoice, ReplayChoice):
+class BankOptions(FeatureSetChoice, GroupChoice, RemovedChoice, ReplayChoice):
     """Settings of `fungi bank`."""
 
     heading = "Memory bank"

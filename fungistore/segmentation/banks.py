@@ -56,6 +56,7 @@ class Bank:
         fingerprints: of the arrays of the bank.
         contents: the rows of these that it has.
         index: searches faster, and less exactly; None: exact search.
+        group: column of the samples that kept images together where the bank's were chosen.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Bank:
     fingerprints: Mapping[str, str]
     contents: Mapping[str, Content]
     index: Searcher | None = None
+    group: str | None = None
 
     def search(self, queries: Vectors, k: int) -> tuple[Vectors, NDArray[np.int64]]:
         """Return the cosines [q, k] of unit vectors with their nearest, and places [q, k] of these.
@@ -221,6 +223,7 @@ def _loaded(
         fingerprints=tokens.fingerprints
         | {one.name: store.setups.reference(one.fingerprint) for one in both},
         contents={one.name: content_of(one, rows, records.of(one.name)) for one in both},
+        group=made.get("group"),
     )
 
 

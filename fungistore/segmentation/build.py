@@ -117,7 +117,7 @@ def build_bank(
     )
     thing = f"features/{tokens.feature_set}/{BANK}{options.name}"
     with disk_errors_explained(opened.where), opened.writing(thing) as target:
-        plan = choose_images(target, tokens, context)
+        plan = choose_images(target, tokens, options.group, context)
         return _build(target, plan, options, context, restart=restart)
 
 
@@ -216,7 +216,8 @@ def _config(plan: BankImages, options: BankOptions) -> Config:
             "unit_rows": tokens.unit_rows,
             "codec": array.codec,
             "options": _flags(options),
-        },
+        }
+        | ({} if options.group is None else {"group": options.group}),
     }
 
 

@@ -179,11 +179,21 @@ def _test_rows(store: Store, masks: Masks, banks: Sequence[Bank], context: Conte
 
     Raises:
         UsageError: there are none.
-        MismatchError: a bank has some of them, or is of other classes.
+        MismatchError: a bank has some of them, or is of other classes, or of other groups than the
+            others.
     """
     for bank in banks:
         refuse_other_classes(bank, masks)
-    split = choose_split(store, holdout=None, seed=0)
+    group, *others = dict.fromkeys(bank.group for bank in banks)
+    if others:
+        raise MismatchError(
+            "banks of images that were held out in different ways",
+            where=f"--bank {','.join(bank.name for bank in banks)}",
+            expected="banks that were made with the same --group",
+            found=", ".join(f"{bank.name}: {bank.group or 'none'}" for bank in banks),
+            hint="test them one by one, or make one again with fungi bank --restart",
+        )
+    split = choose_split(store, holdout=None, seed=0, group=group)
     if remark := split.remark(is_fixed=True):
         context.reporter.notice(remark)
     for bank in banks:

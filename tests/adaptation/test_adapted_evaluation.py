@@ -195,3 +195,22 @@ def test_each_frozen_backbone_has_a_split_of_its_own(tmp_path, photos, base, opt
     extracted(photos, tmp_path / "s.fungi", base, "l")
     adapt(photos, tmp_path / "s.fungi", replace(linear, seed=1), restart=True)
     assert evaluate_adapted(tmp_path / "s.fungi").scores[0].n_test == 4
+
+
+@pytest.mark.slow
+def test_an_adaptation_holds_out_whole_groups(photos, base, options, tmp_path):
+    """Of the images of a patient all are tested on or none; what it has seen is said by them."""
+    table = tmp_path / "photos.csv"
+    files = sorted(photos.rglob("*.png"))
+    rows = [f"{one},{one.parent.name},p{place // 4}" for place, one in enumerate(files)]
+    table.write_text("\n".join(["path,label,patient", *rows]))
+    store, grouped = tmp_path / "s.fungi", replace(options, name="g", group="patient")
+    done = adapt(table, store, grouped)
+    assert done.split["group"] == "patient"
+    extracted(table, store, base, "g")
+    (score,) = evaluate_adapted(store).scores
+    assert (score.n_test, score.n_test % 4) == (len(files) - done.n_train - done.n_validation, 0)
+    with pytest.raises(UsageError, match="was adapted on") as caught:
+        fungi.evaluate_knn(store, fungi.KnnOptions(k=1, holdout=0.25))
+    assert "--group" in caught.value.hint
+    fungi.evaluate_knn(store, fungi.KnnOptions(k=1, holdout=0.25, group="patient"))
