@@ -121,7 +121,6 @@ def grouped_holdout(
     """
     sole = list(sole_groups(rows, labels, groups).values())
     free = rows[~np.isin(groups.numbers[rows], sole)]
-    free = free[np.lexsort((labels[free], groups.numbers[free]))]  # whatever the order of rows
     of_rows, sizes = groups.numbers[free], np.unique(labels[free], return_counts=True)[1]
     most = min(len(np.unique(of_rows)), int(sizes.max(initial=0)))
     if most < 2:

@@ -16,6 +16,7 @@ from fungistore.evaluation.compare import compare_features
 from fungistore.evaluation.knn import evaluate_knn
 from fungistore.evaluation.linear import evaluate_linear
 from fungistore.evaluation.options import CompareOptions, KnnOptions, LinearOptions
+from fungistore.evaluation.shots import few
 from fungistore.evaluation.task import open_task
 from fungistore.loff.evaluate import evaluate_loff
 from fungistore.loff.evaluate_options import LoffOptions
@@ -80,11 +81,10 @@ def test_the_groups_are_folds_of_scikit_learn(purpose):
     rows, groups = np.arange(300), Groups("g", numbers)
     kept, held = grouped_holdout(rows, labels, groups, 0.3, 7, purpose)
     keys = Stream(7, purpose, "groups").uniform(11)
-    order = np.lexsort((labels, numbers))
     folds = StratifiedGroupKFold(10, shuffle=True, random_state=int(keys[0] * 2**32))
-    tests = [test for _, test in folds.split(order, labels[order], numbers[order])]
+    tests = [test for _, test in folds.split(rows, labels, numbers)]
     chosen = np.argsort(keys[1:])[:3]
-    assert held.tolist() == sorted(order[np.concatenate([tests[one] for one in chosen])].tolist())
+    assert held.tolist() == sorted(np.concatenate([tests[one] for one in chosen]).tolist())
     assert sorted([*kept, *held]) == rows.tolist()
 
 
@@ -224,6 +224,16 @@ def test_rows_to_validate_on_are_whole_groups_of_the_training_side(store):
     tested = evaluate_loff(store.root, LoffOptions(device="cpu"))
     assert tested.scores[0].n_test == 16
     assert tested.protocol["splits"]["linear"]["group"] == "patient"
+
+
+def test_rows_of_a_shots_group_are_not_spare(store):
+    """A probe of shots chooses its strength on groups that it has not learnt from."""
+    task = open_task(store.root, holdout=0.2, group="patient")
+    chosen = few(task, 2, "random", 0)
+    spare = {PATIENTS[row] for row in chosen.spare}
+    assert spare
+    assert not spare & {PATIENTS[row] for row in chosen.split.train}
+    assert spare <= sides(task.split)[0]
 
 
 def test_two_groups_leave_none_to_validate_on(tmp_path):
