@@ -16,7 +16,7 @@ from fungistore.errors import ImageError, ItemError, UsageError, refuse_text
 from fungistore.extraction.adapted import find_adaptation
 from fungistore.extraction.banks import encode_bank
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.freeze import Frozen, head_tensors, make_features
+from fungistore.extraction.freeze import Frozen, bank_features, head_tensors, make_features
 from fungistore.extraction.loader import load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan
@@ -97,8 +97,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         heads = {name: head_tensors(resolved, name) for name in resolved.gradient_features}
         self.frozen_ = {name: Frozen(tensors, None) for name, tensors in heads.items()}
         for name in resolved.banks:
-            alone = make_features(resolved, {name: self.frozen_[name]})
-            bank = encode_bank(resolved, images, name, alone, DEFAULT)
+            bank = encode_bank(resolved, images, name, bank_features(resolved, name), DEFAULT)
             self.frozen_[name] = Frozen(heads[name], bank)
         self._maker = make_features(resolved, self.frozen_)
         return self
