@@ -49,12 +49,13 @@ class FungiTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     manifest's `path`, without a leading `./`), of other images the digest of their pixels. So equal
     images have equal features.
 
-    Nothing is learned, but the negatives of simclr are drawn from the images that `fit` gets.
+    Nothing is learned, but simclr's negatives and deepcluster's prototypes are made of the
+    images that `fit` gets.
 
     Args:
         model: timm model.
         image_size: side of the model's input in pixels; default: the model's own.
-        features: of "embeddings", "kl", "dino", "simclr".
+        features: of "embeddings", "kl", "dino", "simclr", "deepcluster".
         weights: a weights file instead of timm's download.
         device: "auto", "cpu", "cuda", "cuda:1".
         batch_size: images, or views, computed together; default: by the device.

@@ -122,9 +122,12 @@ class DeepCluster:
     def assign(
         self, crops: Float[Tensor, "b g d"], prototypes: Float[Tensor, "s k d"]
     ) -> Int[Tensor, "b s"]:
-        """Return each sample's cluster in every set: the prototype of the greatest dot product."""
+        """Return each sample's cluster in every set: the prototype of the greatest dot product.
+
+        It has no gradient.
+        """
         crop_of = torch.arange(len(prototypes), device=crops.device) % self.global_crops
-        scores = torch.einsum("bsd,skd->bsk", crops.detach()[:, crop_of], prototypes)
+        scores = torch.einsum("bsd,skd->bsk", crops[:, crop_of], prototypes)
         return scores.argmax(dim=2)
 
     def cross_entropy(

@@ -32,6 +32,7 @@ from fungistore.store.backend import open_backend
 from fungistore.store.folder import Folder
 from fungistore.store.listing import add_source
 from fungistore.store.samples import SampleTable
+from fungistore.store.schema import schema
 from fungistore.store.store import Store
 from fungistore.verification.verify import verify_store
 from tiny_world import TINY, contents, write_images
@@ -158,7 +159,10 @@ def test_a_stopped_bank_goes_on_where_it_was(
     (finding,) = verify_store(root).findings
     assert (finding.severity, finding.kind) == ("warning", "orphan")
     assert "goes on with it" in str(finding.found)
-    assert len(blocks_in(root)) == 1
+    (block,) = blocks_in(root)
+    described = schema().kind_of(block.relative_to(root).as_posix())
+    assert described is not None
+    assert described.path.endswith("latents.<start>.safetensors")
     extract(quiet.source, root, options, context=second.context)
     assert (first.made, second.made) == (4, IMAGES - 4)
     assert "deepcluster prototypes: going on after 4 images" in second.said
@@ -265,7 +269,7 @@ def test_unreadable_images_are_no_prototypes(tiny: Resolved, source: Path, tmp_p
         (source / f"{number:03d}.jpg").write_text("broken")
     blocks = blocks_at(tmp_path)
     with pytest.raises(StoppedError):
-        encode(tiny, source, blocks, Encoded(1))
+        encode(tiny, source, blocks, Encoded(3))
     whole = encode(tiny, source)
     assert whole.shape == (3, IMAGES - 4, 8)
     assert np.array_equal(encode(tiny, source, blocks), whole)
