@@ -69,8 +69,8 @@ def extract(
     """Write features of images, texts or sounds into a store.
 
     The same command again continues; a longer source adds its samples. One pass reads each
-    once. Embeddings, patches and kl share one forward; of images dino costs 12 more and simclr
-    49, of texts simclr costs 12.
+    once. Embeddings, patches and kl share one forward; of images dino costs 12 more, deepcluster
+    10 and simclr 49, of texts simclr costs 12.
 
     \b
     Examples:

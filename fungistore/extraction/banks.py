@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, StoppedError
+from fungistore.extraction.bank_blocks import BankBlocks, OpenBlock
 from fungistore.extraction.features import FeatureMaker
 from fungistore.extraction.loader import load_batches
 from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
 from fungistore.modalities.views import count_views
-from fungistore.objectives.objective import BankObjective, BankSpec
+from fungistore.objectives.objective import BankObjective, BankSpec, PlannedBank
+from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
 
 STAND_IN = 1 << 14  # latents in place of all samples': more than any number of prototypes
+ROWS_AT_ONCE = 1 << 13  # of the table that are held while their items are encoded
 
 
 class Candidates(Protocol):
@@ -40,74 +44,164 @@ def encode_bank(
     feature: str,
     maker: FeatureMaker,
     context: Context,
+    kept: BankBlocks | None = None,
 ) -> NDArray[np.float32]:
     """Encode views of random samples of the train split (of all, where there is none).
+
+    Memory: the latents, and some thousand rows of the table, whatever its size.
 
     Args:
         resolved: the settled options.
         samples: the store's samples, or others.
         feature: the objective that needs the bank.
-        maker: makes its features, as yet without the bank.
+        maker: makes its latents; see `bank_features`.
         context: its reporter is told what happens, its stop asked between batches.
+        kept: latents of a run that was interrupted, with which this one goes on; None: there is no
+            place for such.
 
     Returns:
         What the objective makes of the latents [samples * views, d]. Unreadable samples are
         replaced by others.
 
     Raises:
+        UsageError: the objective cannot make its bank of so few samples.
         FungiError: none of the samples could be read.
+        StoppedError: `context` asked for it; what was encoded is kept.
     """
-    spec, items = resolved.banks[feature], resolved.modality.items
-    candidates = samples.rows_of_split("train")
-    wanted = samples_of(spec, samples)
-    if spec.samples is not None and wanted < spec.samples:
-        context.reporter.notice(
-            f"{feature}: {wanted} {items} to take {spec.name} from, {spec.samples} asked for"
-        )
-    stream = Stream(resolved.options.seed, spec.name, feature)
-    order = candidates[stream.choice(len(candidates), min(len(candidates), 2 * wanted))]
-    rows, size = samples.take(order), resolved.batch_size
-
-    def plans() -> Iterator[BatchPlan]:
-        for start in range(0, len(rows), size):
-            yield BatchPlan(0, rows[start : start + size], frozenset([feature]), last=False)
-
-    def latents() -> Iterator[NDArray[np.float32]]:
-        for batch in load_batches(plans(), maker, resolved.workers):
-            context.stop_if_asked()
-            failed = {failure.row for failure in batch.failures}
-            encoded = maker.latents(batch.drawn, feature)
-            for row, views in zip(batch.plan.rows, encoded, strict=True):
-                if row["row"] not in failed:
-                    context.reporter.advance(1)
-                    yield views
-
-    context.reporter.begin(f"{feature} {spec.name}", wanted)
-    found = list(islice(latents(), wanted))
-    context.reporter.end()
-    if not found:
+    wanted = samples_of(resolved.banks[feature], samples)
+    for notice in bank_notices(resolved, feature, wanted):
+        context.reporter.notice(notice)
+    order = _order(resolved, samples, feature, wanted)
+    latents = _encoded(resolved, order, feature, maker, context, kept, wanted)
+    if not len(latents):
         raise FungiError(
-            f"no {resolved.modality.item} could be read to take {spec.name} from",
-            where=f"{len(order)} {items} tried",
+            f"no {resolved.modality.item} could be read to take {resolved.banks[feature].name} "
+            "from",
+            where=f"{len(order.rows)} {resolved.modality.items} tried",
         )
-    return _reduced(resolved, feature, np.concatenate(found))
+    return _reduced(resolved, feature, latents.reshape(-1, latents.shape[-1]))
 
 
 def samples_of(spec: BankSpec, samples: Candidates) -> int:
     """Return how many samples a bank is made of."""
-    candidates = len(samples.rows_of_split("train"))
-    return candidates if spec.samples is None else min(spec.samples, candidates)
+    limits = [most for most in (spec.samples, spec.most) if most is not None]
+    return min([len(samples.rows_of_split("train")), *limits])
+
+
+def bank_notices(resolved: Resolved, feature: str, samples: int) -> Iterator[str]:
+    """Yield what the user should know of a bank of some samples before it is made.
+
+    Raises:
+        UsageError: the objective cannot make its bank of so few.
+    """
+    spec, objective = resolved.banks[feature], resolved.objective(feature)
+    if spec.samples is not None and samples < spec.samples:
+        yield (
+            f"{feature}: {samples} {resolved.modality.items} to take {spec.name} from, "
+            f"{spec.samples} asked for"
+        )
+    if isinstance(objective, PlannedBank) and (said := objective.plan_bank(samples).notice):
+        yield f"{feature}: {said}"
 
 
 def stand_in(resolved: Resolved, feature: str, samples: int | None = None) -> NDArray[np.float32]:
     """Return a bank of noise, of the size that one of some samples has; default: about that."""
-    spec, recipe = resolved.banks[feature], resolved.views.get(feature)
-    each = spec.per_sample or (1 if recipe is None else count_views(recipe))
+    spec, objective = resolved.banks[feature], resolved.objective(feature)
+    random = np.random.default_rng(0)
+    most = samples or spec.samples or spec.most
+    if isinstance(objective, PlannedBank):
+        return random.standard_normal(objective.plan_bank(most or STAND_IN).shape, np.float32)
+    each = spec.per_sample or bank_forwards(resolved, feature)
     # of all samples: their number need not decide what is made of them
     rows = STAND_IN if spec.samples is None else (samples or spec.samples) * each
     width = spec.width or resolved.backbone.token_dim
-    noise = np.random.default_rng(0).standard_normal((rows, width), np.float32)
-    return _reduced(resolved, feature, noise)
+    return _reduced(resolved, feature, random.standard_normal((rows, width), np.float32))
+
+
+def bank_forwards(resolved: Resolved, feature: str) -> int:
+    """Return how many forwards a sample costs that is encoded for a bank."""
+    recipe = resolved.views.get(feature)
+    return resolved.banks[feature].views or (1 if recipe is None else count_views(recipe))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """The samples of a bank in the order in which they are tried, by their rows in a table."""
+
+    samples: Candidates
+    rows: Rows
+
+    def ids(self, start: int, stop: int) -> list[str]:
+        """Return the ids of those from one place to another."""
+        return [row["id"] for row in self.samples.take(self.rows[start:stop])]
+
+    def plans(self, start: int, size: int, feature: str) -> Iterator[BatchPlan]:
+        """Yield batches from some place on; a table is read for many of them at once."""
+        many = max(1, ROWS_AT_ONCE // size) * size
+        for first in range(start, len(self.rows), many):
+            rows = self.samples.take(self.rows[first : first + many])
+            for place in range(0, len(rows), size):
+                yield BatchPlan(0, rows[place : place + size], frozenset([feature]), last=False)
+
+
+def _order(resolved: Resolved, samples: Candidates, feature: str, wanted: int) -> _Order:
+    """Return the samples that are tried: as many again, where the first cannot be read."""
+    candidates = samples.rows_of_split("train")
+    stream = Stream(resolved.options.seed, resolved.banks[feature].name, feature)
+    tried = min(len(candidates), 2 * wanted)
+    return _Order(samples, candidates[stream.choice(len(candidates), tried)])
+
+
+def _encoded(
+    resolved: Resolved,
+    order: _Order,
+    feature: str,
+    maker: FeatureMaker,
+    context: Context,
+    kept: BankBlocks | None,
+    wanted: int,
+) -> NDArray[np.float32]:
+    """Return the latents [k, v, d] of the first samples that can be read, as many as are wanted."""
+    blocks = list(kept.read(order.ids)) if kept else []
+    found = [block.latents for block in blocks]
+    tried, done = sum(block.tried for block in blocks), sum(map(len, found))
+    what, modality = f"{feature} {resolved.banks[feature].name}", resolved.modality
+    if tried:
+        said = counted(done, modality.item, modality.items)
+        context.reporter.notice(f"{what}: going on after {said}")
+    context.reporter.begin(what, wanted, done=done)
+    grows = OpenBlock(kept, tried)
+    plans = order.plans(tried, resolved.batch_size, feature) if done < wanted else ()
+    with closing(_latents(resolved, plans, feature, maker, context)) as batches:
+        try:
+            for ids, latents in batches:
+                grows.add(ids, latents)
+                found.append(latents)
+                context.reporter.advance(min(len(latents), wanted - done))
+                done += len(latents)
+                if done >= wanted:
+                    break
+        except StoppedError:
+            grows.write()
+            raise
+    context.reporter.end()
+    return np.concatenate(found)[:wanted]
+
+
+def _latents(
+    resolved: Resolved,
+    plans: Iterable[BatchPlan],
+    feature: str,
+    maker: FeatureMaker,
+    context: Context,
+) -> Generator[tuple[list[str], NDArray[np.float32]]]:
+    """Yield the ids of batches of samples, and the latents [k, v, d] of those that can be read."""
+    for batch in load_batches(plans, maker, resolved.workers):
+        context.stop_if_asked()
+        failed = {failure.row for failure in batch.failures}
+        rows = batch.plan.rows
+        is_read = np.array([row["row"] not in failed for row in rows])
+        yield [row["id"] for row in rows], maker.latents(batch.drawn, feature)[is_read]
 
 
 def _reduced(resolved: Resolved, feature: str, latents: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,6 +18,17 @@ from fungistore.store.store import Store
 Banks = Mapping[str, NDArray[np.float32]]  # by feature
 
 
+def deciding(config: Config, feature: str) -> Config:
+    """Return the part of a feature's configuration that its bank depends on, but for rounding."""
+    gradient = config.get("gradient", {})
+    return {
+        "backbone": config.get("backbone"),
+        "gradient": {"seed": gradient.get("seed")},
+        "views": config.get("views"),
+        feature: config.get(feature),
+    }
+
+
 def borrowed_banks(resolved: Resolved, configs: Mapping[str, Config]) -> Banks:
     """Return the banks that another store compares features with; {} where none are asked for.
 
@@ -134,13 +145,4 @@ def refuse_other_banks(
 def _differences(theirs: Config, ours: Config, feature: str) -> dict[str, tuple[Any, Any]]:
     """Return in what two configurations differ that decides a bank."""
 
-    def deciding(config: Config) -> Config:
-        gradient = config.get("gradient", {})
-        return {
-            "backbone": config.get("backbone"),
-            "gradient": {"seed": gradient.get("seed")},
-            "views": config.get("views"),
-            feature: config.get(feature),
-        }
-
-    return differences(deciding(theirs), deciding(ours), common=False)
+    return differences(deciding(theirs, feature), deciding(ours, feature), common=False)

@@ -14,8 +14,9 @@ from torch import nn
 from fungistore.backbones.families import modality_of
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.adapted import find_adaptation
+from fungistore.extraction.bank_blocks import BankBlocks
 from fungistore.extraction.banks import encode_bank, stand_in
-from fungistore.extraction.borrowing import Banks, borrowed_banks, refuse_other_banks
+from fungistore.extraction.borrowing import Banks, borrowed_banks, deciding, refuse_other_banks
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
@@ -24,6 +25,7 @@ from fungistore.extraction.versions import running_versions
 from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
 from fungistore.gradients.projection import Projection
 from fungistore.machine.context import Context
+from fungistore.modalities.views import FirstViews
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
 from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
@@ -75,7 +77,7 @@ def _refuse_unborrowable(
         raise UsageError(
             "none of the features is compared with a bank",
             where=f"--bank-from {options.bank_from}",
-            expected="simclr, patches/simclr or a plug-in's objective that has one",
+            expected="simclr, deepcluster, patches/simclr or a plug-in's objective that has one",
             found=", ".join(options.features),
         )
     borrowed = borrowed_banks(resolved, configs)
@@ -200,13 +202,20 @@ def freeze(
             continue
         bank = borrowed.get(feature)
         if feature in resolved.banks and bank is None:
-            heads = head_tensors(resolved, feature)
-            maker = make_features(resolved, {feature: Frozen(heads, None)})
-            bank = encode_bank(resolved, store.samples, feature, maker, context)
+            maker, kept = bank_features(resolved, feature), _bank_blocks(store, config, feature)
+            bank = encode_bank(resolved, store.samples, feature, maker, context, kept)
         store.setups.freeze(config, *setup_parts(resolved, feature, bank))
+    for feature in resolved.banks:  # those of a run that was killed behind its last block, too
+        _bank_blocks(store, configs[feature], feature).remove()
     return frozen_features(
         resolved, store, {name: fingerprint(config) for name, config in configs.items()}
     )
+
+
+def _bank_blocks(store: Store, config: Config, feature: str) -> BankBlocks:
+    """Return what is kept of a bank that is being made."""
+    decides = deciding(config, feature) | {"compute": config["compute"]}
+    return BankBlocks(store.setups.folder(fingerprint(decides)))
 
 
 def setup_parts(
@@ -244,6 +253,15 @@ def frozen_features(
             bank = store.setups.bank(key, resolved.banks[feature].name)
         found[feature] = Frozen(store.setups.tensors(key, HEADS), bank)
     return make_features(resolved, found)
+
+
+def bank_features(resolved: Resolved, feature: str) -> FeatureMaker:
+    """Return what makes the latents of a bank, of the views alone that it is made of."""
+    views, count = dict(resolved.views), resolved.banks[feature].views
+    if count is not None and feature in views:
+        views[feature] = FirstViews(views[feature], count)
+    heads = head_tensors(resolved, feature)
+    return make_features(replace(resolved, views=views), {feature: Frozen(heads, None)})
 
 
 def throwaway_features(resolved: Resolved) -> FeatureMaker:

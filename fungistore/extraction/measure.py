@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 
 from fungistore.errors import FullMemoryError, UsageError
-from fungistore.extraction.banks import samples_of
+from fungistore.extraction.banks import bank_forwards, bank_notices, samples_of
 from fungistore.extraction.borrowing import borrowed_banks
 from fungistore.extraction.decoders import decode_elsewhere
 from fungistore.extraction.features import FeatureMaker
@@ -84,7 +85,7 @@ class Estimate:
         backbone: what decides the encoder's outputs: model, weights, transform.
         understood: what the table would say of all samples, and what the source has left out.
         remarks: what the user should know of the source, what the encoder says of its weights and
-            transform, and what its own size costs.
+            transform, what its own size costs, and what banks that are still to be made will be.
     """
 
     store: str
@@ -180,12 +181,14 @@ def estimate(
         anew.difference_update(*(range(gap.start, gap.stop) for gap in gaps))
     dropped = existing.values() if restart else ()
     forwards = maker.forwards(frozenset(options.features))
-    for_banks = sum(
-        count * maker.forwards(frozenset([feature])) / forwards
+    to_make = {
+        feature: count
         for feature, count in banks.items()
         if options.bank_from is None
         and (real is None or not real.setups.has(fingerprint(configs[feature])))
-    )
+    }
+    for_banks = sum(n * bank_forwards(resolved, name) / forwards for name, n in to_make.items())
+    said = chain.from_iterable(bank_notices(resolved, *bank) for bank in to_make.items())
     images = count_samples(gaps) + len(anew)
     work = images + (for_banks if gaps else 0)
     return Estimate(
@@ -208,7 +211,7 @@ def estimate(
         forwards_per_image=forwards,
         backbone=resolved.backbone.identity(),
         understood=found,
-        remarks=(*found.warnings(), *source_remarks(source), *resolved.remarks),
+        remarks=(*found.warnings(), *source_remarks(source), *resolved.remarks, *said),
     )
 
 

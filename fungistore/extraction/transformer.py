@@ -16,7 +16,7 @@ from fungistore.errors import ImageError, ItemError, UsageError, refuse_text
 from fungistore.extraction.adapted import find_adaptation
 from fungistore.extraction.banks import encode_bank
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.freeze import Frozen, head_tensors, make_features
+from fungistore.extraction.freeze import Frozen, bank_features, head_tensors, make_features
 from fungistore.extraction.loader import load_batches
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.plan import BatchPlan
@@ -49,12 +49,13 @@ class FungiTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     manifest's `path`, without a leading `./`), of other images the digest of their pixels. So equal
     images have equal features.
 
-    Nothing is learned, but the negatives of simclr are drawn from the images that `fit` gets.
+    Nothing is learned, but simclr's negatives and deepcluster's prototypes are made of the
+    images that `fit` gets.
 
     Args:
         model: timm model.
         image_size: side of the model's input in pixels; default: the model's own.
-        features: of "embeddings", "kl", "dino", "simclr".
+        features: of "embeddings", "kl", "dino", "simclr", "deepcluster".
         weights: a weights file instead of timm's download.
         device: "auto", "cpu", "cuda", "cuda:1".
         batch_size: images, or views, computed together; default: by the device.
@@ -97,8 +98,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         heads = {name: head_tensors(resolved, name) for name in resolved.gradient_features}
         self.frozen_ = {name: Frozen(tensors, None) for name, tensors in heads.items()}
         for name in resolved.banks:
-            alone = make_features(resolved, {name: self.frozen_[name]})
-            bank = encode_bank(resolved, images, name, alone, DEFAULT)
+            bank = encode_bank(resolved, images, name, bank_features(resolved, name), DEFAULT)
             self.frozen_[name] = Frozen(heads[name], bank)
         self._maker = make_features(resolved, self.frozen_)
         return self

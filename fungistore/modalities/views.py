@@ -59,6 +59,36 @@ class ViewRecipe(Protocol):
         """
 
 
+@dataclass(frozen=True)
+class FirstViews:
+    """The first views of a recipe, drawn as they are among all of them."""
+
+    recipe: ViewRecipe
+    count: int
+
+    @property
+    def groups(self) -> tuple[ViewGroup, ...]:
+        """The groups that they are in; the last may be cut short."""
+        groups, left = [], self.count
+        for group in self.recipe.groups:
+            if left > 0:
+                groups.append(ViewGroup(min(group.count, left), group.size))
+            left -= group.count
+        return tuple(groups)
+
+    def on(self, device: torch.device) -> FirstViews:
+        """Return the same views of the recipe that suits a device best."""
+        return FirstViews(self.recipe.on(device), self.count)
+
+    def draw(self, item: Any, random: Stream) -> Drawn:
+        """Return what all views are made of: the draws of one may depend on those before it."""
+        return self.recipe.draw(item, random)
+
+    def render(self, drawn: DrawnBatch, group: int, views: slice) -> Inputs:
+        """Return some views of a group as the recipe makes them."""
+        return self.recipe.render(drawn, group, views)
+
+
 @runtime_checkable
 class Measured(Protocol):
     """Views of samples of which an encoder may leave the end out: they tell how long those are."""

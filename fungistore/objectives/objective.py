@@ -30,12 +30,29 @@ class BankSpec:
         width: of a latent; None: that of a token.
         samples: how many samples of the train split are encoded; None: all of them.
         per_sample: latents that a sample puts into it; None: one for each of its views.
+        most: where `samples` is None: no more than so many.
+        views: of a sample that are encoded for it, the first ones; None: all of them.
     """
 
     name: str
     width: int | None
     samples: int | None
     per_sample: int | None = None
+    most: int | None = None
+    views: int | None = None
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """What a bank will be, told before it is made.
+
+    Attributes:
+        shape: of its array.
+        notice: what the user should know of it; None where there is nothing.
+    """
+
+    shape: tuple[int, ...]
+    notice: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +144,21 @@ class BankObjective(Objective, Protocol):
     def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, ...]:
         """Return the bank that all of its samples' latents make, as they are or as prototypes.
 
-        It is made of noise, too, where the rate of the work is measured before it.
+        A sample's latents follow each other; samples come in a random order that the seed decides.
+        It is made of noise, too, where the rate of the work is measured before it, unless the
+        objective is a `PlannedBank`.
+        """
+
+
+@runtime_checkable
+class PlannedBank(BankObjective, Protocol):
+    """An objective that knows beforehand what its bank will be: `reduce` takes long, or refuses."""
+
+    def plan_bank(self, samples: int) -> BankPlan:
+        """Return what the bank of so many samples will be.
+
+        Raises:
+            UsageError: they are too few.
         """
 
 

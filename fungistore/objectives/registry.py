@@ -15,6 +15,7 @@ OBJECTIVES = Registry(
     {
         "kl": "fungistore.objectives.kl:KL",
         "dino": "fungistore.objectives.dino:DINO",
+        "deepcluster": "fungistore.objectives.deepcluster:DeepCluster",
         "simclr": "fungistore.objectives.simclr:SimCLR",
         "simclr@audio": "fungistore.objectives.audio_simclr:AudioSimCLR",
         "simclr@text": "fungistore.objectives.text_simclr:TextSimCLR",

@@ -34,6 +34,7 @@ CONFIG = "config.json"
 OPTIONS = "options.json"  # of what was extracted
 MADE = "made.json"  # versions and digests that are no settings
 BANK, BANK_FILE = "bank", "bank."  # a bank's tensor, and the start of its file's name
+LATENTS = "latents."  # the start of the names of what a bank is made of, while it is made
 SEEN, SEEN_IMAGES, SEEN_FILE = "rows", "images", "seen"  # that an adapted encoder was trained on
 CHECKSUMS = "checksums.json"  # of the other files of a setup, by name
 DAMAGED = "a setup is missing or damaged"

@@ -11,7 +11,7 @@ from fungistore.machine.context import Context
 from fungistore.names import is_file_name
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.folder import Folder
-from fungistore.store.setups import CHECKSUMS, CONFIG, SETUPS
+from fungistore.store.setups import CHECKSUMS, CONFIG, LATENTS, SETUPS
 from fungistore.store.store import Store
 from fungistore.verification.arrays import StoredArrays
 from fungistore.verification.findings import Finding, Remedy, readable
@@ -40,7 +40,10 @@ def check_setups(store: Store, arrays: StoredArrays, context: Context) -> Iterat
 def _check(store: Store, key: str, folder: Folder, *, may_go: bool) -> Iterator[Finding]:
     if may_go and not folder.has(CONFIG):
         remedy = Remedy("removed", remove=(folder.key,))
-        expected, found = "a whole setup", "one that was not frozen to its end"
+        found = "one that was not frozen to its end"
+        if any(name.startswith(LATENTS) for name in folder.list().files):
+            found = "a bank that is being made: the same fungi extract goes on with it"
+        expected = "a whole setup"
         yield Finding("orphan", folder.key, expected, found, "warning", remedy)
     elif problem := "; ".join(_problems(store, key, folder)):
         expected = "the setup as it was frozen"

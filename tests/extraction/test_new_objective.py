@@ -30,7 +30,7 @@ from fungistore.modalities.image.pixels import NormalizedViews
 from fungistore.modalities.image.crops import RandomCrops, SizedFamily
 from fungistore.modalities.requests import CropFamily, Crops
 from fungistore.modalities.views import ViewGroup
-from fungistore.objectives.objective import BankSpec, Needs
+from fungistore.objectives.objective import BankPlan, BankSpec, Needs
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,55 @@ class Corners:
         (crops,) = views.drawn
         assert len(crops) == len(grid.tokens)
         return heads["projection"](grid.tokens).flatten(1, -2).var(1).sum(-1)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Tokens of three crops must be far from the mean tokens of other images' first two crops."""
+
+    prototypes: int = 3
+
+    name: ClassVar[str] = "parts"
+
+    @property
+    def needs(self):
+        return Needs(
+            heads={},
+            token_heads={"projection": 4},
+            views=Crops((CropFamily(2, (0.3, 1.0)), CropFamily(1, (0.1, 0.3)))),
+            tokens=True,
+            bank=BankSpec("parts", 4, samples=None, per_sample=2, most=5, views=2),
+        )
+
+    def plan_bank(self, samples):
+        return BankPlan((self.prototypes, 4), f"{self.prototypes} parts of {samples} images")
+
+    def latents(self, views, heads):
+        assert views.embeddings.shape[1] == 2
+        return self.means(views, heads)
+
+    def reduce(self, latents):
+        assert latents.shape == (10, 4)
+        return latents[: self.prototypes]
+
+    def losses(self, views, heads, bank):
+        assert bank.shape == (self.prototypes, 4)
+        return (self.means(views, heads) @ bank.T).logsumexp(-1).mean(1)
+
+    def means(self, views, heads):
+        tokens = torch.cat([grid.tokens.flatten(2, -2) for grid in views.tokens], 1)
+        return heads["projection"](tokens).mean(2)
 '''
+FEATURES = ("agreement", "corners", "kl", "parts")
 
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     """A package of somebody else's, where PYTHONPATH finds it."""
     folder = tmp_path / "site"
-    names = {"agreement": "their_objectives:Agreement", "corners": "their_objectives:Corners"}
+    names = {
+        name: f"their_objectives:{name.capitalize()}" for name in ("agreement", "corners", "parts")
+    }
     write_plugin(folder, "their_objectives", SOURCE, {"fungistore.objectives": names})
     return folder
 
@@ -132,8 +173,8 @@ def gradients_of(store: Path, feature: str) -> np.ndarray:
 @pytest.fixture
 def arguments(images: Path, tiny_weights: Path) -> Sequence[object]:
     """What all extractions here have in common."""
-    features = "agreement,corners,kl"
-    flags = ["--model", TINY, "--weights", tiny_weights, "--image-size", 32, "--features", features]
+    flags = ["--model", TINY, "--weights", tiny_weights, "--image-size", 32]
+    flags += ["--features", ",".join(FEATURES)]
     return [images, *flags, "--batch-size", 4, "--unit-rows", 4, "--device", "cpu"]
 
 
@@ -141,14 +182,16 @@ def arguments(images: Path, tiny_weights: Path) -> Sequence[object]:
 def test_a_plugins_objectives_are_features(
     plugin: Path, arguments: Sequence[object], tmp_path: Path
 ) -> None:
-    """Views, a bank, tokens and a recipe of its own; its fields are settings and fingerprints."""
+    """Views, a bank, tokens, both, and own recipes; its fields are settings and fingerprints."""
     images, *flags = arguments
     store = tmp_path / "s.fungi"
     done = fungi(plugin, "extract", images, store, *flags, "--set", "agreement.weight=2")
     assert done.returncode == 0, done.stderr
-    for feature in ("agreement", "corners", "kl"):
+    for feature in FEATURES:
         lengths = np.linalg.norm(gradients_of(store, feature).astype(float), axis=1)
         np.testing.assert_allclose(lengths, 1, atol=1e-2)
+    assert "parts: 3 parts of 5 images" in done.stderr
+    assert list(store.glob("setups/*/bank.parts.safetensors"))
     (bank,) = store.glob("setups/*/bank.prototypes.safetensors")
     checksums: Config = json.loads((bank.parent / "checksums.json").read_text())
     assert bank.name in checksums
@@ -169,7 +212,7 @@ def test_a_plugins_objectives_survive_in_child_processes(
     assert fungi(plugin, "extract", images, tmp_path / "one.fungi", *common).returncode == 0
     done = fungi(plugin, "extract", images, tmp_path / "more.fungi", *common, *flags)
     assert done.returncode == 0, done.stderr
-    for feature in ("agreement", "corners", "kl"):
+    for feature in FEATURES:
         ours, theirs = (gradients_of(tmp_path / f"{n}.fungi", feature) for n in ("one", "more"))
         assert np.array_equal(ours, theirs)
 
@@ -181,7 +224,7 @@ def test_a_feature_does_not_change_with_what_reads_tokens_beside_it(
     """KL takes the fast path, beside an objective of tokens on the general one: the same bits."""
     images, *flags = arguments
     assert fungi(plugin, "extract", images, tmp_path / "both.fungi", *flags).returncode == 0
-    flags[flags.index("agreement,corners,kl")] = "kl"
+    flags[flags.index(",".join(FEATURES))] = "kl"
     assert fungi(plugin, "extract", images, tmp_path / "kl.fungi", *flags).returncode == 0
     both, alone = (gradients_of(tmp_path / f"{name}.fungi", "kl") for name in ("both", "kl"))
     assert np.array_equal(both, alone)
@@ -194,7 +237,7 @@ def test_our_own_features_need_no_plugin(
 ) -> None:
     """Made while a plug-in was there, or with its features, they are continued without it."""
     source, *flags = arguments
-    place = flags.index("agreement,corners,kl")
+    place = flags.index(",".join(FEATURES))
     flags[place] = f"{beside}embeddings,kl"
     store, nobody = tmp_path / "s.fungi", tmp_path / "nobody"
     nobody.mkdir()

@@ -18,6 +18,7 @@ from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path, token_path
 from fungistore.gradients.tape import GradientPath
+from fungistore.objectives.deepcluster import DeepCluster
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
 from fungistore.objectives.objective import ViewOutputs
@@ -86,7 +87,7 @@ def class_token_path(backbone: TimmViT) -> ClassTokenPath:
     return ClassTokenPath(backbone, split)
 
 
-def heads_for(objective: KL | DINO | SimCLR, width: int) -> dict[str, nn.Linear]:
+def heads_for(objective: KL | DINO | SimCLR | DeepCluster, width: int) -> dict[str, nn.Linear]:
     torch.manual_seed(1)
     return {name: nn.Linear(width, d) for name, d in objective.needs.heads.items()}
 
@@ -94,7 +95,7 @@ def heads_for(objective: KL | DINO | SimCLR, width: int) -> dict[str, nn.Linear]
 def autograd_oracle(
     backbone: TimmViT,
     views: Tensor,
-    objective: KL | DINO | SimCLR,
+    objective: KL | DINO | SimCLR | DeepCluster,
     heads: dict[str, nn.Linear],
     negatives: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -117,6 +118,12 @@ def autograd_oracle(
     return torch.stack(rows), torch.cat(embeddings)
 
 
+def bank_for(objective: KL | DINO | SimCLR | DeepCluster) -> Tensor | None:
+    if isinstance(objective, DeepCluster):
+        return torch.randn(3, 12, 128)
+    return torch.randn(10, 96) if isinstance(objective, SimCLR) else None
+
+
 def relative_error(ours: Tensor, oracle: Tensor) -> float:
     return float((ours - oracle).norm() / oracle.norm())
 
@@ -124,17 +131,17 @@ def relative_error(ours: Tensor, oracle: Tensor) -> float:
 def check(
     backbone: TimmViT,
     path_of: PathOf,
-    objective: KL | DINO | SimCLR,
+    objective: KL | DINO | SimCLR | DeepCluster,
     views: int,
 ) -> None:
     torch.manual_seed(2)
     pixels = torch.randn(2, views, 3, backbone.image_size, backbone.image_size)
     pixels += 2 * torch.randn(2, views, 3, 1, 1)  # or else all noise looks alike
     heads = heads_for(objective, backbone.embedding_dim)
-    negatives = torch.randn(10, 96) if isinstance(objective, SimCLR) else None
-    oracle, embeddings = autograd_oracle(backbone, pixels, objective, heads, negatives)
+    bank = bank_for(objective)
+    oracle, embeddings = autograd_oracle(backbone, pixels, objective, heads, bank)
     tape = path_of(backbone).record((chunk,) for chunk in pixels.split(2, dim=1))
-    gradients = tape.gradients(objective.losses(ViewOutputs(tape.embeddings), heads, negatives))
+    gradients = tape.gradients(objective.losses(ViewOutputs(tape.embeddings), heads, bank))
     assert gradients.shape == oracle.shape
     assert relative_error(tape.embeddings.detach(), embeddings) < 1e-5
     for ours, theirs in zip(gradients, oracle, strict=True):
@@ -247,6 +254,12 @@ def test_a_model_whose_tokens_are_a_map_has_all_but_patches() -> None:
 def test_simclr_agrees_with_autograd_on_the_class_token_path() -> None:
     """The contrastive gradient, which sums over many views, is exact on the fast path too."""
     check(small("test_vit"), class_token_path, SimCLR(), views=5)
+
+
+@pytest.mark.parametrize("path_of", [class_token_path, LayerPath])
+def test_deepcluster_agrees_with_autograd(path_of: PathOf) -> None:
+    """Its assignment crops, which have no gradient, are views like others."""
+    check(small("test_vit"), path_of, DeepCluster(local_crops=2), views=6)
 
 
 def test_chunks_of_unequal_size_may_come_in_a_list() -> None:

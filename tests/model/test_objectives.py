@@ -339,10 +339,10 @@ def test_parameters_are_the_papers_by_default() -> None:
 
 
 def test_only_contrasts_need_a_bank() -> None:
-    """The registry names every objective after itself; SimCLR of images and of patches has one."""
+    """The registry names every objective after itself; SimCLR and DeepCluster have one."""
     for name, objective in OBJECTIVES.items():
         called = name.partition("@")[0]
-        contrasts = called in ("simclr", "patches/simclr")
+        contrasts = called in ("simclr", "patches/simclr", "deepcluster")
         assert objective.name == called
         assert isinstance(objective(), BankObjective) == contrasts
         assert (objective().needs.bank is None) != contrasts

@@ -33,7 +33,7 @@ from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
 from fungistore.modalities.image.recipes import IMAGENET, image_recipe, side_for
 from fungistore.modalities.image.resample import resized_crops
 from fungistore.modalities.requests import Crops
-from fungistore.modalities.views import ViewGroup, count_views, filled_up, in_chunks
+from fungistore.modalities.views import FirstViews, ViewGroup, count_views, filled_up, in_chunks
 from fungistore.objectives.dino import DINO
 from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
@@ -565,3 +565,20 @@ def test_an_encoder_that_does_not_say_what_pixels_it_takes_has_no_views_of_image
     with pytest.raises(UsageError, match="takes no views of images") as caught:
         image_recipe(DINO().needs.views, encoder, "model")
     assert caught.value.where == "--model odd:one"
+
+
+@pytest.mark.parametrize(("count", "groups"), [(1, [1]), (2, [2]), (4, [2, 2]), (9, [2, 3])])
+def test_the_first_views_are_those_of_all(count: int, groups: list[int]) -> None:
+    """Drawn as they are among all of them; a group may be cut short, and there are no more."""
+    crops = RandomCrops((SizedFamily(2, 8, (0.5, 1.0)), SizedFamily(3, 8, (0.1, 0.5))))
+    recipe = NormalizedViews(crops, IMAGENET)
+    first = FirstViews(recipe, count).on(torch.device("cpu"))
+    assert [group.count for group in first.groups] == groups
+    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    drawn, whole = (one.draw(image, Stream(0, "views")) for one in (first, recipe))
+    for group, views in enumerate(groups):
+        ours, theirs = (
+            one.render(tuple(torch.from_numpy(a)[None] for a in arrays), group, slice(0, views))[0]
+            for one, arrays in ((first, drawn), (recipe, whole))
+        )
+        assert torch.equal(ours, theirs)

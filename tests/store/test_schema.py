@@ -125,7 +125,7 @@ def test_every_file_of_a_store_is_described(full: Path) -> None:
     rare = {".locks/<name>.json", "<file>.partial"}  # of writers that are at work, or were killed
     optional = ("tensors.safetensors", "bank.<name>.safetensors", "options.json", "made.json")
     optional += ("<events>", "told.json", "removed.parquet", "answers/<model>.jsonl")
-    optional += ("bank.json", "<digest>.faiss", "/bank.safetensors")
+    optional += ("bank.json", "<digest>.faiss", "/bank.safetensors", "latents.<start>.safetensors")
     optional += ("/seen.safetensors", "/items.npy", "/seen.npy")
     expected = {kind.path for kind in schema().files if not kind.path.endswith(optional)}
     expected -= {path for path in expected if path.startswith("adaptations/")}  # of models

@@ -51,7 +51,7 @@ def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRec
             "the model takes no views of images",
             where=f"--model {encoder.family}:{encoder.name}",
             expected="an encoder with an image_size, a patch_size and statistics",
-            hint="leave out dino and simclr",
+            hint="leave out dino, simclr and deepcluster",
         )
     pixels: PixelRecipe
     if isinstance(request, Crops):
