@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from fungistore.errors import UsageError, did_you_mean
@@ -33,6 +34,17 @@ def is_default(name: str, objective: Any) -> bool:
     """Whether an objective has its defaults."""
     fields = fields_of(type(objective), name).values()
     return all(getattr(objective, field.name) == field.default for field in fields)
+
+
+def fingerprinted(objective: Any) -> Config:
+    """Return an objective's parameters as they enter its fingerprint.
+
+    Those that it names in an attribute `later` came after features had been stored: they are left
+    out where they have their default, so that those features are still the ones that are meant.
+    """
+    table, later = asdict(objective), getattr(objective, "later", ())
+    idle = {f.name for f in fields(objective) if f.name in later and table[f.name] == f.default}
+    return {name: value for name, value in table.items() if name not in idle}
 
 
 def as_table(value: object, where: str) -> Mapping[str, Any]:
