@@ -202,9 +202,10 @@ class ExtractOptions(ReplayChoice):
         ),
     ] = "model"
     pool: Annotated[Count, Setting("Average patch tensors over N x N cells.", heading=FEATURES)] = 1
-    projection: Annotated[ProjectionKind, Setting("Kind of random projection.", heading=VIEWS)] = (
-        "binary"
-    )
+    projection: Annotated[
+        ProjectionKind,
+        Setting("sparse: a third is not 0; very-sparse: 1/sqrt(m), Li 2006.", heading=VIEWS),
+    ] = "binary"
     projection_dim: Annotated[
         Count | None,
         Setting("Width of a gradient feature.", default="the blocks' width", heading=VIEWS),

@@ -76,9 +76,8 @@ class ChangedViews:
 def drawn_changes(changes: tuple[Changes, ...], random: Stream) -> Float[np.ndarray, "v 12"]:
     """Return what happens to each view, by columns; see FLIP and those after it."""
     drawn = np.zeros((len(changes), COLUMNS), np.float32)
-    for row, numbers, one in zip(
-        drawn, random.uniform(len(changes), NUMBERS), changes, strict=True
-    ):
+    uniform = random.uniform(len(changes), NUMBERS)
+    for row, numbers, one in zip(drawn, uniform, changes, strict=True):
         flip, jitter, is_grey, blur, solarise, radius = numbers[:6]
         least, greatest = one.radius
         row[FLIP], row[IS_GREY] = flip < one.flip, is_grey < one.grey
