@@ -175,7 +175,7 @@ def test_a_longer_gradient_begins_with_the_same_whole_blocks() -> None:
 @pytest.mark.parametrize("columns", [4, 5000, 590_592])
 def test_very_sparse_entries_are_as_rare_and_large_as_their_paper_says(columns: int) -> None:
     """Li, Hastie and Church: +-m^(1/4) with probability 1/(2 sqrt(m)), of all m columns."""
-    block = ProjectionSpec("very-sparse", 384, columns, seed=0).block(0)
+    block = ProjectionSpec("very-sparse", 96, columns, seed=0).block(0)
     values, counts = np.unique(block, return_counts=True)
     expected = {-(columns**0.25): 0.5, 0.0: columns**0.5 - 1, columns**0.25: 0.5}
     assert values.tolist() == pytest.approx(list(expected))
