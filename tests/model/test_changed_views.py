@@ -145,17 +145,17 @@ def test_views_are_those_of_crops_alone_and_changed(
         assert all(map(torch.equal, alone, with_changes))
     for group, count in ((0, 2), (1, 3)):
         whole = [recipe.render(tuple(one), group, slice(0, count)) for one in drawn]
-        for sample, views in enumerate(whole):
+        for sample, found in enumerate(whole):
             amounts = drawn[sample][-1][0, 2 * group :]
             crops = plain.render(tuple(cut[sample]), group, slice(0, count))
             for view in range(count):
                 expected = by_torchvision(crops[0, view], amounts[view])
-                assert (views[0, view] - expected).abs().quantile(0.999) < 1e-5
+                assert (found[0, view] - expected).abs().quantile(0.999) < 1e-5
         if not device:
             batch = tuple(torch.cat(parts) for parts in zip(*drawn, strict=True))
-            for view in range(count):
-                some = recipe.render(batch, group, slice(view, view + 1))
-                assert torch.equal(some, torch.cat(whole)[:, view : view + 1])
+            for views in (slice(0, count), *(slice(n, n + 1) for n in range(count))):
+                some = recipe.render(batch, group, views)
+                assert torch.equal(some, torch.cat(whole)[:, views])
 
 
 def test_changes_are_as_frequent_and_as_large_as_dinos() -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision import transforms
 
 from fungistore.backbones.families import load_backbone
-from fungistore.backbones.transforms import with_transform
+from fungistore.backbones.transforms import sees_whole, with_transform
 from fungistore.choices import Crop
 from fungistore.errors import UsageError
 from fungistore.extraction.freeze import array_configs
@@ -90,6 +90,19 @@ def test_what_is_not_told_changes_nothing(weights_file: WeightsFile) -> None:
     for crop in ("auto", "model"):
         assert with_transform(encoder, crop, "model") is encoder
     assert encoder.identity() == resolved(weights_file(TINY)).backbone.identity()
+
+
+def test_whole_images_are_seen_where_nobody_says_otherwise(weights_file: WeightsFile) -> None:
+    """With gradients of tokens, or as a feature set was begun; a crop that is named is kept to."""
+    encoder = load_backbone(TINY, weights=weights_file(TINY), image_size=224)
+    begun = {"backbone.transform.crop_mode": "squash", "backbone.transform.crop_pct": 1.0}
+    for frozen in ({}, begun):
+        for crop in ("model", "reference"):
+            assert not sees_whole(encoder, crop, frozen, dense=True)
+        assert sees_whole(encoder, "whole", frozen, dense=False)
+    assert sees_whole(encoder, "auto", {}, dense=True)
+    assert not sees_whole(encoder, "auto", {}, dense=False)
+    assert sees_whole(encoder, "auto", begun, dense=False)
 
 
 @pytest.mark.parametrize(
