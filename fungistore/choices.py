@@ -6,8 +6,8 @@ from typing import Literal
 
 Codec = Literal["none", "zstd", "bitround"]
 StorageDtype = Literal["float16", "float32"]
-ProjectionKind = Literal["binary", "gaussian", "sparse", "tensorsketch"]
-Crop = Literal["auto", "model", "whole"]
+ProjectionKind = Literal["binary", "gaussian", "sparse", "very-sparse", "tensorsketch"]
+Crop = Literal["auto", "model", "whole", "reference"]
 DecodeIn = Literal["auto", "threads", "processes"]
 Orientation = Literal["upright", "stored"]  # which pixels of an image its mask belongs to
 GradientTokens = Literal["pooled", "first"]  # of the pooled tokens, which have a gradient

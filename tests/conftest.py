@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that they star
 # No test cuts the power: what is flushed, and when, is seen by those that watch the calls.
 os.fsync = lambda descriptor: os.fstat(descriptor) and None
 
-VIEWS = ("inference", "crops", "patchify", "resample", "pixels", "recipes")
+VIEWS = ("inference", "crops", "changed", "colours", "patchify", "resample", "pixels", "recipes")
 
 install_import_hook(
     ["fungistore.gradients", "fungistore.objectives", "fungistore.modalities.views"]

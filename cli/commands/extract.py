@@ -87,6 +87,8 @@ def extract(
           --model deit_tiny_patch16_224
       fungi extract images/ pets.fungi --config settings.toml \\
           --set kl.temperature=1
+      fungi extract images/ pets.fungi --features kl --set kl.head_dim=0 \\
+          --model deit_tiny_patch16_224 --feature-set no-head
       fungi extract images/ pets.fungi --gpus 0,1,2,3 \\
           --model vit_base_patch16_224.dino
       fungi extract images/ pets.fungi --model deit_tiny_patch16_224 --update

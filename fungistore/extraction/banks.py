@@ -114,7 +114,8 @@ def stand_in(resolved: Resolved, feature: str, samples: int | None = None) -> ND
     each = spec.per_sample or bank_forwards(resolved, feature)
     # of all samples: their number need not decide what is made of them
     rows = STAND_IN if spec.samples is None else (samples or spec.samples) * each
-    width = spec.width or resolved.backbone.token_dim
+    backbone = resolved.backbone
+    width = backbone.token_dim if spec.width is None else spec.width or backbone.embedding_dim
     return _reduced(resolved, feature, random.standard_normal((rows, width), np.float32))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from fungistore.extraction.bank_blocks import BankBlocks
 from fungistore.extraction.banks import encode_bank, stand_in
 from fungistore.extraction.borrowing import Banks, borrowed_banks, deciding, refuse_other_banks
 from fungistore.extraction.features import FeatureMaker, GradientFeature
+from fungistore.extraction.objective_tables import fingerprinted
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.extraction.support import Support
@@ -168,7 +169,7 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             configs[feature] = shared | {"vectors": {"dtype": options.storage_dtype}}
         if feature != EMBEDDINGS:
             objective: Any = resolved.objective(feature)
-            configs[feature] |= {"gradient": gradient, feature: _plain(asdict(objective))}
+            configs[feature] |= {"gradient": gradient, feature: _plain(fingerprinted(objective))}
             if recipe := resolved.views.get(feature):
                 configs[feature]["views"] = {"size": options.view_size}
                 configs[feature][feature]["view_sizes"] = [group.size for group in recipe.groups]

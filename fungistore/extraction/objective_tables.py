@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from fungistore.errors import UsageError, did_you_mean
-from fungistore.objectives.registry import objective_kind
+from fungistore.objectives.registry import objective_kind, objective_names
 from fungistore.settings import build, fields_of, refusal
 
 if TYPE_CHECKING:
     from fungistore.fingerprint import Config
+
+# What else a feature set has, and a feature's configuration: no objective can be called so.
+TAKEN = frozenset(
+    {"embeddings", "patches", "schema", "backbone", "compute", "layout"}
+    | {"vectors", "gradient", "views", "tokens"}
+)
 
 
 def objective_of(name: str, given: object, modality: str) -> Any:
@@ -33,6 +40,27 @@ def is_default(name: str, objective: Any) -> bool:
     """Whether an objective has its defaults."""
     fields = fields_of(type(objective), name).values()
     return all(getattr(objective, field.name) == field.default for field in fields)
+
+
+def fingerprinted(objective: Any) -> Config:
+    """Return an objective's parameters as they enter its fingerprint.
+
+    Those that it names in an attribute `later` came after features had been stored: they are left
+    out where they have their default, so that those features are still the ones that are meant.
+    """
+    table, later = asdict(objective), getattr(objective, "later", ())
+    idle = {f.name for f in fields(objective) if f.name in later and table[f.name] == f.default}
+    return {name: value for name, value in table.items() if name not in idle}
+
+
+def offered_beside(options: type) -> list[str]:
+    """Return the objectives' names, but those of plug-ins that mean something else already.
+
+    Args:
+        options: the class whose fields are called something, too.
+    """
+    taken = TAKEN.union(*(field.keys for field in fields_of(options).values()))
+    return [name for name in objective_names() if name not in taken]
 
 
 def as_table(value: object, where: str) -> Mapping[str, Any]:

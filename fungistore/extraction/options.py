@@ -17,18 +17,24 @@ from fungistore.backbones.families import (
 )
 from fungistore.choices import Codec, Crop, DecodeIn, GradientTokens, ProjectionKind, StorageDtype
 from fungistore.errors import UsageError, did_you_mean
-from fungistore.extraction.objective_tables import applied, as_table, is_default, objective_of
+from fungistore.extraction.objective_tables import (
+    applied,
+    as_table,
+    is_default,
+    objective_of,
+    offered_beside,
+)
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
 from fungistore.modalities.modality import IMAGE
+from fungistore.modalities.requests import Normalization
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
-from fungistore.objectives.registry import objective_names, own_objectives
+from fungistore.objectives.registry import own_objectives
 from fungistore.settings import (
     Count,
     Positive,
     PowerOfTwo,
     Setting,
-    fields_of,
     refusal,
     to_json,
 )
@@ -39,11 +45,6 @@ if TYPE_CHECKING:
 
 TrunkDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
-# What else a feature set has, and a feature's configuration: no objective can be called so.
-TAKEN = frozenset(
-    {"embeddings", "patches", "schema", "backbone", "compute", "layout"}
-    | {"vectors", "gradient", "views", "tokens"}
-)
 # settings that not every model has
 OF_FAMILIES = ("adapter", "pooling", "max_length", "prompt", "statistics", "gradient_tokens")
 
@@ -104,10 +105,15 @@ class ExtractOptions(ReplayChoice):
     crop: Annotated[
         Crop,
         Setting(
-            "whole: squeeze the whole image into the square, as masks need it; model: its own.",
+            "whole: squeeze the whole image into the square, as masks need it; model: its own; "
+            "reference: FUNGI's code, the middle 224 of 256 pixels.",
             default="whole with gradients of patches, else model",
         ),
     ] = "auto"
+    normalization: Annotated[
+        Normalization,
+        Setting("Pixel statistics of all views; imagenet: whatever the model's own are."),
+    ] = "model"
     pooling: Annotated[
         Literal["class", "mean"] | None,
         Setting(
@@ -202,9 +208,10 @@ class ExtractOptions(ReplayChoice):
         ),
     ] = "model"
     pool: Annotated[Count, Setting("Average patch tensors over N x N cells.", heading=FEATURES)] = 1
-    projection: Annotated[ProjectionKind, Setting("Kind of random projection.", heading=VIEWS)] = (
-        "binary"
-    )
+    projection: Annotated[
+        ProjectionKind,
+        Setting("sparse: a third is not 0; very-sparse: 1/sqrt(m), Li 2006.", heading=VIEWS),
+    ] = "binary"
     projection_dim: Annotated[
         Count | None,
         Setting("Width of a gradient feature.", default="the blocks' width", heading=VIEWS),
@@ -388,7 +395,4 @@ def _usual_features(model: str) -> tuple[str, ...]:
 
 
 def _offered() -> list[str]:
-    """Return the objectives' names, but those of plug-ins that mean something else already."""
-    fields = fields_of(ExtractOptions).values()
-    taken = TAKEN.union(*(field.keys for field in fields))
-    return [name for name in objective_names() if name not in taken]
+    return offered_beside(ExtractOptions)

@@ -13,8 +13,8 @@ import torch
 from fungistore.backbones.adapters.adaptation import Adaptation
 from fungistore.backbones.encoder import Encoder, remarks_of
 from fungistore.backbones.families import load_backbone, modality_of, refuse_untrusted
-from fungistore.backbones.whole import SQUASH, can_see_whole, dense_size, seeing_whole
-from fungistore.choices import Codec, Crop
+from fungistore.backbones.transforms import dense_size, sees_whole, with_transform
+from fungistore.choices import Codec
 from fungistore.errors import UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
@@ -199,9 +199,9 @@ def resolve(
     refuse_untrusted(options.model, trusted=options.trust_code)
     per_token = [name for name in gradient_features(options) if name.startswith(OF_PATCHES)]
     options, backbone, choices = _loaded(options, adaptation, frozen, dense=bool(per_token))
-    if _sees_whole(backbone, options.crop, frozen, dense=bool(per_token)):
-        backbone = seeing_whole(backbone)
+    if sees_whole(backbone, options.crop, frozen, dense=bool(per_token)):
         options = replace(options, crop="whole")
+    backbone = with_transform(backbone, options.crop, options.normalization)
     if PATCHES in options.features or per_token:
         _refuse_placeless(backbone)
     _refuse_unlike(backbone, per_token)
@@ -284,16 +284,6 @@ def _dense_choices(
         return options, ()
     said = f"--image-size {size}: the usual size of dense features, a multiple of the patch"
     return replace(options, image_size=size), (said,)
-
-
-def _sees_whole(backbone: Encoder, crop: Crop, frozen: Config, *, dense: bool) -> bool:
-    """Whether images are squeezed into the input whole: asked for, begun so, or dense."""
-    if crop != "auto":
-        return crop == "whole"
-    if "backbone.transform.crop_mode" in frozen:
-        is_uncropped = frozen.get("backbone.transform.crop_pct", 1) == 1
-        return is_uncropped and bool(frozen["backbone.transform.crop_mode"] == SQUASH)
-    return dense and not frozen and can_see_whole(backbone)
 
 
 def size_remarks(encoder: Encoder) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
 """Random projection of per-sample gradients, in blocks: the matrix never has to exist whole.
 
-Source: FUNGI, section 3 and appendix (binary, gaussian and sparse projections). One matrix is
-shared by all objectives; with a matrix for each, the paper's authors saw worse features.
+Source: FUNGI, section 3 and appendix (binary, gaussian and sparse projections). The paper cites
+Li, Hastie and Church, "Very sparse random projections", KDD 2006, whose density falls with the
+length of a gradient: "very-sparse" here. "sparse" is Achlioptas, "Database-friendly random
+projections", 2003. One matrix is shared by all objectives; with a matrix for each, the paper's
+authors saw worse features.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ GPU_CELLS = 1 << 27  # numbers of such a stretch that a GPU holds
 # matrix was read from memory four times as often, and a row took twice as long.
 CPU_ROWS = 64
 CACHE_BYTES = 4 << 30  # blocks are kept when all of them fit in it, and made anew otherwise
-SPARSE_DENSITY = 1 / 3  # Achlioptas, "Database-friendly random projections", 2003
+SPARSE_DENSITY = 1 / 3  # Achlioptas, 2003: a third of the entries are not 0
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ class ProjectionSpec:
 
     Attributes:
         kind: "binary" has entries +-1; "gaussian" standard normal ones; "sparse" +-sqrt(3) with
-            probability 1/6 each and 0 otherwise. All have unit variance. "tensorsketch" has one
-            entry a column, +-sqrt(dim), so that outer products need not be formed.
+            probability 1/6 each and 0 otherwise; "very-sparse" +-columns^(1/4) with probability
+            1 / (2 sqrt(columns)) each. All have unit variance. "tensorsketch" has one entry a
+            column, +-sqrt(dim), so that outer products need not be formed.
         dim: number of rows, the width of a gradient feature.
         columns: length of a flattened gradient.
         seed: seed of the matrix.
@@ -70,9 +74,10 @@ class ProjectionSpec:
             return (bits.view(np.int8) * 2 - 1).reshape(self.dim, columns)
         if self.kind == "gaussian":
             return stream.normal(self.dim, columns).astype(np.float32)
+        density = SPARSE_DENSITY if self.kind == "sparse" else self.columns**-0.5
         draws = stream.uniform(self.dim, columns)
-        signs = np.where(draws < SPARSE_DENSITY / 2, -1.0, 1.0) * (draws < SPARSE_DENSITY)
-        return (signs * SPARSE_DENSITY**-0.5).astype(np.float32)
+        signs = np.where(draws < density / 2, -1.0, 1.0) * (draws < density)
+        return (signs * density**-0.5).astype(np.float32)
 
     @cached_property
     def sketch(self) -> TensorSketch:

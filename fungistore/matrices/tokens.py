@@ -13,7 +13,7 @@ from shlex import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.backbones.whole import SQUASH
+from fungistore.backbones.transforms import SQUASH
 from fungistore.errors import UsageError, refuse_text
 from fungistore.fingerprint import Config
 from fungistore.matrices.blocks import Vectors, normalize

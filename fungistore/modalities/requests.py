@@ -21,15 +21,47 @@ class CropFamily:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What is done to an image's crop beside cutting it, in this order, and how likely it is.
+
+    Attributes:
+        flip: left becomes right.
+        jitter: brightness, contrast, saturation and hue change, in an order of their own each time.
+        brightness: the greatest change of the factor 1.
+        contrast: the same.
+        saturation: the same.
+        hue: the greatest shift, in turns of the colour circle.
+        grey: colours vanish.
+        blur: by a Gaussian.
+        radius: least and greatest standard deviation of it, in pixels.
+        solarise: what is brighter than half is inverted.
+    """
+
+    flip: float = 0.5
+    jitter: float = 0.8
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    grey: float = 0.2
+    blur: float = 0.5
+    radius: tuple[float, float] = (0.1, 2.0)
+    solarise: float = 0.0
+
+
+@dataclass(frozen=True)
 class Crops:
     """Random crops, family by family, each brought to the encoder's input size.
 
-    `normalization` chooses the statistics of modalities that have pixels; others have no use for
-    it.
+    Attributes:
+        families: of crops.
+        normalization: the statistics of modalities that have pixels; others have no use for it.
+        changes: what else is done to each crop, in the families' order; (): nothing.
     """
 
     families: tuple[CropFamily, ...]
     normalization: Normalization = "model"
+    changes: tuple[Changes, ...] = ()
 
 
 @dataclass(frozen=True)

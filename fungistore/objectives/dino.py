@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.modalities.requests import CropFamily, Crops, Normalization
-from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project
+from fungistore.modalities.requests import Changes, CropFamily, Crops, Normalization
+from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require_head_dim
 from fungistore.settings import require
+
+# How likely a crop is blurred and solarised: the first global one, further ones, and local ones.
+# Source: Caron et al., "Emerging properties in self-supervised vision transformers", 2021, and its
+# code's DataAugmentationDINO; after BYOL (Grill et al., 2020, appendix B).
+FIRST = Changes(blur=1.0)
+SECOND = Changes(blur=0.1, solarise=0.2)
+LOCAL = Changes(blur=0.5)
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class DINO:
     Attributes:
         student_temperature: 0.1 in the paper.
         teacher_temperature: 0.07 in the paper.
-        head_dim: width of both heads; 2048 in the paper.
+        head_dim: width of both heads; 2048 in the paper; 0: none, outputs are the embeddings.
         normalize: L2-normalise embeddings before the heads.
         global_crops: crops that the teacher sees; the student sees all crops.
         local_crops: crops that only the student sees.
@@ -33,6 +40,9 @@ class DINO:
         local_scale: the same for local crops.
         same_view_pairs: keep the pairs in which teacher and student see the same crop.
         normalization: pixel statistics: "model" (the backbone's) or "imagenet" (reference code).
+        shared_head: student and teacher have one head, the student's (FUNGI, table 18, left).
+        augment: "crops" alone, the paper's choice; or "full", DINO's own augmentation (table 18,
+            right): crops are flipped, jittered in colour, greyed, blurred and solarised at random.
     """
 
     student_temperature: float = 0.1
@@ -45,8 +55,11 @@ class DINO:
     local_scale: tuple[float, float] = (0.05, 0.25)
     same_view_pairs: bool = True
     normalization: Normalization = "model"
+    shared_head: bool = False
+    augment: Literal["crops", "full"] = "crops"
 
     name: ClassVar[str] = "dino"
+    later: ClassVar[frozenset[str]] = frozenset({"shared_head", "augment"})
 
     def __post_init__(self) -> None:
         """Refuse unusable parameters with UsageError."""
@@ -57,19 +70,26 @@ class DINO:
             low, high = getattr(self, name)
             expected = "[LEAST, GREATEST], above 0 and up to 1"
             require(0 < low <= high <= 1, f"dino.{name}", expected, [low, high])
-        require(self.head_dim > 0, "dino.head_dim", "1 or more", self.head_dim)
+        require_head_dim(self.head_dim, "dino.head_dim")
+        can_be_shared = self.head_dim > 0 or not self.shared_head
+        expected = "false where dino.head_dim is 0: there is no head"
+        require(can_be_shared, "dino.shared_head", expected, self.shared_head)
         require(self.global_crops > 0, "dino.global_crops", "1 or more", self.global_crops)
         require(self.local_crops >= 0, "dino.local_crops", "0 or more", self.local_crops)
 
     @property
     def needs(self) -> Needs:
-        """Global crops, then local ones, and two independent heads."""
+        """Global crops, then local ones, and two independent heads, or one."""
         families = [CropFamily(self.global_crops, self.global_scale)]
         if self.local_crops:
             families.append(CropFamily(self.local_crops, self.local_scale))
+        heads = ("student",) if self.shared_head else ("student", "teacher")
+        changes = (FIRST, *[SECOND] * (self.global_crops - 1), *[LOCAL] * self.local_crops)
         return Needs(
-            heads={"student": self.head_dim, "teacher": self.head_dim},
-            views=Crops(tuple(families), self.normalization),
+            heads=dict.fromkeys(heads, self.head_dim),
+            views=Crops(
+                tuple(families), self.normalization, changes if self.augment == "full" else ()
+            ),
         )
 
     def losses(
@@ -77,9 +97,10 @@ class DINO:
     ) -> Float[Tensor, " b"]:
         """Return the sum of the cross-entropies of all pairs (teacher view, student view)."""
         embeddings = views.embeddings
-        student = project(embeddings, heads["student"], normalize=self.normalize)
+        student = project(embeddings, heads.get("student"), normalize=self.normalize)
         global_views = embeddings[:, : self.global_crops].detach()
-        teacher = project(global_views, heads["teacher"], normalize=self.normalize)
+        teacher_head = heads.get("student" if self.shared_head else "teacher")
+        teacher = project(global_views, teacher_head, normalize=self.normalize)
         return self.cross_entropy(student, teacher)
 
     def cross_entropy(

@@ -11,7 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fungistore.objectives.objective import BankSpec, Heads, Needs, ViewOutputs, project
+from fungistore.objectives.objective import (
+    BankSpec,
+    Heads,
+    Needs,
+    ViewOutputs,
+    project,
+    require_head_dim,
+)
 from fungistore.settings import require
 
 
@@ -50,7 +57,7 @@ class Contrast(ABC):
     Attributes:
         views: of a sample, each an anchor and a positive of the others.
         temperature: 0.07 in the paper.
-        head_dim: width of the head.
+        head_dim: width of the head; 0: none, latents are the embeddings.
         negatives: samples whose views are the negatives.
         negative_views: views of each of them.
         negative_temperature: divide similarities by the temperature in the denominator too (the
@@ -73,7 +80,7 @@ class Contrast(ABC):
         require(self.views > 1, "simclr.views", "2 or more", self.views)
         is_usable = 0 < self.temperature < inf
         require(is_usable, "simclr.temperature", "a number above 0", self.temperature)
-        require(self.head_dim > 0, "simclr.head_dim", "1 or more", self.head_dim)
+        require_head_dim(self.head_dim, "simclr.head_dim")
         require(self.negatives >= 0, "simclr.negatives", "0 or more", self.negatives)
         has_so_many = 1 <= self.negative_views <= self.views
         expected = f"1 to simclr.views, {self.views}"
@@ -98,7 +105,7 @@ class Contrast(ABC):
         self, views: ViewOutputs, heads: Heads, bank: Float[Tensor, "n d"] | None
     ) -> Float[Tensor, " b"]:
         """Return the mean over a sample's views of InfoNCE against the others."""
-        latents = project(views.embeddings, heads["projection"], normalize=self.normalize)
+        latents = project(views.embeddings, heads.get("projection"), normalize=self.normalize)
         negatives = latents.new_zeros(0, latents.shape[-1]) if bank is None else bank
         return info_nce(
             latents, negatives, self.temperature, negative_temperature=self.negative_temperature
@@ -107,7 +114,7 @@ class Contrast(ABC):
     def latents(self, views: ViewOutputs, heads: Heads) -> Float[Tensor, "b v d"]:
         """Return the head's outputs of the first views, not normalised."""
         some = views.embeddings[:, : self.negative_views]
-        return project(some, heads["projection"], normalize=self.normalize)
+        return project(some, heads.get("projection"), normalize=self.normalize)
 
     def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Return the negatives: the latents as they are."""

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project
+from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require_head_dim
 from fungistore.settings import require
 
 
@@ -20,7 +20,7 @@ class KL:
 
     Attributes:
         temperature: divides the logits; 15 in the paper.
-        head_dim: width of the head; 768 in the paper.
+        head_dim: width of the head; 768 in the paper; 0: none, the loss is taken on the embedding.
         normalize: L2-normalise the embedding before the head.
         direction: "uniform-first" is KL(U || p), the reference code; "uniform-last" is KL(p || U),
             the paper's equation. Their gradients have a cosine of 0.999999 at initialisation.
@@ -36,7 +36,7 @@ class KL:
     def __post_init__(self) -> None:
         """Refuse unusable parameters with UsageError."""
         require(0 < self.temperature < inf, "kl.temperature", "a number above 0", self.temperature)
-        require(self.head_dim > 0, "kl.head_dim", "1 or more", self.head_dim)
+        require_head_dim(self.head_dim, "kl.head_dim")
 
     @property
     def needs(self) -> Needs:
@@ -47,7 +47,7 @@ class KL:
         self, views: ViewOutputs, heads: Heads, bank: Tensor | None = None
     ) -> Float[Tensor, " b"]:
         """Return the divergence divided by the head's width, as PyTorch's "mean" reduction does."""
-        latents = project(views.embeddings[:, 0], heads["projection"], normalize=self.normalize)
+        latents = project(views.embeddings[:, 0], heads.get("projection"), normalize=self.normalize)
         return self.divergence(latents)
 
     def divergence(self, latents: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import TokenGrid
+from fungistore.settings import require
 
 Heads = Mapping[str, nn.Linear]
 
@@ -27,7 +28,7 @@ class BankSpec:
 
     Attributes:
         name: what it is called, in its setup and in messages: "negatives".
-        width: of a latent; None: that of a token.
+        width: of a latent; None: that of a token; 0: that of an embedding.
         samples: how many samples of the train split are encoded; None: all of them.
         per_sample: latents that a sample puts into it; None: one for each of its views.
         most: where `samples` is None: no more than so many.
@@ -73,7 +74,8 @@ class Needs:
     """What an objective asks for, as plain data.
 
     Attributes:
-        heads: output width of each projection head; every head is Linear(E, width).
+        heads: output width of each projection head; every head is Linear(E, width). One of width 0
+            is left out: there is no such head, and `project` gives what would enter it.
         token_heads: the same for heads of tokens, Linear(D, width).
         views: a request that the modality makes a recipe of (`fungistore.modalities.requests`),
             or the objective's own recipe (`OwnViews`); None: the view that embeddings have.
@@ -94,6 +96,12 @@ class Needs:
     per_token: bool = False
     token_draws: int = 0
     neighbors: Neighbors | None = None
+
+    def __post_init__(self) -> None:
+        """Leave out heads of width 0."""
+        for kind in ("heads", "token_heads"):
+            widths = {name: width for name, width in getattr(self, kind).items() if width}
+            object.__setattr__(self, kind, widths)
 
 
 @dataclass(frozen=True)
@@ -163,10 +171,18 @@ class PlannedBank(BankObjective, Protocol):
 
 
 def project(
-    embeddings: Float[Tensor, "... e"], head: nn.Linear, *, normalize: bool
+    embeddings: Float[Tensor, "... e"], head: nn.Linear | None, *, normalize: bool
 ) -> Float[Tensor, "... d"]:
-    """Apply a head, after L2-normalising its input where the objective asks for it."""
+    """Apply a head, after L2-normalising its input where the objective asks for it.
+
+    Without a head (FUNGI, table 6) the loss is taken on that input itself: d is e.
+    """
     if normalize:
         embeddings = nn.functional.normalize(embeddings, dim=-1)
-    latents: Tensor = head(embeddings)
+    latents: Tensor = embeddings if head is None else head(embeddings)
     return latents
+
+
+def require_head_dim(value: int, where: str) -> None:
+    """Raise UsageError unless a head can have such a width; 0 means that there is no head."""
+    require(value >= 0, where, "0 (no head) or more", value)

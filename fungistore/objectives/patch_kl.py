@@ -18,7 +18,7 @@ class PatchKL(KL):
 
     Attributes:
         temperature: divides the logits; 15 in the paper.
-        head_dim: width of the head; 768 in the paper.
+        head_dim: width of the head; 768 in the paper; 0: none, the loss is taken on tokens.
         normalize: L2-normalise tokens before the head.
         direction: as of `kl`.
     """
@@ -38,5 +38,5 @@ class PatchKL(KL):
         """Return the mean of the divergences of an image's tokens."""
         (grid,) = views.tokens
         tokens = grid.tokens.flatten(1, -2)
-        latents = project(tokens, heads["projection"], normalize=self.normalize)
+        latents = project(tokens, heads.get("projection"), normalize=self.normalize)
         return self.divergence(latents.flatten(0, 1)).unflatten(0, latents.shape[:2]).mean(1)

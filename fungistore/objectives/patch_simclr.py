@@ -14,7 +14,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from fungistore.objectives.objective import BankSpec, Heads, Needs, Neighbors, ViewOutputs
+from fungistore.objectives.objective import (
+    BankSpec,
+    Heads,
+    Needs,
+    Neighbors,
+    ViewOutputs,
+    project,
+    require_head_dim,
+)
 from fungistore.settings import require
 
 REFERENCE_NEIGHBORS = 5  # that the reference code asks its index for, whatever it keeps of them
@@ -27,7 +35,7 @@ class PatchSimCLR:
 
     Attributes:
         temperature: 0.07 in the paper.
-        head_dim: width of the head; 96 in the paper.
+        head_dim: width of the head; 96 in the paper; 0: none, the loss is taken on tokens.
         negative_neighbors: nearest tokens of the support bank that each token gets; 2 in the paper.
         keep: each of them is a negative with this probability; 0.5 in the paper.
         negative_temperature: divide similarities by the temperature in the denominator too, as
@@ -57,8 +65,8 @@ class PatchSimCLR:
 
     def __post_init__(self) -> None:
         """Refuse unusable parameters with UsageError."""
-        counts = ("head_dim", "support_images", "support_patches")
-        for field in counts:
+        require_head_dim(self.head_dim, f"{self.name}.head_dim")
+        for field in ("support_images", "support_patches"):
             value = getattr(self, field)
             require(value > 0, f"{self.name}.{field}", "1 or more", value)
         most = REFERENCE_NEIGHBORS if self.pairing == "scrambled" else self.negative_neighbors
@@ -89,16 +97,17 @@ class PatchSimCLR:
         self, views: ViewOutputs, heads: Heads, bank: Float[Tensor, "b t k d"] | None
     ) -> Float[Tensor, " b"]:
         """Return the mean over an image's tokens of InfoNCE against the others and negatives."""
-        head, tokens = heads["projection"], _tokens(views)
+        head, tokens = heads.get("projection"), _tokens(views)
         if self.embedding:
             tokens = torch.cat([tokens, views.embeddings[:, :1]], dim=1)
-        positives = nn.functional.normalize(head(tokens), dim=-1)
-        negatives = positives.new_zeros(len(positives), 0, self.head_dim)
+        positives = nn.functional.normalize(project(tokens, head, normalize=False), dim=-1)
+        negatives = positives[:, :0].detach()
         kept = torch.ones(negatives.shape[:2], dtype=torch.bool, device=positives.device)
         if bank is not None:
             near = scrambled(bank) if self.pairing == "scrambled" else bank
             near = near[:, :, : self.negative_neighbors].flatten(1, 2)
-            negatives = nn.functional.normalize(head(near), dim=-1).detach()
+            latents = project(near, head, normalize=False)
+            negatives = nn.functional.normalize(latents, dim=-1).detach()
             kept = (views.drawn[-1] < self.keep).to(positives.device)
         return self.info_nce(positives, negatives, kept)
 

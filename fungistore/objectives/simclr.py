@@ -11,7 +11,14 @@ from torch import Tensor
 
 from fungistore.modalities.requests import Normalization, Windows
 from fungistore.objectives.info_nce import info_nce
-from fungistore.objectives.objective import BankSpec, Heads, Needs, ViewOutputs, project
+from fungistore.objectives.objective import (
+    BankSpec,
+    Heads,
+    Needs,
+    ViewOutputs,
+    project,
+    require_head_dim,
+)
 from fungistore.settings import require
 
 
@@ -21,7 +28,7 @@ class SimCLR:
 
     Attributes:
         temperature: 0.07 in the paper.
-        head_dim: width of the head; 96 in the paper.
+        head_dim: width of the head; 96 in the paper; 0: none, latents are the embeddings.
         base_patches: windows that would tile the image; 4 in the paper, so a window is half a side.
         stride_scale: a stride is a window's side divided by it; 6 in the paper.
         negatives: images whose windows are the negatives; 256 in the paper (256 x 49 latents).
@@ -49,7 +56,7 @@ class SimCLR:
         require(is_square, "simclr.base_patches", "a square number: 4, 9, 16, ...", tiles)
         is_usable = 0 < self.temperature < inf
         require(is_usable, "simclr.temperature", "a number above 0", self.temperature)
-        require(self.head_dim > 0, "simclr.head_dim", "1 or more", self.head_dim)
+        require_head_dim(self.head_dim, "simclr.head_dim")
         require(self.stride_scale > 0, "simclr.stride_scale", "1 or more", self.stride_scale)
         require(self.negatives >= 0, "simclr.negatives", "0 or more", self.negatives)
 
@@ -74,7 +81,7 @@ class SimCLR:
 
     def latents(self, views: ViewOutputs, heads: Heads) -> Float[Tensor, "b v d"]:
         """Return the head's outputs, not normalised."""
-        return project(views.embeddings, heads["projection"], normalize=self.normalize)
+        return project(views.embeddings, heads.get("projection"), normalize=self.normalize)
 
     def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         """Return the negatives: the latents as they are."""

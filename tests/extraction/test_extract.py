@@ -28,12 +28,17 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
 from fungistore.machine.context import Context
 from fungistore.objectives.dino import DINO
+from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
 from fungistore.report import Silent
 from fungistore.store.store import Store
 from tiny_world import TINY, needs_vnni, write_images
 
-SMALL = {"dino": DINO(local_crops=2, head_dim=32), "simclr": SimCLR(stride_scale=2, negatives=3)}
+SMALL = {
+    "kl": KL(head_dim=0),
+    "dino": DINO(local_crops=2, head_dim=32, augment="full"),
+    "simclr": SimCLR(stride_scale=2, negatives=3),
+}
 ALL = ("embeddings", "kl", "dino", "simclr", "patches")
 
 
@@ -274,7 +279,8 @@ def test_on_error_fail_stops_at_the_first_bad_image(
 CHANGES: dict[str, dict[str, object]] = {
     "gradient.seed": {"seed": 1},
     "backbone.image_size": {"image_size": 96},
-    "dino.local_crops": {"objectives": SMALL | {"dino": DINO(head_dim=32)}},
+    "dino.local_crops": {"objectives": SMALL | {"dino": DINO(head_dim=32, augment="full")}},
+    "dino.augment": {"objectives": SMALL | {"dino": DINO(local_crops=2, head_dim=32)}},
     "layout.unit_rows": {"unit_rows": 16},
     "gradient.projection.kind": {"projection": "gaussian"},
     "patches.pool": {"pool": 2},

@@ -123,13 +123,14 @@ def test_each_parameter_of_an_objective_changes_its_fingerprint(
     resolved: Resolved, kind: type[Any]
 ) -> None:
     """A parameter's other value is another feature, and leaves the other features alone."""
-    others = {"direction": "uniform-last", "normalization": "imagenet", "base_patches": 9}
-    others |= {"prototypes": 9, "assigned_by": "same-crops"}
+    others: dict[str, Any] = {"direction": "uniform-last", "normalization": "imagenet"}
+    others |= {"base_patches": 9, "augment": "full", "prototypes": 9}
+    others |= {"assigned_by": "same-crops"}
     before = prints(resolved)
     for field in fields_of(kind, kind.name).values():
         value = field.default
         if field.name in others:
-            other: Any = others[field.name]
+            other = others[field.name]
         elif isinstance(value, bool):
             other = not value
         elif isinstance(value, tuple):

@@ -587,7 +587,8 @@ def test_the_hash_is_the_same_on_another_kind_of_cpu(weights_file: WeightsFile) 
         "from fungistore.backbones.families import load_backbone; "
         "from fungistore.gradients.projection import ProjectionSpec; "
         "print(load_backbone('test_vit', weights=Path(sys.argv[1]), image_size=224).identity(), "
-        "[ProjectionSpec(kind, 64, 5000, 1).digest() for kind in ('binary', 'gaussian', 'sparse')])"
+        "[ProjectionSpec(kind, 64, 5000, 1).digest() "
+        "for kind in ('binary', 'gaussian', 'sparse', 'very-sparse')])"
     )
     command = [sys.executable, "-c", program, str(weights_file("test_vit"))]
     plain = {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4"}

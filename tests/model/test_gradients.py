@@ -118,10 +118,10 @@ def autograd_oracle(
     return torch.stack(rows), torch.cat(embeddings)
 
 
-def bank_for(objective: KL | DINO | SimCLR | DeepCluster) -> Tensor | None:
+def bank_for(objective: KL | DINO | SimCLR | DeepCluster, width: int) -> Tensor | None:
     if isinstance(objective, DeepCluster):
         return torch.randn(3, 12, 128)
-    return torch.randn(10, 96) if isinstance(objective, SimCLR) else None
+    return torch.randn(10, objective.head_dim or width) if isinstance(objective, SimCLR) else None
 
 
 def relative_error(ours: Tensor, oracle: Tensor) -> float:
@@ -138,7 +138,7 @@ def check(
     pixels = torch.randn(2, views, 3, backbone.image_size, backbone.image_size)
     pixels += 2 * torch.randn(2, views, 3, 1, 1)  # or else all noise looks alike
     heads = heads_for(objective, backbone.embedding_dim)
-    bank = bank_for(objective)
+    bank = bank_for(objective, backbone.embedding_dim)
     oracle, embeddings = autograd_oracle(backbone, pixels, objective, heads, bank)
     tape = path_of(backbone).record((chunk,) for chunk in pixels.split(2, dim=1))
     gradients = tape.gradients(objective.losses(ViewOutputs(tape.embeddings), heads, bank))
@@ -157,6 +157,22 @@ def test_class_token_models_agree_with_autograd_on_both_paths(name: str, path_of
     assert isinstance(gradient_path(backbone), ClassTokenPath)
     check(backbone, path_of, KL(), views=1)
     check(backbone, path_of, DINO(global_crops=2, local_crops=2), views=4)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        KL(head_dim=0),
+        KL(head_dim=0, normalize=False, temperature=1.0),
+        DINO(head_dim=0, local_crops=2),
+        DINO(shared_head=True, local_crops=2),
+        SimCLR(head_dim=0),
+    ],
+    ids=repr,
+)
+def test_ablated_heads_agree_with_autograd(objective: KL | DINO | SimCLR) -> None:
+    """Where the loss is taken on the embedding, or student and teacher have one head."""
+    check(small("test_vit"), class_token_path, objective, 1 if isinstance(objective, KL) else 4)
 
 
 @pytest.mark.parametrize(

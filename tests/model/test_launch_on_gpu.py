@@ -18,6 +18,7 @@ from fungistore.extraction.freeze import throwaway_features
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import resolve
 from fungistore.gradients.general import LayerPath
+from fungistore.objectives.dino import DINO
 
 FEATURES = ("embeddings", "kl", "dino", "simclr", "patches")
 
@@ -45,6 +46,7 @@ def test_a_batch_stays_on_the_gpu(
         device="cuda",
         dtype=dtype,
         view_size=view_size,
+        objectives={"dino": DINO(augment="full" if view_size == "native" else "crops")},
     )
     resolved = resolve(options, {})
     if isinstance(resolved.path, LayerPath):

@@ -28,6 +28,10 @@ VARIANTS = [
     KL(direction="uniform-last", temperature=1.0, normalize=False),
     DINO(same_view_pairs=False, normalize=False),
     SimCLR(negative_temperature=False, normalize=True),
+    KL(head_dim=0),
+    DINO(head_dim=0, normalize=False),
+    DINO(shared_head=True),
+    SimCLR(head_dim=0),
     TextSimCLR(),
     TextSimCLR(negative_temperature=False, normalize=True),
 ]
@@ -132,15 +136,15 @@ def test_simclr_works_without_negatives() -> None:
     [
         (KL, {"temperature": 0.0}),
         (KL, {"temperature": math.inf}),
-        (KL, {"head_dim": 0}),
+        (KL, {"head_dim": -1}),
         (DINO, {"student_temperature": 0.0}),
         (DINO, {"teacher_temperature": math.inf}),
-        (DINO, {"head_dim": 0}),
+        (DINO, {"head_dim": -1}),
         (DINO, {"local_crops": -1}),
         (DINO, {"local_scale": (0.3, 1.01)}),
         (SimCLR, {"temperature": 0.0}),
         (SimCLR, {"temperature": math.inf}),
-        (SimCLR, {"head_dim": 0}),
+        (SimCLR, {"head_dim": -1}),
         (SimCLR, {"negatives": -1}),
         (DINO, {"teacher_temperature": -1.0}),
         (DINO, {"global_crops": 0}),
@@ -287,7 +291,8 @@ def test_a_samples_loss_and_gradient_do_not_depend_on_its_batch(
     """The losses and gradients of a batch equal those of its samples, one by one."""
     heads = heads_for(objective)
     torch.manual_seed(8)
-    negatives = torch.randn(20, 96) if isinstance(objective, SimCLR) else None
+    width = objective.head_dim or EMBEDDING_DIM
+    negatives = torch.randn(20, width) if isinstance(objective, SimCLR) else None
     batch = embeddings_for(objective, 5).requires_grad_()
     losses = objective.losses(ViewOutputs(batch), heads, negatives)
     losses.sum().backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.timm_vit.encoder import TimmViT
+from fungistore.choices import ProjectionKind
 from fungistore.errors import UsageError
 from fungistore.extraction.batches import stack_drawn
 from fungistore.extraction.features import FeatureMaker, GradientFeature
@@ -32,8 +33,7 @@ from fungistore.objectives.patch_kl import PatchKL
 from fungistore.objectives.patch_simclr import PatchSimCLR, scrambled
 
 PatchObjective = PatchKL | PatchSimCLR
-KINDS: list[Literal["binary", "gaussian", "sparse", "tensorsketch"]]
-KINDS = ["binary", "gaussian", "sparse", "tensorsketch"]
+KINDS: list[ProjectionKind] = ["binary", "gaussian", "sparse", "very-sparse", "tensorsketch"]
 CPU = torch.device("cpu")
 
 

@@ -20,7 +20,7 @@ from fungistore.gradients.projection import (
     unit_rows,
 )
 
-KINDS: list[ProjectionKind] = ["binary", "gaussian", "sparse"]
+KINDS: list[ProjectionKind] = ["binary", "gaussian", "sparse", "very-sparse"]
 UNEVEN = 2 * BLOCK_COLUMNS + 1234
 SEVERAL_GROUPS = (2 * BLOCKS_AT_ONCE + 3) * BLOCK_COLUMNS + 5
 SIGMAS = 5  # statistical bounds; the seeds are fixed, so nothing here is left to chance
@@ -56,6 +56,8 @@ PINNED: dict[str, list[float]] = {
         0.0,
     ],
 }
+
+PLACES = [(0, 1622, -1.0), (0, 1967, 1.0), (0, 2246, -1.0), (0, 2669, -1.0), (0, 3159, 1.0)]
 
 
 def dense(spec: ProjectionSpec) -> NDArray[np.float64]:
@@ -110,7 +112,9 @@ def test_a_low_precision_product_keeps_the_direction() -> None:
 def test_entries_have_mean_zero_and_unit_variance(kind: ProjectionKind) -> None:
     """A block's mean is 0 and its variance 1, and so are those of its rows and columns."""
     block = ProjectionSpec(kind, 256, BLOCK_COLUMNS, seed=0).block(0).astype(np.float64)
-    fourth = {"binary": 1.0, "gaussian": 3.0, "sparse": 3.0}[kind]
+    fourth = {"binary": 1.0, "gaussian": 3.0, "sparse": 3.0, "very-sparse": BLOCK_COLUMNS**0.5}[
+        kind
+    ]
     assert abs(block.mean()) < SIGMAS / math.sqrt(block.size)
     spread = math.sqrt(max(fourth - 1, 1e-12) / block.size)
     assert abs((block**2).mean() - 1) <= SIGMAS * spread
@@ -122,9 +126,10 @@ def test_entries_have_mean_zero_and_unit_variance(kind: ProjectionKind) -> None:
 def test_rows_and_columns_are_uncorrelated(kind: ProjectionKind) -> None:
     """No row of the matrix predicts another, within a block or from block to block."""
     spec = ProjectionSpec(kind, 64, 2 * BLOCK_COLUMNS, seed=0)
+    sigmas = SIGMAS + (4 if kind == "very-sparse" else 1)  # few entries meet, and those are large
     for rows in (dense(spec), np.concatenate([spec.block(0), spec.block(1)]).astype(np.float64)):
         products = rows @ rows.T / rows.shape[1] - np.diag((rows**2).mean(axis=1))
-        assert np.abs(products).max() < (SIGMAS + 1) / math.sqrt(rows.shape[1])
+        assert np.abs(products).max() < sigmas / math.sqrt(rows.shape[1])
 
 
 def test_each_kind_has_its_own_values() -> None:
@@ -167,7 +172,27 @@ def test_a_longer_gradient_begins_with_the_same_whole_blocks() -> None:
     assert ProjectionSpec("binary", 8, UNEVEN, seed=1).block(2).shape == (8, 1234)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("columns", [4, 5000, 590_592])
+def test_very_sparse_entries_are_as_rare_and_large_as_their_paper_says(columns: int) -> None:
+    """Li, Hastie and Church: +-m^(1/4) with probability 1/(2 sqrt(m)), of all m columns."""
+    block = ProjectionSpec("very-sparse", 96, columns, seed=0).block(0)
+    values, counts = np.unique(block, return_counts=True)
+    expected = {-(columns**0.25): 0.5, 0.0: columns**0.5 - 1, columns**0.25: 0.5}
+    assert values.tolist() == pytest.approx(list(expected))
+    for count, share in zip(counts.tolist(), expected.values(), strict=True):
+        p = share / columns**0.5
+        assert abs(count / block.size - p) < SIGMAS * math.sqrt(p * (1 - p) / block.size)
+
+
+def test_very_sparse_places_are_pinned() -> None:
+    """Rows, columns and signs of the first of them, as stores have them."""
+    block = ProjectionSpec("very-sparse", 4, 590_592, seed=42).block(0)
+    rows, columns = np.nonzero(block)
+    signs = np.sign(block[rows, columns]).tolist()
+    assert list(zip(rows.tolist(), columns.tolist(), signs, strict=True))[:5] == PLACES
+
+
+@pytest.mark.parametrize("kind", PINNED)
 def test_entries_are_pinned(kind: ProjectionKind) -> None:
     """The matrix is part of every store's meaning: a change of generator must not go unnoticed."""
     block = ProjectionSpec(kind, 4, 590_592, seed=42).block(0)

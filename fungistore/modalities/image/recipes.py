@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from fungistore.errors import UsageError
+from fungistore.modalities.image.changed import ChangedViews
 from fungistore.modalities.image.crops import RandomCrops, SizedFamily
 from fungistore.modalities.image.patchify import Patchify
 from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe, Statistics
@@ -56,6 +57,8 @@ def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRec
     pixels: PixelRecipe
     if isinstance(request, Crops):
         pixels = _crops(request, encoder, view_size)
+        if request.changes:
+            pixels = ChangedViews(pixels, request.changes)
     else:
         pixels = _windows(request, encoder, view_size)
     own = request.normalization == "model"
