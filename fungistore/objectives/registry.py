@@ -16,6 +16,7 @@ OBJECTIVES = Registry(
         "kl": "fungistore.objectives.kl:KL",
         "dino": "fungistore.objectives.dino:DINO",
         "simclr": "fungistore.objectives.simclr:SimCLR",
+        "ibot": "fungistore.objectives.ibot:IBOT",
         "simclr@audio": "fungistore.objectives.audio_simclr:AudioSimCLR",
         "simclr@text": "fungistore.objectives.text_simclr:TextSimCLR",
         "patches/simclr": "fungistore.objectives.patch_simclr:PatchSimCLR",

@@ -25,12 +25,13 @@ from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import fingerprint
 from fungistore.modalities.modality import find_modality
 from fungistore.objectives.dino import DINO
+from fungistore.objectives.ibot import IBOT
 from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
 from fungistore.settings import fields_of
 from tiny_world import TINY
 
-ALL = ("embeddings", "kl", "dino", "simclr", "patches")
+ALL = ("embeddings", "kl", "dino", "simclr", "ibot", "patches")
 
 # What of an encoder follows from its model and weights, or decides none of its outputs.
 FOLLOWS = {
@@ -47,6 +48,8 @@ FOLLOWS = {
     "left_out",
     "doubts",
     "taken",
+    "masks_patches",
+    "mask_token",  # of the stored weights
     "dtype",
 }
 OTHER = {
@@ -94,7 +97,7 @@ def test_each_field_of_the_encoder_changes_the_fingerprints(resolved: Resolved, 
     """Of all features; the target layer of gradients alone."""
     before, after = prints(resolved), prints(other_encoder(resolved, **{name: OTHER[name]}))
     changed = {feature for feature in ALL if before[feature] != after[feature]}
-    assert changed == ({"kl", "dino", "simclr"} if name == "target_layer" else {*ALL})
+    assert changed == ({"kl", "dino", "simclr", "ibot"} if name == "target_layer" else {*ALL})
 
 
 def test_every_field_of_timms_transform_is_tried(resolved: Resolved) -> None:
@@ -117,12 +120,13 @@ def test_each_field_of_the_transform_changes_all_fingerprints(
     assert all(before[feature] != after[feature] for feature in ALL)
 
 
-@pytest.mark.parametrize("kind", [KL, DINO, SimCLR])
+@pytest.mark.parametrize("kind", [KL, DINO, SimCLR, IBOT])
 def test_each_parameter_of_an_objective_changes_its_fingerprint(
     resolved: Resolved, kind: type[Any]
 ) -> None:
     """A parameter's other value is another feature, and leaves the other features alone."""
     others = {"direction": "uniform-last", "normalization": "imagenet", "base_patches": 9}
+    others |= {"mask_aspect": 0.5}
     before = prints(resolved)
     for field in fields_of(kind, kind.name).values():
         value = field.default
