@@ -162,7 +162,7 @@ class IBOT:
         self, student: Float[Tensor, "... k"], teacher: Float[Tensor, "... k"]
     ) -> Float[Tensor, ...]:
         """Return -sum(q log p) of head outputs: q the teacher's, p the student's softmax."""
-        target = (teacher.detach() / self.teacher_temperature).softmax(dim=-1)
+        target = (teacher / self.teacher_temperature).softmax(dim=-1)
         log_p = (student / self.student_temperature).log_softmax(dim=-1)
         return -(target * log_p).sum(dim=-1)
 

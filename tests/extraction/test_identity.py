@@ -79,6 +79,12 @@ def resolved(tiny_weights: Path) -> Resolved:
     return replace(resolve(options, {}), unit_rows=8)
 
 
+def test_what_masked_patches_are_is_said(resolved: Resolved) -> None:
+    """Of weights without a mask token, once, among the remarks."""
+    said = [remark for remark in resolved.remarks if "masked patches" in remark]
+    assert said == ["masked patches are the mean of a crop's: the weights have no mask token"]
+
+
 def prints(resolved: Resolved) -> dict[str, str]:
     return {name: fingerprint(config) for name, config in array_configs(resolved).items()}
 

@@ -32,17 +32,26 @@ class MaskedCrops:
         crops: one group of crops, as a model takes them.
         request: what is masked of them.
         patch_size: pixels a side of a patch.
+        is_learnt: whether the model has learnt what stands for a masked patch.
     """
 
     crops: ViewRecipe
     request: MaskedBlocks
     patch_size: int
+    is_learnt: bool
 
     @property
     def groups(self) -> tuple[ViewGroup, ...]:
         """One group: the crops, and the masked crops."""
         (group,) = self.crops.groups
         return (replace(group, count=2 * group.count),)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What stands for a masked patch, for the user."""
+        if self.is_learnt:
+            return ("masked patches are the weights' own mask token",)
+        return ("masked patches are the mean of a crop's: the weights have no mask token",)
 
     def on(self, device: torch.device) -> ViewRecipe:
         """Return the same views, their crops made where they are made fastest."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
 
 from fungistore.errors import UsageError
 from fungistore.modalities.image.crops import RandomCrops, SizedFamily
@@ -42,6 +43,10 @@ class MasksPatches(Protocol):
     def masks_patches(self) -> bool:
         """Whether it does: its inputs may be (pixels [n, 3, s, s], bool [n, rows, columns])."""
 
+    @property
+    def mask_token(self) -> Tensor | None:
+        """What its weights learnt to stand in their place."""
+
 
 def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRecipe | None:
     """Return the recipe that a request becomes for an encoder, None where images have no such.
@@ -58,7 +63,8 @@ def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRec
         _refuse_unmaskable(encoder)
         whole = image_recipe(request.crops, encoder, view_size)
         assert whole is not None  # there are crops of every image
-        return MaskedCrops(whole, request, encoder.patch_size)
+        is_learnt = encoder.mask_token is not None
+        return MaskedCrops(whole, request, encoder.patch_size, is_learnt)
     if not isinstance(request, Crops | Windows):
         return None
     if not isinstance(encoder, TakesPixels):
