@@ -185,13 +185,13 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class Remarking(Protocol):
-    """An encoder that has to say how it came to its weights and its transform."""
+    """An encoder that has to say how it came to its weights and its transform, or such views."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """One sentence each, for the user."""
 
 
-def remarks_of(encoder: Encoder) -> tuple[str, ...]:
-    """Return what an encoder has to say, if anything."""
-    return encoder.remarks if isinstance(encoder, Remarking) else ()
+def remarks_of(one: Encoder | ViewRecipe) -> tuple[str, ...]:
+    """Return what an encoder has to say, or some views, if anything."""
+    return one.remarks if isinstance(one, Remarking) else ()

@@ -147,7 +147,8 @@ class ExtractOptions(ReplayChoice):
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
         Setting(
-            "Of embeddings, kl, dino, simclr, deepcluster, patches, patches/simclr, patches/kl.",
+            "Of embeddings, kl, dino, simclr, deepcluster, ibot, mlm, patches, patches/simclr, "
+            "patches/kl.",
             default="embeddings,kl; of texts and sounds embeddings",
             metavar="NAMES",
             heading=FEATURES,

@@ -163,7 +163,8 @@ class Resolved:
         """What the encoder has to say, and what its own size costs where nobody has chosen it."""
         size = () if self.options.image_size is not None else size_remarks(self.backbone)
         adapted = () if self.adaptation is None else self.adaptation.remarks
-        return (*remarks_of(self.backbone), *adapted, *size, *self.choices)
+        views = [said for recipe in self.views.values() for said in remarks_of(recipe)]
+        return (*remarks_of(self.backbone), *adapted, *size, *views, *self.choices)
 
     @property
     def gradient_features(self) -> list[str]:
@@ -208,9 +209,8 @@ def resolve(
     _refuse_uneven_cells(backbone, options.pool)
     _refuse_gradients_of_nothing(backbone, gradient_features(options))
     backbone.module.to(device)
-    compiled = options.compile
-    if compiled is None:
-        compiled = bool(frozen.get("compute.compiled"))
+    usual = bool(frozen.get("compute.compiled"))
+    compiled = usual if options.compile is None else options.compile
     path = gradient_path(backbone, dtype, compiled=compiled)
     objectives = {name: options.objectives[name] for name in gradient_features(options)}
     for name, objective in objectives.items():

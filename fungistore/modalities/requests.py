@@ -7,6 +7,7 @@ own modality knows. An objective whose views no modality makes brings them itsel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import Literal
 
 Normalization = Literal["model", "imagenet"]  # of pixels: the encoder's own, or ImageNet's
@@ -62,6 +63,31 @@ class Crops:
     families: tuple[CropFamily, ...]
     normalization: Normalization = "model"
     changes: tuple[Changes, ...] = ()
+
+
+@dataclass(frozen=True)
+class MaskedBlocks:
+    """Random crops of one family, each of them whole and with blocks of its patches masked.
+
+    All crops come whole first, then all of them masked, in the same order. Which patches a crop
+    lacks is the last of what is drawn: uint8 [crops, rows, columns], 1 where one is masked.
+
+    Attributes:
+        crops: the crops.
+        ratio: least and greatest share of a crop's patches that are masked; their number is drawn
+            uniformly from what lies between.
+        aspect: of a block, the least ratio of its sides; the greatest is 1 / aspect.
+    """
+
+    crops: Crops
+    ratio: tuple[float, float]
+    aspect: float
+
+    def counts(self, patches: int) -> tuple[int, int]:
+        """Return how many of a crop's patches are masked at least, at least one, and at most."""
+        low, high = self.ratio
+        least = max(1, ceil(low * patches))
+        return least, max(least, floor(high * patches))
 
 
 @dataclass(frozen=True)

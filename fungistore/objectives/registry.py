@@ -17,6 +17,7 @@ OBJECTIVES = Registry(
         "dino": "fungistore.objectives.dino:DINO",
         "deepcluster": "fungistore.objectives.deepcluster:DeepCluster",
         "simclr": "fungistore.objectives.simclr:SimCLR",
+        "ibot": "fungistore.objectives.ibot:IBOT",
         "simclr@audio": "fungistore.objectives.audio_simclr:AudioSimCLR",
         "simclr@text": "fungistore.objectives.text_simclr:TextSimCLR",
         "patches/simclr": "fungistore.objectives.patch_simclr:PatchSimCLR",

@@ -40,7 +40,7 @@ def offered(line: str, **more: str) -> list[str]:
         ("fungi eval knn no-such-store --pca ", []),
         (
             "fungi extract a b --features embeddings,",
-            ["dino", "kl", "patches", "patches/kl", "patches/simclr", "simclr"],
+            ["dino", "ibot", "kl", "patches", "patches/kl", "patches/simclr", "simclr"],
         ),
         ("fungi extract a b --dtype f", ["float16", "float32"]),
         ("fungi extract a b --view-size ", ["model", "native"]),

@@ -26,12 +26,13 @@ from fungistore.fingerprint import fingerprint
 from fungistore.modalities.modality import find_modality
 from fungistore.objectives.deepcluster import DeepCluster
 from fungistore.objectives.dino import DINO
+from fungistore.objectives.ibot import IBOT
 from fungistore.objectives.kl import KL
 from fungistore.objectives.simclr import SimCLR
 from fungistore.settings import fields_of
 from tiny_world import TINY
 
-ALL = ("embeddings", "kl", "dino", "simclr", "deepcluster", "patches")
+ALL = ("embeddings", "kl", "dino", "simclr", "deepcluster", "ibot", "patches")
 
 # What of an encoder follows from its model and weights, or decides none of its outputs.
 FOLLOWS = {
@@ -48,6 +49,8 @@ FOLLOWS = {
     "left_out",
     "doubts",
     "taken",
+    "masks_patches",
+    "mask_token",  # of the stored weights
     "dtype",
 }
 OTHER = {
@@ -75,6 +78,12 @@ def resolved(tiny_weights: Path) -> Resolved:
         model=TINY, weights=str(tiny_weights), image_size=32, features=ALL, device="cpu"
     )
     return replace(resolve(options, {}), unit_rows=8)
+
+
+def test_what_masked_patches_are_is_said(resolved: Resolved) -> None:
+    """Of weights without a mask token, once, among the remarks."""
+    said = [remark for remark in resolved.remarks if "masked patches" in remark]
+    assert said == ["masked patches are the mean of a crop's: the weights have no mask token"]
 
 
 def prints(resolved: Resolved) -> dict[str, str]:
@@ -118,14 +127,14 @@ def test_each_field_of_the_transform_changes_all_fingerprints(
     assert all(before[feature] != after[feature] for feature in ALL)
 
 
-@pytest.mark.parametrize("kind", [KL, DINO, SimCLR, DeepCluster])
+@pytest.mark.parametrize("kind", [KL, DINO, SimCLR, DeepCluster, IBOT])
 def test_each_parameter_of_an_objective_changes_its_fingerprint(
     resolved: Resolved, kind: type[Any]
 ) -> None:
     """A parameter's other value is another feature, and leaves the other features alone."""
     others: dict[str, Any] = {"direction": "uniform-last", "normalization": "imagenet"}
     others |= {"base_patches": 9, "augment": "full", "prototypes": 9}
-    others |= {"assigned_by": "same-crops"}
+    others |= {"assigned_by": "same-crops", "mask_aspect": 0.5}
     before = prints(resolved)
     for field in fields_of(kind, kind.name).values():
         value = field.default

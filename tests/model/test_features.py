@@ -23,7 +23,7 @@ from fungistore.extraction.batches import BatchViews, DrawnGroup, stack_drawn
 from fungistore.extraction.features import FeatureMaker, GradientFeature
 from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
-from fungistore.gradients.path import gradient_path
+from fungistore.gradients.path import gradient_path, token_path
 from fungistore.gradients.projection import (
     Projection,
     ProjectionSpec,
@@ -40,6 +40,7 @@ from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe
 from fungistore.modalities.requests import Windows
 from fungistore.modalities.views import ViewRecipe
 from fungistore.objectives.dino import DINO
+from fungistore.objectives.ibot import IBOT
 from fungistore.objectives.kl import KL
 from fungistore.objectives.objective import Needs, ViewOutputs
 from fungistore.objectives.simclr import SimCLR
@@ -52,10 +53,11 @@ Batch = BatchViews
 WeightsFile = Callable[[str], Path]
 ALL = frozenset(["embeddings", "patches", "kl", "dino", "simclr"])
 VECTORS = ["embeddings", "gradients/kl", "gradients/dino", "gradients/simclr"]
-OBJECTIVES: dict[str, KL | DINO | SimCLR] = {
+OBJECTIVES: dict[str, KL | DINO | SimCLR | IBOT] = {
     "kl": KL(),
     "dino": DINO(local_crops=3),
     "simclr": SimCLR(stride_scale=2),  # nine windows
+    "ibot": IBOT(),
 }
 CPU = torch.device("cpu")
 PathOf = Callable[[TimmViT], GradientPath]
@@ -89,6 +91,9 @@ def make(
         heads = {
             head: nn.Linear(backbone.embedding_dim, width).requires_grad_(False)
             for head, width in objective.needs.heads.items()
+        } | {
+            head: nn.Linear(backbone.token_dim, width).requires_grad_(False)
+            for head, width in objective.needs.token_heads.items()
         }
         recipe = recipe_of(objective, backbone, view_size)
         if isinstance(recipe, NormalizedViews) and isinstance(recipe.pixels, RandomCrops):
@@ -105,6 +110,7 @@ def make(
         batch_size=batch_size,
         seed=seed,
         device=CPU,
+        token_path=token_path(backbone, path),
     )
 
 
@@ -156,12 +162,12 @@ def test_every_feature_gives_its_arrays(maker: FeatureMaker, photos: list[Pixels
     rows = maker.compute(batch_of(maker, photos), ALL)
     shapes = {name: array.shape for name, array in rows.items()}
     expected: dict[str, tuple[int, ...]] = {"embeddings": (6, 64), "patches": (6, 4, 4, 64)}
-    for name in OBJECTIVES:
+    for name in sorted(ALL & OBJECTIVES.keys()):
         expected |= {f"gradients/{name}": (6, 64), f"norms/{name}": (6,)}
     assert shapes == expected
     assert all(array.dtype == np.float32 for array in rows.values())
     assert all(np.isfinite(array).all() for array in rows.values())
-    for name in OBJECTIVES:
+    for name in sorted(ALL & OBJECTIVES.keys()):
         assert np.allclose(np.linalg.norm(rows[f"gradients/{name}"], axis=1), 1, atol=1e-6)
         assert (rows[f"norms/{name}"] > 0).all()
         assert cosines(rows[f"gradients/{name}"][:3], rows[f"gradients/{name}"][3:]).max() < 0.9999
@@ -227,6 +233,31 @@ def test_the_batch_size_changes_rounding_alone(
         other = make(tiny(weights_file), path_of=path_of, batch_size=batch_size)
         batch = batch_of(one, photos[:3])
         assert_close(other.compute(batch, ALL), one.compute(batch, ALL))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_vit2"])
+def test_masked_views_are_a_samples_own(
+    weights_file: WeightsFile, photos: list[Pixels], name: str
+) -> None:
+    """iBOT's rows are the same, to the bit, in any order, company and chunk, and beside others."""
+    wanted = frozenset(["ibot"])
+    maker = make(tiny(weights_file, name))
+    batch = batch_of(maker, photos[:3], wanted)
+    whole = maker.compute(batch, wanted)
+    norms, rows = whole["norms/ibot"], whole["gradients/ibot"]
+    assert np.isfinite(rows).all()
+    assert (norms > 0).all()
+    assert cosines(rows[:1], rows[1:2]).max() < 0.999
+    order = [2, 0, 1]
+    shuffled = maker.compute(part_of(batch, order), wanted)
+    assert np.array_equal(shuffled["gradients/ibot"], rows[order])
+    alone = maker.compute(part_of(batch, [1]), wanted)
+    assert np.array_equal(alone["gradients/ibot"], rows[1:2])
+    beside = frozenset(["ibot", "embeddings", "patches", "kl"])
+    among = maker.compute(batch_of(maker, photos[:3], beside), beside)
+    assert np.array_equal(among["gradients/ibot"], rows)
+    chunks = make(tiny(weights_file, name), batch_size=1).compute(batch, wanted)
+    assert_close(chunks, whole)
 
 
 def test_both_gradient_paths_give_the_same_features(
@@ -339,6 +370,7 @@ def test_forwards_are_counted(weights_file: WeightsFile) -> None:
     assert maker.forwards(frozenset(["embeddings", "patches", "kl"])) == 1
     assert maker.forwards(frozenset(["dino"])) == 5
     assert maker.forwards(ALL) == 1 + 5 + 9
+    assert maker.forwards(frozenset(["ibot", "kl"])) == 1 + 4
 
 
 def test_views_of_native_size_give_features_as_well(
@@ -373,7 +405,7 @@ def test_a_trunk_of_low_precision_keeps_the_features(
     print(name, dtype, least)  # shown by `pytest -rA`
     for array in ("embeddings", "patches"):
         assert 0.999 < least[array] < 1 - 1e-9
-    for feature in OBJECTIVES:
+    for feature in sorted(ALL & OBJECTIVES.keys()):
         assert least[f"gradients/{feature}"] > 0.99, feature
         ratio = other[f"norms/{feature}"] / one[f"norms/{feature}"]
         assert np.abs(ratio - 1).max() < 0.1
@@ -428,7 +460,9 @@ def test_another_codes_precision_changes_nothing(
         assert np.array_equal(found[name], rows), name
 
 
-@pytest.mark.parametrize("features", ["embeddings patches kl", "dino"])
+@pytest.mark.parametrize(
+    "features", ["embeddings patches kl", "dino", pytest.param("ibot", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("dtype", "path_of"),
     [
@@ -453,7 +487,7 @@ def test_neither_threads_nor_company_change_a_bit(
     wanted = frozenset(features.split())
     backbone = tiny(weights_file, "vit_small_patch14_dinov2", image_size=224)
     maker = make(backbone, dtype=dtype, path_of=path_of)
-    batch = batch_of(maker, photos[:2] if "dino" in wanted else photos[:5], wanted)
+    batch = batch_of(maker, photos[:5] if "kl" in wanted else photos[:2], wanted)
     expected = maker.compute(batch, wanted)
     torch.set_num_threads(3)
     try:

@@ -39,6 +39,7 @@ class Anatomy:
         token_dim: width of a token, or channels of a cell.
         layers: names of linear and convolution layers that run exactly once, in their order.
         calls: how often each layer runs that runs at all.
+        keeps_patches: whether a patch embedding makes the tokens that have places, one of each.
     """
 
     height: int
@@ -52,6 +53,7 @@ class Anatomy:
     token_dim: int
     layers: tuple[str, ...]
     calls: Counter[str]
+    keeps_patches: bool
 
 
 def is_plain(model: Any) -> bool:
@@ -76,7 +78,12 @@ def examine(sketch: Any, name: str, image_size: int | None) -> Anatomy:
     if not hasattr(sketch, "forward_features") or not hasattr(sketch, "forward_head"):
         raise _unusable(name, f"{type(sketch).__name__}, which does not tell features from a head")
     try:
-        with torch.no_grad(), torch.device("meta"), _calls(sketch.eval()) as order:
+        with (
+            torch.no_grad(),
+            torch.device("meta"),
+            _calls(sketch.eval()) as order,
+            _embedded(sketch) as embedded,
+        ):
             tokens = sketch.forward_features(torch.zeros(1, 3, height, width))
             embedding = sketch.forward_head(tokens)
     except Exception as error:  # timm's models raise whatever they meet
@@ -90,9 +97,12 @@ def examine(sketch: Any, name: str, image_size: int | None) -> Anatomy:
     calls = Counter(order)
     layers = tuple(layer for layer in order if calls[layer] == 1)
     read = _plain_tokens if is_plain(sketch) else _tokens
+    patch, rows, columns, prefix, layout = read(sketch, tokens, height, width)
+    token_dim = _token_dim(sketch, tokens, embedding)
+    keeps_patches = layout == "tokens" and embedded == [(rows * columns, token_dim)]
     return Anatomy(
-        height, width, *read(sketch, tokens, height, width), embedding.shape[-1],
-        _token_dim(sketch, tokens, embedding), layers, calls,
+        height, width, patch, rows, columns, prefix, layout, embedding.shape[-1], token_dim,
+        layers, calls, keeps_patches,
     )  # fmt: skip
 
 
@@ -150,6 +160,23 @@ def _calls(model: nn.Module) -> Iterator[list[str]]:
     ]
     try:
         yield order
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _embedded(model: Any) -> Iterator[list[tuple[int, int]]]:
+    """Give how many tokens a vision transformer's patch embedding makes, and their width."""
+    found: list[tuple[int, int]] = []
+
+    def note(module: nn.Module, entered: object, tokens: Any) -> None:
+        if isinstance(tokens, Tensor):  # with their grid's sides, tokens are none
+            found.append((tokens.shape[1:-1].numel(), tokens.shape[-1]))
+
+    hooks = [model.patch_embed.register_forward_hook(note)] if is_plain(model) else []
+    try:
+        yield found
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fungistore.backbones.adapters.vpt import PROMPTS, Prompts
 from fungistore.backbones.encoder import TokenGrid
+from fungistore.backbones.timm_vit.masking import masking
 from fungistore.modalities.views import Inputs
 
 
@@ -54,12 +55,20 @@ class TimmSplit:
         model: timm's, its trunk prepared.
         dtype: of the trunk's pixels; the last block makes patch tokens in it, too.
         to_grid: gives the patch tokens their rows and columns.
+        mask_token: stands for patches that inputs mask; None: their view's mean does.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, to_grid: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        to_grid: Callable[[Tensor], Tensor],
+        mask_token: Tensor | None = None,
+    ) -> None:
         self._model = model
         self._dtype = dtype
         self._to_grid = to_grid
+        self._mask_token = mask_token
         self._block: Any = model.blocks[-1]
         self._prompts: Prompts | None = getattr(self._block, PROMPTS, None)
         self._patch_block = self._block
@@ -74,9 +83,11 @@ class TimmSplit:
 
     def trunk(self, inputs: Inputs) -> Float[Tensor, "n t d"]:
         """Run everything before the last block."""
-        (pixels,) = inputs
+        pixels, *masked = inputs
         model = self._model
-        tokens = model._pos_embed(model.patch_embed(pixels.to(self._dtype)))
+        with masking(*masked, token=self._mask_token):
+            tokens = model.patch_embed(pixels.to(self._dtype))
+        tokens = model._pos_embed(tokens)
         tokens = model.norm_pre(model.patch_drop(tokens))
         for block in model.blocks[:-1]:
             tokens = block(tokens)

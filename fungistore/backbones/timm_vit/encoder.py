@@ -17,6 +17,7 @@ from fungistore.backbones.encoder import Encoded, TokenGrid
 from fungistore.backbones.timm_vit.class_token import TimmSplit, splits_class_token
 from fungistore.backbones.timm_vit.fitting import some
 from fungistore.backbones.timm_vit.layout import Layout
+from fungistore.backbones.timm_vit.masking import can_mask, masking
 from fungistore.backbones.timm_vit.quantized import quantize_linears
 from fungistore.backbones.timm_vit.variants import spelled_transform
 from fungistore.errors import UsageError
@@ -59,6 +60,9 @@ class TimmViT:
         taken: which of several encoders in a file the weights are, in words.
         adapter: what was trained of it, or added to it, by `fungi adapt`: method, settings and
             digest; None: it is as its weights were stored.
+        masks_patches: whether it can do without some of its patches: then inputs are (pixels,), or
+            (pixels, bool [n, rows, columns]).
+        mask_token: what stands in their place, [D]; None: the mean of a view's patch embeddings.
         dtype: type of pixels that the module takes; `prepare_trunk` changes it.
     """
 
@@ -82,12 +86,19 @@ class TimmViT:
     doubts: tuple[str, ...] = ()
     taken: str = ""
     adapter: Config | None = None
+    masks_patches: bool = False
+    mask_token: Float[Tensor, " d"] | None = None
     dtype: torch.dtype = field(default=torch.float32, init=False)
 
     family: ClassVar[str] = "timm"
     modality: ClassVar[str] = "image"
     lengths_differ: ClassVar[bool] = False
     is_thread_safe: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Give the patch embedding its mask, once."""
+        if self.masks_patches:
+            can_mask(self.module.patch_embed)
 
     @property
     def token_shape(self) -> tuple[int, int]:
@@ -204,9 +215,10 @@ class TimmViT:
             compile_for_shapes(block)
 
     def run(self, inputs: Inputs) -> Encoded:
-        """Return the embeddings and patch tokens of pixels."""
-        (pixels,) = inputs
-        features = self.module.forward_features(pixels.to(self.dtype))
+        """Return the embeddings and patch tokens of pixels, some patches of which may be masked."""
+        pixels, *masked = inputs
+        with masking(*masked, token=self.mask_token):
+            features = self.module.forward_features(pixels.to(self.dtype))
         grid = None if self.layout is None else self._grid(features)
         return Encoded(self.module.forward_head(features), grid)
 
@@ -215,7 +227,7 @@ class TimmViT:
         target = self.target
         if not isinstance(target, nn.Linear) or not splits_class_token(self.module, target):
             return None
-        return TimmSplit(self.module, self.dtype, self.to_grid)
+        return TimmSplit(self.module, self.dtype, self.to_grid, self.mask_token)
 
     def to_grid(self, tokens: Float[Tensor, "n t d"]) -> Float[Tensor, "n h w d"]:
         """Drop the prefix tokens and give the patch tokens their rows and columns (a square)."""

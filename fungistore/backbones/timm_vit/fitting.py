@@ -19,6 +19,7 @@ from fungistore.quantities import counted
 Convert = Callable[..., dict[str, Tensor]]  # of stored tensors by name, for a model
 
 CLASSIFIERS = ("head", "fc", "head_dist")
+MASK_TOKEN = "mask_token"  # which no model of timm's has a place for; see `masking`
 COUNTER = ".num_batches_tracked"  # of batch norms; nothing that is computed here depends on it
 NAMES_SHOWN = 4
 OWN_SIZE_ONLY = "the model takes images of its own size only"
@@ -86,7 +87,7 @@ def fit_weights(
         for key in sorted(expected.keys() & converted.keys())
         if converted[key].shape != expected[key].shape
     ]
-    unexpected = sorted(extra - dropped)
+    unexpected = sorted(extra - dropped - {MASK_TOKEN})
     if own_size is not None and misshapen and not missing and not unexpected:
         own = own_size.state_dict()
         if all(converted[key].shape == own[key].shape for key in expected.keys() & own.keys()):

@@ -20,6 +20,7 @@ from fungistore.backbones.names import HUB, is_place, similar_model
 from fungistore.backbones.timm_vit.anatomy import Anatomy, examine, is_plain
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.backbones.timm_vit.fitting import OWN_SIZE_HINT, OWN_SIZE_ONLY, fit_weights
+from fungistore.backbones.timm_vit.masking import learnt_mask_token
 from fungistore.backbones.timm_vit.places import read_place
 from fungistore.backbones.timm_vit.targets import candidates, check_target, default_target
 from fungistore.backbones.timm_vit.variants import (
@@ -130,6 +131,8 @@ def load_timm_vit(
         left_out=tuple(dict.fromkeys((*left_out, *fitted.left_out))),
         taken=taken,
         doubts=variant.doubts,
+        masks_patches=anatomy.keeps_patches,
+        mask_token=learnt_mask_token(state, anatomy.token_dim),
     )
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
 
 from fungistore.errors import UsageError
 from fungistore.modalities.image.changed import ChangedViews
 from fungistore.modalities.image.crops import RandomCrops, SizedFamily
+from fungistore.modalities.image.masked_blocks import MaskedCrops
 from fungistore.modalities.image.patchify import Patchify
 from fungistore.modalities.image.pixels import NormalizedViews, PixelRecipe, Statistics
-from fungistore.modalities.requests import Crops, Windows
+from fungistore.modalities.requests import Crops, MaskedBlocks, Windows
 from fungistore.modalities.views import ViewRecipe
 
 IMAGENET: Statistics = (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
@@ -34,6 +36,19 @@ class TakesPixels(Protocol):
         """Mean and deviation of the pixels that it was trained on."""
 
 
+@runtime_checkable
+class MasksPatches(Protocol):
+    """An encoder that takes pixels, and beside them which of their patches it must not see."""
+
+    @property
+    def masks_patches(self) -> bool:
+        """Whether it does: its inputs may be (pixels [n, 3, s, s], bool [n, rows, columns])."""
+
+    @property
+    def mask_token(self) -> Tensor | None:
+        """What its weights learnt to stand in their place."""
+
+
 def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRecipe | None:
     """Return the recipe that a request becomes for an encoder, None where images have no such.
 
@@ -45,6 +60,12 @@ def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRec
     Raises:
         UsageError: the encoder does not say what pixels it takes.
     """
+    if isinstance(request, MaskedBlocks):
+        _refuse_unmaskable(encoder)
+        whole = image_recipe(request.crops, encoder, view_size)
+        assert whole is not None  # there are crops of every image
+        is_learnt = encoder.mask_token is not None
+        return MaskedCrops(whole, request, encoder.patch_size, is_learnt)
     if not isinstance(request, Crops | Windows):
         return None
     if not isinstance(encoder, TakesPixels):
@@ -52,7 +73,7 @@ def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRec
             "the model takes no views of images",
             where=f"--model {encoder.family}:{encoder.name}",
             expected="an encoder with an image_size, a patch_size and statistics",
-            hint="leave out dino, simclr and deepcluster",
+            hint="leave out dino, simclr, deepcluster and ibot",
         )
     pixels: PixelRecipe
     if isinstance(request, Crops):
@@ -63,6 +84,16 @@ def image_recipe(request: object, encoder: Any, view_size: str | int) -> ViewRec
         pixels = _windows(request, encoder, view_size)
     own = request.normalization == "model"
     return NormalizedViews(pixels, encoder.statistics if own else IMAGENET)
+
+
+def _refuse_unmaskable(encoder: Any) -> None:
+    if not isinstance(encoder, MasksPatches) or not encoder.masks_patches:
+        raise UsageError(
+            "the model's patches cannot be masked",
+            where=f"--model {encoder.family}:{encoder.name}",
+            expected="a vision transformer of timm's, whose blocks keep the patches' tokens apart",
+            hint="leave out ibot; kl, dino and simclr mask nothing",
+        )
 
 
 def _crops(request: Crops, encoder: TakesPixels, view_size: str | int) -> RandomCrops:
