@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fungistore.backbones.families import modality_of
+from fungistore.backbones.word_head import carried_head
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.adapted import find_adaptation
 from fungistore.extraction.banks import encode_bank, stand_in
@@ -24,6 +25,7 @@ from fungistore.extraction.versions import running_versions
 from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
 from fungistore.gradients.projection import Projection
 from fungistore.machine.context import Context
+from fungistore.objectives.objective import WORDS
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
 from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
@@ -170,6 +172,8 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             if recipe := resolved.views.get(feature):
                 configs[feature]["views"] = {"size": options.view_size}
                 configs[feature][feature]["view_sizes"] = [group.size for group in recipe.groups]
+            if objective.needs.word_head and (head := carried_head(backbone)):
+                configs[feature][feature]["word_head"] = head.digest
     return configs
 
 
@@ -271,6 +275,8 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
             name: _linear(found.heads[f"{name}.weight"], found.heads[f"{name}.bias"], device)
             for name in (*needs.heads, *needs.token_heads)
         }
+        if needs.word_head and (head := carried_head(resolved.backbone)):
+            heads[WORDS] = head.to(device)
         bank = None if found.bank is None else torch.from_numpy(found.bank).to(device)
         support = None
         if bank is not None and needs.neighbors is not None:

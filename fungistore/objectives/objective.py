@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from fungistore.backbones.encoder import TokenGrid
+from fungistore.backbones.encoder import Encoder, TokenGrid
 
 Heads = Mapping[str, nn.Linear]
+WORDS = "words"  # what a head of words is called among an objective's heads
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Needs:
         token_draws: random numbers for each token: `losses` gets them as the last of what was
             drawn, [b, tokens * token_draws], uniform in [0, 1), the same for a sample in any run.
         neighbors: `losses` gets, in the bank's place, what each token is nearest to there.
+        word_head: the head of words that the encoder's weights carry is among the heads, as WORDS.
     """
 
     heads: Mapping[str, int]
@@ -77,6 +79,7 @@ class Needs:
     per_token: bool = False
     token_draws: int = 0
     neighbors: Neighbors | None = None
+    word_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,18 @@ class Objective(Protocol):
         `bank` is what `reduce` made of the latents of other samples, where it needs one; with
         `needs.neighbors` it is [b, t, count, d], what each of a sample's tokens is nearest to.
         Several threads may call at once, with other samples.
+        """
+
+
+@runtime_checkable
+class Undecided(Objective, Protocol):
+    """An objective that leaves something to the encoder."""
+
+    def decided(self, encoder: Encoder) -> tuple[Objective, str]:
+        """Return the objective with what was left open, and what that is, in words ("": nothing).
+
+        Raises:
+            UsageError: it asks for what the encoder does not have.
         """
 
 

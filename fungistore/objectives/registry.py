@@ -18,6 +18,7 @@ OBJECTIVES = Registry(
         "simclr": "fungistore.objectives.simclr:SimCLR",
         "simclr@audio": "fungistore.objectives.audio_simclr:AudioSimCLR",
         "simclr@text": "fungistore.objectives.text_simclr:TextSimCLR",
+        "mlm": "fungistore.objectives.mlm:MLM",
         "patches/simclr": "fungistore.objectives.patch_simclr:PatchSimCLR",
         "patches/kl": "fungistore.objectives.patch_kl:PatchKL",
     },
