@@ -1,12 +1,18 @@
-"""The head that some weights carry: from tokens to the pieces of a vocabulary."""
+"""The heads that weights carry: from tokens to the pieces of a vocabulary."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoder
 from fungistore.backbones.timm_vit.weights import digest_weights
+
+# What a model was trained with to tell masked words, or its word embeddings read the other way.
+Carried = Literal["weights", "embeddings"]
+_ATTRIBUTES: dict[Carried, str] = {"weights": "word_head", "embeddings": "word_embeddings"}
 
 
 class WordHead(nn.Linear):
@@ -35,11 +41,13 @@ class WordHead(nn.Linear):
         return super().forward(self.before(tokens))
 
 
-def carried_head(encoder: Encoder) -> WordHead | None:
-    """Return the head of words of an encoder's weights, its attribute `word_head`, if it has one.
+def carried_head(encoder: Encoder, which: Carried) -> WordHead | None:
+    """Return a head of words of an encoder's weights, if it has one.
+
+    It is an attribute of the encoder, `word_head` or `word_embeddings`.
 
     Raises:
         UsageError: it has one of which something is missing.
     """
-    head: WordHead | None = getattr(encoder, "word_head", None)
+    head: WordHead | None = getattr(encoder, _ATTRIBUTES[which], None)
     return head

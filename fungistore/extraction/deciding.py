@@ -31,11 +31,13 @@ def with_decided(
         if isinstance(objective, Undecided):
             objectives[name], words = objective.decided(encoder)
             said += [words] if words else []
-        if objectives[name].needs.word_head and carried_head(encoder) is None:
+        which = objectives[name].needs.word_head
+        if which is not None and carried_head(encoder, which) is None:
             raise UsageError(
-                "the weights carry no head of words",
-                where=f"--set {name}.head=weights",
-                expected="those of a masked language model, as BertForMaskedLM's",
+                "the weights carry no such head of words",
+                where=f"--set {name}.head={which}",
+                expected="a masked language model's, as BertForMaskedLM's; or word embeddings as "
+                "wide as a token",
                 found=f"{encoder.family}:{encoder.name}",
                 hint=f"--set {name}.head=random",
             )

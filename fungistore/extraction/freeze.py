@@ -172,7 +172,8 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             if recipe := resolved.views.get(feature):
                 configs[feature]["views"] = {"size": options.view_size}
                 configs[feature][feature]["view_sizes"] = [group.size for group in recipe.groups]
-            if objective.needs.word_head and (head := carried_head(backbone)):
+            which = objective.needs.word_head
+            if which is not None and (head := carried_head(backbone, which)):
                 configs[feature][feature]["word_head"] = head.digest
     return configs
 
@@ -275,7 +276,8 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
             name: _linear(found.heads[f"{name}.weight"], found.heads[f"{name}.bias"], device)
             for name in (*needs.heads, *needs.token_heads)
         }
-        if needs.word_head and (head := carried_head(resolved.backbone)):
+        which = needs.word_head
+        if which is not None and (head := carried_head(resolved.backbone, which)):
             heads[WORDS] = head.to(device)
         bank = None if found.bank is None else torch.from_numpy(found.bank).to(device)
         support = None

@@ -6,19 +6,23 @@ Source: Devlin et al. 2019 (BERT), section 3.1, "Task #1: Masked LM".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fungistore.backbones.encoder import Encoder
-from fungistore.backbones.word_head import WordHead, carried_head
+from fungistore.backbones.word_head import Carried, WordHead, carried_head
 from fungistore.modalities.requests import MaskedWords
 from fungistore.objectives.objective import WORDS, Heads, Needs, ViewOutputs
-from fungistore.quantities import counted
 from fungistore.settings import require
 
+FOUND = {
+    "weights": "the one that the weights carry",
+    "embeddings": "the word embeddings, since the weights carry no head of words",
+    "random": "the weights carry none, and no word embeddings as wide as a token",
+}
 MOST_LOGITS = {"cpu": 1 << 21, "cuda": 1 << 27}  # of masked pieces that are compared at once
 
 
@@ -36,8 +40,8 @@ class MLM:
         rule: "mask": all of them by the mask token; "bert": 80 of 100 so, 10 by a random piece,
             10 not at all.
         head: "weights": the one that the weights carry, with which the model was trained;
-            "random": one linear layer, as the other objectives have; "auto": that of the weights
-            where there is one.
+            "embeddings": the model's word embeddings, read the other way, as T5 does; "random":
+            one linear layer, as the other objectives have; "auto": the first of them that there is.
         head_dim: width of a random head. Pieces whose numbers are equal modulo it are one class:
             vocabularies begin with what is frequent, so frequent pieces have classes of their own.
     """
@@ -45,7 +49,7 @@ class MLM:
     views: int = 4
     masked: float = 0.15
     rule: Literal["mask", "bert"] = "mask"
-    head: Literal["auto", "weights", "random"] = "auto"
+    head: Literal["auto", "weights", "embeddings", "random"] = "auto"
     head_dim: int = 2048
 
     name: ClassVar[str] = "mlm"
@@ -59,13 +63,15 @@ class MLM:
     @property
     def needs(self) -> Needs:
         """Copies with masked pieces, their tokens, and a head of them."""
-        is_carried = self.head == "weights"
+        carried: Carried | None = None
+        if self.head == "weights" or self.head == "embeddings":
+            carried = self.head
         return Needs(
             heads={},
-            token_heads={} if is_carried else {WORDS: self.head_dim},
+            token_heads={} if carried else {WORDS: self.head_dim},
             views=MaskedWords(self.views, self.masked, self.rule),
             tokens=True,
-            word_head=is_carried,
+            word_head=carried,
         )
 
     def decided(self, encoder: Encoder) -> tuple[MLM, str]:
@@ -76,11 +82,10 @@ class MLM:
         """
         if self.head != "auto":
             return self, ""
-        carried = carried_head(encoder)
-        if carried is None:
-            return replace(self, head="random"), "mlm: a random head, since the weights carry none"
-        pieces = counted(carried.out_features, "piece")
-        return replace(self, head="weights"), f"mlm: the head that the weights carry, of {pieces}"
+        for which in get_args(Carried):
+            if carried_head(encoder, which) is not None:
+                return replace(self, head=which), f"mlm.head={which}: {FOUND[which]}"
+        return replace(self, head="random"), f"mlm.head=random: {FOUND['random']}"
 
     def losses(
         self, views: ViewOutputs, heads: Heads, bank: Tensor | None = None

@@ -17,6 +17,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoder, TokenGrid
+from fungistore.backbones.word_head import Carried
 
 Heads = Mapping[str, nn.Linear]
 WORDS = "words"  # what a head of words is called among an objective's heads
@@ -68,7 +69,7 @@ class Needs:
         token_draws: random numbers for each token: `losses` gets them as the last of what was
             drawn, [b, tokens * token_draws], uniform in [0, 1), the same for a sample in any run.
         neighbors: `losses` gets, in the bank's place, what each token is nearest to there.
-        word_head: the head of words that the encoder's weights carry is among the heads, as WORDS.
+        word_head: a head of words that the encoder's weights carry is among the heads, as WORDS.
     """
 
     heads: Mapping[str, int]
@@ -79,7 +80,7 @@ class Needs:
     per_token: bool = False
     token_draws: int = 0
     neighbors: Neighbors | None = None
-    word_head: bool = False
+    word_head: Carried | None = None
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def test_masked_words_are_asked_of_a_head_that_is_known_by_its_weights(
     named = replace(asked, objectives={"mlm": {"views": 2, "head": "weights"}})
     assert fungi.extract(table, store, named).images_computed == 0
     other = replace(asked, objectives={"mlm": {"views": 2, "head": "random"}})
-    with pytest.raises(MismatchError, match="mlm.head"):
+    with pytest.raises(MismatchError, match="head"):
         fungi.extract(table, store, other)
     fungi.build_index(store, fungi.IndexOptions(name="near", features=("mlm",)))
     answers = fungi.search(store, [rows[1]["text"]], fungi.SearchOptions(index="near", k=1)).answers
@@ -212,15 +212,17 @@ def test_masked_words_are_of_texts_alone(tmp_path: Path, model: str, tiny_weight
     with pytest.raises(UsageError, match="mlm has no views of images"):
         resolve(images, {})
     folder = save_encoder(tmp_path / "headless", "bert")
-    with pytest.raises(UsageError, match="carry no head of words"):
+    with pytest.raises(UsageError, match="carry no such head of words"):
         resolve(
             options(f"text:{folder}", features=("mlm",), objectives={"mlm": {"head": "weights"}}),
             {},
         )
     said = resolve(options(f"text:{folder}", features=("mlm",)), {}).remarks
-    assert "mlm: a random head, since the weights carry none" in said
+    assert "mlm.head=embeddings: the word embeddings, since the weights carry no head of words" in (
+        said
+    )
     said = resolve(options(model, features=("mlm",)), {}).remarks
-    assert "mlm: the head that the weights carry, of 25 pieces" in said
+    assert "mlm.head=weights: the one that the weights carry" in said
 
 
 def test_a_store_has_one_modality(model: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from fungistore.backbones.encoder import ClassTokenSplit, Encoded, TokenGrid
 from fungistore.backbones.texts.pieces import TokenizerPieces
 from fungistore.backbones.texts.pooling import pooled
 from fungistore.backbones.texts.splits import LIKE_BERT, LIKE_T5, split_of, visible
-from fungistore.backbones.texts.word_heads import read_word_head
+from fungistore.backbones.texts.word_heads import embeddings_as_head, read_word_head
 from fungistore.backbones.transformers_encoder import TransformersEncoder
 from fungistore.backbones.word_head import WordHead
 from fungistore.fingerprint import Config
@@ -66,6 +66,11 @@ class TextEncoder(TransformersEncoder):
             UsageError: it is not whole.
         """
         return read_word_head(self.folder, self.module)
+
+    @cached_property
+    def word_embeddings(self) -> WordHead | None:
+        """The word embeddings as a head of tokens that are as wide; also asked for before."""
+        return embeddings_as_head(self.module)
 
     @property
     def remarks(self) -> tuple[str, ...]:

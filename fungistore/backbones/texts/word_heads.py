@@ -106,6 +106,17 @@ def read_word_head(folder: Path, model: Any) -> WordHead | None:
     )
 
 
+def embeddings_as_head(model: Any) -> WordHead | None:
+    """Return the word embeddings of a model, in float32 as yet, as a head without a bias.
+
+    None where they are not as wide as a token.
+    """
+    table = model.get_input_embeddings().weight.detach()
+    if table.shape[1] != model.config.hidden_size:
+        return None
+    return WordHead(nn.Identity(), table, torch.zeros(len(table)))
+
+
 @dataclass(frozen=True)
 class _Stored:
     """A directory's weights by their names."""
