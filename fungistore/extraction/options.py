@@ -141,7 +141,7 @@ class ExtractOptions(ReplayChoice):
     features: Annotated[
         Annotated[tuple[str, ...], MinLen(1)],
         Setting(
-            "Of embeddings, kl, dino, simclr, patches, patches/simclr, patches/kl.",
+            "Of embeddings, kl, dino, simclr, mlm, patches, patches/simclr, patches/kl.",
             default="embeddings,kl; of texts and sounds embeddings",
             metavar="NAMES",
             heading=FEATURES,

@@ -161,7 +161,7 @@ SETUP = StoredKind(
         Field("gradient", "table", "target layer, seed, projection"),
         Field("views", "table", "size of the views"),
         Field("patches", "table", "pooling of the patch tensors; type of imported ones"),
-        Field("kl, dino, simclr", "table", "the objective's parameters"),
+        Field("kl, dino, simclr, mlm", "table", "the objective's parameters"),
         Field("pca", "table", "blocks, references to their arrays, rows fitted on, width"),
         Field("tokens", "table", "pooling of the gradients of patch tokens"),
         Field("bank", "table", "of a memory bank: blocks, classes, patches an image, choices"),

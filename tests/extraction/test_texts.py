@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 pytest.importorskip("transformers", reason="the extra fungistore[text]")
@@ -17,6 +18,7 @@ pytest.importorskip("transformers", reason="the extra fungistore[text]")
 import fungistore as fungi
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.resolve import resolve
+from fungistore.machine.user_cache import user_cache
 from fungistore.store.store import Store
 from text_world import LONGEST, WORDS, save_encoder
 
@@ -83,7 +85,7 @@ def assert_same(one: Path, other: Path, *paths: str) -> None:
 def test_features_depend_on_the_text_alone(
     model: str, tmp_path: Path, pooling: str, head: str
 ) -> None:
-    """Workers, batches and the order of the rows change no bit; the store is sound."""
+    """Workers, threads, batches and the order of the rows change no bit; the store is sound."""
     objectives = {"simclr": SIMCLR, "mlm": {"views": 2, "head": head, "head_dim": 9}}
     rows, asked = texts(40), options(model, pooling=pooling, objectives=objectives)
     table = write(tmp_path / "t.csv", rows)
@@ -92,7 +94,11 @@ def test_features_depend_on_the_text_alone(
     assert done.cut == sum(len(row["text"].split()) > 46 for row in rows) > 0
     fewer = replace(asked, workers=1, batch_size=7, features=FEATURES[:3])
     backwards = write(tmp_path / "b.csv", rows[::-1])
-    fungi.extract(backwards, tmp_path / "two.fungi", fewer)
+    torch.set_num_threads(3)
+    try:
+        fungi.extract(backwards, tmp_path / "two.fungi", fewer)
+    finally:
+        torch.set_num_threads(1)
     same = ("embeddings", "gradients/kl", "gradients/mlm", "norms/mlm")
     assert_same(tmp_path / "two.fungi", tmp_path / "one.fungi", *same)
     assert fungi.verify_store(tmp_path / "one.fungi").is_sound
@@ -204,6 +210,28 @@ def test_masked_words_are_asked_of_a_head_that_is_known_by_its_weights(
     ]
     frozen = Store.open(tmp_path / "random.fungi").setups.tensors(array.fingerprint, "tensors")
     assert frozen["words.weight"].shape == (2048, 32)
+
+
+@pytest.mark.slow
+def test_masked_words_of_a_real_encoder_depend_on_the_text_alone(tmp_path: Path) -> None:
+    """At the size that users have, where products are large: threads and company change no bit.
+
+    The encoder has no head of words, so its 30,522 word embeddings are the head.
+    """
+    folder = user_cache() / "all-MiniLM-L6-v2"
+    if not folder.is_dir():
+        pytest.skip("`fungi demo texts --of texts` brings the encoder")
+    rows = texts(12)
+    asked = options(f"text:{folder}", features=("mlm",), objectives={}, max_length=64)
+    assert "mlm.head=embeddings" in " ".join(resolve(asked, {}).remarks)
+    table, backwards = write(tmp_path / "t.csv", rows), write(tmp_path / "b.csv", rows[::-1])
+    torch.set_num_threads(3)
+    try:
+        fungi.extract(table, tmp_path / "one.fungi", asked)
+    finally:
+        torch.set_num_threads(1)
+    fungi.extract(backwards, tmp_path / "two.fungi", asked)
+    assert_same(tmp_path / "two.fungi", tmp_path / "one.fungi", "gradients/mlm", "norms/mlm")
 
 
 def test_masked_words_are_of_texts_alone(tmp_path: Path, model: str, tiny_weights: Path) -> None:
