@@ -384,12 +384,17 @@ def test_weights_without_a_head_have_none(tmp_path: Path) -> None:
 def test_word_embeddings_are_a_head_where_they_are_as_wide_as_tokens(
     heads: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Logits are products with them, and nothing else; ELECTRA's are narrower, so it has none."""
+    """Logits are products with them, and nothing else; ELECTRA's are narrower, so it has none.
+
+    They stay in float32 where the trunk, and they in it, are brought to half of that.
+    """
     encoder = load(heads["bert"])
     head = carried_head(encoder, "embeddings")
     assert head is not None
     tokens = torch.randn(3, WIDTH)
-    table = encoder.module.get_input_embeddings().weight
+    table = encoder.module.get_input_embeddings().weight.clone()
+    gradient_path(encoder, torch.bfloat16)
+    assert encoder.module.get_input_embeddings().weight.dtype == torch.bfloat16
     torch.testing.assert_close(head(tokens), tokens @ table.T)
     electra = load(save_encoder(tmp_path / "electra", "electra"))
     assert carried_head(electra, "embeddings") is None
