@@ -110,10 +110,11 @@ def test_special_tokens_are_never_masked(
 
 def test_a_prompt_is_never_masked(pieces: TokenizerPieces) -> None:
     """What goes before each text says nothing of any of them, up to its last piece."""
-    asking = TokenizerPieces(
-        pieces.tokenizer, LONGEST, PAD, "one two ", pieces.masks, pieces.special
-    )
-    assert asking.of_text("cat dog")[2] == [False, False, False, True, True, False]
+    for prompt in ("one two ", "one:"):
+        asking = TokenizerPieces(
+            pieces.tokenizer, LONGEST, PAD, prompt, pieces.masks, pieces.special
+        )
+        assert asking.of_text("cat dog")[2] == [False, False, False, True, True, False]
     assert pieces.of_text("one cat")[2] == [False, True, True, False]
 
 
@@ -418,3 +419,9 @@ def test_meaningless_parameters_are_refused(parameters: dict[str, Any]) -> None:
     (name,) = parameters
     with pytest.raises(UsageError, match=f"mlm.{name}"):
         MLM(**parameters)
+
+
+def test_views_are_what_the_parameters_say() -> None:
+    """Copies, share and rule reach the request."""
+    objective = MLM(views=5, masked=0.3, rule="bert")
+    assert objective.needs.views == MaskedWords(5, 0.3, "bert")

@@ -67,12 +67,14 @@ class TokenizerPieces:
         return found.ids, length
 
     def of_text(self, text: str) -> tuple[list[int], int, list[bool]]:
-        """Return what a call does, and which of the ids are pieces of the text itself."""
+        """Return what a call does, and which of the ids are pieces of the text itself.
+
+        The prompt ends before they do; tokens that are put around a text end at 0.
+        """
         found, length = self._encoded(text)
-        places = zip(found.ids, found.special_tokens_mask, found.offsets, strict=True)
         own = [
-            not is_added and number not in self.special and end > len(self.prompt)
-            for number, is_added, (_, end) in places
+            number not in self.special and end > len(self.prompt)
+            for number, (_, end) in zip(found.ids, found.offsets, strict=True)
         ]
         return found.ids, length, own
 
