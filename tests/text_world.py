@@ -89,9 +89,13 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def save_encoder(folder: Path, kind: str, seed: int = 0, **more: Any) -> Path:
-    """Write a tiny model of a kind with its tokenizer into a folder."""
+def save_encoder(
+    folder: Path, kind: str, seed: int = 0, *, words: bool = False, **more: Any
+) -> Path:
+    """Write a tiny model of a kind with its tokenizer into a folder; `words`: and its head."""
     config_of, model_of, settings = (KINDS | OF_NEIGHBOURS)[kind]
+    if words:
+        model_of = hf.AutoModelForMaskedLM.from_config
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_of(config_of(**settings | more))
@@ -100,6 +104,8 @@ def save_encoder(folder: Path, kind: str, seed: int = 0, **more: Any) -> Path:
     model.save_pretrained(folder)
     tokenizer().save(str(folder / "tokenizer.json"))
     said = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    said |= {"mask_token": "[MASK]", "unk_token": "[UNK]"}
+    said |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
     (folder / "tokenizer_config.json").write_text(
         json.dumps(said | {"model_max_length": LONGEST}), encoding="utf-8"
     )

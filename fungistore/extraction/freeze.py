@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fungistore.backbones.families import modality_of
+from fungistore.backbones.word_head import carried_head
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.adapted import find_adaptation
 from fungistore.extraction.bank_blocks import BankBlocks
@@ -27,6 +28,7 @@ from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
 from fungistore.gradients.projection import Projection
 from fungistore.machine.context import Context
 from fungistore.modalities.views import FirstViews
+from fungistore.objectives.objective import WORDS
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
 from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
@@ -173,6 +175,9 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             if recipe := resolved.views.get(feature):
                 configs[feature]["views"] = {"size": options.view_size}
                 configs[feature][feature]["view_sizes"] = [group.size for group in recipe.groups]
+            which = objective.needs.word_head
+            if which is not None and (head := carried_head(backbone, which)):
+                configs[feature][feature]["word_head"] = head.digest
     return configs
 
 
@@ -290,6 +295,9 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
             name: _linear(found.heads[f"{name}.weight"], found.heads[f"{name}.bias"], device)
             for name in (*needs.heads, *needs.token_heads)
         }
+        which = needs.word_head
+        if which is not None and (head := carried_head(resolved.backbone, which)):
+            heads[WORDS] = head.to(device)
         bank = None if found.bank is None else torch.from_numpy(found.bank).to(device)
         support = None
         if bank is not None and needs.neighbors is not None:

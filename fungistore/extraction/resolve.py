@@ -16,6 +16,7 @@ from fungistore.backbones.families import load_backbone, modality_of, refuse_unt
 from fungistore.backbones.transforms import dense_size, sees_whole, with_transform
 from fungistore.choices import Codec
 from fungistore.errors import UsageError
+from fungistore.extraction.deciding import with_decided
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config, fingerprint
@@ -208,6 +209,7 @@ def resolve(
     _refuse_unlike(backbone, per_token)
     _refuse_uneven_cells(backbone, options.pool)
     _refuse_gradients_of_nothing(backbone, gradient_features(options))
+    options, decisions = with_decided(options, gradient_features(options), backbone)
     backbone.module.to(device)
     usual = bool(frozen.get("compute.compiled"))
     compiled = usual if options.compile is None else options.compile
@@ -240,7 +242,7 @@ def resolve(
         codec=options.codec or frozen.get("layout.codec") or "none",
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
         projection=ProjectionSpec(options.projection, dim, out * width, options.seed, width),
-        choices=choices,
+        choices=(*choices, *decisions),
         adaptation=adaptation,
     )
 
@@ -250,7 +252,6 @@ def _loaded(
 ) -> tuple[ExtractOptions, Encoder, tuple[str, ...]]:
     """Load the backbone: for gradients of tokens of a size that suits them, if it takes that."""
     sized, choices = _dense_choices(options, frozen) if dense else (options, ())
-
     own_settings = options.of_the_family | ({"adapter": adaptation} if adaptation else {})
 
     def load(image_size: int | None) -> Encoder:

@@ -122,6 +122,23 @@ class WordDeletions:
 
 
 @dataclass(frozen=True)
+class MaskedWords:
+    """`count` copies of a text, in each of which some of its pieces are masked.
+
+    Attributes:
+        count: of copies.
+        rate: which share of the pieces is masked, at least one of them.
+        rule: what stands in a chosen piece's place. "mask": the tokenizer's mask token; "bert":
+            that in 80 of 100 cases, a random piece in 10, the piece itself in 10 (Devlin et al.
+            2019, section 3.1).
+    """
+
+    count: int
+    rate: float = 0.15
+    rule: Literal["mask", "bert"] = "mask"
+
+
+@dataclass(frozen=True)
 class NoisyRolls:
     """`count` copies of a recording's filter banks, with noise, and rolled along time.
 

@@ -16,10 +16,12 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from fungistore.backbones.encoder import TokenGrid
+from fungistore.backbones.encoder import Encoder, TokenGrid
+from fungistore.backbones.word_head import Carried
 from fungistore.settings import require
 
 Heads = Mapping[str, nn.Linear]
+WORDS = "words"  # what a head of words is called among an objective's heads
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Needs:
         token_draws: random numbers for each token: `losses` gets them as the last of what was
             drawn, [b, tokens * token_draws], uniform in [0, 1), the same for a sample in any run.
         neighbors: `losses` gets, in the bank's place, what each token is nearest to there.
+        word_head: a head of words that the encoder's weights carry is among the heads, as WORDS.
     """
 
     heads: Mapping[str, int]
@@ -96,6 +99,7 @@ class Needs:
     per_token: bool = False
     token_draws: int = 0
     neighbors: Neighbors | None = None
+    word_head: Carried | None = None
 
     def __post_init__(self) -> None:
         """Leave out heads of width 0."""
@@ -139,6 +143,18 @@ class Objective(Protocol):
         `bank` is what `reduce` made of the latents of other samples, where it needs one; with
         `needs.neighbors` it is [b, t, count, d], what each of a sample's tokens is nearest to.
         Several threads may call at once, with other samples.
+        """
+
+
+@runtime_checkable
+class Undecided(Objective, Protocol):
+    """An objective that leaves something to the encoder."""
+
+    def decided(self, encoder: Encoder) -> tuple[Objective, str]:
+        """Return the objective with what was left open, and what that is, in words ("": nothing).
+
+        Raises:
+            UsageError: it asks for what the encoder does not have.
         """
 
 

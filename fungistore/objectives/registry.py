@@ -20,6 +20,7 @@ OBJECTIVES = Registry(
         "ibot": "fungistore.objectives.ibot:IBOT",
         "simclr@audio": "fungistore.objectives.audio_simclr:AudioSimCLR",
         "simclr@text": "fungistore.objectives.text_simclr:TextSimCLR",
+        "mlm": "fungistore.objectives.mlm:MLM",
         "patches/simclr": "fungistore.objectives.patch_simclr:PatchSimCLR",
         "patches/kl": "fungistore.objectives.patch_kl:PatchKL",
     },

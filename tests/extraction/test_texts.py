@@ -10,17 +10,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 pytest.importorskip("transformers", reason="the extra fungistore[text]")
 
 import fungistore as fungi
 from fungistore.errors import MismatchError, UsageError
+from fungistore.extraction.resolve import resolve
+from fungistore.machine.user_cache import user_cache
 from fungistore.store.store import Store
 from text_world import LONGEST, WORDS, save_encoder
 
-FEATURES = ("embeddings", "kl", "simclr", "patches")
+FEATURES = ("embeddings", "kl", "mlm", "simclr", "patches")
 FULL = LONGEST - 3  # words of a text that is as long as the model takes, with its number behind
+MLM = "gradients/mlm"
 SIMCLR = {"views": 3, "negatives": 6, "head_dim": 8, "deletion": 0.3}
 
 
@@ -48,12 +52,14 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"text:{save_encoder(tmp_path_factory.mktemp('encoder') / 'tiny-bert', 'bert')}"
+    folder = tmp_path_factory.mktemp("encoder") / "tiny-bert"
+    return f"text:{save_encoder(folder, 'bert', words=True)}"
 
 
 def options(model: str, **more: Any) -> fungi.ExtractOptions:
     given: dict[str, Any] = {"features": FEATURES, "unit_rows": 16, "workers": 2}
-    return fungi.ExtractOptions(model=model, objectives={"simclr": SIMCLR}, **given | more)
+    given["objectives"] = {"simclr": SIMCLR, "mlm": {"views": 2}}
+    return fungi.ExtractOptions(model=model, **given | more)
 
 
 def arrays(store: Path) -> dict[str, dict[str, NDArray[Any]]]:
@@ -75,18 +81,26 @@ def assert_same(one: Path, other: Path, *paths: str) -> None:
             assert np.array_equal(row, second[path][key], equal_nan=True), (path, key)
 
 
-@pytest.mark.parametrize("pooling", ["class", "mean"])
-def test_features_depend_on_the_text_alone(model: str, tmp_path: Path, pooling: str) -> None:
-    """Workers, batches and the order of the rows change no bit; the store is sound."""
-    rows, asked = texts(40), options(model, pooling=pooling)
+@pytest.mark.parametrize(("pooling", "head"), [("class", "auto"), ("mean", "random")])
+def test_features_depend_on_the_text_alone(
+    model: str, tmp_path: Path, pooling: str, head: str
+) -> None:
+    """Workers, threads, batches and the order of the rows change no bit; the store is sound."""
+    objectives = {"simclr": SIMCLR, "mlm": {"views": 2, "head": head, "head_dim": 9}}
+    rows, asked = texts(40), options(model, pooling=pooling, objectives=objectives)
     table = write(tmp_path / "t.csv", rows)
     done = fungi.extract(table, tmp_path / "one.fungi", asked)
     assert (done.samples, done.failed, done.feature_set) == (40, 0, "text-tiny-bert")
     assert done.cut == sum(len(row["text"].split()) > 46 for row in rows) > 0
-    fewer = replace(asked, workers=1, batch_size=7, features=FEATURES[:2])
+    fewer = replace(asked, workers=1, batch_size=7, features=FEATURES[:3])
     backwards = write(tmp_path / "b.csv", rows[::-1])
-    fungi.extract(backwards, tmp_path / "two.fungi", fewer)
-    assert_same(tmp_path / "two.fungi", tmp_path / "one.fungi", "embeddings", "gradients/kl")
+    torch.set_num_threads(3)
+    try:
+        fungi.extract(backwards, tmp_path / "two.fungi", fewer)
+    finally:
+        torch.set_num_threads(1)
+    same = ("embeddings", "gradients/kl", "gradients/mlm", "norms/mlm")
+    assert_same(tmp_path / "two.fungi", tmp_path / "one.fungi", *same)
     assert fungi.verify_store(tmp_path / "one.fungi").is_sound
     lengths = arrays(tmp_path / "one.fungi")["lengths/embeddings"]
     assert lengths["t01"] == len(rows[1]["text"].split()) + 2
@@ -158,6 +172,85 @@ def test_stages_behind_an_extraction_take_texts(model: str, tmp_path: Path) -> N
     with pytest.raises(MismatchError) as error:
         fungi.extract(table, store, options(model, features=("embeddings",), pooling="mean"))
     assert "pooling" in str(error.value)
+
+
+def test_masked_words_are_asked_of_a_head_that_is_known_by_its_weights(
+    model: str, tmp_path: Path
+) -> None:
+    """Their own is not stored, but decides; a random one is. Who asks for either goes on with it.
+
+    A text without a word that could be masked has zeros, and queries meet what was extracted.
+    """
+    rows = texts(12)
+    rows[3]["text"] = "[SEP] [CLS]"
+    table, store = write(tmp_path / "t.csv", rows), tmp_path / "s.fungi"
+    asked = options(model, features=("embeddings", "mlm"))
+    fungi.extract(table, store, asked)
+    setups = Store.open(store).setups
+    (array,) = [a for p, a in Store.open(store).arrays("text-tiny-bert").items() if p == MLM]
+    config = setups.config(array.fingerprint)
+    assert (config["mlm"]["head"], len(config["mlm"]["word_head"])) == ("weights", 32)
+    assert setups.tensors(array.fingerprint, "tensors") == {}
+    found = arrays(store)
+    assert not found[MLM]["t03"].any()
+    assert found["norms/mlm"]["t03"] == 0 < found["norms/mlm"]["t04"]
+    named = replace(asked, objectives={"mlm": {"views": 2, "head": "weights"}})
+    assert fungi.extract(table, store, named).images_computed == 0
+    other = replace(asked, objectives={"mlm": {"views": 2, "head": "random"}})
+    with pytest.raises(MismatchError, match="head"):
+        fungi.extract(table, store, other)
+    fungi.build_index(store, fungi.IndexOptions(name="near", features=("mlm",)))
+    answers = fungi.search(store, [rows[1]["text"]], fungi.SearchOptions(index="near", k=1)).answers
+    assert len(answers[0].neighbours) == 1
+    fungi.extract(table, tmp_path / "random.fungi", other)
+    (array,) = [
+        a
+        for p, a in Store.open(tmp_path / "random.fungi").arrays("text-tiny-bert").items()
+        if p == MLM
+    ]
+    frozen = Store.open(tmp_path / "random.fungi").setups.tensors(array.fingerprint, "tensors")
+    assert frozen["words.weight"].shape == (2048, 32)
+
+
+@pytest.mark.slow
+def test_masked_words_of_a_real_encoder_depend_on_the_text_alone(tmp_path: Path) -> None:
+    """At the size that users have, where products are large: threads and company change no bit.
+
+    The encoder has no head of words, so its 30,522 word embeddings are the head.
+    """
+    folder = user_cache() / "all-MiniLM-L6-v2"
+    if not folder.is_dir():
+        pytest.skip("`fungi demo texts --of texts` brings the encoder")
+    rows = texts(12)
+    asked = options(f"text:{folder}", features=("mlm",), objectives={}, max_length=64)
+    assert "mlm.head=embeddings" in " ".join(resolve(asked, {}).remarks)
+    table, backwards = write(tmp_path / "t.csv", rows), write(tmp_path / "b.csv", rows[::-1])
+    torch.set_num_threads(3)
+    try:
+        fungi.extract(table, tmp_path / "one.fungi", asked)
+    finally:
+        torch.set_num_threads(1)
+    fungi.extract(backwards, tmp_path / "two.fungi", asked)
+    assert_same(tmp_path / "two.fungi", tmp_path / "one.fungi", "gradients/mlm", "norms/mlm")
+
+
+def test_masked_words_are_of_texts_alone(tmp_path: Path, model: str, tiny_weights: Path) -> None:
+    """Of images there are none; a head of the weights can be asked for only where there is one."""
+    images = fungi.ExtractOptions(model="test_vit", weights=str(tiny_weights), features=("mlm",))
+    with pytest.raises(UsageError, match="mlm has no views of images"):
+        resolve(images, {})
+    folder = save_encoder(tmp_path / "headless", "bert")
+    with pytest.raises(UsageError, match="carry no such head of words"):
+        resolve(
+            options(f"text:{folder}", features=("mlm",), objectives={"mlm": {"head": "weights"}}),
+            {},
+        )
+    said = resolve(options(f"text:{folder}", features=("mlm",)), {}).remarks
+    assert "mlm.head=embeddings: the word embeddings, since the weights carry no head of words" in (
+        said
+    )
+    said = resolve(options(model, features=("mlm",)), {}).remarks
+    assert "mlm.head=weights: the one that the weights carry" in said
 
 
 def test_a_store_has_one_modality(model: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
@@ -13,7 +14,9 @@ from fungistore.backbones.encoder import ClassTokenSplit, Encoded, TokenGrid
 from fungistore.backbones.texts.pieces import TokenizerPieces
 from fungistore.backbones.texts.pooling import pooled
 from fungistore.backbones.texts.splits import LIKE_BERT, LIKE_T5, split_of, visible
+from fungistore.backbones.texts.word_heads import embeddings_as_head, read_word_head
 from fungistore.backbones.transformers_encoder import TransformersEncoder
+from fungistore.backbones.word_head import WordHead
 from fungistore.fingerprint import Config
 from fungistore.modalities.text.recipes import TextViews
 from fungistore.modalities.views import Inputs, ViewRecipe
@@ -32,11 +35,13 @@ class TextEncoder(TransformersEncoder):
         pieces: its tokenizer.
         pooling: "class" or "mean".
         tokenizer_hash: digest of the tokenizer's files.
+        folder: where the model is.
     """
 
     pieces: TokenizerPieces
     pooling: str
     tokenizer_hash: str
+    folder: Path
 
     family: ClassVar[str] = "text"
     modality: ClassVar[str] = "text"
@@ -52,6 +57,20 @@ class TextEncoder(TransformersEncoder):
     def base_view(self) -> ViewRecipe:
         """The text as it is."""
         return TextViews(self.pieces)
+
+    @cached_property
+    def word_head(self) -> WordHead | None:
+        """The head of words that the weights carry; first asked for before `prepare_trunk`.
+
+        Raises:
+            UsageError: it is not whole.
+        """
+        return read_word_head(self.folder, self.module)
+
+    @cached_property
+    def word_embeddings(self) -> WordHead | None:
+        """The word embeddings as a head of tokens that are as wide; also asked for before."""
+        return embeddings_as_head(self.module)
 
     @property
     def remarks(self) -> tuple[str, ...]:

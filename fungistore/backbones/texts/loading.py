@@ -85,6 +85,7 @@ def load_text_encoder(
         weights_hash=digest_weights(model.state_dict()),
         config_hash=digest_of_config(folder),
         tokenizer_hash=digest_of_files(folder),
+        folder=folder,
         said=tuple(said),
     )
     refuse_odd_words(encoder, folder)
