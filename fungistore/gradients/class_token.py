@@ -3,18 +3,22 @@
 After the last attention only the class token can reach the embedding, so a view's gradient is
 rank one, b [a, 1]^T. The trunk therefore ends in two vectors a view: the attended class token
 `a` that enters the projection, and the residual stream beside it. What follows touches one token,
-runs in float32, and is all that autograd ever sees.
+runs in float32, and is all that autograd ever sees. Linear layers of what follows, such as those of
+the last block's perceptron, have gradients of rank one, too, and are served beside the projection.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fungistore.backbones.encoder import ClassTokenSplit, Encoder, TokenGrid, join_grids
 from fungistore.gradients.batching import forward_size, samples_within
+from fungistore.gradients.cutting import Cutter, target_modules
 from fungistore.gradients.layers import gradient_shape, outer_products
-from fungistore.gradients.tape import Chunks, Tape, flat_inputs, parts_of
+from fungistore.gradients.tape import Chunks, LayerTape, Tape, flat_inputs, parts_of
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 
 
@@ -22,18 +26,23 @@ class ClassTokenPath:
     """Gradients of the last attention's output projection, of a model that pools its class token.
 
     Args:
-        encoder: the model, its trunk prepared.
-        split: the model cut at the target layer.
+        encoder: the model, its trunk prepared; its target layer is that projection.
+        split: the model cut there.
+        layers: names of the target layers, all of which `tail_serves`; default: that projection.
     """
 
-    def __init__(self, encoder: Encoder, split: ClassTokenSplit) -> None:
+    def __init__(
+        self, encoder: Encoder, split: ClassTokenSplit, layers: Sequence[str] = ()
+    ) -> None:
         self._encoder = encoder
         self._split = split
+        self._layers = target_modules(encoder, layers)
+        self._cutter = Cutter(_behind(split, self._layers))
 
     @property
-    def gradient_shape(self) -> tuple[int, int]:
-        """(out, in + 1), or (out, in) without a bias."""
-        return gradient_shape(self._split.projection)
+    def gradient_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of each layer (out, in + 1), or (out, in) without a bias."""
+        return tuple(map(gradient_shape, self._layers.values()))
 
     def samples_at_once(
         self, views: int, batch_size: int, device: torch.device, tokens: int
@@ -66,12 +75,39 @@ class ClassTokenPath:
             projection = split.projection
             entered, residual = torch.cat(ends, dim=1).tensor_split([projection.in_features], dim=2)
             output = projection(entered).detach().requires_grad_()
-            embeddings = split.tail(residual, output)
-        grid = join_grids(grids) if grids else None
-        return Tape(
-            embeddings,
-            (entered,),
-            (output,),
-            outer_products(has_bias=projection.bias is not None),
-            grid,
-        )
+            with self._cutter.cut() as calls:
+                embeddings = split.tail(residual, output)
+        layers = []
+        for name, layer in self._layers.items():
+            given, left = (entered, output) if layer is projection else calls[name][0]
+            given = given.reshape(*entered.shape[:2], -1)
+            contract = outer_products(has_bias=layer.bias is not None)
+            layers.append(LayerTape((given,), (left,), contract))
+        return Tape(embeddings, tuple(layers), join_grids(grids) if grids else None)
+
+
+def tail_serves(encoder: Encoder, split: ClassTokenSplit, layers: Sequence[str]) -> bool:
+    """Whether layers are the split's projection, or linear ones that run once behind it.
+
+    They are looked for in the tail of one view of zeros.
+    """
+    known = target_modules(encoder, layers)
+    behind = _behind(split, known)
+    if not all(isinstance(layer, nn.Linear) for layer in behind.values()):
+        return False
+    zeros = split.projection.weight.new_zeros(1, 1, split.projection.out_features)
+    with Cutter(behind).cut() as calls, torch.enable_grad():
+        embeddings = split.tail(zeros, zeros)
+    if any(len(found) != 1 for found in calls.values()):
+        return False
+    outputs = [output for ((_, output),) in calls.values()]
+    if not outputs:
+        return True
+    if not embeddings.requires_grad:
+        return False
+    reached = torch.autograd.grad(embeddings.sum(), outputs, allow_unused=True)
+    return all(back is not None for back in reached)
+
+
+def _behind(split: ClassTokenSplit, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    return {name: layer for name, layer in layers.items() if layer is not split.projection}

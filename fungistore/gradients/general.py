@@ -1,15 +1,13 @@
 """The general path: any linear or convolution layer, any pooling, any encoder; exact, and slower.
 
-A forward hook cuts the graph at the target layer's output, so autograd still records nothing
-before it; per-token gradients are contracted over tokens and views, never stored.
+The graph is cut at the first target layer's output, so autograd still records nothing before it;
+per-token gradients are contracted over tokens and views, never stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from threading import local
 from typing import Any
 
 import torch
@@ -18,12 +16,15 @@ from torch import Tensor, nn
 from fungistore.backbones.encoder import Encoded, Encoder, TokenGrid, join_grids
 from fungistore.errors import UsageError
 from fungistore.gradients.batching import forward_size, samples_within
+from fungistore.gradients.cutting import Calls, Cutter, target_modules
 from fungistore.gradients.layers import contraction, gradient_shape
 from fungistore.gradients.projection import UnitFactors
-from fungistore.gradients.tape import Chunks, Tape, flat_inputs
+from fungistore.gradients.tape import Chunks, LayerTape, Tape, flat_inputs
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
 from fungistore.modalities.views import Inputs
 from fungistore.quantities import counted
+
+OTHER_LAYER = "choose another layer, such as the last block's attn.proj"
 
 
 class LayerPath:
@@ -32,25 +33,24 @@ class LayerPath:
     A model without such a layer has no gradients: its tapes have embeddings and patches alone.
 
     Args:
-        encoder: the model and its target layer, its trunk prepared; from `exact_from` on, it
-            stays in float32.
+        encoder: the model, its trunk prepared; from `exact_from` on, it stays in float32.
+        layers: names of the target layers, none of which is before that; default: the encoder's.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, layers: Sequence[str] = ()) -> None:
         self._encoder = encoder
-        self._target = encoder.target
-        if self._target is not None and _cut not in self._target._forward_hooks.values():
-            self._target.register_forward_hook(_cut, with_kwargs=True)
-        self._contract = contraction(self._target)
-        self._is_checked = self._target is None
-        self._is_in_place = False
+        self._layers: Mapping[str, Any] = target_modules(encoder, layers)
+        self._cutter = Cutter(self._layers)
+        self._contracts = {name: contraction(layer) for name, layer in self._layers.items()}
+        self._is_checked = not self._layers
+        self._in_place: set[str] = set()
         if (module := encoder.exact_from) is not None:
             module.register_forward_pre_hook(_to_float32, with_kwargs=True)
 
     @property
-    def gradient_shape(self) -> tuple[int, int]:
-        """(out, in + 1), or (out, in) without a bias; nothing without a layer."""
-        return gradient_shape(self._target)
+    def gradient_shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of each layer (out, in + 1), or (out, in) without a bias; (0, 0) without any."""
+        return tuple(map(gradient_shape, self._layers.values())) or ((0, 0),)
 
     def samples_at_once(
         self, views: int, batch_size: int, device: torch.device, tokens: int
@@ -67,58 +67,68 @@ class LayerPath:
         tokens: bool = False,
         watch: Stopwatch = UNWATCHED,
     ) -> Tape:
-        """Run whole forwards, cutting the graph at the target layer.
+        """Run whole forwards, cutting the graph at the target layers.
 
         Raises:
-            UsageError: the layer runs several times or not sample by sample, or the encoder has no
+            UsageError: a layer runs several times or not sample by sample, or the encoder has no
                 tokens in places.
         """
-        embeddings, inputs, outputs = [], [], []
+        embeddings = []
+        inputs: dict[str, list[Tensor]] = {name: [] for name in self._layers}
+        outputs: dict[str, list[Tensor]] = {name: [] for name in self._layers}
         grids: list[TokenGrid] = []
         for chunk in self._in_forwards(chunks):
-            with self._cut_once() as calls, watch.stage("trunk"):
+            with self._cutter.cut() as calls, watch.stage("trunk"):
                 encoded = self._encoder.run(flat_inputs(chunk))
+            self._refuse_repeated(calls)
             if torch.is_grad_enabled():
-                self._refuse_unreached(encoded)
+                self._refuse_unreached(encoded, calls)
                 self._refuse_other_order(encoded, calls)
             samples, count = chunk[0].shape[:2]
             embeddings.append(encoded.embeddings.float().unflatten(0, (samples, count)))
-            for entered, output in calls:
-                inputs.append(self._by_sample(entered, samples, count))
-                outputs.append(output)
+            for name, ((entered, output),) in calls.items():
+                inputs[name].append(self._by_sample(name, entered, samples, count))
+                outputs[name].append(output)
             if tokens or (patches and not grids):
                 grids.append(self._grid_of(encoded).unflatten(samples, count))
         return Tape(
             torch.cat(embeddings, dim=1),
-            tuple(inputs),
-            tuple(outputs),
-            self._contract,
+            tuple(
+                LayerTape(tuple(inputs[name]), tuple(outputs[name]), contract)
+                for name, contract in self._contracts.items()
+            ),
             _first_view(grids[0]) if patches else None,
             _by_shape(grids) if tokens else (),
         )
 
-    def token_factors(self, tape: Tape, losses: Tensor) -> UnitFactors:
+    def token_factors(self, tape: Tape, losses: Tensor, layer: int = 0) -> UnitFactors:
         """Return the gradient of each of a tape's tokens, as the factors of an outer product.
+
+        Args:
+            tape: as `record` returns it.
+            losses: of its samples.
+            layer: place of the layer among those of the path.
 
         Raises:
             UsageError: the layer is no linear one, or does not have its rows where tokens are.
         """
         (grid,) = tape.tokens
         tokens = grid.tokens.flatten(1, -2)
-        if not self._is_in_place:
-            self._refuse_displaced(tape, tokens)
-            self._is_in_place = True
-        back, entered = tape.token_gradients(losses, tokens.shape[1])
-        has_bias = self.gradient_shape[1] > entered.shape[2]
+        name = list(self._layers)[layer]
+        if name not in self._in_place:
+            self._refuse_displaced(name, tape.layers[layer], tokens)
+            self._in_place.add(name)
+        back, entered = tape.token_gradients(losses, tokens.shape[1], layer)
+        has_bias = self.gradient_shapes[layer][1] > entered.shape[2]
         return UnitFactors.of(back, entered, has_bias=has_bias)
 
-    def _refuse_displaced(self, tape: Tape, tokens: Tensor) -> None:
+    def _refuse_displaced(self, name: str, layer: LayerTape, tokens: Tensor) -> None:
         """Refuse a layer of another order than that of the tokens, such as one of windows.
 
         What a token depends on most must be its own row, behind those without places.
         """
-        (output,), (entered,) = tape.outputs, tape.inputs
-        count, is_linear = tokens.shape[1], isinstance(self._target, nn.Linear)
+        (output,), (entered,) = layer.outputs, layer.inputs
+        count, is_linear = tokens.shape[1], isinstance(self._layers[name], nn.Linear)
         rows = entered.shape[1] if is_linear else 0
         if is_linear and rows >= count:
             place = min(count - 1, count // 2 + 1)
@@ -132,9 +142,11 @@ class LayerPath:
                 return
         raise UsageError(
             "the target layer does not have one row for each token, in their order",
-            where=f"--target-layer {self._encoder.target_layer}",
+            where=f"--target-layer {name}",
             expected=f"a linear layer of {counted(count, 'token')}, those without places first",
-            found=f"{counted(rows, 'row')} a sample" if is_linear else type(self._target).__name__,
+            found=f"{counted(rows, 'row')} a sample"
+            if is_linear
+            else type(self._layers[name]).__name__,
             hint="gradients of tokens need a plain vision transformer, and such as its "
             "blocks.11.attn.proj",
         )
@@ -147,39 +159,43 @@ class LayerPath:
             count = max(1, (size or samples * views) // samples)
             yield from zip(*(tensor.split(count, dim=1) for tensor in chunk), strict=True)
 
-    @contextmanager
-    def _cut_once(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """Cut the graph at the target layer; give what enters and leaves it in one forward."""
-        calls: list[tuple[Tensor, Tensor]] = []
-        _CUTTING.at, _CUTTING.calls = self._target, calls
-        try:
-            yield calls
-        finally:
-            _CUTTING.at = None
-        if self._target is not None and len(calls) != 1:
-            raise UsageError(
-                "the target layer must run exactly once a forward",
-                where=f"--target-layer {self._encoder.target_layer}",
-                expected="1 call",
-                found=f"{len(calls)} calls",
-                hint="choose another layer, such as the last block's attn.proj",
-            )
-
-    def _by_sample(self, entered: Tensor, samples: int, views: int) -> Tensor:
-        if isinstance(self._target, nn.Linear):
+    def _by_sample(self, name: str, entered: Tensor, samples: int, views: int) -> Tensor:
+        if isinstance(self._layers[name], nn.Linear):
             return entered.reshape(samples, -1, entered.shape[-1])
         return entered.unflatten(0, (samples, views))
 
-    def _refuse_unreached(self, encoded: Encoded) -> None:
-        if self._target is not None and not encoded.embeddings.requires_grad:
+    def _refuse_repeated(self, calls: Mapping[str, Calls]) -> None:
+        for name, found in calls.items():
+            if len(found) != 1:
+                raise UsageError(
+                    "the target layer must run exactly once a forward",
+                    where=f"--target-layer {name}",
+                    expected="1 call",
+                    found=f"{len(found)} calls",
+                    hint=OTHER_LAYER,
+                )
+
+    def _refuse_unreached(self, encoded: Encoded, calls: Mapping[str, Calls]) -> None:
+        """Refuse a layer that nothing comes back to; of several, each is asked for by itself."""
+        if self._is_checked:
+            return
+        unreached = list(self._layers)
+        if encoded.embeddings.requires_grad and len(unreached) > 1:
+            outputs = [output for ((_, output),) in calls.values()]
+            total = encoded.embeddings.float().sum()
+            backs = torch.autograd.grad(total, outputs, retain_graph=True, allow_unused=True)
+            unreached = [name for name, back in zip(calls, backs, strict=True) if back is None]
+        elif encoded.embeddings.requires_grad:
+            unreached = []
+        if unreached:
             raise UsageError(
                 "the embedding does not depend on the target layer",
-                where=f"--target-layer {self._encoder.target_layer}",
+                where=f"--target-layer {', '.join(unreached)}",
                 expected="a layer between the input and the embedding",
-                hint="choose another layer, such as the last block's attn.proj",
+                hint=OTHER_LAYER,
             )
 
-    def _refuse_other_order(self, encoded: Encoded, calls: list[tuple[Tensor, Tensor]]) -> None:
+    def _refuse_other_order(self, encoded: Encoded, calls: Mapping[str, Calls]) -> None:
         """Refuse what would be attributed to wrong samples, such as tokens before samples.
 
         The first view's embedding must depend on the first rows of the output alone. It is asked
@@ -188,18 +204,19 @@ class LayerPath:
         views = len(encoded.embeddings)
         if self._is_checked or views == 1:
             return
-        ((entered, output),) = calls
         first = encoded.embeddings[0].float().sum()
-        (back,) = torch.autograd.grad(first, (output,), retain_graph=True)
-        is_whole = len(entered) % views == 0 and len(back) % views == 0
-        if not is_whole or back[len(back) // views :].any():
-            raise UsageError(
-                "the target layer's inputs are not sample after sample",
-                where=f"--target-layer {self._encoder.target_layer}",
-                expected=f"{views} views along the first dimension, each by itself",
-                found=f"an input of shape {list(entered.shape)}",
-                hint="choose another layer, or put samples before tokens (batch_first=True)",
-            )
+        outputs = [output for ((_, output),) in calls.values()]
+        backs = torch.autograd.grad(first, outputs, retain_graph=True)
+        for (name, ((entered, _),)), back in zip(calls.items(), backs, strict=True):
+            is_whole = len(entered) % views == 0 and len(back) % views == 0
+            if not is_whole or back[len(back) // views :].any():
+                raise UsageError(
+                    "the target layer's inputs are not sample after sample",
+                    where=f"--target-layer {name}",
+                    expected=f"{views} views along the first dimension, each by itself",
+                    found=f"an input of shape {list(entered.shape)}",
+                    hint="choose another layer, or put samples before tokens (batch_first=True)",
+                )
         self._is_checked = True
 
     def _grid_of(self, encoded: Encoded) -> TokenGrid:
@@ -233,28 +250,3 @@ def _to_float32(
         return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
     return tuple(map(raised, args)), {key: raised(value) for key, value in kwargs.items()}
-
-
-class _Cutting(local):
-    """The layer whose output is cut off in this thread's forward, and its calls so far."""
-
-    at: nn.Module | None = None
-    calls: list[tuple[Tensor, Tensor]]
-
-
-_CUTTING = _Cutting()
-
-
-def _cut(
-    module: nn.Module, entered: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor
-) -> Tensor:
-    """Hook: keep what enters and leaves the layer, and let autograd begin here.
-
-    Copies, since the activations of convolutional networks overwrite what they are given.
-    """
-    if module is not _CUTTING.at:
-        return output
-    leaf = output.detach().float().requires_grad_()
-    given = entered[0] if entered else named["input"]
-    _CUTTING.calls.append((given.detach().float().clone(), leaf))
-    return leaf.clone()

@@ -1,7 +1,8 @@
 """What the arrays of a feature set hold: their places, and which are vectors side by side.
 
 embeddings            vectors [E]
-gradients/<objective> unit vectors [D]; norms/<objective> the norms that these had, numbers []
+gradients/<objective> unit vectors [D]; norms/<objective> the norms that these had, numbers [];
+                      of a further target layer gradients/<objective>@<layer>
 patches               a grid of tokens [h, w, D]; lengths/patches how many are real, where
                       that differs
 patch-gradients/<objective>   unit vectors of each token [h, w, G], asked for as
@@ -28,6 +29,7 @@ GRADIENTS, NORMS, LENGTHS, PCA = "gradients/", "norms/", "lengths/", "pca/"
 BANK, BANK_LABELS = "bank/", "bank-labels/"
 PATCH_GRADIENTS, PATCH_NORMS = "patch-gradients/", "patch-norms/"
 OF_PATCHES = "patches/"  # what a feature of each token is asked for by begins with
+AT = "@"  # between the objective and the target layer, of a feature of a further one
 KINDS: Mapping[str, FeatureKind] = MappingProxyType(
     {
         GRADIENTS: "vectors",
@@ -136,10 +138,27 @@ def vectors_of(arrays: Mapping[str, T]) -> dict[str, T]:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Return names of vector features in the order of concatenation, those not known last."""
-    found = set(names)
-    known = [name for name in KNOWN if name in found]
-    return [*known, *sorted(found - set(known))]
+    """Return names of vector features in the order of concatenation.
+
+    Those not known come last, and after them those of each further target layer.
+    """
+
+    def place(name: str) -> tuple[str, int, str]:
+        objective = objective_name(name)
+        known = KNOWN.index(objective) if objective in KNOWN else len(KNOWN)
+        return layer_name(name) or "", known, objective
+
+    return sorted(set(names), key=place)
+
+
+def objective_name(feature: str) -> str:
+    """Return the objective of a gradient feature: "kl" of "kl" and "kl@blocks.11.mlp.fc2"."""
+    return feature.partition(AT)[0]
+
+
+def layer_name(feature: str) -> str | None:
+    """Return the further target layer that a feature's name has; None: it is of the first one."""
+    return feature.partition(AT)[2] or None
 
 
 def _folder(path: str) -> str:

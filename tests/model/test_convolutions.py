@@ -217,7 +217,7 @@ def test_a_named_convolution_of_a_model_is_its_target(seeded: Callable[..., Timm
     pixels = torch.randn(2, 1, 3, 64, 64)
     tape = gradient_path(encoder).record([(pixels,)])
     gradients = tape.gradients(tape.embeddings.square().sum((1, 2)))
-    assert gradients.shape[1:] == gradient_path(encoder).gradient_shape
+    assert gradients.shape[1:] == gradient_path(encoder).gradient_shapes[0]
     assert gradients.abs().amax((1, 2)).min() > 0
     with pytest.raises(UsageError, match="linear layer or convolution of the model"):
         seeded("test_resnet", target_layer="layer4.0.bn2")

@@ -82,7 +82,7 @@ def make(
     crops: Callable[[RandomCrops], PixelRecipe] = lambda crops: crops,
 ) -> FeatureMaker:
     path = path_of(backbone) if path_of else gradient_path(backbone, dtype)
-    rows, columns = path.gradient_shape
+    rows, columns = path.gradient_shapes[0]
     spec = ProjectionSpec("binary", backbone.token_dim, rows * columns, seed=42)
     torch.manual_seed(1)
     negatives = torch.randn(30, OBJECTIVES["simclr"].head_dim)

@@ -306,7 +306,7 @@ def test_a_cpu_runs_the_trunk_on_a_few_views_at_a_time(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("path_of", [class_token_path, LayerPath])
 def test_a_bias_is_the_last_column_where_there_is_one(path_of: PathOf, has_bias: bool) -> None:
     backbone = small("test_vit", proj_bias=has_bias)
-    assert path_of(backbone).gradient_shape == (64, 64 + has_bias)
+    assert path_of(backbone).gradient_shapes[0] == (64, 64 + has_bias)
     check(backbone, path_of, KL(), views=1)
 
 
@@ -317,7 +317,7 @@ def test_a_path_for_tokens_is_the_general_one() -> None:
     assert token_path(backbone, general) is general
     beside = token_path(backbone, class_token_path(backbone))
     assert isinstance(beside, LayerPath)
-    assert beside.gradient_shape == (64, 65)
+    assert beside.gradient_shapes[0] == (64, 65)
 
 
 @pytest.mark.parametrize("path_of", [class_token_path, LayerPath])

@@ -199,7 +199,7 @@ def maker_of(
     encoder: TimmViT, objectives: dict[str, PatchObjective], **options: Any
 ) -> FeatureMaker:
     path = gradient_path(encoder)
-    rows, width = path.gradient_shape
+    rows, width = path.gradient_shapes[0]
     torch.manual_seed(5)
     bank = torch.randn(50, encoder.token_dim)
     gradients = {}

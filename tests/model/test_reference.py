@@ -53,7 +53,7 @@ def maker_for(
 ) -> tuple[FeatureMaker, dict[str, nn.Linear], Tensor]:
     """Return our feature maker, its heads, and its projection matrix as one dense tensor."""
     path = gradient_path(backbone)
-    rows, columns = path.gradient_shape
+    rows, columns = path.gradient_shapes[0]
     spec = ProjectionSpec("binary", backbone.token_dim, rows * columns, seed=42)
     heads = heads_for(objective, backbone.embedding_dim)
     recipe = recipe_of(objective, backbone, "model")
