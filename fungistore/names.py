@@ -16,8 +16,8 @@ from annotated_types import Predicate
 from fungistore.settings import refusal
 from fungistore.type_words import Words
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-NAME_RULE = "letters, digits and . _ + -, up to 128 of them; not c, nor a system's file name"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,127}")
+NAME_RULE = "letters, digits and . _ + @ -, up to 128 of them; not c, nor a system's file name"
 _DIGITS = re.compile("[0-9]{1,4000}")  # int() takes no more
 CHUNKS = "c"  # the folder that zarr keeps an array's chunks in
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from fungistore.errors import MismatchError, UsageError
 from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import Config, describe, differences, digest_array, fingerprint
-from fungistore.store.feature import gradient_path
+from fungistore.store.feature import gradient_path, objective_name
 from fungistore.store.store import Store
 
-Banks = Mapping[str, NDArray[np.float32]]  # by feature
+Banks = Mapping[str, NDArray[np.float32]]  # by objective
 
 
 def deciding(config: Config, feature: str) -> Config:
@@ -43,8 +43,10 @@ def borrowed_banks(resolved: Resolved, configs: Mapping[str, Config]) -> Banks:
     place = resolved.options.bank_from
     if place is None:
         return {}
+    by_objective = {objective_name(feature): config for feature, config in configs.items()}
     return {
-        name: _borrowed(Store.open(place), resolved, name, configs[name]) for name in resolved.banks
+        name: _borrowed(Store.open(place), resolved, name, by_objective[name])
+        for name in resolved.banks
     }
 
 
@@ -55,13 +57,14 @@ def _borrowed(
     found: dict[str, dict[str, tuple[Any, Any]]] = {}
     computed_alike = set()
     for feature_set in store.feature_sets():
-        array = store.arrays(feature_set).get(gradient_path(feature))
-        if array is None or name not in store.setups.banks(array.fingerprint):
-            continue
-        theirs = store.setups.config(array.fingerprint)
-        found[array.fingerprint] = _differences(theirs, config, feature)
-        if theirs.get("compute") == config["compute"]:
-            computed_alike.add(array.fingerprint)
+        for path, array in store.arrays(feature_set).items():
+            of_it = objective_name(path) == gradient_path(feature)  # of whichever target layer
+            if not of_it or name not in store.setups.banks(array.fingerprint):
+                continue
+            theirs = store.setups.config(array.fingerprint)
+            found[array.fingerprint] = _differences(theirs, config, feature)
+            if theirs.get("compute") == config["compute"]:
+                computed_alike.add(array.fingerprint)
     equal = {key for key, fields in found.items() if not fields}
     equal = equal & computed_alike or equal
     digests = {store.setups.banks(key)[name] for key in equal}
@@ -118,8 +121,10 @@ def refuse_other_banks(
     """
     name = resolved.options.name
     sets = {other: store.arrays(other).values() for other in store.feature_sets()}
-    for feature, bank in borrowed.items():
-        key, what = fingerprint(configs[feature]), resolved.banks[feature].name
+    for feature, config in configs.items():
+        if (bank := borrowed.get(objective_name(feature))) is None:
+            continue
+        key, what = fingerprint(config), resolved.banks[objective_name(feature)].name
         users = [one for one, arrays in sets.items() if key in {a.fingerprint for a in arrays}]
         sharers = [repr(one) for one in users if one != name]
         if not store.setups.has(key) or (restart and not sharers):

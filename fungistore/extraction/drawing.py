@@ -21,6 +21,7 @@ from fungistore.modalities.reading import (
 from fungistore.modalities.views import Drawn, ViewRecipe
 from fungistore.randomness import Stream
 from fungistore.store.failures import TRUNCATED, Failure
+from fungistore.store.feature import objective_name
 from fungistore.store.item_digests import FAILED, UNKNOWN
 
 DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
@@ -35,10 +36,10 @@ class Drawer:
     Attributes:
         modality: reads the items.
         base: the view of features that have none of their own.
-        recipes: the views of those that have, by feature.
+        recipes: the views of those that have, by objective.
         seed: seed of the views.
         rescues: whether an item that ends too early is read as far as it goes, and noted.
-        draws: how many random numbers a feature gets of each sample, beside the view.
+        draws: how many random numbers an objective gets of each sample, beside the view.
     """
 
     modality: Modality
@@ -49,13 +50,13 @@ class Drawer:
     draws: Mapping[str, int] = field(default_factory=dict)
 
     def recipe(self, name: str) -> ViewRecipe:
-        """Return the views that are drawn under a name: a feature's, or BASE."""
+        """Return the views that are drawn under a name: an objective's, or BASE."""
         return self.base if name == BASE else self.recipes[name]
 
     def draw(self, item: Any, sample_id: str, features: Iterable[str]) -> DrawnViews:
         """Return what one item sends to the device for these features."""
         drawn: DrawnViews = {}
-        for name in sorted(features):
+        for name in sorted(set(map(objective_name, features))):
             views = name if name in self.recipes else BASE
             if views not in drawn:
                 random = Stream(self.seed, "views", views, sample_id)

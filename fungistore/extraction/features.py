@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoder
 from fungistore.extraction.batches import BatchViews, DrawnGroup, Slice, in_runs, joined
-from fungistore.extraction.drawing import BASE, Drawer
+from fungistore.extraction.drawing import Drawer
 from fungistore.extraction.grids import stored_gradients, stored_grid
+from fungistore.extraction.passes import Pass, divided
 from fungistore.extraction.support import Support
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.projection import (
@@ -45,12 +46,20 @@ from fungistore.modalities.views import (
     in_chunks,
 )
 from fungistore.objectives.objective import BankObjective, Objective, ViewOutputs
-from fungistore.store.feature import EMBEDDINGS, GRADIENTS, LENGTHS, NORMS, PATCHES
+from fungistore.store.feature import (
+    EMBEDDINGS,
+    GRADIENTS,
+    LENGTHS,
+    NORMS,
+    PATCHES,
+    layer_name,
+    objective_name,
+)
 
 
 @dataclass(frozen=True)
 class GradientFeature:
-    """An objective with everything frozen that its features depend on.
+    """An objective with everything frozen that its features, of any layer, depend on.
 
     `bank` is what the objective made of other samples' latents, None where it needs none;
     `support` finds the neighbours of tokens in it, for an objective that asks for them.
@@ -76,15 +85,6 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class _Pass:
-    """Features that share their views and their forwards; `views` is a feature's name or BASE."""
-
-    views: str
-    features: frozenset[str]
-    reads_tokens: bool
-
-
-@dataclass(frozen=True)
 class _Made:
     """What one core, or a GPU, makes of some samples: arrays' rows, and gradients by feature."""
 
@@ -100,11 +100,12 @@ class FeatureMaker:
         encoder: the encoder that `path` runs.
         path: the gradient path, on its device.
         projection: shared by all objectives; None where no gradient feature is wanted.
-        gradients: gradient features by name.
+        gradients: what their gradient features are made with, by objective.
         pool: tokens are averaged over cells of this side.
         batch_size: samples, or views, that are computed together; a CPU may take several forwards.
         seed: seed of the views.
         device: where the forwards run.
+        further: projections of the path's target layers but the first, by name, in its order.
         token_path: the path of objectives that read tokens; None where there is none.
         exact_patches: patch tensors come from that path too, whatever else is asked for.
         tf32: let a GPU multiply float32 as TF32 (10 bits): beside a trunk that rounds as coarsely
@@ -123,6 +124,7 @@ class FeatureMaker:
         batch_size: int,
         seed: int,
         device: torch.device,
+        further: Mapping[str, Projection] | None = None,
         token_path: LayerPath | None = None,
         exact_patches: bool = False,
         tf32: bool = False,
@@ -132,7 +134,9 @@ class FeatureMaker:
         self._path = path
         self._token_path = token_path
         self._exact_patches = exact_patches
-        self._projection = projection
+        self._projections: dict[str | None, Projection | None] = {None: projection}
+        self._projections.update((further or {}).items())
+        self._places = {layer: place for place, layer in enumerate(self._projections)}
         self._gradients = gradients
         self._pool = pool
         self._batch_size = batch_size
@@ -162,7 +166,7 @@ class FeatureMaker:
         return start_fetch(self.launch(drawn, features))()
 
     def latents(self, drawn: BatchViews, name: str) -> NDArray[np.float32]:
-        """Return an objective's latents [b, v, d] of a batch, for its bank."""
+        """Return an objective's latents [b, v, d] of a batch, for its bank, by its name."""
         feature = self._gradients[name]
         objective = feature.objective
         assert isinstance(objective, BankObjective)
@@ -195,21 +199,17 @@ class FeatureMaker:
                 rows |= self._launch(drawn, one, cores, context)
         return rows
 
-    def _passes(self, features: frozenset[str]) -> list[_Pass]:
-        """Divide features into sets of forwards: those of the base view come first."""
-        base = features - self.drawer.recipes.keys()
-        reading = frozenset(name for name in features if self._reads_tokens(name))
+    def _passes(self, features: frozenset[str]) -> list[Pass]:
+        reading = {f for f in features if self._reads_tokens(objective_name(f))}
         if self._exact_patches:
-            reading |= base & {PATCHES}
-        passes = [_Pass(BASE, base - reading, False), _Pass(BASE, base & reading, True)]
-        passes += [_Pass(n, frozenset([n]), n in reading) for n in sorted(features - base)]
-        return [one for one in passes if one.features]
+            reading |= features & {PATCHES}
+        return divided(features, self.drawer.recipes, reading)
 
     def _reads_tokens(self, name: str) -> bool:
         return name in self._gradients and self._gradients[name].objective.needs.tokens
 
     def _launch(
-        self, drawn: BatchViews, one: _Pass, cores: Cores, context: Context
+        self, drawn: BatchViews, one: Pass, cores: Cores, context: Context
     ) -> dict[str, Tensor]:
         slices = self._slices(drawn, one)
         watch = shared(context.watch, min(cores.count, len(slices)))
@@ -247,8 +247,7 @@ class FeatureMaker:
                 whole(part.gradients[name].norms for part in parts),
             )
             with context.watch.stage("projection"):
-                assert self._projection is not None
-                projected = normalized_projection(gradients, self._projection, cores)
+                projected = normalized_projection(gradients, self._projection(name), cores)
             yield GRADIENTS + name, projected.rows
             yield NORMS + name, projected.norms
         for name in parts[0].factors:
@@ -258,13 +257,20 @@ class FeatureMaker:
                 whole(part.factors[name].norms for part in parts),
             )
             with context.watch.stage("projection"):
-                assert self._projection is not None
-                tokens = projected_factors(factors, self._projection, cores)
+                tokens = projected_factors(factors, self._projection(name), cores)
                 made = stored_gradients(name, tokens, self._encoder.token_shape, self._pool)
             yield from made.items()
 
-    def _make(self, drawn: _Part, one: _Pass, watch: Stopwatch) -> _Made:
-        differentiated = sorted(one.features & self._gradients.keys())
+    def _projection(self, feature: str) -> Projection:
+        found = self._projections[layer_name(feature)]
+        assert found is not None
+        return found
+
+    def _make(self, drawn: _Part, one: Pass, watch: Stopwatch) -> _Made:
+        differentiated: dict[str, list[str]] = {}
+        for name in sorted(one.features):
+            if (objective := objective_name(name)) in self._gradients:
+                differentiated.setdefault(objective, []).append(name)
         with torch.set_grad_enabled(bool(differentiated)):  # a graph costs memory and time
             tape = self._record(drawn.drawn, one, watch)
         rows = {}
@@ -274,15 +280,19 @@ class FeatureMaker:
                 rows[LENGTHS + EMBEDDINGS] = self.drawer.base.lengths(drawn.drawn)
         if tape.patches is not None:
             rows |= stored_grid(tape.patches, self._encoder.token_shape, self._pool)
-        gradients, factors = {}, {}
-        for name in differentiated:
+        gradients: dict[str, UnitRows] = {}
+        factors: dict[str, UnitFactors] = {}
+        for objective, names in differentiated.items():
+            places = [self._places[layer_name(name)] for name in names]
             with watch.stage("tail"):
-                losses = self._losses(name, tape, drawn.of(name))
-                if self._gradients[name].objective.needs.per_token:
+                losses = self._losses(objective, tape, drawn.of(objective))
+                if self._gradients[objective].objective.needs.per_token:
                     assert self._token_path is not None
-                    factors[name] = self._token_path.token_factors(tape, losses)
+                    for name, place in zip(names, places, strict=True):
+                        factors[name] = self._token_path.token_factors(tape, losses, place)
                 else:
-                    gradients[name] = unit_rows(tape.gradients(losses))
+                    found = tape.gradients_of(losses, places)
+                    gradients |= {n: unit_rows(g) for n, g in zip(names, found, strict=True)}
         return _Made(rows, gradients, factors)
 
     @contextmanager
@@ -296,13 +306,13 @@ class FeatureMaker:
         ):
             yield cores if self._encoder.is_thread_safe else ONE_CORE
 
-    def _path_of(self, one: _Pass) -> GradientPath:
+    def _path_of(self, one: Pass) -> GradientPath:
         if not one.reads_tokens:
             return self._path
         assert self._token_path is not None  # `make_features` gives one
         return self._token_path
 
-    def _slices(self, drawn: BatchViews, one: _Pass) -> list[Slice]:
+    def _slices(self, drawn: BatchViews, one: Pass) -> list[Slice]:
         """Divide a batch into pieces that the path can record with all of their views."""
         views = count_views(self.drawer.recipe(one.views))
         slices = []
@@ -314,7 +324,7 @@ class FeatureMaker:
             slices += [Slice(group, start, count) for start in starts]
         return slices
 
-    def _tokens_of(self, group: DrawnGroup, one: _Pass) -> int:
+    def _tokens_of(self, group: DrawnGroup, one: Pass) -> int:
         """Return how many tokens a view of a group's samples has, about."""
         if not self._encoder.lengths_differ:
             return prod(self._encoder.token_shape)
@@ -322,7 +332,7 @@ class FeatureMaker:
         inputs = self.drawer.recipe(one.views).render(first, 0, slice(0, 1))
         return self._encoder.count_tokens(flat_inputs(inputs))
 
-    def _part(self, piece: Slice, drawn: BatchViews, one: _Pass) -> _Part:
+    def _part(self, piece: Slice, drawn: BatchViews, one: Pass) -> _Part:
         """Return the samples of a piece, on the device.
 
         A CPU's parts are filled up with copies of the last sample: so a sample's features do not
@@ -334,13 +344,13 @@ class FeatureMaker:
             return filled_up(some, count) if self.device.type == "cpu" else some
 
         draws = {}
-        for name in one.features & self.drawer.draws.keys():
+        for name in self.drawer.draws.keys() & set(map(objective_name, one.features)):
             (group,) = drawn[name]
             draws[name] = part(tuple(array[places] for array in group.arrays))
         arrays = part(tuple(array[start : start + count] for array in piece.group.arrays))
         return _Part(self._to_device(arrays), draws)
 
-    def _record(self, drawn: DrawnBatch, one: _Pass, watch: Stopwatch) -> Tape:
+    def _record(self, drawn: DrawnBatch, one: Pass, watch: Stopwatch) -> Tape:
         recipe = self.drawer.recipe(one.views)
         at_once = max(1, self._batch_size // len(drawn[0]))
 

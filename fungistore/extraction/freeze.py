@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,13 +25,20 @@ from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.extraction.support import Support
 from fungistore.extraction.versions import running_versions
 from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
-from fungistore.gradients.projection import Projection
+from fungistore.gradients.projection import projections_of
 from fungistore.machine.context import Context
 from fungistore.modalities.views import FirstViews
 from fungistore.objectives.objective import WORDS
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
-from fungistore.store.feature import EMBEDDINGS, OF_PATCHES, PATCHES
+from fungistore.store.feature import (
+    EMBEDDINGS,
+    OF_PATCHES,
+    PATCHES,
+    layer_name,
+    name_of,
+    objective_name,
+)
 from fungistore.store.listing import refuse_other_modality
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.mismatch import refuse_mismatch
@@ -45,7 +52,7 @@ NamedArrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Frozen:
-    """What a gradient feature depends on beside its configuration: drawn once, then read back."""
+    """What an objective's features depend on beside settings: drawn once, then read back."""
 
     heads: NamedArrays
     bank: NDArray[np.float32] | None
@@ -147,16 +154,6 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
         | ({"compiled": True} if resolved.compiled else {}),
         "layout": {"unit_rows": resolved.unit_rows, "codec": resolved.codec},
     }
-    gradient = {
-        "target_layer": backbone.target_layer,
-        "seed": options.seed,
-        "projection": {
-            "kind": resolved.projection.kind,
-            "dim": resolved.projection.dim,
-            "columns": resolved.projection.columns,
-            "first_block": resolved.projection.digest(),
-        },
-    }
     configs: dict[str, Config] = {}
     for feature in options.features:
         if feature == PATCHES:
@@ -170,15 +167,34 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
         else:
             configs[feature] = shared | {"vectors": {"dtype": options.storage_dtype}}
         if feature != EMBEDDINGS:
-            objective: Any = resolved.objective(feature)
-            configs[feature] |= {"gradient": gradient, feature: _plain(fingerprinted(objective))}
-            if recipe := resolved.views.get(feature):
+            name, objective = objective_name(feature), cast(Any, resolved.objective(feature))
+            configs[feature] |= _gradient_config(resolved, feature)
+            configs[feature][name] = _plain(fingerprinted(objective))
+            if recipe := resolved.views.get(name):
                 configs[feature]["views"] = {"size": options.view_size}
-                configs[feature][feature]["view_sizes"] = [group.size for group in recipe.groups]
+                configs[feature][name]["view_sizes"] = [group.size for group in recipe.groups]
             which = objective.needs.word_head
             if which is not None and (head := carried_head(backbone, which)):
-                configs[feature][feature]["word_head"] = head.digest
+                configs[feature][name]["word_head"] = head.digest
     return configs
+
+
+def _gradient_config(resolved: Resolved, feature: str) -> Config:
+    """Return what decides a gradient beside its objective.
+
+    Fields of one name must be equal over a feature set, so those of a further layer have its name.
+    """
+    layers, spec, layer = resolved.layers, resolved.projection(feature), layer_name(feature)
+    shape: Config = {"columns": spec.columns, "first_block": spec.digest()}
+    projection: Config = {"kind": spec.kind, "dim": spec.dim}
+    gradient: Config = {
+        "target_layer": layers.names[0],
+        "seed": resolved.options.seed,
+        "projection": projection if layer else projection | shape,
+    }
+    if layer or layers.cut != layers.names[0]:
+        gradient["cut_at"] = layers.cut
+    return {"gradient": gradient} | ({"layers": {layer: shape}} if layer else {})
 
 
 def by_array(resolved: Resolved, configs: Mapping[str, Config]) -> dict[str, Config]:
@@ -203,25 +219,44 @@ def freeze(
         context: its reporter is told what happens, its stop asked while a bank is encoded.
     """
     refuse_other_banks(store, resolved, configs, borrowed)
+    banks = dict(borrowed)
     for feature, config in configs.items():
         if store.setups.has(fingerprint(config)):
             continue
-        bank = borrowed.get(feature)
-        if feature in resolved.banks and bank is None:
-            maker, kept = bank_features(resolved, feature), _bank_blocks(store, config, feature)
-            bank = encode_bank(resolved, store.samples, feature, maker, context, kept)
-        store.setups.freeze(config, *setup_parts(resolved, feature, bank))
-    for feature in resolved.banks:  # those of a run that was killed behind its last block, too
-        _bank_blocks(store, configs[feature], feature).remove()
+        name = objective_name(feature)
+        if name in resolved.banks and name not in banks:
+            banks[name] = _bank(resolved, store, name, configs, context)
+        store.setups.freeze(config, *setup_parts(resolved, feature, banks.get(name)))
+    for feature, config in configs.items():  # also of a run that was killed behind its last block
+        if (name := objective_name(feature)) in resolved.banks:
+            _bank_blocks(store, config, name).remove()
     return frozen_features(
         resolved, store, {name: fingerprint(config) for name, config in configs.items()}
     )
 
 
-def _bank_blocks(store: Store, config: Config, feature: str) -> BankBlocks:
-    """Return what is kept of a bank that is being made."""
-    decides = deciding(config, feature) | {"compute": config["compute"]}
+def _bank_blocks(store: Store, config: Config, objective: str) -> BankBlocks:
+    """Return what is kept of a bank that is being made, of whichever target layer."""
+    decides = deciding(config, objective) | {"compute": config["compute"]}
     return BankBlocks(store.setups.folder(fingerprint(decides)))
+
+
+def _bank(
+    resolved: Resolved,
+    store: Store,
+    objective: str,
+    configs: Mapping[str, Config],
+    context: Context,
+) -> NDArray[np.float32]:
+    """Return an objective's bank: that of its features of other layers, or a new one."""
+    keys = {name_of(p): a.fingerprint for p, a in store.arrays(resolved.options.name).items()}
+    keys |= {feature: fingerprint(config) for feature, config in configs.items()}
+    for feature, key in keys.items():
+        if objective_name(feature) == objective and store.setups.has(key):
+            return store.setups.bank(key, resolved.banks[objective].name)
+    config = next(one for name, one in configs.items() if objective_name(name) == objective)
+    maker, kept = bank_features(resolved, objective), _bank_blocks(store, config, objective)
+    return encode_bank(resolved, store.samples, objective, maker, context, kept)
 
 
 def setup_parts(
@@ -231,9 +266,9 @@ def setup_parts(
     tensors: dict[str, NamedArrays] = {}
     banks: dict[str, str] = {}
     if feature in resolved.gradient_features:
-        tensors[HEADS] = head_tensors(resolved, feature)
+        tensors[HEADS] = head_tensors(resolved, objective_name(feature))
     if bank is not None:
-        name = resolved.banks[feature].name
+        name = resolved.banks[objective_name(feature)].name
         tensors[BANK_FILE + name] = {BANK: bank}
         banks[name] = digest_array(bank)
     if resolved.adaptation is not None:
@@ -253,11 +288,11 @@ def frozen_features(
     """
     found = {}
     for feature in resolved.gradient_features:
-        key = fingerprints[feature]
+        key, name = fingerprints[feature], objective_name(feature)
         bank = None
-        if feature in resolved.banks:
-            bank = store.setups.bank(key, resolved.banks[feature].name)
-        found[feature] = Frozen(store.setups.tensors(key, HEADS), bank)
+        if name in resolved.banks:
+            bank = store.setups.bank(key, resolved.banks[name].name)
+        found[name] = Frozen(store.setups.tensors(key, HEADS), bank)
     return make_features(resolved, found)
 
 
@@ -275,25 +310,25 @@ def throwaway_features(resolved: Resolved) -> FeatureMaker:
     return make_features(
         resolved,
         {
-            feature: Frozen(
-                head_tensors(resolved, feature),
-                stand_in(resolved, feature) if feature in resolved.banks else None,
+            name: Frozen(
+                head_tensors(resolved, name),
+                stand_in(resolved, name) if name in resolved.banks else None,
             )
-            for feature in resolved.gradient_features
+            for name in resolved.gradient_objectives
         },
     )
 
 
 def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMaker:
-    """Build the feature maker from the frozen tensors of its gradient features."""
+    """Build the feature maker from the frozen tensors of its objectives."""
     options, device = resolved.options, resolved.device
     gradients = {}
-    for feature, found in frozen.items():
-        objective = resolved.objective(feature)
+    for name, found in frozen.items():
+        objective = resolved.objective(name)
         needs = objective.needs
         heads = {
-            name: _linear(found.heads[f"{name}.weight"], found.heads[f"{name}.bias"], device)
-            for name in (*needs.heads, *needs.token_heads)
+            head: _linear(found.heads[f"{head}.weight"], found.heads[f"{head}.bias"], device)
+            for head in (*needs.heads, *needs.token_heads)
         }
         which = needs.word_head
         if which is not None and (head := carried_head(resolved.backbone, which)):
@@ -302,11 +337,11 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
         support = None
         if bank is not None and needs.neighbors is not None:
             support = Support(bank, needs.neighbors, options.seed)
-        recipe = resolved.views.get(feature)
-        gradients[feature] = GradientFeature(objective, recipe, heads, bank, support)
+        recipe = resolved.views.get(name)
+        gradients[name] = GradientFeature(objective, recipe, heads, bank, support)
     dtype = torch.bfloat16 if resolved.dtype == torch.bfloat16 else torch.float32
-    projection = Projection(
-        resolved.projection,
+    projections = projections_of(
+        resolved.projections,
         dtype=dtype,
         device=device,
         cache_bytes=int(options.projection_memory * 2**30),
@@ -314,12 +349,13 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
     return FeatureMaker(
         resolved.backbone,
         resolved.path,
-        projection if gradients else None,
+        projections[0] if gradients else None,
         gradients,
         pool=options.pool,
         batch_size=resolved.batch_size,
         seed=options.seed,
         device=device,
+        further=dict(zip(resolved.layers.further, projections[1:], strict=True)),
         token_path=resolved.token_path,
         exact_patches=resolved.exact_patches,
         tf32=resolved.dtype != torch.float32,
@@ -327,15 +363,15 @@ def make_features(resolved: Resolved, frozen: Mapping[str, Frozen]) -> FeatureMa
     )
 
 
-def head_tensors(resolved: Resolved, feature: str) -> NamedArrays:
+def head_tensors(resolved: Resolved, objective: str) -> NamedArrays:
     """Draw heads: U(-1/sqrt(width), 1/sqrt(width)), PyTorch's default for a linear layer."""
-    needs, backbone = resolved.objective(feature).needs, resolved.backbone
+    needs, backbone = resolved.objective(objective).needs, resolved.backbone
     heads = [(name, backbone.embedding_dim, dim) for name, dim in needs.heads.items()]
     heads += [(name, backbone.token_dim, dim) for name, dim in needs.token_heads.items()]
     tensors: NamedArrays = {}
     for name, width, dim in heads:
         bound = width**-0.5
-        stream = Stream(resolved.options.seed, "head", feature, name)
+        stream = Stream(resolved.options.seed, "head", objective, name)
         tensors[f"{name}.weight"] = (stream.uniform(dim, width) * 2 - 1) * bound
         tensors[f"{name}.bias"] = (stream.uniform(dim) * 2 - 1) * bound
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}

@@ -13,7 +13,7 @@ from fungistore.extraction.resolve import Resolved
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.store.chunks import most_bytes
 from fungistore.store.commit import Commit, encode_commit
-from fungistore.store.feature import Feature
+from fungistore.store.feature import Feature, objective_name
 from fungistore.store.folder import Folder
 from fungistore.store.item_digests import file_bytes
 from fungistore.store.samples import SampleTable
@@ -74,7 +74,7 @@ def growth_of_setups(
         configs: the configuration of each feature.
         setups: of the store, whose own are not written again; None where there is no store.
         samples: that banks will be made of.
-        borrowed: banks of another store, by feature.
+        borrowed: banks of another store, by objective.
     """
     new = {
         feature: config
@@ -83,10 +83,11 @@ def growth_of_setups(
     }
     total = 0
     for feature, config in new.items():
-        bank = borrowed.get(feature)
-        if feature in resolved.banks and bank is None:
-            count = samples_of(resolved.banks[feature], samples)
-            bank = stand_in(resolved, feature, count)
+        name = objective_name(feature)
+        bank = borrowed.get(name)
+        if name in resolved.banks and bank is None:
+            count = samples_of(resolved.banks[name], samples)
+            bank = stand_in(resolved, name, count)
         files = encode_setup(config, *setup_parts(resolved, feature, bank))
         total += sum(map(len, files.values()))
     return total

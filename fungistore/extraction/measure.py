@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from math import prod
@@ -40,7 +40,7 @@ from fungistore.sources.advice import empty_hint
 from fungistore.sources.sample import Source, ignored_by, source_remarks
 from fungistore.store.backend import open_backend
 from fungistore.store.copying import copy_samples
-from fungistore.store.feature import Feature
+from fungistore.store.feature import Feature, objective_name
 from fungistore.store.item_digests import ItemDigests
 from fungistore.store.listing import add_source
 from fungistore.store.samples import SampleTable
@@ -184,8 +184,7 @@ def estimate(
     to_make = {
         feature: count
         for feature, count in banks.items()
-        if options.bank_from is None
-        and (real is None or not real.setups.has(fingerprint(configs[feature])))
+        if options.bank_from is None and not (real and _is_frozen(real, configs, feature))
     }
     for_banks = sum(n * bank_forwards(resolved, name) / forwards for name, n in to_make.items())
     said = chain.from_iterable(bank_notices(resolved, *bank) for bank in to_make.items())
@@ -213,6 +212,12 @@ def estimate(
         understood=found,
         remarks=(*found.warnings(), *source_remarks(source), *resolved.remarks, *said),
     )
+
+
+def _is_frozen(store: Store, configs: Mapping[str, Config], objective: str) -> bool:
+    """Whether a setup has an objective's bank, of whichever target layer."""
+    own = [config for name, config in configs.items() if objective_name(name) == objective]
+    return any(store.setups.has(fingerprint(config)) for config in own)
 
 
 def refuse_empty(store: Store, source: Source, modality: Modality) -> None:

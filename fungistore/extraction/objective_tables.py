@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # What else a feature set has, and a feature's configuration: no objective can be called so.
 TAKEN = frozenset(
     {"embeddings", "patches", "schema", "backbone", "compute", "layout"}
-    | {"vectors", "gradient", "views", "tokens"}
+    | {"vectors", "gradient", "views", "tokens", "layers"}
 )
 
 

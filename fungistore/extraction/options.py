@@ -24,9 +24,14 @@ from fungistore.extraction.objective_tables import (
     objective_of,
     offered_beside,
 )
+from fungistore.extraction.offered import (
+    layers_asked,
+    unknown_features,
+    usual_features,
+    with_further_layers,
+)
 from fungistore.headings import DATA, FEATURES, MODEL, SPEED, STORAGE, VIEWS
 from fungistore.machine.choices import DeviceChoice
-from fungistore.modalities.modality import IMAGE
 from fungistore.modalities.requests import Normalization
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
 from fungistore.objectives.registry import own_objectives
@@ -38,6 +43,7 @@ from fungistore.settings import (
     refusal,
     to_json,
 )
+from fungistore.store.feature import objective_name
 from fungistore.type_words import Words
 
 if TYPE_CHECKING:
@@ -221,11 +227,11 @@ class ExtractOptions(ReplayChoice):
         Annotated[float, Ge(0)], Setting("GiB that the projection may occupy.", heading=SPEED)
     ] = 4.0
     target_layer: Annotated[
-        str | None,
+        str | tuple[str, ...] | None,
         Setting(
-            "Linear layer to differentiate.",
+            "Linear layer to differentiate, or several: of each one a feature, as kl@NAME.",
             default="the last attn.proj",
-            metavar="NAME",
+            metavar="NAMES",
             heading=VIEWS,
         ),
     ] = None
@@ -287,13 +293,13 @@ class ExtractOptions(ReplayChoice):
             UsageError: naming the option, what it takes and what it got.
         """
         if self.features == () and isinstance(self.model, str):
-            object.__setattr__(self, "features", _usual_features(self.model))
+            object.__setattr__(self, "features", usual_features(self.model))
         object.__setattr__(self, "adapter", absolute_adapter(self.adapter))
         super().__post_init__()
         object.__setattr__(self, "model", absolute_model(self.model))
         if self.bank_from is not None and "://" not in self.bank_from:
             object.__setattr__(self, "bank_from", str(Path(self.bank_from).absolute()))
-        offered = _offered()
+        offered = offered_beside(ExtractOptions)
         for name in self.objectives:
             if name not in offered:
                 expected = " or ".join(offered)
@@ -306,7 +312,7 @@ class ExtractOptions(ReplayChoice):
                 )
         asked = {
             *own_objectives(),
-            *self.features,
+            *map(objective_name, self.features),
             *self.objectives,
         }  # no other plug-in is imported
         modality = modality_of(self.model)
@@ -316,10 +322,11 @@ class ExtractOptions(ReplayChoice):
             if name in asked
         }
         object.__setattr__(self, "objectives", complete)
-        object.__setattr__(self, "features", tuple(dict.fromkeys(self.features)))
-        known = ("embeddings", *offered, "patches")
-        unknown = [feature for feature in self.features if feature not in known]
-        if unknown:
+        layers = layers_asked(self.target_layer)
+        object.__setattr__(self, "target_layer", layers if layers[1:] else next(iter(layers), None))
+        object.__setattr__(self, "features", with_further_layers(self.features, layers))
+        if unknown := unknown_features(self.features, offered):
+            known = ("embeddings", *offered, "patches")
             self.refuse("features", f"some of {', '.join(known)}", ", ".join(unknown))
         if not is_plain_name(self.name):
             self.refuse("feature_set", NAME_RULE, self.name)
@@ -346,7 +353,7 @@ class ExtractOptions(ReplayChoice):
             UsageError: a setting is not of that form, or the objective has none such.
         """
         tables = {name: to_json(one) for name, one in self.objectives.items()}
-        return replace(self, objectives=applied(settings, tables, _offered()))
+        return replace(self, objectives=applied(settings, tables, offered_beside(type(self))))
 
     def to_config(self) -> Config:
         """Return a JSON-ready dictionary that `from_config` turns back into the same options.
@@ -359,7 +366,7 @@ class ExtractOptions(ReplayChoice):
         return config | {
             name: tables[name]
             for name, objective in self.objectives.items()
-            if name in self.features or not is_default(name, objective)
+            if name in map(objective_name, self.features) or not is_default(name, objective)
         }
 
     @classmethod
@@ -369,7 +376,7 @@ class ExtractOptions(ReplayChoice):
         Raises:
             UsageError: an objective's settings, or all of them, are of another form.
         """
-        offered = _offered()
+        offered = offered_beside(ExtractOptions)
         tables = {name: value for name, value in config.items() if name in offered}
         rest = {name: value for name, value in config.items() if name not in tables}
         tables |= as_table(rest.pop("objectives", {}), "objectives")
@@ -384,16 +391,7 @@ class ExtractOptions(ReplayChoice):
 
     @classmethod
     def _from_flat(cls, flat: Mapping[str, Any]) -> Self:
-        offered = _offered()
+        offered = offered_beside(ExtractOptions)
         tables = {name: value for name, value in flat.items() if name in offered}
         rest = {name: value for name, value in flat.items() if name not in tables}
         return super()._from_flat(rest | {"set": tables})
-
-
-def _usual_features(model: str) -> tuple[str, ...]:
-    """Return what is extracted where nobody says: KL adds to images; to others it depends."""
-    return ("embeddings", "kl") if modality_of(model) == IMAGE else ("embeddings",)
-
-
-def _offered() -> list[str]:
-    return offered_beside(ExtractOptions)

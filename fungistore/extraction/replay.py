@@ -23,6 +23,7 @@ from fungistore.fingerprint import describe, differences
 from fungistore.machine.context import Context
 from fungistore.modalities.modality import with_article
 from fungistore.sources.sample import NamedItem
+from fungistore.store.feature import objective_name
 from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -141,14 +142,17 @@ def _options(store: Store, arrays: Mapping[str, UnitArray], choice: ReplayChoice
                 hint="samples of the store need no model",
             )
         document = store.setups.document(array.fingerprint, OPTIONS)
-        others = {*document["features"]} - {feature}  # of a plug-in perhaps, which may be gone
+        others = {*map(objective_name, document["features"])} - {objective_name(feature)}
+        # those of a plug-in may be gone
         alone = {key: value for key, value in document.items() if key not in others}
         options[feature] = ExtractOptions.from_config(alone | {"features": [feature]})
     setups = {feature: store.setups.config(array.fingerprint) for feature, array in arrays.items()}
     most = max(arrays, key=lambda f: ("views" in setups[f], "gradient" in setups[f]))
     objectives = dict(options[most].objectives)
     for feature, own in options.items():
-        objectives |= {name: one for name, one in own.objectives.items() if name == feature}
+        objectives |= {
+            name: one for name, one in own.objectives.items() if name == objective_name(feature)
+        }
     return replace(
         options[most],
         features=tuple(arrays),

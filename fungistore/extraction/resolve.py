@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import gcd, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,15 @@ from fungistore.choices import Codec
 from fungistore.errors import UsageError
 from fungistore.extraction.deciding import with_decided
 from fungistore.extraction.loader import default_workers
+from fungistore.extraction.offered import layers_asked
 from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.refusals import (
+    refuse_gradients_of_nothing,
+    refuse_placeless,
+    refuse_uneven_cells,
+    refuse_unlike,
+)
+from fungistore.extraction.target_layers import TargetLayers, target_layers
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path, token_path
@@ -44,6 +52,7 @@ from fungistore.store.feature import (
     PATCH_NORMS,
     PATCHES,
     Feature,
+    objective_name,
 )
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
@@ -60,14 +69,16 @@ SourcePlace = str | Path | Sequence[str | Path] | Source
 class Resolved:
     """Options after every "auto" has been decided, but for what is measured.
 
-    `views` are those of the features that have their own; `token_path` is for objectives that read
-    tokens, if any do; `exact_patches` says that patch tensors come from it too. `unit_rows` is None
-    until a rate is measured; a batch that is open is halved until it fits. `choices` are what was
-    chosen for gradients of tokens, in words.
+    `views` are those of the objectives that have their own; each of the `layers` has its own of the
+    `projections`. `token_path` is for objectives that read tokens, if any do; `exact_patches` says
+    that patch tensors come from it too. `unit_rows` is None until a rate is measured; a batch that
+    is open is halved until it fits. `choices` are what was chosen for gradients of tokens, in
+    words.
     """
 
     options: ExtractOptions
     backbone: Encoder
+    layers: TargetLayers
     path: GradientPath
     token_path: LayerPath | None
     exact_patches: bool
@@ -80,7 +91,7 @@ class Resolved:
     workers: int
     codec: Codec
     unit_rows: int | None
-    projection: ProjectionSpec
+    projections: tuple[ProjectionSpec, ...]
     choices: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
 
@@ -120,18 +131,27 @@ class Resolved:
                 cells = tuple(side // self.options.pool for side in self.backbone.token_shape)
                 short = feature.removeprefix(OF_PATCHES)
                 specs.append(
-                    Feature(PATCH_GRADIENTS + short, (*cells, self.projection.dim), "float16")
+                    Feature(PATCH_GRADIENTS + short, (*cells, self.gradient_dim), "float16")
                 )
                 specs.append(Feature(PATCH_NORMS + short, cells, "float32"))
             else:
-                specs.append(Feature(GRADIENTS + feature, (self.projection.dim,), vectors))
+                specs.append(Feature(GRADIENTS + feature, (self.gradient_dim,), vectors))
                 specs.append(Feature(NORMS + feature, (), "float32"))
         return specs
 
     def objective(self, feature: str) -> Objective:
         """Return the objective of a gradient feature."""
-        objective: Objective = self.options.objectives[feature]
+        objective: Objective = self.options.objectives[objective_name(feature)]
         return objective
+
+    def projection(self, feature: str) -> ProjectionSpec:
+        """Return the projection of a gradient feature: that of its target layer."""
+        return self.projections[self.layers.place(feature)]
+
+    @property
+    def gradient_dim(self) -> int:
+        """Width of every gradient feature."""
+        return self.projections[0].dim
 
     @property
     def dtype_name(self) -> Any:
@@ -150,8 +170,8 @@ class Resolved:
             batch_size=self.batch_size,
             codec=self.codec,
             unit_rows=self.unit_rows,
-            projection_dim=self.projection.dim,
-            target_layer=self.backbone.target_layer,
+            projection_dim=self.gradient_dim,
+            target_layer=next(iter(self.layers.names), None),
             bank_from=None,
             trust_code=False,
             limit=None,
@@ -173,9 +193,14 @@ class Resolved:
         return gradient_features(self.options)
 
     @property
+    def gradient_objectives(self) -> list[str]:
+        """Their objectives, each once."""
+        return list(dict.fromkeys(map(objective_name, self.gradient_features)))
+
+    @property
     def banks(self) -> dict[str, BankSpec]:
-        """The banks that gradient features need, by feature."""
-        banks = {name: self.objective(name).needs.bank for name in self.gradient_features}
+        """The banks that gradient features need, by objective."""
+        banks = {name: self.objective(name).needs.bank for name in self.gradient_objectives}
         return {name: bank for name, bank in banks.items() if bank is not None}
 
 
@@ -200,21 +225,22 @@ def resolve(
     refuse_unfit(dtype, device)
     refuse_untrusted(options.model, trusted=options.trust_code)
     per_token = [name for name in gradient_features(options) if name.startswith(OF_PATCHES)]
-    options, backbone, choices = _loaded(options, adaptation, frozen, dense=bool(per_token))
+    options, backbone, layers, choices = _loaded(options, adaptation, frozen, dense=bool(per_token))
     if sees_whole(backbone, options.crop, frozen, dense=bool(per_token)):
         options = replace(options, crop="whole")
     backbone = with_transform(backbone, options.crop, options.normalization)
     if PATCHES in options.features or per_token:
-        _refuse_placeless(backbone)
-    _refuse_unlike(backbone, per_token)
-    _refuse_uneven_cells(backbone, options.pool)
-    _refuse_gradients_of_nothing(backbone, gradient_features(options))
-    options, decisions = with_decided(options, gradient_features(options), backbone)
+        refuse_placeless(backbone)
+    refuse_unlike(backbone, per_token)
+    refuse_uneven_cells(backbone, options.pool)
+    refuse_gradients_of_nothing(backbone, gradient_features(options))
+    asked = dict.fromkeys(map(objective_name, gradient_features(options)))
+    options, decisions = with_decided(options, asked, backbone)
     backbone.module.to(device)
     usual = bool(frozen.get("compute.compiled"))
     compiled = usual if options.compile is None else options.compile
-    path = gradient_path(backbone, dtype, compiled=compiled)
-    objectives = {name: options.objectives[name] for name in gradient_features(options)}
+    path = gradient_path(backbone, dtype, compiled=compiled, layers=layers.names)
+    objectives = {name: options.objectives[name] for name in asked}
     for name, objective in objectives.items():
         refuse_odd_needs(name, objective.needs)
     reads_tokens = any(objective.needs.tokens for objective in objectives.values())
@@ -223,14 +249,14 @@ def resolve(
         for name, objective in objectives.items()
     }
     exact = PATCHES in options.features and _are_exact(frozen, dtype, gradients=bool(per_token))
-    out, width = path.gradient_shape
     dim = options.projection_dim or backbone.token_dim
     batch_size = options.batch_size or frozen.get("compute.batch_size")
     return Resolved(
         options=options,
         backbone=backbone,
+        layers=layers,
         path=path,
-        token_path=token_path(backbone, path) if reads_tokens or exact else None,
+        token_path=token_path(backbone, path, layers.names) if reads_tokens or exact else None,
         exact_patches=exact,
         views={name: recipe.on(device) for name, recipe in views.items() if recipe is not None},
         device=device,
@@ -241,7 +267,10 @@ def resolve(
         workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
         unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
-        projection=ProjectionSpec(options.projection, dim, out * width, options.seed, width),
+        projections=tuple(
+            ProjectionSpec(options.projection, dim, out * width, options.seed, width)
+            for out, width in path.gradient_shapes
+        ),
         choices=(*choices, *decisions),
         adaptation=adaptation,
     )
@@ -249,27 +278,36 @@ def resolve(
 
 def _loaded(
     options: ExtractOptions, adaptation: Adaptation | None, frozen: Config, *, dense: bool
-) -> tuple[ExtractOptions, Encoder, tuple[str, ...]]:
-    """Load the backbone: for gradients of tokens of a size that suits them, if it takes that."""
+) -> tuple[ExtractOptions, Encoder, TargetLayers, tuple[str, ...]]:
+    """Load the backbone, cut at the target layer that runs first.
+
+    For gradients of tokens it is of a size that suits them, if it takes that.
+    """
     sized, choices = _dense_choices(options, frozen) if dense else (options, ())
     own_settings = options.of_the_family | ({"adapter": adaptation} if adaptation else {})
 
-    def load(image_size: int | None) -> Encoder:
+    def load(image_size: int | None, target_layer: str | None) -> Encoder:
         return load_backbone(
             options.model,
             weights=Path(options.weights) if options.weights else None,
             image_size=image_size,
-            target_layer=options.target_layer,
+            target_layer=target_layer,
             view_size=options.view_size,
             own_settings=own_settings,
         )
 
-    if choices:
-        try:
-            return sized, load(sized.image_size), choices
-        except UsageError:  # nobody has asked for that size; of its own it may load
-            return options, load(None), ()
-    return sized, load(sized.image_size), ()
+    first = next(iter(layers_asked(options.target_layer)), None)
+    try:
+        encoder = load(sized.image_size, first)
+    except UsageError:  # nobody may have asked for that size; of its own it may load
+        if not choices:
+            raise
+        sized, choices = options, ()
+        encoder = load(None, first)
+    layers = target_layers(encoder, sized.features, frozen)
+    if layers.cut != encoder.target_layer:
+        encoder = load(sized.image_size, layers.cut)
+    return sized, encoder, layers, choices
 
 
 def _dense_choices(
@@ -332,41 +370,6 @@ def _usual_batch(backbone: Encoder, options: ExtractOptions, device: torch.devic
     return default_batch_size(device, max(1, longest // SELDOM_LONG))
 
 
-def _refuse_gradients_of_nothing(backbone: Encoder, features: Sequence[str]) -> None:
-    if features and backbone.target is None:
-        some = " or ".join(getattr(backbone, "candidates", ())) or "NAME"
-        raise UsageError(
-            "the model has no layer to differentiate, unless one is named",
-            where=f"--features {','.join(features)}",
-            expected=f"{EMBEDDINGS}, {PATCHES}",
-            found=f"{backbone.family}:{backbone.name}",
-            hint=f"--target-layer {some}: a linear layer or convolution that runs once a forward; "
-            "the default is a last block's attention output projection, which the model has not",
-        )
-
-
-def _refuse_placeless(backbone: Encoder) -> None:
-    if not getattr(backbone, "has_places", True):
-        raise UsageError(
-            "the model's tokens have no places in a grid",
-            where=f"--features {PATCHES}",
-            expected=f"{EMBEDDINGS} and gradients",
-            found=f"{backbone.family}:{backbone.name}",
-            hint=f"leave out {PATCHES}, and objectives of tokens",
-        )
-
-
-def _refuse_unlike(backbone: Encoder, per_token: Sequence[str]) -> None:
-    """Refuse gradients of tokens whose number differs: padding would count among the positives."""
-    if per_token and backbone.lengths_differ:
-        raise UsageError(
-            "gradients of tokens need grids of one shape",
-            where=f"--features {','.join(per_token)}",
-            expected="an encoder whose samples have equally many tokens",
-            found=f"{backbone.family}:{backbone.name}",
-        )
-
-
 def _are_exact(frozen: Config, dtype: torch.dtype, *, gradients: bool) -> bool:
     """Whether patch tensors are to come from the last block in float32, as their gradients do.
 
@@ -376,16 +379,3 @@ def _are_exact(frozen: Config, dtype: torch.dtype, *, gradients: bool) -> bool:
     if "patches.pool" in frozen and dtype != torch.float32:
         return frozen.get("patches.last_block") == "float32"
     return gradients
-
-
-def _refuse_uneven_cells(backbone: Encoder, pool: int) -> None:
-    if any(side % pool for side in backbone.token_shape):
-        sides = " x ".join(map(str, backbone.token_shape))
-        common = gcd(*backbone.token_shape)
-        divisors = [str(side) for side in range(1, common + 1) if common % side == 0]
-        raise UsageError(
-            "tokens cannot be pooled evenly",
-            where=f"--pool {pool}",
-            expected=f"a divisor of the sides of their grid, {sides}",
-            hint=f"--pool {', '.join(divisors)}; or another size of the input",
-        )

@@ -95,7 +95,7 @@ class FungiTransformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._loaded = resolved = _resolved(self._options())
         # with every automatic decision, so that a copy in another process makes the same
         self.options_ = resolved.to_options()
-        heads = {name: head_tensors(resolved, name) for name in resolved.gradient_features}
+        heads = {name: head_tensors(resolved, name) for name in resolved.gradient_objectives}
         self.frozen_ = {name: Frozen(tensors, None) for name, tensors in heads.items()}
         for name in resolved.banks:
             bank = encode_bank(resolved, images, name, bank_features(resolved, name), DEFAULT)

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from fungistore.backbones.encoder import ClassTokenSplit, Encoder, TokenGrid, join_grids
+from fungistore.errors import UsageError
 from fungistore.gradients.batching import forward_size, samples_within
-from fungistore.gradients.cutting import Cutter, target_modules
+from fungistore.gradients.cutting import Cutter, Layer, target_modules
 from fungistore.gradients.layers import gradient_shape, outer_products
 from fungistore.gradients.tape import Chunks, LayerTape, Tape, flat_inputs, parts_of
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
+from fungistore.quantities import counted
 
 
 class ClassTokenPath:
@@ -28,7 +30,8 @@ class ClassTokenPath:
     Args:
         encoder: the model, its trunk prepared; its target layer is that projection.
         split: the model cut there.
-        layers: names of the target layers, all of which `tail_serves`; default: that projection.
+        layers: names of the target layers, none of which `refuse_unserved` refuses; default: that
+            projection.
     """
 
     def __init__(
@@ -86,28 +89,29 @@ class ClassTokenPath:
         return Tape(embeddings, tuple(layers), join_grids(grids) if grids else None)
 
 
-def tail_serves(encoder: Encoder, split: ClassTokenSplit, layers: Sequence[str]) -> bool:
-    """Whether layers are the split's projection, or linear ones that run once behind it.
+def refuse_unserved(encoder: Encoder, split: ClassTokenSplit, layers: Sequence[str]) -> None:
+    """Refuse layers that are neither the split's projection nor run once behind it.
 
     They are looked for in the tail of one view of zeros.
+
+    Raises:
+        UsageError: there are some.
     """
-    known = target_modules(encoder, layers)
-    behind = _behind(split, known)
-    if not all(isinstance(layer, nn.Linear) for layer in behind.values()):
-        return False
+    behind = _behind(split, target_modules(encoder, layers))
     zeros = split.projection.weight.new_zeros(1, 1, split.projection.out_features)
-    with Cutter(behind).cut() as calls, torch.enable_grad():
-        embeddings = split.tail(zeros, zeros)
-    if any(len(found) != 1 for found in calls.values()):
-        return False
-    outputs = [output for ((_, output),) in calls.values()]
-    if not outputs:
-        return True
-    if not embeddings.requires_grad:
-        return False
-    reached = torch.autograd.grad(embeddings.sum(), outputs, allow_unused=True)
-    return all(back is not None for back in reached)
+    for name, layer in behind.items():
+        with Cutter({name: layer}).cut() as calls, torch.enable_grad():
+            embeddings = split.tail(zeros, zeros)
+        is_linear = isinstance(layer, nn.Linear)
+        if not (is_linear and len(calls[name]) == 1 and embeddings.requires_grad):
+            raise UsageError(
+                f"the layer cannot be differentiated beside {encoder.target_layer}",
+                where=f"--target-layer {name}",
+                expected="a linear layer between that and the embedding, or one of a block before",
+                found=f"{type(layer).__name__}, {counted(len(calls[name]), 'call')} behind it",
+                hint=f"give it a feature set of its own: --target-layer {name} --feature-set OTHER",
+            )
 
 
-def _behind(split: ClassTokenSplit, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
+def _behind(split: ClassTokenSplit, layers: dict[str, Layer]) -> dict[str, Layer]:
     return {name: layer for name, layer in layers.items() if layer is not split.projection}

@@ -14,23 +14,21 @@ from torch import Tensor, nn
 
 from fungistore.backbones.encoder import Encoder
 
+Layer = nn.Linear | nn.Conv2d
 Calls = list[tuple[Tensor, Tensor]]  # what entered and what left a layer, each time that it ran
 
 
-def target_modules(encoder: Encoder, names: Sequence[str] = ()) -> dict[str, nn.Module]:
+def target_modules(encoder: Encoder, names: Sequence[str] = ()) -> dict[str, Layer]:
     """Return layers of an encoder by name; without names its own target layer, if it has one."""
-    if not names:
-        own, target = encoder.target_layer, encoder.target
-        return {} if own is None or target is None else {own: target}
-    return {
-        name: layer
-        for name in names
-        if (layer := _own(encoder, name) or encoder.module.get_submodule(name)) is not None
-    }
-
-
-def _own(encoder: Encoder, name: str) -> nn.Module | None:
-    return encoder.target if name == encoder.target_layer else None
+    own, target = encoder.target_layer, encoder.target
+    if own is None or target is None:
+        return {}
+    found = {}
+    for name in names or (own,):
+        layer = target if name == own else encoder.module.get_submodule(name)
+        assert isinstance(layer, nn.Linear | nn.Conv2d)  # `target_layers` has checked it
+        found[name] = layer
+    return found
 
 
 class Cutter:
@@ -40,7 +38,7 @@ class Cutter:
         layers: by name; each gets a hook that does nothing at other times.
     """
 
-    def __init__(self, layers: Mapping[str, nn.Module]) -> None:
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
         self._layers = layers
         for layer in layers.values():
             if _cut not in layer._forward_hooks.values():

@@ -39,7 +39,7 @@ class LayerPath:
 
     def __init__(self, encoder: Encoder, layers: Sequence[str] = ()) -> None:
         self._encoder = encoder
-        self._layers: Mapping[str, Any] = target_modules(encoder, layers)
+        self._layers = target_modules(encoder, layers)
         self._cutter = Cutter(self._layers)
         self._contracts = {name: contraction(layer) for name, layer in self._layers.items()}
         self._is_checked = not self._layers

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from fungistore.backbones.encoder import Encoder
-from fungistore.gradients.class_token import ClassTokenPath, tail_serves
+from fungistore.gradients.class_token import ClassTokenPath, refuse_unserved
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.tape import GradientPath
 
@@ -26,11 +26,15 @@ def gradient_path(
         dtype: of what runs before that layer's block; the rest stays in float32.
         compiled: compile that.
         layers: names of all target layers; default: that one.
+
+    Raises:
+        UsageError: the path that suits the first layer does not serve another one.
     """
     encoder.prepare_trunk(dtype, compiled=compiled)
     split = encoder.class_token_split()
-    if split is None or (layers and not tail_serves(encoder, split, layers)):
+    if split is None:
         return LayerPath(encoder, layers)
+    refuse_unserved(encoder, split, layers)
     return ClassTokenPath(encoder, split, layers)
 
 

@@ -9,7 +9,7 @@ authors saw worse features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -137,6 +137,14 @@ class Projection:
         fits = self._keeps_products or entries * spec.itemsize <= cache_bytes
         self._kept: dict[int, Tensor] | None = {} if fits else None
 
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the blocks that are kept, once all are made."""
+        if self._kept is None:
+            return 0
+        itemsize = self._dtype.itemsize if self._keeps_products else self.spec.itemsize
+        return self.spec.dim * self.spec.columns * itemsize
+
     def __call__(
         self, gradients: Float[Tensor, "b m"], cores: Cores = ONE_CORE
     ) -> Float[Tensor, "b d"]:
@@ -229,6 +237,21 @@ class Projection:
         if self._kept is not None:
             self._kept[first] = blocks
         return blocks
+
+
+def projections_of(
+    specs: Sequence[ProjectionSpec],
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    cache_bytes: int,
+) -> list[Projection]:
+    """Return a projection for each target layer: equal ones are one, and all share the memory."""
+    made: dict[ProjectionSpec, Projection] = {}
+    for spec in dict.fromkeys(specs):
+        left = cache_bytes - sum(other.cached_bytes for other in made.values())
+        made[spec] = Projection(spec, dtype=dtype, device=device, cache_bytes=left)
+    return [made[spec] for spec in specs]
 
 
 class UnitRows(NamedTuple):

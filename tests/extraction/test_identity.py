@@ -22,6 +22,7 @@ from fungistore.extraction.freeze import (
 )
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
+from fungistore.extraction.target_layers import TargetLayers
 from fungistore.fingerprint import fingerprint
 from fungistore.modalities.modality import find_modality
 from fungistore.objectives.deepcluster import DeepCluster
@@ -91,7 +92,9 @@ def prints(resolved: Resolved) -> dict[str, str]:
 
 
 def other_encoder(resolved: Resolved, **changes: Any) -> Resolved:
-    return replace(resolved, backbone=replace(resolved.backbone, **changes))
+    layer = changes.get("target_layer", resolved.layers.cut)
+    layers = TargetLayers((layer,), layer)
+    return replace(resolved, backbone=replace(resolved.backbone, **changes), layers=layers)
 
 
 def test_every_field_of_an_encoder_is_judged() -> None:

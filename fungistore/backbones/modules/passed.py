@@ -35,7 +35,7 @@ class Encoder:
             grid [n, h, w, d]); it is set to evaluation mode and frozen.
         transform: from a PIL image to a tensor [3, h, w], normalised; of torchvision, timm, or any
             callable.
-        name: of letters, digits and . _ + -.
+        name: of letters, digits and . _ + @ -.
         target: dotted name of the linear layer whose gradients are taken; default: the last
             attention's output projection, if the module has one.
         output: from what the module returns to what is said above, such as
