@@ -79,6 +79,8 @@ def extract(
           --model vit_small_patch14_dinov2.lvd142m
       fungi extract images/ pets.fungi --features kl,dino \\
           --model vit_base_patch16_224.dino
+      fungi extract images/ layers.fungi --model deit_tiny_patch16_224 \\
+          --target-layer blocks.11.attn.proj,blocks.11.mlp.fc2
       fungi extract reviews.csv reviews.fungi --features embeddings,kl,simclr \\
           --model text:google-bert/bert-base-uncased
       fungi extract images/ pets.fungi --features patches --pool 2 \\

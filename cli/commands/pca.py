@@ -31,6 +31,7 @@ def pca(
       fungi pca pets.fungi --features embeddings,kl,dino --dim 512
       fungi pca pets.fungi --holdout 0.2 --seed 0 --name half
       fungi eval knn pets.fungi --pca half --holdout 0.2 --seed 0
+      fungi pca pets.fungi --features embeddings,kl --dim 64 --reduction random
     """
     done = fungi.fit_pca(store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
@@ -39,10 +40,11 @@ def pca(
 
 def _show(done: fungi.PcaResult) -> None:
     result(f"{done.feature_set}/pca/{done.name}: {counted(done.rows, 'row')} of {done.dim}")
-    result(
-        f"from {' + '.join(done.features)} ({done.input_dim}), fitted on "
-        f"{counted(done.fit['rows'], 'row')}"
-    )
-    result(f"explained variance {done.explained_variance:.1%}")
+    made = f"from {' + '.join(done.features)} ({done.input_dim})"
+    if done.explained_variance is None:
+        result(f"{made}, a random projection")
+    else:
+        result(f"{made}, fitted on {counted(done.fit['rows'], 'row')}")
+        result(f"explained variance {done.explained_variance:.1%}")
     if done.unreadable:
         result(f"{counted(done.unreadable, 'row is', 'rows are')} NaN, as their features are")

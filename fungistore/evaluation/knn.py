@@ -55,7 +55,7 @@ def evaluate_knn(
             said.add(rows)
 
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
-        reduction = fit_reduction(matrix, task.split.train, dim, context)
+        reduction = fit_reduction(matrix, task.split.train, dim, context, options, run.seed)
         k = min(options.k, len(task.split.train))
         predictions = _predictions(task, matrix, reduction, replace(options, k=k))
         fewer: Config = {"k": k} if k < options.k else {}

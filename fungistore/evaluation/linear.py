@@ -58,7 +58,7 @@ def evaluate_linear(
     LinearOptions.accept(options)
 
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
-        reduction = fit_reduction(matrix, task.split.train, dim, context)
+        reduction = fit_reduction(matrix, task.split.train, dim, context, options, run.seed)
         probe, protocol = choose_probe(task, matrix, reduction, run.rows_seed, options)
         if not protocol["validation_rows"]:
             one_group = "" if task.split.groups is None else ", or one group has all"

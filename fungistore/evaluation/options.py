@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from annotated_types import MinLen
 
+from fungistore.choices import ReductionKind
 from fungistore.errors import UsageError
 from fungistore.headings import FEATURES, GENERAL, ROWS, SCORES
 from fungistore.joint.options import TextChoice
@@ -99,6 +100,10 @@ class CombinationChoice(FeatureChoice):
             heading=FEATURES,
         ),
     ] = (None,)
+    reduction: Annotated[
+        ReductionKind,
+        Setting("What --pca-dim is: a PCA, or a random projection by --seed.", heading=FEATURES),
+    ] = "pca"
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fungistore.choices import StorageDtype
+from fungistore.choices import ReductionKind, StorageDtype
 from fungistore.headings import ROWS, STORAGE
 from fungistore.matrices.choices import BlockChoice, RemovedChoice, SplitChoice
 from fungistore.names import PlainName
@@ -18,6 +18,10 @@ class PcaOptions(BlockChoice, SplitChoice, RemovedChoice):
 
     heading = "PCA"
 
+    reduction: Annotated[
+        ReductionKind,
+        Setting("pca, or random: a projection drawn by --seed, fitted to no rows."),
+    ] = "pca"
     dim: Annotated[
         Count | None, Setting("Components to keep.", default="512, or what the data determine")
     ] = None
@@ -33,8 +37,15 @@ class PcaOptions(BlockChoice, SplitChoice, RemovedChoice):
     )
 
     def __post_init__(self) -> None:
-        """Check every field, and that groups have something to be held out of."""
+        """Refuse rows that nothing is fitted on, and groups that nothing is held out of."""
         super().__post_init__()
+        if self.reduction == "random" and (self.holdout is not None or self.fit_split != "train"):
+            self.refuse(
+                "reduction",
+                "no --holdout and no --fit-split: a random projection is fitted to no rows",
+                self.reduction,
+                "leave them out: nothing of any row is in it",
+            )
         if self.group is not None and self.holdout is None:
             expected = "nothing without --holdout: the PCA is fitted on a split, or on all rows"
             self.refuse("group", expected, self.group, "--holdout 0.2, or leave out --group")

@@ -1,4 +1,4 @@
-"""`fungi pca`: a PCA of feature blocks, fitted once, and its coordinates as a feature array."""
+"""`fungi pca`: a PCA of feature blocks, or a random map, and what it gives as a feature array."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.errors import MismatchError, StoreError, UsageError
+from fungistore.errors import MismatchError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.matrices.splits import HOLDOUT, choose_split
 from fungistore.names import refuse_odd_name
 from fungistore.pca.components import Pca, fit, largest_dim
+from fungistore.pca.frozen import TENSORS, kind_of, load, tensors_of
 from fungistore.pca.options import PcaOptions
+from fungistore.pca.random_map import RandomMap
 from fungistore.pca.transform import transform
 from fungistore.quantities import counted
 from fungistore.store.contents import contents_in, made_anew
@@ -30,7 +32,6 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 DEFAULT_DIM = 512  # FUNGI, table 20
-TENSORS = "pca"
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class PcaResult:
         features: its blocks.
         input_dim: width of the blocks together.
         dim: number of components.
-        fit: which rows it was fitted on, and how many.
-        explained_variance: the part of the variance that the components explain.
+        fit: which rows it was fitted on, and how many; of a random map none.
+        explained_variance: the part of the variance that the components explain; None: random.
         rows: rows with coordinates.
         unreadable: of them, rows that are NaN because their input is.
         units_computed: units written by this run.
@@ -61,7 +62,7 @@ class PcaResult:
     input_dim: int
     dim: int
     fit: Config
-    explained_variance: float
+    explained_variance: float | None
     rows: int
     unreadable: int
     units_computed: int
@@ -85,6 +86,8 @@ def fit_pca(
 ) -> PcaResult:
     """Fit a PCA and write its coordinates as the feature `pca/NAME`, continuing where it stopped.
 
+    With `reduction="random"` a random projection is drawn in its place, and fitted to nothing.
+
     Blocks are L2-normalised and concatenated first (FUNGI, section 3.4); nothing is normalised
     afterwards. A second run transforms only what is new: what was fitted is never fitted again.
 
@@ -101,9 +104,14 @@ def fit_pca(
     """
     opened = Store.open(store, keep_removed=options.keep_removed)
     matrix = open_features(opened, options.features, feature_set=options.feature_set)
-    rows, origin = _fit_rows(opened, matrix, options, context)
-    dim = _settle_dim(matrix, len(rows), options.dim, context)
-    name = options.name or f"{matrix.name}-{dim}"
+    if options.reduction == "random":
+        rows, origin = np.arange(0), {"from": "none"}
+        dim = _settle_random_dim(matrix, options.dim)
+        name = options.name or f"{matrix.name}-random-{dim}"
+    else:
+        rows, origin = _fit_rows(opened, matrix, options, context)
+        dim = _settle_dim(matrix, len(rows), options.dim, context)
+        name = options.name or f"{matrix.name}-{dim}"
     refuse_odd_name(name, "--name")
     config = _config(matrix, options, dim, origin, rows)
     thing = f"features/{matrix.feature_set}/{PCA}{name}"
@@ -134,14 +142,9 @@ def _fit_pca(
         store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
     key = fingerprint(config)
     if not store.setups.has(key):
-        context.reporter.notice(
-            f"fitting {counted(dim, 'component')} of {matrix.name} on {counted(len(rows), 'row')}"
-        )
-        context.reporter.begin("rows read", len(rows))
-        pca = fit(matrix.features, _counted(matrix, rows, context), dim)
-        context.reporter.end()
-        store.setups.freeze(config, {TENSORS: _tensors(pca, rows, len(store.samples))}, {})
-    pca = _load(store, key)
+        made = _made(matrix, config, rows, context)
+        store.setups.freeze(config, {TENSORS: tensors_of(made, rows, len(store.samples))}, {})
+    pca = load(store, key)
     array = existing or store.create_array(
         matrix.feature_set,
         Feature(PCA + name, (dim,), config["pca"]["dtype"]),
@@ -161,7 +164,9 @@ def _fit_pca(
         input_dim=matrix.dim,
         dim=dim,
         fit=config["pca"]["fit"],
-        explained_variance=float(pca.explained_variance_ratio.sum()),
+        explained_variance=float(pca.explained_variance_ratio.sum())
+        if isinstance(pca, Pca)
+        else None,
         rows=sum(commit.rows for commit in commits),
         unreadable=sum(max(commit.nan_rows, commit.inf_rows) for commit in commits),
         units_computed=computed,
@@ -171,8 +176,21 @@ def _fit_pca(
     )
 
 
-def load_pca(store: str | Path | Store, feature_set: str, name: str) -> Pca:
-    """Return a fitted PCA of a store.
+def _made(matrix: FeatureMatrix, config: Config, rows: Rows, context: Context) -> Pca | RandomMap:
+    dim: int = config["pca"]["dim"]
+    if kind_of(config) == "random":
+        return RandomMap.draw(matrix.features, matrix.dim, dim, config["pca"]["seed"])
+    context.reporter.notice(
+        f"fitting {counted(dim, 'component')} of {matrix.name} on {counted(len(rows), 'row')}"
+    )
+    context.reporter.begin("rows read", len(rows))
+    pca = fit(matrix.features, _counted(matrix, rows, context), dim)
+    context.reporter.end()
+    return pca
+
+
+def load_pca(store: str | Path | Store, feature_set: str, name: str) -> Pca | RandomMap:
+    """Return a fitted PCA of a store, or the random map that stands in its place.
 
     Raises:
         UsageError: there is none of that name.
@@ -180,7 +198,7 @@ def load_pca(store: str | Path | Store, feature_set: str, name: str) -> Pca:
     """
     matrix = open_features(store, pca=name, feature_set=feature_set)
     (key,) = matrix.fingerprints.values()
-    return _load(matrix.store, key)
+    return load(matrix.store, key)
 
 
 def refuse_leak(matrix: FeatureMatrix, test: Rows) -> None:
@@ -268,6 +286,19 @@ def _settle_dim(matrix: FeatureMatrix, rows: int, asked: int | None, context: Co
     return dim
 
 
+def _settle_random_dim(matrix: FeatureMatrix, asked: int | None) -> int:
+    dim = asked if asked is not None else min(DEFAULT_DIM, matrix.dim)
+    if dim > matrix.dim:
+        raise UsageError(
+            "a random projection that gives more numbers than it takes reduces nothing",
+            where=f"{matrix.name} of feature set {matrix.feature_set!r}",
+            expected=f"--dim from 1 to {matrix.dim}",
+            found=f"--dim {dim}",
+            hint="give a smaller --dim, or more --features",
+        )
+    return dim
+
+
 def _config(
     matrix: FeatureMatrix, options: PcaOptions, dim: int, origin: Config, rows: Rows
 ) -> Config:
@@ -283,7 +314,8 @@ def _config(
             "dtype": options.storage_dtype,
             "unit_rows": matrix.unit_rows,
             "codec": inputs[matrix.features[0]].codec,
-        },
+        }
+        | ({"reduction": "random", "seed": options.seed} if options.reduction == "random" else {}),
     }
 
 
@@ -335,32 +367,3 @@ def _counted(matrix: FeatureMatrix, rows: Rows, context: Context) -> Iterator[ND
         context.stop_if_asked()
         yield vectors
         context.reporter.advance(len(numbers))
-
-
-def _tensors(pca: Pca, rows: Rows, samples: int) -> dict[str, NDArray[Any]]:
-    fitted = np.zeros(samples, bool)
-    fitted[rows] = True
-    return {
-        "mean": pca.mean,
-        "components": pca.components,
-        "explained_variance": pca.explained_variance,
-        "total_variance": np.array(pca.total_variance),
-        "n_samples": np.array(pca.n_samples),
-        "fit_rows": np.packbits(fitted),
-    }
-
-
-def _load(store: Store, key: str) -> Pca:
-    tensors, config = store.setups.tensors(key, TENSORS), store.setups.config(key)
-    try:
-        return Pca(
-            features=tuple(config["pca"]["features"]),
-            mean=tensors["mean"],
-            components=tensors["components"],
-            explained_variance=tensors["explained_variance"],
-            total_variance=tensors["total_variance"].item(),
-            n_samples=tensors["n_samples"].item(),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        found = f"{type(error).__name__}: {error}"
-        raise StoreError("a fitted PCA is damaged", where=key, found=found) from error

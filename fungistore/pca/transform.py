@@ -7,6 +7,7 @@ import numpy as np
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix
 from fungistore.pca.components import Pca
+from fungistore.pca.random_map import RandomMap
 from fungistore.quantities import counted
 from fungistore.store.batches import UnitBatch
 from fungistore.store.commit import Commit
@@ -14,7 +15,9 @@ from fungistore.store.records import Records
 from fungistore.store.units import UnitArray
 
 
-def transform(matrix: FeatureMatrix, pca: Pca, array: UnitArray, context: Context) -> int:
+def transform(
+    matrix: FeatureMatrix, pca: Pca | RandomMap, array: UnitArray, context: Context
+) -> int:
     """Write the coordinates of every unit that lacks rows, or was made from other rows.
 
     Returns:

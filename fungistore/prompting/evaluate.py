@@ -183,7 +183,7 @@ def _combinations(
     for features in combine(task.matrix.features, options.combinations):
         matrix = task.matrix.subset(features)
         for dim in options.pca_dims:
-            reduction = fit_reduction(matrix, train, dim, context)
+            reduction = fit_reduction(matrix, train, dim, context, options, options.seed)
             parts = [one.rows for one in near(matrix, queries, train, k, context, reduction)]
             rows = np.concatenate(parts)
             rows = rows[:, ::-1] if options.order == "nearest-last" else rows

@@ -14,6 +14,7 @@ from fungistore.extraction.replay import Replay, replay_extraction, rounded
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.pca.components import Pca
+from fungistore.pca.random_map import RandomMap
 from fungistore.pca.stage import load_pca
 from fungistore.searching.queries import ItemQuery
 from fungistore.store.feature import vectors_of
@@ -32,7 +33,7 @@ class QueryModel:
     """
 
     replay: Replay
-    pca: Pca | None
+    pca: Pca | RandomMap | None
     pca_array: UnitArray | None
 
     def vectors(self, queries: list[ItemQuery], context: Context) -> Iterator[Vectors | FungiError]:

@@ -18,11 +18,12 @@ SETUP = StoredKind(
         Field("compute", "table", "precision up to the target layer, batch size"),
         Field("layout", "table", "rows of a unit, codec"),
         Field("vectors", "table", "type of the stored vectors"),
-        Field("gradient", "table", "target layer, seed, projection"),
+        Field("gradient", "table", "target layer, seed, projection; where it is cut"),
+        Field("layers", "table", "a further target layer, and the width of its gradients"),
         Field("views", "table", "size of the views"),
         Field("patches", "table", "pooling of the patch tensors; type of imported ones"),
         Field("kl, dino, simclr, deepcluster, ...", "table", "the objective's parameters"),
-        Field("pca", "table", "blocks, references to their arrays, rows fitted on, width"),
+        Field("pca", "table", "blocks, references to their arrays, rows fitted on, width, kind"),
         Field("tokens", "table", "pooling of the gradients of patch tokens"),
         Field("bank", "table", "of a memory bank: blocks, classes, patches an image, choices"),
         Field(
@@ -105,7 +106,7 @@ LATENTS = StoredKind(
 PCA = StoredKind(
     "setups/<fingerprint>/pca.safetensors",
     "pca",
-    "a fitted PCA",
+    "a fitted PCA, or a random projection: components of float32 and fit_rows alone",
     (
         Field("mean", "float64 [d]", "of the rows that it was fitted on"),
         Field("components", "float64 [dim, d]", "orthonormal rows, scikit-learn's signs"),
