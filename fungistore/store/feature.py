@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 from typing import Literal, TypeVar
-
-import numpy as np
 
 from fungistore.choices import Codec
 
@@ -74,7 +73,9 @@ class Feature:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row, before any codec."""
-        return int(np.prod(self.row_shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        import numpy as np  # options know names of features, and stay light
+
+        return prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
     def codec(self, asked: Codec) -> Codec:
         """Return how its chunks are stored in a feature set of some codec."""
