@@ -171,8 +171,8 @@ class TableOptions(
 
     @property
     def is_random(self) -> bool:
-        """Whether the seed decides more than rows."""
-        return False
+        """Whether the seed decides more than rows: a random projection."""
+        return self.reduction == "random" and self.pca_dims != (None,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,20 +115,25 @@ def test_a_stopped_run_of_several_layers_goes_on_to_the_same_store(
     assert rows(store) == rows(both)
 
 
-@pytest.mark.parametrize("features", [("kl", "simclr", f"kl@{LOW}"), (f"kl@{LOW}",)])
 def test_an_earlier_layer_cannot_join_later(
-    both: Path, photos: Path, options: ExtractOptions, features: tuple[str, ...]
+    both: Path, photos: Path, options: ExtractOptions, tmp_path: Path
 ) -> None:
     """The trunk would end elsewhere: refused, also where no plain feature is asked for."""
-    before = contents(both)
-    with pytest.raises(MismatchError) as caught:
-        extract(str(photos), both, replace(options, features=features))
-    assert LOW in str(caught.value)
-    assert "--feature-set" in str(caught.value.hint)
-    assert contents(both) == before
+    single = tmp_path / "s.fungi"
+    extract(str(photos), single, replace(options, features=("kl",)))
+    for store, features in (
+        (both, ("kl", "simclr", f"kl@{LOW}")),
+        (both, (f"kl@{LOW}",)),
+        (single, (f"kl@{LOW}",)),
+    ):
+        before = contents(store)
+        with pytest.raises(MismatchError, match="begun without") as caught:
+            extract(str(photos), store, replace(options, features=features))
+        assert caught.value.where == f"--target-layer {LOW}"
+        assert "--feature-set" in str(caught.value.hint)
+        assert contents(store) == before
 
 
-@pytest.mark.slow
 def test_items_get_the_features_that_the_store_has(
     photos: Path, options: ExtractOptions, tmp_path: Path
 ) -> None:

@@ -111,6 +111,9 @@ def test_evaluations_reduce_at_random_too(store: Store) -> None:
     one = evaluate_knn(store.root, KnnOptions(pca_dims=(24,), **asked))  # type: ignore[arg-type]
     (score,) = one.scores
     assert (score.dim, score.protocol["random"]) == (24, 24)  # a PCA of 20 rows had no 24
+    many = KnnOptions(pca_dims=(3,), seeds=3, split_seed=0, **asked)  # type: ignore[arg-type]
+    assert many.is_random
+    assert evaluate_knn(store.root, many).scores[0].metrics["accuracy_deviation"] > 0
     said: list[str] = []
     context = Context(Notices(said))
     whole = evaluate_knn(store.root, KnnOptions(pca_dims=(30,), **asked), context=context)  # type: ignore[arg-type]
