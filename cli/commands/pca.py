@@ -31,7 +31,7 @@ def pca(
       fungi pca pets.fungi --features embeddings,kl,dino --dim 512
       fungi pca pets.fungi --holdout 0.2 --seed 0 --name half
       fungi eval knn pets.fungi --pca half --holdout 0.2 --seed 0
-      fungi pca pets.fungi --features embeddings,kl --dim 64 --reduction random
+      fungi pca pets.fungi --features embeddings,kl --reduction random
     """
     done = fungi.fit_pca(store, options, restart=restart, context=context)
     result_json(done.to_json()) if as_json else _show(done)
