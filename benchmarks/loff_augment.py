@@ -31,11 +31,11 @@ from fungistore.loff.resample import resample
 
 LIMIT = 0.05
 CASES = {
-    "default: trivial, noise": Augmentation(),
-    "trivial alone": Augmentation(noise=0.0),
+    "default: trivial, noise": Augmentation(kind="trivial"),
+    "trivial alone": Augmentation(kind="trivial", noise=0.0),
     "noise alone": Augmentation(kind="none", noise=0.1),
-    "trivial, noise, brightness": Augmentation(brightness=0.2),
-    "all: and mixup, cutmix": Augmentation(brightness=0.2, mixup=0.2, cutmix=1.0),
+    "trivial, noise, brightness": Augmentation(kind="trivial", brightness=0.2),
+    "all: and mixup, cutmix": Augmentation(kind="trivial", brightness=0.2, mixup=0.2, cutmix=1.0),
 }
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 CLASSES = 1000

@@ -99,7 +99,7 @@ class Training:
         spec = HeadSpec(head, CHANNELS, CLASSES, (GRID, GRID))
         self.head = build_head(spec, seed=0).to(device).train()
         self.optimiser = torch.optim.AdamW(self.head.parameters(), lr=1e-4, fused=True)
-        self.augmentation = Augmentation()
+        self.augmentation = Augmentation(kind="trivial")
 
     def run(self, batches: Iterator[Tensor], steps: int) -> float:
         """Train for some steps; returns steps a second, the first batch's reading included."""

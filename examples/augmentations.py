@@ -23,7 +23,7 @@ from fungistore.backbones.timm_vit.loading import load_timm_vit
 from fungistore.demo.weights import dinov2_vits14_weights
 from fungistore.loff.augment import shift_channels
 from fungistore.loff.operations import operation_matrices
-from fungistore.loff.options import OPERATIONS, Augmentation
+from fungistore.loff.options import NOISE, OPERATIONS
 from fungistore.loff.resample import resample
 
 MODEL = "vit_small_patch14_dinov2"
@@ -88,7 +88,7 @@ def augmented(tokens: Tensor) -> dict[str, Tensor]:
     shifts = torch.rand(1, channels, generator=generator) - 0.5
     box = torch.zeros(height, width, 1)
     box[3:11, 6:15] = 1
-    maps[f"noise {Augmentation().noise}"] = first + Augmentation().noise * noise
+    maps[f"noise {NOISE}"] = first + NOISE * noise
     maps["noise 1"] = first + noise
     maps["brightness 0.5"] = shift_channels(first, shifts)
     maps["mixup"] = torch.lerp(first, second, 0.4)

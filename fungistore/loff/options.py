@@ -19,6 +19,7 @@ from fungistore.type_words import Words
 HeadKind = Literal["deit-s", "deit-ti", "vit-xs", "attn-pool", "stat-pool", "linear"]
 HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
 TRANSFORMERS: tuple[HeadKind, ...] = ("deit-s", "deit-ti", "vit-xs")
+ON_CPUS: HeadKind = "stat-pool"  # as good as a small transformer there, and far cheaper
 Interpolation = Literal["bilinear", "nearest"]
 Padding = Literal["zeros", "mean", "border", "reflection"]
 HeadDtype = Literal["auto", "float32", "bfloat16"]
@@ -83,13 +84,14 @@ class Augmentation(Settings):
     heading = "Augmentation"
 
     kind: Annotated[
-        Operations,
+        Operations | None,
         Setting(
             "trivial, none, or operations such as hflip,rotate.",
             flag="--augment",
+            default=f"{TRIVIAL} with {', '.join(TRANSFORMERS)}, else {NONE}",
             metavar="NAMES",
         ),
-    ] = TRIVIAL
+    ] = None
     strength: Annotated[
         Annotated[float, Gt(0), Le(1)], Setting("Part of each operation's range.")
     ] = 1.0
@@ -110,10 +112,19 @@ class Augmentation(Settings):
     ] = False
 
     def __post_init__(self) -> None:
-        """Check every field, and decide on the noise."""
+        """Check every field, and decide on the noise once the kind is known."""
         super().__post_init__()
-        if self.noise is None:
+        if self.noise is None and self.kind is not None:
             object.__setattr__(self, "noise", 0.0 if self.kind == NONE else NOISE)
+
+    def of_head(self, head: HeadKind) -> Augmentation:
+        """Return it with the kind that a head has where nobody says another.
+
+        Heads that pool cells gained nothing from moving them, on three sets of images
+        (docs/train.md).
+        """
+        usual = TRIVIAL if head in TRANSFORMERS else NONE
+        return self if self.kind is not None else replace(self, kind=usual)
 
     def of_sequences(self) -> Augmentation:
         """Return what is left of it for tokens that have no place in an image: noise, mixup.
@@ -123,7 +134,7 @@ class Augmentation(Settings):
         """
         hint = "--augment none with --noise and --mixup, which need no places; or import the "
         hint += "tokens as a grid: fungi import --grid"
-        if self.kind not in (NONE, TRIVIAL):
+        if self.kind not in (None, NONE, TRIVIAL):
             raise refusal("--augment", "none: a sequence has no rows and columns", self.kind, hint)
         if self.cutmix:
             raise refusal("--cutmix", "0: a sequence has no rows and columns", self.cutmix, hint)
@@ -132,7 +143,7 @@ class Augmentation(Settings):
     @property
     def operations(self) -> tuple[str, ...]:
         """The spatial operations: those to choose from, or those to apply."""
-        if self.kind == NONE:
+        if self.kind is None or self.kind == NONE:
             return ()
         return OPERATIONS if self.kind == TRIVIAL else tuple(self.kind.split(","))
 
@@ -151,7 +162,7 @@ class TrainOptions(LoopOptions, FeatureSetChoice):
         HeadKind | None,
         Setting(
             "deit-s has the paper's cost.",
-            default="deit-s on a GPU, vit-xs elsewhere",
+            default=f"deit-s on a GPU, {ON_CPUS} elsewhere",
             heading=HEAD,
         ),
     ] = None

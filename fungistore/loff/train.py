@@ -16,7 +16,7 @@ from fungistore.fingerprint import Config, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
-from fungistore.loff.options import LINEAR, NONE, Augmentation, TrainOptions
+from fungistore.loff.options import LINEAR, NONE, ON_CPUS, Augmentation, TrainOptions
 from fungistore.loff.task import HeadTask
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import fast_dtype, resolve_device
@@ -110,7 +110,7 @@ def train_loff(
     opened = Store.open(store, keep_removed=options.keep_removed)
     refuse_unusable(options.log_to, opened.backend.directory(), opened.where)
     device = resolve_device(options.device)
-    kind = options.head or ("deit-s" if device.type == "cuda" else "vit-xs")
+    kind = options.head or ("deit-s" if device.type == "cuda" else ON_CPUS)
     if kind == LINEAR:
         if options.augment not in (Augmentation(), NOT_AUGMENTED):
             context.reporter.notice(
@@ -130,11 +130,15 @@ def train_loff(
     )
     refuse_metric(options, data.names, data.labels[data.split.validation])
     split = say_split(data.split, context)
-    name = options.name or kind + ("-ta" if options.augment.kind != NONE else "")
+    augment = options.augment.of_head(kind)
+    name = options.name or kind + ("-ta" if augment.kind != NONE else "")
     refuse_odd_name(name, "--name")
+    run = head_run(opened, data.feature_set, name)
+    if options.augment.kind is None and not restart and (stored := run.config()):
+        augment = replace(options.augment, kind=stored["options"]["augment"]["kind"])
+    options = replace(options, augment=augment)
     if data.is_sequence:
         options = _of_sequences(options, data, context)
-    run = head_run(opened, data.feature_set, name)
     spec = HeadSpec(
         kind=kind,
         in_dim=data.width,

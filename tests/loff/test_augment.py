@@ -37,8 +37,8 @@ Array = NDArray[np.float64]
 GRIDS = [(5, 7), (4, 4), (6, 3)]
 INTERPOLATIONS = ["bilinear", "nearest"]
 PADDINGS = ["zeros", "border", "reflection"]  # those of grid_sample
-PLAIN = Augmentation(noise=0.0)
-ALL_ON = Augmentation(brightness=0.3, mixup=0.4, cutmix=1.0)
+PLAIN = Augmentation(kind="trivial", noise=0.0)
+ALL_ON = Augmentation(kind="trivial", brightness=0.3, mixup=0.4, cutmix=1.0)
 
 
 def tokens_of(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -26,7 +26,7 @@ GRID = (3, 5)
 
 def drawn_of(share, count=4, grid=GRID, **where):
     at = {"seed": 0, "epoch": 0, "step": 0} | where
-    augmentation = Augmentation(noise=0.0, drop_tokens=share)
+    augmentation = Augmentation(kind="trivial", noise=0.0, drop_tokens=share)
     return draw(augmentation, (count, *grid, CHANNELS), **at)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,12 +201,24 @@ def test_a_confusion_of_many_classes_has_no_numbers():
     assert not large.axes[0].texts
 
 
+def test_a_named_run_keeps_the_augmentation_that_it_began_with(world):
+    """Which was another one where nobody said, before pooling heads had none."""
+    begun = settings("old", 0, head="attn-pool", epochs=1)
+    begun = replace(begun, augment=Augmentation(kind="trivial"))
+    trained = train_loff(world / "s.fungi", begun)
+    unsaid = replace(begun, augment=Augmentation())
+    again = train_loff(world / "s.fungi", unsaid)
+    assert again.fingerprint == trained.fingerprint
+    with pytest.raises(MismatchError, match="kind"):
+        train_loff(world / "s.fungi", replace(begun, augment=Augmentation(kind="none")))
+
+
 def test_the_training_command(world):
     arguments = ["train-loff", str(world / "s.fungi"), "--head", "attn-pool", "--epochs", "1"]
     run = CliRunner().invoke(app, [*arguments, "--holdout", "0.3", "--json"])
     assert run.exit_code == 0, run.stderr
     document = json.loads(run.stdout)
-    assert document["name"] == "attn-pool-ta"
+    assert document["name"] == "attn-pool"  # which pools: its tensors are augmented if asked for
     assert document["validation"].keys() >= {"accuracy", "mean_per_class_accuracy"}
     assert "next: fungi eval loff" in run.stderr
     bad = CliRunner().invoke(app, [*arguments, "--augment", "wobble"])

@@ -14,7 +14,7 @@ from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.loff.evaluate import evaluate_loff
 from fungistore.loff.evaluate_options import LoffOptions
-from fungistore.loff.options import TrainOptions
+from fungistore.loff.options import Augmentation, TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.tables.loff import table_loff
 from fungistore.tables.methods import method_of, place_of
@@ -46,7 +46,7 @@ def stores(tmp_path_factory):
     for store in made:
         for seed in (0, 1):
             train(store, f"linear-{seed}", seed=seed)
-    train(made[0], "map", "attn-pool")
+    train(made[0], "map", "attn-pool", augment=Augmentation(kind="trivial"))
     return made
 
 
