@@ -86,7 +86,7 @@ def chance_of(changes: Changes) -> float:
     """Return how likely a sum as far from 0 is where each row's sign is a fair coin's.
 
     Exact, without random numbers: rows of one size sum to a binomial, and sizes are convolved by a
-    Fourier transform.
+    Fourier transform, to 1e-14: what is less likely is not told apart.
     """
     sizes, counts = np.unique(np.abs(changes[changes != 0]), return_counts=True)
     if not len(sizes):

@@ -176,10 +176,11 @@ def test_columns_that_name_no_group_are_refused(tmp_path, store):
         ("float", [0.5, float("nan"), -1.0, 0.5], [1, -1, 0, 1]),
         ("bool", [True, False, None, True], [1, 0, -1, 1]),
         ("text", ["0", "", "10", "2"], [0, -1, 1, 2]),
+        ("text", ["p1 ", "p1", " ", "\tp0"], [1, 1, -1, 0]),
     ],
 )
 def test_cells_of_every_type_name_groups(tmp_path, kind, cells, numbers):
-    """Equal ones the same, in the order of the values; nothing, blanks and NaN none."""
+    """Equal ones the same, whatever blanks are around them; nothing, blanks and NaN none."""
     store = store_of(tmp_path / "s", cells, ["a", "b"] * 2, kind=kind)
     assert read_groups(store, "patient", np.zeros(0, np.int64)).numbers.tolist() == numbers
 
