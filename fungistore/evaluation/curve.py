@@ -52,7 +52,8 @@ def draw_curve(evaluation: Evaluation) -> Figure:
 def _bar(score: Score) -> tuple[float, float]:
     """Return how far a score's bar goes below its point, and above, in points."""
     value, deviation = score.metrics[METRIC], score.metrics.get(f"{METRIC}_deviation")
-    low, high = score.spread[METRIC]
-    if deviation is not None:
+    if deviation is None:
+        low, high = score.spread[METRIC]
+    else:  # which runs that all agree have without an interval
         low, high = value - deviation, value + deviation
     return 100 * max(value - low, 0), 100 * max(high - value, 0)

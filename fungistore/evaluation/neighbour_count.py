@@ -17,15 +17,20 @@ def neighbours_used(k: int, rows: int, context: Context, use: str) -> int:
         use: what becomes of all of them.
     """
     if k > rows:
-        context.reporter.notice(
-            f"--k {k} of {counted(rows, 'training row')}: {counted(rows, 'is', 'are')} used; {use}"
-        )
+        _say(k, rows, context, use)
     return min(k, rows)
 
 
 def say_votes(k: int, rows: int, vote: Vote, context: Context) -> None:
     """Say it where fewer than k neighbours vote; a majority of all rows tells nothing."""
-    use = "all of them vote, the nearest most"
-    if vote == "majority":
+    if vote == "majority" and k >= rows:
         use = "all of them vote, so every test row is said to be of the largest class"
-    neighbours_used(k, rows, context, use)
+        _say(k, rows, context, use)
+    else:
+        neighbours_used(k, rows, context, "all of them vote, the nearest most")
+
+
+def _say(k: int, rows: int, context: Context, use: str) -> None:
+    context.reporter.notice(
+        f"--k {k} of {counted(rows, 'training row')}: {counted(rows, 'is', 'are')} used; {use}"
+    )

@@ -188,6 +188,7 @@ class KnnOptions(TableOptions):
       fungi eval knn pets.fungi --combinations nested --pca-dim none,512
       fungi eval knn pets.fungi --shots 5 --split-seeds 3
       fungi eval knn pets.fungi --shots 1,2,4,8,16,all --k 1
+      fungi eval knn pets.fungi --holdout 0.2 --group owner
       fungi eval knn pets.fungi --features embeddings --vote weighted --json
     """
 

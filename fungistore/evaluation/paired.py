@@ -57,8 +57,9 @@ def paired_difference(combination: Combination, first: Combination) -> Differenc
     Several runs share test rows, of which some are hard in all of them, so runs are not
     independent, and rows are: what a row has gained and lost over all runs keeps or changes its
     sign as a whole (Fisher's test of signs, exact; with one run it is McNemar's), and the interval
-    is the percentile bootstrap's of resampled rows. It is of these runs' training rows: how others
-    would do, it does not know.
+    is the percentile bootstrap's of resampled rows. Where all rows have changed alike every
+    resample is the same, and it is Tango's, of the changes of a mean run. Either is of these runs'
+    training rows: how others would do, it does not know.
     """
     if combination is first:
         return None
@@ -67,7 +68,8 @@ def paired_difference(combination: Combination, first: Combination) -> Differenc
     gained, lost = int((hits & ~before).sum()), int((before & ~hits).sum())
     distinct, numbers = np.unique(rows, return_inverse=True)
     changes = np.rint(np.bincount(numbers, hits.astype(float) - before)).astype(np.int64)
-    is_resampled = len(distinct) < len(rows) and changes.any()
+    is_resampled = len(distinct) < len(rows) and len(np.unique(changes)) > 1
+    part = len(distinct) / len(rows)  # of all tests, those of a mean run
     return Difference(
         against=first.name,
         gained=gained,
@@ -75,7 +77,7 @@ def paired_difference(combination: Combination, first: Combination) -> Differenc
         value=(gained - lost) / len(rows),
         interval=resampled_interval(changes, len(rows))
         if is_resampled
-        else score_interval(gained, lost, len(distinct)),
+        else score_interval(part * gained, part * lost, len(distinct)),
         p=chance_of(changes),
     )
 
@@ -84,7 +86,7 @@ def chance_of(changes: Changes) -> float:
     """Return how likely a sum as far from 0 is where each row's sign is a fair coin's.
 
     Exact, without random numbers: rows of one size sum to a binomial, and sizes are convolved by a
-    Fourier transform.
+    Fourier transform, to 1e-14: what is less likely is not told apart.
     """
     sizes, counts = np.unique(np.abs(changes[changes != 0]), return_counts=True)
     if not len(sizes):
@@ -122,14 +124,14 @@ def resampled_interval(changes: Changes, tests: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def score_interval(gained: int, lost: int, count: int) -> tuple[float, float]:
+def score_interval(gained: float, lost: float, count: int) -> tuple[float, float]:
     """Return Tango's 95 % score interval of the difference of two paired accuracies.
 
     Those differences that a score test does not reject, whose variance is that of the likeliest
     rows with the difference (Tango, Statistics in Medicine 17, 1998, equations 3 to 5).
 
     Args:
-        gained: rows that the second gets right and the first does not.
+        gained: rows that the second gets right and the first does not; a mean may be no integer.
         lost: the other way round.
         count: rows in all.
     """
@@ -142,7 +144,7 @@ def score_interval(gained: int, lost: int, count: int) -> tuple[float, float]:
     return float(min(low, found)), float(max(high, found))
 
 
-def _beyond(difference: float, gained: int, lost: int, count: int, bound: float) -> float:
+def _beyond(difference: float, gained: float, lost: float, count: int, bound: float) -> float:
     """Return how far the score of a difference is from a bound, which has the sign of its end."""
     b = (2 * count - gained + lost) * difference - gained - lost
     c = -lost * difference * (1 - difference)

@@ -83,7 +83,8 @@ class TableRuns:
         """Whether shots are some of the rows, chosen by a seed."""
         if shots == ALL or self._options.shot_rule == "first":
             return False
-        return len(self.task(shots, self._options.runs[0]).spare) > 0
+        few_rows = self.task(shots, self._options.runs[0]).split.train
+        return len(few_rows) < len(self.first.split.train)
 
 
 def _opened(store: str | Path, options: TableOptions, seed: int) -> Task:

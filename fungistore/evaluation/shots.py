@@ -16,6 +16,7 @@ from fungistore.errors import UsageError
 from fungistore.evaluation.options import ALL, ShotRule
 from fungistore.evaluation.task import Task
 from fungistore.machine.context import Context
+from fungistore.matrices.groups import SEEDS
 from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
@@ -87,7 +88,7 @@ def _proportional(rows: Rows, classes: NDArray[np.int32], shots: int, seed: int)
     wanted = shots * len(np.unique(classes))
     if wanted >= len(rows):
         return rows
-    splitter = StratifiedShuffleSplit(1, train_size=wanted, random_state=seed)
+    splitter = StratifiedShuffleSplit(1, train_size=wanted, random_state=seed % SEEDS)
     try:
         ((chosen, _),) = splitter.split(classes, classes)
     except ValueError as error:  # what a draw needs of each class on both of its sides

@@ -234,6 +234,8 @@ def labelled_rows(
             where=store.where,
             expected="two classes or more",
             found=store.manifest.labels[present[0]],
+            hint="add samples of another class, or hold out other rows: another --split-seed, or "
+            "a smaller --holdout",
         )
     return LabelledRows(labels, kept, excluded)
 

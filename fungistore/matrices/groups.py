@@ -81,15 +81,16 @@ def read_groups(store: Store, column: str, rows: Rows) -> Groups:
 
 
 def _numbered(cells: Sequence[Cell]) -> NDArray[np.int64]:
-    """Return the places of values among all that there are, sorted."""
+    """Return the places of values among all that there are, sorted; blanks around them are none."""
+    cells = [cell.strip() if isinstance(cell, str) else cell for cell in cells]
     values = sorted({cell for cell in cells if not _is_empty(cell)})  # type: ignore[type-var]
     places: dict[Cell, int] = {value: place for place, value in enumerate(values)}
     return np.array([places.get(cell, MISSING) for cell in cells], np.int64)
 
 
 def _is_empty(cell: Cell) -> bool:
-    """Whether a cell says nothing: none, blanks, or no number."""
-    return cell is None or cell != cell or (isinstance(cell, str) and not cell.strip())
+    """Whether a cell says nothing: none, no text, or no number."""
+    return cell is None or cell != cell or cell == ""
 
 
 def grouped_holdout(

@@ -50,6 +50,12 @@ class Split:
             is_fixed: the part cannot be chosen, but by splits of the store's own.
         """
         said = [self._unasked(seeds, is_fixed=is_fixed), self.grouped]
+        if self.grouped and "holdout" not in self.description:
+            ways = "fungi label gives other splits", f"--holdout {HOLDOUT} keeps groups whole"
+            said.append(ways[0] if is_fixed else ways[1])
+        elif self.grouped and seeds > 1:
+            last = self.description["seed"] + seeds - 1
+            said.append(f"other groups by each further seed, to {last}")
         return "; ".join(filter(None, said)) or None
 
     def _unasked(self, seeds: int, *, is_fixed: bool) -> str | None:
@@ -191,7 +197,7 @@ def _compared(store: Store, split: Split, group: str) -> Split:
     said = (
         f"--group {group}: {divided} of {counted(len(counts), 'group')} "
         f"{'is' if divided == 1 else 'are'} in more than one of the store's splits, so rows are "
-        f"tested on whose like were trained on; --holdout {HOLDOUT} keeps groups whole"
+        "tested on whose like were trained on"
     )
     description = split.description | {"group": group}
     return replace(split, groups=groups, description=description, grouped=said if divided else None)

@@ -79,8 +79,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_images(folder / "images" / label, PER_CLASS, seed=seed)
         for image in sorted((folder / "images" / label).iterdir()):
             split = "test" if image.stem in ("006", "007") else "train"
-            rows.append((f"images/{label}/{image.name}", f"{label}/{image.name}", label, split))
-    lines = ["path,id,label,split", *(",".join(row) for row in rows)]
+            owner = f"owner {int(image.stem) // 2}"  # of pets of all kinds
+            id_ = f"{label}/{image.name}"
+            rows.append((f"images/{id_}", id_, label, split, owner))
+    lines = ["path,id,label,split,owner", *(",".join(row) for row in rows)]
     (folder / "pets.csv").write_text("\n".join(lines) + "\n")
     (folder / "corrected.csv").write_text("id,label\ncat/000.jpg,dog\n")
     (folder / "splits.csv").write_text("id,split\ncat/000.jpg,val\n")

@@ -25,6 +25,7 @@ REASONS = {
     "the demo": "tests/demo/test_tour.py, and tests/install/test_installed.py from a wheel",
     "make": "it runs what the Makefile says, in an environment of its own",
     "needs GPUs": "tests/test_engines.py gives processes CPUs instead",
+    "needs a model of twelve blocks": "tests/extraction/test_target_layers.py, whose model has two",
     "needs other files": "those of a page's reader, under names of their own",
 }
 

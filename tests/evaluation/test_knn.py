@@ -17,6 +17,7 @@ from feature_world import Notices, clustered, make_store
 from fungistore.errors import MismatchError, UsageError
 from fungistore.evaluation import task
 from fungistore.evaluation.knn import evaluate_knn, vote
+from fungistore.evaluation.neighbour_count import say_votes
 from fungistore.evaluation.options import KnnOptions
 from fungistore.evaluation.shots import choose_shots
 from fungistore.machine.context import Context
@@ -276,6 +277,16 @@ def test_more_neighbours_than_training_rows_are_said_before_they_vote(store, opt
     voted = KnnOptions(**options | {"k": rows, "shots": options.get("shots", ("all",))[:1]})
     assert done.scores[0].metrics == evaluate_knn(store.root, voted).scores[0].metrics
     assert all("k" not in score.protocol for score in evaluate_knn(store.root, voted).scores)
+
+
+def test_a_majority_of_as_many_as_there_are_is_said_too():
+    """Every test row has the same neighbours then; the nearest of a weighted vote still differ."""
+    said = []
+    say_votes(20, 20, "majority", Context(Notices(said)))
+    say_votes(20, 20, "weighted", Context(Notices(said)))
+    say_votes(20, 21, "majority", Context(Notices(said)))
+    (line,) = said
+    assert line.startswith("--k 20 of 20 training rows: 20 are used; all of them vote, so every")
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,16 @@ def test_a_row_of_several_seeds_is_one_row():
     assert thrice.interval == resampled_interval(np.array([0, 0, 3, 3, 3, 3, 3, 3, 0, 0]), 30)
 
 
+def test_rows_that_all_changed_alike_have_an_interval_with_a_width():
+    """Resamples of them are all the same: it is that of the changes of a mean run."""
+    gained = paired_difference(combination(*["+" * 10] * 2), combination(*["-" * 10] * 2))
+    assert (gained.value, gained.interval) == (1, score_interval(10, 0, 10))
+    to_and_fro = combination(*["+" * 10, "-" * 10] * 3), combination(*["-" * 10, "+" * 10] * 3)
+    nothing = paired_difference(*to_and_fro)
+    assert (nothing.gained, nothing.lost, nothing.value, nothing.p) == (30, 30, 0, 1)
+    assert nothing.interval == score_interval(5, 5, 10)
+
+
 def test_seeds_with_other_rows_are_added_row_by_row():
     """Row 11 is gained twice and 12 once, in runs that share no other row; 13 is lost."""
     first = combination("+-  ", " --+", name="first")

@@ -92,7 +92,7 @@ def test_a_curve_is_scikit_learns_on_the_shots_of_each_number(store: Path, rule:
 
 
 def test_combinations_and_widths_have_a_curve_each(tmp_path: Path) -> None:
-    """The PCA is fitted on the shots, and left out where they are too few."""
+    """The PCA is fitted on the shots; a combination is compared with the first of as many shots."""
     vectors, labels = clustered(ROWS, CLASSES, 10, noise=3.0)
     arrays = {"embeddings": vectors, "gradients/kl": -vectors}
     make_store(tmp_path / "s", arrays, labels, TEST)
@@ -105,6 +105,11 @@ def test_combinations_and_widths_have_a_curve_each(tmp_path: Path) -> None:
         *((1, 10, 1, 3), (1, 10, 8, 24), (1, 10, 1, 3), (1, 5, 8, 24)),
         *((2, 20, 1, 3), (2, 20, 8, 24), (2, 20, 1, 3), (2, 5, 8, 24)),
     ]
+    for first, others in ((scores[0], scores[2::2]), (scores[1], scores[3::2])):
+        assert first.difference is None
+        for score in others:
+            apart = score.metrics["accuracy"] - first.metrics["accuracy"]
+            assert score.difference.value == pytest.approx(apart)
 
 
 @pytest.mark.parametrize("splits", [TEST, VAL])
@@ -205,6 +210,14 @@ def test_what_no_probe_learns_from_is_refused_before_any_run(tmp_path: Path) -> 
     assert "--shot-rule random" in str(caught.value.hint)
 
 
+def test_a_seed_may_be_any_number(store: Path) -> None:
+    """Also of the proportional rule, which scikit-learn draws: it takes 32 bits."""
+    rows, _, _ = rows_of(store, "train")
+    labels = Store.open(store).samples.labels()
+    drawn = [choose_shots(rows, labels, 2, "proportional", seed) for seed in (-1, 2**32 - 1, 7)]
+    assert drawn[0].tolist() == drawn[1].tolist() != drawn[2].tolist()
+
+
 @pytest.mark.parametrize("shots", [(5, 5), ("all", "all"), (), (0,), "1,none"])
 def test_shots_are_numbers_that_differ(shots: Any) -> None:
     with pytest.raises(UsageError, match="--shots"):
@@ -238,6 +251,11 @@ def test_a_curve_can_be_drawn(store: Path, tmp_path: Path) -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4"]
     alone = draw_curve(replace(options, plot=None, split_seeds=None).evaluate(store)).axes[0]
     assert len(alone.containers) == 1
+    agreeing = replace(
+        done.scores[0], metrics={"accuracy": 0.9, "accuracy_deviation": 0.0}, spread={}
+    )
+    flat = draw_curve(replace(done, scores=(agreeing,) * 2)).axes[0].containers[0][2][0]
+    assert [segment[:, 1].tolist() for segment in flat.get_segments()] == [[90, 90]] * 2
     with pytest.raises(UsageError, match="several --shots"):
         fungi.KnnOptions(shots=(5,), plot=tmp_path / "c.svg")
     with pytest.raises(UsageError, match="format"):

@@ -62,6 +62,7 @@ def test_a_holdout_takes_whole_groups_of_all_classes(store):
     assert split.description == {"from": "all", "holdout": 0.2, "seed": 0, "group": "patient"}
     said = "--group patient: 4 of 20 groups, 20.0% of the rows, are held out by the seed 0"
     assert split.remark() == said
+    assert split.remark(3) == f"{said}; other groups by each further seed, to 2"
     others = {
         frozenset(sides(choose_split(store, holdout=0.2, seed=seed, group="patient"))[2])
         for seed in range(6)
@@ -175,10 +176,11 @@ def test_columns_that_name_no_group_are_refused(tmp_path, store):
         ("float", [0.5, float("nan"), -1.0, 0.5], [1, -1, 0, 1]),
         ("bool", [True, False, None, True], [1, 0, -1, 1]),
         ("text", ["0", "", "10", "2"], [0, -1, 1, 2]),
+        ("text", ["p1 ", "p1", " ", "\tp0"], [1, 1, -1, 0]),
     ],
 )
 def test_cells_of_every_type_name_groups(tmp_path, kind, cells, numbers):
-    """Equal ones the same, in the order of the values; nothing, blanks and NaN none."""
+    """Equal ones the same, whatever blanks are around them; nothing, blanks and NaN none."""
     store = store_of(tmp_path / "s", cells, ["a", "b"] * 2, kind=kind)
     assert read_groups(store, "patient", np.zeros(0, np.int64)).numbers.tolist() == numbers
 
@@ -199,6 +201,8 @@ def test_a_store_whose_own_splits_divide_groups_is_warned_of(tmp_path):
     split = choose_split(store, holdout=None, seed=0, group="patient")
     assert split.test.tolist() == choose_split(store, holdout=None, seed=0).test.tolist()
     assert "--group patient: 2 of 20 groups are in more than one of" in split.remark()
+    assert split.remark().endswith("; --holdout 0.2 keeps groups whole")
+    assert split.remark(is_fixed=True).endswith("; fungi label gives other splits")
     whole = store_of(tmp_path / "w", splits=["train"] * 40 + ["test"] * 40)
     assert choose_split(whole, holdout=None, seed=0, group="patient").remark() is None
     train, _, test = sides(choose_split(store, holdout=0.3, seed=0, group="patient"))
@@ -234,6 +238,16 @@ def test_rows_of_a_shots_group_are_not_spare(store):
     assert spare
     assert not spare & {PATIENTS[row] for row in chosen.split.train}
     assert spare <= sides(task.split)[0]
+
+
+def test_shots_are_drawn_where_each_group_has_one(tmp_path):
+    """No row is spare then, and yet other seeds take other shots: none of them is left out."""
+    store = store_of(tmp_path / "s", splits=["train"] * 40 + ["test"] * 40)
+    options = KnnOptions(k=1, group="patient", shots=(1, 10), split_seeds=2)
+    task = open_task(store.root, group="patient")
+    assert not len(few(task, 10, "random", 0).spare)
+    for score in evaluate_knn(store.root, options).scores:
+        assert len(score.protocol["runs"]) == 2
 
 
 def test_two_groups_leave_none_to_validate_on(tmp_path):
