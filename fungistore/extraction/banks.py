@@ -100,23 +100,30 @@ def bank_notices(resolved: Resolved, feature: str, samples: int) -> Iterator[str
             f"{feature}: {samples} {resolved.modality.items} to take {spec.name} from, "
             f"{spec.samples} asked for"
         )
-    if isinstance(objective, PlannedBank) and (said := objective.plan_bank(samples).notice):
-        yield f"{feature}: {said}"
+    if isinstance(objective, PlannedBank):
+        plan = objective.plan_bank(samples, _width(resolved, feature))
+        if plan.notice:
+            yield f"{feature}: {plan.notice}"
 
 
 def stand_in(resolved: Resolved, feature: str, samples: int | None = None) -> NDArray[np.float32]:
     """Return a bank of noise, of the size that one of some samples has; default: about that."""
     spec, objective = resolved.banks[feature], resolved.objective(feature)
     random = np.random.default_rng(0)
-    most = samples or spec.samples or spec.most
+    most, width = samples or spec.samples or spec.most, _width(resolved, feature)
     if isinstance(objective, PlannedBank):
-        return random.standard_normal(objective.plan_bank(most or STAND_IN).shape, np.float32)
+        shape = objective.plan_bank(most or STAND_IN, width).shape
+        return random.standard_normal(shape, np.float32)
     each = spec.per_sample or bank_forwards(resolved, feature)
     # of all samples: their number need not decide what is made of them
     rows = STAND_IN if spec.samples is None else (samples or spec.samples) * each
-    backbone = resolved.backbone
-    width = backbone.token_dim if spec.width is None else spec.width or backbone.embedding_dim
     return _reduced(resolved, feature, random.standard_normal((rows, width), np.float32))
+
+
+def _width(resolved: Resolved, feature: str) -> int:
+    """Return the width of a bank's latents."""
+    width, backbone = resolved.banks[feature].width, resolved.backbone
+    return backbone.token_dim if width is None else width or backbone.embedding_dim
 
 
 def bank_forwards(resolved: Resolved, feature: str) -> int:
