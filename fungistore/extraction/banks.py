@@ -88,6 +88,16 @@ def samples_of(spec: BankSpec, samples: Candidates) -> int:
     return min([len(samples.rows_of_split("train")), *limits])
 
 
+def samples_left(
+    resolved: Resolved, samples: Candidates, feature: str, kept: BankBlocks | None
+) -> int:
+    """Return how many samples are still to be encoded for a bank, some of which may be kept."""
+    wanted = samples_of(resolved.banks[feature], samples)
+    order = _order(resolved, samples, feature, wanted)
+    blocks = kept.read(order.ids) if kept else ()
+    return max(0, wanted - sum(len(block.latents) for block in blocks))
+
+
 def bank_notices(resolved: Resolved, feature: str, samples: int) -> Iterator[str]:
     """Yield what the user should know of a bank of some samples before it is made.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from feature_world import Notices
 from fungistore.errors import StoppedError, UsageError
@@ -146,14 +147,16 @@ def blocks_at(path: Path) -> BankBlocks:
 
 
 def test_a_stopped_bank_goes_on_where_it_was(
-    quiet: Quiet, tmp_path: Path, tiny_weights: Path
+    quiet: Quiet, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It encodes no sample again, and in the end every file is that of one quiet run.
 
-    The rows of a unit, which decide the setup's name, may be others than when it was begun.
+    A dry run in between counts what is left. The rows of a unit, which decide the setup's name,
+    may be others than when it was begun.
     """
     options, root = options_of(tiny_weights), tmp_path / "s.fungi"
     first, second = Encoded(4), Encoded()
+    monkeypatch.setattr(measure, "measure_rate", lambda *_: Rate(1, 1))
     with pytest.raises(StoppedError):
         extract(quiet.source, root, replace(options, unit_rows=4), context=first.context)
     (finding,) = verify_store(root).findings
@@ -163,6 +166,8 @@ def test_a_stopped_bank_goes_on_where_it_was(
     described = schema().kind_of(block.relative_to(root).as_posix())
     assert described is not None
     assert described.path.endswith("latents.<start>.safetensors")
+    told = estimate(quiet.source, root, options)
+    assert told.seconds[0] == pytest.approx(2 + (IMAGES - 4) * 2 / 5)
     extract(quiet.source, root, options, context=second.context)
     assert (first.made, second.made) == (4, IMAGES - 4)
     assert "deepcluster prototypes: going on after 4 images" in second.said
@@ -222,7 +227,8 @@ def test_blocks_are_written_as_they_get_old(
     names = [f"latents.{start:08d}.safetensors" for start in (0, 2, 4)]
     assert list(kept) == names
     middle = kept[names[1]]
-    for data in (middle[:-1], middle[:-1] + b"!", kept[names[2]], b""):
+    other = save({"latents": np.zeros((2, 2, 8), np.float32)})
+    for data in (middle[:-1], middle[:-1] + b"!", kept[names[2]], b"", other):
         for name, whole in kept.items():
             blocks.folder.publish(name, whole)
         blocks.folder.publish(names[1], data)

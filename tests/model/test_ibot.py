@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -451,13 +452,20 @@ def test_a_trunk_in_bfloat16_masks_as_well(learnt: bool) -> None:
 
 
 def test_masks_of_several_threads_do_not_meet() -> None:
-    """Each forward has its own, and one after them none."""
+    """Each forward has its own while another one runs, and one after them none."""
     encoder = encoder_of("test_vit")
     pixels = pixels_of(encoder, 1)
     masks = some_masks(IBOT(crops=8), 1)[0].bool()
     alone = [encoder.run((pixels, mask[None])).embeddings for mask in masks]
-    with ThreadPoolExecutor(4) as pool:
+    met = Barrier(2, timeout=60)
+
+    def meet(*_: object) -> None:
+        met.wait()
+
+    hook = encoder.module.patch_embed.register_forward_pre_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda mask: encoder.run((pixels, mask[None])).embeddings, masks))
+    hook.remove()
     for one, other in zip(found, alone, strict=True):
         assert torch.equal(one, other)
     whole = encoder.run((pixels,)).embeddings
