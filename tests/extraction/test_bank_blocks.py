@@ -10,9 +10,11 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
 from feature_world import Notices
@@ -20,7 +22,8 @@ from fungistore.errors import StoppedError, UsageError
 from fungistore.extraction import bank_blocks, banks, measure
 from fungistore.extraction.bank_blocks import BankBlocks, OpenBlock
 from fungistore.extraction.banks import encode_bank
-from fungistore.extraction.freeze import bank_features
+from fungistore.extraction.freeze import array_configs, bank_features
+from fungistore.extraction.freeze import bank_blocks as bank_blocks_of
 from fungistore.extraction.measure import Estimate, Rate, estimate
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
@@ -203,10 +206,11 @@ def test_a_second_store_can_use_the_first_ones_prototypes(
     assert np.array_equal(bank_of(tmp_path / "s.fungi"), bank_of(quiet.root))
 
 
-def test_a_dry_run_counts_the_bank(quiet: Quiet) -> None:
+def test_a_dry_run_counts_the_bank(quiet: Quiet, tiny: Resolved) -> None:
     """Its two forwards a sample beside the five of a feature, and the bytes of its prototypes."""
     told = quiet.told
     assert told.forwards_per_image == 5
+    assert bank_features(tiny, "deepcluster").forwards(frozenset(["deepcluster"])) == 2
     assert told.seconds[0] == pytest.approx(2 + IMAGES * 2 / 5)
     assert f"deepcluster: {IMAGES} prototypes, one a sample of the bank, not 3000" in told.remarks
     files = [path for path in quiet.root.rglob("*") if path.is_file()]
@@ -314,6 +318,18 @@ def test_a_block_without_latents_is_one(tmp_path: Path) -> None:
     blocks.remove()
     blocks.remove()
     assert list(blocks.read(lambda start, stop: ids[start:stop])) == []
+
+
+def test_latents_of_another_precision_are_not_gone_on_with(tiny: Resolved, tmp_path: Path) -> None:
+    """Blocks are known by what decides them: the precision, but not the rows of a unit."""
+    store = Store.open_or_create(tmp_path / "s.fungi")
+
+    def folder(**changed: Any) -> str:
+        config = array_configs(replace(tiny, **changed))["deepcluster"]
+        return bank_blocks_of(store, config, "deepcluster").folder.key
+
+    assert folder(unit_rows=4) == folder()
+    assert folder(dtype=torch.bfloat16) != folder()
 
 
 @pytest.mark.slow

@@ -400,9 +400,10 @@ def recorded(encoder: TimmViT, objective: IBOT, pixels: Tensor, masked: Tensor) 
     return path.record([(pixels[:, :3], masked[:, :3]), (pixels[:, 3:], masked[:, 3:])])
 
 
-def test_the_class_term_alone_takes_the_fast_path() -> None:
+@pytest.mark.parametrize("token", [None, torch.arange(64.0) / 16], ids=["mean", "learnt"])
+def test_the_class_term_alone_takes_the_fast_path(token: Tensor | None) -> None:
     """Its embeddings are those of whole forwards."""
-    encoder = encoder_of("test_vit")
+    encoder = encoder_of("test_vit", mask_token=token)
     path = gradient_path(encoder)
     assert isinstance(path, ClassTokenPath)
     pixels, masked = as_views(pixels_of(encoder, 2, 2), some_masks(IBOT(), 2))
