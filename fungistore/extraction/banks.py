@@ -88,6 +88,16 @@ def samples_of(spec: BankSpec, samples: Candidates) -> int:
     return min([len(samples.rows_of_split("train")), *limits])
 
 
+def samples_left(
+    resolved: Resolved, samples: Candidates, feature: str, kept: BankBlocks | None
+) -> int:
+    """Return how many samples are still to be encoded for a bank, some of which may be kept."""
+    wanted = samples_of(resolved.banks[feature], samples)
+    order = _order(resolved, samples, feature, wanted)
+    blocks = kept.read(order.ids) if kept else ()
+    return max(0, wanted - sum(len(block.latents) for block in blocks))
+
+
 def bank_notices(resolved: Resolved, feature: str, samples: int) -> Iterator[str]:
     """Yield what the user should know of a bank of some samples before it is made.
 
@@ -100,23 +110,30 @@ def bank_notices(resolved: Resolved, feature: str, samples: int) -> Iterator[str
             f"{feature}: {samples} {resolved.modality.items} to take {spec.name} from, "
             f"{spec.samples} asked for"
         )
-    if isinstance(objective, PlannedBank) and (said := objective.plan_bank(samples).notice):
-        yield f"{feature}: {said}"
+    if isinstance(objective, PlannedBank):
+        plan = objective.plan_bank(samples, _width(resolved, feature))
+        if plan.notice:
+            yield f"{feature}: {plan.notice}"
 
 
 def stand_in(resolved: Resolved, feature: str, samples: int | None = None) -> NDArray[np.float32]:
     """Return a bank of noise, of the size that one of some samples has; default: about that."""
     spec, objective = resolved.banks[feature], resolved.objective(feature)
     random = np.random.default_rng(0)
-    most = samples or spec.samples or spec.most
+    most, width = samples or spec.samples or spec.most, _width(resolved, feature)
     if isinstance(objective, PlannedBank):
-        return random.standard_normal(objective.plan_bank(most or STAND_IN).shape, np.float32)
+        shape = objective.plan_bank(most or STAND_IN, width).shape
+        return random.standard_normal(shape, np.float32)
     each = spec.per_sample or bank_forwards(resolved, feature)
     # of all samples: their number need not decide what is made of them
     rows = STAND_IN if spec.samples is None else (samples or spec.samples) * each
-    backbone = resolved.backbone
-    width = backbone.token_dim if spec.width is None else spec.width or backbone.embedding_dim
     return _reduced(resolved, feature, random.standard_normal((rows, width), np.float32))
+
+
+def _width(resolved: Resolved, feature: str) -> int:
+    """Return the width of a bank's latents."""
+    width, backbone = resolved.banks[feature].width, resolved.backbone
+    return backbone.token_dim if width is None else width or backbone.embedding_dim
 
 
 def bank_forwards(resolved: Resolved, feature: str) -> int:

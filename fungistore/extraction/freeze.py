@@ -229,13 +229,13 @@ def freeze(
         store.setups.freeze(config, *setup_parts(resolved, feature, banks.get(name)))
     for feature, config in configs.items():  # also of a run that was killed behind its last block
         if (name := objective_name(feature)) in resolved.banks:
-            _bank_blocks(store, config, name).remove()
+            bank_blocks(store, config, name).remove()
     return frozen_features(
         resolved, store, {name: fingerprint(config) for name, config in configs.items()}
     )
 
 
-def _bank_blocks(store: Store, config: Config, objective: str) -> BankBlocks:
+def bank_blocks(store: Store, config: Config, objective: str) -> BankBlocks:
     """Return what is kept of a bank that is being made, of whichever target layer."""
     decides = deciding(config, objective) | {"compute": config["compute"]}
     return BankBlocks(store.setups.folder(fingerprint(decides)))
@@ -255,7 +255,7 @@ def _bank(
         if objective_name(feature) == objective and store.setups.has(key):
             return store.setups.bank(key, resolved.banks[objective].name)
     config = next(one for name, one in configs.items() if objective_name(name) == objective)
-    maker, kept = bank_features(resolved, objective), _bank_blocks(store, config, objective)
+    maker, kept = bank_features(resolved, objective), bank_blocks(store, config, objective)
     return encode_bank(resolved, store.samples, objective, maker, context, kept)
 
 

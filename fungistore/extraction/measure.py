@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from fungistore.errors import FullMemoryError, UsageError
-from fungistore.extraction.banks import bank_forwards, bank_notices, samples_of
+from fungistore.extraction.banks import bank_forwards, bank_notices, samples_left, samples_of
 from fungistore.extraction.borrowing import borrowed_banks
 from fungistore.extraction.decoders import decode_elsewhere
 from fungistore.extraction.features import FeatureMaker
-from fungistore.extraction.freeze import array_configs, settle, throwaway_features
+from fungistore.extraction.freeze import array_configs, bank_blocks, settle, throwaway_features
 from fungistore.extraction.growth import (
     bytes_below,
     growth_of_listing,
@@ -169,6 +169,16 @@ def estimate(
         borrowed = borrowed_banks(resolved, configs)
         setups = real.setups if real else None
         growth += growth_of_setups(resolved, configs, setups, samples, borrowed)
+        to_make = {
+            feature: count
+            for feature, count in banks.items()
+            if options.bank_from is None and not (real and _is_frozen(real, configs, feature))
+        }
+        left = {}
+        for feature in to_make:
+            config = next(one for name, one in configs.items() if objective_name(name) == feature)
+            kept = bank_blocks(real, config, feature) if real else None
+            left[feature] = samples_left(resolved, samples, feature, kept)
     gaps = find_gaps(resolved.arrays, done, rows, unit_rows)
     digests = ItemDigests(place, options.name)
     noted = {} if restart else digests.sizes()
@@ -181,12 +191,7 @@ def estimate(
         anew.difference_update(*(range(gap.start, gap.stop) for gap in gaps))
     dropped = existing.values() if restart else ()
     forwards = maker.forwards(frozenset(options.features))
-    to_make = {
-        feature: count
-        for feature, count in banks.items()
-        if options.bank_from is None and not (real and _is_frozen(real, configs, feature))
-    }
-    for_banks = sum(n * bank_forwards(resolved, name) / forwards for name, n in to_make.items())
+    for_banks = sum(n * bank_forwards(resolved, name) / forwards for name, n in left.items())
     said = chain.from_iterable(bank_notices(resolved, *bank) for bank in to_make.items())
     images = count_samples(gaps) + len(anew)
     work = images + (for_banks if gaps else 0)

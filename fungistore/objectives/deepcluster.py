@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from fungistore.errors import FungiError, UsageError
 from fungistore.modalities.requests import CropFamily, Crops, Normalization
-from fungistore.objectives.objective import BankPlan, BankSpec, Heads, Needs, ViewOutputs
+from fungistore.objectives.objective import (
+    BankPlan,
+    BankSpec,
+    Heads,
+    Needs,
+    ViewOutputs,
+    require_head_dim,
+)
 from fungistore.quantities import counted
 from fungistore.settings import require
 
@@ -38,7 +45,7 @@ class DeepCluster:
 
     Attributes:
         temperature: divides the scores; 0.1 in the reference code.
-        head_dim: width of the head; 128 there.
+        head_dim: width of the head; 128 there; 0: none, latents are embeddings at unit length.
         prototypes: of each set; None: 3000, as there, or as many as the bank has samples.
         prototype_sets: 3 there; each has a start of its own.
         iterations: of k-means; 10 there.
@@ -74,7 +81,8 @@ class DeepCluster:
         """Refuse unusable parameters with UsageError."""
         temperature = self.temperature
         require(0 < temperature < inf, "deepcluster.temperature", "a number above 0", temperature)
-        for name in ("head_dim", "prototype_sets", "iterations", "bank_samples", "global_crops"):
+        require_head_dim(self.head_dim, "deepcluster.head_dim")
+        for name in ("prototype_sets", "iterations", "bank_samples", "global_crops"):
             value = getattr(self, name)
             require(value > 0, f"deepcluster.{name}", "1 or more", value)
         require(self.local_crops >= 0, "deepcluster.local_crops", "0 or more", self.local_crops)
@@ -145,7 +153,7 @@ class DeepCluster:
         """Return the latents of the crops that samples are assigned by."""
         return self._unit(views.embeddings[:, : self.global_crops], heads)
 
-    def plan_bank(self, samples: int) -> BankPlan:
+    def plan_bank(self, samples: int, width: int) -> BankPlan:
         """Return the shape of the prototypes, and whether they are fewer than in the reference.
 
         Raises:
@@ -162,7 +170,7 @@ class DeepCluster:
         said = None
         if self.prototypes is None and count < PROTOTYPES:
             said = f"{counted(count, 'prototype')}, one a sample of the bank, not {PROTOTYPES}"
-        return BankPlan((self.prototype_sets, count, self.head_dim), said)
+        return BankPlan((self.prototype_sets, count, width), said)
 
     def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "s k d"]:
         """Return the centroids of each set; samples whose latents are not finite are left out.
@@ -182,7 +190,7 @@ class DeepCluster:
                 where=f"--features {self.name}",
                 hint="--dtype float32",
             )
-        sets, count, _ = self.plan_bank(len(crops)).shape
+        sets, count, _ = self.plan_bank(*crops.shape[::2]).shape
         made = []
         for index in range(sets):
             points = np.ascontiguousarray(crops[:, index % self.global_crops])
@@ -191,9 +199,14 @@ class DeepCluster:
         return torch.from_numpy(np.stack(made))
 
     def _unit(self, embeddings: Float[Tensor, "b v e"], heads: Heads) -> Float[Tensor, "b v d"]:
-        """Return the head's outputs at unit length: its bias is not used."""
-        rows = nn.functional.normalize(heads["projection"].weight, dim=1)
-        return nn.functional.normalize(embeddings @ rows.T, dim=-1)
+        """Return the head's outputs at unit length: its bias is not used.
+
+        Without a head they are the embeddings.
+        """
+        head = heads.get("projection")
+        if head is not None:
+            embeddings = embeddings @ nn.functional.normalize(head.weight, dim=1).T
+        return nn.functional.normalize(embeddings, dim=-1)
 
 
 def centroids(

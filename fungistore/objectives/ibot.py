@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fungistore.errors import UsageError
 from fungistore.modalities.requests import CropFamily, Crops, MaskedBlocks, Normalization
-from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project
+from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require_head_dim
 from fungistore.settings import require
 
 OF_PATCHES = "patch_"  # before the names of heads of the patch term
@@ -34,7 +34,8 @@ class IBOT:
     Attributes:
         student_temperature: 0.1 in the iBOT paper.
         teacher_temperature: 0.07, at which the iBOT paper's warm-up ends; it begins at 0.04.
-        head_dim: width of the heads; 2048 as in FUNGI's DINO, 8192 in the iBOT paper.
+        head_dim: width of the heads; 2048 as in FUNGI's DINO, 8192 in the iBOT paper; 0: none, the
+            terms are taken on embeddings and tokens.
         normalize: L2-normalise embeddings and tokens before the heads.
         crops: that are seen whole and masked: twice as many forwards; 2 in the iBOT paper, beside
             local crops, which have no patch term.
@@ -77,7 +78,10 @@ class IBOT:
             require(0 < low <= high <= 1, f"ibot.{name}", expected, [low, high])
         is_aspect = 0 < self.mask_aspect <= 1
         require(is_aspect, "ibot.mask_aspect", "above 0 and up to 1", self.mask_aspect)
-        require(self.head_dim > 0, "ibot.head_dim", "1 or more", self.head_dim)
+        require_head_dim(self.head_dim, "ibot.head_dim")
+        can_be_shared = self.head_dim > 0 or not self.shared_head
+        expected = "false where ibot.head_dim is 0: there is no head"
+        require(can_be_shared, "ibot.shared_head", expected, self.shared_head)
         require(self.crops > 0, "ibot.crops", "1 or more", self.crops)
         if self.class_weight == self.patch_weight == 0:
             raise UsageError(
@@ -128,8 +132,8 @@ class IBOT:
         self, masked: Float[Tensor, "b ... d"], whole: Tensor, heads: Heads, kind: str = ""
     ) -> tuple[Float[Tensor, "b ... k"], Float[Tensor, "b ... k"]]:
         """Return the head outputs of the student, and of the teacher, who learns nothing."""
-        student = heads[f"{kind}student"]
-        teacher = student if self.shared_head else heads[f"{kind}teacher"]
+        student = heads.get(f"{kind}student")
+        teacher = student if self.shared_head else heads.get(f"{kind}teacher")
         return (
             project(masked, student, normalize=self.normalize),
             project(whole.detach(), teacher, normalize=self.normalize),

@@ -58,7 +58,8 @@ class MLM:
         """Refuse unusable parameters with UsageError."""
         require(self.views > 0, "mlm.views", "1 or more", self.views)
         require(0 < self.masked <= 1, "mlm.masked", "a number above 0, 1 at most", self.masked)
-        require(self.head_dim > 0, "mlm.head_dim", "1 or more", self.head_dim)
+        expected = "1 or more: a token is no word by itself; mlm.head=embeddings has no random head"
+        require(self.head_dim > 0, "mlm.head_dim", expected, self.head_dim)
 
     @property
     def needs(self) -> Needs:

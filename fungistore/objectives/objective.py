@@ -178,8 +178,8 @@ class BankObjective(Objective, Protocol):
 class PlannedBank(BankObjective, Protocol):
     """An objective that knows beforehand what its bank will be: `reduce` takes long, or refuses."""
 
-    def plan_bank(self, samples: int) -> BankPlan:
-        """Return what the bank of so many samples will be.
+    def plan_bank(self, samples: int, width: int) -> BankPlan:
+        """Return what the bank of so many samples will be, whose latents are so wide.
 
         Raises:
             UsageError: they are too few.

@@ -10,16 +10,20 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save
 
 from feature_world import Notices
 from fungistore.errors import StoppedError, UsageError
 from fungistore.extraction import bank_blocks, banks, measure
 from fungistore.extraction.bank_blocks import BankBlocks, OpenBlock
 from fungistore.extraction.banks import encode_bank
-from fungistore.extraction.freeze import bank_features
+from fungistore.extraction.freeze import array_configs, bank_features
+from fungistore.extraction.freeze import bank_blocks as bank_blocks_of
 from fungistore.extraction.measure import Estimate, Rate, estimate
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
@@ -146,14 +150,16 @@ def blocks_at(path: Path) -> BankBlocks:
 
 
 def test_a_stopped_bank_goes_on_where_it_was(
-    quiet: Quiet, tmp_path: Path, tiny_weights: Path
+    quiet: Quiet, tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It encodes no sample again, and in the end every file is that of one quiet run.
 
-    The rows of a unit, which decide the setup's name, may be others than when it was begun.
+    A dry run in between counts what is left. The rows of a unit, which decide the setup's name,
+    may be others than when it was begun.
     """
     options, root = options_of(tiny_weights), tmp_path / "s.fungi"
     first, second = Encoded(4), Encoded()
+    monkeypatch.setattr(measure, "measure_rate", lambda *_: Rate(1, 1))
     with pytest.raises(StoppedError):
         extract(quiet.source, root, replace(options, unit_rows=4), context=first.context)
     (finding,) = verify_store(root).findings
@@ -163,6 +169,8 @@ def test_a_stopped_bank_goes_on_where_it_was(
     described = schema().kind_of(block.relative_to(root).as_posix())
     assert described is not None
     assert described.path.endswith("latents.<start>.safetensors")
+    told = estimate(quiet.source, root, options)
+    assert told.seconds[0] == pytest.approx(2 + (IMAGES - 4) * 2 / 5)
     extract(quiet.source, root, options, context=second.context)
     assert (first.made, second.made) == (4, IMAGES - 4)
     assert "deepcluster prototypes: going on after 4 images" in second.said
@@ -198,10 +206,11 @@ def test_a_second_store_can_use_the_first_ones_prototypes(
     assert np.array_equal(bank_of(tmp_path / "s.fungi"), bank_of(quiet.root))
 
 
-def test_a_dry_run_counts_the_bank(quiet: Quiet) -> None:
+def test_a_dry_run_counts_the_bank(quiet: Quiet, tiny: Resolved) -> None:
     """Its two forwards a sample beside the five of a feature, and the bytes of its prototypes."""
     told = quiet.told
     assert told.forwards_per_image == 5
+    assert bank_features(tiny, "deepcluster").forwards(frozenset(["deepcluster"])) == 2
     assert told.seconds[0] == pytest.approx(2 + IMAGES * 2 / 5)
     assert f"deepcluster: {IMAGES} prototypes, one a sample of the bank, not 3000" in told.remarks
     files = [path for path in quiet.root.rglob("*") if path.is_file()]
@@ -222,7 +231,8 @@ def test_blocks_are_written_as_they_get_old(
     names = [f"latents.{start:08d}.safetensors" for start in (0, 2, 4)]
     assert list(kept) == names
     middle = kept[names[1]]
-    for data in (middle[:-1], middle[:-1] + b"!", kept[names[2]], b""):
+    other = save({"latents": np.zeros((2, 2, 8), np.float32)})
+    for data in (middle[:-1], middle[:-1] + b"!", kept[names[2]], b"", other):
         for name, whole in kept.items():
             blocks.folder.publish(name, whole)
         blocks.folder.publish(names[1], data)
@@ -308,6 +318,18 @@ def test_a_block_without_latents_is_one(tmp_path: Path) -> None:
     blocks.remove()
     blocks.remove()
     assert list(blocks.read(lambda start, stop: ids[start:stop])) == []
+
+
+def test_latents_of_another_precision_are_not_gone_on_with(tiny: Resolved, tmp_path: Path) -> None:
+    """Blocks are known by what decides them: the precision, but not the rows of a unit."""
+    store = Store.open_or_create(tmp_path / "s.fungi")
+
+    def folder(**changed: Any) -> str:
+        config = array_configs(replace(tiny, **changed))["deepcluster"]
+        return bank_blocks_of(store, config, "deepcluster").folder.key
+
+    assert folder(unit_rows=4) == folder()
+    assert folder(dtype=torch.bfloat16) != folder()
 
 
 @pytest.mark.slow

@@ -123,8 +123,8 @@ class Parts:
             bank=BankSpec("parts", 4, samples=None, per_sample=2, most=5, views=2),
         )
 
-    def plan_bank(self, samples):
-        return BankPlan((self.prototypes, 4), f"{self.prototypes} parts of {samples} images")
+    def plan_bank(self, samples, width):
+        return BankPlan((self.prototypes, width), f"{self.prototypes} parts of {samples} images")
 
     def latents(self, views, heads):
         assert views.embeddings.shape[1] == 2

@@ -167,8 +167,6 @@ def test_stages_behind_an_extraction_take_texts(model: str, tmp_path: Path) -> N
     assert "t01" not in [one.sample.id for one in sample.neighbours]
     scores = fungi.KnnOptions(k=3, combinations="nested").evaluate(store).scores
     assert [len(score.features) for score in scores] == [1, 2, 3]
-    with pytest.raises(UsageError, match="no views of texts"):
-        fungi.extract(table, store, options(model, features=("dino",)))
     with pytest.raises(MismatchError) as error:
         fungi.extract(table, store, options(model, features=("embeddings",), pooling="mean"))
     assert "pooling" in str(error.value)
@@ -232,6 +230,15 @@ def test_masked_words_of_a_real_encoder_depend_on_the_text_alone(tmp_path: Path)
         torch.set_num_threads(1)
     fungi.extract(backwards, tmp_path / "two.fungi", asked)
     assert_same(tmp_path / "two.fungi", tmp_path / "one.fungi", "gradients/mlm", "norms/mlm")
+
+
+@pytest.mark.parametrize("feature", ["dino", "deepcluster", "ibot"])
+def test_crops_and_masked_patches_are_of_images_alone(model: str, feature: str) -> None:
+    """Of texts there are none, which is said before anything is made, with what can be had."""
+    with pytest.raises(UsageError, match=f"{feature} has no views of texts") as caught:
+        resolve(options(model, features=("embeddings", feature)), {})
+    assert f"--features {feature}" in str(caught.value)
+    assert "kl needs no views" in str(caught.value.hint)
 
 
 def test_masked_words_are_of_texts_alone(tmp_path: Path, model: str, tiny_weights: Path) -> None:

@@ -21,7 +21,9 @@ from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.fingerprint import fingerprint
 from fungistore.objectives.audio_simclr import AudioSimCLR
+from fungistore.objectives.deepcluster import DeepCluster
 from fungistore.objectives.dino import DINO
+from fungistore.objectives.ibot import IBOT
 from fungistore.objectives.kl import KL
 from fungistore.objectives.objective import ViewOutputs
 from fungistore.objectives.patch_kl import PatchKL
@@ -150,11 +152,13 @@ def headless(tiny_weights: Path) -> Resolved:
         model=TINY,
         weights=str(tiny_weights),
         image_size=32,
-        features=("kl", "dino", "simclr", "patches/simclr"),
+        features=("kl", "dino", "simclr", "deepcluster", "ibot", "patches/simclr"),
         objectives={
             "kl": KL(head_dim=0),
             "dino": DINO(head_dim=0, local_crops=1),
             "simclr": SimCLR(head_dim=0, stride_scale=1, negatives=2),
+            "deepcluster": DeepCluster(head_dim=0, local_crops=0, bank_samples=3),
+            "ibot": IBOT(head_dim=0),
             "patches/simclr": PatchSimCLR(head_dim=0, support_images=2),
         },
         device="cpu",
@@ -164,11 +168,13 @@ def headless(tiny_weights: Path) -> Resolved:
 
 def test_negatives_without_a_head_are_as_wide_as_embeddings(headless: Resolved) -> None:
     """So is the noise in their place, before the rate is measured; tokens keep their own width."""
-    assert head_tensors(headless, "kl") == head_tensors(headless, "dino") == {}
+    for feature in headless.gradient_features:
+        assert head_tensors(headless, feature) == {}
     width = headless.backbone.embedding_dim
     assert stand_in(headless, "simclr").shape == (2 * 4, width)
     wider = replace(headless.backbone, embedding_dim=width + 1)  # as with CLIP's projection
     assert stand_in(replace(headless, backbone=wider), "simclr").shape[1] == width + 1
+    assert stand_in(replace(headless, backbone=wider), "deepcluster").shape == (3, 3, width + 1)
     assert stand_in(replace(headless, backbone=wider), "patches/simclr").shape[1] == width
 
 

@@ -40,8 +40,12 @@ from fungistore.gradients.path import gradient_path
 from fungistore.machine.context import Context
 from fungistore.modalities.audio.recording import Recording
 from fungistore.modalities.views import Measured
+from fungistore.objectives.deepcluster import DeepCluster
+from fungistore.objectives.ibot import IBOT
 from fungistore.objectives.kl import KL
-from fungistore.objectives.objective import ViewOutputs
+from fungistore.objectives.mlm import MLM
+from fungistore.objectives.objective import Objective, ViewOutputs
+from fungistore.objectives.views import recipe_of
 from fungistore.randomness import Stream
 from fungistore.report import Silent
 from fungistore.store.store import Store
@@ -515,6 +519,16 @@ def extracted(sounds: Path, folder: Path, store: Path, **more: Any) -> ExtractRe
 def arrays_of(store: Path) -> dict[str, np.ndarray]:
     arrays = Store.open(store).arrays("audio-ast")
     return {name: np.asarray(array.read(0, 9)) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("objective", [DeepCluster(), IBOT(), MLM()], ids=lambda one: one.name)
+def test_objectives_of_images_and_texts_have_no_views_of_sounds(
+    folder: Path, objective: Objective
+) -> None:
+    """The error names the objective, and what works with every encoder."""
+    with pytest.raises(UsageError, match=f"{objective.name} has no views of recordings") as caught:
+        recipe_of(objective, load(folder), "model")
+    assert "kl needs no views" in str(caught.value.hint)
 
 
 def test_a_folder_of_sounds_end_to_end(sounds: Path, folder: Path, tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ def unit(rows: Array) -> Array:
     return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
 
 
-def latents_of(embeddings: Tensor) -> Array:
+def latents_of(embeddings: Tensor, *, has_head: bool = True) -> Array:
     """Weight-normed head, no bias, unit length."""
-    weight = unit(head().weight.double().numpy())
-    return unit(embeddings.detach().double().numpy() @ weight.T)
+    rows = embeddings.detach().double().numpy()
+    return unit(rows @ unit(head().weight.double().numpy()).T if has_head else rows)
 
 
 def loss_of(
@@ -61,23 +61,33 @@ def loss_of(
 
 
 @pytest.mark.parametrize("assigned_by", ["other-crops", "same-crops"])
-@pytest.mark.parametrize("global_crops", [2, 3])
-def test_the_loss_is_the_one_written_out(assigned_by: Any, global_crops: int) -> None:
-    """Crop j mod 2 assigns in set j; the gradient's crops are others, or those and the small."""
+@pytest.mark.parametrize(("global_crops", "width"), [(2, LATENT), (3, LATENT), (2, 0)])
+def test_the_loss_is_the_one_written_out(assigned_by: Any, global_crops: int, width: int) -> None:
+    """Crop j mod 2 assigns in set j; the gradient's crops are others, or those and the small.
+
+    Without a head it is taken on the embeddings at unit length.
+    """
     objective = DeepCluster(
-        temperature=0.3, global_crops=global_crops, local_crops=2, assigned_by=assigned_by
+        temperature=0.3,
+        head_dim=width,
+        global_crops=global_crops,
+        local_crops=2,
+        assigned_by=assigned_by,
     )
+    heads = {"projection": head()} if width else {}
+    assert objective.needs.heads.keys() == heads.keys()
     first = global_crops if assigned_by == "other-crops" else 0
     torch.manual_seed(5)
     embeddings = torch.randn(4, first + global_crops + 2, WIDTH)
-    prototypes = torch.randn(3, 7, LATENT)
-    losses = objective.losses(ViewOutputs(embeddings), {"projection": head()}, prototypes)
+    prototypes = torch.randn(3, 7, width or WIDTH)
+    losses = objective.losses(ViewOutputs(embeddings), heads, prototypes)
     centres, clusters = prototypes.double().numpy(), []
-    for loss, sample in zip(losses, latents_of(embeddings), strict=True):
+    latents = latents_of(embeddings, has_head=width > 0)
+    for loss, sample in zip(losses, latents, strict=True):
         expected, assigned = loss_of(sample[first:], sample[:global_crops], centres, 0.3)
         assert float(loss) == pytest.approx(expected, rel=1e-5)
         clusters.append(assigned)
-    large = torch.from_numpy(latents_of(embeddings)[:, :global_crops]).float()
+    large = torch.from_numpy(latents[:, :global_crops]).float()
     assert objective.assign(large, prototypes).tolist() == clusters
 
 
@@ -147,7 +157,7 @@ def test_few_samples_are_a_prototype_each(samples: int) -> None:
     """Left to itself it takes as many prototypes as there are samples, and says so before."""
     objective = DeepCluster(head_dim=LATENT)
     crops = torch.randn(samples, 2, LATENT)
-    plan = objective.plan_bank(samples)
+    plan = objective.plan_bank(samples, LATENT)
     assert plan.shape == (3, samples, LATENT)
     assert f"{samples} prototype" in str(plan.notice)
     found = objective.reduce(crops.flatten(0, 1))
@@ -158,10 +168,10 @@ def test_few_samples_are_a_prototype_each(samples: int) -> None:
 def test_prototypes_that_were_asked_for_are_never_fewer() -> None:
     """More of them than samples are refused, with what to pass; the paper's number is no wish."""
     assert isinstance(DeepCluster(), PlannedBank)
-    assert DeepCluster().plan_bank(5000) == BankPlan((3, 3000, 128))
-    assert DeepCluster(prototypes=800).plan_bank(800) == BankPlan((3, 800, 128))
+    assert DeepCluster().plan_bank(5000, 128) == BankPlan((3, 3000, 128))
+    assert DeepCluster(prototypes=800).plan_bank(800, 128) == BankPlan((3, 800, 128))
     with pytest.raises(UsageError, match=r"deepcluster\.prototypes=800") as caught:
-        DeepCluster(prototypes=801).plan_bank(800)
+        DeepCluster(prototypes=801).plan_bank(800, 128)
     assert "at most 800" in str(caught.value)
     with pytest.raises(UsageError, match="more prototypes than samples"):
         DeepCluster(prototypes=3, head_dim=4).reduce(torch.randn(4, 4))
@@ -208,7 +218,7 @@ def test_the_bank_gets_the_large_crops_that_samples_are_assigned_by() -> None:
     [
         {"temperature": 0.0},
         {"temperature": math.inf},
-        {"head_dim": 0},
+        {"head_dim": -1},
         {"prototypes": 0},
         {"prototypes": 131_073},
         {"prototype_sets": 0},

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,9 @@ def loss_by_hand(
 
     def scores(name: str, x: Any, temperature: float) -> Any:
         x = x / np.sqrt((x * x).sum()) if objective.normalize else x
-        weight, bias = heads[name if name in heads else name.replace("teacher", "student")]
+        weight, bias = np.eye(len(x)), 0.0  # without a head
+        if objective.head_dim:
+            weight, bias = heads[name if name in heads else name.replace("teacher", "student")]
         powers = np.exp((weight @ x + bias) / temperature)
         return powers / powers.sum()
 
@@ -143,6 +146,7 @@ def loss_by_hand(
         *TERMS.values(),
         IBOT(crops=1),
         IBOT(shared_head=True),
+        IBOT(head_dim=0),
         IBOT(crops=3, normalize=False, class_weight=0.3, patch_weight=2.0),
         IBOT(student_temperature=0.2, teacher_temperature=0.04, mask_ratio=(0.9, 1.0)),
     ],
@@ -150,7 +154,7 @@ def loss_by_hand(
 )
 def test_the_loss_is_the_papers_written_out(objective: IBOT) -> None:
     """Cross-entropies of teacher and student: between other crops, and at masked patches alone."""
-    objective = replace(objective, head_dim=7)
+    objective = replace(objective, head_dim=min(objective.head_dim, 7))
     heads = heads_of(objective, 6, 9)
     heads = {name: head.double() for name, head in heads.items()}
     torch.manual_seed(2)
@@ -203,7 +207,8 @@ def test_a_term_that_is_left_out_needs_nothing() -> None:
         {"mask_ratio": (0.1, 1.1)},
         {"mask_aspect": 0.0},
         {"mask_aspect": 1.5},
-        {"head_dim": 0},
+        {"head_dim": -1},
+        {"head_dim": 0, "shared_head": True},
         {"crops": 0},
     ],
     ids=str,
@@ -395,9 +400,10 @@ def recorded(encoder: TimmViT, objective: IBOT, pixels: Tensor, masked: Tensor) 
     return path.record([(pixels[:, :3], masked[:, :3]), (pixels[:, 3:], masked[:, 3:])])
 
 
-def test_the_class_term_alone_takes_the_fast_path() -> None:
+@pytest.mark.parametrize("token", [None, torch.arange(64.0) / 16], ids=["mean", "learnt"])
+def test_the_class_term_alone_takes_the_fast_path(token: Tensor | None) -> None:
     """Its embeddings are those of whole forwards."""
-    encoder = encoder_of("test_vit")
+    encoder = encoder_of("test_vit", mask_token=token)
     path = gradient_path(encoder)
     assert isinstance(path, ClassTokenPath)
     pixels, masked = as_views(pixels_of(encoder, 2, 2), some_masks(IBOT(), 2))
@@ -447,13 +453,20 @@ def test_a_trunk_in_bfloat16_masks_as_well(learnt: bool) -> None:
 
 
 def test_masks_of_several_threads_do_not_meet() -> None:
-    """Each forward has its own, and one after them none."""
+    """Each forward has its own while another one runs, and one after them none."""
     encoder = encoder_of("test_vit")
     pixels = pixels_of(encoder, 1)
     masks = some_masks(IBOT(crops=8), 1)[0].bool()
     alone = [encoder.run((pixels, mask[None])).embeddings for mask in masks]
-    with ThreadPoolExecutor(4) as pool:
+    met = Barrier(2, timeout=60)
+
+    def meet(*_: object) -> None:
+        met.wait()
+
+    hook = encoder.module.patch_embed.register_forward_pre_hook(meet)
+    with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda mask: encoder.run((pixels, mask[None])).embeddings, masks))
+    hook.remove()
     for one, other in zip(found, alone, strict=True):
         assert torch.equal(one, other)
     whole = encoder.run((pixels,)).embeddings
