@@ -116,6 +116,9 @@ class CombinationChoice(FeatureChoice):
                 self.pca,
                 "leave out --pca: --pca-dim fits one for every combination",
             )
+        if self.reduction == "random" and set(self.pca_dims) == {None}:
+            expected = "a --pca-dim: it says how wide the random projection is"
+            self.refuse("reduction", expected, self.reduction, "--pca-dim 512")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +174,8 @@ class TableOptions(
 
     @property
     def is_random(self) -> bool:
-        """Whether the seed decides more than rows: a random projection."""
-        return self.reduction == "random" and self.pca_dims != (None,)
+        """Whether the seed decides more than rows: a random projection, that is."""
+        return self.reduction == "random"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -111,11 +112,28 @@ def test_evaluations_reduce_at_random_too(store: Store) -> None:
     one = evaluate_knn(store.root, KnnOptions(pca_dims=(24,), **asked))  # type: ignore[arg-type]
     (score,) = one.scores
     assert (score.dim, score.protocol["random"]) == (24, 24)  # a PCA of 20 rows had no 24
-    many = KnnOptions(pca_dims=(3,), seeds=3, split_seed=0, **asked)  # type: ignore[arg-type]
-    assert many.is_random
-    assert evaluate_knn(store.root, many).scores[0].metrics["accuracy_deviation"] > 0
     said: list[str] = []
     context = Context(Notices(said))
     whole = evaluate_knn(store.root, KnnOptions(pca_dims=(30,), **asked), context=context)  # type: ignore[arg-type]
     assert whole.scores[0].dim == 30
     assert any("no random projection to 30" in text for text in said)
+
+
+def test_seeds_repeat_a_random_projection_of_the_same_rows(store: Store) -> None:
+    """Each run is that of its seed alone; a PCA of the same rows is the same with every seed."""
+    one = KnnOptions(holdout=0.5, split_seed=1, k=3, reduction="random", pca_dims=(2,))
+    runs = [evaluate_knn(store.root, replace(one, seed=seed)).scores[0] for seed in (5, 6, 7)]
+    alone = [run.metrics["accuracy"] for run in runs]
+    (score,) = evaluate_knn(store.root, replace(one, seed=5, seeds=3)).scores
+    assert score.metrics["accuracy"] == pytest.approx(np.mean(alone))
+    assert len(set(alone)) > 1
+    with pytest.raises(UsageError, match="seeds"):
+        evaluate_knn(store.root, replace(one, reduction="pca", seeds=3))
+
+
+def test_a_random_projection_of_no_width_is_refused() -> None:
+    """It would reduce nothing, without a word."""
+    for changes in ({}, {"pca": "r"}):
+        with pytest.raises(UsageError) as caught:
+            KnnOptions(reduction="random", **changes)  # type: ignore[arg-type]
+        assert "--pca-dim" in str(caught.value)
