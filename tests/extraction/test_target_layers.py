@@ -134,6 +134,7 @@ def test_an_earlier_layer_cannot_join_later(
         assert contents(store) == before
 
 
+@pytest.mark.slow
 def test_items_get_the_features_that_the_store_has(
     photos: Path, options: ExtractOptions, tmp_path: Path
 ) -> None:
