@@ -347,7 +347,8 @@ def test_a_group_of_settings_is_flat_in_a_file_and_a_table_too() -> None:
     table = fungi.TrainOptions.from_config({"augment": {"kind": "hflip", "mixup": 0.4}})
     assert flat.augment == table.augment == fungi.Augmentation(kind="hflip", mixup=0.4)
     assert fungi.TrainOptions.from_config({"augment": "none"}).augment.noise == 0
-    assert fungi.TrainOptions().augment.noise == 0.1
+    assert fungi.TrainOptions.from_config({"augment": "trivial"}).augment.noise == 0.1
+    assert fungi.TrainOptions().augment.noise is None  # as is its kind, which the head decides
 
 
 def test_objectives_are_set_from_tables_and_texts_alike() -> None:

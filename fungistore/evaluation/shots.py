@@ -75,7 +75,8 @@ def say_few(task: Task, shots: int | Literal["all"], rule: ShotRule, context: Co
     total, classes = int(counts.sum()), len(counts)
     if rule == "proportional" and shots * classes > total:
         context.reporter.notice(
-            f"--shots {shots}: {shots * classes} rows are asked for, and all {total} are taken"
+            f"--shots {shots}: {counted(shots * classes, 'row is', 'rows are')} asked for, "
+            f"and all {total} are taken"
         )
     if rule != "proportional" and (small := int((counts < shots).sum())):
         context.reporter.notice(

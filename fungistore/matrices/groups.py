@@ -72,7 +72,7 @@ def read_groups(store: Store, column: str, rows: Rows) -> Groups:
         raise UsageError(
             f"{counted(len(lacking), 'row is', 'rows are')} of no group",
             where=f"--group {column}",
-            expected=f"a value in the column {column} for each of the {len(rows)} rows",
+            expected=f"a value in the column {column} for each of {counted(len(rows), 'row')}",
             found=f"none for {', '.join(some)}{', ...' if len(lacking) > len(some) else ''}",
             hint="fungi label with a table of id and that column fills them in; a row that "
             "belongs with no other may have its own id there",

@@ -40,7 +40,10 @@ def offered(line: str, **more: str) -> list[str]:
         ("fungi eval knn no-such-store --pca ", []),
         (
             "fungi extract a b --features embeddings,",
-            ["dino", "ibot", "kl", "patches", "patches/kl", "patches/simclr", "simclr"],
+            [
+                *("deepcluster", "dino", "ibot", "kl", "mlm"),
+                *("patches", "patches/kl", "patches/simclr", "simclr"),
+            ],
         ),
         ("fungi extract a b --dtype f", ["float16", "float32"]),
         ("fungi extract a b --view-size ", ["model", "native"]),
