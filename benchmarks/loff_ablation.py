@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,16 +170,20 @@ def linked(source: str, target: str) -> str:
 def print_report(results: Path, against: str, metric: str) -> None:
     """Print a Markdown table: a line a variant, a column a store, and the difference over all."""
     lines = [json.loads(line) for line in results.read_text().splitlines()]
-    for kind in sorted({(x["set"] or "", x["head"], x["epochs"], x["pool"]) for x in lines}):
+    for kind in sorted(set(map(kind_of, lines))):
         values: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
         for x in lines:
-            found = (x["set"] or "", x["head"], x["epochs"], x["pool"])
-            if found == kind and metric in x["metrics"]:
+            if kind_of(x) == kind and metric in x["metrics"]:
                 values[x["variant"]][x["store"], x["seed"]] = 100 * x["metrics"][metric]
         if against in values:
             features, head, epochs, pool = kind
             title = f"{features} {head}, {epochs} epochs, pool {pool}, {metric}".strip()
             table(values, against, title)
+
+
+def kind_of(line: dict[str, Any]) -> tuple[str, str, int, int]:
+    """Return what the lines of a table share."""
+    return line["set"] or "", line["head"], line["epochs"], line["pool"]
 
 
 def table(values: dict[str, dict[tuple[str, int], float]], against: str, title: str) -> None:

@@ -86,8 +86,12 @@ def main() -> None:
         if number % parts == part:
             for name, command in chain:
                 run(done / f"{name}.json", command)
-    if asked.part is None:
-        choose_rates(asked, chosen) if asked.pilot else show(asked, done)
+    if asked.part is not None:
+        return
+    if asked.pilot:
+        choose_rates(asked, chosen)
+    else:
+        show(asked, done)
 
 
 def pilots(asked: argparse.Namespace) -> Iterator[list[tuple[str, Command]]]:
