@@ -33,6 +33,7 @@ FLOORS = (
         "type_words",
     ),
     ("machine",),
+    ("remote",),
     ("containers",),
     ("modalities",),
     ("sources",),

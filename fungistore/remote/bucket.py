@@ -1,0 +1,222 @@
+"""The objects below one URL: looked at, read whole or in ranges, listed, put, removed.
+
+Every call may be made by several threads at once. What goes wrong is an OSError with a number, as
+from a disk: ENOENT for a missing object, EACCES for want of permission, EEXIST (`ChangedError`) for
+a conditional put of an object that is another by now, EIO after obstore's retries.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from fungistore.errors import UsageError
+from fungistore.extras import install_command
+from fungistore.remote.urls import shown
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+
+THREADS = 32  # requests under way at once: latency is hidden by their number
+RETRIES = 8
+RETRY_SECONDS = 120
+REQUEST_SECONDS = 60
+DELETED_AT_ONCE = 1000  # S3's limit
+ABSENT: Final = "absent"  # what `put` expects of an object that must not be there
+
+Bytes = bytes | memoryview
+
+
+class ChangedError(FileExistsError):
+    """A conditional put was refused: the object is not what the caller last saw."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What is known of an object without its bytes.
+
+    Attributes:
+        key: below the bucket's URL.
+        size: in bytes.
+        tag: changes when its bytes do; None where a server tells none.
+        modified: when it was put, by the server's clock.
+    """
+
+    key: str
+    size: int
+    tag: str | None
+    modified: datetime
+
+
+class Bucket:
+    """The objects below a URL, by key; use `open_bucket`.
+
+    Args:
+        url: of what all keys are below.
+        store: obstore's.
+    """
+
+    def __init__(self, url: str, store: ObjectStore) -> None:
+        self.where = shown(url).rstrip("/")
+        self.store = store
+
+    def head(self, key: str) -> Head:
+        """Look at an object."""
+        with self._told(key):
+            return _head(_obstore().head(self.store, key))
+
+    def find(self, key: str) -> Head | None:
+        """Look at an object, None where there is none."""
+        try:
+            return self.head(key)
+        except FileNotFoundError:
+            return None
+
+    def get(self, key: str) -> bytes:
+        """Return an object's bytes."""
+        with self._told(key):
+            return bytes(_obstore().get(self.store, key).bytes())
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of an object from `start`."""
+        with self._told(key):
+            return bytes(_obstore().get_range(self.store, key, start=start, length=length))
+
+    def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
+        """Return several ranges, of which near ones are read together."""
+        with self._told(key):
+            found = _obstore().get_ranges(self.store, key, starts=starts, lengths=lengths)
+            return [bytes(one) for one in found]
+
+    def put(self, key: str, *pieces: Bytes, expected: str | None = None) -> str | None:
+        """Let an object appear whole; returns its tag.
+
+        Args:
+            key: of the object.
+            pieces: its bytes.
+            expected: the tag that the object must still have, or ABSENT; default: whatever is
+                there is replaced.
+
+        Raises:
+            ChangedError: it is not what was expected; nothing was put.
+        """
+        mode: Any = "overwrite"
+        if expected is not None:
+            mode = "create" if expected == ABSENT else {"e_tag": expected}
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        with self._told(key):
+            return _obstore().put(self.store, key, data, mode=mode)["e_tag"]
+
+    def put_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
+        """Put several objects at once, in any order, in the place of what is there."""
+        with ThreadPoolExecutor(min(THREADS, max(1, len(objects)))) as pool:
+            list(pool.map(lambda item: self.put(item[0], *item[1]), objects.items()))
+
+    def get_all(self, keys: Sequence[str]) -> Iterator[bytes]:
+        """Yield the bytes of several objects in their order, many requests under way at once."""
+        with ThreadPoolExecutor(min(THREADS, max(1, len(keys)))) as pool:
+            yield from pool.map(self.get, keys)
+
+    def below(self, prefix: str = "") -> Iterator[Head]:
+        """Yield all objects below a folder, at any depth."""
+        with self._told(prefix):
+            for page in _obstore().list(self.store, prefix=prefix or None):
+                yield from map(_head, page)
+
+    def level(self, prefix: str = "") -> tuple[list[Head], list[str]]:
+        """Return the objects directly below a folder, and the names of the folders there."""
+        with self._told(prefix):
+            found = _obstore().list_with_delimiter(self.store, prefix or None)
+        names = [one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"]]
+        return list(map(_head, found["objects"])), names
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects, those that are there."""
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            some = keys[start : start + DELETED_AT_ONCE]
+            try:
+                with self._told(some[0]):
+                    _obstore().delete(self.store, list(some))
+            except FileNotFoundError:
+                continue
+
+    @contextmanager
+    def _told(self, key: str) -> Iterator[None]:
+        """Turn obstore's errors into those of a disk, which name the URL."""
+        where = f"{self.where}/{key}".rstrip("/")
+        errors = _obstore().exceptions
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "there is no such object", where) from error
+        except (errors.AlreadyExistsError, errors.PreconditionError) as error:
+            raise ChangedError(errno.EEXIST, "the object is another by now", where) from error
+        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
+            said = "the server refuses this user, or the credentials"
+            raise PermissionError(errno.EACCES, said, where) from error
+        except errors.BaseError as error:
+            raise OSError(errno.EIO, _first_line(error), where) from error
+
+
+@cache
+def open_bucket(url: str) -> Bucket:
+    """Return the bucket of a URL; nothing is asked of the server yet.
+
+    Credentials come from the environment and the standard files of each service.
+
+    Raises:
+        UsageError: obstore is not installed, or the URL is none of those that it knows.
+    """
+    from fungistore.remote.credentials import settings_of
+
+    errors = _obstore().exceptions
+    if urlsplit(url).scheme == "memory":
+        return Bucket(url, _obstore().store.MemoryStore())
+    try:
+        store = _obstore().store.from_url(
+            url,
+            client_options={"timeout": timedelta(seconds=REQUEST_SECONDS)},
+            retry_config={
+                "max_retries": RETRIES,
+                "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+            },
+            **settings_of(url, os.environ),
+        )
+    except (errors.BaseError, ValueError) as error:
+        raise UsageError(
+            "not the URL of a bucket or of a web server",
+            where=shown(url),
+            expected="s3://BUCKET/..., gs://, az://, https://, or memory://NAME in one process",
+            found=_first_line(error),
+        ) from error
+    return Bucket(url, store)
+
+
+def _obstore() -> Any:
+    try:
+        import obstore
+        import obstore.store
+    except ImportError as error:
+        raise UsageError(
+            "URLs need the package obstore",
+            expected="the extra fungistore[remote]",
+            hint=install_command("remote", "obstore"),
+        ) from error
+    return obstore
+
+
+def _head(meta: Any) -> Head:
+    return Head(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
