@@ -28,6 +28,7 @@ from .commands.index import index
 from .commands.label import label
 from .commands.models import models
 from .commands.pca import pca
+from .commands.plan import plan
 from .commands.predict import predict
 from .commands.retrieve import retrieve
 from .commands.search import search
@@ -64,6 +65,7 @@ HEADINGS = {
         "status": status,
         "verify": verify,
         "doctor": doctor,
+        "plan": plan,
         "models": models,
         "data": data,
         "demo": demo,

@@ -106,6 +106,14 @@ from .pca.options import PcaOptions as PcaOptions
 from .pca.stage import PcaResult as PcaResult
 from .pca.stage import fit_pca as fit_pca
 from .pca.stage import load_pca as load_pca
+from .planning.cluster import Cluster as Cluster
+from .planning.cluster import Node as Node
+from .planning.cluster import Outage as Outage
+from .planning.options import PlanOptions as PlanOptions
+from .planning.result import Plan as Plan
+from .planning.simulate import Simulation as Simulation
+from .planning.simulate import simulate as simulate
+from .planning.stage import plan as plan
 from .prompting.evaluate import evaluate_icl as evaluate_icl
 from .prompting.options import IclOptions as IclOptions
 from .prompting.options import RetrieveOptions as RetrieveOptions

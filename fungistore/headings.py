@@ -10,9 +10,12 @@ SCORES = "Scores"
 DATA = "Data"
 SPEED = "Speed"
 STORAGE = "Storage"
+MACHINES = "Machines"
+TROUBLE = "What goes wrong"
+PRICES = "Prices"
 WORK = "Who does the work"
 OTHER = "Options"
 GENERAL = "General"
 
-FIRST = (MODEL, FEATURES, VIEWS)  # in this order; a command's own stand between them and the last
+FIRST = (MODEL, FEATURES, VIEWS, MACHINES, TROUBLE, PRICES)  # in this order; others stand behind
 LAST = (ROWS, SCORES, DATA, SPEED, STORAGE, WORK, OTHER, GENERAL)

@@ -46,7 +46,7 @@ FLOORS = (
     ("annotating",),
     ("extraction", "pca", "exchange", "labelling"),
     ("indexing", "joint"),
-    ("searching", "evaluation"),
+    ("searching", "evaluation", "planning"),
     ("training",),
     ("loff", "segmentation", "prompting", "adaptation"),
     ("tables",),

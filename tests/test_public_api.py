@@ -51,6 +51,7 @@ OPTIONS = [
     "fungistore.loff.evaluate_options",
     "fungistore.loff.options",
     "fungistore.pca.options",
+    "fungistore.planning.options",
     "fungistore.prompting.options",
     "fungistore.searching.options",
     "fungistore.segmentation.bank_options",

@@ -58,6 +58,7 @@ COMMANDS = {  # where each class's flags are
     "ImportOptions": ["import", "f.npy", "s.fungi"],
     "DemoOptions": ["demo"],
     "DoctorOptions": ["doctor"],
+    "PlanOptions": ["plan", "s.fungi"],
 } | {kind.__name__: ["eval", name, "s.fungi"] for name, kind in fungi.EVALUATIONS.items()}
 NEEDED = {
     "ExtractOptions": {"model": "m"},

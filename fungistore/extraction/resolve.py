@@ -16,6 +16,7 @@ from fungistore.backbones.families import load_backbone, modality_of, refuse_unt
 from fungistore.backbones.transforms import dense_size, sees_whole, with_transform
 from fungistore.choices import Codec
 from fungistore.errors import UsageError
+from fungistore.extraction.arrays import arrays_of
 from fungistore.extraction.deciding import with_decided
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.offered import layers_asked
@@ -44,12 +45,7 @@ from fungistore.sources.sample import Source
 from fungistore.sources.torch_dataset import DatasetSource, is_dataset
 from fungistore.store.feature import (
     EMBEDDINGS,
-    GRADIENTS,
-    LENGTHS,
-    NORMS,
     OF_PATCHES,
-    PATCH_GRADIENTS,
-    PATCH_NORMS,
     PATCHES,
     Feature,
     objective_name,
@@ -115,29 +111,10 @@ class Resolved:
     @property
     def arrays(self) -> list[Feature]:
         """The arrays that the features make."""
-        specs = []
-        vectors = self.options.storage_dtype
-        for feature in self.options.features:
-            if feature == EMBEDDINGS:
-                specs.append(Feature(EMBEDDINGS, (self.backbone.embedding_dim,), vectors))
-                if isinstance(self.backbone.base_view, Measured):
-                    specs.append(Feature(LENGTHS + EMBEDDINGS, (), "float32"))
-            elif feature == PATCHES:
-                cells = tuple(side // self.options.pool for side in self.backbone.token_shape)
-                specs.append(Feature(PATCHES, (*cells, self.backbone.token_dim), "float16"))
-                if self.backbone.lengths_differ:
-                    specs.append(Feature(LENGTHS + PATCHES, (), "float32"))
-            elif self.objective(feature).needs.per_token:
-                cells = tuple(side // self.options.pool for side in self.backbone.token_shape)
-                short = feature.removeprefix(OF_PATCHES)
-                specs.append(
-                    Feature(PATCH_GRADIENTS + short, (*cells, self.gradient_dim), "float16")
-                )
-                specs.append(Feature(PATCH_NORMS + short, cells, "float32"))
-            else:
-                specs.append(Feature(GRADIENTS + feature, (self.gradient_dim,), vectors))
-                specs.append(Feature(NORMS + feature, (), "float32"))
-        return specs
+        tells_lengths = isinstance(self.backbone.base_view, Measured)
+        return arrays_of(
+            self.options, self.backbone, self.gradient_dim, tells_lengths=tells_lengths
+        )
 
     def objective(self, feature: str) -> Objective:
         """Return the objective of a gradient feature."""

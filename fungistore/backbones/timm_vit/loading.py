@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,136 @@ def load_timm_vit(
         UsageError: the name, a size, the target layer or weights file cannot be used.
         FungiError: the pretrained weights could not be had.
     """
+    outline = outlined(name, image_size=image_size, target_layer=target_layer, view_size=view_size)
+    variant, anatomy = outline.variant, outline.anatomy
+    architecture = outline.architecture
+    left_out: tuple[str, ...] = ()
+    taken = ""
+    state: Mapping[str, Any]
+    if weights is None:
+        state = download_weights(outline.sketch, name)
+    else:
+        stored = read_checkpoint(weights)
+        state, left_out, taken = stored.tensors, stored.left_out, stored.taken
+        variant = outline.place or variant_of_file(name, state, weights)
+    model = _create(variant, outline.sizes)
+    fitted = fit_weights(
+        model,
+        in_float32(state),
+        architecture,
+        where=weights or name,
+        extra_is_error=weights is not None,
+        own_size=None if image_size is None else outline.own,
+    )
+    model.eval().requires_grad_(False)
+    config = data_config(model, image_size)
+    return TimmViT(
+        name=architecture,
+        module=model,
+        image_size=config["input_size"][-1],
+        patch_size=outline.patch_size,
+        embedding_dim=anatomy.embedding_dim,
+        token_dim=anatomy.token_dim,
+        prefix_tokens=anatomy.prefix_tokens,
+        pooling=str(getattr(model, "global_pool", "token")),
+        target_layer=outline.target,
+        data_config=config,
+        weights_hash=digest_weights(fitted.used),
+        layout=anatomy.layout,
+        cells=anatomy.rows,
+        is_plain=outline.is_plain,
+        candidates=candidates(anatomy),
+        origin=variant.source,
+        left_out=tuple(dict.fromkeys((*left_out, *fitted.left_out))),
+        taken=taken,
+        doubts=variant.doubts,
+        masks_patches=anatomy.keeps_patches,
+        mask_token=learnt_mask_token(state, anatomy.token_dim),
+    )
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model before any weight: what it is made of, and what it will make of an image.
+
+    Attributes:
+        architecture: timm's name of it.
+        variant: of the architecture, as its weights ask for.
+        place: the same where the name is a place, such as a hub's; None otherwise.
+        sizes: what its builder is told of sizes.
+        sketch: the model on the meta device.
+        own: the same of the model's own image size.
+        anatomy: what it makes of an image.
+        patch_size: side of a patch, or of a map's cell, in pixels.
+        is_plain: whether it is embeddings, blocks and a norm in line.
+        target: dotted name of the target layer; None: there is none.
+    """
+
+    architecture: str
+    variant: Variant
+    place: Variant | None
+    sizes: Mapping[str, Any]
+    sketch: Any
+    own: Any
+    anatomy: Anatomy
+    patch_size: int
+    is_plain: bool
+    target: str | None
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square input in pixels."""
+        return self.anatomy.height
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embedding."""
+        return self.anatomy.embedding_dim
+
+    @property
+    def token_dim(self) -> int:
+        """Width of the blocks, or channels of the map."""
+        return self.anatomy.token_dim
+
+    @property
+    def token_shape(self) -> tuple[int, int]:
+        """Rows and columns of patches, or of cells."""
+        return self.anatomy.rows, self.anatomy.columns
+
+    @property
+    def lengths_differ(self) -> bool:
+        """Images are all of one size."""
+        return False
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers its weights are."""
+        return sum(parameter.numel() for parameter in self.sketch.parameters())
+
+    @property
+    def target_layer(self) -> Any:
+        """The target layer itself, without weights; None: there is none."""
+        return None if self.target is None else self.sketch.get_submodule(self.target)
+
+
+def outlined(
+    name: str,
+    *,
+    image_size: int | None = None,
+    target_layer: str | None = None,
+    view_size: str | int = "model",
+) -> Outline:
+    """Outline a model in a fraction of a second; nothing is downloaded, no weight is made.
+
+    Args:
+        name: as `load_timm_vit` takes it.
+        image_size: the same.
+        target_layer: the same.
+        view_size: the same.
+
+    Raises:
+        UsageError: the name, a size or the target layer cannot be used.
+    """
     place = read_place(name) if is_place(name) else None
     architecture = place.name if place else name.partition(".")[0]
     if not timm.is_model(architecture):
@@ -91,49 +221,15 @@ def load_timm_vit(
     target = default_target(sketch, anatomy)
     if target_layer is not None:
         target = check_target(sketch, anatomy, target_layer)
-    left_out: tuple[str, ...] = ()
-    taken = ""
-    state: Mapping[str, Any]
-    if weights is None:
-        state = download_weights(sketch, name)
-    else:
-        stored = read_checkpoint(weights)
-        state, left_out, taken = stored.tensors, stored.left_out, stored.taken
-        variant = place or variant_of_file(name, state, weights)
-    model = _create(variant, sizes)
-    fitted = fit_weights(
-        model,
-        in_float32(state),
-        architecture,
-        where=weights or name,
-        extra_is_error=weights is not None,
-        own_size=None if image_size is None else sketch_of_own,
-    )
-    model.eval().requires_grad_(False)
-    config = resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
-    return TimmViT(
-        name=architecture,
-        module=model,
-        image_size=config["input_size"][-1],
-        patch_size=patch_size,
-        embedding_dim=anatomy.embedding_dim,
-        token_dim=anatomy.token_dim,
-        prefix_tokens=anatomy.prefix_tokens,
-        pooling=str(getattr(model, "global_pool", "token")),
-        target_layer=target,
-        data_config=config,
-        weights_hash=digest_weights(fitted.used),
-        layout=anatomy.layout,
-        cells=anatomy.rows,
-        is_plain=plain,
-        candidates=candidates(anatomy),
-        origin=variant.source,
-        left_out=tuple(dict.fromkeys((*left_out, *fitted.left_out))),
-        taken=taken,
-        doubts=variant.doubts,
-        masks_patches=anatomy.keeps_patches,
-        mask_token=learnt_mask_token(state, anatomy.token_dim),
-    )
+    return Outline(
+        architecture, variant, place, sizes, sketch, sketch_of_own, anatomy, patch_size, plain,
+        target,
+    )  # fmt: skip
+
+
+def data_config(model: Any, image_size: int | None) -> Mapping[str, Any]:
+    """Return timm's evaluation transform of a model, for images of a size."""
+    return resolve_data_config({"img_size": image_size} if image_size else {}, model=model)
 
 
 def adapted(encoder: TimmViT, adaptation: Adaptation) -> TimmViT:
