@@ -29,7 +29,7 @@ class Commit:
     """Units that a node has committed, one after the other.
 
     Attributes:
-        at: when the last of them was.
+        at: when the last of them was, or when the node died that was at a group of them.
         node: its number.
         units: their numbers.
     """
