@@ -44,7 +44,7 @@ def plan(
         --features kl --cores 16 --mtbf 500
       fungi plan --model vit_small_patch14_dinov2 --image-size 518 --features patches \\
         --images 1000000 --rate 400 --shard-units 64 --storage-price 23 --json
-      fungi plan pets.fungi --images 1000000 --nodes 4 --preempted-every 6
+      fungi plan pets.fungi --images 1000000 --rate 300 --nodes 4 --preempted-every 6
     """
     with announced_imports():
         done = fungi.plan(source, options)

@@ -18,6 +18,7 @@ from fungistore.machine.device import default_batch_size
 from fungistore.pca.stage import DEFAULT_DIM
 from fungistore.planning.content import FLOAT32_BYTES, Content
 from fungistore.planning.result import MemoryUse, PlannedIndex
+from fungistore.quantities import counted
 
 FLOAT64_BYTES = 8
 CHANNELS = 3
@@ -47,7 +48,7 @@ def memory_uses(
     if content.image_size is not None and content.tokens is not None:
         batch = default_batch_size(torch.device(device), content.tokens)
         pixels = CHANNELS * content.image_size**2
-        said = f"{MOST_LOADED} batches of {batch} that wait, one view each"
+        said = f"{counted(MOST_LOADED, 'batch')} of {batch} that wait, one view each"
         uses.append(MemoryUse(said, MOST_LOADED * batch * pixels * workers, "machine"))
     unit = unit_rows * content.row_bytes * shard_units
     said = "a unit's rows" if shard_units == 1 else "a shard's rows, which are written whole"

@@ -186,8 +186,11 @@ def test_an_index_is_as_large_as_faiss_writes_it(factory: str, tmp_path: Path) -
     index = faiss.index_factory(16, factory)
     if not factory.startswith(("IVF", "OPQ")):
         index = faiss.IndexIDMap(index)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
     index.train(vectors[:300])
     index.add_with_ids(vectors, np.arange(20_000))
+    faiss.omp_set_num_threads(threads)
     faiss.write_index(index, str(tmp_path / "i.faiss"))
     real = (tmp_path / "i.faiss").stat().st_size
     assert index_bytes(factory, 20_000, 16) == pytest.approx(real, rel=0.03)
