@@ -32,19 +32,19 @@ def plan(
     options: fungi.PlanOptions,
     as_json: Json = False,
 ) -> None:
-    """Say what a large extraction will take: hours, bytes, memory, cost, where it breaks.
+    """Say what a large extraction takes, and where it breaks.
 
-    Machines that fail and come back are simulated. No rate is made up: it is given, or was
+    Hours, bytes, files, memory, index, cost. Machines that fail and come back are simulated. No rate is made up: it is given, or was
     measured by the run that wrote STORE, or by our benchmarks on the very hardware and model.
     Nothing is extracted, downloaded or written.
 
     \b
     Examples:
-      fungi plan --model vit_base_patch16_224 --images 100000000 --nodes 16 --gpu h200 \\
-        --features kl --cores 16 --mtbf 500
-      fungi plan --model vit_small_patch14_dinov2 --image-size 518 --features patches \\
-        --images 1000000 --rate 400 --shard-units 64 --storage-price 23 --json
-      fungi plan pets.fungi --images 1000000 --rate 300 --nodes 4 --preempted-every 6
+      fungi plan --model vit_base_patch16_224 --images 100000000 --nodes 16 \\
+        --gpu h200 --features kl --cores 16 --mtbf 500
+      fungi plan --model vit_small_patch14_dinov2 --features patches --json \\
+        --images 1000000 --rate 400 --shard-units 64 --storage-price 23
+      fungi plan pets.fungi --images 1000000 --rate 300 --preempted-every 6
     """
     with announced_imports():
         done = fungi.plan(source, options)
