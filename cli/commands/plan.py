@@ -34,9 +34,9 @@ def plan(
 ) -> None:
     """Say what a large extraction takes, and where it breaks.
 
-    Hours, bytes, files, memory, index, cost. Machines that fail and come back are simulated. No rate is made up: it is given, or was
-    measured by the run that wrote STORE, or by our benchmarks on the very hardware and model.
-    Nothing is extracted, downloaded or written.
+    Hours, bytes, files, memory, index, cost. Machines that fail and come back are simulated.
+    No rate is made up: it is given, or was measured by the run that wrote STORE, or by our
+    benchmarks on the very hardware and model. Nothing is extracted, downloaded or written.
 
     \b
     Examples:
