@@ -23,6 +23,7 @@ from fungistore.extraction.objective_tables import fingerprinted
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.extraction.support import Support
+from fungistore.extraction.unit_layout import layout_config, shards_in
 from fungistore.extraction.versions import running_versions
 from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
 from fungistore.gradients.projection import projections_of
@@ -98,7 +99,7 @@ def _refuse_unborrowable(
 def _refuse_huge_chunks(resolved: Resolved) -> None:
     """A unit of a vector-only feature set can be too long for patch tensors that come later."""
     for spec in resolved.arrays:
-        chunk = (resolved.unit_rows or 0) * spec.row_bytes
+        chunk = (resolved.unit_rows or 0) // resolved.shard_units * spec.row_bytes
         if chunk > LARGEST_CHUNK_BYTES:
             raise UsageError(
                 f"a chunk of {spec.asked} would have {chunk / 1e9:.1f} GB",
@@ -129,6 +130,7 @@ def as_frozen(resolved: Resolved, store: Store) -> Resolved:
     resolved = replace(
         resolved,
         unit_rows=resolved.unit_rows or frozen.get("layout.unit_rows"),
+        shard_units=resolved.shard_units if resolved.unit_rows else shards_in(frozen),
         batch_is_open=False,
     )
     try:
@@ -152,7 +154,7 @@ def array_configs(resolved: Resolved) -> dict[str, Config]:
             "batch_size": resolved.batch_size,
         }
         | ({"compiled": True} if resolved.compiled else {}),
-        "layout": {"unit_rows": resolved.unit_rows, "codec": resolved.codec},
+        "layout": layout_config(resolved.unit_rows, resolved.shard_units, resolved.codec),
     }
     configs: dict[str, Config] = {}
     for feature in options.features:

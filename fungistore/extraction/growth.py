@@ -30,6 +30,7 @@ def growth_of_units(
     specs: Iterable[Feature],
     arrays: Mapping[str, UnitArray],
     unit_rows: int,
+    shard_units: int,
     codec: Codec,
     noted: Mapping[int, int],
 ) -> int:
@@ -42,6 +43,7 @@ def growth_of_units(
         specs: the arrays to be.
         arrays: those that are there, by path.
         unit_rows: rows of a unit.
+        shard_units: chunks of a unit's file.
         codec: of the feature set.
         noted: bytes of the files of digests that are there, by unit.
     """
@@ -54,7 +56,7 @@ def growth_of_units(
         array = arrays.get(spec.path)
         there = array.chunk_sizes(rows) if array else {}
         for unit, count in rows.items():
-            chunk = most_bytes(spec.row_bytes, count, unit_rows, spec.codec(codec))
+            chunk = most_bytes(spec.row_bytes, count, unit_rows, spec.codec(codec), shard_units)
             record = PREFIX_BYTES if unit in there else _record_bytes(unit, count, chunk)
             total += chunk - there.get(unit, 0) + record
     return total

@@ -159,7 +159,7 @@ def estimate(
         rate = measure_rate(resolved, samples, maker, context)
         banks = {name: samples_of(bank, samples) for name, bank in resolved.banks.items()}
         is_measured = resolved.unit_rows is None
-        unit_rows = resolved.unit_rows or choose_unit_rows(rate, resolved.arrays)
+        unit_rows = resolved.unit_rows or measured_unit(rate, resolved)
         resolved = replace(resolved, unit_rows=unit_rows)
         configs = array_configs(resolved)
         rows = options.rows_of(len(samples))
@@ -182,7 +182,9 @@ def estimate(
     gaps = find_gaps(resolved.arrays, done, rows, unit_rows)
     digests = ItemDigests(place, options.name)
     noted = {} if restart else digests.sizes()
-    growth += growth_of_units(gaps, resolved.arrays, done, unit_rows, resolved.codec, noted)
+    growth += growth_of_units(
+        gaps, resolved.arrays, done, unit_rows, resolved.shard_units, resolved.codec, noted
+    )
     anew: set[int] = set()
     if real and not restart and (update or retry_failed):
         refuse_partial_redo(real, resolved)
@@ -271,7 +273,7 @@ def with_unit_rows(resolved: Resolved, samples: SampleTable, context: Context) -
     if resolved.unit_rows is not None:
         return resolved
     rate = measure_rate(resolved, samples, throwaway_features(resolved), context)
-    return replace(resolved, unit_rows=choose_unit_rows(rate, resolved.arrays))
+    return replace(resolved, unit_rows=measured_unit(rate, resolved))
 
 
 def measure_rate(
@@ -315,6 +317,11 @@ def measure_rate(
         began = now
     measured = rates[1:][-PROBES:] or rates
     return Rate(min(measured), max(measured))
+
+
+def measured_unit(rate: Rate, resolved: Resolved) -> int:
+    """Return the rows of a unit that the rate suggests, in all chunks of its file."""
+    return choose_unit_rows(rate, resolved.arrays) * resolved.shard_units
 
 
 def choose_unit_rows(rate: Rate, specs: list[Feature]) -> int:

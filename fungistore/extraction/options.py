@@ -35,14 +35,7 @@ from fungistore.machine.choices import DeviceChoice
 from fungistore.modalities.requests import Normalization
 from fungistore.names import NAME_RULE, PlainName, is_plain_name
 from fungistore.objectives.registry import own_objectives
-from fungistore.settings import (
-    Count,
-    Positive,
-    PowerOfTwo,
-    Setting,
-    refusal,
-    to_json,
-)
+from fungistore.settings import Count, Positive, PowerOfTwo, Setting, refusal, to_json
 from fungistore.store.feature import objective_name
 from fungistore.type_words import Words
 
@@ -248,6 +241,14 @@ class ExtractOptions(ReplayChoice):
         Setting(
             "Rows that are committed at once, a power of two.",
             default="from the measured speed and a row's size",
+            heading=STORAGE,
+        ),
+    ] = None
+    shard_units: Annotated[
+        PowerOfTwo | None,
+        Setting(
+            "Chunks of --unit-rows in one file (a shard), committed at once.",
+            default="1",
             heading=STORAGE,
         ),
     ] = None

@@ -28,6 +28,7 @@ from fungistore.extraction.refusals import (
     refuse_unlike,
 )
 from fungistore.extraction.target_layers import TargetLayers, target_layers
+from fungistore.extraction.unit_layout import asked_units
 from fungistore.fingerprint import Config, fingerprint
 from fungistore.gradients.general import LayerPath
 from fungistore.gradients.path import gradient_path, token_path
@@ -87,6 +88,7 @@ class Resolved:
     workers: int
     codec: Codec
     unit_rows: int | None
+    shard_units: int
     projections: tuple[ProjectionSpec, ...]
     choices: tuple[str, ...] = ()
     adaptation: Adaptation | None = None
@@ -99,6 +101,7 @@ class Resolved:
             spec,
             rows=rows,
             unit_rows=self.unit_rows,
+            shard_units=self.shard_units,
             codec=self.codec,
             fingerprint=fingerprint(config),
         )
@@ -146,7 +149,8 @@ class Resolved:
             compile=self.compiled,
             batch_size=self.batch_size,
             codec=self.codec,
-            unit_rows=self.unit_rows,
+            unit_rows=None if self.unit_rows is None else self.unit_rows // self.shard_units,
+            shard_units=self.shard_units if self.shard_units > 1 else None,
             projection_dim=self.gradient_dim,
             target_layer=next(iter(self.layers.names), None),
             bank_from=None,
@@ -228,6 +232,7 @@ def resolve(
     exact = PATCHES in options.features and _are_exact(frozen, dtype, gradients=bool(per_token))
     dim = options.projection_dim or backbone.token_dim
     batch_size = options.batch_size or frozen.get("compute.batch_size")
+    unit_rows, shard_units = asked_units(options, frozen)
     return Resolved(
         options=options,
         backbone=backbone,
@@ -243,7 +248,8 @@ def resolve(
         batch_is_open=batch_size is None and device.type == "cuda",
         workers=options.workers or default_workers(device.type),
         codec=options.codec or frozen.get("layout.codec") or "none",
-        unit_rows=options.unit_rows or frozen.get("layout.unit_rows"),
+        unit_rows=unit_rows,
+        shard_units=shard_units,
         projections=tuple(
             ProjectionSpec(options.projection, dim, out * width, options.seed, width)
             for out, width in path.gradient_shapes

@@ -362,6 +362,7 @@ def _say_what_is_left(ready: _Ready, gaps: list[Gap], context: Context) -> None:
         ready.resolved.arrays,
         ready.arrays,
         ready.unit_rows,
+        ready.resolved.shard_units,
         ready.resolved.codec,
         ItemDigests(store.backend, options.name).sizes(),
     )

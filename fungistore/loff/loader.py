@@ -24,7 +24,7 @@ from fungistore.machine.transfer import send
 from fungistore.quantities import counted
 from fungistore.store.gather import (
     BatchBuffers,
-    DecodedUnits,
+    DecodedChunks,
     MappedChunks,
     RowReader,
     RowsInMemory,
@@ -112,7 +112,7 @@ class PatchLoader:
         self.batch_size = batch_size
         self.remainder = remainder
         self.device = device or torch.device("cpu")
-        self.window = max(1, window_bytes // max(1, 2 * array.unit_rows * array.feature.row_bytes))
+        self.window = max(1, window_bytes // max(1, 2 * array.chunk_rows * array.feature.row_bytes))
         self._shape = tuple(int(size) for size in array.array.shape[1:])
         dtype = np.dtype(array.array.dtype)
         self._dtype = torch.from_numpy(np.empty(0, dtype)).dtype
@@ -187,10 +187,10 @@ class PatchLoader:
         if self._mapped:
             return self.order.draw(epoch)
         # in windows even if the rows are cached, so that another cache gives the same batches
-        return self.order.draw_in_windows(epoch, self.array.unit_rows, self.window)
+        return self.order.draw_in_windows(epoch, self.array.chunk_rows, self.window)
 
     def _reader(self, upcoming: Rows) -> RowReader:
-        return self._mapped or DecodedUnits(self.array, upcoming, self.window)
+        return self._mapped or DecodedChunks(self.array, upcoming, self.window)
 
     def _take(self, count: int) -> Tensor:
         if self.device.type == "cuda":  # torch reuses pinned memory, once copies from it are done

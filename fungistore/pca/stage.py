@@ -150,6 +150,7 @@ def _fit_pca(
         Feature(PCA + name, (dim,), config["pca"]["dtype"]),
         rows=matrix.rows,
         unit_rows=matrix.unit_rows,
+        shard_units=config["pca"].get("shard_units", 1),
         codec=config["pca"]["codec"],
         fingerprint=key,
     )
@@ -315,6 +316,7 @@ def _config(
             "unit_rows": matrix.unit_rows,
             "codec": inputs[matrix.features[0]].codec,
         }
+        | ({"shard_units": shards} if (shards := matrix.arrays[0].shard_units) > 1 else {})
         | ({"reduction": "random", "seed": options.seed} if options.reduction == "random" else {}),
     }
 

@@ -1,26 +1,25 @@
-"""What a chunk is: the rows of one unit, encoded, then four bytes of CRC-32C.
+"""What the file of a unit is: one chunk, or a shard of several, each with its CRC-32C.
 
-With codec "none" it is a plain C-order array and its checksum, which can be memory-mapped; the
-others compress. zarr reads both; they are encoded here, so that a backend can publish them.
+With codec "none" a chunk is a plain C-order array and its checksum, which can be memory-mapped; the
+others compress. A shard is its chunks one after the other, all of them, then where each one begins
+and how long it is, as zarr's sharding has it. zarr reads all of these; they are encoded here, so
+that a backend can publish them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, get_args
+from typing import Any, get_args
 
 import google_crc32c
 import numpy as np
 import zarr
 from numcodecs import BitRound
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, Endian
+from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from fungistore.choices import Codec
@@ -31,6 +30,7 @@ BITROUND_KEPT_BITS = 5  # of float16's 10 mantissa bits: a relative error of 0.7
 METADATA = "zarr.json"
 UNIT_NAME = re.compile("[0-9]{1,18}")  # of a chunk's file or folder in that of all
 CRC_BYTES = 4
+INDEX_BYTES = 16  # of a chunk in the index of a shard
 BLOSC_BYTES = 1024  # of a compressed chunk's header and its first blocks', and more than they have
 FRAMES = 256  # one byte in so many, more than the frames of all other blocks take (measured)
 PIECE_BYTES = 1 << 18  # of rows at once: hashed and counted while they are in the core's cache
@@ -48,96 +48,20 @@ class Counts:
         return f"{self.nan} NaN, {self.inf} infinite, {counted(self.zero, 'zero row')}"
 
 
-@dataclass(frozen=True)
-class PlainChunk:
-    """The layout of an array's chunks where they are plain arrays.
-
-    Attributes:
-        unit_rows: rows of a chunk, also of one that is partly filled.
-        row_shape: shape of a row.
-        dtype: of the values.
-    """
-
-    unit_rows: int
-    row_shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return int(np.prod(self.row_shape, dtype=np.int64)) * self.dtype.itemsize
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of a chunk."""
-        return self.unit_rows * self.row_bytes + CRC_BYTES
-
-    def map(self, path: Path) -> tuple[NDArray[Any], mmap.mmap]:
-        """Map a chunk: its rows, and the map that they lie in.
-
-        The checksum is not compared: that would read all rows for one. A map of a file that is too
-        short crashes the process, so the size is compared; chunks are replaced whole and never
-        shortened, so a mapped one stays as it was.
-
-        Raises:
-            OSError: the file cannot be read.
-            ValueError: it has another size.
-        """
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            if size != self.bytes:
-                raise ValueError(f"{size} bytes, not {self.bytes}")
-            # a private map: even a stray write into it would never reach the file
-            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-        values = np.frombuffer(mapped, self.dtype, self.unit_rows * int(np.prod(self.row_shape)))
-        return values.reshape(self.unit_rows, *self.row_shape), mapped
-
-    def examine(self, path: Path, rows: int) -> tuple[str, Counts]:
-        """Return checksum and counts of a chunk's first rows, reading all of it piece by piece.
-
-        Raises:
-            OSError: it cannot be read.
-            ValueError: it has another size, or another CRC-32C than it ends with.
-        """
-        step = max(1, PIECE_BYTES // self.row_bytes)
-        buffer = np.empty(min(step, self.unit_rows) * self.row_bytes, np.uint8)
-        state = hashlib.blake2b(digest_size=16)
-        crc, counts = 0, np.zeros(3, np.int64)
-        with path.open("rb", buffering=0) as file:
-            for first in range(0, self.unit_rows, step):
-                piece = buffer[: min(step, self.unit_rows - first) * self.row_bytes]
-                _fill(file, piece)
-                crc = google_crc32c.extend(crc, piece)
-                if first < rows:
-                    committed = piece[: (rows - first) * self.row_bytes]
-                    state.update(committed.data)
-                    found = count_rows(committed.view(self.dtype).reshape(-1, *self.row_shape))
-                    counts += (found.nan, found.inf, found.zero)
-            if file.read(CRC_BYTES + 1) != crc.to_bytes(CRC_BYTES, "little"):
-                raise ValueError("its CRC-32C differs")
-        return state.hexdigest(), Counts(*counts.tolist())
-
-
-def plain_chunk(array: zarr.Array[Any]) -> PlainChunk | None:
-    """Return the layout of chunks that are plain arrays in this machine's byte order, else None."""
-    serializer = array.serializer
-    if array.shards or array.filters or not isinstance(serializer, BytesCodec):
-        return None
-    is_native = array.dtype.itemsize == 1 or serializer.endian == Endian(sys.byteorder)
-    if not is_native or [type(codec) for codec in array.compressors] != [Crc32cCodec]:
-        return None
-    return PlainChunk(int(array.chunks[0]), tuple(array.shape[1:]), np.dtype(array.dtype))
-
-
 def blank_array(
-    shape: tuple[int, ...], dtype: str, unit_rows: int, codec: Codec, attributes: dict[str, Any]
+    shape: tuple[int, ...],
+    dtype: str,
+    unit_rows: int,
+    shard_units: int,
+    codec: Codec,
+    attributes: dict[str, Any],
 ) -> tuple[zarr.Array[Any], bytes]:
     """Return an array in memory, of rows that read as NaN, and its `zarr.json`."""
     kept: dict[str, Any] = {}
     array = zarr.create_array(
         MemoryStore(kept),
         shape=shape,
-        chunks=(unit_rows, *shape[1:]),
+        **_chunking((unit_rows, *shape[1:]), shard_units),
         dtype=dtype,
         fill_value=float("nan"),
         compressors=_compressors(codec),
@@ -146,20 +70,23 @@ def blank_array(
     return array, kept[METADATA].to_bytes()
 
 
-def encode(block: NDArray[Any], unit_rows: int, codec: Codec) -> tuple[bytes | memoryview, ...]:
-    """Return a chunk, in pieces: the first rows of a unit; what is left of it is NaN."""
+def encode(
+    block: NDArray[Any], unit_rows: int, codec: Codec, shard_units: int = 1
+) -> tuple[bytes | memoryview, ...]:
+    """Return a unit's file, in pieces: its first rows; what is left of it is NaN."""
     whole = block
     if len(block) < unit_rows:
         whole = np.full((unit_rows, *block.shape[1:]), np.nan, block.dtype)
         whole[: len(block)] = block
     if codec == "none":
-        data = np.ascontiguousarray(whole).reshape(-1).view(np.uint8)
-        return data.data, google_crc32c.extend(0, data).to_bytes(CRC_BYTES, "little")
+        chunks = np.split(np.ascontiguousarray(whole), shard_units)
+        pieces = [piece for chunk in chunks for piece in _with_crc(chunk)]
+        return (*pieces, shard_index(shard_units, chunks[0].nbytes + CRC_BYTES))
     kept: dict[str, Any] = {}
     array = zarr.create_array(
         MemoryStore(kept),
         shape=whole.shape,
-        chunks=whole.shape,
+        **_chunking(whole.shape, shard_units),
         dtype=whole.dtype,
         compressors=_compressors(codec),
         # a unit of unreadable items is all NaN, the fill value, and must be written all the same
@@ -171,13 +98,72 @@ def encode(block: NDArray[Any], unit_rows: int, codec: Codec) -> tuple[bytes | m
     return (kept[key].to_bytes(),)
 
 
-def most_bytes(row_bytes: int, rows: int, unit_rows: int, codec: Codec) -> int:
-    """Return the bytes of a chunk with some rows of a unit; where they are compressed, at most."""
+def shard_index(count: int, chunk_bytes: int) -> bytes:
+    """Return what ends a shard of chunks of one size: their offsets and lengths, and a CRC-32C."""
+    if count == 1:
+        return b""
+    places = np.empty((count, 2), "<u8")
+    places[:, 0] = chunk_bytes * np.arange(count)
+    places[:, 1] = chunk_bytes
+    return b"".join(_with_crc(places))
+
+
+def _chunking(unit: tuple[int, ...], shard_units: int) -> dict[str, Any]:
+    """Return zarr's words for a unit's file of so many chunks."""
+    if shard_units == 1:
+        return {"chunks": unit}
+    return {"chunks": (unit[0] // shard_units, *unit[1:]), "shards": unit}
+
+
+def _with_crc(values: NDArray[Any]) -> tuple[memoryview, bytes]:
+    data = values.reshape(-1).view(np.uint8)
+    return data.data, google_crc32c.extend(0, data).to_bytes(CRC_BYTES, "little")
+
+
+def most_bytes(
+    row_bytes: int, rows: int, unit_rows: int, codec: Codec, shard_units: int = 1
+) -> int:
+    """Return the bytes of a unit's file with some rows; where they are compressed, at most."""
     filler = (unit_rows - rows) * row_bytes
+    ends = shard_units * CRC_BYTES
+    if shard_units > 1:
+        ends += shard_units * INDEX_BYTES + CRC_BYTES
     if codec == "none":
-        return rows * row_bytes + filler + CRC_BYTES
+        return rows * row_bytes + filler + ends
     # noise is kept as it is, with a few bytes a block; of what is all NaN, next to nothing
-    return rows * row_bytes + (rows * row_bytes + filler) // FRAMES + BLOSC_BYTES + CRC_BYTES
+    frames = (rows * row_bytes + filler) // FRAMES + shard_units * BLOSC_BYTES
+    return rows * row_bytes + frames + ends
+
+
+def chunks_of(file: bytes, count: int) -> list[bytes]:
+    """Return the encoded chunks of a unit's file, without their checksums.
+
+    Args:
+        file: its bytes.
+        count: its chunks.
+
+    Raises:
+        ValueError: it does not end with an index of so many chunks.
+    """
+    return [chunk[:-CRC_BYTES] for chunk in _chunks_with_crc(file, count)]
+
+
+def is_whole(file: bytes, count: int) -> bool:
+    """Whether each of a unit's chunks ends with its CRC-32C: its bytes are those written."""
+    try:
+        return all(map(has_right_crc, _chunks_with_crc(file, count)))
+    except ValueError:
+        return False
+
+
+def _chunks_with_crc(file: bytes, count: int) -> list[bytes]:
+    if count == 1:
+        return [file]
+    index = file[-(count * INDEX_BYTES + CRC_BYTES) :]
+    if not has_right_crc(index) or len(index) != count * INDEX_BYTES + CRC_BYTES:
+        raise ValueError("the index of the shard is damaged")
+    places = np.frombuffer(index[:-CRC_BYTES], "<u8").reshape(count, 2).tolist()
+    return [file[start : start + size] for start, size in places]
 
 
 def has_right_crc(chunk: bytes) -> bool:
@@ -239,13 +225,3 @@ def _compressors(codec: Codec) -> list[Any]:
     if codec == "none":
         return [Crc32cCodec()]
     return [BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"), Crc32cCodec()]
-
-
-def _fill(file: IO[bytes], piece: NDArray[np.uint8]) -> None:
-    """Read exactly as many bytes as fit: a read may end early, as at a signal."""
-    view, done = piece.data, 0
-    while done < len(view):
-        count = file.readinto(view[done:])  # type: ignore[attr-defined]
-        if not count:
-            raise ValueError("it ends too early")
-        done += count

@@ -153,7 +153,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
             self._readers[name] = (
                 MappedChunks(array, parts=1)
                 if array.plain
-                else _KeptUnits(array, self._decoded_bytes)
+                else _KeptChunks(array, self._decoded_bytes)
             )
         return self._readers[name]
 
@@ -202,33 +202,34 @@ def _collate(items: Sequence[Item], *, collate_fn_map: Any = None) -> dict[str, 
 default_collate_fn_map[Item] = _collate  # as torch says that types of others join in
 
 
-class _KeptUnits:
+class _KeptChunks:
     """Rows of an array whose chunks have to be decoded whole: those that were used last are kept.
 
     Args:
         array: the array.
-        most_bytes: of decoded units.
+        most_bytes: of decoded chunks.
     """
 
     def __init__(self, array: UnitArray, most_bytes: int) -> None:
         self._array = array
-        self._most = max(1, most_bytes // (array.unit_rows * array.feature.row_bytes))
+        self._most = max(1, most_bytes // (array.chunk_rows * array.feature.row_bytes))
         self._kept: OrderedDict[int, Values] = OrderedDict()  # latest used last
 
     def jobs(self, rows: Rows, out: Values) -> Iterable[Job]:
-        """Yield one job for each unit."""
-        units = rows // self._array.unit_rows
-        for unit in np.unique(units).tolist():
-            yield partial(self._copy, unit, rows, np.flatnonzero(units == unit), out)
+        """Yield one job for each chunk."""
+        chunks = rows // self._array.chunk_rows
+        for chunk in np.unique(chunks).tolist():
+            yield partial(self._copy, chunk, rows, np.flatnonzero(chunks == chunk), out)
 
-    def _copy(self, unit: int, rows: Rows, places: Rows, out: Values) -> None:
-        start = unit * self._array.unit_rows
-        if unit not in self._kept:
+    def _copy(self, chunk: int, rows: Rows, places: Rows, out: Values) -> None:
+        start = chunk * self._array.chunk_rows
+        if chunk not in self._kept:
             if len(self._kept) >= self._most:
                 self._kept.popitem(last=False)
-            self._kept[unit] = read_rows(self._array, start, start + self._array.rows_of(unit))
-        self._kept.move_to_end(unit)
-        out[places] = self._kept[unit][rows[places] - start]
+            stop = min(start + self._array.chunk_rows, self._array.rows)
+            self._kept[chunk] = read_rows(self._array, start, stop)
+        self._kept.move_to_end(chunk)
+        out[places] = self._kept[chunk][rows[places] - start]
 
 
 def open_dataset(

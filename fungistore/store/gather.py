@@ -54,15 +54,17 @@ class RowReader(Protocol):
 
 @dataclass(frozen=True)
 class Chunk:
-    """A mapped chunk: its rows [unit_rows, ...], and the map that they lie in."""
+    """A mapped chunk: its rows [chunk_rows, ...], the map that they lie in, and from where on."""
 
     rows: Tensor
     map: mmap.mmap
+    start: int
 
     def announce(self, start: int, count: int, row_bytes: int) -> None:
         """Have the system read some rows, without waiting for them."""
-        first = start * row_bytes // mmap.PAGESIZE * mmap.PAGESIZE
-        self.map.madvise(mmap.MADV_WILLNEED, first, (start + count) * row_bytes - first)
+        begin = self.start + start * row_bytes
+        first = begin // mmap.PAGESIZE * mmap.PAGESIZE
+        self.map.madvise(mmap.MADV_WILLNEED, first, begin + count * row_bytes - first)
 
 
 class MappedChunks:
@@ -91,7 +93,7 @@ class MappedChunks:
             yield partial(self._fill, rows[here], torch.from_numpy(out[here]))
 
     def _fill(self, rows: Rows, out: Tensor) -> None:
-        stretches = list(runs(rows, self._array.unit_rows))
+        stretches = list(runs(rows, self._plain.rows))
         together = max(1, self._maps // JOBS)  # so that all jobs hold no more chunks than are kept
         for part in range(0, len(stretches), together):
             chosen = stretches[part : part + together]
@@ -104,8 +106,8 @@ class MappedChunks:
         found: list[Tensor] = []
         index = 0
         for count in counts:
-            unit, start = divmod(int(rows[index]), self._array.unit_rows)
-            chunk = self._chunk(unit)
+            number, start = divmod(int(rows[index]), self._plain.rows)
+            chunk = self._chunk(number)
             if is_cold:
                 chunk.announce(start, count, self._plain.row_bytes)
             found.append(chunk.rows[start : start + count])
@@ -116,56 +118,56 @@ class MappedChunks:
         elif is_cold:
             self._cold_parts -= 1
 
-    def _chunk(self, unit: int) -> Chunk:
+    def _chunk(self, number: int) -> Chunk:
         with self._lock:
-            chunk = self._mapped.get(unit)
+            chunk = self._mapped.get(number)
             if chunk is None:
-                chunk = self._mapped[unit] = self._map(unit)
+                chunk = self._mapped[number] = self._map(*divmod(number, self._plain.count))
                 if len(self._mapped) > self._maps:
                     self._mapped.popitem(last=False)  # unmapped once no thread copies from it
             else:
-                self._mapped.move_to_end(unit)
+                self._mapped.move_to_end(number)
             return chunk
 
-    def _map(self, unit: int) -> Chunk:
+    def _map(self, unit: int, chunk: int) -> Chunk:
         where = self._array.folder.where(self._array.chunk_key(unit))
         with damage_explained("a chunk is missing or damaged", where, VERIFY_HINT):
-            values, mapped = self._plain.map(self._array.chunk_path(unit))
-        return Chunk(torch.from_numpy(values), mapped)
+            mapped = self._plain.map(self._array.chunk_path(unit), chunk)
+        return Chunk(torch.from_numpy(mapped.values), mapped.map, mapped.start)
 
 
-class DecodedUnits:
+class DecodedChunks:
     """Rows of an array whose chunks have to be decoded whole; each is decoded once.
 
-    Decoded units are kept until the last of their rows was copied. The next ones are decoded while
+    Decoded chunks are kept until the last of their rows was copied. The next ones are decoded while
     the current ones are used, one for each that is used up, so at most two windows are in memory.
 
     Args:
         array: the array.
         upcoming: all rows that will be asked for, in that order.
-        window: units that the order mixes with each other.
+        window: chunks that the order mixes with each other.
     """
 
     def __init__(self, array: UnitArray, upcoming: Rows, window: int) -> None:
         self._array = array
         self._lock = threading.Lock()
         self._blocks: dict[int, Future[Values]] = {}
-        units, first, counts = np.unique(
-            upcoming // array.unit_rows, return_index=True, return_counts=True
+        chunks, first, counts = np.unique(
+            upcoming // array.chunk_rows, return_index=True, return_counts=True
         )
         turn = np.argsort(first)
-        self._left = dict(zip(units.tolist(), counts.tolist(), strict=True))
-        self._sequence: list[int] = units[turn].tolist()
-        self._used_up = np.cumsum(counts[turn])  # rows served when a unit is through, on average
+        self._left = dict(zip(chunks.tolist(), counts.tolist(), strict=True))
+        self._sequence: list[int] = chunks[turn].tolist()
+        self._used_up = np.cumsum(counts[turn])  # rows served when a chunk is through, on average
         self._window = window
         self._served = 0
         self._next = window
 
     def jobs(self, rows: Rows, out: Values) -> Iterator[Job]:
-        """Yield one job for each unit of the batch, then jobs that decode ahead."""
-        units = rows // self._array.unit_rows
-        for unit in dict.fromkeys(units.tolist()):
-            yield partial(self._copy, unit, rows, np.flatnonzero(units == unit), out)
+        """Yield one job for each chunk of the batch, then jobs that decode ahead."""
+        chunks = rows // self._array.chunk_rows
+        for chunk in dict.fromkeys(chunks.tolist()):
+            yield partial(self._copy, chunk, rows, np.flatnonzero(chunks == chunk), out)
         self._served += len(rows)
         while (
             self._next < len(self._sequence)
@@ -174,44 +176,46 @@ class DecodedUnits:
             yield partial(self._prepare, self._sequence[self._next])
             self._next += 1
 
-    def _copy(self, unit: int, rows: Rows, places: Rows, out: Values) -> None:
+    def _copy(self, chunk: int, rows: Rows, places: Rows, out: Values) -> None:
         with self._lock:
-            block, is_first = self._claim(unit)
-        values = self._settle(unit, block, is_first)
-        out[places] = values[rows[places] - unit * self._array.unit_rows]
+            block, is_first = self._claim(chunk)
+        values = self._settle(chunk, block, is_first)
+        out[places] = values[rows[places] - chunk * self._array.chunk_rows]
         with self._lock:
-            self._left[unit] -= len(places)
-            if not self._left[unit]:
-                del self._blocks[unit]
+            self._left[chunk] -= len(places)
+            if not self._left[chunk]:
+                del self._blocks[chunk]
 
-    def _prepare(self, unit: int) -> None:
+    def _prepare(self, chunk: int) -> None:
         with self._lock:
-            if not self._left[unit]:
+            if not self._left[chunk]:
                 return  # all of its rows were copied before this job had its turn
-            block, is_first = self._claim(unit)
+            block, is_first = self._claim(chunk)
         if is_first:
-            self._settle(unit, block, is_first)
+            self._settle(chunk, block, is_first)
 
-    def _claim(self, unit: int) -> tuple[Future[Values], bool]:
-        is_first = unit not in self._blocks
+    def _claim(self, chunk: int) -> tuple[Future[Values], bool]:
+        is_first = chunk not in self._blocks
         if is_first:
-            self._blocks[unit] = Future()
-        return self._blocks[unit], is_first
+            self._blocks[chunk] = Future()
+        return self._blocks[chunk], is_first
 
-    def _settle(self, unit: int, block: Future[Values], is_first: bool) -> Values:
+    def _settle(self, chunk: int, block: Future[Values], is_first: bool) -> Values:
         if is_first:
             try:
-                block.set_result(self._decode(unit))
+                block.set_result(self._decode(chunk))
             except BaseException as error:
                 block.set_exception(error)
         return block.result()
 
-    def _decode(self, unit: int) -> Values:
-        start = unit * self._array.unit_rows
-        stop = start + self._array.rows_of(unit)
+    def _decode(self, chunk: int) -> Values:
+        start = chunk * self._array.chunk_rows
+        stop = min(start + self._array.chunk_rows, self._array.rows)
         where = f"{self._array.name}, rows {start} to {stop}"
         with damage_explained("a chunk is damaged", where, VERIFY_HINT):
-            if not self._array.chunk_size(unit):  # zarr would say that it is NaN
+            if not self._array.chunk_size(
+                start // self._array.unit_rows
+            ):  # zarr would say that it is NaN
                 raise ValueError("the chunk is empty")
             return self._array.read(start, stop)
 

@@ -16,7 +16,11 @@ SETUP = StoredKind(
             "family, model, hash of the weights, adapter, and what else makes it",
         ),
         Field("compute", "table", "precision up to the target layer, batch size"),
-        Field("layout", "table", "rows of a unit, codec"),
+        Field(
+            "layout",
+            "table",
+            "rows of a unit, codec, chunks of its file (`shard_units`) where it is a shard",
+        ),
         Field("vectors", "table", "type of the stored vectors"),
         Field("gradient", "table", "target layer, seed, projection; where it is cut"),
         Field("layers", "table", "a further target layer, and the width of its gradients"),

@@ -241,14 +241,14 @@ class Store:
         unit_rows: int,
         codec: Codec,
         fingerprint: str,
+        shard_units: int = 1,
     ) -> UnitArray:
         """Create the array of a feature; rows that are not written read as NaN.
 
         Args:
             feature_set: that it joins.
             feature: what a row is.
-            rows: of the array.
-            unit_rows: rows of a unit.
+            rows, unit_rows, shard_units: of the array, of a unit, and the chunks of its file.
             codec: of the feature set; see `Feature.codec`.
             fingerprint: of the setup that it is made with, which is frozen.
         """
@@ -258,6 +258,7 @@ class Store:
             shape=(rows, *feature.row_shape),
             dtype=feature.dtype,
             unit_rows=unit_rows,
+            shard_units=shard_units,
             codec=feature.codec(codec),
             fingerprint=fingerprint,
         )

@@ -217,7 +217,8 @@ def _expected(
     now |= _from_setup(name.partition("/")[2], config)
     if records and {"unit_rows", "codec"} <= now.keys():
         folder = store.folder(FEATURES, name)
-        rows = proven_rows(folder, records, now["unit_rows"], now["codec"])
+        shards = now.get("shard_units", 1)
+        rows = proven_rows(folder, records, now["unit_rows"], shards, now["codec"])
         now |= _proven(rows, now, 1 if samples is None else samples)
     shape = now.get("shape")
     if not shape or not {"dtype", "unit_rows", "codec"} <= now.keys():
@@ -229,7 +230,8 @@ def _expected(
     attributes = {"fingerprint": key, "codec": now["codec"]}
     shape = (count, *shape[1:])
     try:
-        made, data = blank_array(shape, now["dtype"], now["unit_rows"], now["codec"], attributes)
+        units = now["unit_rows"], now.get("shard_units", 1)
+        made, data = blank_array(shape, now["dtype"], *units, now["codec"], attributes)
     except Exception as error:  # the fields come from damaged files; zarr raises what it likes
         raise_unreadable(error)
         return None
@@ -264,11 +266,11 @@ def _from_setup(path: str, config: Config) -> Config:
     made = config.get("bank") if made is None else made
     fields: Config = {}
     if is_derived(path) and isinstance(made, dict):
-        fields = {key: made.get(key) for key in ("dtype", "unit_rows", "codec")}
+        fields = {key: made.get(key) for key in ("dtype", "unit_rows", "shard_units", "codec")}
         if path.startswith(BANK_LABELS):
             fields["dtype"] = made.get("label_dtype")
     elif isinstance(layout, dict):
-        fields = {key: layout.get(key) for key in ("unit_rows", "codec")}
+        fields = {key: layout.get(key) for key in ("unit_rows", "shard_units", "codec")}
         if fields["codec"] in CODECS:
             fields["codec"] = codec_of(path, fields["codec"])
         if isinstance(vectors, dict) and kind_of(path) != "numbers":
@@ -280,12 +282,16 @@ def _usable(fields: Config) -> Config:
     """Return the fields whose values an array can have."""
     rows, dtype, codec = (fields.get(key) for key in ("unit_rows", "dtype", "codec"))
     found: Config = {"unit_rows": rows} if type(rows) is int and rows > 0 else {}
+    shards = fields.get("shard_units")
+    is_shard = found and type(shards) is int and shards > 0 and rows % shards == 0
+    found |= {"shard_units": shards} if is_shard else {}
     found |= {"dtype": dtype} if dtype in DTYPES else {}
     return found | ({"codec": codec} if codec in CODECS else {})
 
 
 def _fields(array: UnitArray) -> Config:
     fields = {"dtype": str(array.array.dtype), "codec": array.codec, "unit_rows": array.unit_rows}
+    fields["shard_units"] = array.shard_units
     return {"shape": tuple(array.array.shape)} | _usable(fields)
 
 

@@ -9,7 +9,7 @@ from numcodecs import Blosc
 
 from fungistore.choices import Codec
 from fungistore.names import CHUNKS
-from fungistore.store.chunks import CRC_BYTES
+from fungistore.store.chunks import chunks_of
 from fungistore.store.commit import parse_commit
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.folder import Folder
@@ -31,7 +31,7 @@ class Rows:
 
 
 def proven_rows(
-    folder: Folder, records: dict[int, str], unit_rows: int, codec: Codec
+    folder: Folder, records: dict[int, str], unit_rows: int, shard_units: int, codec: Codec
 ) -> Rows | None:
     """Return how an array's rows are stored, from a chunk that has its record's checksum.
 
@@ -39,6 +39,7 @@ def proven_rows(
         folder: of the array.
         records: keys of its records by unit.
         unit_rows: rows of a full unit.
+        shard_units: chunks of a unit's file.
         codec: how its chunks are stored.
 
     Raises:
@@ -49,8 +50,9 @@ def proven_rows(
             commit = parse_commit(folder.backend.read(key))
             name = f"{CHUNKS}/{unit}"
             zeros = next(n for n in range(MOST_DIMENSIONS) if folder.has(name + n * "/0"))
-            data = folder.read(name + zeros * "/0")[:-CRC_BYTES]
-            values = data if codec == "none" else bytes(Blosc().decode(data))
+            file = folder.read(name + zeros * "/0")
+            decode = bytes if codec == "none" else Blosc().decode
+            values = b"".join(map(decode, chunks_of(file, shard_units)))
         except Exception as error:  # each codec has its own way to refuse damaged bytes
             raise_unreadable(error)
             continue

@@ -19,7 +19,7 @@ from fungistore.names import CHUNKS
 from fungistore.quantities import counted
 from fungistore.store.backend import Backend
 from fungistore.store.batches import most_unrecorded
-from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows, has_right_crc
+from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows, is_whole
 from fungistore.store.commit import Commit, parse_commit
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
@@ -174,7 +174,7 @@ def _uncommitted(array: UnitArray, unit: int, where: str, then: str) -> Iterator
         found = "a whole chunk without one"
         advice = "the next run writes it anew; if its record was lost, --rebuild-records vouches"
     except ValueError as error:
-        if has_right_crc(array.folder.read(array.chunk_key(unit))):
+        if is_whole(array.folder.read(array.chunk_key(unit)), array.shard_units):
             found = f"a whole chunk without one: {first_line(error)}"
             advice = (
                 "the array's metadata may be older than it; the next run that gets there decides"

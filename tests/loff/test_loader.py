@@ -28,7 +28,7 @@ from fungistore.report import Silent
 from fungistore.store.gather import (
     THREAD_NAME,
     BatchBuffers,
-    DecodedUnits,
+    DecodedChunks,
     MappedChunks,
     runs,
 )
@@ -289,7 +289,7 @@ def test_each_compressed_unit_is_decoded_once_an_epoch(
 def test_at_most_two_windows_of_decoded_units_are_held(tmp_path: Path) -> None:
     array = make_array(tmp_path, "zstd", rows=160)
     order = Shuffled(np.arange(160), 0).draw_in_windows(0, UNIT_ROWS, 4)
-    reader = DecodedUnits(array, order, 4)
+    reader = DecodedChunks(array, order, 4)
     out = np.empty((10, *SHAPE), np.float16)
     most = 0
     for rows in np.split(order, 16):

@@ -1,0 +1,38 @@
+"""How many rows a unit has, and in how many chunks its file keeps them."""
+
+from __future__ import annotations
+
+from fungistore.choices import Codec
+from fungistore.extraction.options import ExtractOptions
+from fungistore.fingerprint import Config
+
+
+def asked_units(options: ExtractOptions, frozen: Config) -> tuple[int | None, int]:
+    """Return the rows of a unit, None where they are to be measured, and the chunks of its file.
+
+    Args:
+        options: what is asked for.
+        frozen: the flattened configuration of the feature set, {} where it is new.
+    """
+    chunks = options.shard_units or shards_in(frozen)
+    if options.unit_rows is not None:
+        return options.unit_rows * chunks, chunks
+    rows: int | None = frozen.get("layout.unit_rows")
+    return rows, chunks
+
+
+def shards_in(frozen: Config) -> int:
+    """Return the chunks of a unit's file in a feature set; 1 where nothing says otherwise."""
+    return int(frozen.get("layout.shard_units", 1))
+
+
+def layout_config(unit_rows: int | None, shard_units: int, codec: Codec) -> Config:
+    """Return the part of a configuration that says how rows are stored.
+
+    Args:
+        unit_rows: rows of a unit, in all of its chunks.
+        shard_units: chunks of a unit's file.
+        codec: of them.
+    """
+    layout: Config = {"unit_rows": unit_rows, "codec": codec}
+    return layout | ({"shard_units": shard_units} if shard_units > 1 else {})
