@@ -145,6 +145,17 @@ def test_prototypes_are_the_means_of_an_independent_k_means() -> None:
     assert np.linalg.norm(found, axis=2).max() < 0.999  # means of unit vectors, as they are
 
 
+def test_sets_start_from_the_first_samples_again_where_there_are_no_more() -> None:
+    """Of eight samples and five prototypes set 1 begins with the last three, then the first two."""
+    objective = DeepCluster(
+        prototypes=5, iterations=1, head_dim=LATENT, prototype_sets=2, global_crops=1
+    )
+    points = unit(np.random.default_rng(1).standard_normal((8, LATENT)))
+    found = objective.reduce(torch.from_numpy(points).float()).numpy()
+    for j, start in enumerate(([0, 1, 2, 3, 4], [5, 6, 7, 0, 1])):
+        np.testing.assert_allclose(found[j], lloyd(points, points[start], 1), atol=1e-6)
+
+
 def test_iterations_one_by_one_are_those_of_faiss() -> None:
     """Bit for bit, with clusters that run empty; it is asked before each whether it may go on."""
     points = unit(np.random.default_rng(0).standard_normal((60, LATENT))).astype(np.float32)
