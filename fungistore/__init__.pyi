@@ -103,6 +103,7 @@ from .objectives.registry import OBJECTIVES as OBJECTIVES
 from .objectives.registry import objective_names as objective_names
 from .pca.components import Pca as Pca
 from .pca.options import PcaOptions as PcaOptions
+from .pca.random_map import RandomMap as RandomMap
 from .pca.stage import PcaResult as PcaResult
 from .pca.stage import fit_pca as fit_pca
 from .pca.stage import load_pca as load_pca

@@ -38,6 +38,7 @@ from fungistore.store.store import Store
 
 POINTS_PER_CLUSTER = 256  # more do not move the centroids of faiss's k-means; its own default too
 FIT_BYTES = 2_000_000_000  # of float32 rows that k-means is fitted on at once
+LARGEST_FAISS_SEED = 2**31 - 1
 LEAST_FIT_ROWS = 4  # a cluster, where FIT_BYTES is too little for POINTS_PER_CLUSTER
 
 
@@ -154,7 +155,7 @@ def _clustered(
         clusters,
         niter=options.niter,
         nredo=options.nredo,
-        seed=seed,
+        seed=_faiss_seed(seed),
         min_points_per_centroid=1,  # faiss would warn on stderr
         max_points_per_centroid=len(fitted),  # they are chosen above
     )
@@ -178,6 +179,12 @@ def _clustered(
         fingerprints=matrix.fingerprints,
         contents=matrix.contents,
     )
+
+
+def _faiss_seed(seed: int) -> int:
+    """Return a seed as faiss takes it, of 32 bits; of one that has more, another."""
+    is_short = abs(seed) <= LARGEST_FAISS_SEED
+    return seed if is_short else int(Stream(seed, "cluster", "faiss").words(1)[0] >> np.uint64(33))
 
 
 def _averaged(runs: Sequence[Score]) -> Score:

@@ -23,12 +23,11 @@ from fungistore.evaluation.paired import Combination, Hits, paired_difference
 from fungistore.evaluation.plots import check_plot, save_plot
 from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.result import Evaluation, Score, Table, class_names, refuse_too_few
-from fungistore.evaluation.task import Task, TaskRows, open_task, say_split, say_unseen
+from fungistore.evaluation.task import Task, TaskRows, say_split, say_unseen, task_for
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors
 from fungistore.store.samples import Rows
-from fungistore.store.store import Store
 
 CLASSES_SHOWN = 40
 
@@ -127,14 +126,7 @@ def compare_features(
     CompareOptions.accept(options)
     if options.plot is not None:
         check_plot(options.plot)
-    task = open_task(
-        Store.open(store, keep_removed=options.keep_removed),
-        options.features,
-        feature_set=options.feature_set,
-        holdout=options.holdout,
-        group=options.group,
-        seed=options.rows_seed,
-    )
+    task = task_for(store, options)
     matrix = task.matrix
     split = say_split(task.split, context)
     unseen = say_unseen(task.unseen, context)

@@ -19,7 +19,6 @@ from fungistore.headings import FEATURES, GENERAL, ROWS, SCORES
 from fungistore.joint.options import TextChoice
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.choices import (
-    BlockChoice,
     FeatureChoice,
     Features,
     FeatureSetChoice,
@@ -27,7 +26,7 @@ from fungistore.matrices.choices import (
     RemovedChoice,
     RepeatChoice,
     SeedChoice,
-    SplitChoice,
+    TaskChoice,
 )
 from fungistore.settings import Count, Positive, Setting, Settings
 
@@ -131,9 +130,7 @@ class KappaChoice(OrderChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(
-    CombinationChoice, SplitChoice, RepeatChoice, RemovedChoice, KappaChoice, EvaluationOptions
-):
+class TableOptions(CombinationChoice, TaskChoice, RepeatChoice, KappaChoice, EvaluationOptions):
     """Which combinations, widths, seeds and rows a table of a classifier's scores is of."""
 
     tell = ("shots",)
@@ -347,7 +344,7 @@ class ZeroShotOptions(FeatureSetChoice, RemovedChoice, TextChoice, EvaluationOpt
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions(BlockChoice, SplitChoice, RemovedChoice, EvaluationOptions):
+class CompareOptions(TaskChoice, EvaluationOptions):
     """Compare features: their CKA, and which classes gain from B.
 
     The CKA is how alike they are; a class gains from B against A. The accuracy of a class is that

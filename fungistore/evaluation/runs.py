@@ -7,10 +7,9 @@ from typing import Literal
 
 from fungistore.evaluation.options import ALL, TableOptions
 from fungistore.evaluation.shots import few
-from fungistore.evaluation.task import Task, open_task
+from fungistore.evaluation.task import Task, task_for
 from fungistore.fingerprint import Config
 from fungistore.matrices.choices import Run
-from fungistore.store.store import Store
 
 Shots = int | Literal["all"]
 
@@ -32,7 +31,7 @@ class TableRuns:
     ) -> None:
         self._options = options
         seeds = tuple(dict.fromkeys(run.rows_seed for run in options.runs))
-        self.first = _opened(store, options, seeds[0])
+        self.first = task_for(store, options, seeds[0])
         self._tasks = {seeds[0]: self.first}
         is_held_out = "holdout" in self.first.split.description
         validates = draws_validation and not len(self.first.split.validation)
@@ -45,7 +44,7 @@ class TableRuns:
             otherwise="without --holdout or random --shots",
         )
         for seed in seeds[1:]:
-            self._tasks[seed] = _opened(store, options, seed) if is_held_out else self.first
+            self._tasks[seed] = task_for(store, options, seed) if is_held_out else self.first
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -85,15 +84,3 @@ class TableRuns:
             return False
         few_rows = self.task(shots, self._options.runs[0]).split.train
         return len(few_rows) < len(self.first.split.train)
-
-
-def _opened(store: str | Path, options: TableOptions, seed: int) -> Task:
-    return open_task(
-        Store.open(store, keep_removed=options.keep_removed),
-        options.features,
-        pca=options.pca,
-        feature_set=options.feature_set,
-        holdout=options.holdout,
-        group=options.group,
-        seed=seed,
-    )

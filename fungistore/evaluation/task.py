@@ -14,6 +14,7 @@ from fungistore.evaluation.result import class_names, count_excluded
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
+from fungistore.matrices.choices import FeatureChoice, TaskChoice
 from fungistore.matrices.seen import refuse_seen
 from fungistore.matrices.splits import Split, choose_split
 from fungistore.pca.stage import refuse_leak
@@ -134,6 +135,28 @@ def open_task(
     task = task_of(matrix, holdout=holdout, seed=seed, group=group)
     refuse_leak(matrix, task.split.test)
     return task
+
+
+def task_for(store: str | Path, options: TaskChoice, seed: int | None = None) -> Task:
+    """Open the task that an evaluation's options choose.
+
+    Args:
+        store: the store's directory.
+        options: which features and rows.
+        seed: of the choice of rows; None: that of the options.
+
+    Raises:
+        UsageError, MismatchError: as in `open_task`.
+    """
+    return open_task(
+        Store.open(store, keep_removed=options.keep_removed),
+        options.features,
+        pca=options.pca if isinstance(options, FeatureChoice) else None,
+        feature_set=options.feature_set,
+        holdout=options.holdout,
+        seed=options.rows_seed if seed is None else seed,
+        group=options.group,
+    )
 
 
 def task_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from fungistore.extraction.plan import BatchPlan
 from fungistore.extraction.resolve import Resolved
 from fungistore.machine.context import Context
 from fungistore.modalities.views import count_views
-from fungistore.objectives.objective import BankObjective, BankSpec, PlannedBank
+from fungistore.objectives.objective import BankObjective, BankSpec, PlannedBank, StoppableBank
 from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
@@ -55,7 +55,8 @@ def encode_bank(
         samples: the store's samples, or others.
         feature: the objective that needs the bank.
         maker: makes its latents; see `bank_features`.
-        context: its reporter is told what happens, its stop asked between batches.
+        context: its reporter is told what happens, its stop asked between batches, and by an
+            objective that takes long to make a bank of latents.
         kept: latents of a run that was interrupted, with which this one goes on; None: there is no
             place for such.
 
@@ -72,14 +73,19 @@ def encode_bank(
     for notice in bank_notices(resolved, feature, wanted):
         context.reporter.notice(notice)
     order = _order(resolved, samples, feature, wanted)
-    latents = _encoded(resolved, order, feature, maker, context, kept, wanted)
+    latents, last = _encoded(resolved, order, feature, maker, context, kept, wanted)
     if not len(latents):
         raise FungiError(
             f"no {resolved.modality.item} could be read to take {resolved.banks[feature].name} "
             "from",
             where=f"{len(order.rows)} {resolved.modality.items} tried",
         )
-    return _reduced(resolved, feature, latents.reshape(-1, latents.shape[-1]))
+    try:
+        rows = latents.reshape(-1, latents.shape[-1])
+        return _reduced(resolved, feature, rows, context.stop_if_asked)
+    except StoppedError:
+        last.write()
+        raise
 
 
 def samples_of(spec: BankSpec, samples: Candidates) -> int:
@@ -178,8 +184,11 @@ def _encoded(
     context: Context,
     kept: BankBlocks | None,
     wanted: int,
-) -> NDArray[np.float32]:
-    """Return the latents [k, v, d] of the first samples that can be read, as many as are wanted."""
+) -> tuple[NDArray[np.float32], OpenBlock]:
+    """Return the latents [k, v, d] of the first samples that can be read, as many as are wanted.
+
+    Beside them is the block that the last of them are in, which is not written yet.
+    """
     blocks = list(kept.read(order.ids)) if kept else []
     found = [block.latents for block in blocks]
     tried, done = sum(block.tried for block in blocks), sum(map(len, found))
@@ -203,7 +212,7 @@ def _encoded(
             grows.write()
             raise
     context.reporter.end()
-    return np.concatenate(found)[:wanted]
+    return np.concatenate(found)[:wanted], grows
 
 
 def _latents(
@@ -222,9 +231,18 @@ def _latents(
         yield [row["id"] for row in rows], maker.latents(batch.drawn, feature)[is_read]
 
 
-def _reduced(resolved: Resolved, feature: str, latents: NDArray[np.float32]) -> NDArray[np.float32]:
-    objective = resolved.objective(feature)
+def _reduced(
+    resolved: Resolved,
+    feature: str,
+    latents: NDArray[np.float32],
+    ask: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    objective, rows = resolved.objective(feature), torch.from_numpy(latents)
     assert isinstance(objective, BankObjective)
     with torch.no_grad():
-        bank: NDArray[np.float32] = objective.reduce(torch.from_numpy(latents)).numpy()
-    return bank
+        if isinstance(objective, StoppableBank):
+            bank = objective.reduce_asking(rows, ask)
+        else:
+            bank = objective.reduce(rows)
+    made: NDArray[np.float32] = bank.numpy()
+    return made

@@ -10,6 +10,7 @@ from fungistore.backbones.word_head import carried_head
 from fungistore.errors import UsageError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.objectives.objective import Undecided
+from fungistore.objectives.views import recipe_of
 
 
 def with_decided(
@@ -23,7 +24,7 @@ def with_decided(
         encoder: that they are of, in float32.
 
     Raises:
-        UsageError: an objective asks for what the encoder does not have.
+        UsageError: an objective asks for what the encoder does not have, or its modality not.
     """
     objectives, said = dict(options.objectives), []
     for name in features:
@@ -33,6 +34,7 @@ def with_decided(
             said += [words] if words else []
         which = objectives[name].needs.word_head
         if which is not None and carried_head(encoder, which) is None:
+            recipe_of(objectives[name], encoder, options.view_size)  # no head helps without views
             raise UsageError(
                 "the weights carry no such head of words",
                 where=f"--set {name}.head={which}",

@@ -216,3 +216,8 @@ class RemovedChoice(Settings):
     keep_removed: Annotated[bool, Setting("Use rows whose file is gone from the source, too.")] = (
         False
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskChoice(BlockChoice, SplitChoice, RemovedChoice):
+    """What is classified: which features, and which rows."""

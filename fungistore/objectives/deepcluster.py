@@ -7,6 +7,7 @@ stays as it is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar, Literal
@@ -173,10 +174,17 @@ class DeepCluster:
         return BankPlan((self.prototype_sets, count, width), said)
 
     def reduce(self, latents: Float[Tensor, "n d"]) -> Float[Tensor, "s k d"]:
+        """Return the centroids of each set; see `reduce_asking`."""
+        return self.reduce_asking(latents, lambda: None)
+
+    def reduce_asking(
+        self, latents: Float[Tensor, "n d"], ask: Callable[[], None]
+    ) -> Float[Tensor, "s k d"]:
         """Return the centroids of each set; samples whose latents are not finite are left out.
 
         Samples come in a random order that the seed decides, so a run of them is a random subset.
-        The sets start from runs that follow each other.
+        The sets start from runs that follow each other. `ask` is called before each iteration: of
+        131,072 samples and 3000 prototypes it takes 4 seconds, 9 with latents three times as wide.
 
         Raises:
             UsageError: there are fewer samples than prototypes.
@@ -195,7 +203,10 @@ class DeepCluster:
         for index in range(sets):
             points = np.ascontiguousarray(crops[:, index % self.global_crops])
             start = points[(index * count + np.arange(count)) % len(points)]
-            made.append(centroids(points, start, self.iterations))
+            for _ in range(self.iterations):
+                ask()
+                start = centroids(points, start)
+            made.append(start)
         return torch.from_numpy(np.stack(made))
 
     def _unit(self, embeddings: Float[Tensor, "b v e"], heads: Heads) -> Float[Tensor, "b v d"]:
@@ -209,24 +220,23 @@ class DeepCluster:
         return nn.functional.normalize(embeddings, dim=-1)
 
 
-def centroids(
-    points: NDArray[np.float32], start: NDArray[np.float32], iterations: int
-) -> NDArray[np.float32]:
+def centroids(points: NDArray[np.float32], start: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the centroids of faiss's k-means with dot products for distances and plain means.
 
-    One thread makes them, so that they depend on no number of threads. A cluster that runs empty
-    gets half of a large one, as faiss does it; where each point is a cluster, they are the points.
+    It is one iteration: all points are assigned, then averaged. Several of them, each from where
+    the one before has ended, are what faiss makes of as many. One thread makes them, so that they
+    depend on no number of threads. A cluster that runs empty gets half of a large one, as faiss
+    does it; where each point is a cluster, they are the points.
 
     Args:
         points: [n, d].
         start: [k, d], at most n of them.
-        iterations: of assigning all points, then averaging.
     """
     import faiss  # takes a while, and only the making of a bank needs it
 
     count, dim = start.shape
     clustering = faiss.Clustering(dim, count)
-    clustering.niter = iterations
+    clustering.niter = 1
     clustering.min_points_per_centroid = 1  # faiss would warn on stderr
     clustering.max_points_per_centroid = len(points)  # none of them is left out
     faiss.copy_array_to_vector(start.ravel(), clustering.centroids)

@@ -11,7 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fungistore.modalities.requests import Changes, CropFamily, Crops, Normalization
-from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require_head_dim
+from fungistore.objectives.objective import (
+    Heads,
+    Needs,
+    ViewOutputs,
+    distilled,
+    project,
+    require_head_dim,
+)
 from fungistore.settings import require
 
 # How likely a crop is blurred and solarised: the first global one, further ones, and local ones.
@@ -107,8 +114,8 @@ class DINO:
         self, student: Float[Tensor, "b v d"], teacher: Float[Tensor, "b g d"]
     ) -> Float[Tensor, " b"]:
         """Return the loss of head outputs; the first g student views are the teacher's."""
-        target = (teacher.detach() / self.teacher_temperature).softmax(dim=-1)
-        log_p = (student / self.student_temperature).log_softmax(dim=-1)
+        temperatures = self.student_temperature, self.teacher_temperature
+        log_p, target = distilled(student, teacher, *temperatures)
         pairs = -torch.einsum("bgd,bvd->bgv", target, log_p)
         if not self.same_view_pairs:
             views = torch.arange(pairs.shape[2], device=pairs.device)

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from fungistore.errors import UsageError
 from fungistore.modalities.requests import CropFamily, Crops, MaskedBlocks, Normalization
-from fungistore.objectives.objective import Heads, Needs, ViewOutputs, project, require_head_dim
+from fungistore.objectives.objective import (
+    Heads,
+    Needs,
+    ViewOutputs,
+    distilled,
+    project,
+    require_head_dim,
+)
 from fungistore.settings import require
 
 OF_PATCHES = "patch_"  # before the names of heads of the patch term
@@ -166,8 +173,8 @@ class IBOT:
         self, student: Float[Tensor, "... k"], teacher: Float[Tensor, "... k"]
     ) -> Float[Tensor, ...]:
         """Return -sum(q log p) of head outputs: q the teacher's, p the student's softmax."""
-        target = (teacher / self.teacher_temperature).softmax(dim=-1)
-        log_p = (student / self.student_temperature).log_softmax(dim=-1)
+        temperatures = self.student_temperature, self.teacher_temperature
+        log_p, target = distilled(student, teacher, *temperatures)
         return -(target * log_p).sum(dim=-1)
 
     def _masked(

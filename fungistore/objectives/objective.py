@@ -9,7 +9,7 @@ fingerprint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -186,6 +186,16 @@ class PlannedBank(BankObjective, Protocol):
         """
 
 
+@runtime_checkable
+class StoppableBank(BankObjective, Protocol):
+    """An objective whose `reduce` takes so long that it should be asked whether it may go on."""
+
+    def reduce_asking(
+        self, latents: Float[Tensor, "n d"], ask: Callable[[], None]
+    ) -> Float[Tensor, ...]:
+        """Return what `reduce` does, and call `ask` every few seconds: it raises to stop it."""
+
+
 def project(
     embeddings: Float[Tensor, "... e"], head: nn.Linear | None, *, normalize: bool
 ) -> Float[Tensor, "... d"]:
@@ -197,6 +207,20 @@ def project(
         embeddings = nn.functional.normalize(embeddings, dim=-1)
     latents: Tensor = embeddings if head is None else head(embeddings)
     return latents
+
+
+def distilled(
+    student: Float[Tensor, "... v d"],
+    teacher: Float[Tensor, "... g d"],
+    student_temperature: float,
+    teacher_temperature: float,
+) -> tuple[Float[Tensor, "... v d"], Float[Tensor, "... g d"]]:
+    """Return log p of a student's head outputs and q of a teacher's, through which nothing flows.
+
+    Both are softmax distributions at a temperature (DINO, equation 1).
+    """
+    log_p = (student / student_temperature).log_softmax(dim=-1)
+    return log_p, (teacher.detach() / teacher_temperature).softmax(dim=-1)
 
 
 def require_head_dim(value: int, where: str) -> None:

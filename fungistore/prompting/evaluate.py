@@ -18,7 +18,7 @@ from fungistore.evaluation.intervals import accuracy_interval
 from fungistore.evaluation.paired import Combination, Hits, paired_difference
 from fungistore.evaluation.reduction import called, combine, fit_reduction
 from fungistore.evaluation.result import Difference, Evaluation, Score, class_names
-from fungistore.evaluation.task import Task, open_task, say_split, say_unseen
+from fungistore.evaluation.task import Task, say_split, say_unseen, task_for
 from fungistore.fingerprint import Config, digest_bytes
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.prompting.answers import Answers, key_of, thing_of
@@ -33,7 +33,6 @@ from fungistore.prompting.template import Template, open_template
 from fungistore.quantities import counted
 from fungistore.randomness import Stream
 from fungistore.store.samples import Rows
-from fungistore.store.store import Store
 
 UNPARSED = -1  # the label of an answer that means none
 
@@ -111,15 +110,7 @@ def evaluate_icl(
     if endpoint.key is None and options.key_env != KEY_VARIABLE:
         options.refuse("key_env", "a variable with a key", options.key_env, "export it")
     template = open_template(options.template)
-    task = open_task(
-        Store.open(store, keep_removed=options.keep_removed),
-        options.features,
-        pca=options.pca,
-        feature_set=options.feature_set,
-        holdout=options.holdout,
-        group=options.group,
-        seed=options.rows_seed,
-    )
+    task = task_for(store, options)
     split = say_split(task.split, context)
     queries = _drawn(task.split.test, options)
     unseen = say_unseen(task.unseen, context)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from fungistore.evaluation.options import NEIGHBOURS, CombinationChoice, EvaluationOptions
 from fungistore.headings import DATA, ROWS
-from fungistore.matrices.choices import FeatureChoice, RemovedChoice, SplitChoice
+from fungistore.matrices.choices import FeatureChoice, RemovedChoice, TaskChoice
 from fungistore.settings import Count, Positive, Setting, Settings
 
 TEST = "test"
@@ -64,7 +64,7 @@ class RetrieveOptions(PromptChoice, FeatureChoice, RemovedChoice):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IclOptions(PromptChoice, CombinationChoice, SplitChoice, RemovedChoice, EvaluationOptions):
+class IclOptions(PromptChoice, CombinationChoice, TaskChoice, EvaluationOptions):
     """Ask a language model for the labels, with examples.
 
     In-context learning: each test text is sent with its nearest training texts and their labels to

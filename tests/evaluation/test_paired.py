@@ -87,7 +87,9 @@ def test_rows_that_are_all_gained_are_within_what_a_difference_can_be(gained):
     assert score_interval(0, gained, gained) == pytest.approx((-1, -low))
 
 
-@pytest.mark.parametrize("changes", [[3, -1, 2, 0, 1, -1], [2, 2, 2, -1], [1, -2, 1], [4, 0, -4]])
+@pytest.mark.parametrize(
+    "changes", [[3, -1, 2, 0, 1, -1], [2, 2, 2, -1], [1, -2, 1], [4, 0, -4], [1, 2, 1]]
+)
 def test_chance_is_what_all_signs_come_to(changes):
     """Of all ways to turn rows over, the part whose sum is as far from 0."""
     sums = [sum(np.multiply(changes, signs)) for signs in product((1, -1), repeat=len(changes))]

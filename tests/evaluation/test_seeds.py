@@ -162,6 +162,20 @@ def test_runs_that_would_all_be_the_same_are_refused(
     assert flag in str(caught.value.hint)
 
 
+def test_choices_of_rows_to_validate_on_are_runs(stores: dict[str, Path]) -> None:
+    """Where only these are drawn, as a probe draws them, --split-seeds repeats it."""
+    options = fungi.LinearOptions(split_seeds=2, shots=("all",))
+    (score,) = options.evaluate(stores["test"]).scores
+    assert len(score.protocol["runs"]) == 2
+
+
+def test_a_number_of_shots_is_told_as_a_number(stores: dict[str, Path]) -> None:
+    """Several of them are a list."""
+    for shots, said in (((5,), 5), ((5, "all"), [5, "all"])):
+        done = fungi.KnnOptions(k=3, shots=shots).evaluate(stores["test"])
+        assert done.protocol["shots"] == said
+
+
 def test_of_a_curve_only_what_differs_is_repeated(stores: dict[str, Path]) -> None:
     """All training rows are the same for every seed: one run, with its interval."""
     options = fungi.KnnOptions(k=5, shots=("all", 5, 99), split_seeds=3)
@@ -180,6 +194,12 @@ def test_banks_are_repeated_over_choices_of_shots_alone() -> None:
     with pytest.raises(UsageError, match=r"of seeds\n"):
         fungi.SegmentationOptions(seeds=2, shots=4, split_seed=1)
     assert len(fungi.SegmentationOptions(split_seeds=2, shots=4).runs) == 2
+
+
+def test_seeds_of_any_size_cluster(stores: dict[str, Path]) -> None:
+    """faiss takes 32 bits; longer ones are seeds of their own, and none of them is 0's."""
+    seeds = (0, 2**31 - 1, 2**31, 2**32, 2**40, -(2**70))
+    assert len({str(metrics(stores["none"], fungi.ClusterOptions(seed=s))) for s in seeds}) == 6
 
 
 def test_clusters_are_averaged_over_seeds_of_k_means(stores: dict[str, Path]) -> None:

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,6 +180,19 @@ def test_a_stopped_bank_goes_on_where_it_was(
     assert verify_store(root).is_sound
 
 
+def test_a_stop_between_the_iterations_of_k_means_loses_no_latents(
+    quiet: Quiet, tmp_path: Path, tiny_weights: Path
+) -> None:
+    """All of them are kept, and the bank of the next run, which encodes none, is the same."""
+    options, root, second = options_of(tiny_weights), tmp_path / "s.fungi", Encoded()
+    with pytest.raises(StoppedError):
+        extract(quiet.source, root, options, context=Encoded(IMAGES).context)
+    assert len(blocks_in(root)) == 1
+    extract(quiet.source, root, options, context=second.context)
+    assert second.made == 0
+    assert contents(root) == contents(quiet.root)
+
+
 def test_what_a_kill_behind_the_last_moment_leaves_is_removed(
     quiet: Quiet, source: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
@@ -259,14 +274,16 @@ def test_a_store_that_has_grown_begins_its_bank_anew(
     assert np.array_equal(found, encode(tiny, source))
 
 
-def test_a_bank_depends_on_neither_batches_nor_workers(
+def test_a_bank_depends_on_no_workers_and_in_no_more_than_last_digits_on_batches(
     quiet: Quiet, tiny: Resolved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor on how many rows of the table are read at once: of a CPU it is the same bits."""
+    """Nor on how many rows of the table are read at once: that is the same bits."""
     monkeypatch.setattr(banks, "ROWS_AT_ONCE", 5)
-    for batch_size, workers in ((4, 3), (64, 1)):
-        other = replace(tiny, batch_size=batch_size, workers=workers)
-        assert np.array_equal(encode(other, quiet.source), bank_of(quiet.root))
+    alike = encode(replace(tiny, workers=3), quiet.source)
+    assert np.array_equal(alike, bank_of(quiet.root))
+    for batch_size in (4, 64):  # kernels differ between CPUs, and some by the number of rows
+        other = encode(replace(tiny, batch_size=batch_size), quiet.source)
+        np.testing.assert_allclose(other, bank_of(quiet.root), atol=1e-5)
 
 
 def test_unreadable_images_are_no_prototypes(tiny: Resolved, source: Path, tmp_path: Path) -> None:
@@ -279,10 +296,15 @@ def test_unreadable_images_are_no_prototypes(tiny: Resolved, source: Path, tmp_p
         (source / f"{number:03d}.jpg").write_text("broken")
     blocks = blocks_at(tmp_path)
     with pytest.raises(StoppedError):
-        encode(tiny, source, blocks, Encoded(3))
-    whole = encode(tiny, source)
+        encode(tiny, source, blocks, Encoded(2))
+    with pytest.raises(StoppedError):
+        encode(tiny, source, blocks, Encoded(1))
+    whole, kept = encode(tiny, source), sorted(blocks.folder.list().files)
     assert whole.shape == (3, IMAGES - 4, 8)
-    assert np.array_equal(encode(tiny, source, blocks), whole)
+    last = Encoded()
+    assert np.array_equal(encode(tiny, source, blocks, last), whole)
+    assert len(kept) == 2
+    assert last.made < IMAGES - 4 - 2
     for asked, most, encoded in ((IMAGES - 3, IMAGES - 4, IMAGES - 4), (IMAGES + 1, IMAGES, 0)):
         objectives = {"deepcluster": replace(SMALL, prototypes=asked)}
         other = replace(tiny, options=replace(tiny.options, objectives=objectives))
@@ -290,6 +312,27 @@ def test_unreadable_images_are_no_prototypes(tiny: Resolved, source: Path, tmp_p
         with pytest.raises(UsageError, match=rf"deepcluster\.prototypes={most} or fewer"):
             encode(other, source, told=told)
         assert told.made == encoded
+
+
+def test_a_bank_has_as_many_samples_as_it_may(tiny: Resolved, source: Path) -> None:
+    """Also where the last batch has more of them, in the progress, too."""
+    objectives = {"deepcluster": replace(SMALL, bank_samples=3)}
+    told = Encoded()
+    options = replace(tiny.options, objectives=objectives)
+    found = encode(replace(tiny, options=options), source, told=told)
+    assert (found.shape, told.made) == ((3, 3, 8), 3)
+
+
+def test_a_further_layer_takes_the_bank_of_the_first(
+    quiet: Quiet, tmp_path: Path, tiny_weights: Path
+) -> None:
+    """It is of embeddings, which no layer decides: nothing is encoded again."""
+    root = shutil.copytree(quiet.root, tmp_path / "s.fungi")
+    layers, told = ("blocks.5.attn.proj", "blocks.5.mlp.fc2"), Encoded()
+    options = replace(options_of(tiny_weights), target_layer=layers)
+    extract(quiet.source, root, options, context=told.context)
+    assert "gradients/deepcluster@blocks.5.mlp.fc2" in Store.open(root).arrays(TINY)
+    assert told.made == 0
 
 
 def test_a_bank_of_one_image(tiny: Resolved, source: Path) -> None:
@@ -312,12 +355,25 @@ def test_a_block_without_latents_is_one(tmp_path: Path) -> None:
     grows.write()
     grows.write()  # of nothing
     ids = ["a", "b", "c"]
-    found = list(blocks.read(lambda start, stop: ids[start:stop]))
+    blocks.write(3, [], np.zeros((0, 2, 3), np.float32))  # it would follow itself for ever
+    found = list(islice(blocks.read(lambda start, stop: ids[start:stop]), 9))
     assert [block.tried for block in found] == [2, 1]
     assert [block.latents.shape for block in found] == [(0, 2, 3), (1, 2, 3)]
     blocks.remove()
     blocks.remove()
     assert list(blocks.read(lambda start, stop: ids[start:stop])) == []
+
+
+def test_each_block_has_an_age_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A minute after its own first sample it is written, however long the bank has been made."""
+    now = 0.0
+    monkeypatch.setattr(bank_blocks, "time", SimpleNamespace(monotonic=lambda: now))
+    blocks = blocks_at(tmp_path)
+    grows, counts = OpenBlock(blocks, 0), []
+    for now in (1.0, 59.0, 60.0, 61.0, 119.0, 121.0):
+        grows.add([str(now)], np.ones((1, 2, 3), np.float32))
+        counts.append(len(blocks.folder.list().files))
+    assert counts == [0, 0, 1, 1, 1, 2]
 
 
 def test_latents_of_another_precision_are_not_gone_on_with(tiny: Resolved, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def test_a_further_layer_adds_features_with_names_of_their_own(both: Path) -> No
     assert arrays.keys() == names
     first, other = arrays["gradients/simclr"], arrays[f"gradients/simclr@{FC2}"]
     assert store.setups.banks(first.fingerprint) == store.setups.banks(other.fingerprint)
+    told = store.setups.config(other.fingerprint)["layers"]
+    assert {name: shape["columns"] for name, shape in told.items()} == {FC2: 64 * (3 * 64 + 1)}
     assert not np.allclose(first.read(0, 2), other.read(0, 2), atol=0.1)
     assert verify_store(both).is_sound
 

@@ -246,6 +246,9 @@ def test_masked_words_are_of_texts_alone(tmp_path: Path, model: str, tiny_weight
     images = fungi.ExtractOptions(model="test_vit", weights=str(tiny_weights), features=("mlm",))
     with pytest.raises(UsageError, match="mlm has no views of images"):
         resolve(images, {})
+    asked = replace(images, objectives={"mlm": {"head": "weights"}})
+    with pytest.raises(UsageError, match="mlm has no views of images"):  # no head would help
+        resolve(asked, {})
     folder = save_encoder(tmp_path / "headless", "bert")
     with pytest.raises(UsageError, match="carry no such head of words"):
         resolve(

@@ -12,10 +12,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import FungiError, StoppedError, UsageError
 from fungistore.modalities.requests import CropFamily, Crops
 from fungistore.objectives.deepcluster import DeepCluster, centroids
-from fungistore.objectives.objective import BankPlan, BankSpec, Needs, PlannedBank, ViewOutputs
+from fungistore.objectives.objective import (
+    BankPlan,
+    BankSpec,
+    Needs,
+    PlannedBank,
+    StoppableBank,
+    ViewOutputs,
+)
 
 WIDTH, LATENT = 6, 5
 Array = NDArray[np.float64]
@@ -138,6 +145,42 @@ def test_prototypes_are_the_means_of_an_independent_k_means() -> None:
     assert np.linalg.norm(found, axis=2).max() < 0.999  # means of unit vectors, as they are
 
 
+def test_sets_start_from_the_first_samples_again_where_there_are_no_more() -> None:
+    """Of eight samples and five prototypes set 1 begins with the last three, then the first two."""
+    objective = DeepCluster(
+        prototypes=5, iterations=1, head_dim=LATENT, prototype_sets=2, global_crops=1
+    )
+    points = unit(np.random.default_rng(1).standard_normal((8, LATENT)))
+    found = objective.reduce(torch.from_numpy(points).float()).numpy()
+    for j, start in enumerate(([0, 1, 2, 3, 4], [5, 6, 7, 0, 1])):
+        np.testing.assert_allclose(found[j], lloyd(points, points[start], 1), atol=1e-6)
+
+
+def test_iterations_one_by_one_are_those_of_faiss() -> None:
+    """Bit for bit, with clusters that run empty; it is asked before each whether it may go on."""
+    points = unit(np.random.default_rng(0).standard_normal((60, LATENT))).astype(np.float32)
+    points[:20] = points[0]
+    clustering = faiss.Clustering(LATENT, 30)
+    clustering.niter, clustering.min_points_per_centroid = 4, 1
+    faiss.copy_array_to_vector(points[:30].ravel(), clustering.centroids)
+    clustering.train(points, faiss.IndexFlatIP(LATENT))
+    expected = faiss.vector_to_array(clustering.centroids).reshape(30, LATENT)
+    objective = DeepCluster(
+        prototypes=30, iterations=4, head_dim=LATENT, prototype_sets=2, global_crops=1
+    )
+    asked: list[None] = []
+    latents = torch.from_numpy(points)
+    found = objective.reduce_asking(latents, lambda: asked.append(None))
+    assert np.array_equal(found[0], expected)
+    assert len(asked) == 2 * 4
+
+    def refuse() -> None:
+        raise StoppedError("stopped")
+
+    with pytest.raises(StoppedError):
+        objective.reduce_asking(latents, refuse)
+
+
 def test_prototypes_depend_on_no_number_of_threads() -> None:
     """Whatever faiss may take, the same bits; and it may take as many afterwards."""
     points = np.random.default_rng(0).standard_normal((700, 16)).astype(np.float32)
@@ -145,7 +188,7 @@ def test_prototypes_depend_on_no_number_of_threads() -> None:
     try:
         for threads in (1, 3):
             faiss.omp_set_num_threads(threads)
-            made.append(centroids(points, points[:50], 3))
+            made.append(centroids(points, points[:50]))
             assert faiss.omp_get_max_threads() == threads
     finally:
         faiss.omp_set_num_threads(before)
@@ -168,6 +211,7 @@ def test_few_samples_are_a_prototype_each(samples: int) -> None:
 def test_prototypes_that_were_asked_for_are_never_fewer() -> None:
     """More of them than samples are refused, with what to pass; the paper's number is no wish."""
     assert isinstance(DeepCluster(), PlannedBank)
+    assert isinstance(DeepCluster(), StoppableBank)
     assert DeepCluster().plan_bank(5000, 128) == BankPlan((3, 3000, 128))
     assert DeepCluster(prototypes=800).plan_bank(800, 128) == BankPlan((3, 800, 128))
     with pytest.raises(UsageError, match=r"deepcluster\.prototypes=800") as caught:

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from timm.data import resolve_data_config
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from fungistore.backbones.timm_vit.encoder import TimmViT
@@ -186,6 +187,15 @@ def test_every_kind_of_attention_agrees_with_autograd(variant: dict[str, bool]) 
     attention = backbone.module.blocks[-1].attn
     attention.gate = nn.Linear(attention.qkv.in_features, attention.attn_dim)
     assert isinstance(gradient_path(backbone), ClassTokenPath)
+    check(backbone, class_token_path, KL(), views=1)
+
+
+def test_a_projection_need_not_be_square() -> None:
+    """Of heads that are narrower than the model it takes fewer numbers than it gives."""
+    backbone = small("test_vit")
+    torch.manual_seed(1)
+    narrow = Attention(64, num_heads=2, attn_head_dim=5).requires_grad_(False)
+    backbone.module.blocks[-1].attn = narrow.eval()
     check(backbone, class_token_path, KL(), views=1)
 
 

@@ -23,7 +23,7 @@ from fungistore.backbones.encoder import TokenGrid, remarks_of
 from fungistore.backbones.families import load_backbone
 from fungistore.backbones.timm_vit.encoder import TimmViT
 from fungistore.backbones.timm_vit.fitting import fit_weights
-from fungistore.backbones.timm_vit.masking import learnt_mask_token
+from fungistore.backbones.timm_vit.masking import can_mask, learnt_mask_token, masking
 from fungistore.errors import UsageError
 from fungistore.gradients.class_token import ClassTokenPath
 from fungistore.gradients.general import LayerPath
@@ -450,6 +450,17 @@ def test_a_trunk_in_bfloat16_masks_as_well(learnt: bool) -> None:
         found.append(tape.gradients(objective.losses(outputs, heads)).flatten(1))
     cosines = nn.functional.cosine_similarity(*found, dim=1)
     assert 0.99 < float(cosines.min()) < 1 - 1e-9
+
+
+def test_a_patch_embedding_is_made_to_mask_once() -> None:
+    """Asked twice, the mean that stands for a patch is still that of the patches, not of means."""
+    layer = nn.Linear(2, 2)
+    tokens, masked = torch.randn(1, 4, 2), torch.tensor([[[True, False], [False, False]]])
+    for _ in range(2):
+        can_mask(layer)
+        with masking(masked, token=None):
+            found = layer(tokens)
+        torch.testing.assert_close(found[:, 0], layer(tokens).mean(dim=1))
 
 
 def test_masks_of_several_threads_do_not_meet() -> None:

@@ -364,7 +364,8 @@ def test_dino_normalises_for_both_heads_or_for_neither(normalize: bool) -> None:
     expected = objective.cross_entropy(
         heads["student"](seen), heads["teacher"](seen[:, : objective.global_crops])
     )
-    assert torch.equal(objective.losses(ViewOutputs(embeddings), heads), expected)
+    found = objective.losses(ViewOutputs(embeddings), heads)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)  # some kernels go by strides
 
 
 def test_the_least_parameters_are_taken() -> None:
