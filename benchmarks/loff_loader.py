@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=reading_threads())
     parser.add_argument("--directory", help="where to put the data; default: the temporary folder")
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--shard-units", type=int, default=8, help="chunks of a shard; 1: none")
     parser.add_argument("--compressed", action="store_true", help="a zstd copy too")
     arguments = parser.parse_args()
     with TemporaryDirectory(dir=arguments.directory) as directory:
@@ -80,7 +81,7 @@ def compare(directory: Path, arguments: argparse.Namespace) -> None:
 
         return run
 
-    def ours(cache: CacheChoice) -> Contender:
+    def ours(cache: CacheChoice, array: UnitArray = array) -> Contender:
         order = Given(np.arange(rows), 0)
         loader = PatchLoader(array, order, batch_size, cache=cache, threads=arguments.threads)
 
@@ -97,6 +98,11 @@ def compare(directory: Path, arguments: argparse.Namespace) -> None:
         "ours, from memory": lambda: ours("ram"),
         "array.oindex": by_oindex,
     }
+    if arguments.shard_units > 1:
+        shards = write(
+            directory / "shards", rows, arguments.unit_rows, "none", chunks=arguments.shard_units
+        )
+        contenders["ours, from shards"] = lambda: ours("none", shards)
     if arguments.compressed:
         packed = write(directory / "zstd", rows, arguments.unit_rows, "zstd")
         contenders[EPOCHS] = lambda: whole_epochs(packed, batch_size, arguments.threads)
@@ -170,7 +176,12 @@ def report(
 
 
 def write(
-    root: Path, rows: int, unit_rows: int, codec: Codec, copy: Path | None = None
+    root: Path,
+    rows: int,
+    unit_rows: int,
+    codec: Codec,
+    copy: Path | None = None,
+    chunks: int = 1,
 ) -> UnitArray:
     """Write an array of normal values, and the same bytes as one plain file."""
     array = UnitArray.create(
@@ -178,7 +189,8 @@ def write(
         "vit/patches",
         shape=(rows, *SHAPE),
         dtype="float16",
-        unit_rows=unit_rows,
+        unit_rows=unit_rows * chunks,
+        shard_units=chunks,
         codec=codec,
         fingerprint="benchmark",
     )
