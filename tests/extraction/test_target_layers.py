@@ -14,6 +14,7 @@ from fungistore.errors import MismatchError, StoppedError, UsageError
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.replay import replay_extraction
 from fungistore.extraction.stage import extract
+from fungistore.extraction.target_layers import TargetLayers
 from fungistore.extraction.transformer import FungiTransformer
 from fungistore.machine.context import QUIET, Context
 from fungistore.objectives.simclr import SimCLR
@@ -221,3 +222,11 @@ def test_a_pipeline_step_has_features_of_several_layers(tiny_weights: Path) -> N
     assert found.shape == (3, 4 * 64)
     assert list(step.get_feature_names_out())[-1] == f"simclr@{FC2}_63"
     np.testing.assert_allclose(np.linalg.norm(found.reshape(3, 4, 64), axis=2), 1, atol=1e-4)
+
+
+def test_each_further_layer_has_a_place_of_its_own() -> None:
+    """Whatever the objective, and however many layers there are."""
+    layers = TargetLayers((PROJ, FC2, LOW), LOW)
+    features = ("kl", f"kl@{FC2}", f"dino@{FC2}", f"kl@{LOW}")
+    assert [layers.place(feature) for feature in features] == [0, 1, 1, 2]
+    assert layers.further == (FC2, LOW)
