@@ -6,6 +6,7 @@ within one process. Nothing is renamed, locked or flushed; who may write is in `
 
 from __future__ import annotations
 
+import errno
 import shutil
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING
 
-from fungistore.remote.bucket import ABSENT, THREADS, Bucket, ChangedError, open_bucket
+from fungistore.remote.bucket import ABSENT, THREADS, Bucket, ChangedError, Patience, open_bucket
 from fungistore.store.backend import Bytes, Listing
 from fungistore.store.locks import Claims
-from fungistore.store.object_claims import LOCKS, ObjectClaims
+from fungistore.store.object_claims import LEASE_SECONDS, LOCKS, ObjectClaims
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
+
+MOST_TRIES = 30
 
 
 class ObjectBackend:
@@ -29,12 +32,14 @@ class ObjectBackend:
 
     Args:
         bucket: of that URL.
+        claims: on what is below it.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, claims: ObjectClaims) -> None:
         self.where = bucket.where
         self._bucket = bucket
-        self.claims: Claims = ObjectClaims(bucket)
+        self.claims: Claims = claims
+        self._claims = claims
         self._copies: dict[str, tuple[str | None, Path]] = {}
         self._copied = Path(mkdtemp(prefix="fungi-"))
         weakref.finalize(self, shutil.rmtree, self._copied, ignore_errors=True)
@@ -63,14 +68,29 @@ class ObjectBackend:
         return Listing(tuple(sorted(names)), tuple(sorted(set(folders) - hidden)))
 
     def publish(self, key: str, *pieces: Bytes) -> None:
-        """Put an object in the place of what was last seen there."""
-        while True:
+        """Put an object in the place of what was last seen there: look, check, put on condition.
+
+        A writer may be paused anywhere in between, for longer than its lease, and another may own
+        the key when it is woken. What the next owner has put is another object than the one that
+        was looked at while the lease was alive, so the late put is refused. What arrives before the
+        next owner puts is replaced: its own put finds it, at its look or when it is refused. Where
+        the next owner puts nothing, it found a record of that very chunk, and no late put differs
+        in the rows that it vouches for, or verification says so by their checksums.
+        So the state of the object tells all that a fencing number in a record could.
+
+        Raises:
+            LeaseLostError: another process has taken over what this one holds.
+        """
+        for _ in range(MOST_TRIES):
             seen = self._bucket.find(key)
+            self._claims.check()
             try:
-                self._bucket.put(key, *pieces, expected=seen.tag if seen else ABSENT)
-            except ChangedError:
-                continue
+                self._bucket.put(key, *pieces, expected=seen.state if seen else ABSENT)
+            except (ChangedError, FileNotFoundError):  # FileNotFoundError: replaced, but gone
+                continue  # own repetition, or a late put of a dead owner
             return
+        where = f"{self.where}/{key}"
+        raise OSError(errno.EIO, f"others changed the object {MOST_TRIES} times", where)
 
     def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
         """Put several objects at once."""
@@ -144,4 +164,6 @@ class ObjectBackend:
 
 def open_url(where: str) -> ObjectBackend:
     """Return the backend of a URL."""
-    return ObjectBackend(open_bucket(where.rstrip("/")))
+    url = where.rstrip("/")
+    hasty = Patience(request=LEASE_SECONDS / 6, together=LEASE_SECONDS / 3)
+    return ObjectBackend(open_bucket(url), ObjectClaims(open_bucket(url, hasty)))
