@@ -8,6 +8,7 @@ instead, before anybody has been told that it was taken.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import time
@@ -75,11 +76,14 @@ class ObjectClaims:
         self._changed = Condition()
         self._renewer: Thread | None = None
         self._is_conditional: bool | None = None
+        self._is_gone = False
         self._tokens: set[str] = set()  # of this process's moments that may not be given back
 
     @contextmanager
     def moment(self) -> Iterator[None]:
         """Hold the short lock."""
+        if self._is_gone:
+            raise FileNotFoundError(errno.ENOENT, "the store was removed", self._bucket.where)
         with self._one:
             short = self._acquire()
             self._keep(short)
@@ -139,6 +143,16 @@ class ObjectClaims:
         """
         for lease in list(self._held.values()):
             lease.hold()
+
+    def forget(self) -> None:
+        """Hold nothing any more: the store is about to be removed, and the claims with it."""
+        self._is_gone = True
+        for lease in list(self._held.values()):
+            self._drop(lease)
+
+    def remember(self) -> None:
+        """Let there be a store again."""
+        self._is_gone = False
 
     def server_time(self) -> datetime:
         """Return what time it is, by the server's clock."""
