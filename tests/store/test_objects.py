@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,12 @@ from numpy.typing import NDArray
 
 from fault_proxy import Faults, proxied
 from feature_world import ListSource
-from fungistore.errors import FungiError, LeaseLostError
+from fungistore.errors import FungiError, LeaseLostError, UsageError
 from fungistore.fingerprint import digest_ids, fingerprint
-from fungistore.remote.bucket import ABSENT, Bucket, forget_buckets, open_bucket
+from fungistore.remote.bucket import ABSENT, Bucket, Patience, forget_buckets, open_bucket
+from fungistore.remote.credentials import settings_of
+from fungistore.remote.refusals import without_secrets
+from fungistore.remote.urls import shown
 from fungistore.sources.sample import Sample
 from fungistore.store import leases, object_claims, objects
 from fungistore.store.backend import open_backend
@@ -30,7 +34,7 @@ from fungistore.store.objects import ObjectBackend
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 from fungistore.verification.verify import verify_store
-from s3_world import bucket, s3_server
+from s3_world import KEYS, bucket, make_bucket, s3_server
 
 __all__ = ["bucket", "s3_server"]  # fixtures
 WHERE = "memory://late.fungi"
@@ -438,3 +442,101 @@ def test_conditions_hold_on_the_server(bucket: str) -> None:
             found.put("one", b"2", expected=expected)
     assert found.put("one", b"3", expected=state) != state
     assert found.get("one") == b"3"
+
+
+# --- what errors and settings say
+
+
+@pytest.fixture
+def aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home without credentials but those that a test writes, and no way to a machine's own."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1")  # never the real one
+    (tmp_path / ".aws").mkdir()
+    return tmp_path / ".aws"
+
+
+def test_keys_come_from_the_standard_files(
+    aws: Path, s3_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Profile, region and endpoint of the two files; variables win; the keys are used."""
+    (aws / "credentials").write_text(
+        "[default]\naws_access_key_id = A\naws_secret_access_key = S%\n"
+        "[two]\naws_access_key_id = B\naws_secret_access_key = T\naws_session_token = U\n"
+    )
+    (aws / "config").write_text(
+        f"[default]\nregion = eu-west-1\nendpoint_url = {s3_server}\n"
+        f"[profile two]\nregion = eu-west-2\nendpoint_url = {s3_server}\n"
+    )
+    first = settings_of("s3://x", os.environ)
+    assert first["config"] == {
+        "access_key_id": "A",
+        "secret_access_key": "S%",
+        "region": "eu-west-1",
+        "endpoint": s3_server,
+    }
+    monkeypatch.setenv("AWS_PROFILE", "two")
+    found = open_bucket(f"s3://{make_bucket(s3_server)}/x")
+    found.put("k", b"1")
+    assert found.get("k") == b"1"
+    assert settings_of("s3://x", os.environ)["config"]["session_token"] == "U"
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "C")
+    monkeypatch.setenv("AWS_REGION", "us-west-1")
+    config = settings_of("s3://x", os.environ)["config"]
+    assert config == {"region": "us-west-1", "endpoint": s3_server}
+    assert settings_of("gs://x", os.environ) == {}
+
+
+@pytest.mark.parametrize("line", ["sso_session = corp", "credential_process = /bin/keys"])
+def test_a_profile_without_keys_says_what_to_do(
+    aws: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Amazon's own tool gives keys as variables."""
+    (aws / "config").write_text(f"[profile work]\n{line}\n")
+    monkeypatch.setenv("AWS_PROFILE", "work")
+    with pytest.raises(UsageError, match="export-credentials --profile work --format env"):
+        open_bucket("s3://x")
+    monkeypatch.setenv("AWS_PROFILE", "none")
+    with pytest.raises(UsageError, match="list-profiles"):
+        open_bucket("s3://y")
+    monkeypatch.delenv("AWS_PROFILE")
+    (aws / "credentials").write_text("aws_secret_access_key = VERYSECRET\n")
+    with pytest.raises(UsageError) as caught:
+        open_bucket("s3://z")
+    assert "VERYSECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "variables", "words"),
+    [
+        ("s3://no-such-bucket/x", {}, "no such bucket"),
+        ("s3://x-y-z/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "did not answer"),
+    ],
+)
+def test_errors_say_what_to_try(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, url: str, variables: dict[str, str], words: str
+) -> None:
+    """Bucket and key, in words, and no secret."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = open_bucket(url, Patience(1, 1))
+    with pytest.raises(OSError, match=words) as caught:
+        found.put("k", b"1")
+    assert caught.value.filename == f"{url}/k"
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+def test_want_of_credentials_is_said(aws: Path, s3_server: str) -> None:
+    """Nothing is asked of anybody else than the (here absent) machine's own service."""
+    (aws / "config").write_text(f"[default]\nregion = us-east-1\nendpoint_url = {s3_server}\n")
+    with pytest.raises(PermissionError, match="AWS_PROFILE"):
+        open_bucket("s3://x-y-z", Patience(1, 1)).find("k")
+
+
+def test_urls_are_shown_without_secrets() -> None:
+    """Users and signatures of URLs are in no place's name, and in no error's text."""
+    assert shown("https://me:word@host/x?sig=abc#d") == "https://host/x"
+    assert without_secrets("at https://me:word@host/x?sig=abc said") == "at https://host/x said"
