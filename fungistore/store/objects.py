@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
 MOST_TRIES = 30
+MOST_CUTS = 8  # of one put, the last after some 13 seconds
 WHOLE_BYTES = 256 << 20  # of a file that is put in one request, from memory
 HIDDEN = {LOCKS, APPENDED}
 
@@ -107,7 +109,7 @@ class ObjectBackend:
         Raises:
             LeaseLostError: another process has taken over what this one holds.
         """
-        for _ in range(MOST_TRIES):
+        for number in range(MOST_TRIES):
             seen = self._bucket.find(key)
             self._claims.check()
             try:
@@ -115,6 +117,11 @@ class ObjectBackend:
             except (ChangedError, FileNotFoundError):  # a late put of a dead owner, or a removal
                 if self._is(key, pieces):  # obstore's repetition: the first was done and not told
                     return
+                continue
+            except OSError as error:  # obstore repeats no conditional put that was cut off
+                if error.errno != errno.EIO or number >= MOST_CUTS:
+                    raise
+                time.sleep(0.05 * 2**number)
                 continue
             return
         where = f"{self.where}/{key}"

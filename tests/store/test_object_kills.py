@@ -15,6 +15,7 @@ import url_writer
 from url_writer import prepare, write
 
 from fault_proxy import Faults, proxied
+from fungistore.errors import FungiError
 from fungistore.remote.bucket import forget_buckets, open_bucket
 from fungistore.store.backend import open_backend
 from fungistore.store.locks import WHOLE
@@ -26,6 +27,7 @@ __all__ = ["bucket", "s3_server"]  # fixtures
 SCRIPT = Path(url_writer.__file__)
 CHUNK, RECORD = "features.zarr/set/embeddings/c/1/0", "commits/set/embeddings/00000001.json"
 SECONDS = 60
+LEASE = 8.0  # a server's answers may take seconds on a busy machine
 
 
 def start(place: str, seed: int = 0, part: str = "0/1", lease: float = 60, *stop: str):
@@ -61,14 +63,17 @@ def alone(folder: Path, units: int) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [CHUNK, RECORD])
-def test_a_writer_stopped_past_its_lease_is_refused(bucket: str, tmp_path: Path, key: str) -> None:
+def test_a_writer_stopped_past_its_lease_is_refused(
+    bucket: str, tmp_path: Path, key: str, request: pytest.FixtureRequest
+) -> None:
     """Before a chunk's put, or between a chunk and its record; another finishes; it is woken."""
     place = f"{bucket}/s.fungi"
     prepare(place, 4)
-    late = start(place, 0, "0/1", 1.0, key)
+    late = start(place, 0, "0/1", LEASE, key)
+    request.addfinalizer(late.kill)
     assert os.WIFSTOPPED(os.waitpid(late.pid, os.WUNTRACED)[1])
-    code, said = finish(start(place))
-    assert (code, "another process is writing features/set" in said) == (1, True)
+    with pytest.raises(FungiError, match="another process is writing features/set"):
+        write(open_backend(place), 0, WHOLE)
     end = time.monotonic() + SECONDS
     while finish(start(place))[0]:  # until the lease has run out
         assert time.monotonic() < end
@@ -98,7 +103,7 @@ def test_killed_at_random_and_cut_off_the_store_is_that_of_one(
     s3_server: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One request in ten is broken, and the writer is killed again and again."""
-    units, place, chance = 60, f"{bucket}/s.fungi", random.Random(0)
+    units, place, chance = 24, f"{bucket}/s.fungi", random.Random(0)
     prepare(place, units)
     faults, kills = Faults(rate=0.1, timeout=0.5), 0
     with proxied(s3_server, faults) as endpoint:
@@ -107,7 +112,7 @@ def test_killed_at_random_and_cut_off_the_store_is_that_of_one(
         while True:
             writer = start(place, 0, "0/1", 20.0)
             try:
-                code, said = writer.communicate(timeout=chance.uniform(3, 9)), ""
+                code, said = writer.communicate(timeout=chance.uniform(6, 14)), ""
                 if writer.returncode == 0:
                     break
                 raise AssertionError((code, said))
