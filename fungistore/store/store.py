@@ -95,7 +95,7 @@ class Store:
             raise UsageError(
                 "not a fungi store",
                 where=backend.where,
-                expected=f"a directory with a {MANIFEST}",
+                expected=f"a directory, or a URL, with a {MANIFEST}",
                 hint=f"make one with: fungi extract SOURCE {quote(backend.where)} --model NAME",
             )
         manifest = _read_manifest(backend)
@@ -291,8 +291,8 @@ class Store:
                     "the store cannot be written to",
                     where=self.where,
                     found=error.strerror or error,
-                    hint="status, search, eval and export only read; to write, make a copy with "
-                    "cp -r, or be given write access",
+                    hint="status, search, eval and export only read; to write, make a copy "
+                    "(of a directory: cp -r), or be given write access",
                 ) from error
             self.backend.settle()  # whatever is there from here on is relied upon
             self._raise_minor()
