@@ -49,7 +49,8 @@ def check_units_by(
     here = check_units(store, arrays, context, lambda array, unit: (array, unit) not in found)
     for stored in arrays:
         for unit in stored.records:
-            yield found.pop((stored.array.name, unit), None) or next(here)
+            key = (stored.array.name, unit)
+            yield found[key] if key in found else next(here)
 
 
 def open_checks(arguments: Config, place: Place, context: Context) -> RunSlice:
