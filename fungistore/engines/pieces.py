@@ -7,7 +7,7 @@ neither who made a piece, nor how often, nor when, changes what comes of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pkgutil import resolve_name
 
@@ -20,6 +20,7 @@ from fungistore.store.scratch import Scratch, Tensors
 from fungistore.store.store import Store
 
 ALONE = Local()
+DRIVEN, WORKED = "driven", "worked"  # what the claims of a stage, and of its workers, are called
 
 Make = Callable[[int], Tensors]
 OpenPieces = Callable[[Store, Config, Scratch, Place, Context], Make]
@@ -48,8 +49,22 @@ class Pieces:
         """Return the folder of the pieces."""
         return Scratch.of(store.backend, self.name)
 
-    def made(self, engine: Engine, store: Store, context: Context) -> Iterator[Tensors]:
+    def made(
+        self,
+        engine: Engine,
+        store: Store,
+        context: Context,
+        given: Iterable[tuple[str, Tensors]] = (),
+    ) -> Iterator[Tensors]:
         """Let an engine make those that are not there, and yield all in order.
+
+        They are left for the caller to remove, who may still have to keep what comes of them.
+
+        Args:
+            engine: who makes them.
+            store: it.
+            context: its reporter is told what happens, its stop asked between pieces.
+            given: what workers need beside the arguments, by name in the folder.
 
         Raises:
             StoppedError: `context` asked for it; what is made is kept.
@@ -60,11 +75,15 @@ class Pieces:
             "keep_removed": store.keep_removed,
             "pieces": asdict(self),
         }
-        engine.run(DividedWork(f"{__name__}:{open_pieces.__name__}", arguments), context)
+        work = DividedWork(f"{__name__}:{open_pieces.__name__}", arguments)
         scratch = self.scratch(store)
-        for number in range(self.count):
-            context.stop_if_asked()
-            yield scratch.read(piece_name(number))
+        with store.writing(f"{DRIVEN}/{self.name}"):  # so that nobody sweeps meanwhile
+            for name, tensors in given:
+                scratch.write(name, tensors)
+            engine.run(work, context)
+            for number in range(self.count):
+                context.stop_if_asked()
+                yield scratch.read(piece_name(number))
 
 
 def open_pieces(arguments: Config, place: Place, context: Context) -> RunSlice:
@@ -78,7 +97,7 @@ def open_pieces(arguments: Config, place: Place, context: Context) -> RunSlice:
     def run(part: Slice) -> Config:
         mine, made = [number for number in range(pieces.count) if number in part], 0
         context.reporter.begin(pieces.what, len(mine))
-        with store.writing(f"work/{pieces.name}", part=part):
+        with store.writing(f"{WORKED}/{pieces.name}", part=part):
             for number in mine:
                 context.stop_if_asked()
                 if not scratch.holds(piece_name(number)):

@@ -19,7 +19,7 @@ class TableRuns:
     """Opens the task of each choice of rows once, and takes shots of it when they are asked for.
 
     Args:
-        store: the store's directory.
+        store: the store, or its directory.
         options: which shots, seeds and rows.
         draws_validation: whether the classifier draws validation rows where the store has none.
 
@@ -28,7 +28,7 @@ class TableRuns:
     """
 
     def __init__(
-        self, store: str | Path, options: TableOptions, *, draws_validation: bool = False
+        self, store: str | Path | Store, options: TableOptions, *, draws_validation: bool = False
     ) -> None:
         self._options = options
         seeds = tuple(dict.fromkeys(run.rows_seed for run in options.runs))
@@ -87,7 +87,7 @@ class TableRuns:
         return len(few_rows) < len(self.first.split.train)
 
 
-def _opened(store: str | Path, options: TableOptions, seed: int) -> Task:
+def _opened(store: str | Path | Store, options: TableOptions, seed: int) -> Task:
     return open_task(
         Store.open(store, keep_removed=options.keep_removed),
         options.features,

@@ -26,10 +26,11 @@ Number = TypeVar("Number", np.float32, np.float64)
 
 
 def product(left: NDArray[Number], right: NDArray[Number]) -> NDArray[Number]:
-    """Return left [n, d] times right [d, k]."""
+    """Return left [n, d] times right [d, k].
+
+    Rows are those of the same rows of any other `left` that has them in the same tile.
+    """
     (rows, width), columns = left.shape, right.shape[1]
-    if rows * width * columns <= SMALL:
-        return left @ right
     found = np.empty((rows, columns), left.dtype)
     tiles = [(i, j) for i in _steps(rows, TILE_ROWS) for j in _steps(columns, TILE_COLUMNS)]
 
@@ -37,7 +38,11 @@ def product(left: NDArray[Number], right: NDArray[Number]) -> NDArray[Number]:
         i, j = tile
         np.matmul(left[i], right[:, j], out=found[tile])
 
-    _each(fill, tiles)
+    if rows * width * columns <= SMALL:
+        for tile in tiles:
+            fill(tile)
+    else:
+        _each(fill, tiles)
     return found
 
 

@@ -67,8 +67,8 @@ def sum_moments(
         f"{__name__}:{open_moments.__name__}",
         {"features": list(matrix.features), "feature_set": matrix.feature_set},
     )
-    pieces.scratch(matrix.store).write(ROWS, {ROWS: rows})
-    for tensors in pieces.made(engine, matrix.store, context):
+    given = [(ROWS, {ROWS: rows})]
+    for tensors in pieces.made(engine, matrix.store, context, given):
         _take_in(moments, tensors)
     return moments
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -43,7 +44,7 @@ class Scratch:
 
     def write(self, name: str, tensors: Mapping[str, NDArray[Any]]) -> None:
         """Let an object appear whole, durably."""
-        data = save(dict(tensors))
+        data = save({key: np.asarray(value, order="C") for key, value in tensors.items()})
         self.folder.publish(name, _digest(data), data)
 
     def read(self, name: str) -> Tensors:
