@@ -281,7 +281,11 @@ class _Plan:
         return query_blocks(test, job.matrix.stream_rows)
 
     def classifier(
-        self, number: int, reduction: Pca | RandomMap | None, options: KnnOptions, device: str | None
+        self,
+        number: int,
+        reduction: Pca | RandomMap | None,
+        options: KnnOptions,
+        device: str | None,
     ) -> KnnClassifier:
         """Return what classifies the blocks of a run."""
         job = self._jobs[number]

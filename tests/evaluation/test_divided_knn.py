@@ -29,7 +29,12 @@ OPTIONS = {
     "majority": KnnOptions(k=5, holdout=0.5),
     "weighted": KnnOptions(k=5, vote="weighted", holdout=0.5),
     "combinations": KnnOptions(
-        k=3, combinations="all", pca_dims=(None, 8), holdout=0.5, seeds=2, features=("embeddings", "kl")
+        k=3,
+        combinations="all",
+        pca_dims=(None, 8),
+        holdout=0.5,
+        seeds=2,
+        features=("embeddings", "kl"),
     ),
     "random": KnnOptions(k=3, reduction="random", pca_dims=(6,), holdout=0.5),
     "shots": KnnOptions(k=20, shots=(1, "all"), holdout=0.5),
@@ -89,9 +94,7 @@ def test_a_stopped_run_goes_on(root):
     """Blocks that were classified are kept, and not classified again."""
     options, steps = OPTIONS["majority"], count()
     with pytest.raises(StoppedError):
-        evaluate_knn(
-            root, options, engine=Once(), context=Context(stop=lambda: next(steps) > 4)
-        )
+        evaluate_knn(root, options, engine=Once(), context=Context(stop=lambda: next(steps) > 4))
     (left,) = (root / WORK).iterdir()
     kept = {path.name for path in left.iterdir()}
     assert kept

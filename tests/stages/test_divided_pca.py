@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from fungi_cli.main import app
 from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
+import memory_backend
 from engine_world import OddTurns, files_of
 from feature_world import Notices, clustered, make_store
 from fungistore.engines.engine import Local
@@ -22,10 +24,12 @@ from fungistore.matrices.products import gram, product
 from fungistore.pca.moments import LEAST_GROUPS, MOST_GROUPS, groups_of
 from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca
+from fungistore.store.backend import BACKENDS, open_backend
 from fungistore.store.locks import Slice
 from fungistore.store.scratch import WORK, Scratch
 from fungistore.store.store import Store
 from fungistore.verification.verify import verify_store
+from plugins import install, write_plugin
 
 ROWS, DIM = 10_000, 100
 OPTIONS = PcaOptions(dim=16, name="p")
@@ -75,6 +79,22 @@ def test_processes_give_the_pca_of_one_process(root, alone):
         == 0
     )
     assert files_of(root) == alone[0]
+
+
+def test_a_store_that_is_no_directory_is_divided_too(root, alone, tmp_path, monkeypatch):
+    """What workers leave goes through the backend alone, as it does at a URL."""
+    source = Path(memory_backend.__file__).read_text(encoding="utf-8")
+    points = {"fungistore.backends": {"memory": "memory_work:open_url"}}
+    write_plugin(tmp_path / "plugin", "memory_work", source, points)
+    install(monkeypatch, tmp_path / "plugin", "memory_work", BACKENDS)
+    where = "memory://divided.fungi"
+    place = open_backend(where)
+    place.make_room()
+    for name, data in files_of(root).items():
+        place.publish(name, data)
+    done = fit_pca(where, OPTIONS, engine=OddTurns())
+    assert done.fingerprint == alone[1].fingerprint
+    assert {name: place.read(name) for name in place.objects} == alone[0]
 
 
 def test_a_stopped_run_goes_on_with_what_its_workers_left(root, alone, monkeypatch):
