@@ -34,7 +34,7 @@ def pca(
       fungi pca pets.fungi --holdout 0.2 --seed 0 --name half
       fungi eval knn pets.fungi --pca half --holdout 0.2 --seed 0
       fungi pca pets.fungi --features embeddings,kl --reduction random
-      fungi pca pets.fungi --dim 256 --name wide --processes 4
+      fungi pca pets.fungi --name divided --processes 2
     """
     workers = chosen_engine(engine, context)
     done = fungi.fit_pca(store, options, restart=restart, engine=workers, context=context)

@@ -37,8 +37,8 @@ def train_loff(
           --name plain --holdout 0.2 --seed 1
       fungi train-loff pets.fungi --head deit-s --epochs 90 \\
           --augment hflip,rotate --brightness 0.1
-      fungi train-loff pets.fungi --head attn-pool --seeds 10 --split-seed 0 \\
-          --holdout 0.2 --processes 2
+      fungi train-loff pets.fungi --head linear --seeds 5 --split-seed 0 \\
+          --processes 2
     """
     workers = chosen_engine(engine, context, options.device)
     if options.seeds is not None:

@@ -54,7 +54,7 @@ def verify(
     Examples:
       fungi verify pets.fungi
       fungi verify pets.fungi --repair
-      fungi verify pets.fungi --processes 4
+      fungi verify pets.fungi --processes 2
       fungi verify copy-without-commits.fungi --rebuild-records
       fungi verify pets.fungi --json | jq '.findings[] | {kind, where, repair}'
 

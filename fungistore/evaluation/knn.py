@@ -220,17 +220,15 @@ class _Workers:
             if reduction.map is not None:
                 given.append((f"map-{number}", _tensors_of(reduction.map)))
             self._reductions.append(replace(reduction, map=None))
-        counts = [len(plan.blocks(number)) for number in range(len(jobs))]
-        self._counts += counts
+        self._counts += plan.counts
         pieces = Pieces(
             f"knn-{plan.key}",
-            sum(counts),
+            sum(plan.counts),
             "blocks of test rows",
             f"{__name__}:{open_blocks.__name__}",
             {
                 "options": self._options.to_config(),
                 "key": plan.key,
-                "counts": counts,
                 "maps": [name for name, _ in given],
             },
         )
@@ -253,11 +251,14 @@ class _Plan:
     """What the runs of a table classify, the same for all who open the same store.
 
     Attributes:
-        key: of the features, of the rows to learn from and to test on, and of the settings.
+        counts: blocks of test rows of each run.
+        key: of the features, of the rows to learn from and to test on, of the blocks, and of the
+            settings.
     """
 
     def __init__(self, runs: TableRuns, jobs: list[Job], options: KnnOptions) -> None:
         self._runs, self._jobs = runs, jobs
+        self.counts = [len(self.blocks(number)) for number in range(len(jobs))]
         config = options.to_config()
         config.pop("plot", None)
         matrix = runs.first.matrix
@@ -270,6 +271,7 @@ class _Plan:
                     [digest_rows(split.train), digest_rows(split.test)]
                     for split in (runs.task(job.shots, job.run).split for job in jobs)
                 ],
+                "blocks": self.counts,
                 "labels": digest_rows(runs.first.labels.astype(np.int64)),
             }
         )
@@ -326,13 +328,14 @@ def open_blocks(
     plan = _Plan(runs, [job for jobs in jobs_of(runs, options) for job in jobs], options)
     if plan.key != arguments["key"]:
         raise MismatchError(
-            "the store has changed since its test rows were divided",
+            "a worker divides the test rows otherwise: the store has changed since, or this is "
+            "another version of fungi",
             where=store.where,
             expected=arguments["key"],
             found=plan.key,
             hint="run the same command again",
         )
-    starts = np.cumsum([0, *arguments["counts"]])
+    starts = np.cumsum([0, *plan.counts])
 
     @lru_cache(maxsize=1)  # blocks come in order, so those of one run read its rows once
     def classifier(number: int) -> KnnClassifier:

@@ -195,7 +195,7 @@ class KnnOptions(TableOptions):
       fungi eval knn pets.fungi --shots 1,2,4,8,16,all --k 1
       fungi eval knn pets.fungi --holdout 0.2 --group owner
       fungi eval knn pets.fungi --features embeddings --vote weighted --json
-      fungi eval knn pets.fungi --processes 4
+      fungi eval knn pets.fungi --processes 2
     """
 
     function = "fungistore.evaluation.knn:evaluate_knn"

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
 
 TILE_ROWS = 512
-TILE_COLUMNS = 256
+TILE_COLUMNS = 128
 SMALL = 1 << 18  # multiplications that no BLAS divides
 
 Number = TypeVar("Number", np.float32, np.float64)
@@ -28,7 +28,8 @@ Number = TypeVar("Number", np.float32, np.float64)
 def product(left: NDArray[Number], right: NDArray[Number]) -> NDArray[Number]:
     """Return left [n, d] times right [d, k].
 
-    Rows are those of the same rows of any other `left` that has them in the same tile.
+    Tiles begin with the first row: those of some rows of `left` are found as they would be among
+    all, where the first of them begins a tile.
     """
     (rows, width), columns = left.shape, right.shape[1]
     found = np.empty((rows, columns), left.dtype)
@@ -50,14 +51,19 @@ def gram(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the products [d, d] of the columns of rows [n, d] with each other."""
     width = rows.shape[1]
     found = np.empty((width, width))
+    tiles = [
+        (slice(i.start, min(i.stop, j.stop)), j)
+        for j in _steps(width, TILE_COLUMNS)
+        for i in _steps(j.stop, TILE_ROWS)
+    ]
 
-    def fill(columns: slice) -> None:
-        above = np.matmul(rows[:, : columns.stop].T, rows[:, columns])
-        found[: columns.stop, columns] = above
-        found[columns, : columns.start] = above[: columns.start].T
+    def fill(tile: tuple[slice, slice]) -> None:
+        i, j = tile
+        above = np.matmul(rows[:, i].T, rows[:, j])
+        found[i, j] = above
+        found[j, i] = above.T
 
-    # the widest first, so that no thread begins with it when the others end
-    _each(fill, _steps(width, TILE_COLUMNS)[::-1])
+    _each(fill, tiles)
     return found
 
 

@@ -67,7 +67,8 @@ def sum_moments(
         f"{__name__}:{open_moments.__name__}",
         {"features": list(matrix.features), "feature_set": matrix.feature_set},
     )
-    given = [(ROWS, {ROWS: rows})]
+    cuts = np.cumsum([len(group) for group in groups[:-1]])
+    given = [(ROWS, {ROWS: rows, "cuts": cuts})]
     for tensors in pieces.made(engine, matrix.store, context, given):
         _take_in(moments, tensors)
     return moments
@@ -83,7 +84,8 @@ def open_moments(
 ) -> Make:
     """Open the features in a worker, and return what gives the moments of a group."""
     matrix = open_features(store, arguments["features"], feature_set=arguments["feature_set"])
-    groups = groups_of(scratch.read(ROWS)[ROWS], matrix.unit_rows, matrix.dim)
+    given = scratch.read(ROWS)
+    groups = np.split(given[ROWS], given["cuts"])
     return lambda number: _moments_of(matrix, groups[number], context)
 
 

@@ -113,8 +113,20 @@ def test_rows_that_change_meanwhile_are_refused(root):
             make_store(root, arrays, labels, unit_rows=64)
             return Local().run(work, context)
 
-    with pytest.raises(MismatchError, match="has changed since"):
+    with pytest.raises(MismatchError, match="the store has changed since"):
         evaluate_knn(root, OPTIONS["majority"], engine=Late())
+
+
+def test_a_worker_that_cuts_otherwise_is_refused(root, monkeypatch):
+    """As one of another version would: its blocks are not those that are put together."""
+
+    class Other:
+        def run(self, work, context):
+            monkeypatch.setattr(blocks, "STREAM_BYTES", 32_000_000)
+            return Local().run(work, context)
+
+    with pytest.raises(MismatchError, match="another version"):
+        evaluate_knn(root, OPTIONS["majority"], engine=Other())
 
 
 def test_one_of_several_started_by_hand_is_refused(root):
@@ -135,9 +147,9 @@ def test_blocks_are_cut_where_products_and_reads_are(rows, stream):
 
 
 @pytest.mark.slow
-def test_the_command_divides(root):
+def test_the_command_divides(features, tmp_path):
     """`--processes 2 --json` prints what one process prints; other evaluations have no engine."""
-    found = []
+    found, root = [], shutil.copytree(features, tmp_path / "s.fungi")
     for flags in ([], ["--processes", "2"]):
         words = ["eval", "knn", str(root), "--holdout", "0.5", "--pca-dim", "8", "--json"]
         done = CliRunner().invoke(app, [*words, *flags])
