@@ -81,11 +81,14 @@ from .loff.evaluate import LoffEvaluation as LoffEvaluation
 from .loff.evaluate import evaluate_loff as evaluate_loff
 from .loff.evaluate_options import LoffOptions as LoffOptions
 from .loff.options import Augmentation as Augmentation
+from .loff.options import HeadsOptions as HeadsOptions
 from .loff.options import PredictOptions as PredictOptions
 from .loff.options import TrainOptions as TrainOptions
 from .loff.predict import PredictResult as PredictResult
 from .loff.predict import predict_images as predict_images
 from .loff.predict import predict_rows as predict_rows
+from .loff.several import HeadsResult as HeadsResult
+from .loff.several import train_heads as train_heads
 from .loff.stored import StoredHead as StoredHead
 from .loff.stored import load_head as load_head
 from .loff.train import TrainResult as TrainResult

@@ -47,6 +47,7 @@ COMMANDS = {  # where each class's flags are
     "IndexOptions": ["index", "s.fungi"],
     "SearchOptions": ["search", "s.fungi", "query"],
     "TrainOptions": ["train-loff", "s.fungi"],
+    "HeadsOptions": ["train-loff", "s.fungi"],
     "AdaptOptions": ["adapt", "images", "s.fungi", "--model", "m"],
     "LoffTableOptions": ["table", "loff", "s.fungi"],
     "PredictOptions": ["predict", "s.fungi", "--rows", "1"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from typing import Any
 
 import typer
@@ -11,6 +12,7 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.machine.context import Context
 
 from ..console import explains_errors
+from ..engines import chosen_engine
 from ..flags import Json, StorePath, command
 from ..layout import Page, Pages
 from ..output import result_json
@@ -53,6 +55,13 @@ def _function(kind: Any) -> Any:
     if not isinstance(kind, type) or not issubclass(kind, fungi.EvaluationOptions):
         raise TypeError(f"{kind!r} is no class of EvaluationOptions")
 
+    def show(done: fungi.Evaluation, as_json: bool, context: Context) -> None:
+        saved = done.save(context)
+        if as_json:
+            result_json(done.to_json() | {"saved": saved})
+        else:
+            show_scores(done, saved, kind.tell)
+
     def evaluate(
         *,
         store: StorePath,
@@ -60,16 +69,24 @@ def _function(kind: Any) -> Any:
         as_json: Json = False,
         context: Context,
     ) -> None:
-        done = options.evaluate(store, context=context)
-        saved = done.save(context)
-        if as_json:
-            result_json(done.to_json() | {"saved": saved})
-        else:
-            show_scores(done, saved, kind.tell)
+        show(options.evaluate(store, context=context), as_json, context)
 
-    evaluate.__annotations__["options"] = kind
-    evaluate.__doc__ = kind.__doc__
-    return evaluate
+    def divide(
+        *,
+        store: StorePath,
+        options: Any,
+        engine: fungi.EngineChoice,
+        as_json: Json = False,
+        context: Context,
+    ) -> None:
+        workers = chosen_engine(engine, context)
+        run = pkgutil.resolve_name(options.function)
+        show(run(store, options, engine=workers, context=context), as_json, context)
+
+    function = divide if kind.is_divided else evaluate
+    function.__annotations__["options"] = kind
+    function.__doc__ = kind.__doc__
+    return function
 
 
 def _failing(error: FungiError) -> Any:

@@ -7,6 +7,7 @@ from fungistore.machine.context import Context
 from fungistore.quantities import counted
 
 from ..console import next_step
+from ..engines import chosen_engine
 from ..flags import Json, Restart, StorePath, command
 from ..output import result, result_json
 from ..shell import operand
@@ -17,6 +18,7 @@ def pca(
     *,
     store: StorePath,
     options: fungi.PcaOptions,
+    engine: fungi.EngineChoice,
     restart: Restart = False,
     as_json: Json = False,
     context: Context,
@@ -32,8 +34,10 @@ def pca(
       fungi pca pets.fungi --holdout 0.2 --seed 0 --name half
       fungi eval knn pets.fungi --pca half --holdout 0.2 --seed 0
       fungi pca pets.fungi --features embeddings,kl --reduction random
+      fungi pca pets.fungi --name divided --processes 2
     """
-    done = fungi.fit_pca(store, options, restart=restart, context=context)
+    workers = chosen_engine(engine, context)
+    done = fungi.fit_pca(store, options, restart=restart, engine=workers, context=context)
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "index", operand(store), "--pca", done.name)
 

@@ -13,6 +13,7 @@ from fungistore.machine.context import Context
 from fungistore.quantities import counted, duration, size
 
 from ..console import next_step
+from ..engines import chosen_engine
 from ..flags import Json, StorePath, command
 from ..output import note, result, result_json
 from ..shell import operand
@@ -39,6 +40,7 @@ def verify(
             "commits/: ids are taken from the sample table, the setup from the array.",
         ),
     ] = False,
+    engine: fungi.EngineChoice,
     as_json: Json = False,
     context: Context,
 ) -> None:
@@ -52,6 +54,7 @@ def verify(
     Examples:
       fungi verify pets.fungi
       fungi verify pets.fungi --repair
+      fungi verify pets.fungi --processes 2
       fungi verify copy-without-commits.fungi --rebuild-records
       fungi verify pets.fungi --json | jq '.findings[] | {kind, where, repair}'
 
@@ -64,15 +67,16 @@ def verify(
             "--repair drops what --rebuild-records could save",
             hint="--rebuild-records first; then fungi verify shows what is left",
         )
+    workers = chosen_engine(engine, context)
     mended, rebuilt = None, None
     if rebuild_records:
         rebuilt = fungi.rebuild_records(store, context=context)
         found, document = rebuilt.verification, rebuilt.to_json()
     elif repair:
-        mended = fungi.repair_store(store, context=context)
+        mended = fungi.repair_store(store, engine=workers, context=context)
         found, document = mended.verification, mended.to_json()
     else:
-        found = fungi.verify_store(store, context=context)
+        found = fungi.verify_store(store, engine=workers, context=context)
         document = found.to_json()
     if as_json:
         result_json(document)

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fungistore.engines.engine import Engine, Place
+from fungistore.engines.pieces import ALONE, Make, Pieces, is_alone
+from fungistore.errors import MismatchError
 from fungistore.evaluation.neighbour_count import say_votes
 from fungistore.evaluation.options import KnnOptions
 from fungistore.evaluation.predictions import RANKED, Predictions
 from fungistore.evaluation.reduction import Reduction, fit_reduction
 from fungistore.evaluation.result import Evaluation
-from fungistore.evaluation.table import Outcome, evaluate_table
+from fungistore.evaluation.runs import TableRuns
+from fungistore.evaluation.table import Job, Outcome, evaluate_table, jobs_of
 from fungistore.evaluation.task import Task, TaskRows
-from fungistore.fingerprint import Config
+from fungistore.fingerprint import Config, digest_rows, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, normalize
 from fungistore.matrices.choices import Run
 from fungistore.matrices.neighbours import Database, nearest, nearest_rows
+from fungistore.matrices.products import TILE_ROWS
+from fungistore.pca.components import Pca
+from fungistore.pca.random_map import RandomMap
+from fungistore.store.samples import Rows
+from fungistore.store.scratch import Scratch, Tensors
+from fungistore.store.store import Store
+
+MOST_BLOCKS = 64  # of test rows a run, or a little more
 
 
 def evaluate_knn(
     store: str | Path,
     options: KnnOptions = KnnOptions(),
     *,
+    engine: Engine = ALONE,
     context: Context = DEFAULT,
 ) -> Evaluation:
     """Classify the test rows by their nearest training rows.
@@ -38,6 +54,8 @@ def evaluate_knn(
     Args:
         store: the store's directory.
         options: what to evaluate, and how.
+        engine: who classifies which test rows; the scores are the same. Workers leave what they
+            find in the store for a while, so they need to write into it.
         context: its reporter is told what happens, its stop asked between runs.
 
     Raises:
@@ -56,13 +74,25 @@ def evaluate_knn(
 
     def classify(task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
         reduction = fit_reduction(matrix, task.split.train, dim, context, options, run.seed)
-        k = min(options.k, len(task.split.train))
-        predictions = _predictions(task, matrix, reduction, replace(options, k=k))
-        fewer: Config = {"k": k} if k < options.k else {}
-        return Outcome(predictions, reduction.dim, reduction.protocol | fewer)
+        predictions = KnnClassifier(task, matrix, reduction.map, options).of(task.split.test)
+        return Outcome(predictions, reduction.dim, reduction.protocol | _fewer(task, options))
 
     protocol = _protocol(options)
-    return evaluate_table(store, "knn", options, protocol, classify, context, check=check)
+    if is_alone(engine):
+        return evaluate_table(store, "knn", options, protocol, classify, context, check=check)
+    workers = _Workers(options, engine, context)
+    found = evaluate_table(
+        store,
+        "knn",
+        options,
+        protocol,
+        workers.classify,
+        context,
+        check=check,
+        prepare=workers.begin,
+    )
+    workers.end()
+    return found
 
 
 def vote(
@@ -105,6 +135,7 @@ def predict(
     queries: Vectors,
     options: KnnOptions,
     classes: NDArray[np.int32] | None = None,
+    device: torch.device | None = None,
 ) -> Predictions:
     """Classify queries [q, d] by the labelled rows of a database.
 
@@ -114,8 +145,9 @@ def predict(
         queries: vectors [q, d].
         options: k, vote and temperature.
         classes: all labels of the database, ascending: the share of each is given, too.
+        device: where the products run; default: a GPU if there is one.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if options.vote == "majority":
         rows = nearest_rows(queries, database, options.k, device)
         return vote(labels[rows], classes=classes)
@@ -125,24 +157,223 @@ def predict(
     return vote(labels[found.rows], np.exp(lower / options.temperature), classes)
 
 
-def _predictions(
-    task: Task, matrix: FeatureMatrix, reduction: Reduction, options: KnnOptions
-) -> Predictions:
-    """Classify the test rows, as many at a time as are read at a time."""
+class KnnClassifier:
+    """Classifies test rows by the training rows, which are read once where they are few.
 
-    def transform(vectors: Vectors) -> Vectors:
-        vectors = reduction(vectors)
-        if options.vote == "weighted":
+    Args:
+        task: the rows.
+        matrix: the features.
+        reduction: what vectors go through first.
+        options: k, vote and temperature.
+        device: where the products run; default: a GPU if there is one.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        matrix: FeatureMatrix,
+        reduction: Pca | RandomMap | None,
+        options: KnnOptions,
+        device: torch.device | None = None,
+    ) -> None:
+        train = task.split.train
+        self._task, self._matrix, self._reduction, self._device = task, matrix, reduction, device
+        self._options = replace(options, k=min(options.k, len(train)))
+        self._database = TaskRows(matrix, train, self._transform)
+        self._classes = np.unique(task.labels[train])
+
+    def of(self, rows: Rows) -> Predictions:
+        """Classify ascending test rows, as many at a time as are read at a time."""
+        labels, options, classes = self._task.labels, self._options, self._classes
+        parts = [
+            predict(self._database, labels, queries, options, classes, self._device)
+            for _, queries in TaskRows(self._matrix, rows, self._transform)
+        ]
+        return Predictions.joined(parts)
+
+    def _transform(self, vectors: Vectors) -> Vectors:
+        vectors = self._reduction.transform(vectors) if self._reduction else vectors
+        if self._options.vote == "weighted":
             normalize(vectors)
         return vectors
 
-    train = task.split.train
-    database, classes = TaskRows(matrix, train, transform), np.unique(task.labels[train])
-    parts = [
-        predict(database, task.labels, queries, options, classes)
-        for _, queries in TaskRows(matrix, task.split.test, transform)
-    ]
-    return Predictions.joined(parts)
+
+class _Workers:
+    """Hands the test rows of all runs to the workers of an engine, block by block."""
+
+    def __init__(self, options: KnnOptions, engine: Engine, context: Context) -> None:
+        self._options, self._engine, self._context = options, engine, context
+        self._made: Iterator[Tensors] = iter(())
+        self._reductions: list[Reduction] = []
+        self._counts: list[int] = []
+        self._scratch: Scratch
+
+    def begin(self, runs: TableRuns, jobs: list[Job]) -> None:
+        """Fit the PCAs of all runs here, and let the workers do the rest."""
+        store, plan = runs.first.store, _Plan(runs, jobs, self._options)
+        given: list[tuple[str, Tensors]] = []
+        for number, job in enumerate(jobs):
+            train = runs.task(job.shots, job.run).split.train
+            reduction = fit_reduction(
+                job.matrix, train, job.dim, self._context, self._options, job.run.seed
+            )
+            if reduction.map is not None:
+                given.append((f"map-{number}", _tensors_of(reduction.map)))
+            self._reductions.append(replace(reduction, map=None))
+        self._counts += plan.counts
+        pieces = Pieces(
+            f"knn-{plan.key}",
+            sum(plan.counts),
+            "blocks of test rows",
+            f"{__name__}:{open_blocks.__name__}",
+            {
+                "options": self._options.to_config(),
+                "key": plan.key,
+                "maps": [name for name, _ in given],
+            },
+        )
+        self._scratch = pieces.scratch(store)
+        self._made = pieces.made(self._engine, store, self._context, given)
+
+    def classify(self, task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
+        """Return what the workers found in the next run."""
+        reduction, count = self._reductions.pop(0), self._counts.pop(0)
+        parts = [Predictions(**next(self._made)) for _ in range(count)]
+        protocol = reduction.protocol | _fewer(task, self._options)
+        return Outcome(Predictions.joined(parts), reduction.dim, protocol)
+
+    def end(self) -> None:
+        """Remove what the workers left."""
+        self._scratch.remove()
+
+
+class _Plan:
+    """What the runs of a table classify, the same for all who open the same store.
+
+    Attributes:
+        counts: blocks of test rows of each run.
+        key: of the features, of the rows to learn from and to test on, of the blocks, and of the
+            settings.
+    """
+
+    def __init__(self, runs: TableRuns, jobs: list[Job], options: KnnOptions) -> None:
+        self._runs, self._jobs = runs, jobs
+        self.counts = [len(self.blocks(number)) for number in range(len(jobs))]
+        config = options.to_config()
+        config.pop("plot", None)
+        matrix = runs.first.matrix
+        self.key = fingerprint(
+            {
+                "options": config,
+                "inputs": matrix.fingerprints,
+                "contents": {name: asdict(one) for name, one in matrix.contents.items()},
+                "rows": [
+                    [digest_rows(split.train), digest_rows(split.test)]
+                    for split in (runs.task(job.shots, job.run).split for job in jobs)
+                ],
+                "blocks": self.counts,
+                "labels": digest_rows(runs.first.labels.astype(np.int64)),
+            }
+        )
+
+    def blocks(self, number: int) -> list[Rows]:
+        """Return the test rows of a run in blocks, each classified as it would be among all."""
+        job = self._jobs[number]
+        test = self._runs.task(job.shots, job.run).split.test
+        return query_blocks(test, job.matrix.stream_rows)
+
+    def classifier(
+        self,
+        number: int,
+        reduction: Pca | RandomMap | None,
+        options: KnnOptions,
+        device: str | None,
+    ) -> KnnClassifier:
+        """Return what classifies the blocks of a run."""
+        job = self._jobs[number]
+        place = None if device in (None, "auto") else torch.device(str(device))
+        task = self._runs.task(job.shots, job.run)
+        return KnnClassifier(task, job.matrix, reduction, options, place)
+
+
+def query_blocks(rows: Rows, stream_rows: int) -> list[Rows]:
+    """Cut test rows where their vectors do not depend on what is read with them.
+
+    That is between what is read at a time and, within, between tiles of a product.
+
+    Args:
+        rows: ascending.
+        stream_rows: that are read at a time.
+    """
+    least = TILE_ROWS * -(-len(rows) // (TILE_ROWS * MOST_BLOCKS))
+    reads = np.flatnonzero(np.diff(rows // stream_rows)) + 1
+    cuts = [0]
+    for first, last in pairwise([0, *reads.tolist(), len(rows)]):
+        for cut in (first, *range(first + TILE_ROWS, last, TILE_ROWS)):
+            if cut - cuts[-1] >= least:
+                cuts.append(cut)
+    return np.split(rows, cuts[1:])
+
+
+def open_blocks(
+    store: Store, arguments: Config, scratch: Scratch, place: Place, context: Context
+) -> Make:
+    """Open the table's runs in a worker, and return what classifies a block of test rows.
+
+    Raises:
+        MismatchError: the store is not as it was when the work was divided.
+    """
+    options = KnnOptions.from_config(arguments["options"])
+    runs = TableRuns(store, options)
+    plan = _Plan(runs, [job for jobs in jobs_of(runs, options) for job in jobs], options)
+    if plan.key != arguments["key"]:
+        raise MismatchError(
+            "a worker divides the test rows otherwise: the store has changed since, or this is "
+            "another version of fungi",
+            where=store.where,
+            expected=arguments["key"],
+            found=plan.key,
+            hint="run the same command again",
+        )
+    starts = np.cumsum([0, *plan.counts])
+
+    @lru_cache(maxsize=1)  # blocks come in order, so those of one run read its rows once
+    def classifier(number: int) -> KnnClassifier:
+        name = f"map-{number}"
+        reduction = _map_of(scratch.read(name)) if name in arguments["maps"] else None
+        return plan.classifier(number, reduction, options, place.device)
+
+    def make(piece: int) -> Tensors:
+        number = int(np.searchsorted(starts, piece, side="right")) - 1
+        block = plan.blocks(number)[piece - starts[number]]
+        found = classifier(number).of(block)
+        chances = {} if found.chances is None else {"chances": found.chances}
+        return {"ranked": found.ranked, "columns": found.columns} | chances
+
+    return make
+
+
+def _tensors_of(reduction: Pca | RandomMap) -> Tensors:
+    if isinstance(reduction, RandomMap):
+        return {"components": reduction.components}
+    return {
+        "mean": reduction.mean,
+        "components": reduction.components,
+        "explained_variance": reduction.explained_variance,
+    }
+
+
+def _map_of(tensors: Tensors) -> Pca | RandomMap:
+    """Return what transforms like the map that gave the tensors."""
+    if "mean" not in tensors:
+        return RandomMap((), **tensors)
+    return Pca((), **tensors, total_variance=0.0, n_samples=0)
+
+
+def _fewer(task: Task, options: KnnOptions) -> Config:
+    """Return what a protocol says where fewer rows vote than were asked for."""
+    rows = len(task.split.train)
+    return {"k": rows} if rows < options.k else {}
 
 
 def _protocol(options: KnnOptions) -> Config:

@@ -59,10 +59,12 @@ class EvaluationOptions(Settings):
     Attributes:
         function: "module:function" that takes a store, these options and `context`.
         tell: fields of the scores' protocols that get a column where they occur.
+        is_divided: whether the function takes an `engine`, too.
     """
 
     function: ClassVar[str]
     tell: ClassVar[tuple[str, ...]] = ()
+    is_divided: ClassVar[bool] = False
 
     @classmethod
     def accept(cls, options: object) -> None:
@@ -190,9 +192,11 @@ class KnnOptions(TableOptions):
       fungi eval knn pets.fungi --shots 1,2,4,8,16,all --k 1
       fungi eval knn pets.fungi --holdout 0.2 --group owner
       fungi eval knn pets.fungi --features embeddings --vote weighted --json
+      fungi eval knn pets.fungi --processes 2
     """
 
     function = "fungistore.evaluation.knn:evaluate_knn"
+    is_divided = True
     heading = NEIGHBOURS_OF
 
     k: Annotated[Count, Setting("Neighbours.")] = NEIGHBOURS

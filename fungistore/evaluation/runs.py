@@ -10,6 +10,7 @@ from fungistore.evaluation.shots import few
 from fungistore.evaluation.task import Task, task_for
 from fungistore.fingerprint import Config
 from fungistore.matrices.choices import Run
+from fungistore.store.store import Store
 
 Shots = int | Literal["all"]
 
@@ -18,7 +19,7 @@ class TableRuns:
     """Opens the task of each choice of rows once, and takes shots of it when they are asked for.
 
     Args:
-        store: the store's directory.
+        store: the store, or its directory.
         options: which shots, seeds and rows.
         draws_validation: whether the classifier draws validation rows where the store has none.
 
@@ -27,7 +28,7 @@ class TableRuns:
     """
 
     def __init__(
-        self, store: str | Path, options: TableOptions, *, draws_validation: bool = False
+        self, store: str | Path | Store, options: TableOptions, *, draws_validation: bool = False
     ) -> None:
         self._options = options
         seeds = tuple(dict.fromkeys(run.rows_seed for run in options.runs))

@@ -20,7 +20,7 @@ from fungistore.evaluation.plots import check_plot, save_figure
 from fungistore.evaluation.predictions import Predictions
 from fungistore.evaluation.reduction import called, combine
 from fungistore.evaluation.result import Evaluation, Score, class_names
-from fungistore.evaluation.runs import TableRuns
+from fungistore.evaluation.runs import Shots, TableRuns
 from fungistore.evaluation.shots import say_few
 from fungistore.evaluation.task import Task, say_split, say_unseen
 from fungistore.fingerprint import Config
@@ -44,6 +44,34 @@ class Outcome:
     protocol: Config
 
 
+@dataclass(frozen=True)
+class Job:
+    """One combination and one run of a table.
+
+    Attributes:
+        matrix: the features.
+        dim: width of the PCA that is asked for.
+        shots: rows of each class to learn from.
+        run: the seeds.
+    """
+
+    matrix: FeatureMatrix
+    dim: int | None
+    shots: Shots
+    run: Run
+
+
+def jobs_of(runs: TableRuns, options: TableOptions) -> list[list[Job]]:
+    """Return what a table classifies: for each of its rows the jobs that it averages."""
+    return [
+        [Job(matrix, dim, shots, run) for run in runs.of(shots)]
+        for features in combine(runs.first.matrix.features, options.combinations)
+        for matrix in [runs.first.matrix.subset(features)]
+        for dim in options.pca_dims
+        for shots in options.shots
+    ]
+
+
 # gets the task of a run, whose training rows may be shots, the features, the width of the PCA
 Classifier = Callable[[Task, FeatureMatrix, int | None, Run], Outcome]
 
@@ -57,6 +85,7 @@ def evaluate_table(
     context: Context,
     *,
     check: Callable[[Task], None] = lambda task: None,
+    prepare: Callable[[TableRuns, list[Job]], None] = lambda runs, jobs: None,
     draws_validation: bool = False,
 ) -> Evaluation:
     """Run a classifier for every combination, number of shots and seed, and score it.
@@ -69,6 +98,7 @@ def evaluate_table(
         classify: the classifier.
         context: its reporter is told what happens, its stop asked between runs.
         check: is shown what each run learns from, before anything is run.
+        prepare: is shown all that is going to be classified, in its order.
         draws_validation: whether the classifier draws validation rows where the store has none.
 
     Raises:
@@ -98,21 +128,18 @@ def evaluate_table(
         say_few(task, shots, options.shot_rule, context)
         for run in runs.of(shots):
             check(runs.task(shots, run))
-    cells = [
-        (task.matrix.subset(features), dim, shots)
-        for features in combine(task.matrix.features, options.combinations)
-        for dim in options.pca_dims
-        for shots in options.shots
-    ]
+    table = jobs_of(runs, options)
+    prepare(runs, [job for jobs in table for job in jobs])
     scores: list[Score] = []
     firsts: dict[int | str, Combination] = {}  # by number of shots
-    context.reporter.begin("runs", sum(len(runs.of(shots)) for _, _, shots in cells))
-    for matrix, dim, shots in cells:
+    context.reporter.begin("runs", sum(map(len, table)))
+    for jobs in table:
+        matrix, dim, shots = jobs[0].matrix, jobs[0].dim, jobs[0].shots
         done = []
-        for run in runs.of(shots):
+        for job in jobs:
             context.stop_if_asked()
-            mine = runs.task(shots, run)
-            done.append((mine, classify(mine, matrix, dim, run)))
+            mine = runs.task(shots, job.run)
+            done.append((mine, classify(mine, matrix, dim, job.run)))
             context.reporter.advance(1)
         own: Config = {"shots": shots} if len(options.shots) > 1 else {}
         one = _averaged(matrix, done, ranks, own)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Predicate
 
@@ -203,6 +203,30 @@ class TrainOptions(LoopOptions, FeatureSetChoice):
         if self.class_token and self.head == LINEAR:
             heads = " or ".join(head for head in HEADS if head != LINEAR)
             raise refusal("--class-token", f"with --head {heads}", f"--head {LINEAR}", ALREADY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadsOptions(TrainOptions):
+    """Settings of `fungi train-loff`, of one head or of several that differ in their seeds."""
+
+    seeds: Annotated[
+        Count | None,
+        Setting(
+            "Train so many heads, NAME-s0 and so on, of seeds from --seed on.",
+            default="one head, NAME",
+            heading=HEAD,
+        ),
+    ] = None
+
+    def of_one(self, **changes: Any) -> TrainOptions:
+        """Return the settings of one head."""
+        own = {one.name: getattr(self, one.name) for one in fields(TrainOptions)}
+        return TrainOptions(**own | changes)
+
+    def of_each(self, name: str) -> tuple[TrainOptions, ...]:
+        """Return the settings of each head of several, named after their seeds."""
+        seeds = range(self.seed, self.seed + (self.seeds or 1))
+        return tuple(self.of_one(seed=seed, name=f"{name}-s{seed}") for seed in seeds)
 
 
 @dataclass(frozen=True, kw_only=True)

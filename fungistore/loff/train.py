@@ -16,7 +16,7 @@ from fungistore.fingerprint import Config, differences, fingerprint
 from fungistore.loff.data import HeadData, open_head_data
 from fungistore.loff.head import HeadSpec
 from fungistore.loff.head_folder import head_run
-from fungistore.loff.options import LINEAR, NONE, ON_CPUS, Augmentation, TrainOptions
+from fungistore.loff.options import LINEAR, NONE, ON_CPUS, Augmentation, HeadKind, TrainOptions
 from fungistore.loff.task import HeadTask
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.machine.device import fast_dtype, resolve_device
@@ -110,7 +110,7 @@ def train_loff(
     opened = Store.open(store, keep_removed=options.keep_removed)
     refuse_unusable(options.log_to, opened.backend.directory(), opened.where)
     device = resolve_device(options.device)
-    kind = options.head or ("deit-s" if device.type == "cuda" else ON_CPUS)
+    kind = head_kind(options, device)
     if kind == LINEAR:
         if options.augment not in (Augmentation(), NOT_AUGMENTED):
             context.reporter.notice(
@@ -131,7 +131,7 @@ def train_loff(
     refuse_metric(options, data.names, data.labels[data.split.validation])
     split = say_split(data.split, context)
     augment = options.augment.of_head(kind)
-    name = options.name or kind + ("-ta" if augment.kind != NONE else "")
+    name = head_name(options, kind)
     refuse_odd_name(name, "--name")
     run = head_run(opened, data.feature_set, name)
     if options.augment.kind is None and not restart and (stored := run.config()):
@@ -186,6 +186,17 @@ def train_loff(
         fingerprint=key,
         fingerprints={array.name: array.fingerprint for array in data.arrays},
     )
+
+
+def head_kind(options: TrainOptions, device: torch.device) -> HeadKind:
+    """Return which head is meant where none was named."""
+    return options.head or ("deit-s" if device.type == "cuda" else ON_CPUS)
+
+
+def head_name(options: TrainOptions, kind: HeadKind) -> str:
+    """Return the name of a head of some kind that may have been given none."""
+    augment = NOT_AUGMENTED if kind == LINEAR else options.augment.of_head(kind)
+    return options.name or kind + ("-ta" if augment.kind != NONE else "")
 
 
 def _of_sequences(options: TrainOptions, data: HeadData, context: Context) -> TrainOptions:

@@ -156,6 +156,11 @@ class FeatureMatrix:
         return self.arrays[0].unit_rows
 
     @property
+    def stream_rows(self) -> int:
+        """Rows, whole units, that `stream` reads at a time."""
+        return max(1, STREAM_BYTES // (4 * self.dim * self.unit_rows)) * self.unit_rows
+
+    @property
     def made_of(self) -> str:
         """What a row is, for a protocol."""
         return "stored PCA" if is_pca(self.features[0]) else "L2-normalised, concatenated"
@@ -234,8 +239,7 @@ class FeatureMatrix:
             UsageError: the rows are not ascending.
         """
         rows = None if rows is None else _ascending(rows)
-        units = max(1, STREAM_BYTES // (4 * self.dim * self.unit_rows))
-        step = units * self.unit_rows
+        step = self.stream_rows
         for start in range(0, self.rows, step):
             stop = min(start + step, self.rows)
             wanted = np.arange(start, stop)

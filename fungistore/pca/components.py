@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
+from fungistore.matrices.products import gram, product
 from fungistore.quantities import counted
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Pca:
     def transform(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the coordinates [n, k] of rows [n, D], in float32."""
         centred = vectors - self.mean.astype(np.float32)
-        return centred @ self.components.T.astype(np.float32)
+        return product(centred, self.components.T.astype(np.float32))
 
     def to_sklearn(self) -> PCA:
         """Return the same PCA as scikit-learn's own, as if it had been fitted there."""
@@ -67,16 +68,16 @@ class Pca:
 
 
 class Moments:
-    """Running mean and scatter of rows of width D, in float64; O(D^2) memory.
+    """Running mean and scatter of rows of one width D, in float64; O(D^2) memory.
 
     Blocks are centred by their own mean before they are merged (Chan, Golub and LeVeque, 1979), so
     that nothing cancels when the mean is large.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self.mean = np.zeros(width)
-        self.scatter = np.zeros((width, width))
+        self.mean = np.zeros(0)
+        self.scatter = np.zeros((0, 0))
 
     def add(self, vectors: NDArray[np.float32]) -> None:
         """Take in rows [n, D]."""
@@ -84,12 +85,19 @@ class Moments:
             rows = vectors[start : start + ROWS_AT_ONCE].astype(np.float64)
             mean = rows.mean(axis=0)
             rows -= mean
-            total = self.count + len(rows)
-            shift = mean - self.mean
-            self.scatter += rows.T @ rows
-            self.scatter += np.outer(shift, shift * (self.count * len(rows) / total))
-            self.mean += shift * (len(rows) / total)
-            self.count = total
+            self.merge(len(rows), mean, gram(rows))
+
+    def merge(self, count: int, mean: NDArray[np.float64], scatter: NDArray[np.float64]) -> None:
+        """Take in the moments of other rows; the first ones are taken as they are."""
+        if not self.count:
+            self.count, self.mean, self.scatter = count, mean, scatter
+            return
+        total = self.count + count
+        shift = mean - self.mean
+        self.scatter += scatter
+        self.scatter += np.outer(shift, shift * (self.count * count / total))
+        self.mean += shift * (count / total)
+        self.count = total
 
 
 def largest_dim(count: int, width: int) -> int:
@@ -108,12 +116,20 @@ def fit(features: tuple[str, ...], blocks: Iterable[NDArray[np.float32]], dim: i
     Raises:
         ValueError: the rows do not determine `dim` components.
     """
-    moments: Moments | None = None
+    moments = Moments()
     for block in blocks:
-        moments = moments or Moments(block.shape[1])
         moments.add(block)
-    count, width = (moments.count, len(moments.mean)) if moments else (0, 0)
-    if moments is None or not 0 < dim <= largest_dim(count, width):
+    return fitted(features, moments, dim)
+
+
+def fitted(features: tuple[str, ...], moments: Moments, dim: int) -> Pca:
+    """Return the PCA of rows whose moments are known.
+
+    Raises:
+        ValueError: the rows do not determine `dim` components.
+    """
+    count, width = moments.count, len(moments.mean)
+    if not 0 < dim <= largest_dim(count, width):
         raise ValueError(
             f"{counted(count, 'row')} of {counted(width, 'number')} cannot give "
             f"{counted(dim, 'component')}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.matrices.products import product
 from fungistore.randomness import Stream
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RandomMap:
 
     def transform(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return rows [n, D] as rows [n, k], in float32."""
-        return vectors @ self.components.T
+        return product(vectors, self.components.T)
 
     def to_sklearn(self) -> GaussianRandomProjection:
         """Return the same map as scikit-learn's own, as if it had been drawn there."""

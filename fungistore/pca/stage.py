@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fungistore.engines.engine import Engine
+from fungistore.engines.pieces import ALONE, is_alone
 from fungistore.errors import MismatchError, UsageError
 from fungistore.fingerprint import Config, describe, differences, digest_rows, fingerprint
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.matrices.splits import HOLDOUT, choose_split
 from fungistore.names import refuse_odd_name
-from fungistore.pca.components import Pca, fit, largest_dim
+from fungistore.pca.components import Pca, fitted, largest_dim
 from fungistore.pca.frozen import TENSORS, kind_of, load, tensors_of
+from fungistore.pca.moments import run_name, sum_moments
 from fungistore.pca.options import PcaOptions
 from fungistore.pca.random_map import RandomMap
-from fungistore.pca.transform import transform
+from fungistore.pca.transform import transform, transform_work
 from fungistore.quantities import counted
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
@@ -28,6 +29,7 @@ from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.references import explain_banks, is_same
 from fungistore.store.samples import Rows
+from fungistore.store.scratch import Scratch
 from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
@@ -82,6 +84,7 @@ def fit_pca(
     options: PcaOptions = PcaOptions(),
     *,
     restart: bool = False,
+    engine: Engine = ALONE,
     context: Context = DEFAULT,
 ) -> PcaResult:
     """Fit a PCA and write its coordinates as the feature `pca/NAME`, continuing where it stopped.
@@ -95,6 +98,8 @@ def fit_pca(
         store: the store's directory.
         options: what to fit, and on what.
         restart: first delete the PCA of this name.
+        engine: who reads the rows to fit on, and who transforms which units: `Local()` is this
+            process, `Processes(("cpu",) * 4)` four of them. The result is the same, bit for bit.
         context: its reporter is told what happens, its stop asked between units.
 
     Raises:
@@ -115,55 +120,24 @@ def fit_pca(
     refuse_odd_name(name, "--name")
     config = _config(matrix, options, dim, origin, rows)
     thing = f"features/{matrix.feature_set}/{PCA}{name}"
-    with disk_errors_explained(opened.where), opened.writing(thing) as target:
-        return _fit_pca(target, matrix, name, config, rows, context, restart=restart)
-
-
-def _fit_pca(
-    store: Store,
-    matrix: FeatureMatrix,
-    name: str,
-    config: Config,
-    rows: Rows,
-    context: Context,
-    *,
-    restart: bool,
-) -> PcaResult:
-    dim: int = config["pca"]["dim"]
-    existing = store.arrays(matrix.feature_set).get(PCA + name)
-    if restart and existing:
-        context.reporter.notice(f"--restart: deleting {existing.name}")
-        store.remove_arrays([existing])
-        existing = None
-    store.sweep()
-    if existing:
-        config = _settled(store, existing, matrix, config, len(rows), context)
-    else:
-        store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
-    key = fingerprint(config)
-    if not store.setups.has(key):
-        made = _made(matrix, config, rows, context)
-        store.setups.freeze(config, {TENSORS: tensors_of(made, rows, len(store.samples))}, {})
-    pca = load(store, key)
-    array = existing or store.create_array(
-        matrix.feature_set,
-        Feature(PCA + name, (dim,), config["pca"]["dtype"]),
-        rows=matrix.rows,
-        unit_rows=matrix.unit_rows,
-        shard_units=config["pca"].get("shard_units", 1),
-        codec=config["pca"]["codec"],
-        fingerprint=key,
-    )
-    array.grow(matrix.rows)
-    computed = transform(matrix, pca, array, context)
+    with disk_errors_explained(opened.where):
+        with opened.writing(thing) as target:
+            array = _fit(target, matrix, name, config, rows, engine, context, restart=restart)
+            pca = load(target, array.fingerprint)
+            if is_alone(engine):
+                computed = transform(matrix, pca, array, context)
+        if not is_alone(engine):  # each worker holds the units that it writes
+            work = transform_work(matrix, array)
+            computed = sum(result["units"] for result in engine.run(work, context))
+    config = opened.setups.config(array.fingerprint)
     commits = array.commits().values()
     return PcaResult(
-        store=store.where,
+        store=opened.where,
         feature_set=matrix.feature_set,
         name=name,
         features=matrix.features,
         input_dim=matrix.dim,
-        dim=dim,
+        dim=config["pca"]["dim"],
         fit=config["pca"]["fit"],
         explained_variance=float(pca.explained_variance_ratio.sum())
         if isinstance(pca, Pca)
@@ -172,22 +146,61 @@ def _fit_pca(
         unreadable=sum(max(commit.nan_rows, commit.inf_rows) for commit in commits),
         units_computed=computed,
         units_total=array.units,
-        fingerprint=key,
+        fingerprint=array.fingerprint,
         fingerprints=matrix.fingerprints,
     )
 
 
-def _made(matrix: FeatureMatrix, config: Config, rows: Rows, context: Context) -> Pca | RandomMap:
+def _fit(
+    store: Store,
+    matrix: FeatureMatrix,
+    name: str,
+    config: Config,
+    rows: Rows,
+    engine: Engine,
+    context: Context,
+    *,
+    restart: bool,
+) -> UnitArray:
+    """Return the array of the coordinates, whose map is frozen."""
+    existing = store.arrays(matrix.feature_set).get(PCA + name)
+    if restart and existing:
+        context.reporter.notice(f"--restart: deleting {existing.name}")
+        store.remove_arrays([existing])
+        existing = None
+    store.sweep(keep=run_name(config))
+    if existing:
+        config = _settled(store, existing, matrix, config, len(rows), context)
+    else:
+        store.remove_unused_setups()  # of a deleted PCA, also where a kill came in between
+    key = fingerprint(config)
+    if not store.setups.has(key):
+        made = _made(matrix, config, rows, engine, context)
+        store.setups.freeze(config, {TENSORS: tensors_of(made, rows, len(store.samples))}, {})
+    Scratch.of(store.backend, run_name(config)).remove()
+    array = existing or store.create_array(
+        matrix.feature_set,
+        Feature(PCA + name, (config["pca"]["dim"],), config["pca"]["dtype"]),
+        rows=matrix.rows,
+        unit_rows=matrix.unit_rows,
+        shard_units=config["pca"].get("shard_units", 1),
+        codec=config["pca"]["codec"],
+        fingerprint=key,
+    )
+    array.grow(matrix.rows)
+    return array
+
+
+def _made(
+    matrix: FeatureMatrix, config: Config, rows: Rows, engine: Engine, context: Context
+) -> Pca | RandomMap:
     dim: int = config["pca"]["dim"]
     if kind_of(config) == "random":
         return RandomMap.draw(matrix.features, matrix.dim, dim, config["pca"]["seed"])
     context.reporter.notice(
         f"fitting {counted(dim, 'component')} of {matrix.name} on {counted(len(rows), 'row')}"
     )
-    context.reporter.begin("rows read", len(rows))
-    pca = fit(matrix.features, _counted(matrix, rows, context), dim)
-    context.reporter.end()
-    return pca
+    return fitted(matrix.features, sum_moments(matrix, config, rows, engine, context), dim)
 
 
 def load_pca(store: str | Path | Store, feature_set: str, name: str) -> Pca | RandomMap:
@@ -362,10 +375,3 @@ def _settled(
             "--restart fits it anew"
         )
     return stored
-
-
-def _counted(matrix: FeatureMatrix, rows: Rows, context: Context) -> Iterator[NDArray[np.float32]]:
-    for numbers, vectors in matrix.stream(rows):
-        context.stop_if_asked()
-        yield vectors
-        context.reporter.advance(len(numbers))

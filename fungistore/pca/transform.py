@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import numpy as np
 
+from fungistore.engines.engine import DividedWork, Place, RunSlice
+from fungistore.engines.pieces import place_of
+from fungistore.errors import MismatchError
+from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
-from fungistore.matrices.blocks import FeatureMatrix
+from fungistore.matrices.blocks import FeatureMatrix, open_features
 from fungistore.pca.components import Pca
+from fungistore.pca.frozen import load
 from fungistore.pca.random_map import RandomMap
 from fungistore.quantities import counted
 from fungistore.store.batches import UnitBatch
 from fungistore.store.commit import Commit
+from fungistore.store.disk_errors import disk_errors_explained
+from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.records import Records
+from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 
 def transform(
-    matrix: FeatureMatrix, pca: Pca | RandomMap, array: UnitArray, context: Context
+    matrix: FeatureMatrix,
+    pca: Pca | RandomMap,
+    array: UnitArray,
+    context: Context,
+    part: Slice = WHOLE,
 ) -> int:
     """Write the coordinates of every unit that lacks rows, or was made from other rows.
+
+    Args:
+        matrix: the features.
+        pca: the map.
+        array: of the coordinates.
+        context: its reporter is told what happens, its stop asked between units.
+        part: the units that are this process's; the caller holds them.
 
     Returns:
         How many units were written.
@@ -26,9 +45,10 @@ def transform(
     Raises:
         StoppedError: `context` asked for it.
     """
-    records = Records([*matrix.arrays, array])
+    records = Records([*matrix.arrays, array], part)
     done, changed = records.written(array.name), records.out_of_date(array.name)
-    ready = {unit: c for unit in range(array.units) if (c := matrix.committed(unit))}
+    mine = (unit for unit in range(array.units) if unit in part)
+    ready = {unit: commit for unit in mine if (commit := matrix.committed(unit))}
     to_do = [
         unit
         for unit, commit in ready.items()
@@ -71,3 +91,31 @@ def transform(
             batch.add(unit, stored, commit.ids, commit.failed, before, inputs)
     context.reporter.end()
     return len(to_do)
+
+
+def transform_work(matrix: FeatureMatrix, array: UnitArray) -> DividedWork:
+    """Return the same as work that can be divided; each worker holds the units that it writes."""
+    arguments = {
+        "store": place_of(matrix.store),
+        "keep_removed": matrix.store.keep_removed,
+        "features": list(matrix.features),
+        "array": array.name,
+        "fingerprint": array.fingerprint,
+    }
+    return DividedWork(f"{__name__}:{open_transform.__name__}", arguments)
+
+
+def open_transform(arguments: Config, place: Place, context: Context) -> RunSlice:
+    """Open a fitted PCA in a worker, and return what transforms the units of a slice."""
+    store = Store.open(arguments["store"], keep_removed=arguments["keep_removed"])
+    pca = load(store, arguments["fingerprint"])
+    array = UnitArray(store.backend, arguments["array"])
+    matrix = open_features(store, arguments["features"], feature_set=array.feature_set)
+    if array.fingerprint != arguments["fingerprint"]:
+        raise MismatchError("the PCA was fitted anew meanwhile", where=array.name)
+
+    def run(part: Slice) -> Config:
+        with disk_errors_explained(store.where), store.writing(f"features/{array.name}", part=part):
+            return {"units": transform(matrix, pca, array, context, part)}
+
+    return run

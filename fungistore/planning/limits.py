@@ -135,10 +135,8 @@ def _of_disk(plan: Planned) -> Iterator[Limit]:
     options, storage = plan.options, plan.storage
     if storage.files > MANY_FILES:
         chunks = storage.files - storage.record_files
-        hint = "a larger --unit-rows"
-        if chunks > storage.record_files / 2 and chunks > MANY_FILES / 2:
-            shards = 2 ** ceil(chunks * options.shard_units / MANY_FILES).bit_length()
-            hint += f", or --shard-units {shards}"
+        shards = 2 ** ceil(storage.files * options.shard_units / MANY_FILES).bit_length()
+        hint = f"a larger --unit-rows, or --shard-units {shards}"
         yield Limit(
             "many files for a shared file system",
             f"{chunks:,} of chunks, {storage.record_files:,} records",

@@ -50,7 +50,7 @@ def memory_uses(
         pixels = CHANNELS * content.image_size**2
         said = f"{counted(MOST_LOADED, 'batch')} of {batch} that wait, one view each"
         uses.append(MemoryUse(said, MOST_LOADED * batch * pixels * workers, "machine"))
-    unit = unit_rows * content.row_bytes * shard_units
+    unit = unit_rows * content.row_bytes
     said = "a unit's rows" if shard_units == 1 else "a shard's rows, which are written whole"
     uses.append(MemoryUse(said, unit * workers, "machine"))
     if content.vector_dim:

@@ -194,7 +194,9 @@ class PlanOptions(MachineFacts, Trouble, Prices):
             heading=STORAGE,
         ),
     ] = None
-    shard_units: Annotated[Count, Setting("Units that share one file.", heading=STORAGE)] = 1
+    shard_units: Annotated[
+        PowerOfTwo, Setting("Chunks of --unit-rows in one file (a shard).", heading=STORAGE)
+    ] = 1
     images: Annotated[
         Count | None,
         Setting("How many there will be.", default="those of SOURCE or STORE", heading=DATA),

@@ -56,6 +56,8 @@ def plan(
     low, high = (_held_up(one, reads, options) for one in (rate.low, rate.high))
     measured = MeasuredRate(low, high)
     unit_rows = content.unit_rows or choose_unit_rows(measured, list(content.arrays))
+    if store is None:  # whose units have all chunks of a file already
+        unit_rows *= options.shard_units
     units = -(-images // unit_rows)
     rows = images / units  # of a unit on average: the last one may have fewer
     cluster = _cluster(options, units, rows / high, low / high)

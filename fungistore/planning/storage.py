@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from fungistore.extraction.growth import growth_of_units
 from fungistore.extraction.plan import Gap
 from fungistore.planning.content import Content
-from fungistore.store.chunks import CRC_BYTES, most_bytes
+from fungistore.store.chunks import most_bytes
 from fungistore.store.feature import Feature
-
-SHARD_ENTRY_BYTES = 16  # of zarr's index of a shard: offset and length of each chunk
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class PlannedArray:
         row_shape: of an image.
         dtype: NumPy name of its type.
         bytes: of all chunks; at most where a codec compresses and nothing was measured.
-        files: of chunks, or of shards with the chunks of several units.
+        files: of units: chunks, or shards of several.
         is_measured: whether the chunks of a store say how far they are compressed.
     """
 
@@ -62,7 +60,6 @@ class Storage:
 def storage(content: Content, images: int, unit_rows: int, shard_units: int) -> Storage:
     """Return what an extraction of some images leaves behind."""
     units = -(-images // unit_rows)
-    shards = -(-units // shard_units)
     gaps = list(_kinds_of_units(content, images, unit_rows))
     arrays = []
     chunks_of_all = 0
@@ -70,20 +67,23 @@ def storage(content: Content, images: int, unit_rows: int, shard_units: int) -> 
         chunks = sum(
             count
             * most_bytes(
-                array.row_bytes, gap.stop - gap.start, unit_rows, array.codec(content.codec)
+                array.row_bytes,
+                gap.stop - gap.start,
+                unit_rows,
+                array.codec(content.codec),
+                shard_units,
             )
             for gap, count in gaps
         )
         chunks_of_all += chunks
         mean = content.chunk_bytes.get(array.path)
         size = chunks if mean is None else round(units * mean)
-        if shard_units > 1:
-            size += shards * (shard_units * SHARD_ENTRY_BYTES + CRC_BYTES)
         arrays.append(
-            PlannedArray(array.path, array.row_shape, array.dtype, size, shards, mean is not None)
+            PlannedArray(array.path, array.row_shape, array.dtype, size, units, mean is not None)
         )
     grown = sum(
-        count * growth_of_units([gap], content.arrays, {}, unit_rows, content.codec, {})
+        count
+        * growth_of_units([gap], content.arrays, {}, unit_rows, shard_units, content.codec, {})
         for gap, count in gaps
     )
     records = grown - chunks_of_all

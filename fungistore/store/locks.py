@@ -35,8 +35,8 @@ class Slice:
     index: int = 0
     count: int = 1
 
-    def __contains__(self, unit: int) -> bool:
-        return unit % self.count == self.index
+    def __contains__(self, unit: object) -> bool:
+        return isinstance(unit, int) and unit % self.count == self.index
 
     def __str__(self) -> str:
         return f"worker {self.index} of {self.count}"

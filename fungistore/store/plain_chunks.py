@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import mmap
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import google_crc32c
 import numpy as np
@@ -154,12 +155,13 @@ class MappedRows:
 
 def plain_chunks(array: zarr.Array[Any]) -> PlainChunks | None:
     """Return the layout of files of plain arrays in this machine's byte order, else None."""
-    serializer, compressors = array.serializer, list(array.compressors)
+    codecs: Sequence[Any] = (array.serializer, *array.compressors)
     if array.shards:
-        (outer,) = array.metadata.codecs
+        (outer,) = cast(Any, array.metadata).codecs
         if not isinstance(outer, ShardingCodec) or outer.index_location.value != "end":
             return None
-        serializer, *compressors = outer.codecs
+        codecs = outer.codecs
+    serializer, *compressors = codecs
     if array.filters or not isinstance(serializer, BytesCodec):
         return None
     is_native = array.dtype.itemsize == 1 or serializer.endian == Endian(sys.byteorder)

@@ -6,7 +6,7 @@ once more, and read by nobody before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from fungistore.store.commit import Commit
 from fungistore.store.contents import Commits, Content, Contents, State, state_of
@@ -18,9 +18,11 @@ class Records:
 
     Args:
         arrays: those that are asked for, and those that they were made from, where these are there.
+        units: whose records are read; default: all.
     """
 
-    def __init__(self, arrays: Iterable[UnitArray]) -> None:
+    def __init__(self, arrays: Iterable[UnitArray], units: Container[int] | None = None) -> None:
+        self._units = units
         self._arrays = {array.name: array for array in arrays}
         self._read: dict[str, Commits] = {}
         self._current: dict[str, Commits] = {}
@@ -41,7 +43,8 @@ class Records:
     def written(self, name: str) -> Commits:
         """Return all records of an array."""
         if name not in self._read:
-            self._read[name] = self._arrays[name].commits()
+            array, some = self._arrays[name], self._units
+            self._read[name] = array.commits() if some is None else array.commits(some)
         return self._read[name]
 
     def out_of_date(self, name: str) -> dict[int, list[str]]:

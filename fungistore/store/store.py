@@ -38,6 +38,7 @@ from fungistore.store.manifest import (
     say_newer_minor,
 )
 from fungistore.store.samples import Part, Rows, SampleTable
+from fungistore.store.scratch import abandoned_work
 from fungistore.store.setups import SETUPS, Setups
 from fungistore.store.units import COMMITS, FEATURES, UnitArray
 
@@ -357,15 +358,15 @@ class Store:
             with self._locks.short():
                 compact_failures(self.backend, forget=forget, mended=mended)
 
-    def sweep(self) -> int:
-        """Remove what interrupted writes left behind; returns how many files or folders.
+    def sweep(self, keep: str = "") -> int:
+        """Remove what interrupted writes, and runs but `keep`, left; returns how many files or so.
 
         Does nothing while another process writes into the store: its files look the same.
         """
         with self._locks.short():
             if self._locks.others(self._held):
                 return 0
-            found = list(self.backend.leftovers())
+            found = [*self.backend.leftovers(), *abandoned_work(self.backend, keep)]
             for key in found:
                 self.backend.remove(key)
             return len(found)

@@ -9,7 +9,7 @@ is all that it writes to.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -316,14 +316,18 @@ class UnitArray:
         """Remove a unit's record, durably: it counts as not written, and is written anew."""
         self.records.remove(record_name(unit))
 
-    def commits(self) -> dict[int, Commit]:
+    def commits(self, some: Container[int] | None = None) -> dict[int, Commit]:
         """Return the records whose chunk is there with the recorded size, by unit.
+
+        Args:
+            some: units to look at; default: all.
 
         Raises:
             OSError: a record or a chunk may be there, and cannot be read.
         """
         units = [record_unit(name) for name in self.records.list().files]
-        found = {unit: self.commit(unit) for unit in units if unit is not None}
+        wanted = [unit for unit in units if unit is not None and (some is None or unit in some)]
+        found = {unit: self.commit(unit) for unit in wanted}
         return {unit: commit for unit, commit in found.items() if commit is not None}
 
     def commit(self, unit: int) -> Commit | None:

@@ -283,8 +283,8 @@ def _usable(fields: Config) -> Config:
     rows, dtype, codec = (fields.get(key) for key in ("unit_rows", "dtype", "codec"))
     found: Config = {"unit_rows": rows} if type(rows) is int and rows > 0 else {}
     shards = fields.get("shard_units")
-    is_shard = found and type(shards) is int and shards > 0 and rows % shards == 0
-    found |= {"shard_units": shards} if is_shard else {}
+    is_shard = type(shards) is int and shards > 0 and found.get("unit_rows", 1) % shards == 0
+    found |= {"shard_units": shards} if found and is_shard else {}
     found |= {"dtype": dtype} if dtype in DTYPES else {}
     return found | ({"codec": codec} if codec in CODECS else {})
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from fungistore.engines.engine import Engine
+from fungistore.engines.pieces import ALONE
 from fungistore.errors import FungiError, StoreError
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.store.backend import Backend, open_backend
@@ -20,6 +22,7 @@ ROUNDS = 3  # metadata that are written anew let their units be checked; these m
 def repair_store(
     path: str | Path,
     *,
+    engine: Engine = ALONE,
     context: Context = DEFAULT,
 ) -> Repair:
     """Verify a store and repair what can be: nothing that holds what its record says is touched.
@@ -31,6 +34,7 @@ def repair_store(
 
     Args:
         path: the store's directory.
+        engine: who reads which units; repairs are this process's.
         context: its reporter is told what happens, its stop asked between units, and between
             repairs.
 
@@ -43,12 +47,12 @@ def repair_store(
     try:
         Store.open(place)
     except StoreError:
-        return Repair(verify_store(path, context=context))
+        return Repair(verify_store(path, engine=engine, context=context))
     repaired: list[Finding] = []
     notes: list[str] = []
     with Store.open(place).writing() as store:
         for _ in range(ROUNDS):
-            found = check_store(store, context, is_being_written=False)
+            found = check_store(store, context, is_being_written=False, engine=engine)
             can_be = [finding for finding in found.findings if finding.remedy is not None]
             for finding in can_be:
                 context.stop_if_asked()

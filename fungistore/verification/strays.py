@@ -15,6 +15,7 @@ from fungistore.quantities import counted
 from fungistore.store.durable import PARTIAL
 from fungistore.store.failures import FAILURES, Failure, failure_lines
 from fungistore.store.local_claims import LOCKS
+from fungistore.store.scratch import WORK, abandoned_work
 from fungistore.store.store import Store
 from fungistore.verification.findings import Finding, Remedy
 from fungistore.verification.units import CheckedUnit
@@ -25,7 +26,7 @@ FOREIGN_SHOWN = 5
 
 def check_orphans(store: Store, context: Context) -> Iterator[Finding]:
     """Find the files that interrupted writes left behind."""
-    for key in store.backend.leftovers():
+    for key in (*store.backend.leftovers(), *abandoned_work(store.backend)):
         context.stop_if_asked()
         remedy = Remedy("removed", remove=(key,))
         yield Finding("orphan", key, "no unfinished files", "one", "warning", remedy)
@@ -44,7 +45,7 @@ def foreign_files(store: Store, context: Context, others: Iterable[str]) -> list
     for directory, folders, files in os.walk(root) if root is not None else ():
         context.stop_if_asked()
         for name in [*folders, *files]:
-            if is_foreign(name) and name != LOCKS and not name.endswith(PARTIAL):
+            if is_foreign(name) and name not in (LOCKS, WORK) and not name.endswith(PARTIAL):
                 found.append(Path(directory, name).relative_to(root or "").as_posix())
         folders[:] = [name for name in folders if not is_foreign(name)]
     if not found:

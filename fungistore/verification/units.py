@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,14 +88,22 @@ def check_units(
     store: Store,
     arrays: tuple[StoredArray, ...],
     context: Context,
+    wanted: Callable[[str, int], bool] = lambda array, unit: True,
 ) -> Iterator[CheckedUnit]:
-    """Check every unit that has a record, and yield them roughly in order.
+    """Check every unit that has a record, and yield them in order.
+
+    Args:
+        store: it.
+        arrays: of the store.
+        context: its reporter is told what happens, its stop asked between units.
+        wanted: whether a unit of an array is to be checked.
 
     Raises:
         StoppedError: `context` asked for it.
     """
     budget = Budget(MEMORY_BYTES)
-    work = [(stored, unit) for stored in arrays for unit in stored.records]
+    every = ((stored, unit) for stored in arrays for unit in stored.records)
+    work = [(stored, unit) for stored, unit in every if wanted(stored.array.name, unit)]
     then = {s.array.name: command_for_array(store, s.array.name, _key(s)) for s in arrays}
     threads = reading_threads()
     waiting: deque[Future[CheckedUnit]] = deque()

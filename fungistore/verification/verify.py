@@ -8,6 +8,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from fungistore.backbones.adapters.adaptation import ADAPTATIONS
+from fungistore.engines.engine import Engine
+from fungistore.engines.pieces import ALONE
 from fungistore.errors import SchemaError, StoreError
 from fungistore.evaluation.result import EVALS
 from fungistore.indexing.record import INDEXES
@@ -28,6 +30,7 @@ from fungistore.verification.banks import check_banks
 from fungistore.verification.commands import command_for_array
 from fungistore.verification.copies import check_copies
 from fungistore.verification.digests import check_digests
+from fungistore.verification.divided import check_units_by
 from fungistore.verification.findings import (
     ArrayCounts,
     Finding,
@@ -52,7 +55,6 @@ from fungistore.verification.setups import check_setups
 from fungistore.verification.strays import check_failures, check_orphans, foreign_files
 from fungistore.verification.units import (
     CheckedUnit,
-    check_units,
     drop_unit,
     missing_units,
     uncommitted_chunks,
@@ -64,6 +66,7 @@ COUNTED = tuple(field.name for field in fields(ArrayCounts))[1:]  # all but the 
 def verify_store(
     path: str | Path,
     *,
+    engine: Engine = ALONE,
     context: Context = DEFAULT,
 ) -> Verification:
     """Read and hash everything that a store holds, and list what is wrong. Nothing is changed.
@@ -75,6 +78,7 @@ def verify_store(
 
     Args:
         path: the store's directory.
+        engine: who reads which units; the findings are the same.
         context: its reporter is told what happens, its stop asked between units.
 
     Raises:
@@ -88,16 +92,19 @@ def verify_store(
     writers = store.writers()
     for claim in writers:
         context.reporter.notice(f"reading while the store is being written: {claim}")
-    return check_store(store, context, is_being_written=bool(writers))
+    return check_store(store, context, is_being_written=bool(writers), engine=engine)
 
 
-def check_store(store: Store, context: Context, *, is_being_written: bool) -> Verification:
+def check_store(
+    store: Store, context: Context, *, is_being_written: bool, engine: Engine = ALONE
+) -> Verification:
     """Do what `verify_store` does to an open store.
 
     Args:
         store: the store.
         context: its reporter is told what happens, its stop asked between units.
         is_being_written: whether another process is at work: leftovers may be its own.
+        engine: who reads which units.
 
     Raises:
         StoppedError: `context` asked for it.
@@ -105,8 +112,9 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     began = time.perf_counter()
     backend, notes = store.backend, list[str]()
     samples = check_samples(store, context)
+    rows = len(store.samples) if samples.is_sound else None
     try:
-        found = read_arrays(store, len(store.samples) if samples.is_sound else None)
+        found = read_arrays(store, rows)
     except (OSError, MemoryError) as error:
         notes.append("the arrays, and what was made from them, were not checked")
         seen = [*check_manifest(store), *samples.findings, unreadable(backend, COMMITS, error)]
@@ -115,7 +123,7 @@ def check_store(store: Store, context: Context, *, is_being_written: bool) -> Ve
     findings += readable(backend, SETUPS, check_setups(store, found, context))
     findings += readable(backend, FEATURES, check_copies(store, found))
     tally = _Tally(store, found.arrays)
-    for unit in check_units(store, found.arrays, context):
+    for unit in check_units_by(engine, store, found.arrays, rows, context):
         tally.add(unit)
     findings += tally.findings
     bad = frozenset(tally.bad)
