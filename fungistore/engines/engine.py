@@ -51,7 +51,8 @@ class DividedWork:
         store: place of the store that is written to, if any: an engine of several machines sees to
             it that all of them see the same one.
         source: path of what is read beside it, if any; likewise.
-        units: how many there are, where that is known: more slices than that are of no use.
+        units: how many there are, where that is known: more slices than that are of no use. A
+            result may tell it later, as "units_total".
     """
 
     function: str
