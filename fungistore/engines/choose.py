@@ -86,14 +86,14 @@ def cluster(asked: Asked) -> Ray:
     """Return the engine of a Ray cluster."""
     choice = asked.choice
     kind = asked.device.partition(":")[0]
-    if choice.gpus_per_actor is not None and kind not in ("auto", "cuda"):
-        choice.refuse("gpus_per_actor", "nothing beside a --device without GPUs", asked.device)
-    return Ray(
-        address=choice.address,
-        actors=choice.actors,
-        cpus_per_actor=choice.cpus_per_actor,
-        gpus_per_actor=0 if kind not in ("auto", "cuda") else choice.gpus_per_actor,
-    )
+    gpus = choice.gpus_per_actor
+    if kind not in ("auto", "cuda"):
+        if gpus is not None:
+            choice.refuse("gpus_per_actor", "nothing beside a --device without GPUs", asked.device)
+        gpus = 0
+    if kind == "cuda" and gpus is None:
+        gpus = 1
+    return Ray(choice.address, choice.actors, choice.cpus_per_actor, gpus)
 
 
 def choose_slice(

@@ -19,7 +19,7 @@ from fungistore.settings import fields_of
 PAGE = CHECKOUT / "docs" / "cluster.md"
 FILES = {block.title: block.text for block in blocks(PAGE) if block.title}
 FAKES = {  # what the script calls, each telling how it was called
-    "scontrol": 'if [ "$1" = show ]; then printf "n1\\nn2\\n"; else echo "scontrol $*" >> calls; fi',
+    "scontrol": '[ "$1" = show ] && printf "n1\\nn2\\n" || echo "scontrol $*" >> calls',
     "srun": 'echo "srun $*" >> calls; exec sleep 5',
     "sleep": "true",
     "fungi": 'echo "fungi $* $RAY_ADDRESS" >> calls; exit ${CODE:-0}',
