@@ -17,7 +17,8 @@ from fungistore.engines.engine import DividedWork
 from fungistore.engines.joint_progress import JointProgress
 from fungistore.engines.options import EngineChoice
 from fungistore.engines.placing import DEATHS, LOSSES, PATIENCE_SECONDS, Placing, slices_for
-from fungistore.engines.ray import Ray, Share
+from fungistore.engines.ray import Ray
+from fungistore.engines.share import Share
 from fungistore.engines.sight import Sight, look, refuse_other_sight
 from fungistore.errors import (
     FungiError,

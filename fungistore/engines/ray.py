@@ -5,41 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import floor
 from typing import Any
 
 from fungistore.engines.engine import DividedWork
-from fungistore.errors import FungiError, UsageError
+from fungistore.engines.share import Share
+from fungistore.errors import UsageError
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one worker is given of its node.
-
-    Attributes:
-        cpus: cores.
-        gpus: GPUs, or a part of one.
-        device: that it computes on; None for the one that the work's own options name.
-    """
-
-    cpus: int
-    gpus: float
-    device: str | None
-
-    def fits(self, resources: Config) -> int:
-        """Return how many workers fit on a node with such resources."""
-        by_cores = floor(resources.get("CPU", 0) / self.cpus)
-        gpus = resources.get("GPU", 0)
-        if not self.gpus:
-            return by_cores
-        by_gpus = floor(gpus) * floor(1 / self.gpus) if self.gpus < 1 else floor(gpus / self.gpus)
-        return min(by_cores, by_gpus)
-
-    def __str__(self) -> str:
-        cores = f"{self.cpus} core{'s' * (self.cpus != 1)}"
-        return f"{cores} and {self.gpus:g} GPU{'s' * (self.gpus > 1)}" if self.gpus else cores
 
 
 @dataclass(frozen=True)
@@ -120,17 +92,3 @@ def _ended(driver: Any) -> Iterator[None]:
         yield
     finally:
         driver.end()
-
-
-def refuse_missing(error: ImportError, extra: str = "ray") -> FungiError:
-    """Return the error of a package that is not there."""
-    from fungistore.extras import install_command
-
-    package = "ray[client]" if extra == "ray-client" else "ray"
-    return UsageError(
-        f"{package} is not installed",
-        where="--engine ray",
-        expected=f"fungistore[{extra}]",
-        found=str(error),
-        hint=install_command(extra, package),
-    )

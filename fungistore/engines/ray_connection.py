@@ -15,8 +15,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from fungistore.engines.ray import refuse_missing
 from fungistore.errors import UsageError
+from fungistore.extras import install_command
 
 LOCAL = "local"
 CLIENT = "ray://"
@@ -38,7 +38,7 @@ def import_ray() -> ModuleType:
     try:
         return import_module("ray")
     except ImportError as error:
-        raise refuse_missing(error) from error
+        raise _missing(error) from error
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def _join(ray: Any, where: str, folder: str | None) -> None:
     try:
         ray.init(**options)
     except ImportError as error:  # grpc, of a client
-        raise refuse_missing(error, "ray-client") from error
+        raise _missing(error, "ray-client") from error
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         raise UsageError(
             "this process cannot join the Ray cluster",
@@ -116,3 +116,14 @@ def _own_output() -> Iterator[None]:
     finally:
         with suppress(KeyError):
             vars(worker)["_worker_logs_enabled"] = before
+
+
+def _missing(error: ImportError, extra: str = "ray") -> UsageError:
+    package = "ray[client]" if extra == "ray-client" else "ray"
+    return UsageError(
+        f"{package} is not installed",
+        where="--engine ray",
+        expected=f"fungistore[{extra}]",
+        found=str(error),
+        hint=install_command(extra, package),
+    )

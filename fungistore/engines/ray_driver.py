@@ -13,7 +13,7 @@ from fungistore.engines.engine import DividedWork, Place
 from fungistore.engines.joint_progress import JointProgress
 from fungistore.engines.placing import Placing, slices_for
 from fungistore.engines.processes import raise_worst
-from fungistore.engines.ray import Share
+from fungistore.engines.share import Share
 from fungistore.engines.sight import Sight
 from fungistore.errors import FungiError, error_from_json
 from fungistore.fingerprint import Config
