@@ -236,6 +236,7 @@ class Driver:
         index, hand.state = hand.index, "free"
         self._heard(hand, document["news"], index)
         hand.index = -1
+        self._stillborn = 0
         if "result" in document:
             self._placing.finished(index, document["result"])
             self._progress.finished(index)
@@ -264,6 +265,8 @@ class Driver:
                     f"{hand.who} has died ({type(error).__name__}); its units are placed again"
                 )
             return
+        if any(one.state in ("free", "running") for one in self._hands):
+            return  # nodes come and go, and the work goes on
         self._stillborn += 1
         if self._stillborn >= STILLBORN:
             raise FungiError(
