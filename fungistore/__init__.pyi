@@ -38,6 +38,7 @@ from .engines.engine import Local as Local
 from .engines.engine import Place as Place
 from .engines.options import EngineChoice as EngineChoice
 from .engines.processes import Processes as Processes
+from .engines.ray import Ray as Ray
 from .errors import FungiError as FungiError
 from .errors import ItemError as ItemError
 from .evaluation.cluster import evaluate_cluster as evaluate_cluster
@@ -68,6 +69,7 @@ from .extraction.measure import Estimate as Estimate
 from .extraction.measure import estimate as estimate
 from .extraction.options import ExtractOptions as ExtractOptions
 from .extraction.result import ExtractResult as ExtractResult
+from .extraction.result import NodeRate as NodeRate
 from .extraction.stage import extract as extract
 from .extraction.transformer import FungiTransformer as FungiTransformer
 from .indexing.build import IndexResult as IndexResult

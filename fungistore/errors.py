@@ -154,9 +154,25 @@ def explained(error: Exception) -> FungiError:
     return FungiError("unexpected error", found=f"{type(error).__name__}: {error}", hint=hint)
 
 
+def error_to_wire(error: Exception) -> dict[str, str | None]:
+    """Return an error as `error_from_json` takes it, in the process that started this one."""
+    known = explained(error)
+    return known.to_json() | {"kind": type(known).__name__}
+
+
 def error_from_json(document: Mapping[str, str | None], exit_code: int) -> FungiError:
-    """Undo `to_json`; the class is the one that ends a process with that exit code."""
-    kinds = (UsageError, MismatchError, StoreError, StoppedError)
-    kind = next((kind for kind in kinds if kind.exit_code == exit_code), FungiError)
+    """Undo `error_to_wire`, or `to_json`, which does not tell the class.
+
+    Args:
+        document: the error; where its class is not known here, or not told, the exit code's is.
+        exit_code: that of a process that ends with it.
+    """
+    kinds = [FungiError, UsageError, MismatchError, StoreError, StoppedError]
+    kind = next((kind for kind in reversed(kinds) if kind.exit_code == exit_code), FungiError)
+    while kinds:
+        one = kinds.pop()
+        kinds += one.__subclasses__()
+        if one.__name__ == document.get("kind") and one.__init__ is FungiError.__init__:
+            kind = one
     fields = {key: document.get(key) for key in ("where", "expected", "found")}
     return kind(document.get("what") or "a worker failed", hint=document.get("try"), **fields)

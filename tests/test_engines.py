@@ -129,9 +129,9 @@ def test_a_plug_in_places_slices_as_it_likes(
 def test_an_engine_that_is_not_there_is_refused() -> None:
     """The error names the flag and the engines there are; flags of two engines do not mix."""
     with pytest.raises(UsageError) as error:
-        choose_engine(Asked(EngineChoice(engine="ray"), "cpu", {}, Silent()))
-    assert (error.value.where, error.value.found) == ("--engine", "ray")
-    assert "local or processes" in str(error.value.expected)
+        choose_engine(Asked(EngineChoice(engine="dask"), "cpu", {}, Silent()))
+    assert (error.value.where, error.value.found) == ("--engine", "dask")
+    assert "local or processes or ray" in str(error.value.expected)
     with pytest.raises(UsageError, match="engine"):
         choose_engine(Asked(EngineChoice(engine="local", processes=2), "cpu", {}, Silent()))
 

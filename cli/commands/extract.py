@@ -93,6 +93,8 @@ def extract(
           --model deit_tiny_patch16_224 --feature-set no-head
       fungi extract images/ pets.fungi --gpus 0,1,2,3 \\
           --model vit_base_patch16_224.dino
+      fungi extract images/ pets.fungi --engine ray --address auto \\
+          --model vit_base_patch16_224.dino
       fungi extract images/ pets.fungi --model deit_tiny_patch16_224 --update
       fungi extract images/ try.fungi --model deit_tiny_patch16_224 \\
           --limit 256 --profile
@@ -204,5 +206,9 @@ def _show_result(done: fungi.ExtractResult) -> None:
         f"{done.units_done}/{done.units_total} units, {counted(done.failed, 'failed input')}{rate}"
         + (f", {counted(done.unusable, 'unusable row')}" if done.unusable else "")
         + (f"; {done.worker} had {done.worker_units} of the units" if done.worker.count > 1 else "")
-        + (f" by {counted(len(done.workers), 'worker')}" if done.workers else "")
+        + (f" by {counted(len(done.workers), 'worker')}" if done.workers and not done.nodes else "")
+        + (f" on {counted(len(done.nodes), 'node')}" if done.nodes else "")
     )
+    for node in done.nodes:
+        rate = f"{node.images_per_second:.1f} {items.items}/s"
+        result(f"  {node.node}: {counted(node.units, 'unit')}, {rate}")

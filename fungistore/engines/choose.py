@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fungistore.engines.engine import Engine, Local
 from fungistore.engines.options import EngineChoice
 from fungistore.engines.processes import Processes
+from fungistore.engines.ray import Ray
 from fungistore.errors import UsageError
 from fungistore.registry import Registry
 from fungistore.report import Reporter
@@ -27,6 +28,7 @@ ENGINES = Registry(
     {
         "local": "fungistore.engines.choose:local",
         "processes": "fungistore.engines.choose:processes",
+        "ray": "fungistore.engines.choose:cluster",
     },
 )
 
@@ -58,7 +60,7 @@ def choose_engine(asked: Asked) -> Engine:
     name = choice.engine
     if name is None:
         several = choice.gpus is not None or choice.processes is not None
-        name = "processes" if several else "local"
+        name = "ray" if choice.cluster_flags else "processes" if several else "local"
     engine: Engine = ENGINES.choose(name, "--engine")(asked)
     return engine
 
@@ -78,6 +80,20 @@ def processes(asked: Asked) -> Processes:
     if choice.gpus is not None:
         return Processes([f"cuda:{number}" for number in choice.gpus])
     return Processes([asked.device] * (choice.processes or 1))
+
+
+def cluster(asked: Asked) -> Ray:
+    """Return the engine of a Ray cluster."""
+    choice = asked.choice
+    kind = asked.device.partition(":")[0]
+    gpus = choice.gpus_per_actor
+    if kind not in ("auto", "cuda"):
+        if gpus is not None:
+            choice.refuse("gpus_per_actor", "nothing beside a --device without GPUs", asked.device)
+        gpus = 0
+    if kind == "cuda" and gpus is None:
+        gpus = 1
+    return Ray(choice.address, choice.actors, choice.cpus_per_actor, gpus)
 
 
 def choose_slice(

@@ -27,10 +27,12 @@ class Place:
     Attributes:
         device: to compute on, None for the one that the work's own options name.
         neighbours: workers that share the machine's cores, this one among them.
+        node: name of the machine, where there are several; a result may tell it.
     """
 
     device: str | None = None
     neighbours: int = 1
+    node: str = ""
 
 
 RunSlice = Callable[[Slice], Config]
@@ -46,10 +48,18 @@ class DividedWork:
             and returns what runs one slice and can be called again for others. What that returns
             is ready for JSON.
         arguments: of the function, ready for JSON.
+        store: place of the store that is written to, if any: an engine of several machines sees to
+            it that all of them see the same one.
+        source: path of what is read beside it, if any; likewise.
+        units: how many there are, where that is known: more slices than that are of no use. A
+            result may tell it later, as "units_total".
     """
 
     function: str
     arguments: Config
+    store: str | None = None
+    source: str | None = None
+    units: int | None = None
 
     def open(self, place: Place, context: Context) -> RunSlice:
         """Get ready for slices of the work."""
@@ -67,6 +77,10 @@ class Engine(Protocol):
         Raises:
             StoppedError: `context` asked for it; what is committed is kept.
             FungiError: a worker failed; the others went on to their ends.
+
+        A slice may be run again, also while a part of it is done: whoever ran it has died. So what
+        `work` commits, it commits by units, and BusyError (`fungistore.store.locks`) is what it
+        raises where the claim of somebody who is gone has not run out.
         """
 
 

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from fungistore.engines.engine import DividedWork, Place
-from fungistore.errors import DEBUG, explained
+from fungistore.errors import DEBUG, error_to_wire, explained
 from fungistore.machine.context import Context
 from fungistore.store.locks import Slice
 
@@ -70,8 +70,7 @@ def main() -> None:
     except Exception as error:
         if os.environ.get(DEBUG):
             traceback.print_exc()
-        failure = explained(error)
-        code, document = failure.exit_code, {"error": failure.to_json()}
+        code, document = explained(error).exit_code, {"error": error_to_wire(error)}
     with result:
         json.dump(document, result)
     sys.exit(code)

@@ -64,7 +64,7 @@ class Processes:
                     worker.process.terminate()
             for worker in workers:
                 worker.close()
-        _raise_worst([error for worker in workers if (error := worker.error)], context.reporter)
+        raise_worst([error for worker in workers if (error := worker.error)], context.reporter)
         return [worker.document["result"] for worker in workers]
 
 
@@ -217,7 +217,8 @@ def _show(
     return what, total, done
 
 
-def _raise_worst(errors: list[FungiError], reporter: Reporter) -> None:
+def raise_worst(errors: list[FungiError], reporter: Reporter) -> None:
+    """Raise the worst of some errors, by class, and tell the others; nothing of none."""
     if not errors:
         return
     worst = min(errors, key=lambda error: SEVERITY.index(error.exit_code))

@@ -137,7 +137,7 @@ def open_task(
     return task
 
 
-def task_for(store: str | Path, options: TaskChoice, seed: int | None = None) -> Task:
+def task_for(store: str | Path | Store, options: TaskChoice, seed: int | None = None) -> Task:
     """Open the task that an evaluation's options choose.
 
     Args:

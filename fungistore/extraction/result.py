@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +12,21 @@ from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.understood import Understood
 
 FIRST_FAILURES = 5  # are named at the end
+
+
+@dataclass(frozen=True)
+class NodeRate:
+    """What one machine of a cluster did.
+
+    Attributes:
+        node: its name.
+        units: units that it committed, in slices that it brought to their ends.
+        images_per_second: all its workers together, between their first and their last sample.
+    """
+
+    node: str
+    units: int
+    images_per_second: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +60,10 @@ class ExtractResult:
         worker: the slice of the units that was this run's; `units_done` counts those of all.
         worker_units: how many units that are.
         workers: the results of an engine's workers, where several shared the units.
+        node: the machine that did it, where there were several.
+        began: when its first sample was taken, by that machine's clock.
+        seconds: from then on until the last unit was written.
+        nodes: what each machine did, where there were several.
     """
 
     store: str
@@ -72,11 +91,19 @@ class ExtractResult:
     worker: Slice = WHOLE
     worker_units: int = 0
     workers: tuple[ExtractResult, ...] = ()
+    node: str = ""
+    began: float = 0.0
+    seconds: float = 0.0
+    nodes: tuple[NodeRate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary."""
         document = asdict(self)
-        del document["workers"]
+        del document["workers"], document["began"], document["seconds"]
+        if not self.node:
+            del document["node"]
+        if not self.nodes:
+            del document["nodes"]
         computed = document.pop("units_computed")
         done, total = document.pop("units_done"), document.pop("units_total")
         own = {"id": self.worker.index, "of": self.worker.count, "units": self.worker_units}
@@ -85,3 +112,21 @@ class ExtractResult:
         if self.workers:
             return document | {"workers": [worker.to_json() for worker in self.workers]}
         return document | {"worker": own}
+
+
+def rates_by_node(results: Iterable[ExtractResult]) -> tuple[NodeRate, ...]:
+    """Return what each machine did, by its own clock, in the order of their names."""
+    by_node: dict[str, list[ExtractResult]] = {}
+    for result in results:
+        by_node.setdefault(result.node, []).append(result)
+    return tuple(_rate(node, own) for node, own in sorted(by_node.items()))
+
+
+def _rate(node: str, results: list[ExtractResult]) -> NodeRate:
+    busy = [result for result in results if result.images_computed]
+    units = sum(result.units_computed for result in busy)
+    if not busy:
+        return NodeRate(node, units, 0.0)
+    first, last = min(one.began for one in busy), max(one.began + one.seconds for one in busy)
+    images = sum(result.images_computed for result in busy)
+    return NodeRate(node, units, images / max(last - first, 1e-9))

@@ -210,7 +210,7 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
     samples = count_samples(gaps)
     _say_what_is_left(ready, gaps, context)
 
-    began = time.perf_counter()
+    began, first = time.perf_counter(), time.time()
     context.reporter.begin(
         resolved.modality.items, ready.own_rows(), done=ready.own_rows() - samples
     )
@@ -265,6 +265,8 @@ def _extract(ready: _Ready, context: Context) -> ExtractResult:
         redone=redone.mended,
         worker=ready.part,
         worker_units=len(ready.own_units()),
+        began=first,
+        seconds=seconds,
     )
 
 

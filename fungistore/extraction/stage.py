@@ -14,11 +14,12 @@ from fungistore.errors import FungiError, UsageError
 from fungistore.extraction.loader import default_workers
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import opened_source
-from fungistore.extraction.result import ExtractResult
+from fungistore.extraction.result import ExtractResult, rates_by_node
 from fungistore.extraction.run import Extraction, listed_failures
 from fungistore.fingerprint import Config
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.sources.sample import Source
+from fungistore.store.feature import is_derived
 from fungistore.store.locks import WHOLE, Slice
 from fungistore.store.store import Store
 
@@ -48,7 +49,7 @@ def extract(
         retry_failed: try failed inputs again.
         engine: who runs which slice of the units: `Local()`, this process, all of them;
             `Local(Slice(0, 8))` the first of eight slices; `Processes(("cuda:0", "cuda:1"))` two
-            processes all of them.
+            processes all of them; `Ray()` workers on a cluster.
         context: its reporter is told what happens, its stop asked between batches; True ends the
             run with StoppedError, keeping whole units.
 
@@ -80,7 +81,10 @@ def extract(
         "update": update,
         "retry_failed": retry_failed,
     }
-    work = DividedWork(f"{__name__}:{open_extraction.__name__}", arguments)
+    work = DividedWork(
+        f"{__name__}:{open_extraction.__name__}", arguments, store=str(store), source=str(source)
+    )
+    _say_what_is_done(store, options, context)
     results = engine.run(work, context)
     if not results:
         raise FungiError("the engine has run no slice", found=repr(engine))
@@ -106,7 +110,7 @@ def open_extraction(arguments: Config, place: Place, context: Context) -> RunSli
     )
 
     def run(part: Slice) -> Config:
-        result: dict[str, Any] = asdict(extraction.run(part))
+        result: dict[str, Any] = asdict(replace(extraction.run(part), node=place.node))
         return result
 
     return run
@@ -115,16 +119,30 @@ def open_extraction(arguments: Config, place: Place, context: Context) -> RunSli
 def joined(results: Sequence[ExtractResult]) -> ExtractResult:
     """Put the results of slices together; the store's state is what the last of them saw."""
     last = max(results, key=lambda result: result.units_done)
+    rates = rates_by_node(results)
     return replace(
         last,
         units_computed=sum(result.units_computed for result in results),
         images_computed=sum(result.images_computed for result in results),
-        images_per_second=sum(result.images_per_second for result in results),
+        images_per_second=sum(rate.images_per_second for rate in rates),
         redone=sum(result.redone for result in results),
         worker=WHOLE,
         worker_units=last.units_total,
         workers=tuple(results),
+        node="",
+        nodes=tuple(rate for rate in rates if rate.node),
     )
+
+
+def _say_what_is_done(store: str | Path, options: ExtractOptions, context: Context) -> None:
+    if not Store.exists(store):
+        return
+    arrays = Store.open(store).arrays(options.name)
+    own = [array for name, array in arrays.items() if not is_derived(name)]
+    done = min((len(array.commits()) for array in own), default=0)
+    if done:
+        total = max(-(-array.array.shape[0] // array.unit_rows) for array in own)
+        context.reporter.notice(f"resuming: {done}/{total} units done")
 
 
 def _refuse_undividable(

@@ -45,6 +45,10 @@ class Slice:
 WHOLE = Slice()
 
 
+class BusyError(FungiError):
+    """Another process writes the same; once it has ended, or its claim has run out, it goes."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A lock that is held: on what, by whom, since when.
@@ -136,7 +140,7 @@ class StoreLocks:
                 something above or below it are never waited for.
 
         Raises:
-            FungiError: another process writes one of them.
+            BusyError: another process writes one of them.
             StoppedError: `patience` ended.
         """
         told = ""
@@ -194,11 +198,11 @@ class StoreLocks:
             held.close()
             self._claims.live()
 
-    def _refusal(self, claim: Claim) -> FungiError:
+    def _refusal(self, claim: Claim) -> BusyError:
         hint = "wait for it to end, then run the same command again"
         if claim.count > 1:
             hint += "; workers of one run have the same --num-workers and different --worker-id"
-        return FungiError(
+        return BusyError(
             f"another process is writing {claim.thing or 'into the store'}",
             where=self._where,
             found=claim,

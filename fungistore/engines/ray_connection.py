@@ -1,0 +1,129 @@
+"""How this process joins a Ray cluster, or starts one, and keeps its own streams and signals."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from fungistore.errors import UsageError
+from fungistore.extras import install_command
+
+LOCAL = "local"
+CLIENT = "ray://"
+STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
+OWN_WAYS = {  # of Ray, unless the user has decided them
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # warns otherwise that it is going to be
+}
+
+
+def import_ray() -> ModuleType:
+    """Import Ray, which tells nobody that it is used.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    for name, value in OWN_WAYS.items():
+        os.environ.setdefault(name, value)
+    try:
+        return import_module("ray")
+    except ImportError as error:
+        raise _missing(error) from error
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Yield the module `ray`, connected to a cluster.
+
+    Args:
+        address: as of `fungistore.Ray`.
+
+    Raises:
+        UsageError: ray is not installed, or there is no such cluster.
+    """
+    ray = import_ray()
+    if ray.is_initialized():
+        yield ray
+        return
+    where = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    with _own_folder(where) as folder, _own_output():
+        try:
+            _join(ray, where, folder)
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _join(ray: Any, where: str, folder: str | None) -> None:
+    options: dict[str, Any] = {"address": where, "log_to_driver": False}
+    options["logging_level"] = logging.CRITICAL
+    if folder is not None:
+        options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+        options["_temp_dir"] = folder
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options)
+    except ImportError as error:  # grpc, of a client
+        raise _missing(error, "ray-client") from error
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
+        raise UsageError(
+            "this process cannot join the Ray cluster",
+            where=f"--address {where}",
+            expected="a cluster with the same versions of Python and Ray",
+            found=" ".join(str(error).split()),
+            hint="on this machine: ray start --head; leave out --address for one of this run alone",
+        ) from error
+    finally:
+        if in_main and before is not None:
+            signal.signal(signal.SIGTERM, before)  # Ray's ends the process at once
+
+
+@contextmanager
+def _own_folder(where: str) -> Iterator[str | None]:
+    """Yield a folder for what Ray writes, where the cluster is ours; it goes with the cluster."""
+    if where != LOCAL:
+        yield None
+        return
+    folder = tempfile.mkdtemp(prefix="fungi-ray-")  # sockets are in it: their paths are short
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _own_output() -> Iterator[None]:
+    """Keep Ray from printing what happens to nodes on stdout, where results are."""
+    worker = sys.modules.get("ray._private.worker")
+    before = getattr(worker, "_worker_logs_enabled", None)
+    if before is None:
+        yield
+        return
+    vars(worker)["_worker_logs_enabled"] = False
+    try:
+        yield
+    finally:
+        with suppress(KeyError):
+            vars(worker)["_worker_logs_enabled"] = before
+
+
+def _missing(error: ImportError, extra: str = "ray") -> UsageError:
+    package = "ray[client]" if extra == "ray-client" else "ray"
+    return UsageError(
+        f"{package} is not installed",
+        where="--engine ray",
+        expected=f"fungistore[{extra}]",
+        found=str(error),
+        hint=install_command(extra, package),
+    )

@@ -1,0 +1,137 @@
+"""A cluster to kill nodes of, a driver to kill, and a witness of what is committed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+NODES = Path(__file__).with_name("ray_nodes.py")
+PATIENCE = 150.0
+
+
+@dataclass
+class Nodes:
+    """A running cluster."""
+
+    process: subprocess.Popen[str]
+    address: str = ""
+
+    def _say(self, word: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def add(self) -> None:
+        """Let a node join."""
+        assert self._say("add") == "add"
+
+    def kill(self) -> None:
+        """Kill the node that joined last, with all that runs on it."""
+        assert self._say("kill") == "kill"
+
+
+@contextmanager
+def nodes(log: Path) -> Iterator[Nodes]:
+    """Start two nodes, and end them by their processes whatever happens."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(NODES)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        address = process.stdout.readline().strip()
+        assert address, log.read_text()[-2000:]
+        yield Nodes(process, address)
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
+
+
+@dataclass
+class Witness:
+    """Looks at a store's records all the time: a unit committed again is a new file.
+
+    Attributes:
+        seen: each record's inode and time of change when it was first there.
+        changed: records that were something else later.
+    """
+
+    store: Path
+    seen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def watching(self) -> Iterator[Witness]:
+        """Look until the end of the block, and once more."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.05):
+                self.look()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+        self.look()
+
+    def look(self) -> None:
+        """Compare all records with what they were."""
+        for path in self.store.glob("commits/**/*.json"):
+            status = path.stat()
+            mark = (status.st_ino, status.st_mtime_ns)
+            if self.seen.setdefault(str(path), mark) != mark:
+                self.changed.append(str(path))
+
+    def wait_for(self, records: int, driver: subprocess.Popen[str]) -> bool:
+        """Wait until so many records are there; False if the driver ended before."""
+        deadline = time.monotonic() + PATIENCE
+        while len(self.seen) < records:
+            if driver.poll() is not None:
+                return False
+            assert time.monotonic() < deadline, f"{len(self.seen)} of {records} records"
+            time.sleep(0.02)
+        return True
+
+
+@contextmanager
+def driver(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run `fungi` in a process that is killed at the end of the block, if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fungi_cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

@@ -1,0 +1,164 @@
+"""A Ray cluster whose nodes and driver die gives the store of one process, and commits once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fungistore.extraction.options import ExtractOptions
+from fungistore.extraction.stage import extract
+from ray_world import Nodes, Witness, driver, nodes
+from tiny_world import TINY, contents, write_images
+
+IMAGES = 240
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with nodes(tmp_path_factory.mktemp("cluster") / "log") as running:
+        yield running
+
+
+def asked(weights: Path, unit_rows: int) -> ExtractOptions:
+    return ExtractOptions(
+        model=TINY,
+        weights=str(weights),
+        image_size=32,
+        features=("embeddings", "kl"),
+        device="cpu",
+        dtype="float32",
+        batch_size=4,
+        unit_rows=unit_rows,
+        workers=1,
+    )
+
+
+def command(options: ExtractOptions, address: str) -> list[str]:
+    """The same as flags; paths are below the working directory."""
+    return [
+        *("extract", "images", "s.fungi", "--engine", "ray", "--address", address),
+        *("--model", options.model, "--weights", str(options.weights), "--json"),
+        *("--image-size", "32", "--features", ",".join(options.features), "--device", "cpu"),
+        *("--dtype", "float32", "--batch-size", "4", "--unit-rows", str(options.unit_rows)),
+        *("--workers", "1"),
+    ]
+
+
+def records(store: Path) -> int:
+    return len(list(store.glob("commits/**/*.json")))
+
+
+def world(folder: Path, count: int) -> Path:
+    for seed, label in enumerate(("cat", "dog")):
+        write_images(folder / "images" / label, count // 2, seed=seed)
+    return folder
+
+
+def test_a_node_dies_another_joins_and_the_driver_is_stopped(
+    cluster: Nodes, tmp_path: Path, tiny_weights: Path
+) -> None:
+    """The end is one process's store, bit for bit; no unit is committed twice, none is lost."""
+    world(tmp_path, IMAGES)
+    options, units = asked(tiny_weights, 4), IMAGES // 4
+    extract(tmp_path / "images", tmp_path / "whole.fungi", options)
+    arrays = records(tmp_path / "whole.fungi") // units
+    flags = command(options, cluster.address)
+    with Witness(tmp_path / "s.fungi").watching() as witness:
+        with driver(flags, tmp_path) as first:
+            assert witness.wait_for(10 * arrays, first)
+            cluster.kill()
+            assert witness.wait_for(18 * arrays, first)
+            first.send_signal(signal.SIGTERM)
+            out, err = first.communicate(timeout=120)
+            assert first.returncode == 75, err
+            assert json.loads(out)["exit_code"] == 75
+        cluster.add()
+        before = len(witness.seen)
+        assert before < arrays * units
+        with driver(flags, tmp_path) as second:
+            out, err = second.communicate(timeout=240)
+            assert second.returncode == 0, err
+    done = json.loads(out)  # one document, and nothing of Ray's
+    assert "raylet" not in err
+    assert f"resuming: {before // arrays}/{units} units done" in err
+    assert done["units"]["done"] == done["units"]["total"] == units
+    assert sum(node["units"] for node in done["nodes"]) == units - before // arrays
+    assert len(done["nodes"]) == 2
+    assert all(node["images_per_second"] > 0 for node in done["nodes"])
+    assert witness.changed == []
+    assert len(witness.seen) == arrays * units
+    assert contents(tmp_path / "s.fungi") == contents(tmp_path / "whole.fungi")
+
+
+@pytest.mark.slow
+def test_a_store_that_another_node_does_not_see_is_refused(
+    cluster: Nodes, tmp_path: Path, tiny_weights: Path
+) -> None:
+    """The driver is in a mount namespace of its own, as a node with another disk is."""
+    world(tmp_path, 8)
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    flags = command(asked(tiny_weights, 4), cluster.address)
+    flags[2] = str(hidden / "s.fungi")
+    script = f'mount -t tmpfs none {hidden} && exec "$@"'
+    python = [sys.executable, "-m", "fungi_cli", *flags]
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, "sh", *python],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("a mount namespace needs privileges")
+    assert done.returncode == 1, done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["what"].startswith("the store on ")
+    assert error["found"] == "no store"
+    assert list(hidden.iterdir()) == []
+
+
+@pytest.mark.scale
+def test_nodes_and_drivers_are_killed_all_the_time(tmp_path: Path, tiny_weights: Path) -> None:
+    """A node every 20 seconds, the driver twice: equal, nothing committed twice, nothing lost."""
+    count = 2000
+    world(tmp_path, count)
+    options = replace(asked(tiny_weights, 4), features=("embeddings", "kl", "dino"))
+    arrays, units = 5, count // 4  # kl and dino have norms beside their gradients
+    with (
+        nodes(tmp_path / "log") as cluster,
+        Witness(tmp_path / "s.fungi").watching() as witness,
+    ):
+        flags = command(options, cluster.address)
+        killed, kills, last = 0, 0, time.monotonic()
+        while True:
+            with driver(flags, tmp_path) as running:
+                while running.poll() is None:
+                    time.sleep(0.1)
+                    if time.monotonic() - last > 20:
+                        cluster.kill()
+                        cluster.add()
+                        last, kills = time.monotonic(), kills + 1
+                    if killed < 2 and len(witness.seen) >= (killed + 1) * arrays * units // 4:
+                        running.kill()
+                        killed += 1
+                        break
+                else:
+                    out, err = running.communicate()
+                    assert running.returncode == 0, err
+                    break
+    assert (killed, kills > 0) == (2, True)
+    assert json.loads(out)["units"]["done"] == units
+    assert witness.changed == []
+    assert len(witness.seen) == arrays * units
+    extract(tmp_path / "images", tmp_path / "whole.fungi", options)
+    assert contents(tmp_path / "s.fungi") == contents(tmp_path / "whole.fungi")
