@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -85,6 +85,16 @@ class Bucket:
         """Return an object's bytes."""
         with self._told(key):
             return bytes(_obstore().get(self.store, key).bytes())
+
+    def read(self, key: str, start: int = 0, length: int | None = None) -> tuple[bytes, Head]:
+        """Return an object's bytes, or `length` of them from `start`, and which object they are of.
+
+        What was looked at before may be another by now: the tag that comes with the bytes tells.
+        """
+        options: Any = None if length is None else {"range": (start, start + length)}
+        with self._told(key):
+            found = _obstore().get(self.store, key, options=options)
+            return bytes(found.bytes()), replace(_head(found.meta), key=key)
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start`."""
