@@ -191,15 +191,17 @@ def open_bucket(url: str) -> Bucket:
     errors = _obstore().exceptions
     if urlsplit(url).scheme == "memory":
         return Bucket(url, _obstore().store.MemoryStore())
+    settings = settings_of(url, os.environ)
+    client = {"timeout": timedelta(seconds=REQUEST_SECONDS), **settings.pop("client_options", {})}
     try:
         store = _obstore().store.from_url(
             url,
-            client_options={"timeout": timedelta(seconds=REQUEST_SECONDS)},
+            client_options=client,
             retry_config={
                 "max_retries": RETRIES,
                 "retry_timeout": timedelta(seconds=RETRY_SECONDS),
             },
-            **settings_of(url, os.environ),
+            **settings,
         )
     except (errors.BaseError, ValueError) as error:
         raise UsageError(
