@@ -121,6 +121,29 @@ class Cache:
             return None
         return path
 
+    def note(self, what: Cached, data: bytes) -> None:
+        """Keep something that was made of objects, whole, under a tag of its own and size 0."""
+        path = self._path(what, WHOLE)
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
+            temporary.rename(path)
+        except OSError as error:
+            self._tell(error)
+            return
+        self._count(len(data))
+
+    def noted(self, what: Cached) -> bytes | None:
+        """Return what was noted, if it is there; who made it tells whether it is whole."""
+        path = self._path(what, WHOLE)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        _touch(path)
+        return data
+
     def _path(self, what: Cached, suffix: str) -> Path:
         return self.folder / what.digest[:2] / f"{what.digest}{suffix}"
 

@@ -6,13 +6,15 @@ no request at all. An object that was never listed is asked for anew each time.
 
 from __future__ import annotations
 
+import errno
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fungistore.remote.bucket import THREADS, Bucket, ChangedError, Head
+from fungistore.remote.bucket import THREADS, Bucket, ChangedError, Head, open_bucket
 from fungistore.remote.cache import Cache, Cached, Fetch
+from fungistore.remote.cache_options import object_cache
 
 TRIES = 4  # of an object that is replaced while it is read
 _PROCESS = uuid.uuid4().hex  # objects in memory are those of one process
@@ -32,15 +34,35 @@ class CachedBucket:
         is_in_memory = bucket.where.startswith("memory:")
         self._url = f"{bucket.where}#{_PROCESS}" if is_in_memory else bucket.where
         self._heads: dict[str, Head] = {}
+        self._own: set[str] = set()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_cached, (self.bucket.where,)  # in another process; no secret travels
 
     def note(self, heads: Iterable[Head]) -> None:
         """Take what a listing has just told of some objects for what they are."""
-        self._heads |= {head.key: head for head in heads}
+        self._heads |= {head.key: head for head in heads if head.key not in self._own}
 
-    def forget(self, keys: Iterable[str]) -> None:
-        """Forget what was told of some objects, which are about to change."""
-        for key in keys:
-            self._heads.pop(key, None)
+    def forget(self, key: str) -> None:
+        """Ask for an object anew from now on, since this process changes it.
+
+        A listing that was under way meanwhile may still tell of the one before.
+        """
+        self._own.add(key)
+        self._heads.pop(key, None)
+
+    def head(self, key: str) -> Head:
+        """Look at an object, unless a listing has told of it."""
+        return self._heads.get(key) or self.bucket.head(key)
+
+    def note_text(self, key: str, data: bytes) -> None:
+        """Keep something that was made of objects in the cache."""
+        if self._cache is not None:
+            self._cache.note(self._made(key), data)
+
+    def noted_text(self, key: str) -> bytes | None:
+        """Return what was kept so, if it is there."""
+        return None if self._cache is None else self._cache.noted(self._made(key))
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes."""
@@ -51,9 +73,8 @@ class CachedBucket:
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return several ranges of an object."""
-        head = self._heads.get(key)
-        if head is None:
-            self.note([head := self.bucket.head(key)])
+        head = self.head(key)
+        self.note([head])
         return self._read(head, starts, lengths)
 
     def path(self, key: str) -> Path | None:
@@ -68,15 +89,17 @@ class CachedBucket:
             fetch = self._fetch(head)
             try:
                 if self._cache is None:
-                    pairs = list(zip(starts, lengths, strict=True))
-                    with ThreadPoolExecutor(min(THREADS, len(pairs))) as pool:
-                        return list(pool.map(lambda pair: fetch(*pair), pairs))
+                    with ThreadPoolExecutor(min(THREADS, max(1, len(starts)))) as pool:
+                        return list(pool.map(fetch, starts, lengths))
                 return self._cache.read(self._cached(head), starts, lengths, fetch)
             except ChangedError:
                 if turn == TRIES - 1:
                     raise
                 self.note([head := self.bucket.head(head.key)])
         raise AssertionError
+
+    def _made(self, key: str) -> Cached:
+        return Cached(self._url, key, "made here", 0)
 
     def _cached(self, head: Head) -> Cached:
         return Cached(self._url, head.key, tag_of(head), head.size)
@@ -88,10 +111,15 @@ class CachedBucket:
             whole = (start, length) == (0, head.size)
             data, found = self.bucket.read(head.key, start, None if whole else length)
             if tag_of(found) != tag_of(head) or len(data) != length:
-                raise ChangedError(17, "the object is another by now", head.key)
+                raise ChangedError(errno.EEXIST, "the object is another by now", head.key)
             return data
 
         return fetch
+
+
+def open_cached(url: str) -> CachedBucket:
+    """Return the bucket of a URL, read through the cache that the variables ask for."""
+    return CachedBucket(open_bucket(url), object_cache())
 
 
 def tag_of(head: Head) -> str:

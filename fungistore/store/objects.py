@@ -6,19 +6,20 @@ within one process. Nothing is renamed, locked or flushed; who may write is in `
 
 from __future__ import annotations
 
-import shutil
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fungistore.remote.bucket import ABSENT, THREADS, Bucket, ChangedError, open_bucket
+from fungistore.remote.cache_options import object_cache
+from fungistore.remote.cached import CachedBucket
 from fungistore.store.backend import Bytes, Listing
 from fungistore.store.locks import Claims
 from fungistore.store.object_claims import LOCKS, ObjectClaims
+from fungistore.store.object_reads import ObjectReads
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -35,9 +36,7 @@ class ObjectBackend:
         self.where = bucket.where
         self._bucket = bucket
         self.claims: Claims = ObjectClaims(bucket)
-        self._copies: dict[str, tuple[str | None, Path]] = {}
-        self._copied = Path(mkdtemp(prefix="fungi-"))
-        weakref.finalize(self, shutil.rmtree, self._copied, ignore_errors=True)
+        self._reads = ObjectReads(CachedBucket(bucket, object_cache()))
 
     def make_room(self) -> bool:
         """Whether nothing is below the URL; a bucket has no folders to make."""
@@ -67,9 +66,10 @@ class ObjectBackend:
         while True:
             seen = self._bucket.find(key)
             try:
-                self._bucket.put(key, *pieces, expected=seen.tag if seen else ABSENT)
+                tag = self._bucket.put(key, *pieces, expected=seen.tag if seen else ABSENT)
             except ChangedError:
                 continue
+            self._reads.published(key, tag, pieces)
             return
 
     def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
@@ -97,15 +97,21 @@ class ObjectBackend:
         keys = [one.key for one in self._bucket.below(key)]
         self._bucket.delete([*keys, key] if key else keys)
 
+    def read_all(self, key: str) -> dict[str, bytes]:
+        """Return the objects directly below a folder."""
+        return self._reads.read_all(key)
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the bytes of those of some objects that are there."""
+        return self._reads.sizes(keys)
+
+    def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
+        """Return parts of an object, from the cache where they are there."""
+        return self._reads.ranges(key, starts, lengths)
+
     def local_path(self, key: str) -> Path:
         """Return a copy of an object on this machine."""
-        head = self._bucket.head(key)
-        tag, path = self._copies.get(key, (None, Path()))
-        if tag is None or tag != head.tag:
-            path = self._copied / f"{len(self._copies)}-{key.replace('/', '_')[-100:]}"
-            path.write_bytes(self._bucket.get(key))
-            self._copies[key] = (head.tag, path)
-        return path
+        return self._reads.local_path(key)
 
     def directory(self, key: str = "") -> None:
         """Return None: there is no directory."""
@@ -119,9 +125,7 @@ class ObjectBackend:
 
     def zarr(self) -> ZarrStore:
         """Return the bucket as zarr reads it."""
-        from zarr.storage import ObjectStore
-
-        return ObjectStore(self._bucket.store, read_only=True)
+        return self._reads.zarr()
 
     def make_folder(self, key: str) -> None:
         """Do nothing: folders exist by what is in them."""

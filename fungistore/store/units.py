@@ -298,8 +298,11 @@ class UnitArray:
         Raises:
             OSError: a record or a chunk may be there, and cannot be read.
         """
-        units = [record_unit(name) for name in self.records.list().files]
-        found = {unit: self.commit(unit) for unit in units if unit is not None}
+        stored = self.records.read_all()
+        units = {unit: name for name in stored if (unit := record_unit(name)) is not None}
+        keys = {unit: self.chunk_key(unit) for unit in units}
+        sizes = self.folder.sizes(list(keys.values()))
+        found = {u: self._judged(u, stored[n], sizes.get(keys[u])) for u, n in units.items()}
         return {unit: commit for unit, commit in found.items() if commit is not None}
 
     def commit(self, unit: int) -> Commit | None:
@@ -313,13 +316,21 @@ class UnitArray:
                 as not written for that would be written anew.
         """
         try:
-            commit = parse_commit(self.records.read(record_name(unit)))
-            size = self.chunk_size(unit)
-        except (OSError, ValueError) as error:
+            data, size = self.records.read(record_name(unit)), self.chunk_size(unit)
+        except OSError as error:
+            raise_unreadable(error)
+            return None
+        return self._judged(unit, data, size)
+
+    def _judged(self, unit: int, record: bytes, size: int | None) -> Commit | None:
+        """Return the record of a unit whose chunk has some size, if the two go together."""
+        try:
+            commit = parse_commit(record)
+        except ValueError as error:
             raise_unreadable(error)
             return None
         is_sound = commit.unit == unit and 0 < commit.rows <= self.rows_of(unit)
-        if not is_sound or commit.fingerprint != self.fingerprint or size == 0:
+        if not is_sound or commit.fingerprint != self.fingerprint or not size:
             return None
         return commit if size == commit.bytes or self.holds(commit) else None
 
