@@ -87,6 +87,9 @@ class MemoryBackend:
     def sizes(self, keys: Collection[str]) -> dict[str, int]:
         return {key: self.size(key) for key in keys if self.has(key)}
 
+    def tag(self, key: str) -> None:
+        return None
+
     def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
         whole = self.read(key)
         return [whole[start : start + n] for start, n in zip(starts, lengths, strict=True)]

@@ -87,7 +87,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The URL of a new bucket, and an environment in which it is found."""
-    from fungistore.remote.bucket import open_bucket
+    from fungistore.remote.bucket import forget_buckets
 
     for name in OTHERS:
         monkeypatch.delenv(name, raising=False)
@@ -95,5 +95,5 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
     for name, value in environment(s3_server).items():
         monkeypatch.setenv(name, value)
-    open_bucket.cache_clear()  # of another endpoint
+    forget_buckets()  # of another endpoint
     return f"s3://{make_bucket(s3_server)}"

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Predicate
 
@@ -14,9 +14,11 @@ from fungistore.errors import UsageError
 from fungistore.headings import STORAGE
 from fungistore.machine.user_cache import user_cache
 from fungistore.quantities import bytes_in
-from fungistore.remote.cache import Cache
 from fungistore.settings import Setting, Settings
 from fungistore.type_words import Words
+
+if TYPE_CHECKING:
+    from fungistore.remote.cache import Cache
 
 DIRECTORY, SIZE = "FUNGI_CACHE_DIR", "FUNGI_CACHE_SIZE"  # worker processes get them too
 DEFAULT_SIZE = "20GB"
@@ -78,4 +80,6 @@ def object_cache() -> Cache | None:
 
 @cache
 def _cache(folder: Path, most: int) -> Cache:
+    from fungistore.remote.cache import Cache  # NumPy, which the command line's help does without
+
     return Cache(folder, most)

@@ -124,4 +124,4 @@ def open_cached(url: str) -> CachedBucket:
 
 def tag_of(head: Head) -> str:
     """Return what changes with an object's bytes; of a server without tags, size and time."""
-    return head.tag or f"{head.size} {head.modified.timestamp()}"
+    return head.state or f"{head.size} {head.modified.timestamp()}"

@@ -73,6 +73,12 @@ class Backend(Protocol):
     def sizes(self, keys: Collection[str]) -> dict[str, int]:
         """Return the bytes of those of some objects, of one folder, that are there."""
 
+    def tag(self, key: str) -> str | None:
+        """Return what the server tells of an object's bytes without reading them, often their MD5.
+
+        None where nothing is told, as of files.
+        """
+
     def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
         """Return parts of an object."""
 

@@ -69,10 +69,9 @@ class FetchedRows:
         array, plain = self._array, self._plain
         wanted, again = np.unique(rows[places] - unit * array.unit_rows, return_inverse=True)
         stretches = [(int(wanted[i]), count) for i, count in runs(wanted, array.unit_rows)]
-        key = array.folder.key_of(array.chunk_key(unit))
-        with damage_explained(
-            "a chunk is missing or damaged", array.folder.where(key), VERIFY_HINT
-        ):
+        name = array.chunk_key(unit)
+        key, where = array.folder.key_of(name), array.folder.where(name)
+        with damage_explained("a chunk is missing or damaged", where, VERIFY_HINT):
             pieces = self._read(unit, key, stretches)
         data = np.frombuffer(b"".join(pieces), plain.dtype)
         if data.nbytes != len(wanted) * plain.row_bytes:

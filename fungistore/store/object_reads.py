@@ -11,6 +11,7 @@ import asyncio
 import os
 import shutil
 import threading
+import uuid
 import weakref
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -84,14 +85,15 @@ class ObjectReads:
         path = self.cached.path(key)
         if path is not None:
             return path
+        return self.copy_of(key, self.cached.bucket.get(key))
+
+    def copy_of(self, key: str, data: bytes) -> Path:
+        """Return a new file with some bytes in a folder of this process."""
         if self._copies is None:
             self._copies = Path(mkdtemp(prefix="fungi-"))
             weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
-        data, head = self.cached.bucket.read(key)
-        name = "".join(c if c.isalnum() else "-" for c in f"{tag_of(head)}-{key}")[-200:]
-        path = self._copies / name
-        if not path.exists():
-            path.write_bytes(data)
+        path = self._copies / f"{uuid.uuid4().hex}-{key.rpartition('/')[2][-100:]}"
+        path.write_bytes(data)
         return path
 
     def zarr(self) -> ObjectStore[Any]:
@@ -126,7 +128,7 @@ class ObjectReads:
         with suppress(OSError):  # another writer's is there by now, or the server's mood
             seen = self.cached.bucket.find(key)
             data = pack(self._entries(folder))
-            self.cached.bucket.put(key, data, expected=seen.tag if seen else ABSENT)
+            self.cached.bucket.put(key, data, expected=seen.state if seen else ABSENT)
             with self._lock:
                 self._fresh.pop(folder, None)
 
@@ -189,6 +191,10 @@ class CachedObjects(ObjectStore[Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CachedObjects, (self._cached,)
+
+    def with_read_only(self, read_only: bool = False) -> CachedObjects:
+        """Return itself: it is only read, whatever zarr asks for."""
+        return self
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None

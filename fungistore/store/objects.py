@@ -6,6 +6,7 @@ within one process. Nothing is renamed, locked or flushed; who may write is in `
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,16 +14,30 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from fungistore.remote.bucket import ABSENT, THREADS, Bucket, ChangedError, open_bucket
+from fungistore.remote.bucket import (
+    ABSENT,
+    DELETED_AT_ONCE,
+    THREADS,
+    Bucket,
+    ChangedError,
+    Head,
+    Patience,
+    open_bucket,
+)
 from fungistore.remote.cache_options import object_cache
 from fungistore.remote.cached import CachedBucket
 from fungistore.store.backend import Bytes, Listing
 from fungistore.store.locks import Claims
-from fungistore.store.object_claims import LOCKS, ObjectClaims
+from fungistore.store.object_claims import LEASE_SECONDS, LOCKS, ObjectClaims
+from fungistore.store.object_lines import APPENDED, ObjectLines, grows
 from fungistore.store.object_reads import ObjectReads
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
+
+MOST_TRIES = 30
+WHOLE_BYTES = 256 << 20  # of a file that is put in one request, from memory
+HIDDEN = {LOCKS, APPENDED}
 
 
 class ObjectBackend:
@@ -30,17 +45,23 @@ class ObjectBackend:
 
     Args:
         bucket: of that URL.
+        claims: on what is below it.
     """
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, claims: ObjectClaims) -> None:
         self.where = bucket.where
         self._bucket = bucket
-        self.claims: Claims = ObjectClaims(bucket)
+        self.claims: Claims = claims
+        self._claims = claims
+        self._lines = ObjectLines(bucket, self._put)
         self._reads = ObjectReads(CachedBucket(bucket, object_cache()))
+        claims.finishing = self._reads.finish
 
     def make_room(self) -> bool:
         """Whether nothing is below the URL; a bucket has no folders to make."""
-        return all(one.key.startswith(f"{LOCKS}/") for one in self._bucket.below())
+        self._claims.remember()
+        files, folders = self._bucket.level()
+        return not files and HIDDEN.issuperset(folders)
 
     def has(self, key: str) -> bool:
         """Whether there is such an object."""
@@ -48,43 +69,88 @@ class ObjectBackend:
 
     def size(self, key: str) -> int:
         """Return the bytes of an object."""
+        if grows(key):
+            return len(self.read(key))
         return self._bucket.head(key).size
 
     def read(self, key: str) -> bytes:
         """Return an object's bytes."""
-        return self._bucket.get(key)
+        return self._lines.read(key) if grows(key) else self._bucket.get(key)
 
     def list(self, key: str) -> Listing:
         """Return the names directly below a folder."""
         files, folders = self._bucket.level(key)
         names = (one.key.rpartition("/")[2] for one in files)
-        hidden = {LOCKS} if not key else set()
+        hidden = HIDDEN if not key else set()
         return Listing(tuple(sorted(names)), tuple(sorted(set(folders) - hidden)))
 
     def publish(self, key: str, *pieces: Bytes) -> None:
-        """Put an object in the place of what was last seen there."""
-        while True:
+        """Put an object in the place of what is there; see `_put`."""
+        if grows(key):
+            self._lines.publish(key, *pieces)
+        else:
+            self._put(key, *pieces)
+
+    def _put(self, key: str, *pieces: Bytes) -> None:
+        """Put an object in the place of what was last seen there: look, check, put on condition.
+
+        A writer may be paused anywhere in between, for longer than its lease, and another may own
+        the key when it is woken. What the next owner has put is another object than the one that
+        was looked at while the lease was alive, so the late put is refused. What arrives before the
+        next owner puts is replaced: its own put finds it, at its look or when it is refused. Where
+        the next owner puts nothing, it found a record of that very chunk, and no late put differs
+        in the rows that it vouches for, or verification says so by their checksums.
+        So the state of the object tells all that a fencing number in a record could.
+
+        Raises:
+            LeaseLostError: another process has taken over what this one holds.
+        """
+        for _ in range(MOST_TRIES):
             seen = self._bucket.find(key)
+            self._claims.check()
             try:
-                tag = self._bucket.put(key, *pieces, expected=seen.tag if seen else ABSENT)
-            except ChangedError:
-                continue
-            self._reads.published(key, tag, pieces)
+                state = self._bucket.put(key, *pieces, expected=seen.state if seen else ABSENT)
+            except (ChangedError, FileNotFoundError):  # FileNotFoundError: replaced, but gone
+                continue  # own repetition, or a late put of a dead owner
+            self._reads.published(key, state, pieces)
             return
+        where = f"{self.where}/{key}"
+        raise OSError(errno.EIO, f"others changed the object {MOST_TRIES} times", where)
 
     def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
         """Put several objects at once."""
-        with ThreadPoolExecutor(min(THREADS, max(1, len(objects)))) as pool:
+        with ThreadPoolExecutor(min(THREADS, max(1, len(objects))), "fungi-put") as pool:
             list(pool.map(lambda item: self.publish(item[0], *item[1]), objects.items()))
 
     def publish_file(self, key: str, write: Callable[[Path], None]) -> None:
-        """Put what `write` puts at a path."""
+        """Put what `write` puts at a path.
+
+        A large file is sent in parts, and S3's protocol, as obstore speaks it, knows no condition
+        for these: the lease is looked at between the last part and the request that lets the object
+        appear. A writer that is paused within that request can replace what a next owner has put.
+        Files that are so large are indexes and tables, whose records have their checksums.
+        """
         with self.scratch() as path:
             write(path)
-            self.publish(key, path.read_bytes())
+            if path.stat().st_size <= WHOLE_BYTES:
+                self.publish(key, path.read_bytes())
+                return
+            seen = self._bucket.find(key)
+            self._reads.published(key, None, ())
+            self._bucket.put_parts(key, path, lambda: self._check(key, seen))
+
+    def _check(self, key: str, seen: Head | None) -> None:
+        """Return if an object is as it was seen and all claims are alive."""
+        now = self._bucket.find(key)
+        self._claims.check()
+        if (now and now.state) != (seen and seen.state):
+            raise ChangedError(errno.EEXIST, "another has put the object", f"{self.where}/{key}")
 
     def append(self, key: str, lines: bytes) -> None:
-        """Put the lines that are there and these."""
+        """Put lines beside the object that they continue; see `object_lines`."""
+        if grows(key):
+            self._lines.append(key, lines)
+            return
         try:
             before = self.read(key)
         except FileNotFoundError:
@@ -93,9 +159,21 @@ class ObjectBackend:
         self.publish(key, before, cut_short, lines)
 
     def remove(self, key: str) -> None:
-        """Remove an object, and all below it."""
+        """Remove an object, and all below it.
+
+        No condition can be put on that. A writer that is paused within the very request, and woken
+        later, removes what a next owner has put: records are removed first, and without a record a
+        unit counts as not written, so work is lost by that and nothing is told wrongly.
+        """
         keys = [one.key for one in self._bucket.below(key)]
-        self._bucket.delete([*keys, key] if key else keys)
+        if key:
+            keys += [*(one.key for one in self._bucket.below(f"{APPENDED}/{key}")), key]
+        self._claims.check()
+        if not key:
+            self._claims.forget()
+        for start in range(0, len(keys), DELETED_AT_ONCE):
+            self._claims.check()
+            self._bucket.delete(keys[start : start + DELETED_AT_ONCE])
 
     def read_all(self, key: str) -> dict[str, bytes]:
         """Return the objects directly below a folder."""
@@ -105,13 +183,20 @@ class ObjectBackend:
         """Return the bytes of those of some objects that are there."""
         return self._reads.sizes(keys)
 
+    def tag(self, key: str) -> str | None:
+        """Return an object's tag without its quotes: of S3, the MD5 of what came in one piece."""
+        head = self._bucket.find(key)
+        return None if head is None or head.tag is None else head.tag.strip('"')
+
     def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
         """Return parts of an object, from the cache where they are there."""
         return self._reads.ranges(key, starts, lengths)
 
     def local_path(self, key: str) -> Path:
         """Return a copy of an object on this machine."""
-        return self._reads.local_path(key)
+        return (
+            self._reads.copy_of(key, self.read(key)) if grows(key) else self._reads.local_path(key)
+        )
 
     def directory(self, key: str = "") -> None:
         """Return None: there is no directory."""
@@ -134,8 +219,11 @@ class ObjectBackend:
         """Do nothing: whatever is seen is durable."""
 
     def leftovers(self, key: str = "") -> Iterator[str]:
-        """Yield nothing: an object that was not put whole is not there."""
-        return iter(())
+        """Yield the lines that continue an object that has been replaced since.
+
+        An upload in parts that was interrupted is not listed: a rule of the bucket ends it.
+        """
+        return self._lines.leftovers() if not key else iter(())
 
     def is_own(self, key: str) -> bool:
         """Return True: there are no links."""
@@ -148,4 +236,6 @@ class ObjectBackend:
 
 def open_url(where: str) -> ObjectBackend:
     """Return the backend of a URL."""
-    return ObjectBackend(open_bucket(where.rstrip("/")))
+    url = where.rstrip("/")
+    hasty = Patience(request=LEASE_SECONDS / 6, together=LEASE_SECONDS / 3)
+    return ObjectBackend(open_bucket(url), ObjectClaims(open_bucket(url, hasty)))

@@ -11,6 +11,7 @@ from typing import Any
 from obstore.store import MemoryStore
 
 from fungistore.remote.bucket import Bucket, Head
+from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.objects import ObjectBackend
 
 
@@ -65,7 +66,7 @@ def uploaded(root: Path, bucket: Bucket | None = None) -> tuple[ObjectBackend, C
         if path.is_file() and ".locks" not in path.parts:
             made.put(path.relative_to(root).as_posix(), path.read_bytes())
     made.asked.clear()
-    return ObjectBackend(made), made
+    return ObjectBackend(made, ObjectClaims(made)), made
 
 
 def objects(bucket: Bucket) -> Mapping[str, bytes]:

@@ -13,6 +13,7 @@ from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.matrices.blocks import open_features
 from fungistore.remote.cache_options import DIRECTORY, SIZE
 from fungistore.store.compacted import pack, unpack
+from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.object_reads import COMPACTED, ObjectReads
 from fungistore.store.objects import ObjectBackend
 from fungistore.store.status import status
@@ -41,7 +42,7 @@ def local(tmp_path: Path) -> Store:
 def again(bucket: CountingBucket) -> Store:
     """Open the store anew, as another process with the same cache would."""
     bucket.asked.clear()
-    return Store.open(ObjectBackend(bucket))
+    return Store.open(ObjectBackend(bucket, ObjectClaims(bucket)))
 
 
 def test_matrix_and_scores_are_those_of_the_directory(local: Store) -> None:
@@ -173,7 +174,7 @@ def test_a_compacted_object_is_only_a_cache(
     del expected[4]
     assert array.commits() == expected
     monkeypatch.setenv(DIRECTORY, str(tmp_path / "another cache"))
-    fresh = Store.open(ObjectBackend(bucket)).arrays("set")["embeddings"]
+    fresh = Store.open(ObjectBackend(bucket, ObjectClaims(bucket))).arrays("set")["embeddings"]
     assert fresh.commits() == expected
 
 
@@ -191,7 +192,7 @@ def test_writers_compact_what_they_write(tmp_path: Path) -> None:
     """Who puts hundreds of records leaves a compacted object, without reading one of them."""
     bucket = CountingBucket()
     vectors, labels = clustered(300, 3, 4)
-    store = Store.open_or_create(ObjectBackend(bucket))
+    store = Store.open_or_create(ObjectBackend(bucket, ObjectClaims(bucket)))
     local = make_store(tmp_path / "w.fungi", {"embeddings": vectors}, labels)
     array = local.arrays("set")["embeddings"]
     backend, bucket = uploaded(local.root)

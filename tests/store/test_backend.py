@@ -28,7 +28,7 @@ from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import PcaOptions, fit_pca
-from fungistore.remote.bucket import open_bucket
+from fungistore.remote.bucket import forget_buckets
 from fungistore.searching.options import SearchOptions
 from fungistore.searching.search import search
 from fungistore.sources.sample import Sample
@@ -55,9 +55,9 @@ __all__ = ["bucket", "s3_server"]  # fixtures
 @pytest.fixture(autouse=True)
 def memory() -> Iterator[None]:
     """A memory of each test's own."""
-    open_bucket.cache_clear()
+    forget_buckets()
     yield
-    open_bucket.cache_clear()
+    forget_buckets()
 
 
 def place(kind: str, request: pytest.FixtureRequest) -> str:
