@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-audio test test-slow mutate lint docs bench bench-accuracy bench-million clean
+.PHONY: help demo demo-audio test test-slow test-scale mutate lint docs bench bench-accuracy bench-million clean
 
 help:                   ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -23,6 +23,9 @@ test: $(READY)          ## the quick tests, minutes
 
 test-slow: $(READY)     ## kills, memory, real weights
 	$(RUN) -m pytest -m slow
+
+test-scale: $(READY)    ## servers and clusters that tests start and kill
+	$(RUN) -m pytest -m scale
 
 mutate: $(READY)        ## small faults that the tests must see, an hour; ARGS="--sample 20 --seed 2" for a part
 	$(RUN) tests/mutation/mutate.py $(ARGS)

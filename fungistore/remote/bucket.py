@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
+from fungistore.remote.refusals import names_no_bucket, refusal
 from fungistore.remote.urls import shown
 
 if TYPE_CHECKING:
@@ -193,20 +194,19 @@ class Bucket:
 
     @contextmanager
     def told(self, key: str) -> Iterator[None]:
-        """Turn obstore's errors into those of a disk, which name the URL."""
+        """Turn obstore's errors into those of a disk; obstore's own texts may have signatures."""
         where = f"{self.where}/{key}".rstrip("/")
         errors = _obstore().exceptions
         try:
             yield
         except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "there is no such object", where) from error
-        except (errors.AlreadyExistsError, errors.PreconditionError) as error:
-            raise ChangedError(errno.EEXIST, "the object is another by now", where) from error
-        except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
-            said = "the server refuses this user, or the credentials"
-            raise PermissionError(errno.EACCES, said, where) from error
+            if names_no_bucket(error):
+                raise OSError(*refusal(error), where) from None
+            raise FileNotFoundError(errno.ENOENT, "there is no such object", where) from None
+        except (errors.AlreadyExistsError, errors.PreconditionError):
+            raise ChangedError(errno.EEXIST, "the object is another by now", where) from None
         except errors.BaseError as error:
-            raise OSError(errno.EIO, _first_line(error), where) from error
+            raise OSError(*refusal(error), where) from None
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
             "not the URL of a bucket or of a web server",
             where=shown(url),
             expected="s3://BUCKET/..., gs://, az://, https://, or memory://NAME in one process",
-            found=_first_line(error),
+            found=refusal(error)[1],
         ) from error
     return Bucket(url, store)
 
@@ -286,7 +286,3 @@ def _obstore() -> Any:
 def _head(meta: Any) -> Head:
     seen = (meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], meta["version"])
     return Head(*seen)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

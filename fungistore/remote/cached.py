@@ -7,7 +7,6 @@ no request at all. An object that was never listed is asked for anew each time.
 from __future__ import annotations
 
 import errno
-import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,6 @@ from fungistore.remote.cache import Cache, Cached, Fetch
 from fungistore.remote.cache_options import object_cache
 
 TRIES = 4  # of an object that is replaced while it is read
-_PROCESS = uuid.uuid4().hex  # objects in memory are those of one process
 
 
 class CachedBucket:
@@ -30,9 +28,8 @@ class CachedBucket:
 
     def __init__(self, bucket: Bucket, cache: Cache | None) -> None:
         self.bucket = bucket
-        self._cache = cache
-        is_in_memory = bucket.where.startswith("memory:")
-        self._url = f"{bucket.where}#{_PROCESS}" if is_in_memory else bucket.where
+        is_in_memory = bucket.where.startswith("memory:")  # where tags are numbers from 0 on
+        self._cache = None if is_in_memory else cache
         self._heads: dict[str, Head] = {}
         self._own: set[str] = set()
 
@@ -99,10 +96,10 @@ class CachedBucket:
         raise AssertionError
 
     def _made(self, key: str) -> Cached:
-        return Cached(self._url, key, "made here", 0)
+        return Cached(self.bucket.where, key, "made here", 0)
 
     def _cached(self, head: Head) -> Cached:
-        return Cached(self._url, head.key, tag_of(head), head.size)
+        return Cached(self.bucket.where, head.key, tag_of(head), head.size)
 
     def _fetch(self, head: Head) -> Fetch:
         """Return what reads parts of an object as long as it is the one that was looked at."""

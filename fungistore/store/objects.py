@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -110,12 +110,23 @@ class ObjectBackend:
             self._claims.check()
             try:
                 state = self._bucket.put(key, *pieces, expected=seen.state if seen else ABSENT)
-            except (ChangedError, FileNotFoundError):  # FileNotFoundError: replaced, but gone
-                continue  # own repetition, or a late put of a dead owner
+            except (ChangedError, FileNotFoundError):  # a late put of a dead owner, or a removal
+                if not self._is(key, pieces):
+                    continue
+                state = None  # obstore's repetition: the first was done and not told
             self._reads.published(key, state, pieces)
             return
         where = f"{self.where}/{key}"
         raise OSError(errno.EIO, f"others changed the object {MOST_TRIES} times", where)
+
+    def _is(self, key: str, pieces: Sequence[Bytes]) -> bool:
+        """Whether an object is of some bytes."""
+        head = self._bucket.find(key)
+        if head is None or head.size != sum(memoryview(piece).nbytes for piece in pieces):
+            return False
+        with suppress(FileNotFoundError):
+            return self._bucket.get(key) == b"".join(pieces)
+        return False
 
     def publish_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
         """Put several objects at once."""

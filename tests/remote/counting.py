@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ from fungistore.store.objects import ObjectBackend
 class CountingBucket(Bucket):
     """Counts requests by kind; `before` is told each, and may raise."""
 
-    def __init__(self, url: str = "memory://counted") -> None:
-        super().__init__(url, MemoryStore())
+    def __init__(self) -> None:
+        super().__init__(f"s3://counted/{uuid.uuid4().hex}", MemoryStore())
         self.asked: Counter[str] = Counter()
         self.before: Callable[[str, str], None] = lambda kind, key: None
         self._count = threading.Lock()
