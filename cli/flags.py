@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from fungistore.remote.cache_options import CacheOptions
+import fungistore as fungi
 from fungistore.settings import SettingField, Settings
 
 from .completion import completer
@@ -56,7 +56,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
                 values["context"] = stack.enter_context(running())
             given = {group: _given(kind, values) for group, kind in groups.items()}
             if reads_stores:
-                CacheOptions.from_config(_given(CacheOptions, values)).use()
+                fungi.CacheOptions.from_config(_given(fungi.CacheOptions, values)).use()
             if groups and (path := values.pop("config")) is not None:
                 _add_file(path, given, groups)
             options = {name: kind.from_config(given[name]) for name, kind in groups.items()}
@@ -71,7 +71,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         elif name != "context":
             signature.append(_parameter(name, hints[name], parameter.default))
     if reads_stores:
-        signature += _parameters(CacheOptions)
+        signature += _parameters(fungi.CacheOptions)
     run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in signature}
     run.__doc__, run.__name__, run.__module__ = (

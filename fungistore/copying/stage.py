@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from fungistore.copying.chosen import Arrays, chosen_arrays, files_after, files_before
@@ -20,7 +21,7 @@ from fungistore.copying.units import Unit, committed, lacking, send_units
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.machine.context import DEFAULT, Context
 from fungistore.quantities import counted
-from fungistore.store.backend import Backend, StorePlace, open_backend
+from fungistore.store.backend import Backend, open_backend
 from fungistore.store.chunks import METADATA
 from fungistore.store.folder import Folder
 from fungistore.store.groups import read_metadata, ready_groups
@@ -63,8 +64,8 @@ class CopyResult:
 
 
 def copy_store(
-    store: StorePlace | Store,
-    target: StorePlace,
+    store: str | Path | Backend | Store,
+    target: str | Path | Backend,
     options: CopyOptions | None = None,
     *,
     overwrite: bool = False,
