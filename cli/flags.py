@@ -23,7 +23,9 @@ from .completion import completer
 from .config_file import read_config
 from .console import explains_errors, running
 
-StorePath = Annotated[str, typer.Argument(metavar="STORE", help="The store's directory.")]
+StorePath = Annotated[
+    str, typer.Argument(metavar="STORE", help="The store's directory, or its URL.")
+]
 Restart = Annotated[bool, typer.Option("--restart", help="Delete the one of this name first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Config = Annotated[

@@ -78,6 +78,7 @@ class Bucket:
     def __init__(self, url: str, store: ObjectStore) -> None:
         self.where = shown(url).rstrip("/")
         self.store = store
+        self._lists_folders: bool | None = None
         self._state = "version" if urlsplit(url).scheme == "gs" else "e_tag"
 
     def head(self, key: str) -> Head:
@@ -176,11 +177,32 @@ class Bucket:
                 yield from map(_head, page)
 
     def level(self, prefix: str = "") -> tuple[list[Head], list[str]]:
-        """Return the objects directly below a folder, and the names of the folders there."""
+        """Return the objects directly below a folder, and the names of the folders there.
+
+        Some servers (s3rver 3.7) leave folders out. Until two were listed, the first objects
+        below are looked at too; if these are in others, all objects are listed from then on.
+        """
+        if self._lists_folders is not False:
+            seen = self._first_folders(prefix) if self._lists_folders is None else set()
+            with self.told(prefix):
+                found = _obstore().list_with_delimiter(self.store, prefix or None)
+            names = [one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"]]
+            if not seen <= set(names):
+                self._lists_folders = False
+            elif len(seen) > 1:
+                self._lists_folders = True
+            if self._lists_folders is not False:
+                return list(map(_head, found["objects"])), names
+        every = [(one, _below(one.key, prefix)) for one in self.below(prefix)]
+        files = [one for one, name in every if "/" not in name]
+        return files, sorted({name.partition("/")[0] for _, name in every if "/" in name})
+
+    def _first_folders(self, prefix: str) -> set[str]:
+        """Return the folders of the first thousand objects below one."""
         with self.told(prefix):
-            found = _obstore().list_with_delimiter(self.store, prefix or None)
-        names = [one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"]]
-        return list(map(_head, found["objects"])), names
+            page: Any = next(iter(_obstore().list(self.store, prefix or None, chunk_size=1000)), [])
+        names = [_below(one["path"], prefix) for one in page]
+        return {name.partition("/")[0] for name in names if "/" in name}
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, those that are there."""
@@ -286,3 +308,7 @@ def _obstore() -> Any:
 def _head(meta: Any) -> Head:
     seen = (meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], meta["version"])
     return Head(*seen)
+
+
+def _below(key: str, prefix: str) -> str:
+    return key.removeprefix(f"{prefix}/") if prefix else key

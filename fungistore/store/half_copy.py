@@ -39,6 +39,6 @@ def refuse_no_store(backend: Backend, manifest: str) -> None:
     raise UsageError(
         "not a fungi store",
         where=backend.where,
-        expected=f"a directory with a {manifest}",
+        expected=f"a directory, or a URL, with a {manifest}",
         hint=f"make one with: fungi extract SOURCE {quote(backend.where)} --model NAME",
     )

@@ -7,6 +7,7 @@ and the owner's own only tells it when to look again.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from fungistore.store.locks import Claim
 
 RENEWALS = 4  # per lease: three may fail
 SLACK_SECONDS = 2.0  # S3 tells whole seconds, of both times that are compared
+WAITS = (0.05, 0.2, 0.8)  # seconds, after a cut connection
 FREE_BYTES = 128  # what says who has a lease is longer
 
 
@@ -206,7 +208,7 @@ class Lease:
         with self._lock:
             asked = clock()
             try:
-                state = self._bucket.put(self.key, record.encode(), expected=expected)
+                state = self._try(record.encode(), expected)
             except (ChangedError, FileNotFoundError):  # or a repetition, whose first was not told
                 seen = look(self._bucket, self.key)
                 there = seen.record if seen else None
@@ -222,6 +224,20 @@ class Lease:
                 self._until = asked + self.seconds
                 self.renew_at = asked + self.seconds / RENEWALS
             return True
+
+    def _try(self, data: bytes, expected: str | None) -> str | None:
+        """Put on condition; again where the connection was cut, which obstore leaves to its user.
+
+        The first may have been done: then the repetition is refused, and a look tells whose it is.
+        """
+        for wait in WAITS:
+            try:
+                return self._bucket.put(self.key, data, expected=expected)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                time.sleep(wait)
+        return self._bucket.put(self.key, data, expected=expected)
 
     def _lost(self) -> LeaseLostError:
         claim, found = self._record.claim, "it is held by nobody now"

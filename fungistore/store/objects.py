@@ -7,6 +7,7 @@ within one process. Nothing is renamed, locked or flushed; who may write is in `
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
 MOST_TRIES = 30
+MOST_CUTS = 8  # of one put, the last after some 13 seconds
 WHOLE_BYTES = 256 << 20  # of a file that is put in one request, from memory
 HIDDEN = {LOCKS, APPENDED}
 
@@ -105,7 +107,7 @@ class ObjectBackend:
         Raises:
             LeaseLostError: another process has taken over what this one holds.
         """
-        for _ in range(MOST_TRIES):
+        for number in range(MOST_TRIES):
             seen = self._bucket.find(key)
             self._claims.check()
             try:
@@ -114,6 +116,11 @@ class ObjectBackend:
                 if not self._is(key, pieces):
                     continue
                 state = None  # obstore's repetition: the first was done and not told
+            except OSError as error:  # obstore repeats no conditional put that was cut off
+                if error.errno != errno.EIO or number >= MOST_CUTS:
+                    raise
+                time.sleep(0.05 * 2**number)
+                continue
             self._reads.published(key, state, pieces)
             return
         where = f"{self.where}/{key}"
