@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+import fungistore as fungi
 from fungistore.settings import SettingField, Settings
 
 from .completion import completer
@@ -42,25 +43,22 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     """Return what typer makes a command of: the function with flags for settings.
 
     A parameter that is a `Settings` becomes a flag for each of its fields, and all of them come
-    with --config. A parameter `context` is given what shows progress and hears signals.
+    with --config. Of a parameter `store` come the flags of what is kept of stores at a URL. A
+    parameter `context` is given what shows progress and hears signals.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters
     groups = {name: hints[name] for name in parameters if _is_settings(hints[name])}
+    reads_stores = "store" in parameters  # which may be at a URL
 
     @explains_errors
     def run(**values: Any) -> None:
         with ExitStack() as stack:
             if "context" in parameters:  # from the start: importing and loading take seconds
                 values["context"] = stack.enter_context(running())
-            given = {
-                group: {
-                    field.key: value
-                    for field in kind.flags()
-                    if (value := values.pop(_variable(field))) not in (None, [])
-                }
-                for group, kind in groups.items()
-            }
+            given = {group: _given(kind, values) for group, kind in groups.items()}
+            if reads_stores:
+                fungi.CacheOptions.from_config(_given(fungi.CacheOptions, values)).use()
             if groups and (path := values.pop("config")) is not None:
                 _add_file(path, given, groups)
             options = {name: kind.from_config(given[name]) for name, kind in groups.items()}
@@ -74,6 +72,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             signature += _parameters(groups[name])
         elif name != "context":
             signature.append(_parameter(name, hints[name], parameter.default))
+    if reads_stores:
+        signature += _parameters(fungi.CacheOptions)
     run.__signature__ = inspect.Signature(signature)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in signature}
     run.__doc__, run.__name__, run.__module__ = (
@@ -82,6 +82,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         function.__module__,
     )
     return run
+
+
+def _given(kind: type[Settings], values: dict[str, Any]) -> dict[str, Any]:
+    """Take the flags of some settings out of all values; those that were given."""
+    taken = {field.key: values.pop(_variable(field)) for field in kind.flags()}
+    return {key: value for key, value in taken.items() if value not in (None, [])}
 
 
 def _add_file(

@@ -17,6 +17,7 @@ from fungistore.errors import DEBUG, UsageError
 from .commands.adapt import adapt
 from .commands.annotate import annotate
 from .commands.bank import bank
+from .commands.copy import copy
 from .commands.data import data
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -49,6 +50,7 @@ HEADINGS = {
         "annotate": annotate,
         "import": import_features,
         "export": export,
+        "copy": copy,
     },
     "Use them": {
         "pca": pca,

@@ -17,6 +17,9 @@ from .backbones.catalogue import find_backbones as find_backbones
 from .backbones.families import BackboneCard as BackboneCard
 from .backbones.families import load_backbone as load_backbone
 from .backbones.modules.passed import Encoder as Encoder
+from .copying.options import CopyOptions as CopyOptions
+from .copying.stage import CopyResult as CopyResult
+from .copying.stage import copy_store as copy_store
 from .demo.options import DemoOptions as DemoOptions
 from .demo.prepare import Demo as Demo
 from .demo.prepare import SoundDemo as SoundDemo
@@ -125,6 +128,7 @@ from .prompting.options import IclOptions as IclOptions
 from .prompting.options import RetrieveOptions as RetrieveOptions
 from .prompting.retrieve import Retrieval as Retrieval
 from .prompting.retrieve import retrieve as retrieve
+from .remote.cache_options import CacheOptions as CacheOptions
 from .searching.options import SearchOptions as SearchOptions
 from .searching.page import write_page as write_page
 from .searching.result import SearchResult as SearchResult

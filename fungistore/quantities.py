@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([a-zA-Z]*)")
+
+
+def bytes_in(text: str) -> int | None:
+    """Return the bytes that a text such as "20GB", "1.5 GB" or "500" says; None: it says none."""
+    found = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(found[2].upper()) if found else None
+    return None if found is None or unit is None else int(Decimal(found[1]) * unit)
+
 
 def size(count: float) -> str:
     """Return a number of bytes with a decimal unit."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -80,6 +80,19 @@ class MemoryBackend:
         if key not in self.objects:
             raise FileNotFoundError(key)
         return self.objects[key].to_bytes()
+
+    def read_all(self, key: str) -> dict[str, bytes]:
+        return {name: self.read(f"{key}/{name}") for name in self.list(key).files}
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        return {key: self.size(key) for key in keys if self.has(key)}
+
+    def tag(self, key: str) -> None:
+        return None
+
+    def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
+        whole = self.read(key)
+        return [whole[start : start + n] for start, n in zip(starts, lengths, strict=True)]
 
     def list(self, key: str) -> Listing:
         prefix = f"{key}/" if key else ""

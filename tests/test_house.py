@@ -44,7 +44,7 @@ FLOORS = (
     ("matrices", "annotations"),
     ("engines",),
     ("annotating",),
-    ("extraction", "pca", "exchange", "labelling"),
+    ("extraction", "pca", "exchange", "labelling", "copying"),
     ("indexing", "joint"),
     ("searching", "evaluation", "planning"),
     ("training",),

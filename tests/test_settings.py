@@ -57,6 +57,8 @@ COMMANDS = {  # where each class's flags are
     "LabelOptions": ["label", "s.fungi", "f.csv"],
     "AnnotateOptions": ["annotate", "s.fungi", "masks"],
     "ImportOptions": ["import", "f.npy", "s.fungi"],
+    "CopyOptions": ["copy", "s.fungi", "copy.fungi"],
+    "CacheOptions": ["status", "s.fungi"],
     "DemoOptions": ["demo"],
     "DoctorOptions": ["doctor"],
     "PlanOptions": ["plan", "s.fungi"],

@@ -22,10 +22,10 @@ from fungistore.machine.context import QUIET, Context
 from fungistore.machine.resources import reading_threads
 from fungistore.machine.transfer import send
 from fungistore.quantities import counted
+from fungistore.store.fetched_rows import plain_rows
 from fungistore.store.gather import (
     BatchBuffers,
     DecodedChunks,
-    MappedChunks,
     RowReader,
     RowsInMemory,
     gather,
@@ -122,7 +122,7 @@ class PatchLoader:
         self.cache = choose_cache(
             cache, len(wanted) * array.feature.row_bytes, self.device, context
         )
-        self._mapped = MappedChunks(array, PARTS) if array.plain else None
+        self._mapped = plain_rows(array, PARTS, wanted) if array.plain else None
         self._memory: RowsInMemory | None = None
         self._loaded: tuple[Rows, Tensor] | None = None
         if self.cache == "ram":

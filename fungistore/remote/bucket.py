@@ -98,6 +98,16 @@ class Bucket:
         with self.told(key):
             return bytes(_obstore().get(self.store, key).bytes())
 
+    def read(self, key: str, start: int = 0, length: int | None = None) -> tuple[bytes, Head]:
+        """Return an object's bytes, or `length` of them from `start`, and which object they are of.
+
+        What was looked at before may be another by now: the tag that comes with the bytes tells.
+        """
+        options: Any = None if length is None else {"range": (start, start + length)}
+        with self.told(key):
+            found = _obstore().get(self.store, key, options=options)
+            return bytes(found.bytes()), replace(_head(found.meta), key=key)
+
     def fetch(self, key: str) -> tuple[Head, bytes]:
         """Return an object's bytes, and what is known of just these."""
         with self.told(key):

@@ -8,7 +8,7 @@ there. A missing object is a FileNotFoundError, and whatever else goes wrong an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,24 @@ class Backend(Protocol):
 
     def read(self, key: str) -> bytes:
         """Return an object's bytes."""
+
+    def read_all(self, key: str) -> dict[str, bytes]:
+        """Return all objects directly below a folder by their names, sorted.
+
+        Where each costs a request, many come with one; hidden files may be left out.
+        """
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the bytes of those of some objects, of one folder, that are there."""
+
+    def tag(self, key: str) -> str | None:
+        """Return what the server tells of an object's bytes without reading them, often their MD5.
+
+        None where nothing is told, as of files.
+        """
+
+    def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
+        """Return parts of an object."""
 
     def list(self, key: str) -> Listing:
         """Return the names directly below a folder; none where there is no such folder."""

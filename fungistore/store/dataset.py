@@ -22,10 +22,10 @@ from fungistore.quantities import counted
 from fungistore.store.coverage import coverage_of, read_rows
 from fungistore.store.feature import is_pca, name_of, vectors_of
 from fungistore.store.feature_sets import choose_feature_set
+from fungistore.store.fetched_rows import plain_rows
 from fungistore.store.gather import (
     BatchBuffers,
     Job,
-    MappedChunks,
     RowReader,
     Values,
     require_committed,
@@ -151,7 +151,7 @@ class StoreDataset(Dataset[dict[str, Any]]):
         if name not in self._readers:
             array = self._features[name]
             self._readers[name] = (
-                MappedChunks(array, parts=1)
+                plain_rows(array, 1, self.rows)
                 if array.plain
                 else _KeptChunks(array, self._decoded_bytes)
             )

@@ -57,6 +57,15 @@ class Folder:
         """Return an object's bytes."""
         return self.backend.read(self.key_of(name))
 
+    def read_all(self) -> dict[str, bytes]:
+        """Return all objects directly in it by their names, sorted."""
+        return self.backend.read_all(self.key)
+
+    def sizes(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the bytes of those of some objects in it that are there."""
+        found = self.backend.sizes([self.key_of(name) for name in names])
+        return {key.removeprefix(f"{self.key}/"): count for key, count in found.items()}
+
     def list(self, *names: str) -> Listing:
         """Return what is directly in it, or in a folder below it, but no files of others."""
         found = self.backend.list(self.at(*names).key)

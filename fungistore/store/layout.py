@@ -129,6 +129,22 @@ COMMIT = StoredKind(
     ),
 )
 
+COMPACTED = StoredKind(
+    "commits/<array>/.records",
+    "all that write to a URL",
+    "the records of an array in one object, by name and tag; a cache: without it they are read",
+)
+
+HALF_COPY = StoredKind(
+    "copy.json",
+    "copy",
+    "marks a copy that has not ended; beside `store.json` it means nothing",
+    (
+        Field("store", "text", "id of the store that is copied"),
+        Field("source", "text", "where that is"),
+    ),
+)
+
 DIGESTS = StoredKind(
     "contents/<feature set>/<unit>.bin",
     "extract",
@@ -240,12 +256,14 @@ PARTIAL = StoredKind(
 
 FILES = (
     MANIFEST,
+    HALF_COPY,
     SAMPLES,
     REMOVED,
     GROUP,
     ARRAY,
     CHUNK,
     COMMIT,
+    COMPACTED,
     DIGESTS,
     *SETUPS,
     FAILURES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -73,6 +73,36 @@ class LocalBackend:
     def read(self, key: str) -> bytes:
         """Return a file's bytes."""
         return self.local_path(key).read_bytes()
+
+    def read_all(self, key: str) -> dict[str, bytes]:
+        """Return the files of a folder."""
+        found = {}
+        for name in self.list(key).files:
+            try:
+                found[name] = self.read(f"{key}/{name}")
+            except OSError as error:
+                raise_unreadable(error)
+        return found
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the bytes of the files among some keys."""
+        found = {}
+        for key in keys:
+            try:
+                found[key] = os.stat(f"{self._root}/{key}").st_size
+            except OSError as error:
+                raise_unreadable(error)
+        return found
+
+    def tag(self, key: str) -> None:
+        """Return None: a disk tells nothing."""
+        return None
+
+    def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
+        """Return parts of a file."""
+        with self.local_path(key).open("rb", buffering=0) as file:
+            pairs = zip(starts, lengths, strict=True)
+            return [os.pread(file.fileno(), count, start) for start, count in pairs]
 
     def list(self, key: str) -> Listing:
         """Return the names directly below a folder; a link to a folder counts as a file."""

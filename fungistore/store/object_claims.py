@@ -69,6 +69,7 @@ class ObjectClaims:
         self.seconds = seconds
         self.moment_seconds = moment_seconds
         self._bucket = bucket
+        self.finishing: Callable[[], None] = lambda: None  # done before a claim is given back
         self._held: dict[str, Lease] = {}
         self._taken: list[Lease] | None = None  # in the present moment
         self._short: Lease | None = None
@@ -122,6 +123,7 @@ class ObjectClaims:
             self._taken.append(lease)
         try:
             yield
+            self.finishing()
         finally:
             self._drop(lease)
             with suppress(OSError):  # it runs out

@@ -7,16 +7,13 @@ within one process. Nothing is renamed, locked or flushed; who may write is in `
 from __future__ import annotations
 
 import errno
-import shutil
 import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from fungistore.remote.bucket import (
     ABSENT,
@@ -28,11 +25,13 @@ from fungistore.remote.bucket import (
     Patience,
     open_bucket,
 )
+from fungistore.remote.cache_options import object_cache
+from fungistore.remote.cached import CachedBucket
 from fungistore.store.backend import Bytes, Listing
 from fungistore.store.locks import Claims
 from fungistore.store.object_claims import LEASE_SECONDS, LOCKS, ObjectClaims
 from fungistore.store.object_lines import APPENDED, ObjectLines, grows
-from fungistore.store.object_zarr import BucketReads
+from fungistore.store.object_reads import ObjectReads
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
@@ -57,9 +56,8 @@ class ObjectBackend:
         self.claims: Claims = claims
         self._claims = claims
         self._lines = ObjectLines(bucket, self._put)
-        self._copies: dict[str, tuple[str | None, Path]] = {}
-        self._copied = Path(mkdtemp(prefix="fungi-"))
-        weakref.finalize(self, shutil.rmtree, self._copied, ignore_errors=True)
+        self._reads = ObjectReads(CachedBucket(bucket, object_cache()))
+        claims.finishing = self._reads.finish
 
     def make_room(self) -> bool:
         """Whether nothing is below the URL; a bucket has no folders to make."""
@@ -113,16 +111,17 @@ class ObjectBackend:
             seen = self._bucket.find(key)
             self._claims.check()
             try:
-                self._bucket.put(key, *pieces, expected=seen.state if seen else ABSENT)
+                state = self._bucket.put(key, *pieces, expected=seen.state if seen else ABSENT)
             except (ChangedError, FileNotFoundError):  # a late put of a dead owner, or a removal
-                if self._is(key, pieces):  # obstore's repetition: the first was done and not told
-                    return
-                continue
+                if not self._is(key, pieces):
+                    continue
+                state = None  # obstore's repetition: the first was done and not told
             except OSError as error:  # obstore repeats no conditional put that was cut off
                 if error.errno != errno.EIO or number >= MOST_CUTS:
                     raise
                 time.sleep(0.05 * 2**number)
                 continue
+            self._reads.published(key, state, pieces)
             return
         where = f"{self.where}/{key}"
         raise OSError(errno.EIO, f"others changed the object {MOST_TRIES} times", where)
@@ -155,6 +154,7 @@ class ObjectBackend:
                 self.publish(key, path.read_bytes())
                 return
             seen = self._bucket.find(key)
+            self._reads.published(key, None, ())
             self._bucket.put_parts(key, path, lambda: self._check(key, seen))
 
     def _check(self, key: str, seen: Head | None) -> None:
@@ -193,15 +193,28 @@ class ObjectBackend:
             self._claims.check()
             self._bucket.delete(keys[start : start + DELETED_AT_ONCE])
 
+    def read_all(self, key: str) -> dict[str, bytes]:
+        """Return the objects directly below a folder."""
+        return self._reads.read_all(key)
+
+    def sizes(self, keys: Collection[str]) -> dict[str, int]:
+        """Return the bytes of those of some objects that are there."""
+        return self._reads.sizes(keys)
+
+    def tag(self, key: str) -> str | None:
+        """Return an object's tag without its quotes: of S3, the MD5 of what came in one piece."""
+        head = self._bucket.find(key)
+        return None if head is None or head.tag is None else head.tag.strip('"')
+
+    def ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> Sequence[bytes]:
+        """Return parts of an object, from the cache where they are there."""
+        return self._reads.ranges(key, starts, lengths)
+
     def local_path(self, key: str) -> Path:
         """Return a copy of an object on this machine."""
-        head = self._bucket.head(key)
-        tag, path = self._copies.get(key, (None, Path()))
-        if grows(key) or tag is None or tag != head.state:
-            path = self._copied / uuid4().hex
-            path.write_bytes(self.read(key))
-            self._copies[key] = (head.state, path)
-        return path
+        return (
+            self._reads.copy_of(key, self.read(key)) if grows(key) else self._reads.local_path(key)
+        )
 
     def directory(self, key: str = "") -> None:
         """Return None: there is no directory."""
@@ -215,7 +228,7 @@ class ObjectBackend:
 
     def zarr(self) -> ZarrStore:
         """Return the bucket as zarr reads it."""
-        return BucketReads(self._bucket)
+        return self._reads.zarr()
 
     def make_folder(self, key: str) -> None:
         """Do nothing: folders exist by what is in them."""

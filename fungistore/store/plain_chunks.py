@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -84,14 +85,32 @@ class PlainChunks:
         values = np.frombuffer(mapped, self.dtype, self.rows * prod(self.row_shape), start)
         return MappedRows(values.reshape(self.rows, *self.row_shape), mapped, start)
 
-    def read(self, path: Path, start: int, stop: int) -> NDArray[Any]:
-        """Return rows [start, stop) of the unit, reading the chunks that they are in, no others.
+    def read(self, path_of: Callable[[int], Path], start: int, stop: int) -> NDArray[Any]:
+        """Return rows [start, stop) of an array, of files that are not there NaN.
+
+        Only the chunks that they are in are read.
+
+        Args:
+            path_of: returns the path of a unit's file.
+            start: first row.
+            stop: row after the last one.
 
         Raises:
-            OSError: the file cannot be read.
+            OSError: a file cannot be read.
             ValueError: it has another size, or a chunk another CRC-32C than it ends with.
         """
-        found = np.empty((stop - start, *self.row_shape), self.dtype)
+        found = np.full((stop - start, *self.row_shape), np.nan, self.dtype)
+        size = self.rows * self.count
+        for unit in range(start // size, -(-stop // size)):
+            first = unit * size
+            low, high = max(start, first), min(stop, first + size)
+            with suppress(FileNotFoundError):
+                self._fill(path_of(unit), low - first, found[low - start : high - start])
+        return found
+
+    def _fill(self, path: Path, start: int, rows: NDArray[Any]) -> None:
+        """Read rows of a unit from one on."""
+        stop = start + len(rows)
         buffer = np.empty(self.chunk_bytes, np.uint8)
         with path.open("rb", buffering=0) as file:
             if (size := file.seek(0, 2)) != self.bytes:
@@ -102,11 +121,10 @@ class PlainChunks:
                 values, crc = buffer[:-CRC_BYTES], buffer[-CRC_BYTES:].tobytes()
                 if google_crc32c.extend(0, values).to_bytes(CRC_BYTES, "little") != crc:
                     raise ValueError(f"the CRC-32C of chunk {chunk} differs")
-                rows = values.view(self.dtype).reshape(self.rows, *self.row_shape)
+                whole = values.view(self.dtype).reshape(self.rows, *self.row_shape)
                 first = chunk * self.rows
                 low, high = max(start, first), min(stop, first + self.rows)
-                found[low - start : high - start] = rows[low - first : high - first]
-        return found
+                rows[low - start : high - start] = whole[low - first : high - first]
 
     def examine(self, path: Path, rows: int) -> tuple[str, Counts]:
         """Return checksum and counts of a unit's first rows, reading all of it piece by piece.

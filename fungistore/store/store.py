@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING
 
 from fungistore.choices import Codec
@@ -30,6 +29,7 @@ from fungistore.store.failures import (
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
 from fungistore.store.groups import array_names, ready_groups
+from fungistore.store.half_copy import refuse_half_copy, refuse_no_store
 from fungistore.store.locks import WHOLE, Claim, Slice, StoreLocks
 from fungistore.store.manifest import (
     SCHEMA_VERSION,
@@ -93,12 +93,7 @@ class Store:
             return cls(where.backend, where.manifest, keep_removed=True) if is_asked else where
         backend = open_backend(where)
         if not backend.has(MANIFEST):
-            raise UsageError(
-                "not a fungi store",
-                where=backend.where,
-                expected=f"a directory, or a URL, with a {MANIFEST}",
-                hint=f"make one with: fungi extract SOURCE {quote(backend.where)} --model NAME",
-            )
+            refuse_no_store(backend, MANIFEST)
         manifest = _read_manifest(backend)
         say_newer_minor(backend.where, manifest.schema)
         return cls(backend, manifest, keep_removed=keep_removed)
@@ -114,6 +109,7 @@ class Store:
         backend = open_backend(where)
         if backend.has(MANIFEST):
             return cls.open(backend)
+        refuse_half_copy(backend)
         if not backend.make_room():
             raise UsageError(
                 "the store's place is taken by something else",
