@@ -163,6 +163,9 @@ class Bucket:
         except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
             said = "the server refuses this user, or the credentials"
             raise PermissionError(errno.EACCES, said, where) from error
+        except errors.NotSupportedError as error:
+            said = "the server gives no parts of an object (range requests)"
+            raise OSError(errno.ENOTSUP, said, where) from error
         except errors.BaseError as error:
             raise OSError(errno.EIO, _first_line(error), where) from error
 
@@ -179,12 +182,18 @@ def open_bucket(url: str) -> Bucket:
     from fungistore.remote.credentials import settings_of
 
     errors = _obstore().exceptions
-    if urlsplit(url).scheme == "memory":
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
         return Bucket(url, _obstore().store.MemoryStore())
+    options: dict[str, Any] = {"timeout": timedelta(seconds=REQUEST_SECONDS)}
+    opened = _obstore().store.from_url
+    if scheme in ("http", "https"):  # of a service's own host, too: who gives this has no account
+        opened = _obstore().store.HTTPStore.from_url
+        options |= {"allow_http": scheme == "http"}
     try:
-        store = _obstore().store.from_url(
+        store = opened(
             url,
-            client_options={"timeout": timedelta(seconds=REQUEST_SECONDS)},
+            client_options=options,
             retry_config={
                 "max_retries": RETRIES,
                 "retry_timeout": timedelta(seconds=RETRY_SECONDS),
