@@ -87,6 +87,10 @@ class StoppedError(FungiError):
     exit_code = 75
 
 
+class LeaseLostError(FungiError):
+    """Another process took over what this one was writing; nothing of that one was overwritten."""
+
+
 class FullMemoryError(FungiError):
     """A GPU's memory does not hold what it was given."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -30,6 +31,7 @@ THREADS = 32  # requests under way at once: latency is hidden by their number
 RETRIES = 8
 RETRY_SECONDS = 120
 REQUEST_SECONDS = 60
+PART_BYTES = 32 << 20  # of 10,000 parts at most: S3's largest object is 5 TB
 DELETED_AT_ONCE = 1000  # S3's limit
 ABSENT: Final = "absent"  # what `put` expects of an object that must not be there
 
@@ -49,12 +51,19 @@ class Head:
         size: in bytes.
         tag: changes when its bytes do; None where a server tells none.
         modified: when it was put, by the server's clock.
+        version: what Google numbers the object's versions with, and no other server tells.
     """
 
     key: str
     size: int
     tag: str | None
     modified: datetime
+    version: str | None = None
+
+    @property
+    def state(self) -> str | None:
+        """What `Bucket.put` takes as `expected`, None where the server tells nothing."""
+        return self.version or self.tag
 
 
 class Bucket:
@@ -68,10 +77,11 @@ class Bucket:
     def __init__(self, url: str, store: ObjectStore) -> None:
         self.where = shown(url).rstrip("/")
         self.store = store
+        self._state = "version" if urlsplit(url).scheme == "gs" else "e_tag"
 
     def head(self, key: str) -> Head:
         """Look at an object."""
-        with self._told(key):
+        with self.told(key):
             return _head(_obstore().head(self.store, key))
 
     def find(self, key: str) -> Head | None:
@@ -83,27 +93,33 @@ class Bucket:
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes."""
-        with self._told(key):
+        with self.told(key):
             return bytes(_obstore().get(self.store, key).bytes())
+
+    def fetch(self, key: str) -> tuple[Head, bytes]:
+        """Return an object's bytes, and what is known of just these."""
+        with self.told(key):
+            found = _obstore().get(self.store, key)
+            return replace(_head(found.meta), key=key), bytes(found.bytes())
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
         """Return `length` bytes of an object from `start`."""
-        with self._told(key):
+        with self.told(key):
             return bytes(_obstore().get_range(self.store, key, start=start, length=length))
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return several ranges, of which near ones are read together."""
-        with self._told(key):
+        with self.told(key):
             found = _obstore().get_ranges(self.store, key, starts=starts, lengths=lengths)
             return [bytes(one) for one in found]
 
     def put(self, key: str, *pieces: Bytes, expected: str | None = None) -> str | None:
-        """Let an object appear whole; returns its tag.
+        """Let an object appear whole; returns its state, as `Head.state` does.
 
         Args:
             key: of the object.
             pieces: its bytes.
-            expected: the tag that the object must still have, or ABSENT; default: whatever is
+            expected: the state that the object must still have, or ABSENT; default: whatever is
                 there is replaced.
 
         Raises:
@@ -111,10 +127,26 @@ class Bucket:
         """
         mode: Any = "overwrite"
         if expected is not None:
-            mode = "create" if expected == ABSENT else {"e_tag": expected}
+            mode = "create" if expected == ABSENT else {self._state: expected}
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        with self._told(key):
-            return _obstore().put(self.store, key, data, mode=mode)["e_tag"]
+        with self.told(key):
+            found: str | None = _obstore().put(self.store, key, data, mode=mode)[self._state]
+            return found
+
+    def put_parts(self, key: str, path: Path, check: Callable[[], None]) -> None:
+        """Let a large file appear whole, which is sent in parts, on no condition.
+
+        Args:
+            key: of the object.
+            path: of the file.
+            check: called when all parts but the last are there, right before the object appears.
+        """
+        with self.told(key), path.open("rb") as file:
+            writer = _obstore().open_writer(self.store, key, buffer_size=PART_BYTES)
+            while data := file.read(PART_BYTES):
+                writer.write(data)
+            check()  # where it raises, the upload stays unfinished, and no object appears
+            writer.close()
 
     def put_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
         """Put several objects at once, in any order, in the place of what is there."""
@@ -128,13 +160,13 @@ class Bucket:
 
     def below(self, prefix: str = "") -> Iterator[Head]:
         """Yield all objects below a folder, at any depth."""
-        with self._told(prefix):
+        with self.told(prefix):
             for page in _obstore().list(self.store, prefix=prefix or None):
                 yield from map(_head, page)
 
     def level(self, prefix: str = "") -> tuple[list[Head], list[str]]:
         """Return the objects directly below a folder, and the names of the folders there."""
-        with self._told(prefix):
+        with self.told(prefix):
             found = _obstore().list_with_delimiter(self.store, prefix or None)
         names = [one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"]]
         return list(map(_head, found["objects"])), names
@@ -144,13 +176,13 @@ class Bucket:
         for start in range(0, len(keys), DELETED_AT_ONCE):
             some = keys[start : start + DELETED_AT_ONCE]
             try:
-                with self._told(some[0]):
+                with self.told(some[0]):
                     _obstore().delete(self.store, list(some))
             except FileNotFoundError:
                 continue
 
     @contextmanager
-    def _told(self, key: str) -> Iterator[None]:
+    def told(self, key: str) -> Iterator[None]:
         """Turn obstore's errors into those of a disk, which name the URL."""
         where = f"{self.where}/{key}".rstrip("/")
         errors = _obstore().exceptions
@@ -170,11 +202,23 @@ class Bucket:
             raise OSError(errno.EIO, _first_line(error), where) from error
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long one request, and all its repetitions together, may take, in seconds."""
+
+    request: float = REQUEST_SECONDS
+    together: float = RETRY_SECONDS
+
+
 @cache
-def open_bucket(url: str) -> Bucket:
+def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
     """Return the bucket of a URL; nothing is asked of the server yet.
 
     Credentials come from the environment and the standard files of each service.
+
+    Args:
+        url: of what all keys are below.
+        patience: with the server; objects in memory need none.
 
     Raises:
         UsageError: obstore is not installed, or the URL is none of those that it knows.
@@ -184,21 +228,22 @@ def open_bucket(url: str) -> Bucket:
     errors = _obstore().exceptions
     scheme = urlsplit(url).scheme
     if scheme == "memory":
-        return Bucket(url, _obstore().store.MemoryStore())
-    options: dict[str, Any] = {"timeout": timedelta(seconds=REQUEST_SECONDS)}
+        return Bucket(url, _memory(url))
+    settings = settings_of(url, os.environ)
+    client = {"timeout": timedelta(seconds=patience.request), **settings.pop("client_options", {})}
     opened = _obstore().store.from_url
     if scheme in ("http", "https"):  # of a service's own host, too: who gives this has no account
         opened = _obstore().store.HTTPStore.from_url
-        options |= {"allow_http": scheme == "http"}
+        client |= {"allow_http": scheme == "http"}
     try:
         store = opened(
             url,
-            client_options=options,
+            client_options=client,
             retry_config={
                 "max_retries": RETRIES,
-                "retry_timeout": timedelta(seconds=RETRY_SECONDS),
+                "retry_timeout": timedelta(seconds=patience.together),
             },
-            **settings_of(url, os.environ),
+            **settings,
         )
     except (errors.BaseError, ValueError) as error:
         raise UsageError(
@@ -208,6 +253,19 @@ def open_bucket(url: str) -> Bucket:
             found=_first_line(error),
         ) from error
     return Bucket(url, store)
+
+
+@cache
+def _memory(url: str) -> ObjectStore:
+    """Return the objects in memory of one name."""
+    store: ObjectStore = _obstore().store.MemoryStore()
+    return store
+
+
+def forget_buckets() -> None:
+    """Open every bucket anew from here on, as another environment says; drop those in memory."""
+    open_bucket.cache_clear()
+    _memory.cache_clear()
 
 
 def _obstore() -> Any:
@@ -224,7 +282,8 @@ def _obstore() -> Any:
 
 
 def _head(meta: Any) -> Head:
-    return Head(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"])
+    seen = (meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], meta["version"])
+    return Head(*seen)
 
 
 def _first_line(error: Exception) -> str:

@@ -19,5 +19,5 @@ def settings_of(url: str, environment: Mapping[str, str]) -> dict[str, Any]:
     """
     plain_http = environment.get("AWS_ENDPOINT_URL", "").startswith("http://")
     if urlsplit(url).scheme == "s3" and plain_http:
-        return {"config": {"aws_allow_http": "true"}}
+        return {"client_options": {"allow_http": True}}
     return {}

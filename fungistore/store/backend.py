@@ -19,8 +19,14 @@ from zarr.abc.store import Store as ZarrStore
 from fungistore.registry import Registry
 from fungistore.store.locks import Claims
 
+OBJECTS = "fungistore.store.objects:open_url"
 BACKENDS = Registry(
-    "kind of store", "fungistore.backends", {"file": "fungistore.store.local:open_url"}
+    "kind of store",
+    "fungistore.backends",
+    {
+        "file": "fungistore.store.local:open_url",
+        **dict.fromkeys(("s3", "gs", "az", "abfs", "memory"), OBJECTS),
+    },
 )
 SCHEME = "://"
 Bytes = bytes | memoryview

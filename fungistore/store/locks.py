@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from fungistore.errors import FungiError
+from fungistore.errors import FungiError, LeaseLostError
 from fungistore.machine.context import Context
 
 POLL_SECONDS = 0.2
@@ -72,6 +72,10 @@ class Claim:
         return f"held by pid {self.pid} on {self.host} since {self.since}{part} ({self.command})"
 
 
+class MomentLostError(LeaseLostError):
+    """A moment ended before its time, while others may have had theirs: nothing was taken in it."""
+
+
 class Claims(Protocol):
     """Who writes what; what a dead owner held is free, however it died.
 
@@ -83,6 +87,7 @@ class Claims(Protocol):
 
         Raises:
             FungiError: another process has held them for minutes.
+            MomentLostError: it did not last; at its end, or within it.
             FileNotFoundError: the store is gone.
             OSError: the store cannot be written to.
         """
@@ -135,7 +140,9 @@ class StoreLocks:
             StoppedError: `patience` ended.
         """
         told = ""
-        while isinstance(taken := self._take(things, part), Claim):
+        while not isinstance(taken := self._try(things, part), tuple):
+            if taken is None:  # the moment did not last
+                continue
             if patience is None or taken.thing not in things:
                 raise self._refusal(taken)
             patience.stop_if_asked()
@@ -157,6 +164,14 @@ class StoreLocks:
     def writers(self) -> list[Claim]:
         """Return who writes now; needs no write access, and hinders nobody."""
         return self._claims.seen()
+
+    def _try(
+        self, things: Sequence[str], part: Slice
+    ) -> tuple[frozenset[str], ExitStack] | Claim | None:
+        try:
+            return self._take(things, part)
+        except MomentLostError:
+            return None
 
     def _take(self, things: Sequence[str], part: Slice) -> tuple[frozenset[str], ExitStack] | Claim:
         """Take the claims, or return the one that is in the way."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -27,6 +28,7 @@ from fungistore.loff.train import train_loff
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import PcaOptions, fit_pca
+from fungistore.remote.bucket import forget_buckets
 from fungistore.searching.options import SearchOptions
 from fungistore.searching.search import search
 from fungistore.sources.sample import Sample
@@ -42,24 +44,43 @@ from fungistore.store.store import Store
 from fungistore.verification.repair import repair_store
 from fungistore.verification.verify import verify_store
 from plugins import install, write_plugin
+from s3_world import bucket, s3_server
 from tiny_world import TINY
 
 WHERE = "memory://pets.fungi"
+PLUGIN = "double://pets.fungi"
+__all__ = ["bucket", "s3_server"]  # fixtures
 
 
 @pytest.fixture(autouse=True)
-def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plug-in that serves `memory://` stores."""
+def memory() -> Iterator[None]:
+    """A memory of each test's own."""
+    forget_buckets()
+    yield
+    forget_buckets()
+
+
+def place(kind: str, request: pytest.FixtureRequest) -> str:
+    """Return where a store of a kind can be made."""
+    if kind == "s3":
+        return f"{request.getfixturevalue('bucket')}/a/s.fungi"
+    path: Path = request.getfixturevalue("tmp_path")
+    return {"local": str(path / "s.fungi"), "memory": WHERE, "plugin": PLUGIN}[kind]
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plug-in that serves `double://` stores."""
     source = Path(memory_backend.__file__).read_text(encoding="utf-8")
-    points = {"fungistore.backends": {"memory": "memory_store:open_url"}}
+    points = {"fungistore.backends": {"double": "memory_store:open_url"}}
     write_plugin(tmp_path / "plugin", "memory_store", source, points)
     install(monkeypatch, tmp_path / "plugin", "memory_store", BACKENDS)
 
 
-@pytest.fixture(params=["local", "memory"])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+@pytest.fixture(params=["local", "memory", "s3", "plugin"])
+def backend(request: pytest.FixtureRequest, plugin: None) -> Backend:
     """An empty place of each kind."""
-    found = open_backend(tmp_path / "s.fungi" if request.param == "local" else WHERE)
+    found = open_backend(place(request.param, request))
     assert found.make_room()
     return found
 
