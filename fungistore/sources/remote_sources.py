@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 from fungistore.errors import UsageError
 from fungistore.modalities.fetching import unreachable
 from fungistore.modalities.modality import Modality, has_spans
 from fungistore.names import suffix_of
-from fungistore.remote.files import is_file, local_copy
+from fungistore.remote.files import is_file, read
 from fungistore.remote.places import absolute, is_web, parent, refuse_secrets
 from fungistore.sources.folder import FolderSource, is_store, visible_entries
 from fungistore.sources.hub_tables import HubParquetReader
@@ -75,7 +75,7 @@ def _opened(url: str, kind: Modality, name: str) -> Source:
     if name == "lines" or (suffix_of(lower) == "txt" and of_lines(kind)):
         return LinesSource(url, kind.columns)
     if suffix_of(lower) in LISTS:
-        return PathListSource(Path(local_copy(url)).open("rb"), parent(url))
+        return PathListSource(io.BytesIO(read(url)), parent(url))
     hint = None
     if suffix_of(lower) in kind.suffixes:
         hint = f"for single {kind.items}, their URLs on stdin: echo URL | fungi extract - STORE"

@@ -58,11 +58,11 @@ class ShardMembers:
         try:
             with tarfile.open(fileobj=self.file, mode="r:") as tar:
                 for key, members in groupby(_members(tar, self.file), key=attrgetter("key")):
-                    group = _grouped(tar, members, self.suffixes)
+                    group = _grouped(tar, self.file, members, self.suffixes)
                     is_known = hash(key) in seen
                     if group.items and not is_known:
                         seen.add(hash(key))
-                        yield _sample(self.file, shard, self.mtime, key, group)
+                        yield _sample(shard, self.mtime, key, group)
                         count += 1
                     self.several.note(shard, group.items[0 if is_known else 1 :])
                     self.alone.note(shard, [] if group.items else group.sidecars)
@@ -111,15 +111,21 @@ class _Member:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Adjacent members of one key: its items, the one that counts first, and its sidecars."""
+    """Adjacent members of one key: its items, the one that counts first, and its sidecars.
+
+    `header` is what is right before that item.
+    """
 
     items: list[_Member]
     sidecars: list[_Member]
     told: Told
+    header: bytes
 
 
-def _grouped(tar: tarfile.TarFile, members: Iterable[_Member], suffixes: Collection[str]) -> _Group:
-    items: list[_Member] = []
+def _grouped(
+    tar: tarfile.TarFile, file: ShardFile, members: Iterable[_Member], suffixes: Collection[str]
+) -> _Group:
+    items: list[tuple[_Member, bytes]] = []
     sidecars: list[_Member] = []
     contents: list[tuple[str, bytes | None]] = []
     for member in members:
@@ -127,18 +133,19 @@ def _grouped(tar: tarfile.TarFile, members: Iterable[_Member], suffixes: Collect
             sidecars.append(member)
             contents.append((member.info.name, _read(tar, member)))
         elif suffix_of(member.info.name) in suffixes:
-            items.append(member)
-    items.sort(key=lambda member: "." in member.extension)  # stable
-    return _Group(items, sidecars, told_by(contents))
+            info = member.info  # whose header is at hand now, and far behind later on
+            items.append((member, _at(file, info.offset, info.offset_data - info.offset)))
+    items.sort(key=lambda item: "." in item[0].extension)  # stable
+    header = items[0][1] if items else b""
+    return _Group([member for member, _ in items], sidecars, told_by(contents), header)
 
 
-def _sample(file: ShardFile, shard: str, mtime: float | None, key: str, group: _Group) -> Sample:
+def _sample(shard: str, mtime: float | None, key: str, group: _Group) -> Sample:
     item, told = group.items[0].info, group.told
-    header = _at(file, item.offset, item.offset_data - item.offset)
     return Sample(
         id=path_to_uri(f"{shard}/{key}"),
         uri=member_to_uri(
-            shard, item.offset_data, item.size, suffix_of(item.name), header, told.flaw
+            shard, item.offset_data, item.size, suffix_of(item.name), group.header, told.flaw
         ),
         label=class_name(told.label) if told.label else None,
         split=split_name(told.split),
