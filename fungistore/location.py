@@ -2,8 +2,8 @@
 
 A uri is spelled in one of six ways; all are plain text that any file format can store:
 
-    cats/001.jpg                                a path, relative to the source's root or absolute, or
-                                                the URL of an object, as any path below may be
+    cats/001.jpg                                a path, relative to the source's root or absolute,
+                                                or a URL, as any path below may be
     bytes:cats/caf%E9.jpg                       a path that is not UTF-8, or reads like another
                                                 spelling: every odd byte percent-encoded
     a-000.tar#offset=1536&size=20480&ext=jpg&head=512-1c291ca3

@@ -26,7 +26,7 @@ from fungistore.store.item_digests import FAILED, UNKNOWN
 
 DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # float32 rounds larger numbers to 1
-FETCHED = "fetched"  # in a row: its item's bytes, or what went wrong, where they were asked for ahead
+FETCHED = "fetched"  # in a row: its item's bytes, or what went wrong, if they were asked for ahead
 BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
 
 

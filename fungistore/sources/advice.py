@@ -43,7 +43,7 @@ def path_hint(path: str, root: str = ".") -> str | None:
         return f"give the path alone: {unquote(urlsplit(path).path)}"
     if url:
         if is_url(path):
-            return "see fungi extract --help for what can be read at a URL"
+            return None  # the server has said what is wrong
         return f"URLs of {url[1]}:// are not read ({', '.join(SCHEMES)} are): copy it to a disk"
     if path.rstrip("/").endswith(".fungi"):
         return "the source comes first, and then the store: fungi extract SOURCE STORE"
@@ -156,6 +156,8 @@ def common_reason(root: str, paths: Iterable[str], kind: Modality) -> str | None
         paths: some of them, as they were written.
         kind: what they should be.
     """
+    if is_url(root):
+        return None
     for path in paths:
         if os.path.exists(os.path.join(root, path)):
             return None

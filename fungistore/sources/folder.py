@@ -20,7 +20,6 @@ from fungistore.sources.remote_folder import RemoteEntry, remote_entries
 from fungistore.sources.roots import root_warnings
 from fungistore.sources.sample import Sample
 
-
 STORE = ".fungi"  # what stores are called at a URL
 
 Entry = os.DirEntry[str] | RemoteEntry

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -27,9 +26,9 @@ from fungistore.sources.json_lines import SUFFIXES
 from fungistore.sources.labels import sort_label_names
 from fungistore.sources.long_cells import cut
 from fungistore.sources.measuring import measure
-from fungistore.sources.signed_urls import secrets_remark, without_secrets
 from fungistore.sources.rows import ITEM, UNREADABLE, Columns, ItemRows, unreadable
 from fungistore.sources.sample import OF_TABLE, CellType, Sample
+from fungistore.sources.signed_urls import secrets_remark, without_secrets
 from fungistore.sources.spans import not_of_seconds, span_columns, spans_remark, with_spans
 
 TABLE = "table"  # the kind of container that finds cells of text tables again

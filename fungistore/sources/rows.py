@@ -16,9 +16,11 @@ import pyarrow.parquet as parquet
 
 from fungistore.errors import UsageError
 from fungistore.location import locate
+from fungistore.modalities.fetching import unreachable
 from fungistore.modalities.text.texts import MOST_BYTES
 from fungistore.remote.files import local_copy, readable
 from fungistore.remote.places import parent
+from fungistore.remote.urls import is_url
 from fungistore.sources.batches import BATCH_ROWS, CELL
 from fungistore.sources.delimited import DelimitedFile
 from fungistore.sources.headers import (

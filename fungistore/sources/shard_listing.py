@@ -119,4 +119,3 @@ def _folder() -> Path:
 @cache
 def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="fungi-listings-")
-

@@ -156,7 +156,11 @@ def _sample(shard: str, mtime: float | None, key: str, group: _Group) -> Sample:
 
 def _at(file: ShardFile, offset: int, size: int) -> bytes:
     """Return bytes of a file, whose place stays."""
-    return file.at(offset, size) if isinstance(file, RemoteFile) else os.pread(file.fileno(), size, offset)
+    return (
+        file.at(offset, size)
+        if isinstance(file, RemoteFile)
+        else os.pread(file.fileno(), size, offset)
+    )
 
 
 def _members(tar: tarfile.TarFile, file: ShardFile) -> Iterator[_Member]:

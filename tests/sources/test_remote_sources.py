@@ -6,14 +6,12 @@ import csv
 import http.server
 import io
 import json
-import os
 import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +27,7 @@ from fungistore.remote.files import RemoteFile
 from fungistore.sources.opening import open_source
 from fungistore.store.store import Store
 from s3_world import bucket, s3_server  # noqa: F401
-from tiny_world import TINY, contents, write_images
+from tiny_world import TINY, contents
 
 SECRET = "deadbeefsignature"
 
@@ -360,17 +358,17 @@ def test_refused_credentials_end_the_run(
     web: tuple[str, Path],
 ) -> None:
     """A place that refuses everything is one error; what was refused alone is a failed input."""
-    url, folder = web
+    _, folder = web
     shutil.copytree(images, folder / "images")
     handler = _refusing(folder, lambda path: True)
-    with _serving(handler) as refusing:
+    with Serving(handler) as refusing:
         names = sorted(p.relative_to(folder).as_posix() for p in (folder / "images").rglob("*.jpg"))
         (tmp_path / "list.csv").write_text("path\n" + "\n".join(f"{refusing}/{n}" for n in names))
         with pytest.raises(UnreachableError, match="credentials") as raised:
             extract(str(tmp_path / "list.csv"), tmp_path / "none.fungi", tiny_weights)
         assert "AWS_PROFILE" in (raised.value.hint or "")
     fetching._REACHED.refused = 0
-    with _serving(_refusing(folder, lambda path: "dog" in path)) as refusing:
+    with Serving(_refusing(folder, lambda path: "dog" in path)) as refusing:
         (tmp_path / "list.csv").write_text("path\n" + "\n".join(f"{refusing}/{n}" for n in names))
         found = extract(str(tmp_path / "list.csv"), tmp_path / "some.fungi", tiny_weights)
         assert found.failed == 12
@@ -386,7 +384,7 @@ def _refusing(folder: Path, refuses: Any) -> type:
     return type("Refusing", (_Ranges,), {"folder": folder, "asked": [], "do_GET": answer})
 
 
-class _serving:
+class Serving:
     """A server while a block runs."""
 
     def __init__(self, handler: type) -> None:
@@ -404,7 +402,7 @@ class _serving:
 def test_no_signature_is_kept(
     tmp_path: Path, images: Path, tiny_weights: Path, web: tuple[str, Path]
 ) -> None:
-    """A signed URL is refused as a source; in a list it is a failed input; no file has its query."""
+    """A signed URL is refused as a source; in a list it a failed input; no file has its query."""
     url, folder = web
     shutil.copy(next(images.rglob("*.jpg")), folder / "a.jpg")
     signed = [f"{url}/a.jpg?X-Amz-Signature={SECRET}{number}" for number in range(2)]
@@ -418,7 +416,7 @@ def test_no_signature_is_kept(
     store = tmp_path / "s.fungi"
     found = extract(str(tmp_path / "list.csv"), store, tiny_weights)
     assert found.failed == 3
-    assert "its query is not kept" in [*fungi.failed_inputs(store)][0].message
+    assert "its query is not kept" in next(iter(fungi.failed_inputs(store))).message
     held = [path for path in store.rglob("*") if path.is_file()]
     assert [path for path in held if SECRET.encode() in path.read_bytes()] == []
     uris = [row["uri"] for row in samples_of(store)]
@@ -481,3 +479,76 @@ def test_a_file_at_a_url_reads_as_one_of_a_disk(
                 assert file.read(size) == expected
                 place += len(expected)
                 assert file.tell() == place
+
+
+def test_items_are_fetched_ahead_many_at_once(
+    tmp_path: Path,
+    tiny_weights: Path,
+    bucket: str,  # noqa: F811
+    s3_server: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two workers do not wait for 20 ms an image; neighbours in a shard share a request."""
+    write_images(tmp_path / "images", 192)
+    pack(tmp_path / "shards", tmp_path / "images", 2, 96)
+    upload(tmp_path / "images", f"{bucket}/images")
+    upload(tmp_path / "shards", f"{bucket}/shards")
+    faults = Faults(latency=0.02)
+    with proxied(s3_server, faults) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        open_bucket.cache_clear()
+        asked = {}
+        for name in ("images", "shards"):
+            source = [*open_source(f"{bucket}/{name}")]
+            before, faults.most = faults.requests["GET"], 0
+            extract(f"{bucket}/{name}", tmp_path / f"{name}.fungi", tiny_weights)
+            asked[name] = (faults.requests["GET"] - before) / len(source)
+            assert [*fungi.failed_inputs(tmp_path / f"{name}.fungi")] == []
+            assert faults.most >= (16 if name == "images" else 2)
+    open_bucket.cache_clear()
+    assert asked["images"] < 1.3
+    assert asked["shards"] < 0.3
+
+
+def test_what_reads_a_store_reads_its_items_at_their_urls(
+    tmp_path: Path,
+    images: Path,
+    tiny_weights: Path,
+    bucket: str,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Dry run, status, verify, search by id and by URL with its page, and the table of samples."""
+    upload(images, f"{bucket}/img")
+    store = tmp_path / "s.fungi"
+    words = [TINY, "--weights", str(tiny_weights), "--features", "embeddings"]
+    asked = ["extract", f"{bucket}/img/", str(store), "--model", *words]
+    assert _fungi([*asked, "--dry-run"]) == 0
+    assert not store.exists()
+    assert _fungi(asked) == 0
+    assert _fungi(["status", str(store)]) == 0
+    assert _fungi(["verify", str(store)]) == 0
+    assert _fungi(["index", str(store), "--features", "embeddings"]) == 0
+    page = tmp_path / "page.html"
+    queries = ["cat/000.jpg", f"{bucket}/img/dog/001.jpg"]
+    capsys.readouterr()
+    assert _fungi(["search", str(store), *queries, "--html", str(page), "--k", "3"]) == 0
+    shown = page.read_text()
+    assert shown.count("<img") == 8
+    assert "missing" not in shown
+    found = [*fungi.Store.open(store).to_pandas()["path"]]
+    assert found[0] == f"{bucket}/img/cat/000.jpg"
+    open_bucket(bucket).delete(["img/cat/000.jpg"])
+    assert _fungi(["search", str(store), "cat/000.jpg", "--html", str(page), "--k", "3"]) == 0
+    assert page.read_text().count("<img") < 4
+    told = capsys.readouterr()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in told.out + told.err + shown
+
+
+def _fungi(words: list[str]) -> int:
+    from typer.testing import CliRunner
+
+    from fungi_cli.main import app
+
+    found = CliRunner().invoke(app, words)
+    print(found.output)
+    return found.exit_code
