@@ -66,7 +66,8 @@ def _opened(url: str, kind: Modality, name: str) -> Source:
         several = "{" in url
         if several or name or parquet.recognises(url, kind):
             return parquet.open(url, kind)
-    if not is_file(url):
+    is_known = lower.endswith(TABLES) or suffix_of(lower) in LISTS or name
+    if (is_known or not is_web(url)) and not is_file(url):
         if not is_web(url) and visible_entries(url):
             return _below(url, kind)
         raise UsageError("there is no such object", where=url, expected=EXPECTED)
@@ -83,7 +84,8 @@ def _opened(url: str, kind: Modality, name: str) -> Source:
         f"this object is not a source of {kind.items}",
         where=url,
         expected=EXPECTED,
-        hint=hint or "copy it to a disk first, if it is one there (aws s3 cp, curl -O)",
+        hint=hint or "such objects are not read where they are: copy it to a disk first "
+        "(aws s3 cp, curl -O), and unpack it if it is an archive",
     )
 
 

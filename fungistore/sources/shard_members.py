@@ -45,7 +45,7 @@ class ShardMembers:
     """
 
     file: ShardFile
-    path: str
+    path: object
     shard: str
     mtime: float | None
     suffixes: Collection[str]

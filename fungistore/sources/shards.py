@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from fungistore.errors import UsageError
 from fungistore.location import Location
@@ -61,10 +62,15 @@ def check_shards(paths: Iterable[str]) -> list[str]:
         UsageError: one is missing or compressed.
         UnreachableError: they are objects, and cannot be looked at.
     """
-    listed = [*paths]
-    with ThreadPoolExecutor(LOOKED_AT) as pool:  # which starts no thread for a few on a disk
-        checked = pool.map if any(map(is_url, listed)) else map
-        return [*checked(check_shard, listed)]
+    found: list[str] = []
+    rest = iter(paths)
+    while some := list(islice(rest, LOOKED_AT)):  # a pattern may be of millions that are not there
+        if is_url(some[0]):
+            with ThreadPoolExecutor(LOOKED_AT) as pool:
+                found += pool.map(check_shard, some)
+        else:
+            found += map(check_shard, some)
+    return found
 
 
 def check_shard(path: str) -> str:

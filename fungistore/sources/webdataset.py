@@ -128,7 +128,7 @@ class TarSource:
             ) from error
         with file:
             mtime = os.fstat(file.fileno()).st_mtime
-            members = ShardMembers(file, str(path), shard, mtime, self._suffixes)
+            members = ShardMembers(file, path, shard, mtime, self._suffixes)
             yield from members
         self._several.add(members.several)
         self._alone.add(members.alone)

@@ -27,7 +27,7 @@ from fungistore.remote.files import RemoteFile
 from fungistore.sources.opening import open_source
 from fungistore.store.store import Store
 from s3_world import bucket, s3_server  # noqa: F401
-from tiny_world import TINY, contents
+from tiny_world import TINY, contents, write_images
 
 SECRET = "deadbeefsignature"
 
