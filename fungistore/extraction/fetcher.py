@@ -93,7 +93,7 @@ class Fetcher:
             answer = self._pool.submit(fetch_together, found)
             for at, number in enumerate(numbers):
                 places[number] = (answer, at)
-                size += plan.rows[number]["bytes"] or USUAL_BYTES
+                size += plan.rows[number].get("bytes") or USUAL_BYTES
         return FetchedPlan(plan, places, size)
 
     def close(self) -> None:

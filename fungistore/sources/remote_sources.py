@@ -84,7 +84,8 @@ def _opened(url: str, kind: Modality, name: str) -> Source:
         f"this object is not a source of {kind.items}",
         where=url,
         expected=EXPECTED,
-        hint=hint or "such objects are not read where they are: copy it to a disk first "
+        hint=hint
+        or "such objects are not read where they are: copy it to a disk first "
         "(aws s3 cp, curl -O), and unpack it if it is an archive",
     )
 

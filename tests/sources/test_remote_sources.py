@@ -545,9 +545,8 @@ def test_what_reads_a_store_reads_its_items_at_their_urls(
 
 
 def _fungi(words: list[str]) -> int:
-    from typer.testing import CliRunner
-
     from fungi_cli.main import app
+    from typer.testing import CliRunner
 
     found = CliRunner().invoke(app, words)
     print(found.output)
