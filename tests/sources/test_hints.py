@@ -29,7 +29,6 @@ REFUSED = {
     "HTTP://host/pets": ("column `path`", "stdin"),
     "file:///data/my%20pets": ("/data/my pets",),
     "ftp://host/pets": ("ftp:// are not read", "copy it to a disk"),
-    "gs://bucket/pets": ("gsutil",),
     "hdfs://host/pets": ("copy it to a disk",),
     "~/pets": ("~ was not expanded", "home/pets"),
     "$HOME/pets": ("variable", "home/pets"),
