@@ -6,6 +6,7 @@ import csv
 import http.server
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
