@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.location import locate
 from fungistore.modalities.fetching import unreachable
 from fungistore.modalities.text.texts import MOST_BYTES
@@ -311,7 +311,7 @@ def _check_type(path: str, name: str, role: str, kind: pa.DataType) -> None:
         )
 
 
-def unreadable(what: str, path: str | Path, error: Exception) -> UsageError:
+def unreadable(what: str, path: str | Path, error: Exception) -> FungiError:
     """Return what to say of a table that cannot be read, whose cause tells what would help."""
     said = str(error)
     if isinstance(error, UnicodeError) or "UTF8" in said:
