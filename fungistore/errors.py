@@ -95,6 +95,10 @@ class FullMemoryError(FungiError):
     """A GPU's memory does not hold what it was given."""
 
 
+class UnreachableError(FungiError):
+    """A server, or what it knows of this user, keeps everything of a source from being read."""
+
+
 class ItemError(FungiError):
     """One input that cannot be turned into an item; a run records it and goes on."""
 

@@ -2,7 +2,8 @@
 
 A uri is spelled in one of six ways; all are plain text that any file format can store:
 
-    cats/001.jpg                                a path, relative to the source's root or absolute
+    cats/001.jpg                                a path, relative to the source's root or absolute,
+                                                or a URL, as any path below may be
     bytes:cats/caf%E9.jpg                       a path that is not UTF-8, or reads like another
                                                 spelling: every odd byte percent-encoded
     a-000.tar#offset=1536&size=20480&ext=jpg&head=512-1c291ca3
@@ -33,6 +34,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from fungistore.remote import files
+from fungistore.remote.places import joined
+from fungistore.remote.urls import is_url
 from fungistore.text import beginning
 
 _BYTES = "bytes:"
@@ -104,13 +108,20 @@ class Location:
         """
         if self.content is not None:
             return len(self.content), None
+        if is_url(self.path):
+            size, time = files.measure(self.path)
+            return self.measured(size, time)
         try:
             info = Path(self.path).stat()
         except (OSError, ValueError):  # ValueError: a NUL in the path
             return None, None
-        if self.container:
-            return None, info.st_mtime
-        return (info.st_size if self.size is None else self.size), info.st_mtime
+        return self.measured(info.st_size, info.st_mtime)
+
+    def measured(self, size: int | None, time: float | None) -> tuple[int | None, float | None]:
+        """Return the same, where the size and the time of its file are known."""
+        if self.container or size is None:
+            return None, time
+        return (size if self.size is None else self.size), time
 
 
 def is_there(path: str) -> bool:
@@ -120,6 +131,8 @@ def is_there(path: str) -> bool:
         OSError: it may be there, and cannot be looked at.
     """
     try:
+        if is_url(path):
+            return files.is_there(path)
         os.stat(path)
     except ValueError:  # a NUL in the path
         return False
@@ -168,6 +181,11 @@ def contained_uri(file: str, kind: str, key: str, size: int, mark: str = "") -> 
 
 def mark_of(path: str) -> str:
     """Return the CRC-32 of a file's first and last 64 KiB: formats keep there what is in them."""
+    if is_url(path):
+        size = files.look(path).size
+        length = min(size, _END_BYTES)
+        ends = [files.read_range(path, start, length) for start in (0, size - length) if size]
+        return f"{zlib.crc32(b''.join(ends)):08x}"
     with open(path, "rb") as file:
         crc = zlib.crc32(file.read(_END_BYTES))
         file.seek(max(0, os.fstat(file.fileno()).st_size - _END_BYTES))
@@ -210,12 +228,12 @@ def locate(root: str, uri: str) -> Location:
     if is_inline(uri):
         return Location("", content=unquote_to_bytes(uri.removeprefix(_INLINE)))
     if inside := _CONTAINED.fullmatch(uri):
-        path = str(Path(root, uri_to_path(inside[1])))
+        path = joined(root, uri_to_path(inside[1]))
         key = unquote_to_bytes(inside[3]).decode(errors="replace")
         size, mark = int(inside[4]), inside[5] or ""
         return Location(path, container=inside[2], key=key, file_size=size, mark=mark)
     member = _MEMBER.fullmatch(uri)
-    path = str(Path(root, uri_to_path(member["shard"] if member else uri)))
+    path = joined(root, uri_to_path(member["shard"] if member else uri))
     if member is None:
         return Location(path)
     head = (int(member["head"]), int(member["crc"], 16)) if member["head"] else None

@@ -29,7 +29,7 @@ def extract(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A folder, table, .tar or .parquet shards, arrays, KIND:PATH, or -.",
+            help="A folder, table, .tar or .parquet shards, arrays, KIND:PATH, a URL, or -.",
         ),
     ],
     store: StorePath,

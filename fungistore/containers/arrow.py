@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fungistore.errors import ItemError
+from fungistore.remote.files import readable
 
 GROUPS_KEPT = 2  # row groups in memory: neighbouring rows are asked for side by side
 BYTES = "bytes"  # the field of a struct that holds an item
@@ -21,7 +22,7 @@ class ParquetRows:
     """
 
     def __init__(self, path: str) -> None:
-        self._file = pq.ParquetFile(path)
+        self._file = pq.ParquetFile(readable(path))
         metadata = self._file.metadata
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._starts = [sum(sizes[:number]) for number in range(len(sizes))]

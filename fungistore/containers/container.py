@@ -15,6 +15,8 @@ from typing import Protocol
 from fungistore.errors import ItemError
 from fungistore.location import Location, mark_of
 from fungistore.registry import Registry
+from fungistore.remote.files import look
+from fungistore.remote.urls import is_url
 
 CONTAINERS = Registry(
     "container",
@@ -79,7 +81,9 @@ class _OpenFiles:
             ItemError: it is another one than was listed.
         """
         stamp: tuple[object, ...] = ()
-        if place.file_size:
+        if is_url(place.path):  # looked at once: it is asked for by ranges while it is open
+            stamp = (place.file_size, place.mark)
+        elif place.file_size:
             info = os.stat(place.path)
             stamp = (info.st_size, info.st_mtime_ns, place.file_size, place.mark)
             if info.st_size != place.file_size:
@@ -89,6 +93,8 @@ class _OpenFiles:
         with self._lock:
             found = self._open.get(key)
             if found is None:
+                if is_url(path) and (size := look(path).size) != place.file_size:
+                    raise ItemError(f"{WRITTEN_ANEW}: it has {size} bytes, not {place.file_size}")
                 if place.mark and mark_of(path) != place.mark:
                     raise ItemError(f"{WRITTEN_ANEW}: other bytes are at its ends")
                 opener: Opener = CONTAINERS[kind]

@@ -11,6 +11,7 @@ from fungistore.doctor.check import Check, failed, passed, warned
 from fungistore.errors import StoreError
 from fungistore.modalities.modality import MODALITIES, find_modality
 from fungistore.quantities import counted
+from fungistore.remote.urls import is_url
 from fungistore.store.locks import Claim
 from fungistore.store.manifest import newer_minor
 from fungistore.store.status import FeatureSetStatus, StoreStatus, status
@@ -67,7 +68,7 @@ def _items(store: Store) -> str:
 
 def judge_sources(found: StoreStatus, items: str) -> Check:
     """Judge whether the files that a store was made from are still where they were."""
-    gone = [root for root in found.roots if not os.path.exists(root)]
+    gone = [root for root in found.roots if not (is_url(root) or os.path.exists(root))]
     if gone:
         return warned(
             items,

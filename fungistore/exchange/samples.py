@@ -15,6 +15,7 @@ from fungistore.exchange.formats import FeatureFile
 from fungistore.exchange.table import ROWS, ColumnNames, read_table
 from fungistore.location import locate
 from fungistore.quantities import counted
+from fungistore.remote.places import joined
 from fungistore.sources.labels import known_split, sort_label_names, split_name
 from fungistore.sources.sample import Sample
 
@@ -89,7 +90,7 @@ class ImportedSamples:
                 size = mtime = None
                 if path:
                     size, mtime = locate(part.root, path).measure()
-                    path = path if part.root == self.root else str(Path(part.root, path))
+                    path = path if part.root == self.root else joined(part.root, path)
                 yield Sample(sample_id, path or sample_id, label, split, size, mtime)
 
 

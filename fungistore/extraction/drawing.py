@@ -26,6 +26,7 @@ from fungistore.store.item_digests import FAILED, UNKNOWN
 
 DrawnViews = dict[str, Drawn]  # of one item, by the name of the views
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))  # float32 rounds larger numbers to 1
+FETCHED = "fetched"  # in a row: its item's bytes, or what went wrong, if they were asked for ahead
 BASE = "embeddings"  # the view that they share with patch tensors and one-view objectives
 
 
@@ -104,10 +105,11 @@ def draw_row(drawer: Drawer, row: Mapping[str, Any], features: frozenset[str]) -
 def _read(drawer: Drawer, row: Mapping[str, Any]) -> tuple[Any, int, Failure | None]:
     """Return the item of a row, the digest of its bytes, and why it is not whole."""
     modality, root, uri = drawer.modality, row["root"], row["uri"]
+    fetched = row.get(FETCHED)
     try:
-        return *read_with_digest(modality, root, uri), None
+        return *read_with_digest(modality, root, uri, fetched), None
     except ItemError as error:
-        item = rescue_item(modality, root, uri) if drawer.rescues else None
+        item = rescue_item(modality, root, uri, fetched) if drawer.rescues else None
         if item is None:
             raise
         try:

@@ -13,6 +13,7 @@ from fungistore.extraction.batches import BatchViews, stack_drawn
 from fungistore.extraction.decoders import open_decoders
 from fungistore.extraction.drawing import DrawnItem
 from fungistore.extraction.features import FeatureMaker
+from fungistore.extraction.fetcher import FetchedRows, Fetcher
 from fungistore.extraction.plan import BatchPlan
 from fungistore.machine.resources import allowed_cores
 from fungistore.machine.stopwatch import UNWATCHED, Stopwatch
@@ -49,8 +50,11 @@ def load_batches(
     What a sample becomes depends on its own bytes and id alone, so neither their number nor their
     kind changes anything. One more thread puts a batch together, for a GPU in pinned memory.
 
+    Items at URLs are fetched by many more threads, further ahead (`fetcher`).
+
     Raises:
         FungiError: a decoding process has ended.
+        UnreachableError: the server of the items is.
     """
     decoders = open_decoders(maker.drawer, workers, in_processes=in_processes)
 
@@ -66,15 +70,20 @@ def load_batches(
         return LoadedBatch(plan, batch, failures, digests)
 
     ahead: deque[Future[LoadedBatch]] = deque()
-    stream = iter(plans)
+    fetcher = Fetcher()
+    stream = fetcher.ahead(plans)
+
+    def draw(rows: FetchedRows, features: frozenset[str]) -> list[DrawnItem]:
+        return decoders.draw(rows.there(), features)
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fungi-load")
     stacker = ThreadPoolExecutor(1, thread_name_prefix="fungi-stack")
     try:
         while True:
-            while len(ahead) < MOST_LOADED and (plan := next(stream, None)) is not None:
-                starts = range(0, len(plan.rows), decoders.rows_at_once)
-                parts = [plan.rows[start : start + decoders.rows_at_once] for start in starts]
-                draws = [pool.submit(decoders.draw, part, plan.features) for part in parts]
+            while len(ahead) < MOST_LOADED and (fetched := next(stream, None)) is not None:
+                plan = fetched.plan
+                parts = fetched.parts(decoders.rows_at_once)
+                draws = [pool.submit(draw, part, plan.features) for part in parts]
                 ahead.append(stacker.submit(stack, plan, draws))
             if not ahead:
                 return
@@ -84,6 +93,7 @@ def load_batches(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         stacker.shutdown(wait=False, cancel_futures=True)
+        fetcher.close()
         decoders.close()
 
 

@@ -15,6 +15,7 @@ from fungistore.errors import ItemError
 from fungistore.location import locate, uri_to_path
 from fungistore.machine.context import Context
 from fungistore.modalities.reading import digest_item
+from fungistore.remote.urls import is_url
 from fungistore.store.differences import FREE, OTHER, SAME, UNSURE
 from fungistore.store.feature import is_derived
 from fungistore.store.item_digests import FAILED, UNKNOWN, Digests, ItemDigests
@@ -23,6 +24,7 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 
 READERS = 8  # threads: disks and networks answer several questions at once
+REMOTE_READERS = 64
 READ_AT_ONCE = 256  # between two looks at whether to stop
 
 
@@ -83,7 +85,8 @@ class Recognition:
         reporter = self._context.reporter
         reporter.begin(f"{self._store.modality.items} to compare with the stored ones", len(uris))
         try:
-            with ThreadPoolExecutor(READERS, thread_name_prefix="fungi-compare") as pool:
+            readers = REMOTE_READERS if is_url(self._root) else READERS
+            with ThreadPoolExecutor(readers, thread_name_prefix="fungi-compare") as pool:
                 rest = iter(uris)
                 while some := [(self._root, uri) for uri in islice(rest, READ_AT_ONCE)]:
                     self._context.stop_if_asked()

@@ -14,20 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from fungistore.containers.container import read_contained
-from fungistore.errors import ItemError, UsageError
+from fungistore.errors import ItemError, UnreachableError, UsageError
 from fungistore.location import locate, path_to_uri, shortened, split_span
+from fungistore.modalities.fetching import PACKED_ANEW, TOO_SHORT, fetch
 from fungistore.modalities.modality import Modality, has_spans, with_article
+from fungistore.remote.places import refuse_secrets
+from fungistore.remote.urls import is_url
 
 # Enough of a decoder's own words for one line of a failure record.
 _REASON_LENGTH = 120
 MOST_HELD = 1 << 26  # bytes: larger files are decoded from the disk, and read once more
 DIGEST_BYTES = 8
 _FILES_KNOWN = 256  # whose digests are kept, while spans of them are read
+Fetched = bytes | Exception | None
 SMALLEST_DIGEST = 2  # smaller numbers stand for digests that are not there
 
 
-def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
+def open_item(root: str, uri: str, fetched: Fetched = None) -> BytesIO | BufferedReader:
     """Open what a source of this root calls `uri`; safe to call from many threads.
+
+    Args:
+        root: of the source.
+        uri: of the item.
+        fetched: its bytes, or what went wrong, where they were asked for ahead.
 
     Raises:
         ItemError: it is empty, not a regular file, or a member of a shard that is flawed, beyond
@@ -41,8 +50,12 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
         if not location.content:
             raise ItemError("there is nothing in it")
         return BytesIO(location.content)
+    if fetched is not None:
+        return BytesIO(_whole(fetched))
     if location.container:
         return BytesIO(read_contained(location))
+    if is_url(location.path):
+        return BytesIO(_whole(fetch(location)))
     path = Path(location.path)
     info = path.stat()
     if not stat.S_ISREG(info.st_mode):  # opening a pipe would wait for ever
@@ -51,7 +64,7 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
     if size == 0:
         raise ItemError("the file is empty")
     if location.offset + size > info.st_size:
-        raise ItemError("the shard ends before this item does")
+        raise ItemError(TOO_SHORT)
     file = path.open("rb")
     if location.size is None:
         return file
@@ -60,20 +73,25 @@ def open_item(root: str, uri: str) -> BytesIO | BufferedReader:
         file.seek(max(0, location.offset - before))
         header, content = file.read(before), file.read(size)
     if location.head and zlib.crc32(header) != checksum:
-        raise ItemError(
-            "the shard is another one than when it was listed, and the item is no longer here; "
-            "fungi extract finds it again"
-        )
+        raise ItemError(PACKED_ANEW)
     return BytesIO(content)
 
 
-def rescue_item(modality: Modality, root: str, uri: str) -> Any:
+def _whole(fetched: bytes | Exception) -> bytes:
+    if isinstance(fetched, Exception):
+        raise fetched
+    if not fetched:
+        raise ItemError("the file is empty")
+    return fetched
+
+
+def rescue_item(modality: Modality, root: str, uri: str, fetched: Fetched = None) -> Any:
     """Return as much as can be read of an item that `read_item` cannot; None where nothing can."""
     rescue = getattr(modality, "rescue", None)
     if rescue is None:
         return None
     try:
-        with open_item(root, uri) as stream:
+        with open_item(root, uri, fetched) as stream:
             return _in_span(modality, rescue, uri)(stream)
     except Exception:  # as in `read_item`, which has said what is wrong
         return None
@@ -101,19 +119,21 @@ def read_text_of(modality: Modality, root: str, uri: str) -> str | None:
         return None
 
 
-def read_with_digest(modality: Modality, root: str, uri: str) -> tuple[Any, int]:
-    """Return an item, and the digest of the bytes that it was decoded from.
+def read_with_digest(
+    modality: Modality, root: str, uri: str, fetched: Fetched = None
+) -> tuple[Any, int]:
+    """Return an item, and the digest of the bytes that it was decoded from; see `open_item`.
 
     Raises:
         ItemError: as `read_item`.
     """
     with _explained(modality, uri):
-        with open_item(root, uri) as stream:
+        with open_item(root, uri, fetched) as stream:
             if split_span(uri)[1]:
                 item = _in_span(modality, modality.read, uri)(stream)
                 return item, digest_item(root, uri)
-            content = stream.read(MOST_HELD + 1)
-            if len(content) <= MOST_HELD:
+            content = stream.read(MOST_HELD + 1) if fetched is None else stream.read()
+            if len(content) <= MOST_HELD or fetched is not None:
                 digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
                 return modality.read(BytesIO(content)), _as_number(digest)
             stream.seek(0)
@@ -172,6 +192,8 @@ def _explained(modality: Modality, uri: str) -> Iterator[None]:
     """Turn whatever reading an item raises into the modality's own error."""
     try:
         yield
+    except UnreachableError:  # is nothing about this item
+        raise
     except ItemError as error:
         if isinstance(error, modality.error):
             error.where = shortened(uri)
@@ -197,6 +219,9 @@ def uri_of_file(text: str, item: str) -> str:
     Raises:
         UsageError: there is no such file; `item` is what it should hold, such as "image".
     """
+    if is_url(text):
+        refuse_secrets(text)
+        return text
     try:
         is_file, is_folder = Path(text).is_file(), Path(text).is_dir()
     except (OSError, ValueError):  # ValueError: a NUL in the path

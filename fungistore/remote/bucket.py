@@ -227,6 +227,9 @@ class Bucket:
             raise FileNotFoundError(errno.ENOENT, "there is no such object", where) from None
         except (errors.AlreadyExistsError, errors.PreconditionError):
             raise ChangedError(errno.EEXIST, "the object is another by now", where) from None
+        except errors.NotSupportedError:
+            said = "the server gives no parts of an object (range requests)"
+            raise OSError(errno.ENOTSUP, said, where) from None
         except errors.BaseError as error:
             raise OSError(*refusal(error), where) from None
 
@@ -255,12 +258,17 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
     from fungistore.remote.credentials import settings_of
 
     errors = _obstore().exceptions
-    if urlsplit(url).scheme == "memory":
+    scheme = urlsplit(url).scheme
+    if scheme == "memory":
         return Bucket(url, _memory(url))
     settings = settings_of(url, os.environ)
     client = {"timeout": timedelta(seconds=patience.request), **settings.pop("client_options", {})}
+    opened = _obstore().store.from_url
+    if scheme in ("http", "https"):  # of a service's own host, too: who gives this has no account
+        opened = _obstore().store.HTTPStore.from_url
+        client |= {"allow_http": scheme == "http"}
     try:
-        store = _obstore().store.from_url(
+        store = opened(
             url,
             client_options=client,
             retry_config={

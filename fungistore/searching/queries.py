@@ -16,6 +16,8 @@ from fungistore.errors import FungiError, ItemError, UsageError
 from fungistore.location import inline_uri, is_inline, path_to_uri, uri_to_path
 from fungistore.modalities.modality import Modality, with_article
 from fungistore.modalities.reading import open_item
+from fungistore.remote.places import relative
+from fungistore.remote.urls import is_url
 from fungistore.sources.sample import NamedItem
 from fungistore.store.store import Store
 
@@ -137,9 +139,12 @@ def _spellings(uri: str, root: str) -> set[str]:
     if is_inline(uri):
         return uris
     path = uri_to_path(uri)
-    for file, base in ((path, root), (os.path.realpath(path), os.path.realpath(root))):
+    places = [(path, root)]
+    if not is_url(path) and not is_url(root):
+        places.append((os.path.realpath(path), os.path.realpath(root)))
+    for file, base in places:
         if file.startswith(base.rstrip(os.sep) + os.sep):
-            uris.add(path_to_uri(os.path.relpath(file, base)))
+            uris.add(path_to_uri(relative(file, base)))
     return uris
 
 
@@ -148,7 +153,7 @@ def _item_query(
 ) -> ItemQuery | FungiError:
     row, views = known.get(uri, (None, None))
     folder = ""
-    if not is_inline(uri):
+    if not is_inline(uri) and not is_url(uri):
         folder, name = os.path.split(uri_to_path(uri))
         uri = path_to_uri(name)
     if views is None:

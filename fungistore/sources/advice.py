@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from fungistore.modalities.image.extra_formats import absent_format
 from fungistore.modalities.modality import AUDIO, MODALITIES, Modality, find_modality
 from fungistore.names import suffix_of
+from fungistore.remote.urls import SCHEMES, is_url
 from fungistore.sources.shards import is_shard_name
 
 FIND = "check where it starts from: relative paths start at the current folder"
@@ -41,10 +42,9 @@ def path_hint(path: str, root: str = ".") -> str | None:
     if url and url[1].lower() == "file":
         return f"give the path alone: {unquote(urlsplit(path).path)}"
     if url:
-        first = {"http": "curl -O", "https": "curl -O", "s3": "aws s3 sync", "gs": "gsutil cp -r"}
-        with_what = first.get(url[1].lower())
-        how = f" ({with_what} ...)" if with_what else ""
-        return f"nothing is downloaded: copy it to a disk first{how}, and give the path"
+        if is_url(path):
+            return None  # the server has said what is wrong
+        return f"URLs of {url[1]}:// are not read ({', '.join(SCHEMES)} are): copy it to a disk"
     if path.rstrip("/").endswith(".fungi"):
         return "the source comes first, and then the store: fungi extract SOURCE STORE"
     if path.startswith(MARK):
@@ -156,6 +156,8 @@ def common_reason(root: str, paths: Iterable[str], kind: Modality) -> str | None
         paths: some of them, as they were written.
         kind: what they should be.
     """
+    if is_url(root):
+        return None
     for path in paths:
         if os.path.exists(os.path.join(root, path)):
             return None

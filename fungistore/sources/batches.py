@@ -46,7 +46,7 @@ def batches_of(source: Source) -> Iterator[pa.RecordBatch]:
         return
     schema, stream = columns_schema(columns_of(source)), iter(source)
     while samples := list(islice(stream, BATCH_ROWS)):
-        yield _batch(samples, schema)
+        yield as_batch(samples, schema)
 
 
 def samples_in(batches: Iterable[pa.RecordBatch]) -> Iterator[Sample]:
@@ -66,7 +66,8 @@ def microseconds(seconds: float | None) -> int | None:
     return round(seconds * MICROSECONDS)
 
 
-def _batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
+def as_batch(samples: Sequence[Sample], schema: pa.Schema) -> pa.RecordBatch:
+    """Return samples as columns."""
     columns: list[list[Any]] = [
         [sample.id for sample in samples],
         [sample.uri for sample in samples],

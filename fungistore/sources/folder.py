@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from fungistore.errors import FungiError
 from fungistore.location import path_to_uri
 from fungistore.modalities.modality import Modality
 from fungistore.names import is_hidden, suffix_of
+from fungistore.remote import files
+from fungistore.remote.places import absolute
+from fungistore.remote.urls import is_url
 from fungistore.sources.labels import class_name, known_split, sort_label_names
+from fungistore.sources.remote_folder import RemoteEntry, remote_entries
 from fungistore.sources.roots import root_warnings
 from fungistore.sources.sample import Sample
+
+STORE = ".fungi"  # what stores are called at a URL
+
+Entry = os.DirEntry[str] | RemoteEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +69,14 @@ class FolderSource:
     origin = "folder"
 
     def __init__(self, path: str, suffixes: Collection[str]) -> None:
-        self.root = str(Path(path).absolute())
+        self.root = absolute(path)
         self._suffixes = suffixes
         self._skipped: Counter[str] = Counter()
 
     def label_names(self) -> list[str]:
         """List the class folders, without looking into them: an empty one counts."""
         splits = self._splits()
-        parents = [self.root, *(str(Path(self.root, name)) for name in splits)]
+        parents = [self.root, *(f"{self.root}/{name}" for name in splits)]
         return sort_label_names(
             _class(entry)
             for parent in parents
@@ -80,7 +87,7 @@ class FolderSource:
     def __iter__(self) -> Iterator[Sample]:
         self._skipped.clear()
         splits = self._splits()
-        top = _Folder(self.root, "", None, None, (os.path.realpath(self.root),))
+        top = _Folder(self.root, "", None, None, (_real(self.root),))
         pending = [(entry, top) for entry in reversed(visible_entries(self.root))]
         while pending:
             entry, parent = pending.pop()
@@ -112,12 +119,14 @@ class FolderSource:
         return set()
 
 
-def visible_entries(path: str) -> list[os.DirEntry[str]]:
+def visible_entries(path: str) -> Sequence[Entry]:
     """List what is in a folder, sorted by the bytes of the names; what systems make is left out.
 
     Raises:
         FungiError: the folder cannot be listed.
     """
+    if is_url(path):
+        return remote_entries(path)
     try:
         with os.scandir(path) as entries:
             visible = [entry for entry in entries if not is_hidden(entry.name)]
@@ -133,18 +142,26 @@ def visible_entries(path: str) -> list[os.DirEntry[str]]:
 
 def is_store(path: str) -> bool:
     """Tell whether a path is a store of this program, which is never part of a source."""
+    if is_url(path):
+        return files.is_file(f"{path.rstrip('/')}/store.json")
     return os.path.exists(os.path.join(path, "store.json"))
 
 
-def is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: Entry) -> bool:
     """Tell whether an entry is a folder or a link to one."""
     try:
+        if not isinstance(entry, os.DirEntry):  # asking about each would cost a request
+            return entry.is_dir() and not entry.name.endswith(STORE)
         return entry.is_dir() and not is_store(entry.path)
     except OSError:  # a link to itself
         return False
 
 
-def _class(entry: os.DirEntry[str]) -> str:
+def _real(path: str) -> str:
+    return path if is_url(path) else os.path.realpath(path)
+
+
+def _class(entry: Entry) -> str:
     return class_name(path_to_uri(entry.name))
 
 
@@ -152,7 +169,7 @@ def _has_folders(path: str) -> bool:
     return any(is_folder(entry) for entry in visible_entries(path))
 
 
-def _enter(parent: _Folder, entry: os.DirEntry[str], splits: set[str]) -> _Folder | None:
+def _enter(parent: _Folder, entry: Entry, splits: set[str]) -> _Folder | None:
     linked = entry.is_symlink()
     real = os.path.realpath(entry.path) if linked else f"{parent.lineage[-1]}/{entry.name}"
     if real in parent.lineage:
@@ -166,7 +183,7 @@ def _enter(parent: _Folder, entry: os.DirEntry[str], splits: set[str]) -> _Folde
     return _Folder(entry.path, prefix, split, label, (*parent.lineage, real))
 
 
-def _sample(folder: _Folder, entry: os.DirEntry[str]) -> Sample | None:
+def _sample(folder: _Folder, entry: Entry) -> Sample | None:
     uri = path_to_uri(folder.prefix + entry.name)
     try:
         info = entry.stat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,14 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fungistore.errors import UsageError
-from fungistore.location import contained_uri, mark_of, path_to_uri
+from fungistore.location import Location, contained_uri, mark_of, path_to_uri
+from fungistore.modalities.fetching import unreachable
 from fungistore.modalities.modality import Modality
 from fungistore.quantities import counted
+from fungistore.remote.files import readable
+from fungistore.remote.places import absolute, joined
+from fungistore.remote.places import relative as relative_to
+from fungistore.remote.urls import is_url
 from fungistore.sources.cells import cell_column, cell_type
 from fungistore.sources.headers import PATH
 from fungistore.sources.hub_features import KEY, TableFeatures, features_of, is_item_struct
 from fungistore.sources.labels import class_name, known_split, sort_label_names, split_name
-from fungistore.sources.parquet_files import common_folder, may_have_tables, parquet_files
+from fungistore.sources.parquet_files import PARQUET, common_folder, may_have_tables, parquet_files
 from fungistore.sources.sample import CellType, Sample
 
 STATE, INFO, DICT = "state.json", "dataset_info.json", "dataset_dict.json"  # of saved folders
@@ -43,7 +49,7 @@ class HubParquetReader:
             return False
         files = parquet_files(path)
         try:
-            schema = pq.read_schema(files[0]) if files else pa.schema([])
+            schema = pq.read_schema(readable(files[0])) if files else pa.schema([])
         except (OSError, pa.ArrowException):
             return False
         if features_of(schema, modality) is None:
@@ -53,7 +59,8 @@ class HubParquetReader:
     def open(self, path: str, modality: Modality) -> HubTables:
         """Return the source; see `HubTables`."""
         files = parquet_files(path)
-        root = common_folder(files) if files and not os.path.isdir(path) else path
+        is_folder = not path.lower().endswith(PARQUET) if is_url(path) else os.path.isdir(path)
+        root = common_folder(files) if files and not is_folder else path
         return HubTables(files, root, "parquet", modality)
 
 
@@ -125,11 +132,11 @@ class HubTables:
     described: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.root = str(Path(self.root).absolute())
-        self.files = [str(Path(file).absolute()) for file in self.files]
+        self.root = absolute(self.root)
+        self.files = [absolute(file) for file in self.files]
         if self.splits is not None:
-            self.splits = {str(Path(file).absolute()): one for file, one in self.splits.items()}
-        self.described = {str(Path(file).absolute()): of for file, of in self.described.items()}
+            self.splits = {absolute(file): one for file, one in self.splits.items()}
+        self.described = {absolute(file): of for file, of in self.described.items()}
         if not self.files:
             raise UsageError("there are no files of rows", where=self.root)
 
@@ -184,8 +191,10 @@ class HubTables:
         features = self.features
         wanted = [name for name in (features.label, features.split, *features.others) if name]
         for file in self.files:
-            relative = os.path.relpath(file, self.root)
-            info, mark = os.stat(file), mark_of(file)
+            relative = relative_to(file, self.root)
+            with _explained(file):
+                size_of_file, time_of_file = _measured("", file)
+                mark = mark_of(file)
             own_split, classes = self._split_of(file), self._classes_of(file)
             first = 0
             for batch, paths in self._with_paths(file, wanted):
@@ -208,8 +217,8 @@ class HubTables:
                         uri, size, time = path_to_uri(place), *_measured(self.root, place)
                     else:
                         key = f"{features.item},{row}"
-                        uri = contained_uri(relative, self.kind, key, info.st_size, mark)
-                        size, time = None, info.st_mtime
+                        uri = contained_uri(relative, self.kind, key, size_of_file or 0, mark)
+                        size, time = None, time_of_file
                     yield Sample(sample_id, uri, labels[number], splits[number], size, time, cells)
                 first += len(batch)
 
@@ -235,7 +244,7 @@ class HubTables:
     def _split_of(self, file: str) -> str | None:
         if self.splits is not None:
             return split_name(self.splits[file])
-        relative = Path(os.path.relpath(file, self.root))
+        relative = Path(relative_to(file, self.root))
         first, *rest = _WORD.split(relative.name)
         words = (first, *relative.parts[:-1], *rest)
         return next((found for word in words if (found := known_split(word))), None)
@@ -243,7 +252,7 @@ class HubTables:
     def _schema(self, file: str) -> pa.Schema:
         with _explained(file):
             if self.kind == "parquet":
-                return pq.read_schema(file)
+                return pq.read_schema(readable(file))
             with pa.memory_map(file) as stream:
                 return pa.ipc.open_stream(stream).schema
 
@@ -269,7 +278,7 @@ class HubTables:
                 )
         with _explained(file):
             if self.kind == "parquet":
-                with pq.ParquetFile(file) as opened:
+                with pq.ParquetFile(readable(file)) as opened:
                     yield from opened.iter_batches(BATCH_ROWS, columns=list(names))
                 return
             with pa.memory_map(file) as stream:
@@ -296,7 +305,7 @@ class HubTables:
         if self.kind != "parquet":
             return False
         path = f"{self.features.item}.bytes"
-        with pq.ParquetFile(file) as opened:
+        with pq.ParquetFile(readable(file)) as opened:
             metadata = opened.metadata
             for group in range(metadata.num_row_groups):
                 row_group = metadata.row_group(group)
@@ -326,7 +335,11 @@ def _named(batch: pa.RecordBatch, name: str, classes: Classes) -> list[str | Non
 def _explained(file: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except OSError as error:
+        if is_url(file) and error.errno not in (None, errno.ENOENT):
+            raise unreachable(error, "a file of rows") from error
+        raise UsageError("a file of rows cannot be read", where=file, found=error) from error
+    except pa.ArrowException as error:
         raise UsageError("a file of rows cannot be read", where=file, found=error) from error
 
 
@@ -342,7 +355,8 @@ def _are_texts_of_the_hub(path: str, schema: pa.Schema, modality: Modality) -> b
     """Whether columns of items beside others are described, or their files several."""
     names = {name.strip().lower() for name in schema.names}
     is_described = KEY in (schema.metadata or {})
-    is_several = not os.path.isfile(path) and PATH not in names
+    is_one = path.lower().endswith(PARQUET) if is_url(path) else os.path.isfile(path)
+    is_several = not is_one and PATH not in names
     return bool(names & set(modality.columns)) and (is_described or is_several)
 
 
@@ -358,8 +372,4 @@ def _json(folder: str, name: str) -> dict[str, Any]:
 
 
 def _measured(root: str, path: str) -> tuple[int | None, float | None]:
-    try:
-        info = os.stat(os.path.join(root, path))
-    except (OSError, ValueError):
-        return None, None
-    return info.st_size, info.st_mtime
+    return Location(joined(root, path)).measure()

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -16,8 +15,9 @@ import pyarrow.compute as pc
 
 from fungistore.errors import UsageError
 from fungistore.fingerprint import digest_bytes
-from fungistore.location import contained_uri, inline_uri, mark_of
+from fungistore.location import Location, contained_uri, inline_uri, mark_of
 from fungistore.modalities.modality import Modality, has_spans
+from fungistore.remote.places import absolute, name_of, parent
 from fungistore.sources.batches import CELL, columns_schema, samples_in
 from fungistore.sources.cells import cell_column, cell_type, types_of_texts
 from fungistore.sources.delimited import DelimitedFile
@@ -28,6 +28,7 @@ from fungistore.sources.long_cells import cut
 from fungistore.sources.measuring import measure
 from fungistore.sources.rows import ITEM, UNREADABLE, Columns, ItemRows, unreadable
 from fungistore.sources.sample import OF_TABLE, CellType, Sample
+from fungistore.sources.signed_urls import secrets_remark, without_secrets
 from fungistore.sources.spans import not_of_seconds, span_columns, spans_remark, with_spans
 
 TABLE = "table"  # the kind of container that finds cells of text tables again
@@ -97,14 +98,15 @@ class ManifestSource:
         *,
         spans: bool = False,
     ) -> None:
-        self.path = str(Path(path).absolute())
-        self.root = str(Path(self.path).parent)
+        self.path = absolute(path)
+        self.root = parent(self.path)
         self.inline = inline
         self._has_spans = spans
         self._rows = ItemRows(self.path, inline, columns)
         is_parquet = self.path.lower().endswith(".parquet")
         self._container = ("parquet" if is_parquet else TABLE) if container == "" else container
-        self.origin = OF_TABLE + Path(path).name
+        self.origin = OF_TABLE + name_of(self.path)
+        self._secrets = 0
 
     def label_names(self) -> list[str]:
         """Read the label column once, in bounded memory."""
@@ -135,6 +137,7 @@ class ManifestSource:
         why = "text in UTF-8, numbers, truth values and times are, under a name of their own"
         said = f"columns of the manifest that are not kept: {listed}; {why}"
         spans = [spans_remark(self._spans)] if self._spans else []
+        taken += [secrets_remark(self._secrets)] if self._secrets else []
         return taken + spans + ([said] if left_out else [])
 
     def ignored(self) -> dict[str, int]:
@@ -177,13 +180,15 @@ class ManifestSource:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the samples as columns; see `fungistore.sources.batches`."""
-        row, schema = 0, columns_schema(self._kept)
+        row, schema, self._secrets = 0, columns_schema(self._kept), 0
         repeated = self._repeated() if self.inline else frozenset()
         far = self._far()
         seen: Counter[str] = Counter()
         decimal = self._rows.columns.decimal
         for batch in self._batches(self._kept):
             uris, ids = _filled(_texts(batch, "path")), _empty_as_null(_texts(batch, "id"))
+            uris, found = without_secrets(uris)
+            self._secrets += found
             if ITEM in batch.schema.names:
                 uris, ids = _inlined(_contents(batch), uris, ids, repeated, seen, far, row)
             if self._spans:
@@ -220,8 +225,9 @@ class ManifestSource:
         kind, column = self._container, self._rows.item
         if kind is None or column is None or self._rows.columns.has_blanks:
             return None
-        file, size, mark = Path(self.path).name, os.stat(self.path).st_size, mark_of(self.path)
-        return lambda row: contained_uri(file, kind, f"{column},{row}", size, mark)
+        size, _ = Location(self.path).measure()
+        file, mark = name_of(self.path), mark_of(self.path)
+        return lambda row: contained_uri(file, kind, f"{column},{row}", size or 0, mark)
 
     def _repeated(self) -> frozenset[str]:
         """Return the digests of items that more than one row without an id has."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fungistore.location import locate
+from fungistore.location import Location, locate
+from fungistore.remote.files import measure_all
+from fungistore.remote.urls import is_url
 from fungistore.sources.batches import CALENDAR, MICROSECONDS
 
 ABSENT = -1  # the size of a file that is not there
-SPELLED = r"^(bytes|data):|#"  # how a uri begins, or what it has, that is no plain path
+SPELLED = r"^(bytes|data):|#|://"  # how a uri begins, or what it has, that is no plain path
 
 
 def measure(root: str, uris: pa.Array) -> tuple[pa.Array, pa.Array]:
@@ -29,14 +31,26 @@ def measure(root: str, uris: pa.Array) -> tuple[pa.Array, pa.Array]:
     sizes = np.full(len(names), ABSENT, np.int64)
     seconds = np.full(len(names), np.nan)
     is_spelled = pc.match_substring_regex(names, SPELLED).to_numpy(zero_copy_only=False)
+    if is_url(root):
+        is_spelled[:] = True
     plain = np.flatnonzero(~is_spelled)
     sizes[plain], seconds[plain] = _measure_paths(root, names.take(pa.array(plain)).to_pylist())
-    for place in np.flatnonzero(is_spelled).tolist():
-        size, mtime = locate(root, names[place].as_py()).measure()
+    others = np.flatnonzero(is_spelled).tolist()
+    places = [locate(root, names[place].as_py()) for place in others]
+    for place, (size, mtime) in zip(others, measure_places(places), strict=True):
         sizes[place] = ABSENT if size is None else size
         seconds[place] = np.nan if mtime is None else mtime
     codes = column.indices.to_numpy(zero_copy_only=False)
     return _known(sizes[codes], sizes[codes] != ABSENT), _microseconds(seconds[codes])
+
+
+def measure_places(places: Sequence[Location]) -> Iterator[tuple[int | None, float | None]]:
+    """Measure items; each object is asked for once, many at once."""
+    urls = sorted({place.path for place in places if is_url(place.path)})
+    found = dict(zip(urls, measure_all(urls), strict=True))
+    for place in places:
+        known = found.get(place.path)
+        yield place.measure() if known is None else place.measured(*known)
 
 
 def _measure_paths(

@@ -12,10 +12,13 @@ from typing import BinaryIO
 
 from fungistore.errors import UsageError, did_you_mean
 from fungistore.modalities.modality import IMAGE, Modality, find_modality
+from fungistore.remote.places import as_text
+from fungistore.remote.urls import is_url
 from fungistore.sources.advice import FIND, path_hint, source_hint
 from fungistore.sources.folder import is_store
 from fungistore.sources.paths import ListedSource
 from fungistore.sources.reader import READERS, Reader
+from fungistore.sources.remote_sources import open_at_url
 from fungistore.sources.sample import Source
 from fungistore.sources.stdin import PathListSource
 from fungistore.sources.text_files import of_lines, standard_input
@@ -47,11 +50,15 @@ def open_source(
     kind = find_modality(modality)
     if not isinstance(source, str | Path):
         return ListedSource(source)
-    source = str(source)
+    source = as_text(source)
     if source == "-":
         stream = sys.stdin.buffer if stdin is None else stdin
         return standard_input(stream, kind) if of_lines(kind) else PathListSource(stream)
+    if is_url(source):
+        return open_at_url(source, kind)
     name, colon, path = source.partition(":")
+    if colon and name in READERS and is_url(path):
+        return open_at_url(path, kind, name)
     if colon and name in READERS and not os.path.lexists(source):
         return _named_source(name, path, kind)
     if is_store(source):

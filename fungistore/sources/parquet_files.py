@@ -10,8 +10,10 @@ from itertools import islice
 from typing import Any
 
 from fungistore.names import is_hidden
+from fungistore.remote.places import absolute, common, relative
+from fungistore.remote.urls import is_url
 from fungistore.sources.folder import is_folder, visible_entries
-from fungistore.sources.shards import expand_braces
+from fungistore.sources.shards import check_shards, expand_braces
 
 PARQUET = ".parquet"
 PEEKED_ENTRIES, PEEKED_FOLDERS = 100, 30
@@ -20,6 +22,10 @@ _DIGITS = re.compile(r"([0-9]+)")
 
 def parquet_files(path: str) -> list[str]:
     """Return the files that a path, pattern or folder means, numbers in them by their value."""
+    if is_url(path):
+        if not path.lower().endswith(PARQUET):
+            return _files_below(path)
+        return check_shards(expand_braces(path))
     if os.path.isfile(path):
         return [path] if path.lower().endswith(PARQUET) else []
     if os.path.isdir(path):
@@ -64,7 +70,7 @@ def _files_below(folder: str) -> list[str]:
                     pending.append((entry.path, depth + 1))
             elif entry.name.lower().endswith(PARQUET):
                 found.append(entry.path)
-    return sorted(found, key=lambda path: _by_number(os.path.relpath(path, folder)))
+    return sorted(found, key=lambda path: _by_number(relative(path, absolute(folder))))
 
 
 def _by_number(name: str) -> list[Any]:
@@ -73,4 +79,4 @@ def _by_number(name: str) -> list[Any]:
 
 def common_folder(files: Iterable[str]) -> str:
     """Return the folder that all files are below."""
-    return os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
+    return common([*files])

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fungistore.errors import UsageError
+from fungistore.remote.places import as_text
 from fungistore.sources.sample import Sample
-from fungistore.sources.stdin import sample_of
+from fungistore.sources.stdin import samples_of
 
 LONGEST_SHOWN = 100
 
@@ -54,4 +55,4 @@ class ListedSource:
         return []
 
     def __iter__(self) -> Iterator[Sample]:
-        return (sample_of(self.root, os.fsencode(path)) for path in self._paths)
+        return samples_of(self.root, (os.fsencode(as_text(path)) for path in self._paths))

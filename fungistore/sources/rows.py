@@ -14,9 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as parquet
 
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.location import locate
+from fungistore.modalities.fetching import unreachable
 from fungistore.modalities.text.texts import MOST_BYTES
+from fungistore.remote.files import local_copy, readable
+from fungistore.remote.places import parent
+from fungistore.remote.urls import is_url
 from fungistore.sources.batches import BATCH_ROWS, CELL
 from fungistore.sources.delimited import DelimitedFile
 from fungistore.sources.headers import (
@@ -76,7 +80,7 @@ class ParquetFile:
     decimal = "."
 
     def __init__(self, path: str | Path) -> None:
-        with parquet.ParquetFile(path) as file:
+        with parquet.ParquetFile(readable(path)) as file:
             self._schema = file.schema_arrow
         self.path = path
 
@@ -97,7 +101,7 @@ class ParquetFile:
     def batches(self, types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """Yield some columns, as their types are."""
         headers = [self._schema.names[self.names.index(name)] for name in types]
-        with parquet.ParquetFile(self.path) as file:
+        with parquet.ParquetFile(readable(self.path)) as file:
             groups = map(file.metadata.row_group, range(file.num_row_groups))
             size = sum(group.total_byte_size for group in groups) // max(file.metadata.num_rows, 1)
             rows = max(_LEAST_ROWS, min(BATCH_ROWS, _MOST_BYTES // max(size, 1)))
@@ -108,10 +112,11 @@ class ParquetFile:
 def open_columns(path: str | Path, *, has_items: bool = False) -> Columns:
     """Return the columns of a table, whose name tells its format; cells may be items."""
     name = str(path).lower()
-    if name.endswith(SUFFIXES):
-        return JsonLines(path)
     if name.endswith(".parquet"):
         return ParquetFile(path)
+    path = local_copy(path)  # of text, which is read several times over
+    if name.endswith(SUFFIXES):
+        return JsonLines(path)
     return DelimitedFile(path, has_items=has_items)
 
 
@@ -264,8 +269,8 @@ class ItemRows:
 
     def _is_there(self, path: str) -> bool:
         try:
-            return locate(str(Path(self._path).parent), path).exists()
-        except OSError:
+            return locate(parent(self._path), path).exists()
+        except (OSError, ValueError):
             return False
 
     def _unusable(self, found: Roles) -> UsageError:
@@ -306,7 +311,7 @@ def _check_type(path: str, name: str, role: str, kind: pa.DataType) -> None:
         )
 
 
-def unreadable(what: str, path: str | Path, error: Exception) -> UsageError:
+def unreadable(what: str, path: str | Path, error: Exception) -> FungiError:
     """Return what to say of a table that cannot be read, whose cause tells what would help."""
     said = str(error)
     if isinstance(error, UnicodeError) or "UTF8" in said:
@@ -317,6 +322,8 @@ def unreadable(what: str, path: str | Path, error: Exception) -> UsageError:
         hint = "give each row a cell for each column; put cells with commas in them in quotes"
     elif str(path).lower().endswith(".parquet"):
         hint = "write it again; a text table's name ends in .csv"
+    elif isinstance(error, OSError) and error.strerror and is_url(str(path)):
+        return unreachable(error, "the manifest")
     elif isinstance(error, OSError) and error.strerror:
         hint = "check that the file is there, and may be read"
     else:

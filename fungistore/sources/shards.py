@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 
 from fungistore.errors import UsageError
 from fungistore.location import Location
+from fungistore.modalities.fetching import unreachable
 from fungistore.names import suffix_of
+from fungistore.remote.files import is_file
+from fungistore.remote.places import refuse_secrets
+from fungistore.remote.urls import is_url
 from fungistore.sources.folder import is_folder, visible_entries
 
+LOOKED_AT = 32  # shards at URLs at once
 _SHARD = re.compile(r"\.(tar|(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst)))$", re.IGNORECASE)
 _BRACES = re.compile(r"\{(?:(?P<low>[0-9]+)\.\.(?P<high>[0-9]+)|(?P<words>[^{}]*,[^{}]*))\}")
 
@@ -48,13 +55,38 @@ def expand_braces(pattern: str) -> Iterator[str]:
             yield pattern[: braces.start()] + word + rest
 
 
+def check_shards(paths: Iterable[str]) -> list[str]:
+    """Return the shards' paths.
+
+    Raises:
+        UsageError: one is missing or compressed.
+        UnreachableError: they are objects, and cannot be looked at.
+    """
+    found: list[str] = []
+    rest = iter(paths)
+    while some := list(islice(rest, LOOKED_AT)):  # a pattern may be of millions that are not there
+        if is_url(some[0]):
+            with ThreadPoolExecutor(LOOKED_AT) as pool:
+                found += pool.map(check_shard, some)
+        else:
+            found += map(check_shard, some)
+    return found
+
+
 def check_shard(path: str) -> str:
     """Return the shard's path.
 
     Raises:
         UsageError: the shard is missing or compressed.
+        UnreachableError: it is an object that cannot be looked at.
     """
-    if Location(path).measure() == (None, None):
+    if is_url(path):
+        refuse_secrets(path)
+    try:
+        is_there = is_file(path) if is_url(path) else Location(path).measure() != (None, None)
+    except OSError as error:
+        raise unreachable(error, "the shard") from error
+    if not is_there:
         raise UsageError("a shard is missing", where=path, hint="check the numbers in the braces")
     shard = _SHARD.search(path)
     if shard and shard[2]:

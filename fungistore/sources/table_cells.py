@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from fungistore.errors import ItemError
+from fungistore.remote.files import local_copy
 from fungistore.sources.rows import Columns, open_columns
 from fungistore.sources.text_lines import TextLines
 
@@ -60,4 +61,4 @@ def open_table(path: str) -> TableCells:
 
 def open_lines(path: str) -> TableCells:
     """Open a file of lines, whatever their column is called."""
-    return TableCells(TextLines(path, ""))
+    return TableCells(TextLines(str(local_copy(path)), ""))

@@ -13,6 +13,8 @@ from weakref import finalize
 from fungistore.errors import UsageError
 from fungistore.modalities.modality import Modality
 from fungistore.names import suffix_of
+from fungistore.remote.files import local_copy
+from fungistore.remote.urls import is_url
 from fungistore.sources.manifest import ManifestSource
 from fungistore.sources.sample import Source
 from fungistore.sources.stdin import PathListSource
@@ -48,7 +50,7 @@ class LinesSource(ManifestSource):
     """The lines of a file, each of which is an item; those of nothing but white space are none."""
 
     def __init__(self, path: str, inline: Sequence[str]) -> None:
-        super().__init__(path, inline, TextLines(path, inline[0]), LINES)
+        super().__init__(path, inline, TextLines(str(local_copy(path)), inline[0]), LINES)
 
     def remarks(self) -> list[str]:
         """Return what the lines were taken for."""
@@ -105,6 +107,8 @@ def _has_nul(held: IO[bytes]) -> bool:
 
 
 def _is_file(line: bytes) -> bool:
+    if is_url(line.decode(errors="replace")):
+        return True
     try:
         return os.path.isfile(line.removesuffix(b"\r"))
     except (OSError, ValueError):

@@ -11,6 +11,8 @@ import pyarrow as pa
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
 from fungistore.location import absolute_uri, is_inline
+from fungistore.remote.places import joined
+from fungistore.remote.urls import is_url
 from fungistore.sources.batches import CELL
 from fungistore.sources.cells import ARROW, cells_as
 
@@ -80,5 +82,5 @@ def sample_frame(store: Store) -> pd.DataFrame:
 
 def _path(root: str, uri: str) -> str | None:
     if PLAIN.isdisjoint(uri) and "//" not in uri:
-        return os.path.join(root, uri)
+        return joined(root, uri) if is_url(root) else os.path.join(root, uri)
     return None if is_inline(uri) else absolute_uri(root, uri)

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from fungistore.location import is_inline, is_there, locate
+from fungistore.remote.urls import is_url
 from fungistore.sources.batches import CELL
 from fungistore.sources.cells import cell_type, cells_as
 from fungistore.sources.sample import OF_TABLE, Cell, CellType
@@ -278,8 +279,10 @@ class SampleTable:
         return [self._moved(part, first, root, seen) for part, first in self.firsts()]
 
     def _moved(self, part: Part, first: int, root: str, seen: Rows) -> Part:
+        if part.root == root:
+            return part
         is_left = False
-        with suppress(PermissionError):
+        with suppress(OSError if is_url(part.root) else PermissionError):
             is_left = is_there(part.root)
             if is_left and not _table_has_left(part, root):
                 return part

@@ -8,6 +8,7 @@ import shlex
 from fungistore.errors import StoreError
 from fungistore.fingerprint import Config
 from fungistore.indexing.record import IndexRecord
+from fungistore.remote.urls import is_url
 from fungistore.store.feature import EMBEDDINGS, PATCHES, is_pca, kind_of, name_of
 from fungistore.store.setups import OPTIONS
 from fungistore.store.store import Store
@@ -29,7 +30,8 @@ def command_for_array(store: Store, name: str, fingerprint: str) -> str:
     if "import" in config:
         return _import(store, feature_set, name_of(feature), config)
     roots = list(dict.fromkeys(part.root for part in store.manifest.parts))
-    source = roots[0] if len(roots) == 1 and os.path.exists(roots[0]) else "SOURCE"
+    is_there = len(roots) == 1 and (is_url(roots[0]) or os.path.exists(roots[0]))
+    source = roots[0] if is_there else "SOURCE"
     command = _joined("fungi", "extract", source, store.where)
     return f"{command} --config {shlex.quote(options)}" if options else command
 

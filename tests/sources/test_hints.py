@@ -25,11 +25,10 @@ IMAGES = find_modality("image")
 
 # What is given as SOURCE, beside a folder `pets` with cat/1.jpg, and words of the hint.
 REFUSED = {
-    "https://host/pets.zip": ("downloaded", "curl"),
-    "HTTP://host/pets": ("downloaded",),
+    "https://host/pets.zip": ("copy it to a disk", "curl"),
+    "HTTP://host/pets": ("column `path`", "stdin"),
     "file:///data/my%20pets": ("/data/my pets",),
-    "s3://bucket/pets": ("downloaded", "aws s3"),
-    "gs://bucket/pets": ("gsutil",),
+    "ftp://host/pets": ("ftp:// are not read", "copy it to a disk"),
     "hdfs://host/pets": ("copy it to a disk",),
     "~/pets": ("~ was not expanded", "home/pets"),
     "$HOME/pets": ("variable", "home/pets"),
@@ -161,7 +160,7 @@ LISTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "cat\\a.jpg": (make("cat/a.jpg"), "slashes"),
     '"a.jpg"': (make("a.jpg"), "without the quotes"),
     "~/a.jpg": (make(), "~ was not expanded"),
-    "https://host/a.jpg": (make(), "downloaded"),
+    "ftp://host/a.jpg": (make(), "copy it to a disk"),
     "file:///a.jpg": (make(), "give the path alone"),
     "a.jpg ": (make("a.jpg"), "without the blanks"),
     "cat/a.jpg": (make("images/cat/a.jpg"), "below images"),
