@@ -182,6 +182,7 @@ class Bucket:
         Some servers (s3rver 3.7) leave folders out. Until two were listed, the first objects
         below are looked at too; if these are in others, all objects are listed from then on.
         """
+        prefix = prefix.rstrip("/")
         if self._lists_folders is not False:
             seen = self._first_folders(prefix) if self._lists_folders is None else set()
             with self.told(prefix):

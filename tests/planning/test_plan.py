@@ -160,7 +160,7 @@ def test_storage_is_the_sum_of_every_unit(images: int, codec: str) -> None:
     asked = frozenset(array.asked for array in content.arrays)
     units = -(-images // 8)
     gaps = [Gap(u, 8 * u, min(images, 8 * u + 8), asked) for u in range(units)]
-    assert found.bytes == growth_of_units(gaps, content.arrays, {}, 8, content.codec, {})
+    assert found.bytes == growth_of_units(gaps, content.arrays, {}, 8, 1, content.codec, {})
     assert found.files == units * (2 * len(content.arrays) + 1)
 
 

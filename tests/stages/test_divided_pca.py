@@ -84,10 +84,10 @@ def test_processes_give_the_pca_of_one_process(root, alone):
 def test_a_store_that_is_no_directory_is_divided_too(root, alone, tmp_path, monkeypatch):
     """What workers leave goes through the backend alone, as it does at a URL."""
     source = Path(memory_backend.__file__).read_text(encoding="utf-8")
-    points = {"fungistore.backends": {"memory": "memory_work:open_url"}}
+    points = {"fungistore.backends": {"dict": "memory_work:open_url"}}
     write_plugin(tmp_path / "plugin", "memory_work", source, points)
     install(monkeypatch, tmp_path / "plugin", "memory_work", BACKENDS)
-    where = "memory://divided.fungi"
+    where = "dict://divided.fungi"
     place = open_backend(where)
     place.make_room()
     for name, data in files_of(root).items():
