@@ -79,7 +79,7 @@ class Workers:
             StoppedError: `context` asked for it; what was found is kept.
         """
         new, matrix = self.new, self.new.available.matrix
-        queries = {"rows": self.reference.rows, "vectors": self.reference.vectors}
+        queries: Tensors = {"rows": self.reference.rows, "vectors": self.reference.vectors}
         rows = {"counts": new.available.counts, "done": new.done, "gone": new.gone}
         given: list[tuple[str, Tensors]] = [
             (TRAINED, {TRAINED: self._trained}),

@@ -14,7 +14,6 @@ from fungi_cli.main import app
 from threadpoolctl import threadpool_limits
 from typer.testing import CliRunner
 
-import memory_backend
 from engine_world import OddTurns, files_of
 from feature_world import Notices, clustered, make_store
 from fungistore.engines.engine import Local
@@ -26,13 +25,12 @@ from fungistore.indexing.reference import KEPT, NONE, Reference
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import normalize
-from fungistore.store.backend import BACKENDS, open_backend
+from fungistore.store.backend import Listing, open_backend
 from fungistore.store.locks import Slice
 from fungistore.store.removed import write_removed
 from fungistore.store.scratch import WORK, Scratch
 from fungistore.store.store import Store
 from fungistore.verification.verify import verify_store
-from plugins import install, write_plugin
 
 ROWS, DIM, UNIT, BLOCK = 1500, 24, 32, 64
 FIRST = 700
@@ -47,7 +45,7 @@ GONE = np.array([3, 90, 91, 1499])
 def grown(root: Path, rows: int) -> Path:
     """The features of so many rows; some have lost their file."""
     store = make_store(root, {"embeddings": VECTORS[:rows]}, LABELS[:rows], unit_rows=UNIT)
-    write_removed(store.folder(), GONE[GONE < rows])
+    write_removed(store.folder(), GONE[rows > GONE])
     return root
 
 
@@ -221,12 +219,8 @@ def test_processes_started_by_hand_are_refused(root):
     assert files_of(root) == before
 
 
-def test_a_store_that_is_no_directory_is_divided_too(root, other, tmp_path, monkeypatch):
+def test_a_store_that_is_no_directory_is_divided_too(root, other):
     """What workers are given, and leave, goes through the backend alone."""
-    source = Path(memory_backend.__file__).read_text(encoding="utf-8")
-    points = {"fungistore.backends": {"memory": "memory_work:open_url"}}
-    write_plugin(tmp_path / "plugin", "memory_work", source, points)
-    install(monkeypatch, tmp_path / "plugin", "memory_work", BACKENDS)
     where = "memory://index.fungi"
     place = open_backend(where)
     place.make_room()
@@ -235,7 +229,9 @@ def test_a_store_that_is_no_directory_is_divided_too(root, other, tmp_path, monk
     options = IndexOptions(factory=FACTORIES[1])
     build_index(where, options, engine=OddTurns())
     build_index(other, options)
-    assert {name: place.read(name) for name in place.objects} == files_of(other)
+    files = files_of(other)
+    assert {name: place.read(name) for name in files} == files
+    assert place.list(WORK) == Listing()
 
 
 @pytest.mark.parametrize(("rows", "dim"), [(5000, 24), (1300, 520), (70, 24)])
