@@ -32,7 +32,7 @@ def index(
       fungi index pets.fungi
       fungi index pets.fungi --features embeddings,kl --metric euclidean
       fungi index pets.fungi --pca half --factory HNSW32 --name graph
-      fungi index pets.fungi --factory IVF16,Flat --name lists --processes 2
+      fungi index pets.fungi --factory IVF4,Flat --name lists --processes 2
 
     Exit codes: 0 done, 1 failed, 2 usage, 4 another index of that name, or changed features,
     5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
