@@ -7,6 +7,7 @@ from fungistore.machine.context import Context
 from fungistore.quantities import counted, duration, size
 
 from ..console import next_step
+from ..engines import chosen_engine
 from ..flags import Json, Restart, StorePath, command
 from ..output import note, result, result_json
 from ..shell import operand
@@ -17,6 +18,7 @@ def index(
     *,
     store: StorePath,
     options: fungi.IndexOptions,
+    engine: fungi.EngineChoice,
     restart: Restart = False,
     as_json: Json = False,
     context: Context,
@@ -30,11 +32,13 @@ def index(
       fungi index pets.fungi
       fungi index pets.fungi --features embeddings,kl --metric euclidean
       fungi index pets.fungi --pca half --factory HNSW32 --name graph
+      fungi index pets.fungi --factory IVF4,Flat --name lists --processes 2
 
     Exit codes: 0 done, 1 failed, 2 usage, 4 another index of that name, or changed features,
     5 damaged store, 75 stopped by SIGTERM (run again), 130 ^C.
     """
-    done = fungi.build_index(store, options, restart=restart, context=context)
+    workers = chosen_engine(engine, context)
+    done = fungi.build_index(store, options, restart=restart, engine=workers, context=context)
     result_json(done.to_json()) if as_json else _show(done)
     next_step("fungi", "search", operand(store), "QUERY", "--index", done.index.name)
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fungistore.engines.engine import Engine
+from fungistore.engines.pieces import ALONE, is_alone
 from fungistore.indexing.builder import IndexBuilder, find_index
 from fungistore.indexing.options import (
     IndexOptions,
@@ -53,6 +55,7 @@ def build_index(
     *,
     restart: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    engine: Engine = ALONE,
     context: Context = DEFAULT,
 ) -> IndexResult:
     """Build an index over a store's features, continue one, or add the rows that are new.
@@ -63,6 +66,8 @@ def build_index(
         restart: first delete the index of that name.
         checkpoint_seconds: the index is written at least this often, unless that would take more
             than a tenth of the time.
+        engine: who finds lists, codes and the neighbours of the recall's queries: `Local()` is this
+            process, `Processes(("cpu",) * 4)` four of them. The index is the same, bit for bit.
         context: its reporter is told what happens, its stop asked between blocks; True writes what
             is done and raises StoppedError.
 
@@ -73,11 +78,12 @@ def build_index(
         StoppedError: `context` asked for it.
         FungiError: a full disk, or another writer.
     """
+    is_alone(engine)  # or workers, but no part without the others
     began = time.perf_counter()
     store_now = Store.open(store, keep_removed=options.keep_removed)
     folder, _, _ = find_index(store_now, options, restart=restart)
     with disk_errors_explained(store_now.where), store_now.writing(folder.key) as opened:
-        builder = IndexBuilder.start(opened, options, context, restart=restart)
+        builder = IndexBuilder.start(opened, options, engine, context, restart=restart)
         before = builder.record.vectors
         builder.run(checkpoint_seconds)
         return IndexResult(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from fungistore.engines.engine import Engine
+from fungistore.engines.pieces import is_alone
 from fungistore.errors import StoppedError, StoreError, UsageError
+from fungistore.indexing.additions import Found, Workers
 from fungistore.indexing.choose import (
     Choice,
     available_memory,
@@ -45,7 +49,7 @@ from fungistore.indexing.reference import (
     settle_effort,
 )
 from fungistore.indexing.refusals import refuse_changed, refuse_other
-from fungistore.indexing.rows import Available, new_blocks
+from fungistore.indexing.rows import Available, NewBlock, NewRows
 from fungistore.indexing.vectors import VectorIndex
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, Vectors, open_features
@@ -63,6 +67,7 @@ CHECKPOINT_SHARE = 10
 # A kind chosen, and centroids trained, for so many times fewer rows may no longer suit.
 OUTGROWN = 4
 EXACT = Recall(RECALL_K, 1.0, 0)
+DIVIDED = "IVF...,Flat, IVF...,PQ... and IVF...,SQ..., also behind OPQ and PCA"
 
 
 class IndexBuilder:
@@ -73,6 +78,7 @@ class IndexBuilder:
         folder: Folder,
         record: IndexRecord,
         available: Available,
+        engine: Engine,
         context: Context,
     ) -> None:
         self.record = record
@@ -80,6 +86,7 @@ class IndexBuilder:
         self._folder = folder
         self._there = available
         self._matrix = available.matrix
+        self._engine = engine
         self._context = context
         self._done = done_rows(record, available, folder)
         self._vectors: VectorIndex
@@ -87,7 +94,7 @@ class IndexBuilder:
 
     @classmethod
     def start(
-        cls, store: Store, options: IndexOptions, context: Context, *, restart: bool
+        cls, store: Store, options: IndexOptions, engine: Engine, context: Context, *, restart: bool
     ) -> IndexBuilder:
         """Find or begin the index that is asked for, and say what there is to do."""
         folder, stored, matrix = find_index(store, options, restart=restart)
@@ -95,7 +102,7 @@ class IndexBuilder:
         if stored is not None:
             refuse_changed(store, stored, available)
             remove_strays(folder, stored)
-            builder = cls(folder, stored, available, context)
+            builder = cls(folder, stored, available, engine, context)
             builder._read()
             target = options.target_recall
             if target not in (None, stored.target_recall):
@@ -103,7 +110,7 @@ class IndexBuilder:
             builder._say_what_is_left(stored.recall is None)
             return builder
         record = _new_record(store, options, matrix, folder.name, available.total)
-        builder = cls(folder, record, available, context)
+        builder = cls(folder, record, available, engine, context)
         builder._vectors = VectorIndex.make(record.factory, record.dim, record.metric)
         if restart and folder.list() != Listing():  # only now that a new one is possible
             context.reporter.notice(f"--restart: deleting {folder.key}")
@@ -118,8 +125,11 @@ class IndexBuilder:
         """Train where that is needed, add what is missing, and measure the recall."""
         if not self.record.files:
             self._begin()
+        new = NewRows.of(self._there, self._done)
+        workers = self._workers(new) if self.record.rows_done < self.available else None
+        self._matrix.store.sweep(keep=workers.pieces.name if workers else "")
         if self.record.rows_done < self.available:
-            self._add(checkpoint_seconds)
+            self._add(new, workers, checkpoint_seconds)
         if len(returned := self._returned()):
             self._add_returned(returned)
         if self.record.recall is None:
@@ -206,22 +216,38 @@ class IndexBuilder:
         self._context.reporter.end()
         return vectors[:count]
 
-    def _add(self, checkpoint_seconds: float) -> None:
+    def _workers(self, new: NewRows) -> Workers | None:
+        """Return what workers do of the new rows; None, which is said: this process does all."""
+        if is_alone(self._engine):
+            return None
+        coder, reference = self._vectors.coder, self._reference
+        if coder is None or reference is None:
+            self._context.reporter.notice(
+                f"{self.record.factory} is filled by this process alone: what workers can find "
+                f"are the lists and codes of {DIVIDED}"
+            )
+            return None
+        return Workers(self.record, new, coder, reference) if len(new.blocks()) > 1 else None
+
+    def _add(self, new: NewRows, workers: Workers | None, checkpoint_seconds: float) -> None:
         done, excluded = self._done.copy(), self.record.excluded
         removed = [*self.record.removed]
         saved, pause, added = time.monotonic(), checkpoint_seconds, False
-        self._context.reporter.begin("rows", self.available, done=self.record.rows_done)
-        for block in new_blocks(self._there, done.copy()):
+        blocks: Iterator[tuple[NewBlock, Found | None]]
+        if workers is None:
+            blocks = ((new.read(units), None) for units in new.blocks())
+            self._context.reporter.begin("rows", self.available, done=self.record.rows_done)
+        else:
+            blocks, pause = workers.found(self._engine, self._context), math.inf
+        for block, found in blocks:
             if self._context.stop() or time.monotonic() - saved > pause:
                 writing = time.monotonic()
-                if added:
+                if added and workers is None:  # what workers found is kept as it is
                     self._checkpoint(done, excluded, removed)
                 self._stop_if_asked()
                 saved, added = time.monotonic(), False
                 pause = max(checkpoint_seconds, CHECKPOINT_SHARE * (saved - writing))
-            if self._reference is not None:
-                self._reference.update(block.vectors, block.rows, self.record.metric)
-            self._vectors.add(block.vectors, block.rows)
+            self._take_in(block, found)
             excluded += block.considered - len(block.rows) - len(block.removed)
             removed += block.removed.tolist()
             done[block.units] = np.maximum(done[block.units], self._there.counts[block.units])
@@ -229,6 +255,19 @@ class IndexBuilder:
             added = True
         self._context.reporter.end()
         self._checkpoint(done, excluded, removed)
+        if workers is not None:
+            workers.remove()
+
+    def _take_in(self, block: NewBlock, found: Found | None) -> None:
+        """Add a block of vectors, of which workers may have found codes and neighbours."""
+        if found is None:
+            if self._reference is not None:
+                self._reference.update(block.vectors, block.rows, self.record.metric)
+            self._vectors.add(block.vectors, block.rows)
+        else:
+            assert self._reference is not None  # all kinds with codes have queries
+            self._reference.take_in(found.near)
+            self._vectors.add_found(found.codes, block.rows)
 
     def _returned(self) -> Rows:
         """Return the rows that were left out, and whose file is there again."""

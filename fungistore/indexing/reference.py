@@ -6,6 +6,7 @@ recall costs no second pass, and growing an index reads the new rows alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -14,10 +15,12 @@ import faiss
 import numpy as np
 from safetensors.numpy import load_file, save
 
+from fungistore.indexing.coding import one_thread, tile_rows
 from fungistore.indexing.options import IndexMetric
 from fungistore.indexing.record import Recall
 from fungistore.indexing.vectors import VectorIndex, distances, faiss_metric
 from fungistore.matrices.blocks import Vectors, normalize
+from fungistore.matrices.products import of_one_thread_each, steps
 from fungistore.store.disk_errors import damage_explained
 from fungistore.store.samples import Rows
 
@@ -27,8 +30,36 @@ KEPT = 64  # neighbours of a query: as many may be as near as the tenth
 TIED = 2.0**-18
 RECALL_QUERIES = 256  # 2,560 neighbours: a standard error of 1 % at a recall of 0.9, or less
 NONE = -1
+TILES = 4  # of those that vectors are coded in: the few queries make larger ones quicker
 # Two doublings of the effort that gain less than this end the search for a better one.
 LEAST_GAIN = 0.002
+
+
+@dataclass(frozen=True)
+class Near:
+    """Neighbours of some queries among some vectors.
+
+    Attributes:
+        rows: of them, nearest first, the query's own left out [q, m]; -1 where none.
+        distances: of these [q, m], infinite where there is none.
+    """
+
+    rows: Rows
+    distances: Vectors
+
+    @classmethod
+    def none(cls, queries: int, count: int) -> Near:
+        """Return what is known of so many neighbours of each query before the first is."""
+        shape = (queries, count)
+        return cls(np.full(shape, NONE, np.int64), np.full(shape, np.inf, np.float32))
+
+    @classmethod
+    def merged(cls, parts: Sequence[Near], kept: int) -> Near:
+        """Return the nearest of all; of equally near ones, those of the earlier part."""
+        rows = np.hstack([part.rows for part in parts])
+        far = np.hstack([part.distances for part in parts])
+        order = np.argsort(far, axis=1, kind="stable")[:, :kept]
+        return cls(np.take_along_axis(rows, order, axis=1), np.take_along_axis(far, order, axis=1))
 
 
 @dataclass
@@ -50,10 +81,8 @@ class Reference:
     @classmethod
     def of(cls, rows: Rows, vectors: Vectors) -> Self:
         """Return queries without neighbours yet."""
-        shape = (len(rows), KEPT)
-        return cls(
-            rows, vectors, np.full(shape, NONE, np.int64), np.full(shape, np.inf, np.float32)
-        )
+        none = Near.none(len(rows), KEPT)
+        return cls(rows, vectors, none.rows, none.distances)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -77,23 +106,41 @@ class Reference:
 
     def update(self, vectors: Vectors, rows: Rows, metric: IndexMetric) -> None:
         """Merge the neighbours among some more vectors [n, d], which are left as they are."""
-        if not len(rows) or not len(self.rows):
-            return
-        queries, block = self.vectors, vectors
+        if len(rows) and len(self.rows):
+            self.take_in(self.near(vectors, rows, metric))
+
+    def near(self, vectors: Vectors, rows: Rows, metric: IndexMetric) -> Near:
+        """Return the neighbours among vectors [n, d], whatever is known already.
+
+        They are looked for in tiles of one thread each: no number of threads changes a bit.
+        """
+        queries, kept = self.vectors, self.neighbours.shape[1]
         if metric == "cosine":
-            queries, block = queries.copy(), block.copy()
+            queries = queries.copy()
             normalize(queries)
-            normalize(block)
-        kept = self.neighbours.shape[1]
-        count = min(kept + 1, len(rows))  # one more: the query itself may be among them
-        scores, at = faiss.knn(queries, block, count, metric=faiss_metric(metric))
-        found, far = rows[at], distances(scores, metric)
-        far[found == self.rows[:, None]] = np.inf
-        found = np.where(np.isinf(far), NONE, found)
-        merged, merged_far = np.hstack([self.neighbours, found]), np.hstack([self.distances, far])
-        order = np.argsort(merged_far, axis=1, kind="stable")[:, :kept]
-        self.neighbours = np.take_along_axis(merged, order, axis=1)
-        self.distances = np.take_along_axis(merged_far, order, axis=1)
+        tiles = steps(len(rows), TILES * tile_rows(vectors.shape[1]))
+        found: dict[int, Near] = {}
+
+        def fill(tile: slice) -> None:
+            block = vectors[tile]
+            if metric == "cosine":
+                block = block.copy()
+                normalize(block)
+            count = min(kept + 1, len(block))  # one more: the query itself may be among them
+            scores, at = faiss.knn(queries, block, count, metric=faiss_metric(metric))
+            near, far = rows[tile][at], distances(scores, metric)
+            far[near == self.rows[:, None]] = np.inf
+            found[tile.start] = Near(np.where(np.isinf(far), NONE, near), far)
+
+        of_one_thread_each(fill, tiles, one_thread)
+        none = Near.none(len(self.rows), 0)
+        return Near.merged([none, *(found[tile.start] for tile in tiles)], kept)
+
+    def take_in(self, near: Near) -> None:
+        """Merge what `near` has found among some more vectors."""
+        known = Near(self.neighbours, self.distances)
+        merged = Near.merged([known, near], self.neighbours.shape[1])
+        self.neighbours, self.distances = merged.rows, merged.distances
 
     def recall(self, index: VectorIndex) -> Recall | None:
         """Measure how many of the exact neighbours a search finds; None without queries.

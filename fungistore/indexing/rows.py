@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,28 +80,49 @@ class NewBlock:
     removed: Rows
 
 
-def new_blocks(available: Available, done: Counts) -> Iterator[NewBlock]:
-    """Yield the rows that are there and not done, some whole units at a time."""
-    matrix = available.matrix
-    gone = left_out(matrix.store)
-    step = max(1, STREAM_BYTES // (4 * matrix.dim * matrix.unit_rows))
-    for first in range(0, len(available.counts), step):
-        block = slice(first, min(first + step, len(available.counts)))
+@dataclass(frozen=True)
+class NewRows:
+    """The rows that are there and not done, in blocks of whole units.
+
+    Attributes:
+        available: what is there.
+        done: rows of each unit that are.
+        gone: rows whose file is gone from the source.
+    """
+
+    available: Available
+    done: Counts
+    gone: Rows
+
+    @classmethod
+    def of(cls, available: Available, done: Counts) -> NewRows:
+        """Take what the store's sample table says of files that are gone."""
+        return cls(available, done, np.asarray(left_out(available.matrix.store), np.int64))
+
+    def blocks(self) -> list[slice]:
+        """Return the units of each block."""
+        matrix, units = self.available.matrix, len(self.available.counts)
+        step = max(1, STREAM_BYTES // (4 * matrix.dim * matrix.unit_rows))
+        missing = np.flatnonzero(self.available.counts > self.done[:units])
+        firsts = np.unique(missing // step) * step
+        return [slice(first, min(first + step, units)) for first in firsts.tolist()]
+
+    def read(self, block: slice) -> NewBlock:
+        """Return the new rows of one of the blocks."""
+        matrix, counts = self.available.matrix, self.available.counts
         rows = np.concatenate(
             [
-                unit * matrix.unit_rows + np.arange(_at(done, unit), available.counts[unit])
+                unit * matrix.unit_rows + np.arange(_at(self.done, unit), counts[unit])
                 for unit in range(block.start, block.stop)
             ]
         )
-        if not len(rows):
-            continue
         vectors = matrix.read(int(rows[0]), int(rows[-1]) + 1)
         if len(rows) < len(vectors):
             vectors = vectors[rows - rows[0]]
         finite = ~np.isnan(vectors[:, 0])
-        usable = finite & ~np.isin(rows, gone, assume_unique=True)
+        usable = finite & ~np.isin(rows, self.gone, assume_unique=True)
         all_usable = bool(usable.all())
-        yield NewBlock(
+        return NewBlock(
             block,
             len(rows),
             rows if all_usable else rows[usable],

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import faiss
 import numpy as np
 
 from fungistore.errors import StoreError, UsageError
+from fungistore.indexing.coding import Coder, Codes, ListsOnGpu, tile_rows
 from fungistore.indexing.options import IndexMetric
 from fungistore.matrices.blocks import Vectors, normalize
 from fungistore.quantities import counted
@@ -19,6 +18,7 @@ from fungistore.store.samples import Rows
 
 FACTORIES = "auto, Flat, HNSW32, IVF1024,Flat, OPQ48_384,IVF1024,PQ48, ..."
 LEAST_EFFORT = {"nprobe": 1, "efSearch": 16}
+TILES_AT_ONCE = 64  # coded before they are added: enough for as many cores, and not too many bytes
 MOST_CANDIDATES = 1024  # of a graph search: beyond this, exact search is hardly slower
 WHOLE = (faiss.IndexFlat, faiss.IndexHNSWFlat, faiss.IndexIVFFlat, faiss.IndexRefineFlat)
 
@@ -29,13 +29,14 @@ class VectorIndex:
     Args:
         index: takes ids of its own (`add_with_ids`).
         metric: what `index` was made for; vectors are normalised here where it is "cosine".
+        device: one GPU to find lists on, as torch names it; default: all that there are.
     """
 
-    def __init__(self, index: Any, metric: IndexMetric) -> None:
+    def __init__(self, index: Any, metric: IndexMetric, device: str | None = None) -> None:
         self._index = index
         self._metric = metric
         self._kind = _innermost(index)
-        self._gpu_quantizer: Any = None
+        self._gpu = ListsOnGpu(self._kind, device)
 
     @classmethod
     def make(cls, factory: str, dim: int, metric: IndexMetric) -> VectorIndex:
@@ -73,6 +74,11 @@ class VectorIndex:
                 hint="the same fungi index command with --restart builds it anew",
             ) from error
 
+    @classmethod
+    def untied(cls, trained: Codes, metric: IndexMetric, device: str | None) -> VectorIndex:
+        """Return an empty index like the one whose `coder.trained` this is, for a worker."""
+        return cls(faiss.deserialize_index(trained), metric, device)
+
     def write(self, path: Path) -> int:
         """Write the index to a file, which the caller makes durable; returns its CRC-32.
 
@@ -106,6 +112,11 @@ class VectorIndex:
         """Whether a search compares with every vector as it is."""
         is_mapped = isinstance(self._index, faiss.IndexIDMap)
         return is_mapped and isinstance(faiss.downcast_index(self._index.index), faiss.IndexFlat)
+
+    @property
+    def coder(self) -> Coder | None:
+        """What finds lists and codes of vectors apart from adding them; None: nothing can."""
+        return Coder.of(self._index, self._kind, self._gpu)
 
     @property
     def metric(self) -> IndexMetric:
@@ -181,10 +192,25 @@ class VectorIndex:
         """Add vectors [n, d], which may be changed, with their row numbers [n]."""
         if not len(rows):
             return
-        if self._metric == "cosine":
-            normalize(vectors)
-        with self._lists_assigned_on_gpu():
-            self._index.add_with_ids(vectors, rows)
+        if (coder := self.coder) is None:
+            if self._metric == "cosine":
+                normalize(vectors)
+            with self._gpu.used():
+                self._index.add_with_ids(vectors, rows)
+            return
+        step = TILES_AT_ONCE * tile_rows(vectors.shape[1])
+        for start in range(0, len(rows), step):
+            coder.add(self.codes(coder, vectors[start : start + step]), rows[start : start + step])
+
+    def add_found(self, codes: Codes, rows: Rows) -> None:
+        """Add vectors whose lists and codes a coder has found, with their row numbers [n]."""
+        coder = self.coder
+        assert coder is not None  # or nothing could have been found
+        coder.add(codes, rows)
+
+    def codes(self, coder: Coder, vectors: Vectors) -> Codes:
+        """Return what a coder finds of vectors [n, d], which may be changed."""
+        return coder.codes(vectors, of_unit_length=self._metric == "cosine")
 
     def search(self, vectors: Vectors, k: int) -> tuple[Vectors, Rows]:
         """Return the distances [q, k] and rows [q, k] of the nearest; row -1 where there is none.
@@ -196,25 +222,6 @@ class VectorIndex:
             normalize(queries)
         scores, rows = self._index.search(queries, k)
         return distances(scores, self._metric), rows
-
-    @contextmanager
-    def _lists_assigned_on_gpu(self) -> Iterator[None]:
-        """Let GPUs find the list of each new vector, the costly part of adding to an IVF index."""
-        ivf = self._kind
-        if not (isinstance(ivf, faiss.IndexIVF) and faiss.get_num_gpus()):
-            yield
-            return
-        own, quantizer = ivf.own_fields, faiss.downcast_index(ivf.quantizer)
-        if not isinstance(quantizer, faiss.IndexFlat):
-            yield
-            return
-        if self._gpu_quantizer is None:
-            self._gpu_quantizer = faiss.index_cpu_to_all_gpus(quantizer)
-        ivf.own_fields, ivf.quantizer = False, self._gpu_quantizer
-        try:
-            yield
-        finally:
-            ivf.quantizer, ivf.own_fields = quantizer, own
 
 
 def faiss_metric(metric: IndexMetric) -> int:

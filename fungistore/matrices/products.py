@@ -7,6 +7,7 @@ a product is cut into the same tiles everywhere, and each is the work of one thr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ TILE_COLUMNS = 128
 SMALL = 1 << 18  # multiplications that no BLAS divides
 
 Number = TypeVar("Number", np.float32, np.float64)
+Tile = TypeVar("Tile")
 
 
 def product(left: NDArray[Number], right: NDArray[Number]) -> NDArray[Number]:
@@ -33,7 +35,7 @@ def product(left: NDArray[Number], right: NDArray[Number]) -> NDArray[Number]:
     """
     (rows, width), columns = left.shape, right.shape[1]
     found = np.empty((rows, columns), left.dtype)
-    tiles = [(i, j) for i in _steps(rows, TILE_ROWS) for j in _steps(columns, TILE_COLUMNS)]
+    tiles = [(i, j) for i in steps(rows, TILE_ROWS) for j in steps(columns, TILE_COLUMNS)]
 
     def fill(tile: tuple[slice, slice]) -> None:
         i, j = tile
@@ -43,7 +45,7 @@ def product(left: NDArray[Number], right: NDArray[Number]) -> NDArray[Number]:
         for tile in tiles:
             fill(tile)
     else:
-        _each(fill, tiles)
+        of_one_thread_each(fill, tiles)
     return found
 
 
@@ -53,8 +55,8 @@ def gram(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     found = np.empty((width, width))
     tiles = [
         (slice(i.start, min(i.stop, j.stop)), j)
-        for j in _steps(width, TILE_COLUMNS)
-        for i in _steps(j.stop, TILE_ROWS)
+        for j in steps(width, TILE_COLUMNS)
+        for i in steps(j.stop, TILE_ROWS)
     ]
 
     def fill(tile: tuple[slice, slice]) -> None:
@@ -63,25 +65,39 @@ def gram(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         found[i, j] = above
         found[j, i] = above.T
 
-    _each(fill, tiles)
+    of_one_thread_each(fill, tiles)
     return found
 
 
-def _steps(count: int, step: int) -> list[slice]:
+def steps(count: int, step: int) -> list[slice]:
+    """Return the tiles of so many rows, all but the last of one size."""
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
-def _each(fill: Callable[[Any], None], tiles: Sequence[Any]) -> None:
-    with _blas().of_one_thread() as threads, ThreadPoolExecutor(threads, "fungi-tiles") as pool:
+def of_one_thread_each(
+    fill: Callable[[Tile], None], tiles: Sequence[Tile], begin: Callable[[], None] | None = None
+) -> None:
+    """Do all tiles, several at once, and each in one thread.
+
+    Args:
+        fill: does a tile.
+        tiles: that there are.
+        begin: called in each thread before its first tile.
+    """
+    with (
+        _blas().of_one_thread() as threads,
+        ThreadPoolExecutor(threads, "fungi-tiles", begin) as pool,
+    ):
         for _ in pool.map(fill, tiles):
             pass
 
 
 class _Blas:
-    """NumPy's BLAS, whose number of threads is one for the whole process."""
+    """NumPy's BLAS, and others', whose number of threads is one for the whole process."""
 
     def __init__(self) -> None:
-        self._libraries = ThreadpoolController().select(user_api="blas")
+        self._libraries: Any = None
+        self._modules = 0  # libraries come with these: faiss has a BLAS of its own
         self._lock = Lock()
         self._inside = 0
         self._limit: Any = None
@@ -92,6 +108,7 @@ class _Blas:
         """Let every product be one thread's; yields how many threads it had of its own."""
         with self._lock:
             if not self._inside:
+                self._look_again()
                 found = self._libraries.info()
                 self._threads = max((one["num_threads"] for one in found), default=1)
                 self._limit = self._libraries.limit(limits=1)
@@ -104,6 +121,11 @@ class _Blas:
                 self._inside -= 1
                 if not self._inside:
                     self._limit.restore_original_limits()
+
+    def _look_again(self) -> None:
+        if self._modules != (count := len(sys.modules)):
+            self._libraries = ThreadpoolController().select(user_api="blas")
+            self._modules = count
 
 
 @cache
