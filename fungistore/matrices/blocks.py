@@ -1,8 +1,7 @@
 """Feature blocks of a store side by side: what PCA, indexes, search and evaluation read.
 
 Each block of embeddings or gradients is L2-normalised, then blocks are concatenated in the order
-embeddings, kl, dino, simclr (FUNGI, section 3.4); a PCA is read as it is. Rows come in chunks,
-so memory is bounded whatever the store's size.
+embeddings, kl, dino, simclr (FUNGI, section 3.4); a PCA is read as it is. Memory is bounded.
 """
 
 from __future__ import annotations
