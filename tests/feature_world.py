@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.extraction.unit_layout import layout_config
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.sources.sample import Cell, CellType, Sample
 from fungistore.store.listing import add_source
@@ -43,6 +44,7 @@ def make_store(
     *,
     feature_set: str = "set",
     unit_rows: int = 16,
+    shard_units: int = 1,
     salt: int = 0,
     column: tuple[str, CellType, Sequence[Cell]] | None = None,
 ) -> Store:
@@ -64,7 +66,8 @@ def make_store(
     store = Store.open_or_create(root)
     add_source(store, ListSource(samples, columns))
     for name, vectors in blocks.items():
-        write_block(store, feature_set, name, vectors, unit_rows=unit_rows, salt=salt)
+        layout = {"unit_rows": unit_rows, "shard_units": shard_units}
+        write_block(store, feature_set, name, vectors, salt=salt, **layout)
     return store
 
 
@@ -75,6 +78,7 @@ def write_block(
     vectors: NDArray[np.floating],
     *,
     unit_rows: int = 16,
+    shard_units: int = 1,
     salt: int = 0,
 ) -> UnitArray:
     """Write one array of a feature set, all units committed."""
@@ -82,7 +86,7 @@ def write_block(
     if array is None:
         config = {
             "schema": SCHEMA_VERSION[0],
-            "layout": {"unit_rows": unit_rows, "codec": "none"},
+            "layout": layout_config(unit_rows, shard_units, "none"),
             "vectors": {"dtype": str(vectors.dtype)},
             "made": {"name": name, "salt": salt},
         }
@@ -93,6 +97,7 @@ def write_block(
             shape=vectors.shape,
             dtype=str(vectors.dtype),
             unit_rows=unit_rows,
+            shard_units=shard_units,
             codec="none",
             fingerprint=fingerprint(config),
         )

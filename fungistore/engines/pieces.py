@@ -7,7 +7,7 @@ neither who made a piece, nor how often, nor when, changes what comes of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass
 from pkgutil import resolve_name
 
@@ -55,10 +55,11 @@ class Pieces:
         store: Store,
         context: Context,
         given: Iterable[tuple[str, Tensors]] = (),
-    ) -> Iterator[Tensors]:
+    ) -> Generator[Tensors]:
         """Let an engine make those that are not there, and yield all in order.
 
-        They are left for the caller to remove, who may still have to keep what comes of them.
+        They are left for the caller to remove, who may still have to keep what comes of them. Until
+        the last of them was asked for, or the generator is closed, nobody else may drive this run.
 
         Args:
             engine: who makes them.

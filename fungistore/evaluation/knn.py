@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import asdict, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -80,18 +81,18 @@ def evaluate_knn(
     protocol = _protocol(options)
     if is_alone(engine):
         return evaluate_table(store, "knn", options, protocol, classify, context, check=check)
-    workers = _Workers(options, engine, context)
-    found = evaluate_table(
-        store,
-        "knn",
-        options,
-        protocol,
-        workers.classify,
-        context,
-        check=check,
-        prepare=workers.begin,
-    )
-    workers.end()
+    with closing(_Workers(options, engine, context)) as workers:
+        found = evaluate_table(
+            store,
+            "knn",
+            options,
+            protocol,
+            workers.classify,
+            context,
+            check=check,
+            prepare=workers.begin,
+        )
+        workers.end()
     return found
 
 
@@ -203,48 +204,51 @@ class _Workers:
 
     def __init__(self, options: KnnOptions, engine: Engine, context: Context) -> None:
         self._options, self._engine, self._context = options, engine, context
-        self._made: Iterator[Tensors] = iter(())
+        self._made: Generator[Tensors] | None = None
         self._reductions: list[Reduction] = []
         self._counts: list[int] = []
         self._scratch: Scratch
 
     def begin(self, runs: TableRuns, jobs: list[Job]) -> None:
-        """Fit the PCAs of all runs here, and let the workers do the rest."""
+        """Say what is to be done; it begins when the first of it is asked for."""
         store, plan = runs.first.store, _Plan(runs, jobs, self._options)
-        given: list[tuple[str, Tensors]] = []
-        for number, job in enumerate(jobs):
-            train = runs.task(job.shots, job.run).split.train
-            reduction = fit_reduction(
-                job.matrix, train, job.dim, self._context, self._options, job.run.seed
-            )
-            if reduction.map is not None:
-                given.append((f"map-{number}", _tensors_of(reduction.map)))
-            self._reductions.append(replace(reduction, map=None))
         self._counts += plan.counts
         pieces = Pieces(
             f"knn-{plan.key}",
             sum(plan.counts),
             "blocks of test rows",
             f"{__name__}:{open_blocks.__name__}",
-            {
-                "options": self._options.to_config(),
-                "key": plan.key,
-                "maps": [name for name, _ in given],
-            },
+            {"options": self._options.to_config(), "key": plan.key},
         )
         self._scratch = pieces.scratch(store)
-        self._made = pieces.made(self._engine, store, self._context, given)
+        self._made = pieces.made(self._engine, store, self._context, self._maps(runs, jobs))
+
+    def _maps(self, runs: TableRuns, jobs: list[Job]) -> Iterator[tuple[str, Tensors]]:
+        """Fit the PCAs of all runs here, one after the other; the workers do the rest."""
+        for number, job in enumerate(jobs):
+            train = runs.task(job.shots, job.run).split.train
+            reduction = fit_reduction(
+                job.matrix, train, job.dim, self._context, self._options, job.run.seed
+            )
+            self._reductions.append(replace(reduction, map=None))
+            yield _map_name(number), _tensors_of(reduction.map)
 
     def classify(self, task: Task, matrix: FeatureMatrix, dim: int | None, run: Run) -> Outcome:
         """Return what the workers found in the next run."""
-        reduction, count = self._reductions.pop(0), self._counts.pop(0)
-        parts = [Predictions(**next(self._made)) for _ in range(count)]
+        assert self._made is not None
+        parts = [Predictions(**tensors) for tensors in islice(self._made, self._counts.pop(0))]
+        reduction = self._reductions.pop(0)
         protocol = reduction.protocol | _fewer(task, self._options)
         return Outcome(Predictions.joined(parts), reduction.dim, protocol)
 
     def end(self) -> None:
         """Remove what the workers left."""
         self._scratch.remove()
+
+    def close(self) -> None:
+        """Let go of the store, also where a run has ended otherwise and a traceback is kept."""
+        if self._made is not None:
+            self._made.close()
 
 
 class _Plan:
@@ -339,8 +343,7 @@ def open_blocks(
 
     @lru_cache(maxsize=1)  # blocks come in order, so those of one run read its rows once
     def classifier(number: int) -> KnnClassifier:
-        name = f"map-{number}"
-        reduction = _map_of(scratch.read(name)) if name in arguments["maps"] else None
+        reduction = _map_of(scratch.read(_map_name(number)))
         return plan.classifier(number, reduction, options, place.device)
 
     def make(piece: int) -> Tensors:
@@ -353,7 +356,14 @@ def open_blocks(
     return make
 
 
-def _tensors_of(reduction: Pca | RandomMap) -> Tensors:
+def _map_name(number: int) -> str:
+    return f"map-{number}"
+
+
+def _tensors_of(reduction: Pca | RandomMap | None) -> Tensors:
+    """Return what workers need of a run's map; nothing where it has none."""
+    if reduction is None:
+        return {}
     if isinstance(reduction, RandomMap):
         return {"components": reduction.components}
     return {
@@ -363,8 +373,10 @@ def _tensors_of(reduction: Pca | RandomMap) -> Tensors:
     }
 
 
-def _map_of(tensors: Tensors) -> Pca | RandomMap:
+def _map_of(tensors: Tensors) -> Pca | RandomMap | None:
     """Return what transforms like the map that gave the tensors."""
+    if not tensors:
+        return None
     if "mean" not in tensors:
         return RandomMap((), **tensors)
     return Pca((), **tensors, total_variance=0.0, n_samples=0)

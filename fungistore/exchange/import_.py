@@ -193,14 +193,18 @@ def _ready_array(store: Store, plan: Plan, options: ImportOptions, context: Cont
     existing = store.arrays(plan.feature_set)
     unit_rows = options.unit_rows or _unit_rows(plan)
     codec: Codec = "none"
+    shard_units = 1
     if existing:  # features of one set have the same units
         neighbour = next(iter(existing.values()))
         unit_rows = options.unit_rows or neighbour.unit_rows
         codec = store.setups.config(neighbour.fingerprint).get("layout", {}).get("codec", codec)
-    _refuse_huge_units(plan, unit_rows)
+        if unit_rows == neighbour.unit_rows:
+            shard_units = neighbour.shard_units
+    _refuse_huge_chunks(plan, unit_rows // shard_units)
     config: Config = {
         "schema": SCHEMA_VERSION[0],
-        "layout": {"unit_rows": unit_rows, "codec": codec},
+        "layout": {"unit_rows": unit_rows, "codec": codec}
+        | ({"shard_units": shard_units} if shard_units > 1 else {}),
         "vectors" if plan.layout is None else PATCHES: {"dtype": plan.array.dtype},
         "import": {plan.feature: plan.source},
     }
@@ -213,6 +217,7 @@ def _ready_array(store: Store, plan: Plan, options: ImportOptions, context: Cont
             plan.array,
             rows=len(store.samples),
             unit_rows=unit_rows,
+            shard_units=shard_units,
             codec=codec,
             fingerprint=fingerprint(config),
         )
@@ -220,13 +225,13 @@ def _ready_array(store: Store, plan: Plan, options: ImportOptions, context: Cont
     return array
 
 
-def _refuse_huge_units(plan: Plan, unit_rows: int) -> None:
+def _refuse_huge_chunks(plan: Plan, chunk_rows: int) -> None:
     """Units of a set of vectors alone can be too long for tokens that come later."""
-    size = unit_rows * plan.array.row_bytes
-    if unit_rows > 1 and size > LARGEST_UNIT_BYTES:
+    size = chunk_rows * plan.array.row_bytes
+    if chunk_rows > 1 and size > LARGEST_UNIT_BYTES:
         raise UsageError(
-            f"a unit of {plan.feature} would have {size / 1e9:.1f} GB",
-            where=f"feature set {plan.feature_set!r}, units of {counted(unit_rows, 'row')}",
+            f"a chunk of {plan.feature} would have {size / 1e9:.1f} GB",
+            where=f"feature set {plan.feature_set!r}, chunks of {counted(chunk_rows, 'row')}",
             expected=f"at most {LARGEST_UNIT_BYTES / 1e9:.1f} GB",
             hint=f"import {plan.feature} first, and the other features into its set; or into a "
             "set of its own with --feature-set OTHER; or give a smaller --unit-rows",

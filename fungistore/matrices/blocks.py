@@ -1,8 +1,7 @@
 """Feature blocks of a store side by side: what PCA, indexes, search and evaluation read.
 
 Each block of embeddings or gradients is L2-normalised, then blocks are concatenated in the order
-embeddings, kl, dino, simclr (FUNGI, section 3.4); a PCA is read as it is. Rows come unit by unit,
-so memory is bounded whatever the store's size.
+embeddings, kl, dino, simclr (FUNGI, section 3.4); a PCA is read as it is. Memory is bounded.
 """
 
 from __future__ import annotations
@@ -135,17 +134,17 @@ class FeatureMatrix:
 
     def __iter__(self) -> Iterator[Vectors]:
         """Yield each row, reading them unit by unit."""
-        for start in range(0, self.rows, self.unit_rows):
-            yield from self.read(start, min(start + self.unit_rows, self.rows))
+        for start in range(0, self.rows, self.chunk_rows):
+            yield from self.read(start, min(start + self.chunk_rows, self.rows))
 
     def _at(self, rows: Rows) -> Vectors:
-        """Return rows in any order, reading the stretch of each unit that they are in."""
+        """Return rows in any order, reading the stretch of each chunk that they are in."""
         if len(rows) and (np.diff(rows) == 1).all():
             return self.read(int(rows[0]), int(rows[-1]) + 1)
         vectors = np.empty((len(rows), self.dim), np.float32)
         order = np.argsort(rows, kind="stable")
-        units = np.flatnonzero(np.diff(rows[order] // self.unit_rows)) + 1
-        for places in np.split(order, units) if len(rows) else ():
+        chunks = np.flatnonzero(np.diff(rows[order] // self.chunk_rows)) + 1
+        for places in np.split(order, chunks) if len(rows) else ():
             first, last = int(rows[places[0]]), int(rows[places[-1]])
             vectors[places] = self.read(first, last + 1)[rows[places] - first]
         return vectors
@@ -156,9 +155,14 @@ class FeatureMatrix:
         return self.arrays[0].unit_rows
 
     @property
+    def chunk_rows(self) -> int:
+        """Rows that are decoded at once: of a unit, or of one chunk of its shard."""
+        return max(array.chunk_rows for array in self.arrays)
+
+    @property
     def stream_rows(self) -> int:
-        """Rows, whole units, that `stream` reads at a time."""
-        return max(1, STREAM_BYTES // (4 * self.dim * self.unit_rows)) * self.unit_rows
+        """Rows, whole chunks, that `stream` reads at a time."""
+        return max(1, STREAM_BYTES // (4 * self.dim * self.chunk_rows)) * self.chunk_rows
 
     @property
     def made_of(self) -> str:
@@ -229,10 +233,10 @@ class FeatureMatrix:
         return vectors
 
     def stream(self, rows: Sequence[int] | Rows | None = None) -> Iterator[tuple[Rows, Vectors]]:
-        """Yield (row numbers [n], vectors [n, dim]) of the usable rows, in order, unit by unit.
+        """Yield (row numbers [n], vectors [n, dim]) of usable rows, in order, chunk by chunk.
 
         Args:
-            rows: ascending row numbers to choose from, or a mask; default: all. Units without one
+            rows: ascending row numbers to choose from, or a mask; default: all. Chunks without one
                 of them are not read.
 
         Raises:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from math import lcm
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fungistore.engines.engine import DividedWork, Place, RunSlice
 from fungistore.engines.pieces import place_of
@@ -10,6 +14,7 @@ from fungistore.errors import MismatchError
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context
 from fungistore.matrices.blocks import FeatureMatrix, open_features
+from fungistore.matrices.products import TILE_ROWS
 from fungistore.pca.components import Pca
 from fungistore.pca.frozen import load
 from fungistore.pca.random_map import RandomMap
@@ -79,10 +84,8 @@ def transform(
     with UnitBatch(array, tell) as batch:
         for unit in to_do:
             context.stop_if_asked()
-            commit, start = ready[unit], unit * array.unit_rows
-            coordinates = pca.transform(matrix.read(start, start + commit.rows))
-            with np.errstate(over="ignore"):
-                stored = coordinates.astype(array.array.dtype)
+            commit = ready[unit]
+            stored = _coordinates(matrix, pca, array, unit, commit.rows)
             inputs = records.inputs_of(names, unit, commit.rows)
             if unit in changed:
                 array.forget(unit)  # first: its record must not vouch for the new chunk
@@ -91,6 +94,22 @@ def transform(
             batch.add(unit, stored, commit.ids, commit.failed, before, inputs)
     context.reporter.end()
     return len(to_do)
+
+
+def _coordinates(
+    matrix: FeatureMatrix, pca: Pca | RandomMap, array: UnitArray, unit: int, rows: int
+) -> NDArray[Any]:
+    """Return the coordinates of a unit's first rows; of a shard, which is large, a few at a time.
+
+    Steps are whole chunks, and whole tiles of a product, so each row is found as among all.
+    """
+    found = np.empty((rows, *array.array.shape[1:]), array.array.dtype)
+    step, first = lcm(matrix.stream_rows, TILE_ROWS), unit * array.unit_rows
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        with np.errstate(over="ignore"):
+            found[start:stop] = pca.transform(matrix.read(first + start, first + stop))
+    return found
 
 
 def transform_work(matrix: FeatureMatrix, array: UnitArray) -> DividedWork:
@@ -108,14 +127,36 @@ def transform_work(matrix: FeatureMatrix, array: UnitArray) -> DividedWork:
 def open_transform(arguments: Config, place: Place, context: Context) -> RunSlice:
     """Open a fitted PCA in a worker, and return what transforms the units of a slice."""
     store = Store.open(arguments["store"], keep_removed=arguments["keep_removed"])
-    pca = load(store, arguments["fingerprint"])
-    array = UnitArray(store.backend, arguments["array"])
-    matrix = open_features(store, arguments["features"], feature_set=array.feature_set)
-    if array.fingerprint != arguments["fingerprint"]:
-        raise MismatchError("the PCA was fitted anew meanwhile", where=array.name)
+    name, key = arguments["array"], arguments["fingerprint"]
+    feature_set = _array(store, name, key).feature_set
+    pca, matrix = (
+        load(store, key),
+        open_features(store, arguments["features"], feature_set=feature_set),
+    )
 
     def run(part: Slice) -> Config:
-        with disk_errors_explained(store.where), store.writing(f"features/{array.name}", part=part):
+        with disk_errors_explained(store.where), store.writing(f"features/{name}", part=part):
+            array = _array(
+                store, name, key
+            )  # held from here on, and perhaps not since the last slice
             return {"units": transform(matrix, pca, array, context, part)}
 
     return run
+
+
+def _array(store: Store, name: str, key: str) -> UnitArray:
+    """Return the array of the coordinates of a PCA.
+
+    Raises:
+        MismatchError: it is another PCA's by now.
+    """
+    array = UnitArray(store.backend, name)
+    if array.fingerprint != key:
+        raise MismatchError(
+            "the PCA was fitted anew meanwhile",
+            where=name,
+            expected=key,
+            found=array.fingerprint,
+            hint="one command at a time writes a PCA: run this one again, or give another --name",
+        )
+    return array

@@ -96,11 +96,31 @@ def test_a_stopped_run_goes_on(root):
     with pytest.raises(StoppedError):
         evaluate_knn(root, options, engine=Once(), context=Context(stop=lambda: next(steps) > 4))
     (left,) = (root / WORK).iterdir()
-    kept = {path.name for path in left.iterdir()}
+    kept = {path.name for path in left.iterdir() if not path.name.startswith("map")}
     assert kept
     told = Once()
     assert evaluate_knn(root, options, engine=told).scores == evaluate_knn(root, options).scores
     assert told.made[0]["made"] + len(kept) == len(told.names)
+
+
+def test_a_run_that_ends_between_its_scores_lets_go_of_the_store(root):
+    """Also while somebody keeps its error, as a notebook does: the same command goes on."""
+
+    class Told(Once):
+        is_done = False
+
+        def run(self, work, context):
+            found = super().run(work, context)
+            self.is_done = True
+            return found
+
+    options, told, steps = replace(OPTIONS["majority"], seeds=3), Told(), count()
+    read = Context(stop=lambda: told.is_done and next(steps) >= len(told.names) // 3)
+    with pytest.raises(StoppedError) as kept:
+        evaluate_knn(root, options, engine=told, context=read)
+    assert "evaluate_table" in {one.name for one in kept.traceback}
+    assert evaluate_knn(root, options, engine=Once()).scores == evaluate_knn(root, options).scores
+    assert list((root / WORK).iterdir()) == []
 
 
 def test_rows_that_change_meanwhile_are_refused(root):

@@ -180,6 +180,27 @@ def test_a_stopped_bank_goes_on_where_it_was(
     assert verify_store(root).is_sound
 
 
+def test_a_broken_file_among_the_first_is_a_place_all_the_same(
+    tiny: Resolved, source: Path, tmp_path: Path
+) -> None:
+    """The block after a stop begins behind all samples that were tried, those unread among them.
+
+    So each sample is encoded once, however often the bank is stopped, and the bank is the same.
+    """
+    table = samples_in(source)
+    first, *_ = banks._order(tiny, table, "deepcluster", IMAGES).ids(0, IMAGES)
+    (source / first).write_bytes(b"broken")
+    whole = Encoded()
+    expected = encode(tiny, source, told=whole)
+    assert whole.made == IMAGES - 1
+    runs, kept = [Encoded(1), Encoded(1), Encoded()], blocks_at(tmp_path)
+    for told in runs[:2]:
+        with pytest.raises(StoppedError):
+            encode(tiny, source, kept, told)
+    assert np.array_equal(encode(tiny, source, kept, runs[2]), expected)
+    assert sum(told.made for told in runs) == IMAGES - 1
+
+
 def test_a_stop_between_the_iterations_of_k_means_loses_no_latents(
     quiet: Quiet, tmp_path: Path, tiny_weights: Path
 ) -> None:

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import memory_backend
 from engine_world import OddTurns, files_of
 from feature_world import Notices, clustered, make_store
-from fungistore.engines.engine import Local
-from fungistore.errors import StoppedError, StoreError, UsageError
+from fungistore.engines.engine import Local, Place
+from fungistore.errors import MismatchError, StoppedError, StoreError, UsageError
 from fungistore.machine.context import Context
 from fungistore.matrices.products import gram, product
 from fungistore.pca.moments import LEAST_GROUPS, MOST_GROUPS, groups_of
@@ -144,6 +144,27 @@ def test_a_damaged_piece_is_an_error_and_is_made_again(root):
     assert not scratch.holds("a")
     path.write_bytes(b"")
     assert not scratch.holds("a")
+
+
+def test_a_worker_that_comes_late_leaves_another_pca_alone(root, alone):
+    """What it has opened was restarted between its slices: it writes nothing into the new one."""
+    other = replace(OPTIONS, fit_split="all", holdout=0.5)
+
+    class Actor:
+        def run(self, work, context):
+            if "transform" not in work.function:
+                return Local().run(work, context)
+            run = work.open(Place(), context)
+            run(Slice(0, 2))
+            fit_pca(root, other, restart=True)
+            self.before = files_of(root)
+            return [run(Slice(1, 2))]
+
+    actor = Actor()
+    with pytest.raises(MismatchError, match="fitted anew meanwhile"):
+        fit_pca(root, OPTIONS, engine=actor)
+    assert files_of(root) == actor.before != alone[0]
+    assert verify_store(root).findings == ()
 
 
 def test_processes_started_by_hand_are_refused(root):

@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from numpy.typing import NDArray
 
+from feature_world import clustered, make_store
 from fungistore.choices import Codec
 from fungistore.errors import UsageError
+from fungistore.exchange.import_ import import_features
+from fungistore.exchange.options import ImportOptions
 from fungistore.extraction.measure import estimate
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
 from fungistore.loff.loader import DecodedChunks
 from fungistore.machine.context import QUIET
+from fungistore.matrices import blocks
+from fungistore.matrices.blocks import open_features
 from fungistore.pca.stage import PcaOptions, fit_pca
 from fungistore.store.chunks import chunks_of, encode, is_whole
 from fungistore.store.gather import MappedChunks
@@ -210,6 +217,63 @@ def test_features_are_those_of_plain_units(tmp_path: Path, tiny_weights: Path) -
     (pca,) = (a for path, a in Store.open(grown.where).arrays(TINY).items() if "pca/" in path)
     assert (pca.unit_rows, pca.shard_units) == (8, 2)
     assert verify_store(grown.where).is_sound
+
+
+def test_later_stages_read_a_shard_some_chunks_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory does not grow with shards; blocks, and all bits of a PCA, are those of small reads."""
+    vectors, labels = clustered(3000, 3, 24, seed=2)
+    shards = make_store(
+        tmp_path / "s.fungi", {"embeddings": vectors}, labels, unit_rows=2048, shard_units=16
+    )
+    plain = make_store(tmp_path / "p.fungi", {"embeddings": vectors}, labels, unit_rows=128)
+    whole = tmp_path / "w.fungi"
+    make_store(whole, {"embeddings": vectors}, labels, unit_rows=2048)
+    monkeypatch.setattr(blocks, "STREAM_BYTES", 4 * 24 * 300)
+    matrix, other = open_features(shards), open_features(plain)
+    assert (matrix.unit_rows, matrix.chunk_rows, matrix.stream_rows) == (2048, 128, 256)
+    read: list[int] = []
+    reading = UnitArray.read
+
+    def counting(array: UnitArray, start: int, stop: int) -> NDArray[Any]:
+        read.append(stop - start)
+        return reading(array, start, stop)
+
+    monkeypatch.setattr(UnitArray, "read", counting)
+    for mine, theirs in zip(matrix.stream(), other.stream(), strict=True):
+        assert [a.tobytes() for a in mine] == [a.tobytes() for a in theirs]
+    assert np.array_equal(matrix[[2999, 5, 1500]], other[[2999, 5, 1500]])
+    assert max(read) == 256
+    read.clear()
+    pca = PcaOptions(dim=8, name="p", storage_dtype="float32")
+    fit_pca(shards, pca, context=QUIET)
+    assert sorted(read)[-1] == 2048  # of what was written, read back: a shard's few coordinates
+    assert sum(count == 2048 for count in read) == 1
+    fit_pca(plain, pca, context=QUIET)
+    fit_pca(whole, pca, context=QUIET)
+    mine, theirs = (np.asarray(open_features(one, pca="p")) for one in (shards, plain))
+    assert mine.tobytes() == theirs.tobytes()
+    np.testing.assert_allclose(np.asarray(open_features(whole, pca="p")), mine, atol=1e-5)
+
+
+def test_what_is_imported_into_shards_is_in_shards(tmp_path: Path) -> None:
+    """Not in one chunk as large as all of a shard, which no read of a few rows could afford."""
+    vectors, labels = clustered(40, 3, 8, seed=2)
+    store = make_store(
+        tmp_path / "s.fungi", {"embeddings": vectors}, labels, unit_rows=16, shard_units=4
+    )
+    ids = [row["id"] for row in store.samples.rows(0, 40)]
+    pq.write_table(pa.table({"id": ids, "vector": [*vectors[:, ::-1]]}), tmp_path / "v.parquet")
+    asked = ImportOptions(feature="mine", feature_set="set", storage_dtype="float32")
+    import_features(tmp_path / "v.parquet", store.where, asked, context=QUIET)
+    array = Store.open(store.where).arrays("set")["gradients/mine"]
+    assert (array.unit_rows, array.chunk_rows, len(array.commits())) == (16, 4, 3)
+    assert np.array_equal(array.read(0, 40), vectors[:, ::-1])
+    import_features(
+        tmp_path / "v.parquet", store.where, asked, context=QUIET
+    )  # once more: no other
+    assert verify_store(store.where).is_sound
 
 
 def test_the_estimate_is_what_it_takes(tmp_path: Path, tiny_weights: Path) -> None:
