@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.extras import install_command
 from fungistore.remote.refusals import names_no_bucket, refusal
-from fungistore.remote.urls import shown
+from fungistore.remote.urls import has_more, shown
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -37,6 +37,7 @@ DELETED_AT_ONCE = 1000  # S3's limit
 ABSENT: Final = "absent"  # what `put` expects of an object that must not be there
 
 Bytes = bytes | memoryview
+ASKED: set[int] = set()  # the process that has asked a server first; those forked from it see it
 
 
 class ChangedError(FileExistsError):
@@ -208,6 +209,7 @@ class Bucket:
     def told(self, key: str) -> Iterator[None]:
         """Turn obstore's errors into those of a disk; obstore's own texts may have signatures."""
         where = f"{self.where}/{key}".rstrip("/")
+        _refuse_fork(where)
         errors = _obstore().exceptions
         try:
             yield
@@ -245,6 +247,14 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
     from fungistore.remote.credentials import settings_of
 
     errors = _obstore().exceptions
+    if has_more(url):
+        raise UsageError(
+            "the URL of a bucket is a place alone",
+            where=shown(url),
+            found="keys, a query, or a fragment in it",
+            expected="SCHEME://BUCKET/FOLDER without @, ? and #",
+            hint="credentials come from the environment and the standard files",
+        )
     if urlsplit(url).scheme == "memory":
         return Bucket(url, _memory(url))
     settings = settings_of(url, os.environ)
@@ -265,7 +275,7 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
             where=shown(url),
             expected="s3://BUCKET/..., gs://, az://, https://, or memory://NAME in one process",
             found=refusal(error)[1],
-        ) from error
+        ) from None  # the text may have the whole URL
     return Bucket(url, store)
 
 
@@ -293,6 +303,21 @@ def _obstore() -> Any:
             hint=install_command("remote", "obstore"),
         ) from error
     return obstore
+
+
+def _refuse_fork(where: str) -> None:
+    """Refuse a process that was forked from one that has asked: it would wait for ever.
+
+    obstore's threads are not in it, and its locks may be held by them.
+    """
+    if not ASKED:
+        ASKED.add(os.getpid())
+    elif os.getpid() not in ASKED:
+        raise FungiError(
+            "a forked process cannot ask a server which its parent has asked",
+            where=where,
+            hint='start it anew: DataLoader(..., multiprocessing_context="spawn")',
+        )
 
 
 def _head(meta: Any) -> Head:
