@@ -32,6 +32,8 @@ THREADS = 32  # requests under way at once: latency is hidden by their number
 RETRIES = 8
 RETRY_SECONDS = 120
 REQUEST_SECONDS = 60
+LARGE_BYTES = 4 << 20  # of one put, which has more time: a slow line takes minutes for 256 MB
+LARGE_SECONDS = 600
 PART_BYTES = 32 << 20  # of 10,000 parts at most: S3's largest object is 5 TB
 DELETED_AT_ONCE = 1000  # S3's limit
 ABSENT: Final = "absent"  # what `put` expects of an object that must not be there
@@ -74,11 +76,15 @@ class Bucket:
     Args:
         url: of what all keys are below.
         store: obstore's.
+        patient: returns the same with time for large puts; default: `store`.
     """
 
-    def __init__(self, url: str, store: ObjectStore) -> None:
+    def __init__(
+        self, url: str, store: ObjectStore, patient: Callable[[], ObjectStore] | None = None
+    ) -> None:
         self.where = shown(url).rstrip("/")
         self.store = store
+        self._patient = patient or (lambda: store)
         self._lists_folders: bool | None = None
         self._state = "version" if urlsplit(url).scheme == "gs" else "e_tag"
 
@@ -132,8 +138,9 @@ class Bucket:
         if expected is not None:
             mode = "create" if expected == ABSENT else {self._state: expected}
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        store = self._patient() if memoryview(data).nbytes > LARGE_BYTES else self.store
         with self.told(key):
-            found: str | None = _obstore().put(self.store, key, data, mode=mode)[self._state]
+            found: str | None = _obstore().put(store, key, data, mode=mode)[self._state]
             return found
 
     def put_parts(self, key: str, path: Path, check: Callable[[], None]) -> None:
@@ -145,7 +152,7 @@ class Bucket:
             check: called when all parts but the last are there, right before the object appears.
         """
         with self.told(key), path.open("rb") as file:
-            writer = _obstore().open_writer(self.store, key, buffer_size=PART_BYTES)
+            writer = _obstore().open_writer(self._patient(), key, buffer_size=PART_BYTES)
             while data := file.read(PART_BYTES):
                 writer.write(data)
             check()  # where it raises, the upload stays unfinished, and no object appears
@@ -257,18 +264,10 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
         )
     if urlsplit(url).scheme == "memory":
         return Bucket(url, _memory(url))
-    settings = settings_of(url, os.environ)
-    client = {"timeout": timedelta(seconds=patience.request), **settings.pop("client_options", {})}
+    settings = settings_of(url, os.environ)  # of now: the environment may be another later
+    long = Patience(*(max(LARGE_SECONDS, one) for one in (patience.request, patience.together)))
     try:
-        store = _obstore().store.from_url(
-            url,
-            client_options=client,
-            retry_config={
-                "max_retries": RETRIES,
-                "retry_timeout": timedelta(seconds=patience.together),
-            },
-            **settings,
-        )
+        store = _connect(url, patience, settings)
     except (errors.BaseError, ValueError) as error:
         raise UsageError(
             "not the URL of a bucket or of a web server",
@@ -276,7 +275,20 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
             expected="s3://BUCKET/..., gs://, az://, https://, or memory://NAME in one process",
             found=refusal(error)[1],
         ) from None  # the text may have the whole URL
-    return Bucket(url, store)
+    return Bucket(url, store, cache(lambda: _connect(url, long, settings)))
+
+
+def _connect(url: str, patience: Patience, settings: Mapping[str, Any]) -> ObjectStore:
+    client = {"timeout": timedelta(seconds=patience.request), **settings.get("client_options", {})}
+    retries = {
+        "max_retries": RETRIES,
+        "retry_timeout": timedelta(seconds=patience.together),
+    }
+    others = {name: value for name, value in settings.items() if name != "client_options"}
+    store: ObjectStore = _obstore().store.from_url(
+        url, client_options=client, retry_config=retries, **others
+    )
+    return store
 
 
 @cache

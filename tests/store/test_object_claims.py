@@ -121,7 +121,7 @@ def test_the_live_process_of_another_user_is_not_dead(monkeypatch: pytest.Monkey
 
 
 def test_work_that_is_done_is_not_called_lost_at_its_end() -> None:
-    """The short lock is taken over while claims are given back: all is written, and is said to be."""
+    """The short lock is taken over while claims are given back: all has been written by then."""
     Store.open_or_create(place())
     backend = place()
     claims = backend.claims

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -18,9 +19,10 @@ from fault_proxy import Faults, proxied
 from feature_world import ListSource
 from fungistore.errors import FungiError, LeaseLostError, UsageError
 from fungistore.fingerprint import digest_ids, fingerprint
+from fungistore.remote import bucket as bucket_module
 from fungistore.remote.bucket import ABSENT, Bucket, Patience, forget_buckets, open_bucket
 from fungistore.remote.credentials import settings_of
-from fungistore.remote.refusals import without_secrets
+from fungistore.remote.refusals import refusal, without_secrets
 from fungistore.remote.urls import shown
 from fungistore.sources.sample import Sample
 from fungistore.store import leases, object_claims, objects
@@ -106,6 +108,7 @@ class PausedBucket(Bucket):
         return state
 
     def delete(self, keys):
+        self._point()
         super().delete(keys)
         self._point()
 
@@ -433,6 +436,22 @@ def test_a_large_file_is_put_in_parts(bucket: str, monkeypatch: pytest.MonkeyPat
     assert not backend.has("bigger")
 
 
+def test_a_large_object_has_time_on_a_slow_line(
+    s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What bounds a request is its silence or its size: 256 MB take minutes on some lines."""
+    data = bytes(bucket_module.LARGE_BYTES + 1)
+    with proxied(s3_server, Faults(latency=1.5)) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        forget_buckets()
+        found = open_bucket(f"{bucket}/x", Patience(1, 1))
+        with pytest.raises(OSError, match="did not answer"):
+            found.put("small", b"1", expected=ABSENT)
+        assert found.put("large", data, expected=ABSENT)
+        with pytest.raises(FileExistsError):
+            found.put("large", data, expected=ABSENT)
+
+
 def test_conditions_hold_on_the_server(bucket: str) -> None:
     """What the protocol asks of it: create once, replace what was seen, and nothing else."""
     found = open_bucket(f"{bucket}/x")
@@ -527,6 +546,23 @@ def test_errors_say_what_to_try(
         found.put("k", b"1")
     assert caught.value.filename == f"{url}/k"
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Error performing HEAD http://h/b/k in 1ms - Received redirect without LOCATION, this "
+         "normally indicates an incorrectly configured region", "another region"),
+        ("Error performing HEAD http://h/b/k in 1ms - Server returned non-2xx status code: "
+         "400 Bad Request: ", "session token"),
+    ],
+)  # fmt: skip
+def test_refusals_without_a_reason_have_words(said: str, words: str) -> None:
+    """The answer to a HEAD has no body, and HEAD is what is asked first."""
+    number, told = refusal(Exception(f"Generic S3 error: {said}"))
+    assert words in told
+    assert "AWS_REGION" in told
+    assert number == errno.EACCES
 
 
 def test_want_of_credentials_is_said(aws: Path, s3_server: str) -> None:
