@@ -16,8 +16,8 @@ from fungistore.errors import FungiError, LeaseLostError, UsageError
 from fungistore.remote.bucket import forget_buckets, open_bucket
 from fungistore.remote.urls import shown
 from fungistore.store import leases
-from fungistore.store.locks import Slice
-from fungistore.store.object_claims import LOCKS, ObjectClaims
+from fungistore.store.locks import MomentLostError, Slice
+from fungistore.store.object_claims import LOCKS, SHORT, UNKNOWN, ObjectClaims
 from fungistore.store.objects import ObjectBackend
 from fungistore.store.store import Store
 
@@ -139,6 +139,23 @@ def test_work_that_is_done_is_not_called_lost_at_its_end() -> None:
     with Store.open(backend).writing("features/set"):
         claims.live = taken_over  # type: ignore[method-assign]
     assert Store.open(WHERE).writers() == []
+
+
+def test_what_was_taken_in_a_moment_that_was_lost_is_given_back() -> None:
+    """Nobody has been told that it was taken."""
+    Store.open_or_create(place())
+    claims = place().claims
+    assert isinstance(claims, ObjectClaims)
+    claim = replace(UNKNOWN, thing="features/set", token="mine")
+    with pytest.raises(MomentLostError), claims.moment():
+        taken = claims.take(claim)
+        taken.__enter__()
+        assert [one.token for one in claims.seen()] == ["mine"]
+        seen = leases.look(open_bucket(WHERE), SHORT)
+        assert leases.Lease(open_bucket(WHERE), SHORT, 1).take(seen, "another")
+    assert claims.seen() == []
+    assert not claims._held
+    taken.__exit__(None, None, None)
 
 
 def test_renewing_goes_on_after_an_error_of_any_kind(monkeypatch: pytest.MonkeyPatch) -> None:

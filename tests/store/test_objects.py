@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from feature_world import ListSource
 from fungistore.errors import FungiError, LeaseLostError, UsageError
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.remote import bucket as bucket_module
-from fungistore.remote.bucket import ABSENT, Bucket, Patience, forget_buckets, open_bucket
+from fungistore.remote.bucket import ABSENT, Bucket, Head, Patience, forget_buckets, open_bucket
 from fungistore.remote.credentials import settings_of
 from fungistore.remote.refusals import refusal, without_secrets
 from fungistore.remote.urls import shown
@@ -358,6 +359,40 @@ def test_a_server_that_keeps_no_condition_is_named(caplog: pytest.LogCaptureFixt
     assert [record.message for record in caplog.records if "one process" in record.message]
     assert len(caplog.records) == 1
     assert verify_store(WHERE).findings == ()
+
+
+def test_a_clock_of_whole_seconds_lets_nobody_take_a_lease_that_holds() -> None:
+    """S3 cuts times off: a lease is put at 10.999 and told to be of 10."""
+    owner = replace(leases.Owner.me("t", 60), boot="elsewhere")
+    for put in (10.0, 10.5, 10.999):
+        told = datetime.fromtimestamp(int(put), UTC)
+        seen = leases.Seen(Head("k", 1, None, told), leases.Record(1, 0, owner))
+        for later, is_free in ((59.999, False), (65, True)):
+            now = datetime.fromtimestamp(put + later, UTC)
+            assert seen.is_free(lambda now=now: now) is is_free  # type: ignore[misc]
+            cut = now.replace(microsecond=0)
+            assert seen.is_free(lambda now=cut: now) is is_free  # type: ignore[misc]
+
+
+def test_a_lease_holds_from_before_it_was_asked_for() -> None:
+    """Its answer may be late: the server counts from when it has put the object."""
+
+    class Late(Bucket):
+        """A server whose answers take longer than the lease."""
+
+        def put(self, key, *pieces, expected=None):
+            state = super().put(key, *pieces, expected=expected)
+            time.sleep(0.3)
+            return state
+
+    found = Late(WHERE, open_bucket(WHERE).store)
+    lease = leases.Lease(found, "k", 0.2)
+    assert lease.take(None, "token")
+    lease.hold()
+    seen = leases.look(found, "k")
+    assert seen is not None
+    assert seen.record is not None
+    assert seen.record.renewed == 1
 
 
 # --- lines
