@@ -147,12 +147,17 @@ def test_what_was_taken_in_a_moment_that_was_lost_is_given_back() -> None:
     claims = place().claims
     assert isinstance(claims, ObjectClaims)
     claim = replace(UNKNOWN, thing="features/set", token="mine")
-    with pytest.raises(MomentLostError), claims.moment():
-        taken = claims.take(claim)
-        taken.__enter__()
-        assert [one.token for one in claims.seen()] == ["mine"]
-        seen = leases.look(open_bucket(WHERE), SHORT)
-        assert leases.Lease(open_bucket(WHERE), SHORT, 1).take(seen, "another")
+    taken = claims.take(claim)
+
+    def lose() -> None:
+        with claims.moment():
+            taken.__enter__()
+            assert [one.token for one in claims.seen()] == ["mine"]
+            seen = leases.look(open_bucket(WHERE), SHORT)
+            assert leases.Lease(open_bucket(WHERE), SHORT, 1).take(seen, "another")
+
+    with pytest.raises(MomentLostError):
+        lose()
     assert claims.seen() == []
     assert not claims._held
     taken.__exit__(None, None, None)
