@@ -7,13 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from fungistore.errors import FungiError, LeaseLostError, UsageError
-from fungistore.remote.bucket import forget_buckets, open_bucket
+from fungistore.remote.bucket import Bucket, forget_buckets, open_bucket
 from fungistore.remote.urls import shown
 from fungistore.store import leases
 from fungistore.store.locks import MomentLostError, Slice
@@ -242,3 +243,31 @@ def test_a_container_before_the_host_is_part_of_the_place() -> None:
     assert shown("abfs://c@a.dfs.core.windows.net/x") == "abfs://c@a.dfs.core.windows.net/x"
     assert shown("abfs://c:WORD@a.dfs.core.windows.net/x") == "abfs://c@a.dfs.core.windows.net/x"
     assert open_bucket("abfs://c@a.dfs.core.windows.net/x").where.startswith("abfs://c@")
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_ages_are_judged_by_the_clock_of_the_server(hours: int) -> None:
+    """Which may be an hour off this machine's: a claim holds as long, and no longer."""
+
+    class Off(Bucket):
+        """A server with a clock of its own."""
+
+        def head(self, key):
+            found = super().head(key)
+            return replace(found, modified=found.modified + timedelta(hours=hours))
+
+        def fetch(self, key):
+            found, data = super().fetch(key)
+            return replace(found, modified=found.modified + timedelta(hours=hours)), data
+
+    def off(seconds: float) -> ObjectBackend:
+        found = Off(WHERE, open_bucket(WHERE).store)
+        return ObjectBackend(found, ObjectClaims(found, seconds))
+
+    Store.open_or_create(off(60))
+    with Store.open(off(60)).writing("features/set"), pytest.raises(FungiError, match="another"):
+        Store.open(off(60)).writing("features").__enter__()
+    first = off(LEASE)
+    with suppress(LeaseLostError), Store.open(first).writing("features/set"):
+        with paused(first), Store.open(off(60)).writing("features/set"):
+            pass
