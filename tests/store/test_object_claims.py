@@ -268,6 +268,10 @@ def test_ages_are_judged_by_the_clock_of_the_server(hours: int) -> None:
     with Store.open(off(60)).writing("features/set"), pytest.raises(FungiError, match="another"):
         Store.open(off(60)).writing("features").__enter__()
     first = off(LEASE)
-    with suppress(LeaseLostError), Store.open(first).writing("features/set"):
-        with paused(first), Store.open(off(60)).writing("features/set"):
-            pass
+    with (
+        suppress(LeaseLostError),
+        Store.open(first).writing("features/set"),
+        paused(first),
+        Store.open(off(60)).writing("features/set"),
+    ):
+        pass
