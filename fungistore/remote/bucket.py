@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.extras import install_command
 from fungistore.remote.refusals import names_no_bucket, refusal
-from fungistore.remote.urls import shown
+from fungistore.remote.urls import has_more, shown
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -32,11 +32,14 @@ THREADS = 32  # requests under way at once: latency is hidden by their number
 RETRIES = 8
 RETRY_SECONDS = 120
 REQUEST_SECONDS = 60
+LARGE_BYTES = 4 << 20  # of one put, which has more time: a slow line takes minutes for 256 MB
+LARGE_SECONDS = 600
 PART_BYTES = 32 << 20  # of 10,000 parts at most: S3's largest object is 5 TB
 DELETED_AT_ONCE = 1000  # S3's limit
 ABSENT: Final = "absent"  # what `put` expects of an object that must not be there
 
 Bytes = bytes | memoryview
+ASKED: set[int] = set()  # the process that has asked a server first; those forked from it see it
 
 
 class ChangedError(FileExistsError):
@@ -73,11 +76,15 @@ class Bucket:
     Args:
         url: of what all keys are below.
         store: obstore's.
+        patient: returns the same with time for large puts; default: `store`.
     """
 
-    def __init__(self, url: str, store: ObjectStore) -> None:
+    def __init__(
+        self, url: str, store: ObjectStore, patient: Callable[[], ObjectStore] | None = None
+    ) -> None:
         self.where = shown(url).rstrip("/")
         self.store = store
+        self._patient = patient or (lambda: store)
         self._lists_folders: bool | None = None
         self._state = "version" if urlsplit(url).scheme == "gs" else "e_tag"
 
@@ -141,8 +148,9 @@ class Bucket:
         if expected is not None:
             mode = "create" if expected == ABSENT else {self._state: expected}
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        store = self._patient() if memoryview(data).nbytes > LARGE_BYTES else self.store
         with self.told(key):
-            found: str | None = _obstore().put(self.store, key, data, mode=mode)[self._state]
+            found: str | None = _obstore().put(store, key, data, mode=mode)[self._state]
             return found
 
     def put_parts(self, key: str, path: Path, check: Callable[[], None]) -> None:
@@ -154,7 +162,7 @@ class Bucket:
             check: called when all parts but the last are there, right before the object appears.
         """
         with self.told(key), path.open("rb") as file:
-            writer = _obstore().open_writer(self.store, key, buffer_size=PART_BYTES)
+            writer = _obstore().open_writer(self._patient(), key, buffer_size=PART_BYTES)
             while data := file.read(PART_BYTES):
                 writer.write(data)
             check()  # where it raises, the upload stays unfinished, and no object appears
@@ -219,6 +227,7 @@ class Bucket:
     def told(self, key: str) -> Iterator[None]:
         """Turn obstore's errors into those of a disk; obstore's own texts may have signatures."""
         where = f"{self.where}/{key}".rstrip("/")
+        _refuse_fork(where)
         errors = _obstore().exceptions
         try:
             yield
@@ -259,33 +268,43 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
     from fungistore.remote.credentials import settings_of
 
     errors = _obstore().exceptions
-    scheme = urlsplit(url).scheme
-    if scheme == "memory":
-        return Bucket(url, _memory(url))
-    settings = settings_of(url, os.environ)
-    client = {"timeout": timedelta(seconds=patience.request), **settings.pop("client_options", {})}
-    opened = _obstore().store.from_url
-    if scheme in ("http", "https"):  # of a service's own host, too: who gives this has no account
-        opened = _obstore().store.HTTPStore.from_url
-        client |= {"allow_http": scheme == "http"}
-    try:
-        store = opened(
-            url,
-            client_options=client,
-            retry_config={
-                "max_retries": RETRIES,
-                "retry_timeout": timedelta(seconds=patience.together),
-            },
-            **settings,
+    if has_more(url):
+        raise UsageError(
+            "the URL of a bucket is a place alone",
+            where=shown(url),
+            found="keys, a query, or a fragment in it",
+            expected="SCHEME://BUCKET/FOLDER without @, ? and #",
+            hint="credentials come from the environment and the standard files",
         )
+    if urlsplit(url).scheme == "memory":
+        return Bucket(url, _memory(url))
+    settings = settings_of(url, os.environ)  # of now: the environment may be another later
+    long = Patience(*(max(LARGE_SECONDS, one) for one in (patience.request, patience.together)))
+    try:
+        store = _connect(url, patience, settings)
     except (errors.BaseError, ValueError) as error:
         raise UsageError(
             "not the URL of a bucket or of a web server",
             where=shown(url),
             expected="s3://BUCKET/..., gs://, az://, https://, or memory://NAME in one process",
             found=refusal(error)[1],
-        ) from error
-    return Bucket(url, store)
+        ) from None  # the text may have the whole URL
+    return Bucket(url, store, cache(lambda: _connect(url, long, settings)))
+
+
+def _connect(url: str, patience: Patience, settings: Mapping[str, Any]) -> ObjectStore:
+    client = {"timeout": timedelta(seconds=patience.request), **settings.get("client_options", {})}
+    retries = {
+        "max_retries": RETRIES,
+        "retry_timeout": timedelta(seconds=patience.together),
+    }
+    others = {name: value for name, value in settings.items() if name != "client_options"}
+    opened, scheme = _obstore().store.from_url, urlsplit(url).scheme
+    if scheme in ("http", "https"):  # of a service's own host, too: who gives this has no account
+        opened = _obstore().store.HTTPStore.from_url
+        client |= {"allow_http": scheme == "http"}
+    store: ObjectStore = opened(url, client_options=client, retry_config=retries, **others)
+    return store
 
 
 @cache
@@ -312,6 +331,21 @@ def _obstore() -> Any:
             hint=install_command("remote", "obstore"),
         ) from error
     return obstore
+
+
+def _refuse_fork(where: str) -> None:
+    """Refuse a process that was forked from one that has asked: it would wait for ever.
+
+    obstore's threads are not in it, and its locks may be held by them.
+    """
+    if not ASKED:
+        ASKED.add(os.getpid())
+    elif os.getpid() not in ASKED:
+        raise FungiError(
+            "a forked process cannot ask a server which its parent has asked",
+            where=where,
+            hint='start it anew: DataLoader(..., multiprocessing_context="spawn")',
+        )
 
 
 def _head(meta: Any) -> Head:

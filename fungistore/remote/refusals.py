@@ -23,7 +23,10 @@ SAID = (
         "AZURE_STORAGE_ACCOUNT_NAME and _KEY)",
     ),
     (
-        re.compile(r"PermanentRedirect|AuthorizationHeaderMalformed|301 Moved"),
+        re.compile(
+            r"PermanentRedirect|AuthorizationHeaderMalformed|301 Moved|"
+            r"incorrectly configured region"
+        ),
         errno.EACCES,
         "the bucket is in another region: set AWS_REGION",
     ),
@@ -34,6 +37,12 @@ SAID = (
         errno.EACCES,
         "the server refuses these credentials: they may have run out, or lack the right to do this "
         "(reading takes GetObject and ListBucket, writing PutObject and DeleteObject too)",
+    ),
+    (
+        re.compile(r"performing HEAD .*400 Bad Request"),  # the answer to a HEAD has no words
+        errno.EACCES,
+        "the server refuses the request and does not say why: the session token may have run out, "
+        "the bucket may be in another region (AWS_REGION), or this machine's clock be wrong",
     ),
     (
         re.compile(r"error sending request|error trying to connect|dns error|timed out"),

@@ -14,8 +14,24 @@ def is_url(text: str) -> bool:
     return bool(separator) and scheme.lower() in SCHEMES
 
 
+def has_more(url: str) -> bool:
+    """Whether a bucket's URL has more than a place: keys, a query, a fragment.
+
+    All of it would be passed over: s3://b/run#1 and s3://b/run#2 would be one place. Azure's abfs://
+    names the container before the host.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        return False
+    user, separator, _ = parts.netloc.rpartition("@")
+    is_container = parts.scheme == "abfs" and ":" not in user
+    return bool(separator and not is_container) or "?" in url or "#" in url
+
+
 def shown(url: str) -> str:
     """Return a URL without the passwords and signatures that some carry."""
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
+    user, separator, host = parts.netloc.rpartition("@")
+    if parts.scheme == "abfs":  # the container is before the host
+        host = f"{user.partition(':')[0]}{separator}{host}"
     return urlunsplit((parts.scheme, host, parts.path, "", ""))

@@ -19,6 +19,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from threading import RLock
+from uuid import uuid4
 
 from pydantic import TypeAdapter
 
@@ -56,15 +57,19 @@ class Owner:
     def me(cls, token: str, seconds: float) -> Owner:
         """Return this process."""
         pid = os.getpid()
-        return cls(token, *_system(), pid, _started(pid), seconds)
+        return cls(token, *_system(), pid, _started(pid) or "", seconds)
 
     def is_dead(self) -> bool:
         """Whether it has ended, as far as this machine can tell."""
-        return (
-            bool(self.boot)
-            and (self.boot, self.pids) == _system()
-            and (_started(self.pid) != self.started)
-        )
+        if not self.boot or (self.boot, self.pids) != _system():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # another user's, of whom /proc may tell nothing (hidepid)
+            pass
+        return _started(self.pid) not in (self.started, None)
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,11 @@ class Lease:
         before, owner = self._record, Owner.me(token, self.seconds)
         return self._put(Record(before.fence + 1, 0, owner, None, before.last), self._state)
 
+    def end(self, seen: Seen) -> bool:
+        """Let nobody have it, who could renew it else; False where what was seen has changed."""
+        before = seen.record or Record()
+        return self._put(Record(before.fence + 1, last=uuid4().hex), seen.head.state)
+
     def hold(self) -> None:
         """Return if it is alive; renew it first where it may have run out.
 
@@ -268,11 +278,11 @@ def _system() -> tuple[str, str]:
         return "", ""
 
 
-def _started(pid: int) -> str:
-    """Return when a process was started, "" where there is none."""
+def _started(pid: int) -> str | None:
+    """Return when a process was started, "" of one that has ended, None where it is not told."""
     try:
         said = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return ""
+        return None
     state, *fields = said.rpartition(")")[2].split()
     return "" if state in "ZX" else fields[18]

@@ -15,7 +15,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Protocol
 
 from fungistore.errors import FungiError, LeaseLostError
 from fungistore.machine.context import Context
+from fungistore.remote.refusals import without_secrets
 
 POLL_SECONDS = 0.2
 COMMAND_SHOWN = 160
@@ -181,7 +182,7 @@ class StoreLocks:
         """Take the claims, or return the one that is in the way."""
         with self.short(), ExitStack() as held:
             for claim in self._claims.live():
-                if any(_collide(thing, part, claim) for thing in things):
+                if any(collide(thing, part, claim) for thing in things):
                     return claim
             mine = [_claim(thing, part) for thing in things]
             for claim in mine:
@@ -190,7 +191,8 @@ class StoreLocks:
 
     def _let_go(self, held: ExitStack) -> None:
         """Let go, and forget the claims; those of a killed owner are forgotten by the next one."""
-        with ExitStack() as moment:
+        # whoever took the short lock over meanwhile sees claims that are free, or about to be
+        with suppress(MomentLostError), ExitStack() as moment:
             try:
                 moment.enter_context(self.short())
             except FileNotFoundError:  # the holder has removed the store
@@ -219,11 +221,15 @@ def _claim(thing: str, part: Slice) -> Claim:
         pid=os.getpid(),
         host=socket.gethostname(),
         since=datetime.now().astimezone().isoformat(" ", "seconds"),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:COMMAND_SHOWN],
+        command=shlex.join([Path(sys.argv[0]).name, *map(_shown, sys.argv[1:])])[:COMMAND_SHOWN],
     )
 
 
-def _collide(thing: str, part: Slice, claim: Claim) -> bool:
+def _shown(word: str) -> str:
+    return without_secrets(word) if "://" in word else word
+
+
+def collide(thing: str, part: Slice, claim: Claim) -> bool:
     """Whether a thing's slice cannot be written beside a claim."""
     if thing == claim.thing:
         return part.count != claim.count or part.index == claim.index

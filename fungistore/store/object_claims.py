@@ -14,16 +14,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import cache
 from threading import Condition, RLock, Thread
 from uuid import uuid4
 
-from fungistore.errors import FungiError, LeaseLostError
+from fungistore.errors import FungiError
 from fungistore.remote.bucket import ABSENT, Bucket, ChangedError
 from fungistore.store.leases import FREE_BYTES, Lease, Seen, clock, look
-from fungistore.store.locks import Claim, MomentLostError
+from fungistore.store.locks import Claim, MomentLostError, Slice, collide
 from fungistore.store.manifest import LOGGER
 
 LOCKS = ".locks"
@@ -72,6 +72,7 @@ class ObjectClaims:
         self.finishing: Callable[[], None] = lambda: None  # done before a claim is given back
         self._held: dict[str, Lease] = {}
         self._taken: list[Lease] | None = None  # in the present moment
+        self._ran_out: list[Seen] | None = None  # as `live` saw them in it
         self._short: Lease | None = None
         self._one = RLock()  # of this process's threads, in a moment
         self._changed = Condition()
@@ -88,7 +89,7 @@ class ObjectClaims:
         with self._one:
             short = self._acquire()
             self._keep(short)
-            self._taken = []
+            self._taken, self._ran_out = [], None
             try:
                 yield
             except BaseException:
@@ -112,7 +113,14 @@ class ObjectClaims:
         """Put a claim where there is none, or none that holds."""
         digest = hashlib.blake2b(claim.thing.encode(), digest_size=8).hexdigest()
         key = f"{LOCKS}/{digest}.{claim.index}-of-{claim.count}.json"
+        self._end_others(key, claim)
         lease, seen = Lease(self._bucket, key, self.seconds), look(self._bucket, key)
+        if seen and seen.record is None:
+            raise FungiError(
+                "what says who writes is damaged",
+                where=f"{self._bucket.where}/{key}",
+                hint="remove that object when nobody writes",
+            )
         is_free = seen is None or seen.is_free(self.server_time)
         if not (is_free and lease.take(seen, claim.token, claim)):
             raise MomentLostError(
@@ -131,11 +139,14 @@ class ObjectClaims:
 
     def live(self) -> list[Claim]:
         """Return what is held; what dead owners left stays, and is taken when it is wanted."""
-        return self._claims(cache(self.server_time))
+        now, every = cache(self.server_time), self._all()
+        held = [seen for seen in every if self._is_held(seen, now)]
+        self._ran_out = [seen for seen in every if seen not in held]
+        return [_claim(seen, now()) for seen in held]
 
     def seen(self) -> list[Claim]:
         """Return what is held; a reader puts nothing, so this machine's clock tells ages."""
-        return self._claims(_here)
+        return [_claim(seen, _here()) for seen in self._all() if self._is_held(seen, _here)]
 
     def check(self) -> None:
         """Return if all that this process holds here is alive.
@@ -161,10 +172,24 @@ class ObjectClaims:
         self._bucket.put(CLOCK, b"")
         return self._bucket.head(CLOCK).modified
 
-    def _claims(self, now: Callable[[], datetime]) -> list[Claim]:
-        """Return what is held."""
-        held = [seen for seen in self._all() if self._is_mine(seen) or not seen.is_free(now)]
-        return [_claim(seen, now()) for seen in held]
+    def _end_others(self, key: str, claim: Claim) -> None:
+        """End what ran out and cannot be beside a claim.
+
+        Its owner may only be paused: woken, it would find its own object as it was, and go on.
+        """
+        ran_out = self._all() if self._ran_out is None else self._ran_out
+        for seen in ran_out:
+            found = seen.record and seen.record.claim
+            if not found or seen.head.key == key or self._is_mine(seen):
+                continue
+            if collide(claim.thing, Slice(claim.index, claim.count), found):
+                is_free = seen.is_free(self.server_time)
+                if not (is_free and Lease(self._bucket, seen.head.key, self.seconds).end(seen)):
+                    where = f"{self._bucket.where}/{seen.head.key}"
+                    raise MomentLostError("its owner has renewed a claim meanwhile", where=where)
+
+    def _is_held(self, seen: Seen, now: Callable[[], datetime]) -> bool:
+        return self._is_mine(seen) or not seen.is_free(now)
 
     def _all(self) -> list[Seen]:
         keys = [
@@ -228,7 +253,7 @@ class ObjectClaims:
         """Renew a lease from here on."""
         with self._changed:
             self._held[lease.key] = lease
-            if self._renewer is None:
+            if self._renewer is None or not self._renewer.is_alive():
                 self._renewer = Thread(target=self._renew, name="fungi-leases", daemon=True)
                 self._renewer.start()
             self._changed.notify()
@@ -251,13 +276,16 @@ class ObjectClaims:
                     continue
             for lease in leases:
                 if lease.renew_at <= clock():
-                    with suppress(LeaseLostError, OSError):  # whoever writes next is told
+                    with suppress(Exception):  # whoever writes next is told
                         lease.renew()
 
 
 def _claim(seen: Seen, now: datetime) -> Claim:
     claim = seen.record.claim if seen.record else None
-    return LeasedClaim(**asdict(claim), left=seen.left(now)) if claim else UNKNOWN
+    if claim is None:
+        told = f"its record is damaged: remove {seen.head.key} when nobody writes"
+        return replace(UNKNOWN, command=told)
+    return LeasedClaim(**asdict(claim), left=seen.left(now))
 
 
 def _here() -> datetime:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ from fault_proxy import Faults, proxied
 from feature_world import ListSource
 from fungistore.errors import FungiError, LeaseLostError, UsageError
 from fungistore.fingerprint import digest_ids, fingerprint
-from fungistore.remote.bucket import ABSENT, Bucket, Patience, forget_buckets, open_bucket
+from fungistore.remote import bucket as bucket_module
+from fungistore.remote.bucket import ABSENT, Bucket, Head, Patience, forget_buckets, open_bucket
 from fungistore.remote.credentials import settings_of
-from fungistore.remote.refusals import without_secrets
+from fungistore.remote.refusals import refusal, without_secrets
 from fungistore.remote.urls import shown
 from fungistore.sources.sample import Sample
 from fungistore.store import leases, object_claims, objects
@@ -106,6 +109,7 @@ class PausedBucket(Bucket):
         return state
 
     def delete(self, keys):
+        self._point()
         super().delete(keys)
         self._point()
 
@@ -357,6 +361,40 @@ def test_a_server_that_keeps_no_condition_is_named(caplog: pytest.LogCaptureFixt
     assert verify_store(WHERE).findings == ()
 
 
+def test_a_clock_of_whole_seconds_lets_nobody_take_a_lease_that_holds() -> None:
+    """S3 cuts times off: a lease is put at 10.999 and told to be of 10."""
+    owner = replace(leases.Owner.me("t", 60), boot="elsewhere")
+    for put in (10.0, 10.5, 10.999):
+        told = datetime.fromtimestamp(int(put), UTC)
+        seen = leases.Seen(Head("k", 1, None, told), leases.Record(1, 0, owner))
+        for later, is_free in ((59.999, False), (65, True)):
+            now = datetime.fromtimestamp(put + later, UTC)
+            assert seen.is_free(lambda now=now: now) is is_free  # type: ignore[misc]
+            cut = now.replace(microsecond=0)
+            assert seen.is_free(lambda now=cut: now) is is_free  # type: ignore[misc]
+
+
+def test_a_lease_holds_from_before_it_was_asked_for() -> None:
+    """Its answer may be late: the server counts from when it has put the object."""
+
+    class Late(Bucket):
+        """A server whose answers take longer than the lease."""
+
+        def put(self, key, *pieces, expected=None):
+            state = super().put(key, *pieces, expected=expected)
+            time.sleep(0.3)
+            return state
+
+    found = Late(WHERE, open_bucket(WHERE).store)
+    lease = leases.Lease(found, "k", 0.2)
+    assert lease.take(None, "token")
+    lease.hold()
+    seen = leases.look(found, "k")
+    assert seen is not None
+    assert seen.record is not None
+    assert seen.record.renewed == 1
+
+
 # --- lines
 
 
@@ -431,6 +469,22 @@ def test_a_large_file_is_put_in_parts(bucket: str, monkeypatch: pytest.MonkeyPat
     with pytest.raises(LeaseLostError):
         backend.publish_file("bigger", lambda path: path.write_bytes(data) and None)
     assert not backend.has("bigger")
+
+
+def test_a_large_object_has_time_on_a_slow_line(
+    s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What bounds a request is its silence or its size: 256 MB take minutes on some lines."""
+    data = bytes(bucket_module.LARGE_BYTES + 1)
+    with proxied(s3_server, Faults(latency=1.5)) as endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        forget_buckets()
+        found = open_bucket(f"{bucket}/x", Patience(1, 1))
+        with pytest.raises(OSError, match="did not answer"):
+            found.put("small", b"1", expected=ABSENT)
+        assert found.put("large", data, expected=ABSENT)
+        with pytest.raises(FileExistsError):
+            found.put("large", data, expected=ABSENT)
 
 
 def test_conditions_hold_on_the_server(bucket: str) -> None:
@@ -527,6 +581,23 @@ def test_errors_say_what_to_try(
         found.put("k", b"1")
     assert caught.value.filename == f"{url}/k"
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("Error performing HEAD http://h/b/k in 1ms - Received redirect without LOCATION, this "
+         "normally indicates an incorrectly configured region", "another region"),
+        ("Error performing HEAD http://h/b/k in 1ms - Server returned non-2xx status code: "
+         "400 Bad Request: ", "session token"),
+    ],
+)  # fmt: skip
+def test_refusals_without_a_reason_have_words(said: str, words: str) -> None:
+    """The answer to a HEAD has no body, and HEAD is what is asked first."""
+    number, told = refusal(Exception(f"Generic S3 error: {said}"))
+    assert words in told
+    assert "AWS_REGION" in told
+    assert number == errno.EACCES
 
 
 def test_want_of_credentials_is_said(aws: Path, s3_server: str) -> None:
