@@ -20,6 +20,7 @@ from fungistore.exchange.options import ImportFormat
 from fungistore.extras import install_command
 from fungistore.fingerprint import Config
 from fungistore.names import NAME_RULE, is_plain_name
+from fungistore.remote.urls import is_url
 from fungistore.sources.advice import FIND, path_hint
 from fungistore.store.feature import PATCHES
 
@@ -268,6 +269,10 @@ def refuse_missing_file(path: Path) -> None:
         hint = path_hint(address) or (
             "name the files in it: FOLDER/*.npy" if path.is_dir() else FIND
         )
+        if is_url(address):
+            hint = (
+                "files of features are not downloaded: copy it to a disk first, and give the path"
+            )
         raise UsageError(
             "there is no such file", where=path, expected="a file", found=found, hint=hint
         )

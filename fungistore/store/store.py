@@ -245,7 +245,9 @@ class Store:
         Args:
             feature_set: that it joins.
             feature: what a row is.
-            rows, unit_rows, shard_units: of the array, of a unit, and the chunks of its file.
+            rows: of the array.
+            unit_rows: of a unit.
+            shard_units: chunks of its file.
             codec: of the feature set; see `Feature.codec`.
             fingerprint: of the setup that it is made with, which is frozen.
         """

@@ -510,7 +510,7 @@ def test_a_key_may_begin_with_a_slash(tmp_path: Path) -> None:
 @pytest.mark.parametrize("address", ["https://a.org/t.zarr", "s3://a/t.npy"])
 def test_addresses_are_not_downloaded_and_it_is_said(tmp_path: Path, address: str) -> None:
     """The hint says how to get the file."""
-    with pytest.raises(UsageError, match="nothing is downloaded"):
+    with pytest.raises(UsageError, match="are not downloaded"):
         import_features(address, tmp_path / "s", PATCHES)
 
 

@@ -162,7 +162,7 @@ def test_readers_tell_what_is_unreadable_from_what_is_damaged(root: Path, fail: 
     pca = store.arrays("set")["pca/four"]
     attempts: dict[str, Callable[[], object]] = {
         "features.zarr/set/embeddings/c/1/0": lambda: array.read(16, 32),
-        "features.zarr/set/embeddings/c/0/0": lambda: MappedChunks(array, 1)._map(0),
+        "features.zarr/set/embeddings/c/0/0": lambda: MappedChunks(array, 1)._map(0, 0),
         "indexes/set/exact/index.json": lambda: read_record(folder),
         f"indexes/set/exact/{record.files['vectors'].name}": lambda: checked_file(
             folder, record, "vectors"
