@@ -9,17 +9,20 @@ import pytest
 
 TESTS = Path(__file__).parent
 PAGE = TESTS.parent / "docs" / "promises.md"
-LINKS = re.findall(r"`([\w/]+\.py)::(test_\w+)`( \(slow\))?", PAGE.read_text(encoding="utf-8"))
+LINKS = re.findall(
+    r"`([\w/]+\.py)::(test_\w+)`(?: \((slow|scale)\))?", PAGE.read_text(encoding="utf-8")
+)
 
 
-@pytest.mark.parametrize(("file", "name", "slow"), LINKS)
-def test_a_promise_has_its_test(file: str, name: str, slow: str) -> None:
-    """Under the name that the page says, and behind the slow marker where it says so."""
+@pytest.mark.parametrize(("file", "name", "marker"), LINKS)
+def test_a_promise_has_its_test(file: str, name: str, marker: str) -> None:
+    """Under the name that the page says, and behind the marker that it says."""
     text = (TESTS / file).read_text(encoding="utf-8")
     found = re.search(rf"^((?:@[^\n]*\n(?:[ )][^\n]*\n)*)*)def {name}\(", text, re.MULTILINE)
     assert found is not None
-    whole_file = re.search(r"^pytestmark = .*slow", text, re.MULTILINE) is not None
-    assert (whole_file or "@pytest.mark.slow" in found[1]) == bool(slow)
+    for one in ("slow", "scale"):
+        whole_file = re.search(rf"^pytestmark = .*{one}", text, re.MULTILINE) is not None
+        assert (whole_file or f"@pytest.mark.{one}" in found[1]) == (marker == one)
 
 
 def test_every_promise_is_linked() -> None:

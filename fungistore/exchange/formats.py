@@ -270,9 +270,7 @@ def refuse_missing_file(path: Path) -> None:
             "name the files in it: FOLDER/*.npy" if path.is_dir() else FIND
         )
         if is_url(address):
-            hint = (
-                "files of features are not downloaded: copy it to a disk first, and give the path"
-            )
+            hint = "files of features are not downloaded: copy it to a disk, and give the path"
         raise UsageError(
             "there is no such file", where=path, expected="a file", found=found, hint=hint
         )
