@@ -9,21 +9,27 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from fungistore.engines.roster import ClusterLostError
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
+from fungistore.machine.context import never, stopped
 
 LOCAL = "local"
 CLIENT = "ray://"
+JOIN_SECONDS = 90.0  # Ray's own patience with a silent address is minutes
+POLL_SECONDS = 0.1
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
 OWN_WAYS = {  # of Ray, unless the user has decided them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # warns otherwise that it is going to be
+    "RAY_BACKEND_LOG_LEVEL": "error",  # warnings, of C++, are on stderr
 }
 
 
@@ -42,14 +48,19 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Any]:
+def connected(
+    address: str | None, stop: Callable[[], bool] = never, patience: float = JOIN_SECONDS
+) -> Iterator[Any]:
     """Yield the module `ray`, connected to a cluster.
 
     Args:
         address: as of `fungistore.Ray`.
+        stop: asked while the cluster does not answer.
+        patience: seconds that it may take.
 
     Raises:
-        UsageError: ray is not installed, or there is no such cluster.
+        UsageError: ray is not installed, or there is no such cluster, or it does not answer.
+        StoppedError: `stop` asked for it.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -58,13 +69,19 @@ def connected(address: str | None) -> Iterator[Any]:
     where = address or os.environ.get("RAY_ADDRESS") or LOCAL
     with _own_folder(where) as folder, _own_output():
         try:
-            _join(ray, where, folder)
+            _join(ray, where, folder, stop, patience)
             yield ray
-        finally:
+        except ClusterLostError:
+            raise  # a farewell would not be answered either
+        except BaseException:
             ray.shutdown()
+            raise
+        ray.shutdown()
 
 
-def _join(ray: Any, where: str, folder: str | None) -> None:
+def _join(
+    ray: Any, where: str, folder: str | None, stop: Callable[[], bool], patience: float
+) -> None:
     options: dict[str, Any] = {"address": where, "log_to_driver": False}
     options["logging_level"] = logging.CRITICAL
     if folder is not None:
@@ -73,7 +90,7 @@ def _join(ray: Any, where: str, folder: str | None) -> None:
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options)
+        _in_time(lambda: ray.init(**options), ray.shutdown, stop, patience)
     except ImportError as error:  # grpc, of a client
         raise _missing(error, "ray-client") from error
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
@@ -87,6 +104,40 @@ def _join(ray: Any, where: str, folder: str | None) -> None:
     finally:
         if in_main and before is not None:
             signal.signal(signal.SIGTERM, before)  # Ray's ends the process at once
+
+
+def _in_time(
+    join: Callable[[], object],
+    leave: Callable[[], object],
+    stop: Callable[[], bool],
+    patience: float,
+) -> None:
+    """Join in a thread of its own, which is left alone if nothing answers it."""
+    ended, given_up = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            join()
+        except BaseException as error:
+            errors.append(error)
+        ended.set()
+        if given_up.is_set() and not errors:
+            leave()
+
+    threading.Thread(target=run, name="join-ray", daemon=True).start()
+    deadline = time.monotonic() + patience
+    try:
+        while not ended.wait(POLL_SECONDS):
+            if stop():
+                raise stopped()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer in {patience:g} seconds")
+    except BaseException:
+        given_up.set()
+        raise
+    if errors:
+        raise errors[0]
 
 
 @contextmanager
