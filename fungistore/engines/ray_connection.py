@@ -23,13 +23,13 @@ from fungistore.machine.context import never, stopped
 
 LOCAL = "local"
 CLIENT = "ray://"
-JOIN_SECONDS = 90.0  # Ray's own patience with a silent address is minutes
+JOIN_SECONDS = 120.0  # where Ray, imported before, has a patience of minutes
 POLL_SECONDS = 0.1
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
 OWN_WAYS = {  # of Ray, unless the user has decided them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # warns otherwise that it is going to be
-    "RAY_BACKEND_LOG_LEVEL": "error",  # warnings, of C++, are on stderr
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # of 40 seconds each; 20 of them cannot be interrupted
 }
 
 

@@ -145,6 +145,10 @@ class Driver:
     def _start(self) -> None:
         """Start workers: as many as are asked for, or fit, and slices wait for."""
         wanted = self._room() if self._actors is None else self._actors
+        if self._actors is None:  # those that were meant for a node that has gone wait for ever
+            for hand in [one for one in self._hands if one.state == "starting"][::-1]:
+                if len(self._hands) > wanted:
+                    self._retire(hand)
         idle = sum(hand.state in ("starting", "opening", "free") for hand in self._hands)
         for _ in range(min(wanted - len(self._hands), self._placing.left - idle)):
             handle = self._class.options(
@@ -162,7 +166,7 @@ class Driver:
         if self._hands and self._nodes and is_crowded and not self._is_room_told:
             self._is_room_told = True
             self._context.reporter.notice(
-                f"waiting for {self._share}; the cluster's nodes are in use by others, or start slowly"
+                f"waiting for {self._share}; the nodes are in use by others, or start slowly"
             )
         if not self._room() and not self._is_waiting_told:
             self._is_waiting_told = True
