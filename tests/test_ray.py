@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,6 +100,31 @@ def test_a_node_dies_another_joins_and_the_driver_is_stopped(
     assert witness.changed == []
     assert len(witness.seen) == arrays * units
     assert contents(store) == contents(tmp_path / "whole.fungi")
+
+
+@pytest.mark.slow
+def test_a_cluster_of_its_own_ends_with_the_run(tmp_path: Path, tiny_weights: Path) -> None:
+    """It gives one process's store, and leaves no files."""
+    world(tmp_path, 8)
+    options = asked(tiny_weights, 4)
+    temporary = Path(tempfile.mkdtemp(prefix="fr-", dir="/tmp"))  # paths of sockets are short
+    extract(tmp_path / "images", tmp_path / "whole.fungi", options)
+    flags = command(options, "local")
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [sys.executable, "-m", "fungi_cli", *flags],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["units"]["done"] == 2
+    assert contents(tmp_path / "s.fungi") == contents(tmp_path / "whole.fungi")
+    assert list(temporary.iterdir()) == []
+    temporary.rmdir()
 
 
 @pytest.mark.slow

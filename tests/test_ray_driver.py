@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,7 @@ from fungistore.engines import placing, ray_driver, roster
 from fungistore.engines.actor import Actor
 from fungistore.engines.engine import DividedWork, Place, RunSlice
 from fungistore.engines.ray import _ended
-from fungistore.engines.ray_connection import _in_time
+from fungistore.engines.ray_connection import FOLDER, OWNER, YOUNG_SECONDS, _in_time, _own_folder
 from fungistore.engines.ray_driver import STILLBORN, Driver
 from fungistore.engines.roster import ClusterLostError
 from fungistore.engines.share import Share
@@ -284,3 +287,26 @@ def test_joining_has_an_end_and_can_be_stopped() -> None:
         _in_time(threading.Event().wait, left.set, lambda: True, PATIENCE)
     with pytest.raises(ConnectionError):
         _in_time(lambda: (_ for _ in ()).throw(ConnectionError("none")), left.set, never, PATIENCE)
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder for Ray's files; not that of a run that lives, nor anything else there."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, other = tmp_path / f"{FOLDER}dead", tmp_path / "other"
+    for folder in (dead, other):
+        (folder / "logs").mkdir(parents=True)
+        (folder / OWNER).touch()
+        os.utime(folder / OWNER, (0, time.time() - 2 * YOUNG_SECONDS))
+    with _own_folder("auto") as folder:
+        assert folder is None
+        assert dead.exists()
+    with _own_folder("local") as mine:
+        assert mine is not None
+        os.utime(Path(mine) / OWNER, (0, time.time() - 2 * YOUNG_SECONDS))
+        assert not dead.exists()
+        with _own_folder("local") as second:
+            assert Path(mine).exists()
+            assert mine != second
+    assert list(tmp_path.iterdir()) == [other]

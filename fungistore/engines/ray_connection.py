@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +27,8 @@ LOCAL = "local"
 CLIENT = "ray://"
 JOIN_SECONDS = 120.0  # where Ray, imported before, has a patience of minutes
 POLL_SECONDS = 0.1
+FOLDER, OWNER = "fungi-ray-", "owner"
+YOUNG_SECONDS = 10.0  # of a folder that is not locked yet
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
 OWN_WAYS = {  # of Ray, unless the user has decided them
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -90,7 +94,10 @@ def _join(
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        _in_time(lambda: ray.init(**options), ray.shutdown, stop, patience)
+        if folder is not None:  # the cluster ends with the thread that starts it
+            ray.init(**options)
+        else:
+            _in_time(lambda: ray.init(**options), ray.shutdown, stop, patience)
     except ImportError as error:  # grpc, of a client
         raise _missing(error, "ray-client") from error
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
@@ -146,11 +153,24 @@ def _own_folder(where: str) -> Iterator[str | None]:
     if where != LOCAL:
         yield None
         return
-    folder = tempfile.mkdtemp(prefix="fungi-ray-")  # sockets are in it: their paths are short
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    above = Path(tempfile.gettempdir())
+    _sweep(above)
+    folder = tempfile.mkdtemp(prefix=FOLDER, dir=above)  # sockets are in it: their paths are short
+    with (Path(folder) / OWNER).open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(above: Path) -> None:
+    """Remove the folders of runs that were killed; whoever lives holds a lock in its own."""
+    for path in above.glob(f"{FOLDER}*/{OWNER}"):
+        with suppress(OSError), path.open() as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(owner.fileno()).st_mtime > YOUNG_SECONDS:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 @contextmanager
