@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fungistore.machine.context import QUIET
+from fungistore.store.store import Store
+
 NODES = Path(__file__).with_name("ray_nodes.py")
-PATIENCE = 150.0
+PATIENCE = 240.0
 
 
 @dataclass
@@ -66,6 +69,33 @@ def nodes(log: Path) -> Iterator[Nodes]:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def gate(store: Path, name: str) -> Iterator[set[int]]:
+    """Let no slice begin until the end of the block; yields the processes that are in one.
+
+    It is what another process does that freezes the setup: whoever comes next waits.
+    """
+    opened = Store.open(store)
+    with opened.writing(f"prepare/{name}", patience=QUIET):
+        yield {claim.pid for claim in opened.writers() if claim.count > 1}
+
+
+def wait_until_at_work(store: Path, name: str, workers: int) -> set[int]:
+    """Let slices begin one by one, until so many processes have had one; returns them.
+
+    Workers are ready seconds after each other: the first of them has not done everything by then.
+    """
+    seen: set[int] = set()
+    deadline = time.monotonic() + PATIENCE
+    while len(seen) < workers:
+        assert time.monotonic() < deadline, f"{len(seen)} of {workers} workers at work"
+        with gate(store, name) as found:
+            seen |= found
+            if len(seen) < workers:
+                time.sleep(1.5)
+    return seen
 
 
 @dataclass

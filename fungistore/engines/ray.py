@@ -43,6 +43,7 @@ class Ray:
         Raises:
             UsageError: ray is not installed, there is no such cluster, or no node has room.
             StoppedError: `context` asked for it.
+            ClusterLostError: its head has gone.
             FungiError: the worst of the workers' errors, or that of units whose workers all die;
                 the others went on to their ends.
         """
@@ -51,7 +52,7 @@ class Ray:
         from fungistore.engines.sight import look
 
         sight = look(work)
-        with connected(self.address) as ray:
+        with connected(self.address, context.stop) as ray:
             share = self.share([node["Resources"] for node in ray.nodes() if node["Alive"]])
             driver = Driver(ray, work, sight, share, self.actors, context)
             with _ended(driver):
@@ -90,5 +91,7 @@ class Ray:
 def _ended(driver: Any) -> Iterator[None]:
     try:
         yield
-    finally:
-        driver.end()
+    except BaseException as error:
+        driver.end(error)
+        raise
+    driver.end()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import shutil
@@ -9,21 +10,30 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fungistore.engines.roster import ClusterLostError
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
+from fungistore.machine.context import never, stopped
 
 LOCAL = "local"
 CLIENT = "ray://"
+JOIN_SECONDS = 120.0  # where Ray, imported before, has a patience of minutes
+POLL_SECONDS = 0.1
+FOLDER, OWNER = "fungi-ray-", "owner"
+YOUNG_SECONDS = 10.0  # of a folder that is not locked yet
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
 OWN_WAYS = {  # of Ray, unless the user has decided them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # warns otherwise that it is going to be
+    "RAY_NUM_REDIS_GET_RETRIES": "1",  # of 40 seconds each; 20 of them cannot be interrupted
 }
 
 
@@ -42,14 +52,19 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Any]:
+def connected(
+    address: str | None, stop: Callable[[], bool] = never, patience: float = JOIN_SECONDS
+) -> Iterator[Any]:
     """Yield the module `ray`, connected to a cluster.
 
     Args:
         address: as of `fungistore.Ray`.
+        stop: asked while the cluster does not answer.
+        patience: seconds that it may take.
 
     Raises:
-        UsageError: ray is not installed, or there is no such cluster.
+        UsageError: ray is not installed, or there is no such cluster, or it does not answer.
+        StoppedError: `stop` asked for it.
     """
     ray = import_ray()
     if ray.is_initialized():
@@ -58,13 +73,19 @@ def connected(address: str | None) -> Iterator[Any]:
     where = address or os.environ.get("RAY_ADDRESS") or LOCAL
     with _own_folder(where) as folder, _own_output():
         try:
-            _join(ray, where, folder)
+            _join(ray, where, folder, stop, patience)
             yield ray
-        finally:
+        except ClusterLostError:
+            raise  # a farewell would not be answered either
+        except BaseException:
             ray.shutdown()
+            raise
+        ray.shutdown()
 
 
-def _join(ray: Any, where: str, folder: str | None) -> None:
+def _join(
+    ray: Any, where: str, folder: str | None, stop: Callable[[], bool], patience: float
+) -> None:
     options: dict[str, Any] = {"address": where, "log_to_driver": False}
     options["logging_level"] = logging.CRITICAL
     if folder is not None:
@@ -73,7 +94,10 @@ def _join(ray: Any, where: str, folder: str | None) -> None:
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options)
+        if folder is not None:  # the cluster ends with the thread that starts it
+            ray.init(**options)
+        else:
+            _in_time(lambda: ray.init(**options), ray.shutdown, stop, patience)
     except ImportError as error:  # grpc, of a client
         raise _missing(error, "ray-client") from error
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
@@ -89,17 +113,64 @@ def _join(ray: Any, where: str, folder: str | None) -> None:
             signal.signal(signal.SIGTERM, before)  # Ray's ends the process at once
 
 
+def _in_time(
+    join: Callable[[], object],
+    leave: Callable[[], object],
+    stop: Callable[[], bool],
+    patience: float,
+) -> None:
+    """Join in a thread of its own, which is left alone if nothing answers it."""
+    ended, given_up = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            join()
+        except BaseException as error:
+            errors.append(error)
+        ended.set()
+        if given_up.is_set() and not errors:
+            leave()
+
+    threading.Thread(target=run, name="join-ray", daemon=True).start()
+    deadline = time.monotonic() + patience
+    try:
+        while not ended.wait(POLL_SECONDS):
+            if stop():
+                raise stopped()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer in {patience:g} seconds")
+    except BaseException:
+        given_up.set()
+        raise
+    if errors:
+        raise errors[0]
+
+
 @contextmanager
 def _own_folder(where: str) -> Iterator[str | None]:
     """Yield a folder for what Ray writes, where the cluster is ours; it goes with the cluster."""
     if where != LOCAL:
         yield None
         return
-    folder = tempfile.mkdtemp(prefix="fungi-ray-")  # sockets are in it: their paths are short
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    above = Path(tempfile.gettempdir())
+    _sweep(above)
+    folder = tempfile.mkdtemp(prefix=FOLDER, dir=above)  # sockets are in it: their paths are short
+    with (Path(folder) / OWNER).open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(above: Path) -> None:
+    """Remove the folders of runs that were killed; whoever lives holds a lock in its own."""
+    for path in above.glob(f"{FOLDER}*/{OWNER}"):
+        with suppress(OSError), path.open() as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(owner.fileno()).st_mtime > YOUNG_SECONDS:
+                shutil.rmtree(path.parent, ignore_errors=True)
 
 
 @contextmanager

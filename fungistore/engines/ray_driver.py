@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fungistore.engines.actor import Actor, machine_kind
 from fungistore.engines.engine import DividedWork, Place
 from fungistore.engines.joint_progress import JointProgress
-from fungistore.engines.placing import Placing, slices_for
+from fungistore.engines.placing import PATIENCE_SECONDS, Placing, slices_for
 from fungistore.engines.processes import raise_worst
+from fungistore.engines.roster import LOOK_SECONDS, ClusterLostError, Roster
 from fungistore.engines.share import Share
 from fungistore.engines.sight import Sight
 from fungistore.errors import FungiError, error_from_json
@@ -22,9 +23,9 @@ from fungistore.quantities import counted
 from fungistore.store.locks import BusyError
 
 POLL_SECONDS = 0.2
-LOOK_SECONDS = 2.0  # between two looks at the nodes there are
 NEWS_SECONDS = (0.5, 5.0)  # least and most between two answers of a worker
 WORKERS_A_NEWS_SECOND = 200  # more of them answer less often
+ROOM_SECONDS = 20.0  # until it is told that nodes are there, and have no room
 STILLBORN = 8  # workers in a row that die before they are ready
 CAUSE_SHOWN = 400
 CONTROL = "control"  # methods of an actor that are answered while a slice runs
@@ -41,6 +42,8 @@ class _Hand:
     node: str = ""  # its id
     name: str = "a new node"
     index: int = -1  # of the slice that it runs
+    since: float = field(default_factory=time.monotonic)
+    error: FungiError | None = None  # why it is parked
 
     @property
     def who(self) -> str:
@@ -77,11 +80,13 @@ class Driver:
         self._kind = machine_kind()
         self._processors: dict[tuple[str, ...], str] = {}  # each with the node it was seen on
         self._names: dict[str, str] = {}  # of nodes, by their ids
-        self._nodes: dict[str, Config] = {}  # those that are alive
+        self._roster = Roster(ray)
+        self._nodes = self._roster.nodes  # those that are alive
         self._hands: list[_Hand] = []
         self._pending: dict[Any, tuple[_Hand, str]] = {}  # what is being waited for
         self._stillborn = 0
-        self._is_waiting_told = False
+        self._busy_since: float | None = None
+        self._is_waiting_told = self._is_room_told = False
         self._class = ray.remote(concurrency_groups={CONTROL: 2})(Actor)
         self._look()
         count = slices_for(actors or self._room(), work.units)
@@ -97,6 +102,7 @@ class Driver:
             if not is_stopping and self._context.stop():
                 is_stopping = self._placing.is_ending = True
                 self._stop()
+            self._roster.refuse_silence()
             now = time.monotonic()
             if now - looked > LOOK_SECONDS:
                 looked = now
@@ -111,18 +117,20 @@ class Driver:
         raise_worst(list(self._placing.errors.values()), self._context.reporter)
         return [result for _, result in sorted(self._placing.results.items())]
 
-    def end(self) -> None:
-        """End all workers."""
+    def end(self, error: BaseException | None = None) -> None:
+        """End all workers, unless the error is that nothing of the cluster answers."""
+        self._roster.end()
         self._progress.end()
-        for hand in self._hands:
-            self._kill(hand)
+        if not isinstance(error, ClusterLostError):
+            for hand in self._hands:
+                self._kill(hand)
 
     def _running(self) -> bool:
         return any(hand.state == "running" for hand in self._hands)
 
     def _look(self) -> None:
         """See which nodes there are, and name new ones."""
-        self._nodes = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
+        self._nodes = self._roster.nodes
         for key, node in self._nodes.items():
             name = node["NodeManagerHostname"]
             if key not in self._names:
@@ -137,6 +145,10 @@ class Driver:
     def _start(self) -> None:
         """Start workers: as many as are asked for, or fit, and slices wait for."""
         wanted = self._room() if self._actors is None else self._actors
+        if self._actors is None:  # those that were meant for a node that has gone wait for ever
+            for hand in [one for one in self._hands if one.state == "starting"][::-1]:
+                if len(self._hands) > wanted:
+                    self._retire(hand)
         idle = sum(hand.state in ("starting", "opening", "free") for hand in self._hands)
         for _ in range(min(wanted - len(self._hands), self._placing.left - idle)):
             handle = self._class.options(
@@ -148,6 +160,14 @@ class Driver:
             hand = _Hand(handle)
             self._hands.append(hand)
             self._await(hand, "kind", handle.kind.remote())
+        self._refuse_if_all_are_left_out()
+        late = time.monotonic() - ROOM_SECONDS
+        is_crowded = all(one.state == "starting" and one.since < late for one in self._hands)
+        if self._hands and self._nodes and is_crowded and not self._is_room_told:
+            self._is_room_told = True
+            self._context.reporter.notice(
+                f"waiting for {self._share}; the nodes are in use by others, or start slowly"
+            )
         if not self._room() and not self._is_waiting_told:
             self._is_waiting_told = True
             self._context.reporter.notice(
@@ -201,6 +221,7 @@ class Driver:
     def _placed(self, hand: _Hand, answer: Config) -> None:
         hand.node = answer["node"]
         if hand.node not in self._nodes:
+            self._roster.look()
             self._look()
         hand.name = self._names.get(hand.node, hand.node[:6])
         self._compare_kind(hand, answer["kind"])
@@ -217,20 +238,32 @@ class Driver:
 
     def _opened(self, hand: _Hand, document: Config | None) -> None:
         if document is None:
-            self._stillborn = 0
+            self._stillborn, self._busy_since = 0, None
             hand.state = "free"
             return
         error = error_from_json(document["error"], document["exit_code"])
-        hand.state = "parked"  # not ended: it keeps others from being started there
+        hand.state, hand.error = "parked", error  # not ended: it keeps others from starting there
         if isinstance(error, BusyError):
+            now = time.monotonic()
+            self._busy_since = now if self._busy_since is None else self._busy_since
+            if now - self._busy_since >= PATIENCE_SECONDS and not self._has_ready():
+                raise error
+            self._tell(hand, f"{error.what}; trying again")
             self._retire(hand)  # the next one may find it free
         elif error.exit_code != FungiError.exit_code:
             self._placing.errors.setdefault(-1, error)
             self._placing.is_ending = True
         else:
             self._tell(hand, f"left out: {error}")
-            if all(one.state == "parked" for one in self._hands):
-                raise error
+            self._refuse_if_all_are_left_out()
+
+    def _refuse_if_all_are_left_out(self) -> None:
+        """Raise the error of a worker that cannot work, where there is no other one."""
+        if self._hands and all(one.state == "parked" for one in self._hands):
+            raise next(one.error for one in self._hands if one.error is not None)
+
+    def _has_ready(self) -> bool:
+        return any(one.state in ("free", "running") for one in self._hands)
 
     def _ran(self, hand: _Hand, document: Config) -> None:
         index, hand.state = hand.index, "free"
@@ -265,7 +298,8 @@ class Driver:
                     f"{hand.who} has died ({type(error).__name__}); its units are placed again"
                 )
             return
-        if any(one.state in ("free", "running") for one in self._hands):
+        self._tell(hand, f"it has died before it was ready: {cause}")
+        if self._has_ready():
             return  # nodes come and go, and the work goes on
         self._stillborn += 1
         if self._stillborn >= STILLBORN:
