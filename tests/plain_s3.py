@@ -17,11 +17,12 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Iterable
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 BUCKET = "plain"
 PAGE = 1000
@@ -40,6 +41,7 @@ class PlainS3(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}
         self.keys: list[str] = []
         self.requests: Counter[str] = Counter()
+        self.gets: list[str] = []  # keys of objects that were read
 
     def put(self, key: str, data: bytes) -> None:
         """Let an object be there."""
@@ -91,11 +93,15 @@ class _Handler(BaseHTTPRequestHandler):
         key = unquote(parts.path).removeprefix(f"/{BUCKET}").strip("/")
         if self.command == "PUT":
             self._put(key, body)
+        elif self.command == "POST":  # which removes several
+            self._remove(map(unescape, re.findall("<Key>(.*?)</Key>", body.decode())))
         elif not key:
             self._list(dict(parse_qsl(parts.query)))
         elif key not in self.server.objects:
             self._say(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
+            if self.command == "GET":
+                self.server.gets.append(key)
             self._get(self.server.objects[key])
 
     def _put(self, key: str, data: bytes) -> None:
@@ -106,6 +112,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.server.put(key, data)
         self._say(200, b"", ETag=_tag(data))
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        said = []
+        for key in keys:
+            if self.server.objects.pop(key, None) is not None:
+                self.server.keys.remove(key)
+            said.append(f"<Deleted><Key>{escape(key)}</Key></Deleted>")
+        self._say(200, f"<DeleteResult>{''.join(said)}</DeleteResult>".encode())
 
     def _get(self, data: bytes) -> None:
         tag, whole = _tag(data), len(data)
@@ -148,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
 
-for _method in ("GET", "PUT", "HEAD"):
+for _method in ("GET", "PUT", "POST", "HEAD"):
     setattr(_Handler, f"do_{_method}", _Handler.serve)
 
 

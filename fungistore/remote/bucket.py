@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
+from fungistore.remote.forked import refuse_fork
 from fungistore.remote.refusals import names_no_bucket, refusal
 from fungistore.remote.urls import shown
 
@@ -221,6 +222,7 @@ class Bucket:
     @contextmanager
     def told(self, key: str) -> Iterator[None]:
         """Turn obstore's errors into those of a disk; obstore's own texts may have signatures."""
+        refuse_fork()
         where = f"{self.where}/{key}".rstrip("/")
         errors = _obstore().exceptions
         try:

@@ -27,6 +27,7 @@ from zarr.storage import ObjectStore
 from fungistore.names import is_hidden
 from fungistore.remote.bucket import ABSENT, THREADS, ChangedError, Head
 from fungistore.remote.cached import CachedBucket, tag_of
+from fungistore.remote.forked import refuse_fork
 from fungistore.remote.read_ahead import ReadAhead
 from fungistore.store.backend import Bytes
 from fungistore.store.compacted import Entries, pack, unpack
@@ -205,6 +206,7 @@ class CachedObjects(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object, or a part of one; None where there is none."""
+        refuse_fork()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(THREADS, "fungi-read")
         loop = asyncio.get_running_loop()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -60,6 +60,9 @@ class ObjectBackend:
         self._reads = ObjectReads(CachedBucket(bucket, object_cache()))
         self._asked = Asked()
         claims.finishing = self._reads.finish
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_url, self._reads.cached.known  # as a worker process of a DataLoader opens it
 
     def once(self) -> AbstractContextManager[None]:
         """Ask the server once for what this thread asks within."""
@@ -302,8 +305,10 @@ class ObjectBackend:
         return None
 
 
-def open_url(where: str) -> ObjectBackend:
-    """Return the backend of a URL."""
+def open_url(where: str, heads: Iterable[Head] = ()) -> ObjectBackend:
+    """Return the backend of a URL, and of objects that listings have told of."""
     url = where.rstrip("/")
     hasty = Patience(request=LEASE_SECONDS / 6, together=LEASE_SECONDS / 3)
-    return ObjectBackend(open_bucket(url), ObjectClaims(open_bucket(url, hasty)))
+    backend = ObjectBackend(open_bucket(url), ObjectClaims(open_bucket(url, hasty)))
+    backend._reads.cached.note(heads)
+    return backend
