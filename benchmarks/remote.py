@@ -4,10 +4,11 @@
     python benchmarks/remote.py units [UNITS]         default: 20000, of 64 rows each
 
 `knn` takes the time of `eval knn` on a disk and from S3 with an empty cache, then with a full one,
-in turn within one run, and gives the ratios of the medians with their spread. `units` takes the
-time of opening and of `status`, without and with a compacted object of records, directly from the
-server and behind the proxy. The server is moto, a single process of Python, which is slow itself:
-its own share of a listing is measured, too.
+in turn within one run, and gives the ratios of the medians with their spread. The server is moto,
+which is slow itself: its floor is a plain download of the same chunks by obstore. `units` takes the
+time of opening and of `status`, without and with a compacted object of records. There the server is
+tests/plain_s3.py, since moto scans all keys for each page of a listing; its floor are the two
+listings. Proxy and servers are processes of their own.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,15 +28,17 @@ import numpy as np
 
 import fungistore as fungi
 from fungistore.machine.context import QUIET
-from fungistore.remote.bucket import Bucket, open_bucket
+from fungistore.remote.bucket import THREADS, Bucket, open_bucket
 from fungistore.store.backend import open_backend
 from fungistore.store.object_reads import COMPACTED, ObjectReads
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fault_proxy import Faults, proxied
+from plain_s3 import BUCKET
 from s3_world import end, environment, free_port, make_bucket, wait_for
 
 LATENCY = 0.02
+PLAIN = Path(__file__).parents[1] / "tests" / "plain_s3.py"
 TURNS = 5
 UNIT_ROWS, UNIT_DIM = 64, 4
 
@@ -71,7 +75,7 @@ def made(folder: Path, rows: int, dim: int, unit_rows: int | None = None) -> Pat
     labels = np.arange(rows) % 100
     centres = random.normal(size=(100, dim)).astype(np.float32)
     vectors = centres[labels] + random.normal(size=(rows, dim)).astype(np.float32)
-    np.save(folder / "vectors.npy", vectors.astype(np.float16))
+    np.save(folder / "vectors.npy", vectors)
     table = folder / "table.csv"
     lines = (
         f"{row:08d}.jpg,{label},{'test' if row % 10 == 0 else 'train'}\n"
@@ -88,94 +92,136 @@ def spread(times: list[float]) -> str:
     return f"{statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f})"
 
 
+class Place:
+    """A child process that serves, and counts what it is asked for."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.endpoint = f"http://127.0.0.1:{self._said()}"
+
+    def _said(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def requests(self) -> str:
+        """Return how many requests came since this was asked last."""
+        print(file=self.process.stdin, flush=True)
+        return self._said()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        end(self.process)  # type: ignore[arg-type]
+
+
+def be_proxy(target: str) -> None:
+    """Be a proxy with latency; a line asks for the requests since the last one."""
+    faults = Faults(latency=LATENCY)
+    with proxied(target, faults) as endpoint:
+        print(endpoint.rpartition(":")[2], flush=True)
+        for _ in sys.stdin:
+            print(dict(faults.requests), flush=True)
+            faults.requests.clear()
+
+
+def downloaded(url: str) -> int:
+    """Download the chunks of a store, many at once; returns their bytes."""
+    bucket = open_bucket(url)
+    keys = [head.key for head in bucket.below("features.zarr") if "/c/" in head.key]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return sum(map(len, pool.map(bucket.get, keys)))
+
+
 def measure_knn(endpoint: str, rows: int, dim: int) -> None:
     """Print what `eval knn` takes here and there."""
-    with TemporaryDirectory() as name:
+    with TemporaryDirectory() as name, Place(__file__, "proxy", endpoint) as proxy:
         folder = Path(name)
         local = made(folder, rows, dim)
         use(endpoint)
         url = f"s3://{make_bucket(endpoint)}/s.fungi"
         copied = fungi.copy_store(local, url, context=QUIET)
-        faults = Faults(latency=LATENCY)
         options = fungi.KnnOptions(k=20)
-        times: dict[str, list[float]] = {"disk": [], "S3": [], "S3 again": []}
-        scores = set()
-        with proxied(endpoint, faults) as proxy:
-            use(proxy)
-            for turn in range(TURNS + 1):  # the first one warms the process up
-                os.environ["FUNGI_CACHE_DIR"] = str(folder / f"cache-{turn}")
-                places = {"disk": str(local), "S3": url, "S3 again": url}
-                for kind, place in places.items():
-                    faults.requests.clear()
-                    began = time.perf_counter()
-                    found = fungi.evaluate_knn(place, options)
-                    took = time.perf_counter() - began
-                    scores.add(str(found.to_json()["scores"]))
-                    if turn:
-                        times[kind].append(took)
-                    if turn == TURNS:
-                        print(f"  {kind}: requests {dict(faults.requests)}")
-        ratios = {
-            kind: [there / here for here, there in zip(times["disk"], some, strict=True)]
-            for kind, some in times.items()
-        }
+        places = {"disk": str(local), "S3": url, "S3 again": url, "download": url}
+        times: dict[str, list[float]] = {kind: [] for kind in places}
+        scores, said = set(), []
+        use(proxy.endpoint)
+        for turn in range(TURNS + 1):  # the first one warms the process up
+            os.environ["FUNGI_CACHE_DIR"] = str(folder / f"cache-{turn}")
+            for kind, place in places.items():
+                began = time.perf_counter()
+                if kind == "download":
+                    count = downloaded(place)
+                else:
+                    scores.add(str(fungi.evaluate_knn(place, options).to_json()["scores"]))
+                took = time.perf_counter() - began
+                asked = proxy.requests()
+                if turn:
+                    times[kind].append(took)
+                if turn == TURNS:
+                    said.append(f"  {kind}: requests {asked}")
         print(
-            f"{rows} x {dim}, {copied.units['total']} chunks; scores the same: {len(scores) == 1}"
+            f"{rows} x {dim}, {copied.units['total']} chunks, {count / 1e6:.0f} MB; scores the "
+            f"same: {len(scores) == 1}; load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores"
         )
+        print(*said, sep="\n")
         for kind, some in times.items():
-            ratio = ratios[kind]
+            ratio = [there / here for here, there in zip(times["disk"], some, strict=True)]
             print(
                 f"  {kind:9} {spread(some)}; x {statistics.median(ratio):.2f} "
-                f"({min(ratio):.2f} to {max(ratio):.2f})"
+                f"({min(ratio):.2f} to {max(ratio):.2f})",
+                flush=True,
             )
 
 
-def measure_units(endpoint: str, units: int) -> None:
+def measure_units(units: int) -> None:
     """Print what opening and `status` take with many units."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         local = made(folder, units * UNIT_ROWS, UNIT_DIM, UNIT_ROWS)
-        use(endpoint)
-        url = f"s3://{make_bucket(endpoint)}/s.fungi"
-        keys = [path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file()]
-        uploading = seconds(
-            lambda: open_bucket(url).put_all({key: [(local / key).read_bytes()] for key in keys})
-        )
-        print(f"{units} units of {UNIT_ROWS} rows; {len(keys)} objects put in {uploading:.0f} s")
-        print(f"  disk: status {seconds(lambda: fungi.status(local)):.2f} s")
+        print(f"{units} units of {UNIT_ROWS} rows; load {os.getloadavg()[0]:.0f}", flush=True)
+        print(f"  disk: status {seconds(lambda: fungi.status(local)):.2f} s", flush=True)
         (array,) = fungi.Store.open(local).feature_sets()
-        folder_key = f"commits/{array}/embeddings"
-        bucket = open_bucket(url)
-        listing = seconds(lambda: list(bucket.below(folder_key)))
-        print(f"  moto's own: a listing of {units} keys {listing:.2f} s")
-        faults = Faults(latency=LATENCY)
-        for state in ("no compacted object", "compacted, cache empty", "compacted, cache full"):
-            with proxied(endpoint, faults) as proxy:
-                use(proxy)
+        records = f"commits/{array}/embeddings"
+        with Place(str(PLAIN), str(local), str(LATENCY)) as server:
+            use(server.endpoint)
+            url = f"s3://{BUCKET}/s.fungi"
+            bucket = open_bucket(url)
+            for key in (records, f"features.zarr/{array}/embeddings/c"):
+                took = seconds(lambda key=key: list(bucket.below(key)))  # type: ignore[misc]
+                print(f"  the server's own: a listing of {key} {took:.2f} s", flush=True)
+            for state in ("no compacted object", "compacted, cache empty", "compacted, cache full"):
                 if state != "compacted, cache full":
                     os.environ["FUNGI_CACHE_DIR"] = str(folder / state)
                 if state == "compacted, cache empty":
-                    use(endpoint)
                     reads: ObjectReads = open_backend(url)._reads  # type: ignore[attr-defined]
-                    reads.compact(folder_key)
-                    assert Bucket.find(bucket, f"{folder_key}/{COMPACTED}")
+                    reads.compact(records)
+                    assert Bucket.find(bucket, f"{records}/{COMPACTED}")
                     os.environ["FUNGI_CACHE_DIR"] = str(folder / "another")
-                    use(proxy)
-                faults.requests.clear()
+                server.requests()
                 opening = seconds(lambda: fungi.Store.open(url))
+                cpu = time.process_time()
                 took = seconds(lambda: fungi.status(url))
-                print(f"  {state}: open {opening:.2f} s, status {took:.2f} s, {faults.requests}")
-        use(endpoint)
-        print(f"  without latency, cache full: status {seconds(lambda: fungi.status(url)):.2f} s")
+                cpu = time.process_time() - cpu
+                print(
+                    f"  {state}: open {opening:.2f} s, status {took:.2f} s ({cpu:.2f} s of CPU), "
+                    f"{server.requests()}",
+                    flush=True,
+                )
 
 
 def main(words: list[str]) -> None:
     """Run what is asked for."""
     kind, *numbers = words or ["knn"]
+    if kind == "proxy":
+        be_proxy(numbers[0])
+        return
+    if kind == "units":
+        measure_units(int(numbers[0]) if numbers else 20_000)
+        return
     with server() as endpoint:
-        if kind == "units":
-            measure_units(endpoint, int(numbers[0]) if numbers else 20_000)
-            return
         sizes = list(map(int, numbers)) or [50_000, 384, 50_000, 1536]
         for rows, dim in zip(sizes[::2], sizes[1::2], strict=True):
             measure_knn(endpoint, rows, dim)

@@ -76,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or a body waits 40 ms for the client's word on its head
     server: _Server
 
     def handle_one_request(self) -> None:

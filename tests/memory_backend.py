@@ -10,14 +10,14 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from fungistore.store.backend import Bytes, Listing
+from fungistore.store.backend import Bytes, Kind, Listing
 from fungistore.store.locks import Claim
 
 PLACES: dict[str, MemoryBackend] = {}
@@ -86,6 +86,12 @@ class MemoryBackend:
 
     def sizes(self, keys: Collection[str]) -> dict[str, int]:
         return {key: self.size(key) for key in keys if self.has(key)}
+
+    def once(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def soon(self, kind: Kind, *keys: str) -> None:
+        pass
 
     def tag(self, key: str) -> None:
         return None

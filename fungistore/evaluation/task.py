@@ -20,6 +20,7 @@ from fungistore.matrices.splits import Split, choose_split
 from fungistore.pca.stage import refuse_leak
 from fungistore.quantities import counted
 from fungistore.store.coverage import Coverage
+from fungistore.store.opening import begin, opening
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
 
@@ -131,9 +132,11 @@ def open_task(
         MismatchError: the PCA was fitted on test rows.
     """
     opened = Store.open(store)
-    matrix = open_features(opened, features, pca=pca, feature_set=feature_set)
-    task = task_of(matrix, holdout=holdout, seed=seed, group=group)
-    refuse_leak(matrix, task.split.test)
+    with opening(opened):
+        matrix = open_features(opened, features, pca=pca, feature_set=feature_set)
+        begin(opened, matrix.arrays)
+        task = task_of(matrix, holdout=holdout, seed=seed, group=group)
+        refuse_leak(matrix, task.split.test)
     return task
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from fungistore.errors import FungiError, UsageError
+from fungistore.errors import UsageError
 from fungistore.extras import install_command
+from fungistore.remote.forked import refuse_fork
 from fungistore.remote.refusals import names_no_bucket, refusal
 from fungistore.remote.urls import has_more, shown
 
@@ -36,10 +37,10 @@ LARGE_BYTES = 4 << 20  # of one put, which has more time: a slow line takes minu
 LARGE_SECONDS = 600
 PART_BYTES = 32 << 20  # of 10,000 parts at most: S3's largest object is 5 TB
 DELETED_AT_ONCE = 1000  # S3's limit
+PAGE = 1000  # objects that a server lists at once
 ABSENT: Final = "absent"  # what `put` expects of an object that must not be there
 
 Bytes = bytes | memoryview
-ASKED: set[int] = set()  # the process that has asked a server first; those forked from it see it
 
 
 class ChangedError(FileExistsError):
@@ -188,11 +189,17 @@ class Bucket:
         """Return the objects directly below a folder, and the names of the folders there.
 
         Some servers (s3rver 3.7) leave folders out. Until two were listed, the first objects
-        below are looked at too; if these are in others, all objects are listed from then on.
+        below are looked at, which may be all; if these are in folders that are left out, all
+        objects are listed from then on.
         """
         prefix = prefix.rstrip("/")
         if self._lists_folders is not False:
-            seen = self._first_folders(prefix) if self._lists_folders is None else set()
+            seen: set[str] = set()
+            if self._lists_folders is None:
+                first = self._first(prefix)
+                if len(first) < PAGE:
+                    return _divided(first, prefix)
+                seen = set(_divided(first, prefix)[1])
             with self.told(prefix):
                 found = _obstore().list_with_delimiter(self.store, prefix or None)
             names = [one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"]]
@@ -202,16 +209,13 @@ class Bucket:
                 self._lists_folders = True
             if self._lists_folders is not False:
                 return list(map(_head, found["objects"])), names
-        every = [(one, _below(one.key, prefix)) for one in self.below(prefix)]
-        files = [one for one, name in every if "/" not in name]
-        return files, sorted({name.partition("/")[0] for _, name in every if "/" in name})
+        return _divided(self.below(prefix), prefix)
 
-    def _first_folders(self, prefix: str) -> set[str]:
-        """Return the folders of the first thousand objects below one."""
+    def _first(self, prefix: str) -> list[Head]:
+        """Return the first objects below a folder, or all if they are fewer than a page."""
         with self.told(prefix):
-            page: Any = next(iter(_obstore().list(self.store, prefix or None, chunk_size=1000)), [])
-        names = [_below(one["path"], prefix) for one in page]
-        return {name.partition("/")[0] for name in names if "/" in name}
+            page: Any = next(iter(_obstore().list(self.store, prefix or None, chunk_size=PAGE)), [])
+        return list(map(_head, page))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, those that are there."""
@@ -226,8 +230,8 @@ class Bucket:
     @contextmanager
     def told(self, key: str) -> Iterator[None]:
         """Turn obstore's errors into those of a disk; obstore's own texts may have signatures."""
+        refuse_fork()
         where = f"{self.where}/{key}".rstrip("/")
-        _refuse_fork(where)
         errors = _obstore().exceptions
         try:
             yield
@@ -333,24 +337,16 @@ def _obstore() -> Any:
     return obstore
 
 
-def _refuse_fork(where: str) -> None:
-    """Refuse a process that was forked from one that has asked: it would wait for ever.
-
-    obstore's threads are not in it, and its locks may be held by them.
-    """
-    if not ASKED:
-        ASKED.add(os.getpid())
-    elif os.getpid() not in ASKED:
-        raise FungiError(
-            "a forked process cannot ask a server which its parent has asked",
-            where=where,
-            hint='start it anew: DataLoader(..., multiprocessing_context="spawn")',
-        )
-
-
 def _head(meta: Any) -> Head:
     seen = (meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], meta["version"])
     return Head(*seen)
+
+
+def _divided(heads: Iterable[Head], prefix: str) -> tuple[list[Head], list[str]]:
+    """Return which of all objects below a folder are directly there, and the folders there."""
+    every = [(one, _below(one.key, prefix)) for one in heads]
+    files = [one for one, name in every if "/" not in name]
+    return files, sorted({name.partition("/")[0] for _, name in every if "/" in name})
 
 
 def _below(key: str, prefix: str) -> str:

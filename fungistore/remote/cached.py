@@ -34,7 +34,12 @@ class CachedBucket:
         self._own: set[str] = set()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_cached, (self.bucket.where,)  # in another process; no secret travels
+        return open_cached, self.known  # in another process; no secret travels
+
+    @property
+    def known(self) -> tuple[str, tuple[Head, ...]]:
+        """The URL, and what listings have told of its objects."""
+        return self.bucket.where, tuple(self._heads.values())
 
     def note(self, heads: Iterable[Head]) -> None:
         """Take what a listing has just told of some objects for what they are."""
@@ -114,9 +119,16 @@ class CachedBucket:
         return fetch
 
 
-def open_cached(url: str) -> CachedBucket:
-    """Return the bucket of a URL, read through the cache that the variables ask for."""
-    return CachedBucket(open_bucket(url), object_cache())
+def open_cached(url: str, heads: Iterable[Head] = ()) -> CachedBucket:
+    """Return the bucket of a URL, read through the cache that the variables ask for.
+
+    Args:
+        url: of what all keys are below.
+        heads: what listings have told of its objects.
+    """
+    cached = CachedBucket(open_bucket(url), object_cache())
+    cached.note(heads)
+    return cached
 
 
 def tag_of(head: Head) -> str:

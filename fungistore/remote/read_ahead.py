@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from fungistore.remote.forked import refuse_fork
+
 AHEAD_BYTES = 64_000_000  # of an array, fetched before they are asked for; one object at least
 AHEAD = 64  # objects of an array: 20 ms of latency cost 0.3 ms an object then
 THREADS = 16
@@ -43,6 +45,7 @@ class ReadAhead:
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes."""
+        refuse_fork()  # what is being fetched never arrives in it
         with self._lock:
             sequence = next((one for one in self._sequences.values() if key in one.places), None)
             if sequence is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from zarr.abc.store import Store as ZarrStore
 
@@ -30,6 +30,7 @@ BACKENDS = Registry(
 )
 SCHEME = "://"
 Bytes = bytes | memoryview
+Kind = Literal["read", "list", "read_all", "sizes", "local_path"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,18 @@ class Backend(Protocol):
 
     def sizes(self, keys: Collection[str]) -> dict[str, int]:
         """Return the bytes of those of some objects, of one folder, that are there."""
+
+    def once(self) -> AbstractContextManager[None]:
+        """Let this thread read what it asks for within once, as it was then; nothing on a disk.
+
+        For a moment in which nothing is written, such as opening what is there.
+        """
+
+    def soon(self, kind: Kind, *keys: str) -> None:
+        """Begin what `kind`, a method, is going to be asked for within `once`; nothing on a disk.
+
+        `sizes` is asked for objects of a folder, which is the key.
+        """
 
     def tag(self, key: str) -> str | None:
         """Return what the server tells of an object's bytes without reading them, often their MD5.

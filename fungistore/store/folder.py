@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fungistore.names import is_foreign
-from fungistore.store.backend import Backend, Bytes, Listing
+from fungistore.store.backend import Backend, Bytes, Kind, Listing
 from fungistore.store.durable import file_digest
 
 
@@ -65,6 +65,10 @@ class Folder:
         """Return the bytes of those of some objects in it that are there."""
         found = self.backend.sizes([self.key_of(name) for name in names])
         return {key.removeprefix(f"{self.key}/"): count for key, count in found.items()}
+
+    def soon(self, kind: Kind, *names: str) -> None:
+        """Begin what is going to be asked for of the folder, or of objects in it; see `Backend`."""
+        self.backend.soon(kind, *(map(self.key_of, names) if names else (self.key,)))
 
     def list(self, *names: str) -> Listing:
         """Return what is directly in it, or in a folder below it, but no files of others."""

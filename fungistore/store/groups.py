@@ -42,7 +42,12 @@ def groups_above(features: Folder, name: str) -> Iterator[Folder]:
 
 
 def array_names(folder: Folder) -> list[str]:
-    """Return the arrays below a zarr group, sorted, by their path in it.
+    """Return the arrays below a zarr group, sorted, by their path in it; see `array_metadata`."""
+    return list(array_metadata(folder))
+
+
+def array_metadata(folder: Folder) -> dict[str, Config]:
+    """Return zarr's metadata of the arrays below a group, sorted, by their path in it.
 
     Reads the metadata files alone: what a kill leaves beside them is passed over in silence, as
     are the arrays of other programs.
@@ -50,17 +55,27 @@ def array_names(folder: Folder) -> list[str]:
     Raises:
         StoreError: metadata are damaged.
     """
-    names = []
+    with folder.backend.once():
+        return dict(sorted(_metadata_below(folder)))
+
+
+def _metadata_below(folder: Folder) -> Iterator[tuple[str, Config]]:
     listing = folder.list()
     if METADATA in listing.files:
         with damage_explained("zarr metadata are damaged", folder.where(METADATA)):
             document = json.loads(folder.read(METADATA))
             is_array = document["node_type"] == "array"
         if is_array:  # the folders below it are chunks
-            return [] if is_of_another(document) else [""]
-    for name in listing.folders:
-        names += [f"{name}/{below}".rstrip("/") for below in array_names(folder.at(name))]
-    return sorted(names)
+            if not is_of_another(document):
+                yield "", document
+            return
+    below = [folder.at(name) for name in listing.folders]
+    for one in below:
+        one.soon("read", METADATA)
+        one.soon("list")
+    for one in below:
+        for path, document in _metadata_below(one):
+            yield f"{one.name}/{path}".rstrip("/"), document
 
 
 def is_of_another(document: Config | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from shlex import quote
-from typing import Any
+from typing import Any, NoReturn
 
 from fungistore.errors import StoreError, UsageError
 from fungistore.store.backend import Backend
@@ -33,7 +33,7 @@ def refuse_half_copy(backend: Backend) -> None:
         )
 
 
-def refuse_no_store(backend: Backend, manifest: str) -> None:
+def refuse_no_store(backend: Backend, manifest: str) -> NoReturn:
     """Raise what is to be said of a place without a store's manifest."""
     refuse_half_copy(backend)
     raise UsageError(

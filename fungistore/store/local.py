@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -14,7 +14,7 @@ from zarr.storage import LocalStore
 
 from fungistore.errors import UsageError
 from fungistore.names import CHUNKS, is_foreign, is_litter
-from fungistore.store.backend import SCHEME, Bytes, Listing
+from fungistore.store.backend import SCHEME, Bytes, Kind, Listing
 from fungistore.store.chunks import METADATA
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.durable import (
@@ -93,6 +93,13 @@ class LocalBackend:
             except OSError as error:
                 raise_unreadable(error)
         return found
+
+    def once(self) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+    def soon(self, kind: Kind, *keys: str) -> None:
+        """Do nothing: a disk is read without a round trip."""
 
     def tag(self, key: str) -> None:
         """Return None: a disk tells nothing."""

@@ -14,7 +14,7 @@ import threading
 import uuid
 import weakref
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +27,7 @@ from zarr.storage import ObjectStore
 from fungistore.names import is_hidden
 from fungistore.remote.bucket import ABSENT, THREADS, ChangedError, Head
 from fungistore.remote.cached import CachedBucket, tag_of
+from fungistore.remote.forked import refuse_fork
 from fungistore.remote.read_ahead import ReadAhead
 from fungistore.store.backend import Bytes
 from fungistore.store.compacted import Entries, pack, unpack
@@ -62,16 +63,20 @@ class ObjectReads:
 
     def sizes(self, keys: Collection[str]) -> dict[str, int]:
         """Return the bytes of those of some objects that are there."""
+        return self.noted(keys, {head.key: head for head in self.heads(keys)})
+
+    def heads(self, keys: Collection[str]) -> list[Head]:
+        """Look at those of some objects of one folder that are there, and at others perhaps."""
         if len(keys) <= FEW // 4:
             with ThreadPoolExecutor(max(1, len(keys))) as pool:
-                found = [head for head in pool.map(self.cached.bucket.find, keys) if head]
-        else:
-            folder = os.path.commonpath(list(keys))
-            wanted = set(keys)
-            found = [one for one in self.cached.bucket.below(folder) if one.key in wanted]
-        self.cached.note(found)
-        there = {head.key: head.size for head in found}
-        sizes = {key: there[key] for key in keys if key in there}
+                return [head for head in pool.map(self.cached.bucket.find, keys) if head]
+        return list(self.cached.bucket.below(os.path.commonpath(list(keys))))
+
+    def noted(self, keys: Collection[str], heads: Mapping[str, Head]) -> dict[str, int]:
+        """Take objects for what was just told of them, and for a sequence; returns their bytes."""
+        there = {key: heads[key] for key in keys if key in heads}
+        self.cached.note(there.values())
+        sizes = {key: head.size for key, head in there.items()}
         if len(keys) > 1:
             self._ahead.follow(os.path.commonpath(list(keys)), sizes)
         return sizes
@@ -134,7 +139,8 @@ class ObjectReads:
 
     def _entries(self, folder: str) -> Entries:
         """Return tag and bytes of the objects directly below a folder by their names."""
-        heads, _ = self.cached.bucket.level(folder)
+        every = self.cached.bucket.below(folder)
+        heads = [one for one in every if "/" not in one.key[len(folder) + 1 :]]
         self.cached.note(one for one in heads if one.key.endswith(f"/{COMPACTED}"))
         there = {one.key.rpartition("/")[2]: one for one in heads}
         compacted = there.get(COMPACTED)
@@ -200,6 +206,7 @@ class CachedObjects(ObjectStore[Any]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """Return an object, or a part of one; None where there is none."""
+        refuse_fork()
         if self._pool is None:
             self._pool = ThreadPoolExecutor(THREADS, "fungi-read")
         loop = asyncio.get_running_loop()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from fungistore.remote.asked import Asked
 from fungistore.remote.bucket import (
     ABSENT,
     DELETED_AT_ONCE,
@@ -27,7 +28,7 @@ from fungistore.remote.bucket import (
 )
 from fungistore.remote.cache_options import object_cache
 from fungistore.remote.cached import CachedBucket
-from fungistore.store.backend import Bytes, Listing
+from fungistore.store.backend import Bytes, Kind, Listing
 from fungistore.store.locks import Claims
 from fungistore.store.object_claims import LEASE_SECONDS, LOCKS, ObjectClaims
 from fungistore.store.object_lines import APPENDED, ObjectLines, grows
@@ -57,7 +58,21 @@ class ObjectBackend:
         self._claims = claims
         self._lines = ObjectLines(bucket, self._put)
         self._reads = ObjectReads(CachedBucket(bucket, object_cache()))
+        self._asked = Asked()
         claims.finishing = self._reads.finish
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_url, self._reads.cached.known  # as a worker process of a DataLoader opens it
+
+    def once(self) -> AbstractContextManager[None]:
+        """Ask the server once for what this thread asks within."""
+        return self._asked.once()
+
+    def soon(self, kind: Kind, *keys: str) -> None:
+        """Begin requests, in other threads."""
+        ask = self._below if kind == "sizes" else getattr(self, f"_{kind}")
+        for key in keys:
+            self._asked.begin(kind, key, ask)
 
     def make_room(self) -> bool:
         """Whether nothing is below the URL; a bucket has no folders to make."""
@@ -67,7 +82,14 @@ class ObjectBackend:
 
     def has(self, key: str) -> bool:
         """Whether there is such an object."""
-        return self._bucket.find(key) is not None
+        for kind, ask in (("read", self.read), ("local_path", self.local_path)):
+            if self._asked.knows(kind, key):
+                try:
+                    ask(key)
+                except FileNotFoundError:
+                    return False
+                return True
+        return self._asked.get("find", key, self._bucket.find) is not None
 
     def size(self, key: str) -> int:
         """Return the bytes of an object."""
@@ -77,10 +99,16 @@ class ObjectBackend:
 
     def read(self, key: str) -> bytes:
         """Return an object's bytes."""
+        return self._asked.get("read", key, self._read)
+
+    def _read(self, key: str) -> bytes:
         return self._lines.read(key) if grows(key) else self._bucket.get(key)
 
     def list(self, key: str) -> Listing:
         """Return the names directly below a folder."""
+        return self._asked.get("list", key, self._list)
+
+    def _list(self, key: str) -> Listing:
         files, folders = self._bucket.level(key)
         names = (one.key.rpartition("/")[2] for one in files)
         hidden = HIDDEN if not key else set()
@@ -88,6 +116,7 @@ class ObjectBackend:
 
     def publish(self, key: str, *pieces: Bytes) -> None:
         """Put an object in the place of what is there; see `_put`."""
+        self._asked.forget()
         if grows(key):
             self._lines.publish(key, *pieces)
         else:
@@ -148,6 +177,7 @@ class ObjectBackend:
         appear. A writer that is paused within that request can replace what a next owner has put.
         Files that are so large are indexes and tables, whose records have their checksums.
         """
+        self._asked.forget()
         with self.scratch() as path:
             write(path)
             if path.stat().st_size <= WHOLE_BYTES:
@@ -166,6 +196,7 @@ class ObjectBackend:
 
     def append(self, key: str, lines: bytes) -> None:
         """Put lines beside the object that they continue; see `object_lines`."""
+        self._asked.forget()
         if grows(key):
             self._lines.append(key, lines)
             return
@@ -183,6 +214,7 @@ class ObjectBackend:
         later, removes what a next owner has put: records are removed first, and without a record a
         unit counts as not written, so work is lost by that and nothing is told wrongly.
         """
+        self._asked.forget()
         keys = [one.key for one in self._bucket.below(key)]
         if key:
             keys += [*(one.key for one in self._bucket.below(f"{APPENDED}/{key}")), key]
@@ -195,11 +227,29 @@ class ObjectBackend:
 
     def read_all(self, key: str) -> dict[str, bytes]:
         """Return the objects directly below a folder."""
+        return self._asked.get("read_all", key, self._read_all)
+
+    def _read_all(self, key: str) -> dict[str, bytes]:
         return self._reads.read_all(key)
 
     def sizes(self, keys: Collection[str]) -> dict[str, int]:
-        """Return the bytes of those of some objects that are there."""
-        return self._reads.sizes(keys)
+        """Return the bytes of those of some objects that are there.
+
+        A listing that was begun before what names the objects was read may lack those that were put
+        meanwhile: they are looked at.
+        """
+        above = map(str, PurePosixPath(next(iter(keys), "")).parents)
+        folder = next((one for one in above if self._asked.knows("sizes", one)), None)
+        if folder is None or not all(key.startswith(f"{folder}/") for key in keys):
+            return self._reads.sizes(keys)
+        heads = {one.key: one for one in self._asked.get("sizes", folder, self._below)}
+        rest = [key for key in keys if key not in heads]
+        if rest:
+            heads |= {one.key: one for one in self._reads.heads(rest)}
+        return self._reads.noted(keys, heads)
+
+    def _below(self, key: str) -> Sequence[Head]:
+        return [*self._bucket.below(key)]
 
     def tag(self, key: str) -> str | None:
         """Return an object's tag without its quotes: of S3, the MD5 of what came in one piece."""
@@ -212,9 +262,12 @@ class ObjectBackend:
 
     def local_path(self, key: str) -> Path:
         """Return a copy of an object on this machine."""
-        return (
-            self._reads.copy_of(key, self.read(key)) if grows(key) else self._reads.local_path(key)
-        )
+        return self._asked.get("local_path", key, self._local_path)
+
+    def _local_path(self, key: str) -> Path:
+        if grows(key):
+            return self._reads.copy_of(key, self._read(key))
+        return self._reads.local_path(key)
 
     def directory(self, key: str = "") -> None:
         """Return None: there is no directory."""
@@ -252,8 +305,10 @@ class ObjectBackend:
         return None
 
 
-def open_url(where: str) -> ObjectBackend:
-    """Return the backend of a URL."""
+def open_url(where: str, heads: Iterable[Head] = ()) -> ObjectBackend:
+    """Return the backend of a URL, and of objects that listings have told of."""
     url = where.rstrip("/")
     hasty = Patience(request=LEASE_SECONDS / 6, together=LEASE_SECONDS / 3)
-    return ObjectBackend(open_bucket(url), ObjectClaims(open_bucket(url, hasty)))
+    backend = ObjectBackend(open_bucket(url), ObjectClaims(open_bucket(url, hasty)))
+    backend._reads.cached.note(heads)
+    return backend

@@ -140,6 +140,11 @@ class SampleTable:
             with self.open(part) as file:
                 yield from file.iter_batches(ROWS_PER_GROUP, columns=list(columns))
 
+    def soon(self) -> None:
+        """Begin to fetch the files, within the backend's `once`."""
+        if self.parts:
+            self.folder.soon("local_path", *(part.file for part in self.parts))
+
     def ids(self) -> Iterator[str]:
         """Yield the ids of all samples, in order."""
         for batch in self.batches("id"):

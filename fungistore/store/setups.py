@@ -7,7 +7,7 @@ heads refer to it by that name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,10 @@ class Setups:
         """
         return self.document(key, CONFIG)
 
+    def soon(self, keys: Iterable[str]) -> None:
+        """Begin to read configurations, within the backend's `once`."""
+        self._folder.soon("read", *(f"{key}/{CONFIG}" for key in keys if is_fingerprint(key)))
+
     def document(self, key: str, name: str) -> Config:
         """Return a JSON file of a setup.
 
@@ -94,10 +98,14 @@ class Setups:
             StoreError: it is damaged.
         """
         self._refuse_foreign(key)
-        recorded: dict[str, str] | None = self.made(key).get("banks")
-        if recorded is not None:
-            return recorded
-        files = (file.removesuffix(".safetensors") for file in self._folder.at(key).list().files)
+        folder = self._folder.at(key)
+        with folder.backend.once():
+            folder.soon("read", MADE)
+            folder.soon("list")
+            recorded: dict[str, str] | None = self.made(key).get("banks")
+            if recorded is not None:
+                return recorded
+            files = [file.removesuffix(".safetensors") for file in folder.list().files]
         names = [file for file in files if file.startswith(BANK_FILE)]
         return {n.removeprefix(BANK_FILE): digest_array(self.tensors(key, n)[BANK]) for n in names}
 

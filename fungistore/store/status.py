@@ -12,6 +12,7 @@ from fungistore.fingerprint import Config
 from fungistore.markup import html_table
 from fungistore.quantities import counted, size
 from fungistore.store.masks import read_masks_record
+from fungistore.store.opening import begin, opening
 from fungistore.store.records import Records
 from fungistore.store.removed import read_removed
 from fungistore.store.stale import StaleArtefact, stale_artefacts
@@ -140,10 +141,16 @@ def status(store: str | Path | Store) -> StoreStatus:
         StoreError: it is damaged.
     """
     store = Store.open(store)
-    found = understood(store)
-    failures = Counter(f"{f.error}: {f.message}" for f in store.each_failure())
+    with opening(store):
+        return _status(store)
+
+
+def _status(store: Store) -> StoreStatus:
     sets = {name: store.arrays(name) for name in store.feature_sets()}
     records = Records(array for found in sets.values() for array in found.values())
+    begin(store, records.arrays)
+    found = understood(store)
+    failures = Counter(f"{f.error}: {f.message}" for f in store.each_failure())
     return StoreStatus(
         store=store.where,
         id=store.manifest.id,

@@ -28,7 +28,7 @@ from fungistore.store.failures import (
 )
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
-from fungistore.store.groups import array_names, ready_groups
+from fungistore.store.groups import array_metadata, array_names, ready_groups
 from fungistore.store.half_copy import refuse_half_copy, refuse_no_store
 from fungistore.store.locks import WHOLE, Claim, Slice, StoreLocks
 from fungistore.store.manifest import (
@@ -92,9 +92,10 @@ class Store:
             is_asked = keep_removed and not where.keep_removed
             return cls(where.backend, where.manifest, keep_removed=True) if is_asked else where
         backend = open_backend(where)
-        if not backend.has(MANIFEST):
+        try:
+            manifest = _read_manifest(backend)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             refuse_no_store(backend, MANIFEST)
-        manifest = _read_manifest(backend)
         say_newer_minor(backend.where, manifest.schema)
         return cls(backend, manifest, keep_removed=keep_removed)
 
@@ -173,8 +174,8 @@ class Store:
 
     def arrays(self, feature_set: str) -> dict[str, UnitArray]:
         """Return the arrays of a feature set by their name in it, such as "gradients/kl"."""
-        names = array_names(self.folder(FEATURES, feature_set))
-        return {name: UnitArray(self.backend, f"{feature_set}/{name}") for name in names}
+        found = array_metadata(self.folder(FEATURES, feature_set)).items()
+        return {name: UnitArray(self.backend, f"{feature_set}/{name}", one) for name, one in found}
 
     def feature_sets(self) -> list[str]:
         """Return the names of the feature sets."""

@@ -13,15 +13,16 @@ from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from shlex import quote
 from typing import Any, cast
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from fungistore.choices import Codec
+from fungistore.fingerprint import Config
+from fungistore.names import CHUNKS
 from fungistore.quantities import counted
+from fungistore.store.arrays import open_array
 from fungistore.store.backend import Backend, Bytes
 from fungistore.store.chunks import (
     METADATA,
@@ -40,10 +41,10 @@ from fungistore.store.commit import (
     record_name,
     record_unit,
 )
-from fungistore.store.disk_errors import damage_explained, raise_unreadable
+from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
-from fungistore.store.groups import OURS, ready_groups
+from fungistore.store.groups import ready_groups
 from fungistore.store.plain_chunks import PlainChunks, plain_chunks
 
 FEATURES = "features.zarr"
@@ -78,6 +79,7 @@ class UnitArray:
     Args:
         backend: where the store is.
         name: path of the array below `features.zarr`, such as "dinov2/gradients/kl".
+        metadata: zarr's, if they have just been read.
 
     Attributes:
         folder: where its chunks and metadata are.
@@ -87,11 +89,11 @@ class UnitArray:
         StoreError: its metadata are missing or damaged.
     """
 
-    def __init__(self, backend: Backend, name: str) -> None:
+    def __init__(self, backend: Backend, name: str, metadata: Config | None = None) -> None:
         self.name = name
         self.folder = Folder(backend).at(FEATURES, name)
         self.records = Folder(backend).at(COMMITS, name)
-        self.array = self._open()
+        self.array = open_array(self.folder, metadata)
 
     @classmethod
     def create(
@@ -113,17 +115,6 @@ class UnitArray:
         _, metadata = blank_array(shape, dtype, unit_rows, shard_units, codec, attributes)
         features.at(name).publish(METADATA, metadata)
         return cls(backend, name)
-
-    def _open(self) -> zarr.Array[Any]:
-        command = f"fungi verify {quote(self.folder.backend.where)} --repair"
-        hint = f"{command} writes them anew where it can"
-        with damage_explained("an array's metadata are damaged", self.folder.where(METADATA), hint):
-            array = zarr.open_array(
-                self.folder.backend.zarr(), path=self.folder.key, mode="r", zarr_format=3
-            )
-            if not array.attrs.keys() >= OURS:
-                raise ValueError("an array of another program")
-        return array
 
     @property
     def feature_set(self) -> str:
@@ -183,7 +174,7 @@ class UnitArray:
             document["shape"][0] = rows
             ready_groups(Folder(self.folder.backend).at(FEATURES), self.name)
             self.folder.publish(METADATA, json.dumps(document, indent=2).encode())
-            self.array = self._open()
+            self.array = open_array(self.folder)
 
     def rows_of(self, unit: int) -> int:
         """Return how many rows a unit has: fewer than `unit_rows` at the array's end."""
@@ -315,13 +306,20 @@ class UnitArray:
             units = [record_unit(name) for name in self.records.list().files]
             found = {unit: self.commit(unit) for unit in units if unit is not None and unit in some}
         else:  # elsewhere all of them are fewer requests than some
-            stored = self.records.read_all()
-            names = {unit: name for name in stored if (unit := record_unit(name)) is not None}
-            names = {unit: name for unit, name in names.items() if some is None or unit in some}
-            keys = {unit: self.chunk_key(unit) for unit in names}
-            sizes = self.folder.sizes(list(keys.values()))
+            with self.folder.backend.once():
+                self.soon()
+                stored = self.records.read_all()
+                names = {unit: name for name in stored if (unit := record_unit(name)) is not None}
+                names = {unit: name for unit, name in names.items() if some is None or unit in some}
+                keys = {unit: self.chunk_key(unit) for unit in names}
+                sizes = self.folder.sizes(list(keys.values()))
             found = {u: self._judged(u, stored[n], sizes.get(keys[u])) for u, n in names.items()}
         return {unit: commit for unit, commit in found.items() if commit is not None}
+
+    def soon(self) -> None:
+        """Begin what `commits` takes, within the backend's `once`."""
+        self.records.soon("read_all")
+        self.folder.soon("sizes", CHUNKS)
 
     def commit(self, unit: int) -> Commit | None:
         """Return a unit's record if its chunk matches it, None otherwise.
