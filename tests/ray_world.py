@@ -72,30 +72,32 @@ def nodes(log: Path) -> Iterator[Nodes]:
 
 
 @contextmanager
-def gate(store: Path, name: str) -> Iterator[set[int]]:
-    """Let no slice begin until the end of the block; yields the processes that are in one.
+def gate(store: Path, name: str) -> Iterator[None]:
+    """Let no slice begin until the end of the block.
 
     It is what another process does that freezes the setup: whoever comes next waits.
     """
-    opened = Store.open(store)
-    with opened.writing(f"prepare/{name}", patience=QUIET):
-        yield {claim.pid for claim in opened.writers() if claim.count > 1}
+    with Store.open(store).writing(f"prepare/{name}", patience=QUIET):
+        yield
 
 
-def wait_until_at_work(store: Path, name: str, workers: int) -> set[int]:
-    """Let slices begin one by one, until so many processes have had one; returns them.
+def wait_until_at_work(store: Path, name: str, workers: int) -> None:
+    """Let a few slices begin at a time, until so many processes have been seen within one.
 
     Workers are ready seconds after each other: the first of them has not done everything by then.
     """
-    seen: set[int] = set()
+    opened, seen = Store.open(store), set[int]()
     deadline = time.monotonic() + PATIENCE
-    while len(seen) < workers:
+    while True:
+        closes = time.monotonic() + 0.4
+        while time.monotonic() < closes:
+            seen |= {claim.pid for claim in opened.writers() if claim.count > 1}
+            time.sleep(0.002)
+        if len(seen) >= workers:
+            return
         assert time.monotonic() < deadline, f"{len(seen)} of {workers} workers at work"
-        with gate(store, name) as found:
-            seen |= found
-            if len(seen) < workers:
-                time.sleep(1.5)
-    return seen
+        with gate(store, name):
+            time.sleep(1.5)
 
 
 @dataclass
