@@ -35,15 +35,14 @@ def copy(
 ) -> None:
     """Copy a store, or some of its features, to another place.
 
-    From a directory to a URL, back, or across. The same command again continues, or adds what
+    From a directory to a URL such as s3://bucket/pets.fungi, back, or across. The same command again continues, or adds what
     STORE has more by now. Every chunk is compared with its record before it is sent, and again
     when it has arrived. Until all is there, the copy is no store for any other command.
 
     \b
     Examples:
-      fungi copy pets.fungi s3://bucket/pets.fungi
-      fungi copy s3://bucket/pets.fungi pets.fungi --features embeddings,kl
       fungi copy pets.fungi backup.fungi --dry-run
+      fungi copy pets.fungi backup.fungi
 
     Exit codes: 0 done, 1 failed, 2 usage, 4 TARGET is another store, or has other rows, 5 STORE
     is damaged, 75 stopped by SIGTERM (run again).

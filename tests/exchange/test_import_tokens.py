@@ -339,7 +339,7 @@ def test_units_of_vectors_that_are_too_long_for_tokens_are_refused(
     path, store = write(tmp_path / "f.npy", tokens()), tmp_path / "s"
     np.save(tmp_path / "v.npy", tokens(ROWS, 6, dtype="float32"))
     import_features(tmp_path / "v.npy", store)
-    with pytest.raises(UsageError, match=r"(?s)units of 16 rows.*import patches first"):
+    with pytest.raises(UsageError, match=r"(?s)chunks of 16 rows.*import patches first"):
         import_features(path, store, PATCHES)
     import_features(path, store, asked(feature_set="o", unit_rows=4))
     import_features(tmp_path / "v.npy", store, ImportOptions(feature_set="o"))

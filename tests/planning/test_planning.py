@@ -178,6 +178,7 @@ def test_shards_share_files_and_have_an_index() -> None:
     assert shards - chunks == arrays * 7 * (16 * 16 + 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "factory", ["Flat", "HNSW32", "IVF16,Flat", "OPQ2_16,IVF16,PQ2", "IVF16,PQ2"]
 )
