@@ -287,6 +287,7 @@ def test_without_ray_the_extra_is_named(
     assert "pip install" in str(error.value.hint)
 
 
+@pytest.mark.slow
 def test_ray_is_imported_with_its_flag_alone() -> None:
     """Neither the package, nor the choice of another engine, imports it."""
     code = (

@@ -35,9 +35,10 @@ def copy(
 ) -> None:
     """Copy a store, or some of its features, to another place.
 
-    From a directory to a URL such as s3://bucket/pets.fungi, back, or across. The same command again continues, or adds what
-    STORE has more by now. Every chunk is compared with its record before it is sent, and again
-    when it has arrived. Until all is there, the copy is no store for any other command.
+    From a directory to a URL such as s3://bucket/pets.fungi, back, or across. The same command
+    again continues, or adds what STORE has more by now. Every chunk is compared with its record
+    before it is sent, and again when it has arrived. Until all is there, the copy is no store for
+    any other command.
 
     \b
     Examples:

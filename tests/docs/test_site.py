@@ -95,6 +95,7 @@ def test_every_option_of_every_command_is_in_the_reference(hooks: ModuleType) ->
         assert "**Examples**\n\n```text\n" in section
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     """In strict mode: every public name is in its inventory, and no page asks the web."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]

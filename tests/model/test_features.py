@@ -467,7 +467,7 @@ def test_another_codes_precision_changes_nothing(
     ("dtype", "path_of"),
     [
         (torch.float32, None),
-        (torch.bfloat16, None),
+        pytest.param(torch.bfloat16, None, marks=pytest.mark.slow),
         pytest.param(torch.int8, None, marks=[pytest.mark.slow, needs_vnni]),
         pytest.param(torch.float32, LayerPath, marks=pytest.mark.slow),
     ],

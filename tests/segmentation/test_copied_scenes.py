@@ -37,6 +37,7 @@ def there_and_back(store: Path, tmp_path: Path) -> str:
     return url
 
 
+@pytest.mark.slow
 def test_masks_and_banks_are_copied(scenes: Store, tmp_path: Path) -> None:
     """They come back byte by byte, and a picture is segmented alike from the URL."""
     names = files(scenes.root)

@@ -240,6 +240,7 @@ def test_folders_tables_and_lists_at_a_url_are_listed_as_on_a_disk(
     assert [one[4] for one in listed] == [path.stat().st_size for path in files]
 
 
+@pytest.mark.slow
 def test_rows_of_parquet_and_tables_at_a_url_give_the_bits_of_a_disk(
     tmp_path: Path,
     images: Path,
@@ -484,6 +485,7 @@ def test_a_file_at_a_url_reads_as_one_of_a_disk(
                 assert file.tell() == place
 
 
+@pytest.mark.slow
 def test_items_are_fetched_ahead_many_at_once(
     tmp_path: Path,
     tiny_weights: Path,

@@ -81,7 +81,9 @@ class Once:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize(
+    "factory", [*FACTORIES[:1], *(pytest.param(f, marks=pytest.mark.slow) for f in FACTORIES[1:])]
+)
 def test_workers_give_the_index_of_one_process(root, other, factory, metric):
     """Vectors, recall and record; in odd orders, and some lost or done twice."""
     options = IndexOptions(factory=factory, metric=metric, name="i")
@@ -103,7 +105,7 @@ def test_however_many_slices(root, other, slices):
     assert files_of(root) == files_of(other)
 
 
-@pytest.mark.parametrize("factory", FACTORIES[:2])
+@pytest.mark.parametrize("factory", FACTORIES[:1])
 def test_what_is_new_is_divided_too(tmp_path, factory):
     """Grown rows, of a unit that was not full too, and rows whose file is there again."""
     options, found = IndexOptions(factory=factory, name="i"), []
@@ -219,6 +221,7 @@ def test_processes_started_by_hand_are_refused(root):
     assert files_of(root) == before
 
 
+@pytest.mark.slow
 def test_a_store_that_is_no_directory_is_divided_too(root, other):
     """What workers are given, and leave, goes through the backend alone."""
     where = "memory://index.fungi"
@@ -234,6 +237,7 @@ def test_a_store_that_is_no_directory_is_divided_too(root, other):
     assert place.list(WORK) == Listing()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "dim"), [(5000, 24), (1300, 520), (70, 24)])
 @pytest.mark.parametrize("factory", ["IVF32,Flat", "OPQ8_16,IVF16,PQ8x4"])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -281,6 +285,7 @@ def test_lists_and_neighbours_are_those_of_brute_force(metric):
     np.testing.assert_array_equal(lists, scores.argmax(axis=1))
 
 
+@pytest.mark.slow
 def test_a_trained_index_travels_without_its_vectors():
     """What a worker gets is of one size and of the same bytes however many vectors there are."""
     vectors, _ = clustered(3000, 5, DIM, seed=1)

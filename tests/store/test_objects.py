@@ -471,6 +471,7 @@ def test_a_large_file_is_put_in_parts(bucket: str, monkeypatch: pytest.MonkeyPat
     assert not backend.has("bigger")
 
 
+@pytest.mark.slow
 def test_a_large_object_has_time_on_a_slow_line(
     s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
