@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv$(if $(CPU),-cpu)
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# of tests, which wait for processes a third of their time: three on two cores
+WORKERS := $(shell cores=$$(nproc 2>/dev/null || echo 2); echo $$((cores > 3 ? cores : 3)))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-audio test test-slow test-scale mutate lint docs bench bench-accuracy bench-million clean
@@ -19,7 +21,7 @@ demo-audio: $(READY)    ## spoken prompts through a real Whisper; needs apt-get 
 	$(VENV)/bin/fungi demo demo-sounds --of sounds
 
 test: $(READY)          ## the quick tests, minutes
-	$(RUN) -m pytest --numprocesses auto --dist loadfile
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test-slow: $(READY)     ## kills, memory, real weights
 	$(RUN) -m pytest -m slow

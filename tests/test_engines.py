@@ -92,6 +92,7 @@ def whole(images: Path, tmp_path: Path, options: ExtractOptions) -> dict[str, by
     return contents(tmp_path / "whole.fungi")
 
 
+@pytest.mark.slow
 def test_python_users_have_processes_too(
     images: Path, tmp_path: Path, options: ExtractOptions, whole: dict[str, bytes]
 ) -> None:

@@ -40,6 +40,7 @@ def htmls(cell: Any) -> str:
     return "\n".join(output.get("data", {}).get("text/html", "") for output in cell.outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of nbclient, zmq and asyncio
 def test_the_notebook_runs(
     tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
