@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.extraction.unit_layout import layout_config
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.sources.sample import Cell, CellType, Sample
+from fungistore.store.chunks import layout_config
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
 from fungistore.store.store import Store

@@ -24,6 +24,7 @@ from fungistore.machine.powers import power_of_two_within
 from fungistore.quantities import counted
 from fungistore.store.backend import StorePlace, open_backend
 from fungistore.store.batches import UnitBatch
+from fungistore.store.chunks import layout_config
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PATCHES
 from fungistore.store.listing import add_source
@@ -203,8 +204,7 @@ def _ready_array(store: Store, plan: Plan, options: ImportOptions, context: Cont
     _refuse_huge_chunks(plan, unit_rows // shard_units)
     config: Config = {
         "schema": SCHEMA_VERSION[0],
-        "layout": {"unit_rows": unit_rows, "codec": codec}
-        | ({"shard_units": shard_units} if shard_units > 1 else {}),
+        "layout": layout_config(unit_rows, shard_units, codec),
         "vectors" if plan.layout is None else PATCHES: {"dtype": plan.array.dtype},
         "import": {plan.feature: plan.source},
     }

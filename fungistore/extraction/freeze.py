@@ -23,7 +23,7 @@ from fungistore.extraction.objective_tables import fingerprinted
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.resolve import Resolved, resolve
 from fungistore.extraction.support import Support
-from fungistore.extraction.unit_layout import layout_config, shards_in
+from fungistore.extraction.unit_layout import shards_in
 from fungistore.extraction.versions import running_versions
 from fungistore.fingerprint import Config, digest_array, fingerprint, flatten
 from fungistore.gradients.projection import projections_of
@@ -32,6 +32,7 @@ from fungistore.modalities.views import FirstViews
 from fungistore.objectives.objective import WORDS
 from fungistore.randomness import Stream
 from fungistore.store.backend import StorePlace
+from fungistore.store.chunks import layout_config
 from fungistore.store.feature import (
     EMBEDDINGS,
     OF_PATCHES,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fungistore.choices import Codec
 from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
 
@@ -24,15 +23,3 @@ def asked_units(options: ExtractOptions, frozen: Config) -> tuple[int | None, in
 def shards_in(frozen: Config) -> int:
     """Return the chunks of a unit's file in a feature set; 1 where nothing says otherwise."""
     return int(frozen.get("layout.shard_units", 1))
-
-
-def layout_config(unit_rows: int | None, shard_units: int, codec: Codec) -> Config:
-    """Return the part of a configuration that says how rows are stored.
-
-    Args:
-        unit_rows: rows of a unit, in all of its chunks.
-        shard_units: chunks of a unit's file.
-        codec: of them.
-    """
-    layout: Config = {"unit_rows": unit_rows, "codec": codec}
-    return layout | ({"shard_units": shard_units} if shard_units > 1 else {})

@@ -23,6 +23,7 @@ from fungistore.pca.options import PcaOptions
 from fungistore.pca.random_map import RandomMap
 from fungistore.pca.transform import transform, transform_work
 from fungistore.quantities import counted
+from fungistore.store.chunks import layout_config
 from fungistore.store.contents import contents_in, made_anew
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PCA, Feature, is_pca, vectors_of
@@ -316,7 +317,7 @@ def _settle_random_dim(matrix: FeatureMatrix, asked: int | None) -> int:
 def _config(
     matrix: FeatureMatrix, options: PcaOptions, dim: int, origin: Config, rows: Rows
 ) -> Config:
-    inputs = vectors_of(matrix.store.arrays(matrix.feature_set))
+    first = vectors_of(matrix.store.arrays(matrix.feature_set))[matrix.features[0]]
     return {
         "schema": SCHEMA_VERSION[0],
         "pca": {
@@ -326,10 +327,8 @@ def _config(
             "dim": dim,
             "fit": origin | {"rows": len(rows), "digest": digest_rows(rows)},
             "dtype": options.storage_dtype,
-            "unit_rows": matrix.unit_rows,
-            "codec": inputs[matrix.features[0]].codec,
         }
-        | ({"shard_units": shards} if (shards := matrix.arrays[0].shard_units) > 1 else {})
+        | layout_config(matrix.unit_rows, matrix.arrays[0].shard_units, first.codec)
         | ({"reduction": "random", "seed": options.seed} if options.reduction == "random" else {}),
     }
 

@@ -169,11 +169,6 @@ class Bucket:
             check()  # where it raises, the upload stays unfinished, and no object appears
             writer.close()
 
-    def put_all(self, objects: Mapping[str, Sequence[Bytes]]) -> None:
-        """Put several objects at once, in any order, in the place of what is there."""
-        with ThreadPoolExecutor(min(THREADS, max(1, len(objects)))) as pool:
-            list(pool.map(lambda item: self.put(item[0], *item[1]), objects.items()))
-
     def get_all(self, keys: Sequence[str]) -> Iterator[bytes]:
         """Yield the bytes of several objects in their order, many requests under way at once."""
         with ThreadPoolExecutor(min(THREADS, max(1, len(keys)))) as pool:

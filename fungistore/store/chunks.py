@@ -23,6 +23,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
 from fungistore.choices import Codec
+from fungistore.fingerprint import Config
 from fungistore.quantities import counted
 
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -46,6 +47,18 @@ class Counts:
 
     def __str__(self) -> str:
         return f"{self.nan} NaN, {self.inf} infinite, {counted(self.zero, 'zero row')}"
+
+
+def layout_config(unit_rows: int | None, shard_units: int, codec: Codec) -> Config:
+    """Return the part of a configuration that says how rows are stored.
+
+    Args:
+        unit_rows: rows of a unit, in all of its chunks.
+        shard_units: chunks of a unit's file.
+        codec: of them.
+    """
+    layout: Config = {"unit_rows": unit_rows, "codec": codec}
+    return layout | ({"shard_units": shard_units} if shard_units > 1 else {})
 
 
 def blank_array(
