@@ -31,7 +31,11 @@ INDIRECT = (
     "role_arn",
     "web_identity_token_file",
 )
-ELSEWHERE = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+ELSEWHERE = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+)
 
 
 def settings_of(url: str, environment: Mapping[str, str]) -> dict[str, Any]:

@@ -7,6 +7,11 @@ import re
 
 QUERY = re.compile(r"\?[^\s'\"]*")  # of a URL: signatures are there
 USER = re.compile(r"//[^/\s@]*@")
+NO_CREDENTIALS = (
+    "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE "
+    "for ~/.aws/credentials (Google: GOOGLE_APPLICATION_CREDENTIALS; Azure: "
+    "AZURE_STORAGE_ACCOUNT_NAME and _KEY)"
+)
 SAID = (
     (
         re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist"),
@@ -18,9 +23,7 @@ SAID = (
             r"/latest/api/token|/latest/meta-data|CredentialsError|metadata\.google\.internal"
         ),
         errno.EACCES,
-        "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-        "AWS_PROFILE for ~/.aws/credentials (Google: GOOGLE_APPLICATION_CREDENTIALS; Azure: "
-        "AZURE_STORAGE_ACCOUNT_NAME and _KEY)",
+        NO_CREDENTIALS,
     ),
     (
         re.compile(
