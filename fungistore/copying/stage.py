@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from fungistore.store.groups import read_metadata, ready_groups
 from fungistore.store.half_copy import MARKER, half_copy
 from fungistore.store.locks import StoreLocks
 from fungistore.store.manifest import Manifest, parse_manifest
+from fungistore.store.samples import Part, SampleTable
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.store.units import COMMITS, FEATURES
 
@@ -177,6 +179,22 @@ class _Copy:
                 found=counted(sum(part.rows for part in theirs), "row"),
                 hint="copy in the other direction, or to another place",
             )
+        for part, other in zip(mine, theirs, strict=False):
+            is_same = part.checksum is not None and part.checksum == other.checksum
+            if not (is_same or self._has_ids(part, other)):
+                raise MismatchError(
+                    "the copy has other samples in its rows: both have grown, by different ones",
+                    where=self.target.at(SAMPLES).where(other.file),
+                    expected=f"the ids of {self.source.folder(SAMPLES).where(part.file)}",
+                    found="other ids: features that only the copy has would get wrong names",
+                    hint="copy to another place",
+                )
+
+    def _has_ids(self, part: Part, other: Part) -> bool:
+        """Whether a part of the copy, whose labels may differ, has the samples of the store's."""
+        mine = SampleTable(self.source.folder(SAMPLES), [part]).ids()
+        theirs = SampleTable(self.target.at(SAMPLES), [other]).ids()
+        return all(one == two for one, two in zip_longest(mine, theirs))
 
     def run(self, before: Manifest | None) -> CopyResult:
         """Copy what the target lacks."""

@@ -28,7 +28,15 @@ TOO_SHORT = "the shard ends before this item does"
 REFUSED_IN_A_ROW = 4  # requests, before the cause is looked for
 GAP = 1 << 18  # bytes between two members that are read rather than asked around
 AT_ONCE = 1 << 22  # bytes of one request for several members
-ANSWERED = (errno.ENOENT, errno.ENOTSUP)  # by a server that is well
+# By a server that is well.
+ANSWERED = (errno.ENOENT, errno.ENOTSUP, errno.EINVAL, errno.ERANGE, errno.EEXIST)
+OWN_WORDS = {  # what is the cause says the error itself; what to try
+    errno.ENXIO: None,
+    errno.EPROTO: None,
+    errno.ENOTSUP: "download it first (curl -O, aws s3 cp), and give the file",
+    errno.EINVAL: "rename that object (aws s3 mv), or give a prefix that is not above it",
+    errno.EEXIST: "run it again when nobody writes it",
+}
 
 
 @dataclass
@@ -76,6 +84,13 @@ def unreachable(error: OSError, what: str) -> UnreachableError:
         error: of a request.
         what: cannot be read.
     """
+    if error.errno in OWN_WORDS:
+        return UnreachableError(
+            f"{what} could not be read",
+            where=error.filename,
+            found=error.strerror,
+            hint=OWN_WORDS[error.errno],
+        )
     hint = "check the network and AWS_ENDPOINT_URL (or that of your service), then run it again"
     if error.errno == errno.EACCES:
         hint = (

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
 from fungistore.remote.forked import refuse_fork
-from fungistore.remote.refusals import names_no_bucket, refusal
+from fungistore.remote.heads import UNKNOWN_TIME, Head, divided, unmarked
+from fungistore.remote.refusals import NO_PARTS, NO_STORE, names_no_bucket, refusal
 from fungistore.remote.urls import has_more, shown
 from fungistore.remote.waiting import WAITING
 
@@ -51,30 +52,6 @@ class ChangedError(FileExistsError):
     """A conditional put was refused: the object is not what the caller last saw."""
 
 
-@dataclass(frozen=True)
-class Head:
-    """What is known of an object without its bytes.
-
-    Attributes:
-        key: below the bucket's URL.
-        size: in bytes.
-        tag: changes when its bytes do; None where a server tells none.
-        modified: when it was put, by the server's clock.
-        version: what Google numbers the object's versions with, and no other server tells.
-    """
-
-    key: str
-    size: int
-    tag: str | None
-    modified: datetime
-    version: str | None = None
-
-    @property
-    def state(self) -> str | None:
-        """What `Bucket.put` takes as `expected`, None where the server tells nothing."""
-        return self.version or self.tag
-
-
 class Bucket:
     """The objects below a URL, by key; use `open_bucket`.
 
@@ -100,11 +77,18 @@ class Bucket:
         self._server = server
         self._check = check
         self._lists_folders: bool | None = None
-        self._state = "version" if urlsplit(url).scheme == "gs" else "e_tag"
+        scheme = urlsplit(url).scheme
+        self._is_web, self._is_numbered = scheme in ("http", "https"), scheme == "gs"
+        self._state = "version" if self._is_numbered else "e_tag"
 
     def head(self, key: str) -> Head:
         """Look at an object."""
-        return self._ask(key, lambda: _head(_obstore().head(self.store, key)))
+        try:
+            return self._ask(key, lambda: self._head(_obstore().head(self.store, key)))
+        except OSError as error:
+            if not self._is_web or error.errno not in (errno.ENOENT, errno.EPROTO):
+                raise
+        return self._got(key, {"range": (0, 1)})[1]  # of a server that knows no HEAD
 
     def find(self, key: str) -> Head | None:
         """Look at an object, None where there is none."""
@@ -130,7 +114,9 @@ class Bucket:
         return head, data
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes of an object from `start`."""
+        """Return `length` bytes of an object from `start`, as many as there are."""
+        if not length:
+            return b""
         get = _obstore().get_range
         return self._ask(key, lambda: bytes(get(self.store, key, start=start, length=length)))
 
@@ -207,8 +193,8 @@ class Bucket:
             if self._lists_folders is None:
                 first = next(self._pages(prefix, chunk_size=PAGE), [])
                 if len(first) < PAGE:
-                    return _divided(first, prefix)
-                seen = set(_divided(first, prefix)[1])
+                    return divided(first, prefix)
+                seen = set(divided(first, prefix)[1])
             found = self._ask(
                 prefix, lambda: _obstore().list_with_delimiter(self.store, prefix or None)
             )
@@ -218,13 +204,24 @@ class Bucket:
             elif len(seen) > 1:
                 self._lists_folders = True
             if self._lists_folders is not False:
-                return list(map(_head, found["objects"])), names
-        return _divided(self.below(prefix), prefix)
+                return unmarked(map(self._head, found["objects"]), names, prefix)
+        return divided(self.below(prefix), prefix)
+
+    def _head(self, meta: Any) -> Head:
+        """Return what obstore tells; a bucket of S3 or Azure that keeps versions tells one, too.
+
+        Raises:
+            OSError: neither tag nor time is told, which every object store does.
+        """
+        if meta["e_tag"] is None and meta["last_modified"] == UNKNOWN_TIME and not self._is_web:
+            raise OSError(errno.EPROTO, NO_STORE, f"{self.where}/{meta['path']}")
+        version = meta["version"] if self._is_numbered else None
+        return Head(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], version)
 
     def _got(self, key: str, options: Any) -> tuple[bytes, Head]:
         def call() -> tuple[bytes, Head]:
             found = _obstore().get(self.store, key, options=options)
-            return bytes(found.bytes()), replace(_head(found.meta), key=key)
+            return bytes(found.bytes()), replace(self._head(found.meta), key=key)
 
         return self._ask(key, call)
 
@@ -232,7 +229,7 @@ class Bucket:
         """Yield the objects below a folder, some at once."""
         pages = iter(_obstore().list(self.store, prefix=prefix or None, **options))
         while page := self._ask(prefix, lambda: next(pages, None)):
-            yield list(map(_head, page))
+            yield list(map(self._head, page))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, those that are there."""
@@ -267,10 +264,13 @@ class Bucket:
         except (errors.AlreadyExistsError, errors.PreconditionError):
             raise ChangedError(errno.EEXIST, "the object is another by now", where) from None
         except errors.NotSupportedError:
-            said = "the server gives no parts of an object (range requests)"
-            raise OSError(errno.ENOTSUP, said, where) from None
+            raise OSError(errno.ENOTSUP, NO_PARTS, where) from None
         except errors.BaseError as error:
             raise OSError(*refusal(error), where) from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise OSError(*refusal(error), where) from None  # of a file in parts, of an odd key
 
 
 @dataclass(frozen=True)
@@ -363,19 +363,3 @@ def _obstore() -> Any:
             hint=install_command("remote", "obstore"),
         ) from error
     return obstore
-
-
-def _head(meta: Any) -> Head:
-    seen = (meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], meta["version"])
-    return Head(*seen)
-
-
-def _divided(heads: Iterable[Head], prefix: str) -> tuple[list[Head], list[str]]:
-    """Return which of all objects below a folder are directly there, and the folders there."""
-    every = [(one, _below(one.key, prefix)) for one in heads]
-    files = [one for one, name in every if "/" not in name]
-    return files, sorted({name.partition("/")[0] for _, name in every if "/" in name})
-
-
-def _below(key: str, prefix: str) -> str:
-    return key.removeprefix(f"{prefix}/") if prefix else key
