@@ -119,8 +119,8 @@ def fetch_together(places: Sequence[Location]) -> list[bytes | Exception]:
     """Return the bytes of items of one request, or what went wrong with each.
 
     Args:
-        places: of one item; or of several members of one shard, ascending, which `group` has found
-            to be near each other.
+        places: of one item; of spans of one object; or of several members of one shard, ascending,
+            which `group` has found to be near each other.
 
     Raises:
         UnreachableError: nothing can be read.
@@ -130,7 +130,7 @@ def fetch_together(places: Sequence[Location]) -> list[bytes | Exception]:
         if places[0].container:
             found: list[bytes | Exception] = [_contained(place) for place in places]
         elif places[0].size is None:
-            found = [files.read(url)]
+            found = [files.read(url)] * len(places)
         else:
             start, stop = _start(places[0]), max(map(_stop, places))
             data = files.read_range(url, start, stop - start)
@@ -187,9 +187,11 @@ def group(places: Sequence[Location | None]) -> list[list[int]]:
 
 
 def _is_near(last: Location, place: Location, first: Location | None) -> bool:
-    if first is None or last.path != place.path or last.size is None or place.size is None:
+    if first is None or last.path != place.path:
         return False
-    if last.container or place.container:
+    if last.is_whole and place.is_whole:  # spans of one object, which is fetched once
+        return True
+    if last.size is None or place.size is None or last.container or place.container:
         return False
     gap = _start(place) - _stop(last)
     return 0 <= gap <= GAP and _stop(place) - _start(first) <= AT_ONCE
