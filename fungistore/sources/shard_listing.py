@@ -89,6 +89,7 @@ def _listed(root: str, shard: str, suffixes: Collection[str]) -> ShardListing:
                 if is_url(str(error.filename)) or place.parent == _own_folder():
                     raise
                 place = _own_folder() / name  # the disk of the cache is full
+                file.seek(0)
                 _write(place, ShardMembers(file, url, shard, time_of(head), suffixes))
     except OSError as error:
         if not is_url(str(error.filename)):  # this machine's disk

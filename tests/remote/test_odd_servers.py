@@ -145,18 +145,19 @@ def test_a_web_page_is_no_object_store(patient: pytest.MonkeyPatch, tmp_path: Pa
             assert "AWS_ENDPOINT_URL" in str(raised.value.found)
 
 
-def test_buckets_that_keep_versions(
+def versioned(bucket: str, s3_server: str) -> None:  # noqa: F811
+    """Let a bucket keep versions."""
+    boto3.client("s3", endpoint_url=s3_server).put_bucket_versioning(
+        Bucket=bucket.removeprefix("s3://"), VersioningConfiguration={"Status": "Enabled"}
+    )
+
+
+def test_conditions_in_buckets_that_keep_versions(
     bucket: str,  # noqa: F811
     s3_server: str,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """S3 tells a version of each object: conditions go by its tag, and a store grows there."""
-    monkeypatch.setenv("FUNGI_CACHE_DIR", str(tmp_path / "cache"))
-    name = bucket.removeprefix("s3://")
-    boto3.client("s3", endpoint_url=s3_server).put_bucket_versioning(
-        Bucket=name, VersioningConfiguration={"Status": "Enabled"}
-    )
+    """S3 tells a version of each object there, but conditions and listings go by its tag."""
+    versioned(bucket, s3_server)
     place = open_bucket(bucket)
     state = place.put("k", b"1", expected=ABSENT)
     assert state == place.head("k").state
@@ -165,6 +166,18 @@ def test_buckets_that_keep_versions(
         place.put("k", b"3", expected=state)
     (listed,) = place.below()
     assert tag_of(listed) == tag_of(place.head("k")) == tag_of(place.read("k")[1])
+
+
+@pytest.mark.slow
+def test_a_store_in_a_bucket_that_keeps_versions(
+    bucket: str,  # noqa: F811
+    s3_server: str,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is copied there, read through the cache, and written, as in any other."""
+    monkeypatch.setenv("FUNGI_CACHE_DIR", str(tmp_path / "cache"))
+    versioned(bucket, s3_server)
     vectors, labels = clustered(40, 3, 6)
     local = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
     url = f"{bucket}/s.fungi"
