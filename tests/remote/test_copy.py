@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from counting import CountingBucket, objects
 from fungi_cli.main import app
 from typer.testing import CliRunner
 
-from feature_world import clustered, make_store, write_block
+from feature_world import ListSource, add_source, clustered, make_store, write_block
 from fungistore.choices import Codec
 from fungistore.copying.options import CopyOptions
 from fungistore.copying.stage import copy_store
@@ -20,6 +21,7 @@ from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.machine.context import QUIET
 from fungistore.remote.cache_options import DIRECTORY
+from fungistore.sources.sample import Sample
 from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.objects import ObjectBackend
 from fungistore.store.status import status
@@ -141,6 +143,45 @@ def test_a_grown_store_is_copied_onto_its_copy(store: Store, tmp_path: Path) -> 
     done = copy_store(store, target, context=QUIET)
     assert done.units == {"total": 15, "copied": 5}
     assert files(target) == files(store.root)
+
+
+def grown(root: Path, ids: Sequence[str], feature_set: str) -> Store:
+    """Append samples to a store, and write vectors of all its rows into a feature set."""
+    store = Store.open(root)
+    rows = [f"{row:06d}.jpg" for row in range(ROWS)]
+    samples = [Sample(name, name, "class 0", None) for name in (*rows, *ids)]
+    add_source(store, ListSource(samples))
+    vectors = np.random.default_rng(len(feature_set)).normal(size=(len(samples), 6))
+    write_block(store, feature_set, "embeddings", vectors.astype(np.float32))
+    return Store.open(root)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_both_grown_by_other_samples_is_refused(
+    store: Store, tmp_path: Path, overwrite: bool
+) -> None:
+    """As many rows of one root, of other files: what only the copy has would be misnamed."""
+    target = tmp_path / "copy.fungi"
+    copy_store(store, target, context=QUIET)
+    mine = grown(store.root, ["x1.jpg", "x2.jpg"], "set")
+    grown(target, ["y1.jpg", "y2.jpg"], "other")
+    before = files(target)
+    for dry_run in (True, False):
+        with pytest.raises(MismatchError, match="other samples") as raised:
+            copy_store(mine, target, overwrite=overwrite, dry_run=dry_run, context=QUIET)
+        assert "samples.parquet" in str(raised.value.where)
+    assert files(target) == before
+
+
+def test_corrected_labels_are_copied_and_are_no_other_samples(store: Store, tmp_path: Path) -> None:
+    """The ids are the same, though the table's files are not."""
+    target = tmp_path / "copy.fungi"
+    copy_store(store, target, context=QUIET)
+    mine = grown(store.root, [], "other")  # whose labels are all one by now
+    copy_store(mine, target, context=QUIET)
+    assert Store.open(target).samples.labels().tolist() == mine.samples.labels().tolist()
+    assert len(set(mine.samples.labels().tolist())) == 1
+    assert verify_store(target).is_sound
 
 
 def test_other_stores_are_refused_with_both_ids(store: Store, tmp_path: Path) -> None:
