@@ -24,6 +24,7 @@ from fungistore.machine.context import DEFAULT, Context
 from fungistore.quantities import counted
 from fungistore.store.backend import Backend, open_backend
 from fungistore.store.chunks import METADATA
+from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.folder import Folder
 from fungistore.store.groups import read_metadata, ready_groups
 from fungistore.store.half_copy import MARKER, half_copy
@@ -95,8 +96,7 @@ def copy_store(
     """
     source, options = Store.open(store), options or CopyOptions()
     backend = open_backend(target)
-    if backend.where == source.where:
-        raise UsageError("a store cannot be copied onto itself", where=source.where)
+    _refuse_own(source, backend)
     _refuse_writers(source, context)
     copy = _Copy(source, backend, options, overwrite, dry_run, context)
     before = copy.before()
@@ -108,8 +108,28 @@ def copy_store(
             where=backend.where,
             expected="a copy of this store, an empty directory, or nothing",
         )
-    with StoreLocks(backend.where, backend.claims).hold([""]):
+    with (
+        disk_errors_explained(backend.where, "what has arrived is kept, and a copy goes on there"),
+        StoreLocks(backend.where, backend.claims).hold([""]),
+    ):
         return copy.run(copy.before())
+
+
+def _refuse_own(source: Store, target: Backend) -> None:
+    """Refuse a target that is the store, or a place in it, however it is spelled."""
+    mine, theirs = source.backend.directory(), target.directory()
+    if mine is not None and theirs is not None:
+        mine, theirs = mine.resolve(), theirs.resolve()
+        is_itself, is_inside = theirs == mine, mine in theirs.parents
+    else:
+        is_itself = target.where == source.where
+        is_inside = target.where.startswith(f"{source.where}/")
+    if is_itself or is_inside:
+        raise UsageError(
+            f"a store cannot be copied {'onto' if is_itself else 'into'} itself",
+            where=target.where,
+            expected=f"a place outside of {source.where}",
+        )
 
 
 def _refuse_writers(store: Store, context: Context) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -142,6 +144,45 @@ def test_a_grown_store_is_copied_onto_its_copy(store: Store, tmp_path: Path) -> 
     write_block(store, "set", "gradients/dino", vectors)
     done = copy_store(store, target, context=QUIET)
     assert done.units == {"total": 15, "copied": 5}
+    assert files(target) == files(store.root)
+
+
+def test_a_store_is_copied_neither_onto_nor_into_itself(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the place is spelled; inside, the copy would be a feature set of the store."""
+    (tmp_path / "link.fungi").symlink_to(store.root)
+    monkeypatch.chdir(tmp_path)
+    before = files(store.root)
+    onto = ("s.fungi", f"{tmp_path}/./s.fungi", "link.fungi", f"../{tmp_path.name}/s.fungi")
+    for place in (*onto, "s.fungi/in.fungi", "link.fungi/features.zarr/in.fungi"):
+        for dry_run in (True, False):
+            with pytest.raises(UsageError, match="itself"):
+                copy_store(store, place, dry_run=dry_run, context=QUIET)
+    assert files(store.root) == before
+    copy_store(store, "memory://copied/s.fungi", context=QUIET)
+    with pytest.raises(UsageError, match="into itself"):
+        copy_store("memory://copied/s.fungi", "memory://copied/s.fungi/in.fungi", context=QUIET)
+    copy_store("memory://copied/s.fungi", "memory://copied/s.fungi2", context=QUIET)
+
+
+def test_a_full_disk_is_told_and_the_copy_goes_on(store: Store, tmp_path: Path) -> None:
+    """What does not fit is an error with a place; then the same copy ends what was begun."""
+    target = tmp_path / "copy.fungi"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))
+    try:
+        with pytest.raises(FungiError, match="cannot be read or written") as raised:
+            copy_store(store, target, context=QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert str(target) in str(raised.value.where)
+    assert "a copy goes on there" in str(raised.value.hint)
+    with pytest.raises(StoreError, match="a copy that has not ended"):
+        Store.open(target)
+    copy_store(store, target, context=QUIET)
     assert files(target) == files(store.root)
 
 
