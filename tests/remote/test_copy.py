@@ -166,12 +166,14 @@ def test_a_store_is_copied_neither_onto_nor_into_itself(
     copy_store("memory://copied/s.fungi", "memory://copied/s.fungi2", context=QUIET)
 
 
-def test_a_full_disk_is_told_and_the_copy_goes_on(store: Store, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_the_copy_goes_on(tmp_path: Path) -> None:
     """What does not fit is an error with a place; then the same copy ends what was begun."""
+    vectors, labels = clustered(ROWS, 3, 1024)  # chunks of 64 kB, and nothing else as large
+    store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
     target = tmp_path / "copy.fungi"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (300, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limit[1]))
     try:
         with pytest.raises(FungiError, match="cannot be read or written") as raised:
             copy_store(store, target, context=QUIET)
