@@ -11,9 +11,10 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fungistore.remote.bucket import THREADS, Bucket, ChangedError, Head, open_bucket
+from fungistore.remote.bucket import THREADS, Bucket, ChangedError, open_bucket
 from fungistore.remote.cache import Cache, Cached, Fetch
 from fungistore.remote.cache_options import object_cache
+from fungistore.remote.heads import Head, tag_of
 
 TRIES = 4  # of an object that is replaced while it is read
 
@@ -129,8 +130,3 @@ def open_cached(url: str, heads: Iterable[Head] = ()) -> CachedBucket:
     cached = CachedBucket(open_bucket(url), object_cache())
     cached.note(heads)
     return cached
-
-
-def tag_of(head: Head) -> str:
-    """Return what changes with an object's bytes; of a server without tags, size and time."""
-    return head.state or f"{head.size} {head.modified.timestamp()}"

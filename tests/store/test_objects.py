@@ -21,8 +21,9 @@ from feature_world import ListSource
 from fungistore.errors import FungiError, LeaseLostError, UsageError
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.remote import bucket as bucket_module
-from fungistore.remote.bucket import ABSENT, Bucket, Head, Patience, forget_buckets, open_bucket
+from fungistore.remote.bucket import ABSENT, Bucket, Patience, forget_buckets, open_bucket
 from fungistore.remote.credentials import settings_of
+from fungistore.remote.heads import Head
 from fungistore.remote.refusals import refusal, without_secrets
 from fungistore.remote.urls import shown
 from fungistore.sources.sample import Sample
