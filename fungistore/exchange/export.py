@@ -260,11 +260,10 @@ def _blocks(
     count: _Count,
     context: Context,
 ) -> Iterator[Block]:
-    """Yield the rows to write, some whole units at a time."""
+    """Yield the rows to write, some whole chunks at a time."""
     any_matrix = next(iter(matrices.values()))
     size = sum(row_bytes(_row_shape(one), np.dtype("float32")) for one in matrices.values())
-    unit_rows = any_matrix.unit_rows
-    step = max(1, rows_at_once(size) // unit_rows) * unit_rows
+    step = max(1, rows_at_once(size) // any_matrix.chunk_rows) * any_matrix.chunk_rows
     context.reporter.begin("rows", len(selected))
     for start, samples in _windows(store, step):
         context.stop_if_asked()

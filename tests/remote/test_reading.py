@@ -19,14 +19,9 @@ from fungistore.store.objects import ObjectBackend
 from fungistore.store.status import status
 from fungistore.store.store import Store
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROWS, UNIT = 1600, 16
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
-    monkeypatch.delenv(SIZE, raising=False)
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from fungistore.loff.head_folder import head_run
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.remote.bucket import forget_buckets
-from fungistore.remote.cache_options import DIRECTORY
 from fungistore.store.store import Store
 from plain_s3 import BUCKET, PlainS3
 from s3_world import environment
@@ -36,8 +35,7 @@ def local(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def server(local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlainS3]:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
+def server(local: Store, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlainS3]:
     made = PlainS3()
     made.load(local.root)
     for name, value in environment(f"http://127.0.0.1:{made.server_address[1]}").items():
