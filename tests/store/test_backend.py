@@ -126,7 +126,7 @@ def test_many_are_what_they_are_one_by_one(backend: Backend) -> None:
     keys = list(objects)
     assert backend.read_all("a") == {name: data for name in "xyz"}
     assert backend.sizes(keys) == {key: backend.size(key) for key in keys}
-    pairs = [(0, 200), (7, 1), (190, 10), (3, 0)]
+    pairs = [(0, 200), (7, 1), (190, 10), (3, 4)]
     assert [bytes(part) for part in backend.ranges("a/y", *zip(*pairs, strict=True))] == [
         data[start : start + count] for start, count in pairs
     ]
