@@ -155,10 +155,9 @@ def export_features(
     with disk_errors_explained(path, "nothing was written"):
         writers[kind](path, contents, blocks)
     if count.unusable:
-        fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps them)"
-        context.reporter.notice(
-            f"{counted(count.unusable, 'row has', 'rows have')} no usable features and were {fate}"
-        )
+        fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps such)"
+        words = ("row without usable features is", "rows without usable features are")
+        context.reporter.notice(f"{counted(count.unusable, *words)} {fate}")
     gone = read_removed(opened.folder())
     if removed := int(chosen[gone[gone < len(chosen)]].sum()):
         context.reporter.notice(
