@@ -18,6 +18,8 @@ from fungistore.errors import StoppedError
 from fungistore.exchange import formats
 from fungistore.exchange.export import export_features
 from fungistore.exchange.options import ExportOptions
+from fungistore.extraction.compute import ComputedBatch, _commit_unit
+from fungistore.extraction.plan import BatchPlan
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.machine.context import QUIET, Context
@@ -153,3 +155,20 @@ def test_a_shard_that_is_published_is_in_memory_once(store: Store, tmp_path: Pat
 def test_shards_are_copied(store: Store, tmp_path: Path) -> None:
     copy_store(store.where, tmp_path / "copy.fungi", context=QUIET)
     assert verify_store(tmp_path / "copy.fungi").is_sound
+
+
+def test_a_shard_that_was_computed_is_put_together_in_its_own_memory(store: Store) -> None:
+    """Batches go as they are taken in: the unit is in memory once, not twice or three times."""
+    array = embeddings(store)
+    (unit,) = array.commits().values()
+    samples, values = store.samples.rows(0, ROWS), array.read(0, ROWS)
+    array.forget(0)
+    parts = []
+    for start in range(0, ROWS, 1024):
+        rows = samples[start : start + 1024]
+        plan = BatchPlan(0, rows, frozenset(("embeddings",)), last=start + 1024 == ROWS)
+        block = {"embeddings": values[start : start + 1024]}
+        parts.append(ComputedBatch(plan, [], block, np.zeros(1024, np.uint64)))
+    with within(SHARD + 3 * SHARD // 4):  # half of one are the rows of the sample table
+        _commit_unit(store, {"embeddings": array}, parts, QUIET)
+    assert array.commits()[0].checksum == unit.checksum
