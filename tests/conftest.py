@@ -82,6 +82,16 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is read from URLs is kept in a folder of the test's own."""
+    from fungistore.remote.cache_options import DIRECTORY, SIZE
+
+    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
+    monkeypatch.delenv(SIZE, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
     place = tmp_path / "small"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import add
 from pathlib import Path
 
 from fungistore.remote.bucket import THREADS, Bucket, ChangedError, open_bucket
@@ -75,9 +76,18 @@ class CachedBucket:
         return self._read(head, [0], [head.size])[0]
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        """Return several ranges of an object."""
+        """Return several ranges of an object.
+
+        Raises:
+            ValueError: it ends before one of them does.
+        """
+        last = max(map(add, starts, lengths), default=0)
         head = self.head(key)
+        if head.size < last:  # of an object that was replaced since a listing told of it, perhaps
+            head = self.bucket.head(key)
         self.note([head])
+        if head.size < last:
+            raise ValueError(f"{head.size} bytes, not {last} or more")
         return self._read(head, starts, lengths)
 
     def path(self, key: str) -> Path | None:

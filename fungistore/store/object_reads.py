@@ -229,7 +229,9 @@ class CachedObjects(ObjectStore[Any]):
 
     def _read(self, key: str, part: ByteRequest | None) -> bytes:
         if part is None:
-            return self._get(key)
+            if data := self._get(key):
+                return data
+            raise ValueError("the object is empty")  # zarr would take it for the fill value
         size = self._cached.head(key).size
         if isinstance(part, RangeByteRequest):
             start, stop = part.start, min(part.end, size)

@@ -22,7 +22,6 @@ from fungistore.copying.stage import copy_store
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.machine.context import QUIET
-from fungistore.remote.cache_options import DIRECTORY
 from fungistore.sources.sample import Sample
 from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.objects import ObjectBackend
@@ -31,16 +30,13 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 from fungistore.verification.verify import verify_store
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROWS = 70
 
 
 class Killed(BaseException):
     """A process that ends here."""
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
 
 
 @pytest.fixture
