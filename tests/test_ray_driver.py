@@ -32,13 +32,20 @@ TOY: dict[str, Callable[[Place, Context], RunSlice]] = {}
 
 
 class Notices(Silent):
-    """Keeps what is said."""
+    """Keeps what is said, and how far the display got."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.total = self.done = 0
 
     def notice(self, text: str) -> None:
         self.said.append(text)
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self.total, self.done = total, done
+
+    def advance(self, count: int) -> None:
+        self.done += count
 
 
 def open_toy(arguments: Config, place: Place, context: Context) -> RunSlice:
@@ -257,22 +264,44 @@ def test_a_head_that_falls_silent_is_an_error_before_ray_ends_the_process(
 
 
 def test_a_stop_reaches_the_workers() -> None:
-    """They end at their next safe point, and the run with them."""
-    cluster, begun = Cluster(Actor, "a", "b"), threading.Event()
+    """They end at their next safe point, and the run with them; unasked they end much later."""
+    cluster, at_work, heard = Cluster(Actor, "a", "b"), set[str](), set[str]()
 
     def opened(place: Place, context: Context) -> RunSlice:
         def run(part: Slice) -> Config:
-            begun.set()
-            while True:
+            at_work.add(place.node)
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end:
+                if context.stop():
+                    heard.add(place.node)
                 context.stop_if_asked()
                 time.sleep(0.01)
+            return tell(part)
 
         return run
 
     began = time.monotonic()
     with pytest.raises(StoppedError):
-        ran(cluster, opened, stop=begun.is_set)
+        ran(cluster, opened, stop=lambda: at_work == {"a", "b"})
+    assert heard == {"a", "b"}
     assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_the_display_ends_where_the_work_does() -> None:
+    """A slice that shows nothing is no part of the total, and one that is done is whole."""
+
+    def opened(place: Place, context: Context) -> RunSlice:
+        def run(part: Slice) -> Config:
+            if part.index % 2 == 0:
+                context.reporter.begin("images", 10)
+                context.reporter.advance(7)  # the others had been done before it could tell
+            return tell(part)
+
+        return run
+
+    said = Notices()
+    ran(Cluster(Actor, "a", "b"), opened, said=said)
+    assert (said.total, said.done) == (40, 40)
 
 
 def test_joining_has_an_end_and_can_be_stopped() -> None:

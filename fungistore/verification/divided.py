@@ -41,8 +41,10 @@ def check_units_by(
     """
     found: dict[tuple[str, int], CheckedUnit] = {}
     if not is_alone(engine):
-        arguments = {"store": place_of(store), "rows": rows}
-        work = DividedWork(f"{__name__}:{open_checks.__name__}", arguments)
+        place, most = place_of(store), max((len(one.records) for one in arrays), default=0)
+        arguments = {"store": place, "rows": rows}
+        function = f"{__name__}:{open_checks.__name__}"
+        work = DividedWork(function, arguments, store=place, units=most)
         for result in engine.run(work, context):
             units = CHECKED.validate_python(result["units"])
             found |= {(unit.array, unit.unit): unit for unit in units}
