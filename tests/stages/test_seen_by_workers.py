@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from feature_world import clustered, make_store
@@ -77,12 +76,8 @@ def test_a_node_with_another_store_is_refused(
     monkeypatch.setattr("fungistore.indexing.rows.STREAM_BYTES", 20_000)
     rows = 96 if name == "heads" else 6000
     vectors, labels = clustered(rows, 3, 8)
-    blocks = {"embeddings": vectors}
-    if name == "heads":
-        tokens = np.random.default_rng(0).normal(size=(rows, 2, 2, 16))
-        blocks = {"patches": tokens.astype(np.float16)}
     root = tmp_path / "s.fungi"
-    make_store(root, blocks, labels, unit_rows=256 if rows > 96 else 32)
+    make_store(root, {"embeddings": vectors}, labels, unit_rows=256)
     engine, (count, stage) = Elsewhere(), STAGES[name]
     stage(root, engine)
     assert len(engine.asked) == count
