@@ -31,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
 @pytest.fixture(scope="module")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Vectors, of which one is not usable."""
-    vectors, labels = clustered(ROWS, 4, DIM, seed=4, noise=3)
+    vectors, labels = clustered(ROWS, 4, DIM, seed=4, noise=14)
     vectors[5] = np.nan
     root = tmp_path_factory.mktemp("features") / "s.fungi"
     make_store(root, {"embeddings": vectors}, labels, unit_rows=UNIT_ROWS)
