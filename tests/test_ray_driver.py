@@ -15,12 +15,19 @@ from fungistore.engines import placing, ray_driver, roster
 from fungistore.engines.actor import Actor
 from fungistore.engines.engine import DividedWork, Place, RunSlice
 from fungistore.engines.ray import _ended
-from fungistore.engines.ray_connection import FOLDER, OWNER, YOUNG_SECONDS, _in_time, _own_folder
+from fungistore.engines.ray_connection import (
+    FOLDER,
+    OWNER,
+    YOUNG_SECONDS,
+    _in_time,
+    _join,
+    _own_folder,
+)
 from fungistore.engines.ray_driver import STILLBORN, Driver
 from fungistore.engines.roster import ClusterLostError
 from fungistore.engines.share import Share
 from fungistore.engines.sight import Sight
-from fungistore.errors import FungiError, StoppedError
+from fungistore.errors import FungiError, StoppedError, UsageError
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context, never
 from fungistore.report import Silent
@@ -316,6 +323,21 @@ def test_joining_has_an_end_and_can_be_stopped() -> None:
         _in_time(threading.Event().wait, left.set, lambda: True, PATIENCE)
     with pytest.raises(ConnectionError):
         _in_time(lambda: (_ for _ in ()).throw(ConnectionError("none")), left.set, never, PATIENCE)
+
+
+def test_why_a_cluster_cannot_be_joined_is_told() -> None:
+    """Ray says at which address, and what went wrong in the error's cause."""
+
+    class Refusing:
+        def init(self, **_: object) -> None:
+            raise ConnectionError("no cluster at a:1") from RuntimeError("its session is\nunknown")
+
+        def shutdown(self) -> None:
+            raise AssertionError("nothing was joined")
+
+    with pytest.raises(UsageError, match="cannot join") as error:
+        _join(Refusing(), "a:1", None, never, PATIENCE)
+    assert error.value.found == "no cluster at a:1; its session is unknown"
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(

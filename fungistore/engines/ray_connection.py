@@ -27,13 +27,15 @@ LOCAL = "local"
 CLIENT = "ray://"
 JOIN_SECONDS = 120.0  # where Ray, imported before, has a patience of minutes
 POLL_SECONDS = 0.1
+CAUSE_SHOWN = 600
 FOLDER, OWNER = "fungi-ray-", "owner"
 YOUNG_SECONDS = 10.0  # of a folder that is not locked yet
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
 OWN_WAYS = {  # of Ray, unless the user has decided them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # warns otherwise that it is going to be
-    "RAY_NUM_REDIS_GET_RETRIES": "1",  # of 40 seconds each; 20 of them cannot be interrupted
+    # of 40 seconds each: a busy head may miss one, and 20 of them cannot be interrupted
+    "RAY_NUM_REDIS_GET_RETRIES": "2",
 }
 
 
@@ -105,12 +107,21 @@ def _join(
             "this process cannot join the Ray cluster",
             where=f"--address {where}",
             expected="a cluster with the same versions of Python and Ray",
-            found=" ".join(str(error).split()),
+            found=_chain(error),
             hint="on this machine: ray start --head; leave out --address for one of this run alone",
         ) from error
     finally:
         if in_main and before is not None:
             signal.signal(signal.SIGTERM, before)  # Ray's ends the process at once
+
+
+def _chain(error: BaseException | None) -> str:
+    """Return what an error says, and what it came from: Ray's says where, its cause says why."""
+    said = list[str]()
+    while error is not None:
+        said.append(" ".join(str(error).split()) or type(error).__name__)
+        error = error.__cause__
+    return "; ".join(said)[:CAUSE_SHOWN]
 
 
 def _in_time(
