@@ -330,14 +330,15 @@ def test_why_a_cluster_cannot_be_joined_is_told() -> None:
 
     class Refusing:
         def init(self, **_: object) -> None:
-            raise ConnectionError("no cluster at a:1") from RuntimeError("its session is\nunknown")
+            cause = "no session. Last:\nTraceback (most recent call last):\n  File\nRpcError: late\n"
+            raise ConnectionError("no cluster at a:1") from RuntimeError(cause)
 
         def shutdown(self) -> None:
             raise AssertionError("nothing was joined")
 
     with pytest.raises(UsageError, match="cannot join") as error:
         _join(Refusing(), "a:1", None, never, PATIENCE)
-    assert error.value.found == "no cluster at a:1; its session is unknown"
+    assert error.value.found == "no cluster at a:1; no session. Last: RpcError: late"
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(

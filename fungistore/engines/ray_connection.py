@@ -28,6 +28,7 @@ CLIENT = "ray://"
 JOIN_SECONDS = 120.0  # where Ray, imported before, has a patience of minutes
 POLL_SECONDS = 0.1
 CAUSE_SHOWN = 600
+TRACEBACK = "Traceback (most recent call last):"
 FOLDER, OWNER = "fungi-ray-", "owner"
 YOUNG_SECONDS = 10.0  # of a folder that is not locked yet
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
@@ -119,7 +120,9 @@ def _chain(error: BaseException | None) -> str:
     """Return what an error says, and what it came from: Ray's says where, its cause says why."""
     said = list[str]()
     while error is not None:
-        said.append(" ".join(str(error).split()) or type(error).__name__)
+        text, _, trace = str(error).partition(TRACEBACK)  # which Ray puts into its texts
+        words = [*text.split(), *" ".join(trace.strip().splitlines()[-1:]).split()]
+        said.append(" ".join(words) or type(error).__name__)
         error = error.__cause__
     return "; ".join(said)[:CAUSE_SHOWN]
 
