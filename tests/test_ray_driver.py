@@ -18,6 +18,7 @@ from fungistore.engines.ray import _ended
 from fungistore.engines.ray_connection import (
     FOLDER,
     OWNER,
+    TRACEBACK,
     YOUNG_SECONDS,
     _in_time,
     _join,
@@ -330,7 +331,7 @@ def test_why_a_cluster_cannot_be_joined_is_told() -> None:
 
     class Refusing:
         def init(self, **_: object) -> None:
-            cause = "no session. Last:\nTraceback (most recent call last):\n  File\nRpcError: late\n"
+            cause = f"no session. Last:\n{TRACEBACK}\n  File\nRpcError: late\n"
             raise ConnectionError("no cluster at a:1") from RuntimeError(cause)
 
         def shutdown(self) -> None:
