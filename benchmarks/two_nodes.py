@@ -3,16 +3,16 @@
     python benchmarks/two_nodes.py --rounds 3 --facts facts.json
 
 Each node has one core of this machine for itself; they share its memory, disk and caches. What the
-simulation is given is measured before, by other runs:
+simulation is given is measured before each round, by other runs:
 
 - a unit's seconds: of two plain processes beside each other, without Ray, one on each core;
 - the seconds until a process begins with its first unit: of the same processes;
 - the seconds until the cluster's workers are started: of a rehearsal of four units, from the
   command to the first unit, less the two above. The nodes join then.
 
-Then, in each round, a new cluster extracts all images; a node is killed, with all that runs on it,
-and a new one joins, at the moments that are written down. The facts of the last round are kept in a
-file that benchmarks/plan.py reads. The images are cuts of photographs, some more than once.
+Then a new cluster extracts all images; a node is killed, with all that runs on it, and a new one
+joins, at the moments that are written down. The facts of all rounds are kept in files that
+benchmarks/plan.py reads. The images are cuts of photographs, some more than once.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ NODES = ROOT / "tests" / "ray_nodes.py"
 MODEL = "vit_small_patch16_224"
 ARRAY = "gradients/kl"  # the last of a unit's
 DIFFERENT = 250  # images
+UNITS_BEFORE = 12
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,11 @@ class Before:
 
     Attributes:
         unit_seconds: that a process on one core takes for a unit, beside another one.
-        alone_seconds: the same while the other core has nothing to do.
         load_seconds: from the start of such a process to its first unit.
         start_seconds: from the command to the start of the cluster's workers.
     """
 
     unit_seconds: float
-    alone_seconds: float
     load_seconds: float
     start_seconds: float
 
@@ -158,20 +157,20 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
     return document
 
 
-def look_before(bench: Bench) -> Before:
+def look_before(bench: Bench, number: int) -> Before:
     """Measure what the simulation is given."""
     cores = sorted(os.sched_getaffinity(0))[:2]
-    alone, _ = bench.plain("alone", 16, cores[:1])
-    each, load = bench.plain("beside", 24, cores)
+    each, load = bench.plain(f"plain-{number}", UNITS_BEFORE, cores)
     nodes = Nodes()
     try:
         flags = ("--engine", "ray", "--address", nodes.address)
-        began, process = bench.start("rehearsal", *flags, "--limit", str(4 * bench.unit_rows))
+        store, limit = f"rehearsal-{number}", str(4 * bench.unit_rows)
+        began, process = bench.start(store, *flags, "--limit", limit)
         finish(process)
     finally:
         nodes.end()
-    first = bench.commits("rehearsal")[0] - began
-    return Before(each, alone, load, max(0.0, first - each - load))
+    first = bench.commits(store)[0] - began
+    return Before(each, load, max(0.0, first - each - load))
 
 
 def measure(
@@ -211,22 +210,25 @@ def main() -> None:
     parser.add_argument("--kill", type=float, default=40, help="seconds after the command")
     parser.add_argument("--join", type=float, default=65)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--facts", type=Path, help="a file for the facts of the last round")
+    parser.add_argument("--facts", type=Path, help="files for the facts: NAME-0.json, ...")
     asked = parser.parse_args()
     units = -(-asked.images // asked.unit_rows)
     with TemporaryDirectory() as directory:
         bench = Bench(Path(directory), asked.unit_rows)
         bench.prepare(asked.images)
-        before = look_before(bench)
-        print(before, flush=True)
         for number in range(asked.rounds):
-            load = os.getloadavg()[0]
+            loads = [os.getloadavg()[0]]
+            before = look_before(bench, number)
+            loads.append(os.getloadavg()[0])
             facts = measure(bench, f"run-{number}", before, units, asked.kill, asked.join)
+            loads.append(os.getloadavg()[0])
             (outage,) = facts["nodes"][1]["outages"]
-            print(f"round {number}: killed at {outage['at']:.1f} s, back at {outage['back']:.1f} s")
-            print(f"load before: {load:.1f}")
+            print(f"round {number}: {before}")
+            print(f"killed at {outage['at']:.1f} s, back at {outage['back']:.1f} s")
+            print(f"load: {', '.join(f'{load:.1f}' for load in loads)} before, between, after")
             if asked.facts:
-                asked.facts.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+                path = asked.facts.with_name(f"{asked.facts.stem}-{number}.json")
+                path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             for what, mean, _, _, measured in compare(facts):
                 ratio = mean / measured
                 print(f"{what}: predicted {mean:.1f}, measured {measured:.1f}, ratio {ratio:.2f}")
