@@ -5,7 +5,9 @@ The model side runs under jaxtyping and beartype here, so a wrong shape or dtype
 
 from __future__ import annotations
 
+import functools
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ if not os.environ.get("FUNGI_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import torch
+import typer.testing
 from jaxtyping import install_import_hook
 
 from tiny_world import TINY, write_images
@@ -25,6 +28,8 @@ from tiny_world import TINY, write_images
 # Tests run side by side, and their models are tiny: threads that wait for a core cost minutes.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that they start
+# A runner of command lines makes all commands anew for each, in 30 ms: the same ones do.
+vars(typer.testing)["_get_command"] = functools.cache(typer.main.get_command)
 # No test cuts the power: what is flushed, and when, is seen by those that watch the calls.
 os.fsync = lambda descriptor: os.fstat(descriptor) and None
 
@@ -72,13 +77,19 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Two classes, 12 images each."""
-    root = tmp_path / "images"
+@pytest.fixture(scope="session")
+def same_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, 12 images each, which no test changes."""
+    root = tmp_path_factory.mktemp("same") / "images"
     write_images(root / "cat", 12, seed=1)
     write_images(root / "dog", 12, seed=2)
     return root
+
+
+@pytest.fixture
+def images(same_images: Path, tmp_path: Path) -> Path:
+    """The same, of the test alone."""
+    return Path(shutil.copytree(same_images, tmp_path / "images"))
 
 
 @pytest.fixture
