@@ -21,4 +21,5 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """Commands that take a moment each."""
     shell, server = quick_shell(tmp_path_factory.mktemp("shell"), MODELS)
     yield shell
+    server.terminate()  # its standard input may be held open by a process that was forked here
     server.communicate()

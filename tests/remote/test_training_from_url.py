@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import multiprocessing
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,6 +91,8 @@ def test_a_forked_loader_is_told_what_to_do(server: PlainS3) -> None:
     )
     with pytest.raises(FungiError, match="a forked process cannot read from a URL"):
         next(iter(loader))
+    gc.collect()  # of the error's frames, which keep the forked worker
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow
