@@ -21,7 +21,7 @@ demo-audio: $(READY)    ## spoken prompts through a real Whisper; needs apt-get 
 	$(VENV)/bin/fungi demo demo-sounds --of sounds
 
 test: $(READY)          ## the quick tests, minutes
-	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)     ## kills, memory, real weights
 	$(RUN) -m pytest -m slow

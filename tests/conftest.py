@@ -23,6 +23,7 @@ import torch
 import typer.testing
 from jaxtyping import install_import_hook
 
+from rewriting import rewrite_ahead
 from tiny_world import TINY, write_images
 
 # Tests run side by side, and their models are tiny: threads that wait for a core cost minutes.
@@ -40,6 +41,20 @@ install_import_hook(
     + [f"fungistore.modalities.image.{name}" for name in VIEWS],
     "beartype.beartype",
 )
+
+
+# Files that take longest, in the order in which they begin: none is alone at the end.
+LONG = ("test_ray.py", "docs/test_pages.py", "docs/test_examples.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    rewrite_ahead(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(LONG)))
 
 
 @pytest.fixture(autouse=True)

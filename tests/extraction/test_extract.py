@@ -64,9 +64,7 @@ def options(tiny_weights: Path) -> ExtractOptions:
 
 
 @pytest.fixture(scope="module")
-def whole(
-    same_images: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def whole(same_images: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The store of `same_images` that these options make in one run, which no test changes."""
     root = tmp_path_factory.mktemp("whole") / "whole.fungi"
     extract(str(same_images), root, every_feature(tiny_weights, workers=1))
