@@ -64,7 +64,6 @@ def world(folder: Path, count: int) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_node_dies_another_joins_and_the_driver_is_stopped(
     cluster: Nodes, tmp_path: Path, tiny_weights: Path
 ) -> None:

@@ -324,8 +324,8 @@ def test_other_weights_are_refused(
     state = load_file(tiny_weights)
     state["norm.bias"][0] += 1e-3
     save_file(state, tmp_path / "other.safetensors")
+    other = replace(options, weights=str(tmp_path / "other.safetensors"))
     with pytest.raises(MismatchError, match=r"backbone\.weights"):
-        other = replace(options, weights=str(tmp_path / "other.safetensors"))
         extract(str(same_images), store, other)
 
 
