@@ -30,9 +30,6 @@ class Method:
     worker: Worker
     name: str
 
-    def options(self, **_: object) -> Method:
-        return self
-
     def remote(self, *arguments: Any) -> Future[Any]:
         return self.worker.call(self.name, arguments)
 
@@ -117,6 +114,9 @@ class Cluster:
             {"NodeID": name, "Alive": True, "NodeManagerHostname": name, "Resources": {"CPU": 1.0}}
             for name in self.names
         ]
+
+    def method(self, **_: object) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        return lambda method: method
 
     def remote(self, **_: object) -> Callable[[type], Any]:
         return lambda _: self

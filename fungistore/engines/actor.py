@@ -21,6 +21,7 @@ from fungistore.store.locks import Slice
 
 PACKAGES = ("fungistore", "torch", "torchvision", "timm")
 CPUINFO = Path("/proc/cpuinfo")
+CONTROL = "control"  # the group of the methods that are answered while a slice runs
 MOST_KEPT = 200  # notices between two looks of the driver
 
 
@@ -145,6 +146,22 @@ class Actor:
 
     def _asked(self) -> bool:
         return self._is_stopping
+
+
+def remote_actor(ray: Any) -> Any:
+    """Return `Actor` as a class of Ray's: what is asked of it while a slice runs is answered."""
+
+    class Worker(Actor):
+        # marked here and not where it is called: clients behind ray:// cannot say it there
+        @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
+        def events(self, least: float, most: float) -> Config:
+            return super().events(least, most)
+
+        @ray.method(concurrency_group=CONTROL)  # type: ignore[untyped-decorator]
+        def stop(self) -> None:
+            super().stop()
+
+    return ray.remote(concurrency_groups={CONTROL: 2})(Worker)
 
 
 def machine_kind() -> dict[str, str]:

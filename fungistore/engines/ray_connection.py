@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -30,6 +31,8 @@ POLL_SECONDS = 0.1
 FOLDER, OWNER = "fungi-ray-", "owner"
 YOUNG_SECONDS = 10.0  # of a folder that is not locked yet
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
+MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+OWN_TOKEN = secrets.token_hex(32)  # one for all clusters of this process: Ray reads it once
 OWN_WAYS = {  # of Ray, unless the user has decided them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # warns otherwise that it is going to be
@@ -106,11 +109,20 @@ def _join(
             where=f"--address {where}",
             expected="a cluster with the same versions of Python and Ray",
             found=" ".join(str(error).split()),
-            hint="on this machine: ray start --head; leave out --address for one of this run alone",
+            hint=_how_to_join(),
         ) from error
     finally:
         if in_main and before is not None:
             signal.signal(signal.SIGTERM, before)  # Ray's ends the process at once
+
+
+def _how_to_join() -> str:
+    own = "leave out --address for a cluster of this run alone"
+    if os.environ.get(MODE):
+        return f"see that the token is the cluster's (RAY_AUTH_TOKEN, or ~/.ray/auth_token); {own}"
+    return (
+        f"a cluster that asks for a token: {MODE}=token; on this machine: ray start --head; {own}"
+    )
 
 
 def _in_time(
@@ -149,10 +161,14 @@ def _in_time(
 
 @contextmanager
 def _own_folder(where: str) -> Iterator[str | None]:
-    """Yield a folder for what Ray writes, where the cluster is ours; it goes with the cluster."""
+    """Yield a folder for what Ray writes, where the cluster is ours; it goes with the cluster.
+
+    Without a token of its own, Ray would make one in the home, and each later cluster ask for it.
+    """
     if where != LOCAL:
         yield None
         return
+    is_own = os.environ.setdefault(TOKEN, OWN_TOKEN) == OWN_TOKEN
     above = Path(tempfile.gettempdir())
     _sweep(above)
     folder = tempfile.mkdtemp(prefix=FOLDER, dir=above)  # sockets are in it: their paths are short
@@ -162,6 +178,8 @@ def _own_folder(where: str) -> Iterator[str | None]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            if is_own:
+                os.environ.pop(TOKEN, None)
 
 
 def _sweep(above: Path) -> None:

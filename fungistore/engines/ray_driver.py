@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fungistore.engines.actor import Actor, machine_kind
+from fungistore.engines.actor import machine_kind, remote_actor
 from fungistore.engines.engine import DividedWork, Place
 from fungistore.engines.joint_progress import JointProgress
 from fungistore.engines.placing import PATIENCE_SECONDS, Placing, slices_for
@@ -28,7 +28,6 @@ WORKERS_A_NEWS_SECOND = 200  # more of them answer less often
 ROOM_SECONDS = 20.0  # until it is told that nodes are there, and have no room
 STILLBORN = 8  # workers in a row that die before they are ready
 CAUSE_SHOWN = 400
-CONTROL = "control"  # methods of an actor that are answered while a slice runs
 
 State = Literal["starting", "opening", "free", "running", "parked"]
 
@@ -87,7 +86,7 @@ class Driver:
         self._stillborn = 0
         self._busy_since: float | None = None
         self._is_waiting_told = self._is_room_told = False
-        self._class = ray.remote(concurrency_groups={CONTROL: 2})(Actor)
+        self._class = remote_actor(ray)
         self._look()
         count = slices_for(actors or self._room(), work.units)
         self._placing = Placing(count, time.monotonic())
@@ -186,8 +185,7 @@ class Driver:
     def _ask_news(self, hand: _Hand) -> None:
         least, most = NEWS_SECONDS
         least = max(least, len(self._hands) / WORKERS_A_NEWS_SECOND)
-        events = hand.handle.events.options(concurrency_group=CONTROL)
-        self._await(hand, "news", events.remote(least, max(least, most)))
+        self._await(hand, "news", hand.handle.events.remote(least, max(least, most)))
 
     def _take_in(self) -> None:
         """Wait a moment for whatever comes first, and take in all that has come."""
@@ -325,7 +323,7 @@ class Driver:
         """Ask the workers that run to stop, and end the others."""
         for hand in list(self._hands):
             if hand.state == "running":
-                hand.handle.stop.options(concurrency_group=CONTROL).remote()
+                hand.handle.stop.remote()
             else:
                 self._retire(hand)
 

@@ -31,6 +31,7 @@ INDIRECT = (
     "role_arn",
     "web_identity_token_file",
 )
+AZURE_ENDPOINT = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")  # obstore reads them itself
 ELSEWHERE = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
 
 
@@ -44,15 +45,22 @@ def settings_of(url: str, environment: Mapping[str, str]) -> dict[str, Any]:
     Raises:
         UsageError: AWS_PROFILE names a profile that is not there, or one without keys.
     """
-    if urlsplit(url).scheme != "s3":
+    scheme = urlsplit(url).scheme
+    if scheme in ("az", "abfs"):
+        return _client(next(filter(None, map(environment.get, AZURE_ENDPOINT)), ""))
+    if scheme != "s3":
         return {}
     config = _profile(environment)
     for name, variables in ENVIRONMENT.items():
         given = next((environment[one] for one in variables if environment.get(one)), None)
         if given is not None:
             config[name] = given
-    client = {"allow_http": True} if config.get("endpoint", "").startswith("http://") else {}
-    return {"config": config, "client_options": client}
+    return {"config": config} | _client(config.get("endpoint", ""))
+
+
+def _client(endpoint: str) -> dict[str, Any]:
+    """Return what the client is told of an endpoint: who gives one without TLS means it."""
+    return {"client_options": {"allow_http": True}} if endpoint.startswith("http://") else {}
 
 
 def _profile(environment: Mapping[str, str]) -> dict[str, str]:

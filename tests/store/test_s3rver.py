@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,8 @@ from fungistore.store.backend import open_backend
 from fungistore.store.locks import WHOLE
 from fungistore.store.store import Store
 from fungistore.verification.verify import verify_store
-from s3_world import OTHERS, end, environment, free_port, wait_for
+from npm_world import npm_server
+from s3_world import OTHERS, environment, free_port
 
 S3RVER = "s3rver@3.7.1"
 KEY = "S3RVER"  # the only one that it knows
@@ -24,29 +23,18 @@ KEY = "S3RVER"  # the only one that it knows
 @pytest.fixture
 def s3rver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of its bucket."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("npm and node are not installed")
-    command = [npm, "install", "--no-audit", "--no-fund", "--silent", S3RVER]
-    if subprocess.run(command, cwd=tmp_path, check=False, timeout=300).returncode != 0:
-        pytest.skip(f"npm cannot install {S3RVER}")
     port = free_port()
-    script = tmp_path / "node_modules" / ".bin" / "s3rver"
-    place = ["-d", str(tmp_path / "data"), "-a", "127.0.0.1", "-p", str(port)]
-    options = ["--allow-mismatched-signatures", "--configure-bucket", "bucket-one"]
-    with (tmp_path / "log").open("wb") as out:
-        process = subprocess.Popen([node, str(script), *place, *options], stdout=out, stderr=out)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/", process)
+    url = f"http://127.0.0.1:{port}"
+    place = ("-d", "data", "-a", "127.0.0.1", "-p", str(port))
+    options = ("--allow-mismatched-signatures", "--configure-bucket", "bucket-one")
+    with npm_server(S3RVER, "s3rver", tmp_path, f"{url}/", *place, *options):
         for name in OTHERS:
             monkeypatch.delenv(name, raising=False)
-        for name, value in environment(f"http://127.0.0.1:{port}").items():
+        for name, value in environment(url).items():
             monkeypatch.setenv(name, KEY if "KEY" in name else value)
         forget_buckets()
         yield "s3://bucket-one/s.fungi"
-    finally:
-        end(process)
-        forget_buckets()
+    forget_buckets()
 
 
 @pytest.mark.scale
