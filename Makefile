@@ -21,7 +21,7 @@ demo-audio: $(READY)    ## spoken prompts through a real Whisper; needs apt-get 
 	$(VENV)/bin/fungi demo demo-sounds --of sounds
 
 test: $(READY)          ## the quick tests, minutes
-	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(RUN) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)     ## kills, memory, real weights
 	$(RUN) -m pytest -m slow
@@ -63,6 +63,7 @@ ifndef CPU
 # pip unpacks gigabytes on one core: where the pins are of this platform, two of it install them and
 # leave bytecode to both cores. The last one adds this package, and what is not pinned.
 CUDA := ^(nvidia-|triton)
+RARE := /tests?/|/(transformers/models|moto|ray/(rllib|data|serve|tune|train|llm))/
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(shell uname -sm),Linux x86_64)
@@ -70,7 +71,7 @@ ifeq ($(shell uname -sm),Linux x86_64)
 	grep -vE '$(CUDA)' constraints.txt > $(VENV)/other.txt
 	printf '%s\n' $(VENV)/cuda.txt $(VENV)/other.txt | xargs -P 2 -n 1 \
 		$(RUN) -m pip install --quiet --no-deps --no-compile --requirement
-	$(RUN) -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true  # some files are not for 3.11
+	$(RUN) -m compileall -qq -j 0 -x '$(RARE)' $(VENV)/lib || true  # some files are not for 3.11
 endif
 	$(RUN) -m pip install --quiet --constraint constraints.txt --editable '.[demo,docs,lint,test]'
 	touch $@

@@ -5,7 +5,10 @@ The model side runs under jaxtyping and beartype here, so a wrong shape or dtype
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,13 +21,17 @@ if not os.environ.get("FUNGI_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import torch
+import typer.testing
 from jaxtyping import install_import_hook
 
+from rewriting import rewrite_ahead
 from tiny_world import TINY, write_images
 
 # Tests run side by side, and their models are tiny: threads that wait for a core cost minutes.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that they start
+# A runner of command lines makes all commands anew for each, in 30 ms: the same ones do.
+vars(typer.testing)["_get_command"] = functools.cache(typer.main.get_command)
 # No test cuts the power: what is flushed, and when, is seen by those that watch the calls.
 os.fsync = lambda descriptor: os.fstat(descriptor) and None
 
@@ -35,6 +42,35 @@ install_import_hook(
     + [f"fungistore.modalities.image.{name}" for name in VIEWS],
     "beartype.beartype",
 )
+
+
+# Files that take longest, in the order in which they begin: none is alone at the end.
+LONG = ("test_ray.py", "docs/test_pages.py", "docs/test_examples.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    rewrite_ahead(config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported and collected stays: to look for garbage in it takes a third of the time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # else libraries tell at the end that objects of theirs are left
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(LONG)))
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +108,10 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    """Two classes, 12 images each."""
-    root = tmp_path / "images"
+@pytest.fixture(scope="session")
+def same_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, 12 images each, which no test changes."""
+    root = tmp_path_factory.mktemp("same") / "images"
     write_images(root / "cat", 12, seed=1)
     write_images(root / "dog", 12, seed=2)
     return root
@@ -89,6 +125,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
     monkeypatch.delenv(SIZE, raising=False)
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def images(same_images: Path, tmp_path: Path) -> Path:
+    """The same, of the test alone."""
+    return Path(shutil.copytree(same_images, tmp_path / "images"))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +18,27 @@ import pytest
 
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
-from ray_world import PATIENCE, Nodes, Witness, driver, gate, nodes, wait_until_at_work
+from ray_world import PATIENCE, Nodes, Witness, driver, nodes
 from tiny_world import TINY, contents, write_images
+from turnstile import NAME, PLACE, Turnstile, turnstile
 
-IMAGES = 160
+IMAGES = 48
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
-    with nodes(tmp_path_factory.mktemp("cluster") / "log") as running:
-        yield running
+def stile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turnstile]:
+    with turnstile(tmp_path_factory.mktemp("turnstile")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory, stile: Turnstile) -> Iterator[Nodes]:
+    """Workers on its nodes stop at the turnstile."""
+    with ExitStack() as running:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv(PLACE, str(stile.folder))
+            started = running.enter_context(nodes(tmp_path_factory.mktemp("cluster") / "log"))
+        yield started
 
 
 def asked(weights: Path, unit_rows: int) -> ExtractOptions:
@@ -64,42 +76,46 @@ def world(folder: Path, count: int) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_node_dies_another_joins_and_the_driver_is_stopped(
-    cluster: Nodes, tmp_path: Path, tiny_weights: Path
+    cluster: Nodes, stile: Turnstile, tmp_path: Path, tiny_weights: Path
 ) -> None:
     """The end is one process's store, bit for bit; no unit is committed twice, none is lost."""
     world(tmp_path, IMAGES)
-    options, units = asked(tiny_weights, 4), IMAGES // 4
+    options = replace(asked(tiny_weights, 4), features=("embeddings", NAME))
+    units, store = IMAGES // 4, tmp_path / "s.fungi"
     extract(tmp_path / "images", tmp_path / "whole.fungi", options)
-    arrays = records(tmp_path / "whole.fungi") // units
-    flags, store = command(options, cluster.address), tmp_path / "s.fungi"
+    arrays, a_unit = records(tmp_path / "whole.fungi") // units, stile.passed // units
+    flags = command(options, cluster.address)
     with Witness(store).watching() as witness:
         with driver(flags, tmp_path) as first:
+            stile.wait_for(2, PATIENCE)  # both are within a slice
+            cluster.kill()
+            assert first.stderr is not None
+            assert any("its units are placed again" in line for line in first.stderr)
+            stile.allow(2 * a_unit)
             assert witness.wait_for(1, first)
-            wait_until_at_work(store, options.name, 2)
-            with gate(store, options.name):
-                time.sleep(1)  # until both wait for it, within a slice
-                cluster.kill()
-                assert first.stderr is not None
-                assert any("its units are placed again" in line for line in first.stderr)
-            with gate(store, options.name):
-                first.send_signal(signal.SIGTERM)
-                out, err = first.communicate(timeout=PATIENCE)
+            first.send_signal(signal.SIGTERM)
+            assert any("stopping at the next safe point" in line for line in first.stderr)
+            stile.allow(IMAGES)
+            out, err = first.communicate(timeout=PATIENCE)
             assert first.returncode == 75, err
             assert json.loads(out)["exit_code"] == 75
-        cluster.add()
         before = len(witness.seen)
         assert arrays <= before < arrays * units
+        stile.close()
+        cluster.add()
         with driver(flags, tmp_path) as second:
+            stile.wait_for(2, PATIENCE)
+            stile.allow(IMAGES)
             out, err = second.communicate(timeout=PATIENCE)
             assert second.returncode == 0, err
     done = json.loads(out)  # one document, and nothing of Ray's
     assert "raylet" not in err
     assert f"resuming: {before // arrays}/{units} units done" in err
     assert done["units"]["done"] == done["units"]["total"] == units
-    assert sum(node["units"] for node in done["nodes"]) == units - before // arrays
     assert all(node["images_per_second"] > 0 for node in done["nodes"])
+    assert sorted(node["units"] > 0 for node in done["nodes"]) == [True, True]
+    assert sum(node["units"] for node in done["nodes"]) == units - before // arrays
     assert witness.changed == []
     assert len(witness.seen) == arrays * units
     assert contents(store) == contents(tmp_path / "whole.fungi")

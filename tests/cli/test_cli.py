@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -32,10 +33,26 @@ def fungi(*arguments: object, stdin: bytes | None = None) -> Result:
     return runner.invoke(app, [str(argument) for argument in arguments], input=stdin)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick(tiny_weights: Path) -> list[object]:
     """Flags of an extraction that takes a moment."""
     return ["--model", TINY, "--weights", tiny_weights, "--image-size", 32, "--dtype", "float32"]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    same_images: Path, quick: list[object], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What these flags make of `same_images`, which no test changes."""
+    root = tmp_path_factory.mktemp("finished") / "s.fungi"
+    assert fungi("extract", same_images, root, *quick).exit_code == 0
+    return root
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Path:
+    """The same, of the test alone."""
+    return Path(shutil.copytree(finished, tmp_path / "s.fungi"))
 
 
 def commands() -> list[str]:
@@ -135,17 +152,14 @@ def test_on_error_fail_exits_1(images: Path, tmp_path: Path, quick: list[object]
     assert "--on-error skip" in done.stderr
 
 
-def test_other_settings_exit_4(images: Path, tmp_path: Path, quick: list[object]) -> None:
+def test_other_settings_exit_4(same_images: Path, store: Path, quick: list[object]) -> None:
     """A changed seed exits 4 and shows both values; --feature-set works beside it."""
-    fungi("extract", images, tmp_path / "s.fungi", *quick)
-    refused = fungi("extract", images, tmp_path / "s.fungi", *quick, "--seed", 7, "--json")
+    run = ["extract", same_images, store, *quick, "--seed", 7]
+    refused = fungi(*run, "--json")
     assert refused.exit_code == 4
     assert "gradient.seed: stored 42, asked 7" in refused.stderr
     assert json.loads(refused.stdout)["exit_code"] == 4
-    beside = fungi(
-        "extract", images, tmp_path / "s.fungi", *quick, "--seed", 7, "--feature-set", "other"
-    )
-    assert beside.exit_code == 0
+    assert fungi(*run, "--feature-set", "other").exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -277,12 +291,11 @@ def test_status_of_something_else_exits_2(tmp_path: Path) -> None:
     assert "fungi extract" in refused.stderr
 
 
-def test_a_damaged_store_exits_5(images: Path, tmp_path: Path, quick: list[object]) -> None:
+def test_a_damaged_store_exits_5(same_images: Path, store: Path, quick: list[object]) -> None:
     """A manifest that is no JSON exits 5."""
-    fungi("extract", images, tmp_path / "s.fungi", *quick)
-    (tmp_path / "s.fungi" / "store.json").write_text("{")
-    assert fungi("status", tmp_path / "s.fungi").exit_code == 5
-    assert fungi("extract", images, tmp_path / "s.fungi", *quick).exit_code == 5
+    (store / "store.json").write_text("{")
+    assert fungi("status", store).exit_code == 5
+    assert fungi("extract", same_images, store, *quick).exit_code == 5
 
 
 def test_models_lists_sizes_without_downloading() -> None:
@@ -310,10 +323,9 @@ def test_names_with_control_characters_cannot_steer_the_terminal(
     assert r"\x1b[31mred" in done.stderr
 
 
-def test_the_store_opens_with_plain_zarr(images: Path, tmp_path: Path, quick: list[object]) -> None:
+def test_the_store_opens_with_plain_zarr(finished: Path) -> None:
     """Features are an ordinary zarr v3 group."""
-    fungi("extract", images, tmp_path / "s.fungi", *quick)
-    group = zarr.open_group(tmp_path / "s.fungi" / "features.zarr", mode="r")
+    group = zarr.open_group(finished / "features.zarr", mode="r")
     array = group[f"{TINY}/embeddings"]
     assert isinstance(array, zarr.Array)
     assert array.shape == (24, 64)
@@ -392,16 +404,17 @@ def test_another_source_with_the_same_names_is_refused(tmp_path: Path, quick: li
     assert fungi("extract", tmp_path / "a", tmp_path / "s.fungi", *quick).exit_code == 0
 
 
-def test_a_second_writer_is_turned_away(images: Path, tmp_path: Path, quick: list[object]) -> None:
+def test_a_second_writer_is_turned_away(
+    same_images: Path, store: Path, quick: list[object]
+) -> None:
     """While one process writes, another one is told so and changes nothing."""
-    fungi("extract", images, tmp_path / "s.fungi", *quick)
-    with Store.open(tmp_path / "s.fungi").writing():
-        refused = fungi("extract", images, tmp_path / "s.fungi", *quick, "--features", "patches")
-        assert fungi("status", tmp_path / "s.fungi").exit_code == 0
+    run = ["extract", same_images, store, *quick, "--features", "patches"]
+    with Store.open(store).writing():
+        refused = fungi(*run)
+        assert fungi("status", store).exit_code == 0
     assert refused.exit_code == 1
     assert "another process is writing" in refused.stderr
-    again = fungi("extract", images, tmp_path / "s.fungi", *quick, "--features", "patches")
-    assert again.exit_code == 0
+    assert fungi(*run).exit_code == 0
 
 
 def test_a_restart_forgets_failures_and_setups(

@@ -42,12 +42,11 @@ SMALL = {
 ALL = ("embeddings", "kl", "dino", "simclr", "patches")
 
 
-@pytest.fixture
-def options(tiny_weights: Path) -> ExtractOptions:
+def every_feature(weights: Path, workers: int | None = None) -> ExtractOptions:
     """Every feature, at sizes that make a run take a second."""
     return ExtractOptions(
         model=TINY,
-        weights=str(tiny_weights),
+        weights=str(weights),
         image_size=64,
         features=ALL,
         dtype="float32",
@@ -55,7 +54,27 @@ def options(tiny_weights: Path) -> ExtractOptions:
         unit_rows=8,
         storage_dtype="float32",
         objectives=SMALL,
+        workers=workers,
     )
+
+
+@pytest.fixture
+def options(tiny_weights: Path) -> ExtractOptions:
+    return every_feature(tiny_weights)
+
+
+@pytest.fixture(scope="module")
+def whole(same_images: Path, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of `same_images` that these options make in one run, which no test changes."""
+    root = tmp_path_factory.mktemp("whole") / "whole.fungi"
+    extract(str(same_images), root, every_feature(tiny_weights, workers=1))
+    return root
+
+
+@pytest.fixture
+def store(whole: Path, tmp_path: Path) -> Path:
+    """The same, of the test alone."""
+    return Path(shutil.copytree(whole, tmp_path / "s.fungi"))
 
 
 def read(store: Path) -> dict[str, NDArray[np.floating]]:
@@ -87,20 +106,19 @@ def stop_after(questions: int) -> Callable[[], bool]:
 
 
 def test_embeddings_and_patches_equal_timm(
-    images: Path, tmp_path: Path, tiny_weights: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tiny_weights: Path
 ) -> None:
     """Stored embeddings and patch tensors are those of timm's model under timm's own transform."""
-    extract(str(images), tmp_path / "s.fungi", options)
     model = timm.create_model(TINY, pretrained=False, num_classes=0, img_size=64).eval()
     state = load_file(tiny_weights)
     state = timm.models.vision_transformer.checkpoint_filter_fn(state, model)
     model.load_state_dict(state)
     config = resolve_data_config({"img_size": 64}, model=model)
     transform = create_transform(**config)
-    found = read(tmp_path / "s.fungi")
-    rows = Store.open(tmp_path / "s.fungi").samples.rows(0, 24)
+    found = read(whole)
+    rows = Store.open(whole).samples.rows(0, 24)
     for row in (0, 7, 23):
-        pixels = transform(Image.open(images / rows[row]["id"]))[None]
+        pixels = transform(Image.open(same_images / rows[row]["id"]))[None]
         with torch.no_grad():
             tokens = model.forward_features(pixels)
             embedding = model.forward_head(tokens)[0]
@@ -109,12 +127,9 @@ def test_embeddings_and_patches_equal_timm(
         np.testing.assert_allclose(found["patches"][row], grid, atol=1e-2, rtol=1e-3)  # float16
 
 
-def test_gradient_features_are_unit_vectors_with_norms_beside_them(
-    images: Path, tmp_path: Path, options: ExtractOptions
-) -> None:
+def test_gradient_features_are_unit_vectors_with_norms_beside_them(whole: Path) -> None:
     """Gradient features have length one; their norms are positive and finite."""
-    extract(str(images), tmp_path / "s.fungi", options)
-    found = read(tmp_path / "s.fungi")
+    found = read(whole)
     for name in ("kl", "dino", "simclr"):
         np.testing.assert_allclose(np.linalg.norm(found[f"gradients/{name}"], axis=1), 1, atol=1e-5)
         assert (found[f"norms/{name}"] > 0).all()
@@ -138,15 +153,14 @@ def test_samples_have_labels_and_splits(tmp_path: Path, options: ExtractOptions)
 
 
 def test_a_stopped_run_continues_to_the_same_store(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """Stopped every few batches and run again, the store ends equal, and no unit is redone."""
-    extract(str(images), tmp_path / "whole.fungi", options)
     interrupted = tmp_path / "interrupted.fungi"
     committed: dict[Path, int] = {}
     for _ in range(20):
         try:
-            extract(str(images), interrupted, options, context=Context(stop=stop_after(24)))
+            extract(str(same_images), interrupted, options, context=Context(stop=stop_after(24)))
             break
         except StoppedError as error:
             assert "same command" in str(error)
@@ -156,32 +170,28 @@ def test_a_stopped_run_continues_to_the_same_store(
     else:
         pytest.fail("the run never finished")
     assert committed, "no stop came after a commit"
-    assert_same(tmp_path / "whole.fungi", interrupted)
+    assert_same(whole, interrupted)
 
 
 def test_workers_and_order_of_runs_change_nothing(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """Another number of threads gives the same bits, and so does extracting feature by feature."""
-    extract(str(images), tmp_path / "one.fungi", replace(options, workers=1))
-    extract(str(images), tmp_path / "four.fungi", replace(options, workers=4))
-    assert_same(tmp_path / "one.fungi", tmp_path / "four.fungi")
     for feature in reversed(ALL):
-        extract(str(images), tmp_path / "single.fungi", replace(options, features=(feature,)))
-    assert_same(tmp_path / "one.fungi", tmp_path / "single.fungi")
+        one = replace(options, features=(feature,), workers=4)
+        extract(str(same_images), tmp_path / "single.fungi", one)
+    assert_same(whole, tmp_path / "single.fungi")
 
 
 def test_a_missing_unit_alone_is_made_anew(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, store: Path, options: ExtractOptions
 ) -> None:
     """A unit whose record or chunk is gone is recomputed to the same bits; others are untouched."""
-    store = tmp_path / "s.fungi"
-    extract(str(images), store, options)
     before = read(store)
     (store / "commits" / TINY / "embeddings" / "00000001.json").unlink()
     (store / "features.zarr" / TINY / "gradients" / "kl" / "c" / "2" / "0").unlink()
     times = record_times(store)
-    result = extract(str(images), store, options)
+    result = extract(str(same_images), store, options)
     assert (result.units_computed, result.images_computed) == (2, 16)
     now = record_times(store)
     rewritten = {path.relative_to(store).as_posix() for path in now if now[path] != times.get(path)}
@@ -196,15 +206,15 @@ def test_a_missing_unit_alone_is_made_anew(
 
 
 def test_limit_is_a_prefix_that_a_later_run_extends(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """--limit 10, then the whole: whole units keep their bits, the partial one is completed."""
     store = tmp_path / "s.fungi"
-    first = extract(str(images), store, replace(options, limit=10))
+    first = extract(str(same_images), store, replace(options, limit=10))
     assert (first.samples, first.units_total) == (10, 2)
     early = read(store)
     times = record_times(store)
-    second = extract(str(images), store, options)
+    second = extract(str(same_images), store, options)
     assert second.images_computed == 14
     late = read(store)
     for name, array in early.items():
@@ -212,8 +222,7 @@ def test_limit_is_a_prefix_that_a_later_run_extends(
     full_units = [path for path in times if "/c/0" in str(path) or path.stem == "00000000"]
     assert full_units
     assert all(record_times(store)[path] == times[path] for path in full_units)
-    extract(str(images), tmp_path / "whole.fungi", options)
-    for name, array in read(tmp_path / "whole.fungi").items():
+    for name, array in read(whole).items():
         np.testing.assert_allclose(late[name], array, atol=2e-3, err_msg=name)
 
 
@@ -238,12 +247,11 @@ def test_a_grown_source_appends_rows(images: Path, tmp_path: Path, options: Extr
 
 
 def test_one_bad_image_never_stops_a_run(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """Unreadable inputs are listed with row and reason, are NaN, and leave others' bits alone."""
-    extract(str(images), tmp_path / "good.fungi", options)
-    whole = (images / "cat" / "004.jpg").read_bytes()
-    (images / "cat" / "004.jpg").write_bytes(whole[: len(whole) // 2])
+    sound = (images / "cat" / "004.jpg").read_bytes()
+    (images / "cat" / "004.jpg").write_bytes(sound[: len(sound) // 2])
     (images / "dog" / "003.jpg").write_text("not an image")
     (images / "dog" / "005.jpg").write_bytes(b"")
     store = tmp_path / "s.fungi"
@@ -256,7 +264,7 @@ def test_one_bad_image_never_stops_a_run(
         (17, "dog/005.jpg"),
     ]
     assert all(failure.error == "ImageError" and failure.message for failure in failures)
-    good = read(tmp_path / "good.fungi")
+    good = read(whole)
     kept = np.setdiff1d(np.arange(24), [4, 15, 17])
     for name, array in read(store).items():
         assert np.isnan(array[[4, 15, 17]]).all()
@@ -308,21 +316,17 @@ def test_changed_settings_are_refused_field_by_field(
 
 
 def test_other_weights_are_refused(
-    images: Path, tmp_path: Path, options: ExtractOptions, tiny_weights: Path
+    same_images: Path, store: Path, tmp_path: Path, options: ExtractOptions, tiny_weights: Path
 ) -> None:
     """A single changed number in the weights is another model."""
     from safetensors.torch import save_file
 
-    extract(str(images), tmp_path / "s.fungi", options)
     state = load_file(tiny_weights)
     state["norm.bias"][0] += 1e-3
     save_file(state, tmp_path / "other.safetensors")
+    other = replace(options, weights=str(tmp_path / "other.safetensors"))
     with pytest.raises(MismatchError, match=r"backbone\.weights"):
-        extract(
-            str(images),
-            tmp_path / "s.fungi",
-            replace(options, weights=str(tmp_path / "other.safetensors")),
-        )
+        extract(str(same_images), store, other)
 
 
 def test_decisions_left_open_are_frozen_with_the_feature_set(
@@ -340,7 +344,7 @@ def test_decisions_left_open_are_frozen_with_the_feature_set(
 
 
 def test_restart_deletes_and_names_what_it_deletes(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, store: Path, options: ExtractOptions
 ) -> None:
     """restart=True removes the feature set, says so, and accepts other settings."""
 
@@ -357,70 +361,64 @@ def test_restart_deletes_and_names_what_it_deletes(
 
         def end(self) -> None: ...
 
-    extract(str(images), tmp_path / "s.fungi", options)
     notes = Notes()
     small = replace(options, features=("embeddings",), image_size=32)
-    extract(str(images), tmp_path / "s.fungi", small, restart=True, context=Context(notes))
+    extract(str(same_images), store, small, restart=True, context=Context(notes))
     assert f"--restart: deleting {TINY}/gradients/kl (24 rows)" in notes.texts
-    assert set(read(tmp_path / "s.fungi")) == {"embeddings"}
+    assert set(read(store)) == {"embeddings"}
 
 
 def test_the_saved_options_replay_a_run(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """The options in a setup, read back, make the same features."""
-    extract(str(images), tmp_path / "s.fungi", options)
-    saved = next(iter((tmp_path / "s.fungi").glob("setups/*/options.json")))
+    saved = next(whole.glob("setups/*/options.json"))
     again = ExtractOptions.from_config(json.loads(saved.read_text()))
     assert again.objectives == options.objectives
     assert (again.batch_size, again.unit_rows, again.codec) == (4, 8, "none")
-    extract(str(images), tmp_path / "again.fungi", again)
-    assert_same(tmp_path / "s.fungi", tmp_path / "again.fungi")
+    extract(str(same_images), tmp_path / "again.fungi", again)
+    assert_same(whole, tmp_path / "again.fungi")
 
 
 def test_batch_size_changes_features_within_tolerance_only(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """Views and heads do not depend on the batch: another size agrees to float tolerance."""
-    extract(str(images), tmp_path / "four.fungi", options)
-    extract(str(images), tmp_path / "three.fungi", replace(options, batch_size=3))
+    extract(str(same_images), tmp_path / "three.fungi", replace(options, batch_size=3))
     three = read(tmp_path / "three.fungi")
-    for name, array in read(tmp_path / "four.fungi").items():
+    for name, array in read(whole).items():
         np.testing.assert_allclose(three[name], array, rtol=2e-3, atol=2e-3, err_msg=name)
 
 
 def test_pooled_patches_are_means_of_cells(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """--pool 2 stores the mean of each 2 x 2 cell."""
-    plain = replace(options, features=("patches",))
-    extract(str(images), tmp_path / "full.fungi", plain)
-    extract(str(images), tmp_path / "pooled.fungi", replace(plain, pool=2))
-    full = read(tmp_path / "full.fungi")["patches"].astype(np.float32)
+    pooled = replace(options, features=("patches",), pool=2)
+    extract(str(same_images), tmp_path / "pooled.fungi", pooled)
+    full = read(whole)["patches"].astype(np.float32)
     expected = full.reshape(24, 2, 2, 2, 2, 64).mean(axis=(2, 4))
     np.testing.assert_allclose(read(tmp_path / "pooled.fungi")["patches"], expected, atol=5e-3)
 
 
 def test_native_views_differ_from_model_sized_ones_but_agree_in_shape(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """--view-size native runs, at other sizes of view, with features correlated to the paper's."""
-    chosen = replace(options, features=("dino", "simclr"))
-    extract(str(images), tmp_path / "model.fungi", chosen)
-    extract(str(images), tmp_path / "native.fungi", replace(chosen, view_size="native"))
-    native = read(tmp_path / "native.fungi")
-    for name, array in read(tmp_path / "model.fungi").items():
-        assert native[name].shape == array.shape
-        assert not np.array_equal(native[name], array)
+    chosen = replace(options, features=("dino", "simclr"), view_size="native")
+    extract(str(same_images), tmp_path / "native.fungi", chosen)
+    of_model = read(whole)
+    for name, array in read(tmp_path / "native.fungi").items():
+        assert array.shape == of_model[name].shape
+        assert not np.array_equal(array, of_model[name])
 
 
 def test_the_memory_of_the_projection_changes_nothing(
-    images: Path, tmp_path: Path, options: ExtractOptions
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
 ) -> None:
     """A projection that is generated anew for each batch gives the same bits."""
-    extract(str(images), tmp_path / "kept.fungi", options)
-    extract(str(images), tmp_path / "anew.fungi", replace(options, projection_memory=0))
-    assert_same(tmp_path / "kept.fungi", tmp_path / "anew.fungi")
+    extract(str(same_images), tmp_path / "anew.fungi", replace(options, projection_memory=0))
+    assert_same(whole, tmp_path / "anew.fungi")
     with pytest.raises(UsageError, match="projection-memory"):
         replace(options, projection_memory=-1)
 
@@ -568,12 +566,14 @@ def test_a_missing_manifest_file_is_a_failure_of_that_row(
     assert np.isnan(read(tmp_path / "s.fungi")["embeddings"][1]).all()
 
 
-def test_codecs_keep_the_numbers(images: Path, tmp_path: Path, options: ExtractOptions) -> None:
+def test_codecs_keep_the_numbers(
+    same_images: Path, whole: Path, tmp_path: Path, options: ExtractOptions
+) -> None:
     """zstd is lossless; bitround touches patch tensors alone, within one per cent."""
-    for codec in ("none", "zstd", "bitround"):
-        extract(str(images), tmp_path / f"{codec}.fungi", replace(options, codec=codec))
-    assert_same(tmp_path / "none.fungi", tmp_path / "zstd.fungi")
-    plain, rounded = read(tmp_path / "none.fungi"), read(tmp_path / "bitround.fungi")
+    for codec in ("zstd", "bitround"):
+        extract(str(same_images), tmp_path / f"{codec}.fungi", replace(options, codec=codec))
+    assert_same(whole, tmp_path / "zstd.fungi")
+    plain, rounded = read(whole), read(tmp_path / "bitround.fungi")
     for name, array in plain.items():
         if name == "patches":
             assert not np.array_equal(array, rounded[name])

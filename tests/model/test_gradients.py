@@ -50,7 +50,7 @@ def small(name: str, target_layer: str | None = None, **variant: bool) -> TimmVi
     with torch.device("meta"):
         patch = timm.create_model(name, pretrained=False, num_classes=0).patch_embed.patch_size[0]
     torch.manual_seed(0)
-    options = {"depth": 3} if "base" in name else {}
+    options = {"depth": 3} if "base" in name or "small" in name else {}  # wide ones take long
     clip = "clip" in name
     model = timm.create_model(
         name,

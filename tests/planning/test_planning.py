@@ -412,11 +412,15 @@ def test_memory_is_that_of_the_model_and_its_units() -> None:
     ],
 )
 def test_it_says_where_it_breaks(given: dict[str, Any], said: str) -> None:
-    """Each limit where it is met, with what to try; and not where it is not."""
+    """Each limit where it is met, with what to try."""
     asked = {"model": BASE, "rate": 500, **given}
     found = fungi.plan(None, options(**asked)).limits
     assert any(said in limit.what for limit in found), [limit.what for limit in found]
     assert all(limit.hint and limit.found for limit in found)
+
+
+def test_where_nothing_breaks_nothing_is_said() -> None:
+    """None of the limits above is met."""
     fine = fungi.plan(None, options(model=BASE, rate=500, images=300_000, node_disk=1000, mtbf=999))
     assert fine.limits == ()
 
