@@ -32,6 +32,7 @@ ALLOWED = {
     "fungistore.headings",
     "fungistore.machine.context",
     "fungistore.quantities",
+    "fungistore.remote.waiting",  # a signal ends it
     "fungistore.report",
     "fungistore.settings",
     "fungistore.text",
