@@ -2,29 +2,40 @@
 
     python benchmarks/remote.py knn [ROWS DIM]...     default: 50000 384 50000 1536
     python benchmarks/remote.py units [UNITS]         default: 20000, of 64 rows each
+    python benchmarks/remote.py images [IMAGES MODEL] default: 400 vit_small_patch14_dinov2
 
 `knn` takes the time of `eval knn` on a disk and from S3 with an empty cache, then with a full one,
 in turn within one run, and gives the ratios of the medians with their spread. The server is moto,
 which is slow itself: its floor is a plain download of the same chunks by obstore. `units` takes the
 time of opening and of `status`, without and with a compacted object of records. There the server is
 tests/plain_s3.py, since moto scans all keys for each page of a listing; its floor are the two
-listings. Proxy and servers are processes of their own.
+listings. `images` takes the time of `fungi extract` of small JPEG files, 96 pixels a side and each
+an object, from S3 and from a folder of the disk, and of the same in shards, in turn; every store
+has to have the same bits. Its floor is a plain download of the objects by obstore, beside which
+nothing is computed. Proxy and servers are processes of their own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import statistics
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 import fungistore as fungi
 from fungistore.machine.context import QUIET
@@ -34,12 +45,14 @@ from fungistore.store.object_reads import COMPACTED, ObjectReads
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from fault_proxy import Faults, proxied
+from photographs import photographs
 from plain_s3 import BUCKET
 from s3_world import end, environment, free_port, make_bucket, wait_for
 
 LATENCY = 0.02
 PLAIN = Path(__file__).parents[1] / "tests" / "plain_s3.py"
 TURNS = 5
+SIDE = 96  # pixels of a small image, some 4 KB
 UNIT_ROWS, UNIT_DIM = 64, 4
 
 
@@ -212,6 +225,89 @@ def measure_units(units: int) -> None:
                 )
 
 
+def write_images(folder: Path, count: int) -> None:
+    """Write small photographs, and the same in two shards beside them."""
+    for place in ("images", "shards"):
+        (folder / place).mkdir()
+    images = photographs(16)
+    for number in range(count):
+        left, top = 7 * number % 200, 11 * number % 200
+        crop = Image.fromarray(images[number % 16]).crop((left, top, left + SIDE, top + SIDE))
+        crop.save(folder / "images" / f"{number:06d}.jpg", quality=90)
+    files = sorted((folder / "images").iterdir())
+    for number in range(2):
+        with tarfile.open(folder / "shards" / f"{number}.tar", "w") as tar:
+            for path in files[number * count // 2 : (number + 1) * count // 2]:
+                tar.add(path, path.name)
+
+
+def stored(store: Path) -> str:
+    """Return a digest of a store's chunks, in the order of their units."""
+    every = sorted(path for path in store.rglob("*") if path.is_file() and "/c/" in str(path))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in every)).hexdigest()
+
+
+def measure_images(endpoint: str, count: int, model: str) -> None:
+    """Print what extraction takes here and there."""
+    with TemporaryDirectory() as name, Place(__file__, "proxy", endpoint) as proxy:
+        folder, weights = Path(name), Path(name, "random.safetensors")
+        torch.manual_seed(0)
+        save_file(timm.create_model(model, num_classes=0).state_dict(), weights)
+        write_images(folder, count)
+        use(endpoint)
+        bucket = f"s3://{make_bucket(endpoint)}"
+        for kind in ("images", "shards"):
+            for path in (folder / kind).iterdir():
+                open_bucket(bucket).put(f"{kind}/{path.name}", path.read_bytes())
+        options = fungi.ExtractOptions(
+            model=model,
+            weights=weights,
+            image_size=224,
+            features=("embeddings",),
+            batch_size=16,
+            unit_rows=64,
+        )
+        use(proxy.endpoint)
+        os.environ["FUNGI_CACHE"] = str(folder / "cache")
+        keys = [head.key for head in open_bucket(bucket).below("images")]
+        places = {
+            "disk": str(folder / "images"),
+            "S3": f"{bucket}/images",
+            "shards": str(folder / "shards"),
+            "S3 shards": f"{bucket}/shards",
+        }
+        times: dict[str, list[float]] = {kind: [] for kind in (*places, "download")}
+        bits, asked = set(), {}
+        for turn in range(TURNS + 1):  # the first one warms the process up
+            for kind in times:
+                proxy.requests()
+                store = folder / f"{kind} {turn}.fungi"
+                if kind == "download":
+                    with ThreadPoolExecutor(THREADS) as pool:
+                        work = partial(list, pool.map(open_bucket(bucket).get, keys))
+                        took = seconds(work)
+                else:
+                    took = seconds(
+                        partial(fungi.extract, places[kind], store, options, context=QUIET)
+                    )
+                    bits.add(stored(store))
+                asked[kind] = proxy.requests()
+                if turn:
+                    times[kind].append(took)
+        print(
+            f"{count} images of {SIDE} pixels, {model} at 224; bits the same: {len(bits) == 1}; "
+            f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        )
+        for kind, some in times.items():
+            base = times["shards" if kind == "S3 shards" else "disk"]
+            ratio = [there / here for here, there in zip(base, some, strict=True)]
+            print(
+                f"  {kind:9} {spread(some)}; x {statistics.median(ratio):.2f} "
+                f"({min(ratio):.2f} to {max(ratio):.2f}); requests {asked[kind]}",
+                flush=True,
+            )
+
+
 def main(words: list[str]) -> None:
     """Run what is asked for."""
     kind, *numbers = words or ["knn"]
@@ -220,6 +316,11 @@ def main(words: list[str]) -> None:
         return
     if kind == "units":
         measure_units(int(numbers[0]) if numbers else 20_000)
+        return
+    if kind == "images":
+        count, model = (*numbers, *("400", "vit_small_patch14_dinov2")[len(numbers) :])
+        with server() as endpoint:
+            measure_images(endpoint, int(count), model)
         return
     with server() as endpoint:
         sizes = list(map(int, numbers)) or [50_000, 384, 50_000, 1536]

@@ -18,6 +18,7 @@ import typer
 from fungistore.errors import DEBUG, FungiError, MismatchError, StoppedError, explained
 from fungistore.machine.context import Context
 from fungistore.quantities import duration
+from fungistore.remote.waiting import WAITING
 from fungistore.text import lines_of
 
 from .output import note, printable, result_json
@@ -99,6 +100,7 @@ def stop_on_signals(before_death: Callable[[], None]) -> Iterator[Callable[[], b
     """Yield a function that tells whether SIGINT or SIGTERM came; a second signal stops at once."""
     global _received
     _received = None
+    WAITING.go_on()
 
     def handle(number: int, frame: FrameType | None) -> None:
         global _received
@@ -107,6 +109,7 @@ def stop_on_signals(before_death: Callable[[], None]) -> Iterator[Callable[[], b
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         _received = number
+        WAITING.stop()  # for a server that stays silent there may be no safe point for minutes
         note("stopping at the next safe point; once more to stop at once")
 
     kinds = (signal.SIGINT, signal.SIGTERM)
@@ -116,6 +119,22 @@ def stop_on_signals(before_death: Callable[[], None]) -> Iterator[Callable[[], b
     finally:
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
+
+
+@contextmanager
+def ended_by_interrupts() -> Iterator[None]:
+    """Let ^C end what waits for a server, in whatever thread, of a command that keeps nothing."""
+    WAITING.go_on()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        WAITING.stop(0)
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

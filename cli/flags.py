@@ -21,7 +21,7 @@ from fungistore.settings import SettingField, Settings
 
 from .completion import completer
 from .config_file import read_config
-from .console import explains_errors, running
+from .console import ended_by_interrupts, explains_errors, running
 
 StorePath = Annotated[
     str, typer.Argument(metavar="STORE", help="The store's directory, or its URL.")
@@ -56,6 +56,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         with ExitStack() as stack:
             if "context" in parameters:  # from the start: importing and loading take seconds
                 values["context"] = stack.enter_context(running())
+            else:
+                stack.enter_context(ended_by_interrupts())
             given = {group: _given(kind, values) for group, kind in groups.items()}
             if reads_stores:
                 fungi.CacheOptions.from_config(_given(fungi.CacheOptions, values)).use()

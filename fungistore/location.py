@@ -92,6 +92,11 @@ class Location:
     file_size: int = 0
     mark: str = ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of a file."""
+        return self.content is None and self.size is None and not self.container
+
     def exists(self) -> bool:
         """Whether the file is there, as an inline item always is.
 

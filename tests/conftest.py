@@ -122,6 +122,16 @@ def same_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is read from URLs is kept in a folder of the test's own."""
+    from fungistore.remote.cache_options import DIRECTORY, SIZE
+
+    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
+    monkeypatch.delenv(SIZE, raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
 def images(same_images: Path, tmp_path: Path) -> Path:
     """The same, of the test alone."""
     return Path(shutil.copytree(same_images, tmp_path / "images"))

@@ -36,6 +36,7 @@ class Faults:
         broken: how many were broken, by kind.
         bytes: how many bodies' bytes went back.
         most: how many were under way at once, at most.
+        stored: how often the server took an object, by its path.
     """
 
     rate: float = 0.0
@@ -47,6 +48,7 @@ class Faults:
     broken: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     most: int = 0
+    stored: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -64,6 +66,11 @@ class Faults:
             kind = self._random.choice(self.kinds)
             self.broken[kind] += 1
             return kind
+
+    def took(self, path: str) -> None:
+        """Note that the server has taken an object."""
+        with self._lock:
+            self.stored[path] += 1
 
     def ended(self, sent: int) -> None:
         """Note that a request is done with."""
@@ -128,7 +135,10 @@ class _Handler(BaseHTTPRequestHandler):
                     asked.putheader(name, value)
             asked.endheaders(body)
             answer = asked.getresponse()
-            return answer, answer.read()
+            data = answer.read()
+            if self.command == "PUT" and answer.status == http.client.OK:
+                self.server.faults.took(urlsplit(self.path).path)
+            return answer, data
         finally:
             asked.close()
 

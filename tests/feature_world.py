@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fungistore.fingerprint import digest_ids, fingerprint
+from fungistore.choices import Codec
+from fungistore.fingerprint import Config, digest_ids, fingerprint
 from fungistore.sources.sample import Cell, CellType, Sample
 from fungistore.store.chunks import layout_config
 from fungistore.store.listing import add_source
@@ -45,6 +46,7 @@ def make_store(
     feature_set: str = "set",
     unit_rows: int = 16,
     shard_units: int = 1,
+    codec: Codec = "none",
     salt: int = 0,
     column: tuple[str, CellType, Sequence[Cell]] | None = None,
 ) -> Store:
@@ -66,7 +68,7 @@ def make_store(
     store = Store.open_or_create(root)
     add_source(store, ListSource(samples, columns))
     for name, vectors in blocks.items():
-        layout = {"unit_rows": unit_rows, "shard_units": shard_units}
+        layout: Config = {"unit_rows": unit_rows, "shard_units": shard_units, "codec": codec}
         write_block(store, feature_set, name, vectors, salt=salt, **layout)
     return store
 
@@ -79,6 +81,7 @@ def write_block(
     *,
     unit_rows: int = 16,
     shard_units: int = 1,
+    codec: Codec = "none",
     salt: int = 0,
 ) -> UnitArray:
     """Write one array of a feature set, all units committed."""
@@ -86,7 +89,7 @@ def write_block(
     if array is None:
         config = {
             "schema": SCHEMA_VERSION[0],
-            "layout": layout_config(unit_rows, shard_units, "none"),
+            "layout": layout_config(unit_rows, shard_units, codec),
             "vectors": {"dtype": str(vectors.dtype)},
             "made": {"name": name, "salt": salt},
         }
@@ -98,7 +101,7 @@ def write_block(
             dtype=str(vectors.dtype),
             unit_rows=unit_rows,
             shard_units=shard_units,
-            codec="none",
+            codec=codec,
             fingerprint=fingerprint(config),
         )
     array.grow(len(vectors))

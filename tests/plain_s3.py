@@ -42,6 +42,7 @@ class PlainS3(ThreadingHTTPServer):
         self.keys: list[str] = []
         self.requests: Counter[str] = Counter()
         self.gets: list[str] = []  # keys of objects that were read
+        self.looks: list[str] = []  # of those that were looked at
 
     def put(self, key: str, data: bytes) -> None:
         """Let an object be there."""
@@ -100,8 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif key not in self.server.objects:
             self._say(404, b"<Error><Code>NoSuchKey</Code></Error>")
         else:
-            if self.command == "GET":
-                self.server.gets.append(key)
+            (self.server.gets if self.command == "GET" else self.server.looks).append(key)
             self._get(self.server.objects[key])
 
     def _put(self, key: str, data: bytes) -> None:

@@ -1,7 +1,8 @@
 """A Ray cluster of nodes with one core each on this machine, in a process of its own.
 
-It takes a line at a time on stdin ("add", "kill") and answers each with a line on stdout; it ends
-its nodes when stdin ends, so that a test that fails, or is killed, leaves none behind.
+It takes a line at a time on stdin ("add", "kill", "actors") and answers each with a line on stdout;
+it ends its nodes when stdin ends, so that a test that fails, or is killed, leaves none behind.
+With --pinned the first node has the first core for itself, the second one the second, and so on.
 """
 
 from __future__ import annotations
@@ -24,16 +25,26 @@ def main() -> None:
     folder = tempfile.mkdtemp(prefix="fr-", dir="/tmp")  # paths of sockets are short
     cluster = Cluster()
     nodes = []
+    cores = sorted(os.sched_getaffinity(0))
+
+    def add(**more: object) -> None:
+        if "--pinned" in sys.argv:  # what is started from here on has that core
+            os.sched_setaffinity(0, {cores[len(nodes) % len(cores)]})
+        nodes.append(cluster.add_node(**NODE, **more))
+
     try:
-        cluster.add_node(**NODE, include_dashboard=False, temp_dir=folder, no_monitor=True)
-        nodes.append(cluster.add_node(**NODE))
+        add(include_dashboard=False, temp_dir=folder, no_monitor=True)
+        add()
         answers.write(f"{cluster.address}\n")
         for line in sys.stdin:
-            if line.strip() == "kill":
+            answer = line.strip()
+            if answer == "kill":
                 cluster.remove_node(nodes.pop(), allow_graceful=False)
-            elif line.strip() == "add":
-                nodes.append(cluster.add_node(**NODE))
-            answers.write(f"{line.strip()}\n")
+            elif answer == "add":
+                add()
+            elif answer == "actors":
+                answer = str(len(cluster.global_state.actor_table(None)))
+            answers.write(f"{answer}\n")
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

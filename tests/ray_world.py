@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,10 @@ class Nodes:
         """Kill the node that joined last, with all that runs on it."""
         assert self._say("kill") == "kill"
 
+    def actors(self) -> int:
+        """Return how many actors there have been, dead ones among them."""
+        return int(self._say("actors"))
+
 
 @contextmanager
 def nodes(log: Path) -> Iterator[Nodes]:
@@ -72,7 +76,7 @@ def nodes(log: Path) -> Iterator[Nodes]:
 
 
 @contextmanager
-def gate(store: Path, name: str) -> Iterator[None]:
+def gate(store: Path | str, name: str) -> Iterator[None]:
     """Let no slice begin until the end of the block.
 
     It is what another process does that freezes the setup: whoever comes next waits.
@@ -81,20 +85,31 @@ def gate(store: Path, name: str) -> Iterator[None]:
         yield
 
 
-def wait_until_at_work(store: Path, name: str, workers: int) -> None:
+def wait_until_at_work(
+    store: Path | str, name: str, workers: int, but: Set[int] = frozenset()
+) -> set[int]:
     """Let a few slices begin at a time, until so many processes have been seen within one.
 
     Workers are ready seconds after each other: the first of them has not done everything by then.
+
+    Args:
+        store: place of the store.
+        name: of the feature set.
+        workers: how many to wait for.
+        but: processes that do not count, such as dead ones whose leases have not run out.
+
+    Returns:
+        The processes.
     """
     opened, seen = Store.open(store), set[int]()
     deadline = time.monotonic() + PATIENCE
     while True:
         closes = time.monotonic() + 0.4
         while time.monotonic() < closes:
-            seen |= {claim.pid for claim in opened.writers() if claim.count > 1}
+            seen |= {claim.pid for claim in opened.writers() if claim.count > 1} - but
             time.sleep(0.002)
         if len(seen) >= workers:
-            return
+            return seen
         assert time.monotonic() < deadline, f"{len(seen)} of {workers} workers at work"
         with gate(store, name):
             time.sleep(1.5)

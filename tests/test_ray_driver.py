@@ -15,12 +15,20 @@ from fungistore.engines import placing, ray_driver, roster
 from fungistore.engines.actor import Actor
 from fungistore.engines.engine import DividedWork, Place, RunSlice
 from fungistore.engines.ray import _ended
-from fungistore.engines.ray_connection import FOLDER, OWNER, YOUNG_SECONDS, _in_time, _own_folder
+from fungistore.engines.ray_connection import (
+    FOLDER,
+    OWNER,
+    TRACEBACK,
+    YOUNG_SECONDS,
+    _in_time,
+    _join,
+    _own_folder,
+)
 from fungistore.engines.ray_driver import STILLBORN, Driver
 from fungistore.engines.roster import ClusterLostError
 from fungistore.engines.share import Share
 from fungistore.engines.sight import Sight
-from fungistore.errors import FungiError, StoppedError
+from fungistore.errors import FungiError, StoppedError, UsageError
 from fungistore.fingerprint import Config
 from fungistore.machine.context import Context, never
 from fungistore.report import Silent
@@ -32,13 +40,20 @@ TOY: dict[str, Callable[[Place, Context], RunSlice]] = {}
 
 
 class Notices(Silent):
-    """Keeps what is said."""
+    """Keeps what is said, and how far the display got."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.total = self.done = 0
 
     def notice(self, text: str) -> None:
         self.said.append(text)
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self.total, self.done = total, done
+
+    def advance(self, count: int) -> None:
+        self.done += count
 
 
 def open_toy(arguments: Config, place: Place, context: Context) -> RunSlice:
@@ -257,22 +272,44 @@ def test_a_head_that_falls_silent_is_an_error_before_ray_ends_the_process(
 
 
 def test_a_stop_reaches_the_workers() -> None:
-    """They end at their next safe point, and the run with them."""
-    cluster, begun = Cluster(Actor, "a", "b"), threading.Event()
+    """They end at their next safe point, and the run with them; unasked they end much later."""
+    cluster, at_work, heard = Cluster(Actor, "a", "b"), set[str](), set[str]()
 
     def opened(place: Place, context: Context) -> RunSlice:
         def run(part: Slice) -> Config:
-            begun.set()
-            while True:
+            at_work.add(place.node)
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end:
+                if context.stop():
+                    heard.add(place.node)
                 context.stop_if_asked()
                 time.sleep(0.01)
+            return tell(part)
 
         return run
 
     began = time.monotonic()
     with pytest.raises(StoppedError):
-        ran(cluster, opened, stop=begun.is_set)
+        ran(cluster, opened, stop=lambda: at_work == {"a", "b"})
+    assert heard == {"a", "b"}
     assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_the_display_ends_where_the_work_does() -> None:
+    """A slice that shows nothing is no part of the total, and one that is done is whole."""
+
+    def opened(place: Place, context: Context) -> RunSlice:
+        def run(part: Slice) -> Config:
+            if part.index % 2 == 0:
+                context.reporter.begin("images", 10)
+                context.reporter.advance(7)  # the others had been done before it could tell
+            return tell(part)
+
+        return run
+
+    said = Notices()
+    ran(Cluster(Actor, "a", "b"), opened, said=said)
+    assert (said.total, said.done) == (40, 40)
 
 
 def test_joining_has_an_end_and_can_be_stopped() -> None:
@@ -287,6 +324,22 @@ def test_joining_has_an_end_and_can_be_stopped() -> None:
         _in_time(threading.Event().wait, left.set, lambda: True, PATIENCE)
     with pytest.raises(ConnectionError):
         _in_time(lambda: (_ for _ in ()).throw(ConnectionError("none")), left.set, never, PATIENCE)
+
+
+def test_why_a_cluster_cannot_be_joined_is_told() -> None:
+    """Ray says at which address, and what went wrong in the error's cause."""
+
+    class Refusing:
+        def init(self, **_: object) -> None:
+            cause = f"no session. Last:\n{TRACEBACK}\n  File\nRpcError: late\n"
+            raise ConnectionError("no cluster at a:1") from RuntimeError(cause)
+
+        def shutdown(self) -> None:
+            raise AssertionError("nothing was joined")
+
+    with pytest.raises(UsageError, match="cannot join") as error:
+        _join(Refusing(), "a:1", None, never, PATIENCE)
+    assert error.value.found == "no cluster at a:1; no session. Last: RpcError: late"
 
 
 def test_what_a_killed_run_left_is_removed_by_the_next(

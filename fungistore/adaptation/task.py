@@ -117,7 +117,13 @@ class AdaptTask:
         """Yield the batches of an epoch, from a step on."""
         return self._loader.epoch(epoch, start_step)
 
-    def loss(self, batch: ImageBatch, epoch: int, step: int) -> Tensor:
+    def gradients(self, batch: ImageBatch, epoch: int, step: int) -> Tensor:
+        """Give what is trained the gradients of a batch's loss, and return the loss."""
+        loss = self._of(batch, epoch, step)
+        loss.backward()
+        return loss.detach()
+
+    def _of(self, batch: ImageBatch, epoch: int, step: int) -> Tensor:
         """Return the loss of a batch."""
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()

@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from fungistore.machine.context import DEFAULT, Context
 from fungistore.quantities import counted
 from fungistore.store.backend import Backend, open_backend
 from fungistore.store.chunks import METADATA
+from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.folder import Folder
 from fungistore.store.groups import read_metadata, ready_groups
 from fungistore.store.half_copy import MARKER, half_copy
 from fungistore.store.locks import StoreLocks
 from fungistore.store.manifest import Manifest, parse_manifest
+from fungistore.store.samples import Part, SampleTable
 from fungistore.store.store import MANIFEST, SAMPLES, Store
 from fungistore.store.units import COMMITS, FEATURES
 
@@ -93,8 +96,7 @@ def copy_store(
     """
     source, options = Store.open(store), options or CopyOptions()
     backend = open_backend(target)
-    if backend.where == source.where:
-        raise UsageError("a store cannot be copied onto itself", where=source.where)
+    _refuse_own(source, backend)
     _refuse_writers(source, context)
     copy = _Copy(source, backend, options, overwrite, dry_run, context)
     before = copy.before()
@@ -106,8 +108,28 @@ def copy_store(
             where=backend.where,
             expected="a copy of this store, an empty directory, or nothing",
         )
-    with StoreLocks(backend.where, backend.claims).hold([""]):
+    with (
+        disk_errors_explained(backend.where, "what has arrived is kept, and a copy goes on there"),
+        StoreLocks(backend.where, backend.claims).hold([""]),
+    ):
         return copy.run(copy.before())
+
+
+def _refuse_own(source: Store, target: Backend) -> None:
+    """Refuse a target that is the store, or a place in it, however it is spelled."""
+    mine, theirs = source.backend.directory(), target.directory()
+    if mine is not None and theirs is not None:
+        mine, theirs = mine.resolve(), theirs.resolve()
+        is_itself, is_inside = theirs == mine, mine in theirs.parents
+    else:
+        is_itself = target.where == source.where
+        is_inside = target.where.startswith(f"{source.where}/")
+    if is_itself or is_inside:
+        raise UsageError(
+            f"a store cannot be copied {'onto' if is_itself else 'into'} itself",
+            where=target.where,
+            expected=f"a place outside of {source.where}",
+        )
 
 
 def _refuse_writers(store: Store, context: Context) -> None:
@@ -177,6 +199,22 @@ class _Copy:
                 found=counted(sum(part.rows for part in theirs), "row"),
                 hint="copy in the other direction, or to another place",
             )
+        for part, other in zip(mine, theirs, strict=False):
+            is_same = part.checksum is not None and part.checksum == other.checksum
+            if not (is_same or self._has_ids(part, other)):
+                raise MismatchError(
+                    "the copy has other samples in its rows: both have grown, by different ones",
+                    where=self.target.at(SAMPLES).where(other.file),
+                    expected=f"the ids of {self.source.folder(SAMPLES).where(part.file)}",
+                    found="other ids: features that only the copy has would get wrong names",
+                    hint="copy to another place",
+                )
+
+    def _has_ids(self, part: Part, other: Part) -> bool:
+        """Whether a part of the copy, whose labels may differ, has the samples of the store's."""
+        mine = SampleTable(self.source.folder(SAMPLES), [part]).ids()
+        theirs = SampleTable(self.target.at(SAMPLES), [other]).ids()
+        return all(one == two for one, two in zip_longest(mine, theirs))
 
     def run(self, before: Manifest | None) -> CopyResult:
         """Copy what the target lacks."""

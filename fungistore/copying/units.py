@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from zarr.storage import MemoryStore
 from fungistore.copying.transfer import Transfer
 from fungistore.errors import MismatchError, StoreError
 from fungistore.machine.context import Context
-from fungistore.store.chunks import METADATA, checksum, chunks_of, is_whole
+from fungistore.store.backend import Bytes
+from fungistore.store.chunks import METADATA, chunks_of, is_whole
 from fungistore.store.commit import Commit, parse_commit, record_name, record_unit
 from fungistore.store.folder import Folder
 from fungistore.store.units import UnitArray
@@ -162,24 +164,30 @@ def matches(array: UnitArray, commit: Commit, chunk: bytes) -> bool:
     """Whether a chunk's CRC-32C is right, and its first rows are those of a record."""
     if not is_whole(chunk, array.shard_units):
         return False
-    plain = array.plain
-    if plain is not None:
-        length = commit.rows * plain.row_bytes
-        if len(chunk) != plain.bytes:
-            return False
-        rows = b"".join(chunks_of(chunk, plain.count))[:length]
-        return checksum(np.frombuffer(rows, np.uint8)) == commit.checksum
+    if array.plain is not None and len(chunk) != array.plain.bytes:
+        return False
+    state = hashlib.blake2b(digest_size=16)
     try:
-        return checksum(_decoded(array, chunk)[: commit.rows]) == commit.checksum
+        for piece in _rows(array, chunk, commit.rows):
+            state.update(piece)
     except (ValueError, RuntimeError):
         return False
+    return state.hexdigest() == commit.checksum
 
 
-def _decoded(array: UnitArray, chunk: bytes) -> Any:
-    """Return the rows of a chunk that is no plain array, as zarr reads them."""
+def _rows(array: UnitArray, file: bytes, count: int) -> Iterator[Bytes]:
+    """Yield the values of a unit's first rows, chunk by chunk."""
+    if array.plain is not None:
+        left = count * array.plain.row_bytes
+        for chunk in chunks_of(file, array.shard_units):
+            yield chunk[:left]
+            left = max(0, left - len(chunk))
+        return
     buffer = default_buffer_prototype().buffer
     kept = {
         METADATA: buffer.from_bytes(array.folder.read(METADATA)),
-        array.chunk_key(0): buffer.from_bytes(chunk),
+        array.chunk_key(0): buffer.from_bytes(file),
     }
-    return np.asarray(zarr.open_array(MemoryStore(kept), mode="r")[: array.unit_rows])
+    decoded: Any = zarr.open_array(MemoryStore(kept), mode="r")
+    for start in range(0, count, array.chunk_rows):
+        yield np.ascontiguousarray(decoded[start : min(start + array.chunk_rows, count)]).data

@@ -22,6 +22,7 @@ from fungistore.store.locks import Slice
 PACKAGES = ("fungistore", "torch", "torchvision", "timm")
 CPUINFO = Path("/proc/cpuinfo")
 CONTROL = "control"  # the group of the methods that are answered while a slice runs
+THREADS = "OMP_NUM_THREADS"
 MOST_KEPT = 200  # notices between two looks of the driver
 
 
@@ -98,7 +99,12 @@ class Actor:
         return {"node": ray.get_runtime_context().get_node_id(), "kind": machine_kind()}
 
     def open(
-        self, work: Config, place: Config, sight: Config, arguments: list[str]
+        self,
+        work: Config,
+        place: Config,
+        sight: Config,
+        arguments: list[str],
+        threads: str | None = None,
     ) -> Config | None:
         """Get ready for slices; returns what went wrong.
 
@@ -107,11 +113,13 @@ class Actor:
             place: fields of `Place`.
             sight: fields of the driver's `Sight`.
             arguments: the driver's, which claims then tell.
+            threads: what its OMP_NUM_THREADS says; default: this worker's part of the cores.
         """
         where = Place(**place)
         sys.argv = arguments
         # before anything imports torch; Ray has set it to what is reserved, not to what is there
-        os.environ["OMP_NUM_THREADS"] = str(max(1, int(allowed_cores() / where.neighbours)))
+        share = str(max(1, int(allowed_cores() / where.neighbours)))
+        os.environ[THREADS] = threads or share
         try:
             refuse_other_sight(Sight(**sight), where.node)
             self._run = DividedWork(**work).open(where, Context(self._telling, self._asked))

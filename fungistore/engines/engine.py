@@ -48,7 +48,7 @@ class DividedWork:
             and returns what runs one slice and can be called again for others. What that returns
             is ready for JSON.
         arguments: of the function, ready for JSON.
-        store: place of the store that is written to, if any: an engine of several machines sees to
+        store: place of the store that is worked on, if any: an engine of several machines sees to
             it that all of them see the same one.
         source: path of what is read beside it, if any; likewise.
         units: how many there are, where that is known: more slices than that are of no use. A

@@ -71,12 +71,10 @@ class Pieces:
             StoppedError: `context` asked for it; what is made is kept.
             FungiError: a worker failed.
         """
-        arguments = {
-            "store": place_of(store),
-            "keep_removed": store.keep_removed,
-            "pieces": asdict(self),
-        }
-        work = DividedWork(f"{__name__}:{open_pieces.__name__}", arguments)
+        place = place_of(store)
+        arguments = {"store": place, "keep_removed": store.keep_removed, "pieces": asdict(self)}
+        function = f"{__name__}:{open_pieces.__name__}"
+        work = DividedWork(function, arguments, store=place, units=self.count)
         scratch = self.scratch(store)
         with store.writing(f"{DRIVEN}/{self.name}"):  # so that nobody sweeps meanwhile
             for name, tensors in given:

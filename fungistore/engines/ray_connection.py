@@ -28,6 +28,8 @@ LOCAL = "local"
 CLIENT = "ray://"
 JOIN_SECONDS = 120.0  # where Ray, imported before, has a patience of minutes
 POLL_SECONDS = 0.1
+CAUSE_SHOWN = 600
+TRACEBACK = "Traceback (most recent call last):"
 FOLDER, OWNER = "fungi-ray-", "owner"
 YOUNG_SECONDS = 10.0  # of a folder that is not locked yet
 STORE_BYTES = 100 * 2**20  # near the least that Ray takes; no feature travels through it
@@ -36,7 +38,8 @@ OWN_TOKEN = secrets.token_hex(32)  # one for all clusters of this process: Ray r
 OWN_WAYS = {  # of Ray, unless the user has decided them
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # warns otherwise that it is going to be
-    "RAY_NUM_REDIS_GET_RETRIES": "1",  # of 40 seconds each; 20 of them cannot be interrupted
+    # of 40 seconds each: a busy head may miss one, and 20 of them cannot be interrupted
+    "RAY_NUM_REDIS_GET_RETRIES": "2",
 }
 
 
@@ -108,7 +111,7 @@ def _join(
             "this process cannot join the Ray cluster",
             where=f"--address {where}",
             expected="a cluster with the same versions of Python and Ray",
-            found=" ".join(str(error).split()),
+            found=_chain(error),
             hint=_how_to_join(),
         ) from error
     finally:
@@ -123,6 +126,17 @@ def _how_to_join() -> str:
     return (
         f"a cluster that asks for a token: {MODE}=token; on this machine: ray start --head; {own}"
     )
+
+
+def _chain(error: BaseException | None) -> str:
+    """Return what an error says, and what it came from: Ray's says where, its cause says why."""
+    said = list[str]()
+    while error is not None:
+        text, _, trace = str(error).partition(TRACEBACK)  # which Ray puts into its texts
+        words = [*text.split(), *" ".join(trace.strip().splitlines()[-1:]).split()]
+        said.append(" ".join(words) or type(error).__name__)
+        error = error.__cause__
+    return "; ".join(said)[:CAUSE_SHOWN]
 
 
 def _in_time(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fungistore.engines.actor import machine_kind, remote_actor
+from fungistore.engines.actor import THREADS, machine_kind, remote_actor
 from fungistore.engines.engine import DividedWork, Place
 from fungistore.engines.joint_progress import JointProgress
 from fungistore.engines.placing import PATIENCE_SECONDS, Placing, slices_for
@@ -231,8 +232,8 @@ class Driver:
 
     def _open(self, hand: _Hand, place: Place) -> None:
         hand.state = "opening"
-        work, sight = asdict(self._work), asdict(self._sight)
-        self._await(hand, "open", hand.handle.open.remote(work, asdict(place), sight, sys.argv))
+        given = (asdict(self._work), asdict(place), asdict(self._sight), sys.argv)
+        self._await(hand, "open", hand.handle.open.remote(*given, os.environ.get(THREADS)))
 
     def _opened(self, hand: _Hand, document: Config | None) -> None:
         if document is None:

@@ -155,10 +155,9 @@ def export_features(
     with disk_errors_explained(path, "nothing was written"):
         writers[kind](path, contents, blocks)
     if count.unusable:
-        fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps them)"
-        context.reporter.notice(
-            f"{counted(count.unusable, 'row has', 'rows have')} no usable features and were {fate}"
-        )
+        fate = "kept as NaN" if options.keep_unusable else "left out (--keep-unusable keeps such)"
+        words = ("row without usable features is", "rows without usable features are")
+        context.reporter.notice(f"{counted(count.unusable, *words)} {fate}")
     gone = read_removed(opened.folder())
     if removed := int(chosen[gone[gone < len(chosen)]].sum()):
         context.reporter.notice(
@@ -260,11 +259,10 @@ def _blocks(
     count: _Count,
     context: Context,
 ) -> Iterator[Block]:
-    """Yield the rows to write, some whole units at a time."""
+    """Yield the rows to write, some whole chunks at a time."""
     any_matrix = next(iter(matrices.values()))
     size = sum(row_bytes(_row_shape(one), np.dtype("float32")) for one in matrices.values())
-    unit_rows = any_matrix.unit_rows
-    step = max(1, rows_at_once(size) // unit_rows) * unit_rows
+    step = max(1, rows_at_once(size) // any_matrix.chunk_rows) * any_matrix.chunk_rows
     context.reporter.begin("rows", len(selected))
     for start, samples in _windows(store, step):
         context.stop_if_asked()

@@ -29,7 +29,7 @@ from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import PATCHES
 from fungistore.store.listing import add_source
 from fungistore.store.manifest import SCHEMA_VERSION
-from fungistore.store.mismatch import refuse_mismatch
+from fungistore.store.mismatch import refuse_many_chunks, refuse_mismatch
 from fungistore.store.store import Store
 from fungistore.store.understood import understood
 from fungistore.store.units import LARGEST_UNIT, UnitArray
@@ -192,15 +192,15 @@ def _ready_array(store: Store, plan: Plan, options: ImportOptions, context: Cont
             f"removed {counted(removed, 'unfinished file')} of an interrupted run"
         )
     existing = store.arrays(plan.feature_set)
-    unit_rows = options.unit_rows or _unit_rows(plan)
     codec: Codec = "none"
-    shard_units = 1
+    shard_units, unit_rows = options.shard_units or 1, None
     if existing:  # features of one set have the same units
         neighbour = next(iter(existing.values()))
-        unit_rows = options.unit_rows or neighbour.unit_rows
+        shard_units, unit_rows = options.shard_units or neighbour.shard_units, neighbour.unit_rows
         codec = store.setups.config(neighbour.fingerprint).get("layout", {}).get("codec", codec)
-        if unit_rows == neighbour.unit_rows:
-            shard_units = neighbour.shard_units
+    if options.unit_rows is not None or unit_rows is None:
+        unit_rows = (options.unit_rows or _unit_rows(plan)) * shard_units
+    refuse_many_chunks(unit_rows, shard_units, plan.feature_set)
     _refuse_huge_chunks(plan, unit_rows // shard_units)
     config: Config = {
         "schema": SCHEMA_VERSION[0],

@@ -122,6 +122,14 @@ class ImportOptions(Settings):
             heading=STORAGE,
         ),
     ] = None
+    shard_units: Annotated[
+        PowerOfTwo | None,
+        Setting(
+            "Chunks of --unit-rows in one file (a shard), committed at once.",
+            default="1, or as the feature set has",
+            heading=STORAGE,
+        ),
+    ] = None
     storage_dtype: Annotated[
         StorageDtype | None,
         Setting(

@@ -183,19 +183,36 @@ def _commit_unit(
     failures = [failure for part in parts for failure in part.failures]
     store.add_failures(failures)
     first, last = plan.rows[0]["row"], parts[-1].plan.rows[-1]["row"]
-    for name in parts[0].rows:
+    for name in list(parts[0].rows):
         array = arrays[name]
         start = plan.unit * array.unit_rows
         before = array.commit(plan.unit)
         if before is not None and start + before.rows > last:
             continue  # committed before a kill that hit the feature's other array
-        block = np.concatenate([part.rows[name] for part in parts])
-        if before is not None:  # complete a partly filled unit
-            block = np.concatenate([array.read(start, first), block])
+        block = _taken(array, start, first if before else start, parts, name)
         ids = digest_ids(row["id"] for row in store.samples.rows(start, last + 1))
         earlier = before.failed if before is not None else 0
         failed = earlier + count_unread(failures)
         tell_unusable(array.publish(plan.unit, block, ids, failed), name, context)
+
+
+def _taken(
+    array: UnitArray, start: int, first: int, parts: list[ComputedBatch], name: str
+) -> NDArray[Any]:
+    """Return a unit's rows from `start` on: up to `first` the stored ones, then what was computed.
+
+    The parts lose them one by one, for units may be large: all of it is in memory once.
+    """
+    count = sum(len(part.rows[name]) for part in parts)
+    block = np.empty((first - start + count, *array.array.shape[1:]), array.array.dtype)
+    if first > start:  # complete a partly filled unit
+        block[: first - start] = array.read(start, first)
+    filled = first - start
+    for part in parts:
+        rows = part.rows.pop(name)
+        block[filled : filled + len(rows)] = rows
+        filled += len(rows)
+    return block
 
 
 def tell_unusable(commit: Commit, name: str, context: Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fungistore.extraction.options import ExtractOptions
 from fungistore.fingerprint import Config
+from fungistore.store.mismatch import refuse_many_chunks
 
 
 def asked_units(options: ExtractOptions, frozen: Config) -> tuple[int | None, int]:
@@ -12,11 +13,16 @@ def asked_units(options: ExtractOptions, frozen: Config) -> tuple[int | None, in
     Args:
         options: what is asked for.
         frozen: the flattened configuration of the feature set, {} where it is new.
+
+    Raises:
+        UsageError: its units have fewer rows than that.
     """
     chunks = options.shard_units or shards_in(frozen)
     if options.unit_rows is not None:
         return options.unit_rows * chunks, chunks
     rows: int | None = frozen.get("layout.unit_rows")
+    if rows is not None:
+        refuse_many_chunks(rows, chunks, str(options.name))
     return rows, chunks
 
 

@@ -87,9 +87,9 @@ class Workers:
             (NEW, rows),
         ]
         made = self.pieces.made(engine, matrix.store, context, given)
-        for units, tensors in zip(new.blocks(), made, strict=True):
+        for stretch, tensors in zip(new.blocks(), made, strict=True):
             block = NewBlock(
-                units,
+                stretch,
                 int(tensors["considered"]),
                 tensors["rows"],
                 np.zeros((0, matrix.dim), np.float32),
@@ -107,7 +107,7 @@ class Workers:
 
     def _read_again(self, block: NewBlock) -> NewBlock:
         """Return a block with its vectors, which no worker leaves twice in the store."""
-        again = self.new.read(block.units)
+        again = self.new.read(block.stretch)
         if not np.array_equal(again.rows, block.rows):
             raise MismatchError(
                 "a worker has read other rows: the store has changed since",
@@ -129,7 +129,7 @@ class Workers:
         """Return what is equal for runs that find the same in the same blocks."""
         record, new = self.record, self.new
         contents = new.available.contents(new.available.counts)
-        blocks = [(units.start, units.stop) for units in new.blocks()]
+        blocks = [(stretch.start, stretch.stop) for stretch in new.blocks()]
         return fingerprint(
             {
                 "index": [record.feature_set, record.name, record.metric],

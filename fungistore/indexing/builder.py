@@ -235,7 +235,7 @@ class IndexBuilder:
         saved, pause, added = time.monotonic(), checkpoint_seconds, False
         blocks: Iterator[tuple[NewBlock, Found | None]]
         if workers is None:
-            blocks = ((new.read(units), None) for units in new.blocks())
+            blocks = ((new.read(stretch), None) for stretch in new.blocks())
             self._context.reporter.begin("rows", self.available, done=self.record.rows_done)
         else:
             blocks, pause = workers.found(self._engine, self._context), math.inf
@@ -250,7 +250,7 @@ class IndexBuilder:
             self._take_in(block, found)
             excluded += block.considered - len(block.rows) - len(block.removed)
             removed += block.removed.tolist()
-            done[block.units] = np.maximum(done[block.units], self._there.counts[block.units])
+            new.finish(block.stretch, done)
             self._context.reporter.advance(block.considered)
             added = True
         self._context.reporter.end()

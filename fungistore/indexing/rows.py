@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Vectors
+from fungistore.matrices.blocks import FeatureMatrix, Vectors
 from fungistore.store.contents import (
     Commits,
     Content,
@@ -64,16 +64,16 @@ class Available:
 
 @dataclass(frozen=True)
 class NewBlock:
-    """Rows of some units that are to be added.
+    """Rows of a stretch that are to be added.
 
     Attributes:
-        units: these units.
+        stretch: of the sample table.
         considered: how many rows they are.
         rows, vectors: those of them that can be used.
         removed: those that could be, but for their file, which is gone from the source.
     """
 
-    units: slice
+    stretch: range
     considered: int
     rows: Rows
     vectors: Vectors
@@ -82,7 +82,7 @@ class NewBlock:
 
 @dataclass(frozen=True)
 class NewRows:
-    """The rows that are there and not done, in blocks of whole units.
+    """The rows that are there and not done, in blocks of whole chunks.
 
     Attributes:
         available: what is there.
@@ -99,23 +99,30 @@ class NewRows:
         """Take what the store's sample table says of files that are gone."""
         return cls(available, done, np.asarray(left_out(available.matrix.store), np.int64))
 
-    def blocks(self) -> list[slice]:
-        """Return the units of each block."""
-        matrix, units = self.available.matrix, len(self.available.counts)
-        step = max(1, STREAM_BYTES // (4 * matrix.dim * matrix.unit_rows))
-        missing = np.flatnonzero(self.available.counts > self.done[:units])
-        firsts = np.unique(missing // step) * step
-        return [slice(first, min(first + step, units)) for first in firsts.tolist()]
+    def blocks(self) -> list[range]:
+        """Return the stretch of each block: what `stream` reads at a time, of shards a part."""
+        matrix, counts = self.available.matrix, self.available.counts
+        step, missing = matrix.stream_rows, np.flatnonzero(counts > self.done[: len(counts)])
+        starts = missing * matrix.unit_rows
+        firsts = (starts + self.done[missing]) // step
+        lasts = (starts + counts[missing] - 1) // step
+        pairs = zip(firsts.tolist(), lasts.tolist(), strict=True)
+        numbers = sorted({number for first, last in pairs for number in range(first, last + 1)})
+        return [range(n * step, min((n + 1) * step, matrix.rows)) for n in numbers]
 
-    def read(self, block: slice) -> NewBlock:
+    def finish(self, stretch: range, done: Counts) -> None:
+        """Count the rows of a stretch among those of each unit that are done."""
+        size = self.available.matrix.unit_rows
+        units = np.arange(stretch.start // size, -(-stretch.stop // size))
+        there = np.minimum(self.available.counts[units], stretch.stop - units * size)
+        done[units] = np.maximum(done[units], there)
+
+    def read(self, stretch: range) -> NewBlock:
         """Return the new rows of one of the blocks."""
         matrix, counts = self.available.matrix, self.available.counts
-        rows = np.concatenate(
-            [
-                unit * matrix.unit_rows + np.arange(_at(self.done, unit), counts[unit])
-                for unit in range(block.start, block.stop)
-            ]
-        )
+        rows = np.arange(stretch.start, stretch.stop)
+        units, places = np.divmod(rows, matrix.unit_rows)
+        rows = rows[(places >= self.done[units]) & (places < counts[units])]
         vectors = matrix.read(int(rows[0]), int(rows[-1]) + 1)
         if len(rows) < len(vectors):
             vectors = vectors[rows - rows[0]]
@@ -123,7 +130,7 @@ class NewRows:
         usable = finite & ~np.isin(rows, self.gone, assume_unique=True)
         all_usable = bool(usable.all())
         return NewBlock(
-            block,
+            stretch,
             len(rows),
             rows if all_usable else rows[usable],
             vectors if all_usable else vectors[usable],

@@ -19,6 +19,7 @@ from fungistore.loff.options import PredictOptions
 from fungistore.loff.scoring import chances_of, mean_chances, probabilities
 from fungistore.loff.stored import find_heads, open_head
 from fungistore.machine.context import DEFAULT, Context
+from fungistore.machine.cores import one_thread_each
 from fungistore.machine.device import resolve_device
 from fungistore.matrices.cells import pooled
 from fungistore.searching.queries import ItemQuery, identify_items
@@ -212,7 +213,8 @@ class _Asked:
             }
             beside = None if one.embeddings is None else kept["embeddings"]
             inputs = (pooled(kept[one.head.spec.reads], one.pool), beside)
-            said = chances_of(one.head, inputs, one.dtype, self._flips[one.name])
+            with one_thread_each(self._place):
+                said = chances_of(one.head, inputs, one.dtype, self._flips[one.name])
             each.append(said[0].cpu().numpy())
         return mean_chances(each)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from fungistore.evaluation.predictions import Predictions
 from fungistore.loff.flips import AS_IT_IS, Flips
 from fungistore.loff.head import Head
 from fungistore.loff.loader import PatchLoader
+from fungistore.loff.pieces import Inputs
+from fungistore.machine.cores import one_thread_each
 from fungistore.matrices.cells import pooled
 
 
@@ -31,9 +34,25 @@ def probabilities(
     head.eval()
     parts = []
     for batch in loader.epoch(0):
-        inputs = (pooled(batch.values, pool), batch.embeddings)
-        parts.append(chances_of(head, inputs, dtype, flips).cpu())
+        inputs = Inputs(pooled(batch.values, pool), batch.embeddings)
+        parts += chances_of_pieces(head, inputs, dtype, flips)
     return torch.cat(parts).numpy()
+
+
+def chances_of_pieces(
+    head: Head, inputs: Inputs, dtype: torch.dtype, flips: Flips
+) -> list[Float[Tensor, "b c"]]:
+    """Return the probabilities of samples on the CPU, as `chances_of`; one core has each piece."""
+
+    def chances(piece: slice) -> Tensor:
+        part = inputs.part(piece)
+        with torch.no_grad():  # of this thread
+            return chances_of(head, (part.features, part.embedding), dtype, flips).cpu()
+
+    device = inputs.features.device
+    with one_thread_each(device) as cores:
+        is_cut = device.type == "cpu"
+        return list(cores.map(chances, inputs.pieces if is_cut else [slice(None)]))
 
 
 def chances_of(

@@ -79,8 +79,10 @@ def train_heads(
     if alone:
         done = tuple(train_loff(store, one, context=context) for one in each)
     else:
-        arguments = {"store": place_of(opened), "options": options.to_config()}
-        work = DividedWork(f"{__name__}:{open_heads.__name__}", arguments)
+        place = place_of(opened)
+        arguments = {"store": place, "options": options.to_config()}
+        function = f"{__name__}:{open_heads.__name__}"
+        work = DividedWork(function, arguments, store=place, units=len(each))
         results = [result["heads"] for result in engine.run(work, context)]
         found = {one.name: one for some in results for one in RESULTS.validate_python(some)}
         done = tuple(replace(found[str(one.name)], store=opened.where) for one in each)

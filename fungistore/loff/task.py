@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ from fungistore.loff.head import Head, HeadSpec, Standardise
 from fungistore.loff.heads import build_head
 from fungistore.loff.loader import Batch, PatchLoader
 from fungistore.loff.options import TrainOptions
+from fungistore.loff.pieces import Inputs, PiecewiseHead
 from fungistore.loff.scoring import score_head
 from fungistore.machine.context import Context
+from fungistore.machine.cores import one_thread_each
 from fungistore.machine.transfer import send
 from fungistore.matrices.cells import pooled
+from fungistore.randomness import Stream
 from fungistore.store.units import UnitArray
 from fungistore.training.losses import ClassificationLoss
 from fungistore.training.order import Order, Sequential, training_order
@@ -54,6 +58,7 @@ class HeadTask:
         order = training_order(train, data.labels, options.seed, balanced=options.balanced)
         self._loader = self._load(order)
         self._validation = self._load(Sequential(data.split.validation))
+        self._pieces: PiecewiseHead | None = None
         self._labels = torch.from_numpy(data.labels.astype(np.int64))
         self._loss = ClassificationLoss.named(
             options.loss,
@@ -99,14 +104,16 @@ class HeadTask:
             if self._data.embeddings is not None:
                 self._measure(head.standardise_embedding, self._data.embeddings, 1)
         head.to(self._device)
+        self._pieces = PiecewiseHead(head) if self._device.type == "cpu" else None
 
     def _measure(self, standardise: nn.Module, array: UnitArray, pool: int) -> None:
         if isinstance(standardise, Standardise):
             train = Sequential(self._data.split.train)
             size, device = self._options.batch_size, self._device
-            standardise.set_moments(
-                *moments(PatchLoader(array, train, size, device=device, cache="none"), pool)
-            )
+            with one_thread_each(device):
+                standardise.set_moments(
+                    *moments(PatchLoader(array, train, size, device=device, cache="none"), pool)
+                )
 
     def state(self) -> Tensors:
         """Return all weights, and the moments."""
@@ -127,8 +134,23 @@ class HeadTask:
         """Yield the batches of an epoch, from a step on."""
         return self._loader.epoch(epoch, start_step)
 
-    def loss(self, batch: Batch, epoch: int, step: int) -> Tensor:
-        """Augment a batch, and return its loss."""
+    def gradients(self, batch: Batch, epoch: int, step: int) -> Tensor:
+        """Augment a batch, give the head the gradients of its loss, and return the loss."""
+        with one_thread_each(self._device) as cores:
+            inputs, targets = self._augmented(batch, epoch, step)
+            if self._pieces is not None:
+                stream = Stream(self._options.seed, "dropout", str(epoch), str(step))
+                seeds = (stream.words(len(inputs.pieces)) >> np.uint64(1)).tolist()
+                of_logits = partial(self._loss, targets=targets)
+                return self._pieces.gradients(inputs, of_logits, seeds, self._dtype, cores)
+            with torch.autocast(self._device.type, torch.bfloat16, self._dtype == torch.bfloat16):
+                logits = self._head.classify(inputs.features, inputs.embedding, inputs.cells)
+            loss = self._loss(logits, targets)
+            loss.backward()
+            return loss.detach()
+
+    def _augmented(self, batch: Batch, epoch: int, step: int) -> tuple[Inputs, Tensor]:
+        """Return what the head is given of a batch, and the targets."""
         options = self._options
         labels = send(self._labels[torch.from_numpy(batch.rows)], self._device)
         targets = nn.functional.one_hot(labels, len(self._data.names)).float()
@@ -147,9 +169,7 @@ class HeadTask:
                     cells = send(drawn.cells, self._device)
             if options.augment.raw:
                 tokens, embeddings = self._head.standardised(tokens, embeddings)
-        with torch.autocast(self._device.type, torch.bfloat16, self._dtype == torch.bfloat16):
-            logits = self._head.classify(tokens, embeddings, cells)
-        return self._loss(logits, targets)
+        return Inputs(tokens, embeddings, cells), targets
 
     def validate(self) -> dict[str, float]:
         """Return metrics of the validation rows, unaugmented."""

@@ -92,7 +92,7 @@ def train_loff(
     """Train a head on a store's tensors, continuing where it stopped.
 
     A run that was killed and started again gives the weights of one that was not, bit for bit on
-    one CPU. The best epoch, by the validation metric, is kept. Test rows are not read.
+    one kind of CPU. The best epoch, by the validation metric, is kept. Test rows are not read.
 
     Args:
         store: the store's directory.

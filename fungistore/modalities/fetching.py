@@ -28,7 +28,15 @@ TOO_SHORT = "the shard ends before this item does"
 REFUSED_IN_A_ROW = 4  # requests, before the cause is looked for
 GAP = 1 << 18  # bytes between two members that are read rather than asked around
 AT_ONCE = 1 << 22  # bytes of one request for several members
-ANSWERED = (errno.ENOENT, errno.ENOTSUP)  # by a server that is well
+# By a server that is well.
+ANSWERED = (errno.ENOENT, errno.ENOTSUP, errno.EINVAL, errno.ERANGE, errno.EEXIST)
+OWN_WORDS = {  # what is the cause says the error itself; what to try
+    errno.ENXIO: None,
+    errno.EPROTO: None,
+    errno.ENOTSUP: "download it first (curl -O, aws s3 cp), and give the file",
+    errno.EINVAL: "rename that object (aws s3 mv), or give a prefix that is not above it",
+    errno.EEXIST: "run it again when nobody writes it",
+}
 
 
 @dataclass
@@ -76,6 +84,13 @@ def unreachable(error: OSError, what: str) -> UnreachableError:
         error: of a request.
         what: cannot be read.
     """
+    if error.errno in OWN_WORDS:
+        return UnreachableError(
+            f"{what} could not be read",
+            where=error.filename,
+            found=error.strerror,
+            hint=OWN_WORDS[error.errno],
+        )
     hint = "check the network and AWS_ENDPOINT_URL (or that of your service), then run it again"
     if error.errno == errno.EACCES:
         hint = (
@@ -104,8 +119,8 @@ def fetch_together(places: Sequence[Location]) -> list[bytes | Exception]:
     """Return the bytes of items of one request, or what went wrong with each.
 
     Args:
-        places: of one item; or of several members of one shard, ascending, which `group` has found
-            to be near each other.
+        places: of one item; of spans of one object; or of several members of one shard, ascending,
+            which `group` has found to be near each other.
 
     Raises:
         UnreachableError: nothing can be read.
@@ -115,7 +130,7 @@ def fetch_together(places: Sequence[Location]) -> list[bytes | Exception]:
         if places[0].container:
             found: list[bytes | Exception] = [_contained(place) for place in places]
         elif places[0].size is None:
-            found = [files.read(url)]
+            found = [files.read(url)] * len(places)
         else:
             start, stop = _start(places[0]), max(map(_stop, places))
             data = files.read_range(url, start, stop - start)
@@ -172,9 +187,11 @@ def group(places: Sequence[Location | None]) -> list[list[int]]:
 
 
 def _is_near(last: Location, place: Location, first: Location | None) -> bool:
-    if first is None or last.path != place.path or last.size is None or place.size is None:
+    if first is None or last.path != place.path:
         return False
-    if last.container or place.container:
+    if last.is_whole and place.is_whole:  # spans of one object, which is fetched once
+        return True
+    if last.size is None or place.size is None or last.container or place.container:
         return False
     gap = _start(place) - _stop(last)
     return 0 <= gap <= GAP and _stop(place) - _start(first) <= AT_ONCE

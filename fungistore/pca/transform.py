@@ -114,14 +114,15 @@ def _coordinates(
 
 def transform_work(matrix: FeatureMatrix, array: UnitArray) -> DividedWork:
     """Return the same as work that can be divided; each worker holds the units that it writes."""
-    arguments = {
+    arguments: Config = {
         "store": place_of(matrix.store),
         "keep_removed": matrix.store.keep_removed,
         "features": list(matrix.features),
         "array": array.name,
         "fingerprint": array.fingerprint,
     }
-    return DividedWork(f"{__name__}:{open_transform.__name__}", arguments)
+    function = f"{__name__}:{open_transform.__name__}"
+    return DividedWork(function, arguments, store=arguments["store"], units=array.units)
 
 
 def open_transform(arguments: Config, place: Place, context: Context) -> RunSlice:

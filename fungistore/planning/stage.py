@@ -26,6 +26,7 @@ from fungistore.sources.sample import Source
 from fungistore.store.store import Store
 
 TB = 1e12
+SLOWEST, FASTEST = 1e-6, 1e9  # images per second of a worker: beyond them numbers run out
 ON_CPUS = "xeon"  # what hardware without a GPU is called here
 NO_OPTIONS = PlanOptions()
 
@@ -54,6 +55,13 @@ def plan(
     rate = worker_rate(options, content, store)
     reads, how_read = reading(options)
     low, high = (_held_up(one, reads, options) for one in (rate.low, rate.high))
+    if not SLOWEST <= low <= high <= FASTEST:
+        raise UsageError(
+            "no worker is as slow or as fast as that",
+            where="--rate, --scaling or --read-rate",
+            expected=f"from {SLOWEST:g} to {FASTEST:g} images per second of a worker",
+            found=f"{low:g} to {high:g}",
+        )
     measured = MeasuredRate(low, high)
     unit_rows = content.unit_rows or choose_unit_rows(measured, list(content.arrays))
     if store is None:  # whose units have all chunks of a file already

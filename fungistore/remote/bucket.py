@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from functools import cache
+from datetime import timedelta
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from fungistore.errors import UsageError
 from fungistore.extras import install_command
 from fungistore.remote.forked import refuse_fork
-from fungistore.remote.refusals import names_no_bucket, refusal
+from fungistore.remote.heads import UNKNOWN_TIME, Head, divided, unmarked
+from fungistore.remote.refusals import NO_PARTS, NO_STORE, names_no_bucket, refusal
 from fungistore.remote.urls import has_more, shown
+from fungistore.remote.waiting import WAITING
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -40,35 +42,14 @@ DELETED_AT_ONCE = 1000  # S3's limit
 PAGE = 1000  # objects that a server lists at once
 ABSENT: Final = "absent"  # what `put` expects of an object that must not be there
 
+SLOW_BYTES = 500_000  # a second, of a line on which nothing is said of a long put
+
 Bytes = bytes | memoryview
+Answer = TypeVar("Answer")
 
 
 class ChangedError(FileExistsError):
     """A conditional put was refused: the object is not what the caller last saw."""
-
-
-@dataclass(frozen=True)
-class Head:
-    """What is known of an object without its bytes.
-
-    Attributes:
-        key: below the bucket's URL.
-        size: in bytes.
-        tag: changes when its bytes do; None where a server tells none.
-        modified: when it was put, by the server's clock.
-        version: what Google numbers the object's versions with, and no other server tells.
-    """
-
-    key: str
-    size: int
-    tag: str | None
-    modified: datetime
-    version: str | None = None
-
-    @property
-    def state(self) -> str | None:
-        """What `Bucket.put` takes as `expected`, None where the server tells nothing."""
-        return self.version or self.tag
 
 
 class Bucket:
@@ -78,21 +59,36 @@ class Bucket:
         url: of what all keys are below.
         store: obstore's.
         patient: returns the same with time for large puts; default: `store`.
+        server: that is asked, for eyes; None: it is this process.
+        check: called before a request with where it goes; raises if it need not be made.
     """
 
     def __init__(
-        self, url: str, store: ObjectStore, patient: Callable[[], ObjectStore] | None = None
+        self,
+        url: str,
+        store: ObjectStore,
+        patient: Callable[[], ObjectStore] | None = None,
+        server: str | None = None,
+        check: Callable[[str], None] | None = None,
     ) -> None:
         self.where = shown(url).rstrip("/")
         self.store = store
         self._patient = patient or (lambda: store)
+        self._server = server
+        self._check = check
         self._lists_folders: bool | None = None
-        self._state = "version" if urlsplit(url).scheme == "gs" else "e_tag"
+        scheme = urlsplit(url).scheme
+        self._is_web, self._is_numbered = scheme in ("http", "https"), scheme == "gs"
+        self._state = "version" if self._is_numbered else "e_tag"
 
     def head(self, key: str) -> Head:
         """Look at an object."""
-        with self.told(key):
-            return _head(_obstore().head(self.store, key))
+        try:
+            return self._ask(key, lambda: self._head(_obstore().head(self.store, key)))
+        except OSError as error:
+            if not self._is_web or error.errno not in (errno.ENOENT, errno.EPROTO):
+                raise
+        return self._got(key, {"range": (0, 1)})[1]  # of a server that knows no HEAD
 
     def find(self, key: str) -> Head | None:
         """Look at an object, None where there is none."""
@@ -103,35 +99,34 @@ class Bucket:
 
     def get(self, key: str) -> bytes:
         """Return an object's bytes."""
-        with self.told(key):
-            return bytes(_obstore().get(self.store, key).bytes())
+        return self._got(key, None)[0]
 
     def read(self, key: str, start: int = 0, length: int | None = None) -> tuple[bytes, Head]:
         """Return an object's bytes, or `length` of them from `start`, and which object they are of.
 
         What was looked at before may be another by now: the tag that comes with the bytes tells.
         """
-        options: Any = None if length is None else {"range": (start, start + length)}
-        with self.told(key):
-            found = _obstore().get(self.store, key, options=options)
-            return bytes(found.bytes()), replace(_head(found.meta), key=key)
+        return self._got(key, None if length is None else {"range": (start, start + length)})
 
     def fetch(self, key: str) -> tuple[Head, bytes]:
         """Return an object's bytes, and what is known of just these."""
-        with self.told(key):
-            found = _obstore().get(self.store, key)
-            return replace(_head(found.meta), key=key), bytes(found.bytes())
+        data, head = self._got(key, None)
+        return head, data
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
-        """Return `length` bytes of an object from `start`."""
-        with self.told(key):
-            return bytes(_obstore().get_range(self.store, key, start=start, length=length))
+        """Return `length` bytes of an object from `start`, as many as there are."""
+        if not length:
+            return b""
+        get = _obstore().get_range
+        return self._ask(key, lambda: bytes(get(self.store, key, start=start, length=length)))
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
         """Return several ranges, of which near ones are read together."""
-        with self.told(key):
-            found = _obstore().get_ranges(self.store, key, starts=starts, lengths=lengths)
-            return [bytes(one) for one in found]
+        get = _obstore().get_ranges
+        return self._ask(
+            key,
+            lambda: [bytes(one) for one in get(self.store, key, starts=starts, lengths=lengths)],
+        )
 
     def put(self, key: str, *pieces: Bytes, expected: str | None = None) -> str | None:
         """Let an object appear whole; returns its state, as `Head.state` does.
@@ -149,10 +144,14 @@ class Bucket:
         if expected is not None:
             mode = "create" if expected == ABSENT else {self._state: expected}
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        store = self._patient() if memoryview(data).nbytes > LARGE_BYTES else self.store
-        with self.told(key):
+        size = memoryview(data).nbytes
+        store = self._patient() if size > LARGE_BYTES else self.store
+
+        def call() -> str | None:
             found: str | None = _obstore().put(store, key, data, mode=mode)[self._state]
             return found
+
+        return self._ask(key, call, size)
 
     def put_parts(self, key: str, path: Path, check: Callable[[], None]) -> None:
         """Let a large file appear whole, which is sent in parts, on no condition.
@@ -162,12 +161,14 @@ class Bucket:
             path: of the file.
             check: called when all parts but the last are there, right before the object appears.
         """
-        with self.told(key), path.open("rb") as file:
-            writer = _obstore().open_writer(self._patient(), key, buffer_size=PART_BYTES)
+        open_writer = _obstore().open_writer
+        with path.open("rb") as file:
+            store = self._patient()
+            writer = self._ask(key, lambda: open_writer(store, key, buffer_size=PART_BYTES))
             while data := file.read(PART_BYTES):
-                writer.write(data)
+                self._ask(key, partial(writer.write, data), len(data))
             check()  # where it raises, the upload stays unfinished, and no object appears
-            writer.close()
+            self._ask(key, writer.close, PART_BYTES)
 
     def get_all(self, keys: Sequence[str]) -> Iterator[bytes]:
         """Yield the bytes of several objects in their order, many requests under way at once."""
@@ -176,9 +177,8 @@ class Bucket:
 
     def below(self, prefix: str = "") -> Iterator[Head]:
         """Yield all objects below a folder, at any depth."""
-        with self.told(prefix):
-            for page in _obstore().list(self.store, prefix=prefix or None):
-                yield from map(_head, page)
+        for page in self._pages(prefix):
+            yield from page
 
     def level(self, prefix: str = "") -> tuple[list[Head], list[str]]:
         """Return the objects directly below a folder, and the names of the folders there.
@@ -191,36 +191,63 @@ class Bucket:
         if self._lists_folders is not False:
             seen: set[str] = set()
             if self._lists_folders is None:
-                first = self._first(prefix)
+                first = next(self._pages(prefix, chunk_size=PAGE), [])
                 if len(first) < PAGE:
-                    return _divided(first, prefix)
-                seen = set(_divided(first, prefix)[1])
-            with self.told(prefix):
-                found = _obstore().list_with_delimiter(self.store, prefix or None)
+                    return divided(first, prefix)
+                seen = set(divided(first, prefix)[1])
+            found = self._ask(
+                prefix, lambda: _obstore().list_with_delimiter(self.store, prefix or None)
+            )
             names = [one.rstrip("/").rpartition("/")[2] for one in found["common_prefixes"]]
             if not seen <= set(names):
                 self._lists_folders = False
             elif len(seen) > 1:
                 self._lists_folders = True
             if self._lists_folders is not False:
-                return list(map(_head, found["objects"])), names
-        return _divided(self.below(prefix), prefix)
+                return unmarked(map(self._head, found["objects"]), names, prefix)
+        return divided(self.below(prefix), prefix)
 
-    def _first(self, prefix: str) -> list[Head]:
-        """Return the first objects below a folder, or all if they are fewer than a page."""
-        with self.told(prefix):
-            page: Any = next(iter(_obstore().list(self.store, prefix or None, chunk_size=PAGE)), [])
-        return list(map(_head, page))
+    def _head(self, meta: Any) -> Head:
+        """Return what obstore tells; a bucket of S3 or Azure that keeps versions tells one, too.
+
+        Raises:
+            OSError: neither tag nor time is told, which every object store does.
+        """
+        if meta["e_tag"] is None and meta["last_modified"] == UNKNOWN_TIME and not self._is_web:
+            raise OSError(errno.EPROTO, NO_STORE, f"{self.where}/{meta['path']}")
+        version = meta["version"] if self._is_numbered else None
+        return Head(meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], version)
+
+    def _got(self, key: str, options: Any) -> tuple[bytes, Head]:
+        def call() -> tuple[bytes, Head]:
+            found = _obstore().get(self.store, key, options=options)
+            return bytes(found.bytes()), replace(self._head(found.meta), key=key)
+
+        return self._ask(key, call)
+
+    def _pages(self, prefix: str, **options: int) -> Iterator[list[Head]]:
+        """Yield the objects below a folder, some at once."""
+        pages = iter(_obstore().list(self.store, prefix=prefix or None, **options))
+        while page := self._ask(prefix, lambda: next(pages, None)):
+            yield list(map(self._head, page))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, those that are there."""
         for start in range(0, len(keys), DELETED_AT_ONCE):
-            some = keys[start : start + DELETED_AT_ONCE]
+            some = list(keys[start : start + DELETED_AT_ONCE])
             try:
-                with self.told(some[0]):
-                    _obstore().delete(self.store, list(some))
+                self._ask(some[0], partial(_obstore().delete, self.store, some))
             except FileNotFoundError:
                 continue
+
+    def _ask(self, key: str, call: Callable[[], Answer], size: int = 0) -> Answer:
+        """Return what a call of obstore's returns; `size` is how many bytes it sends."""
+        with self.told(key):
+            if self._server is None:
+                return call()
+            if self._check is not None:
+                self._check(f"{self.where}/{key}".rstrip("/"))
+            return WAITING.ask(self._server, call, size / SLOW_BYTES)
 
     @contextmanager
     def told(self, key: str) -> Iterator[None]:
@@ -237,10 +264,13 @@ class Bucket:
         except (errors.AlreadyExistsError, errors.PreconditionError):
             raise ChangedError(errno.EEXIST, "the object is another by now", where) from None
         except errors.NotSupportedError:
-            said = "the server gives no parts of an object (range requests)"
-            raise OSError(errno.ENOTSUP, said, where) from None
+            raise OSError(errno.ENOTSUP, NO_PARTS, where) from None
         except errors.BaseError as error:
             raise OSError(*refusal(error), where) from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise OSError(*refusal(error), where) from None  # of a file in parts, of an odd key
 
 
 @dataclass(frozen=True)
@@ -265,6 +295,7 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
         UsageError: obstore is not installed, or the URL is none of those that it knows.
     """
     from fungistore.remote.credentials import settings_of
+    from fungistore.remote.machine_keys import machine_check
 
     errors = _obstore().exceptions
     if has_more(url):
@@ -288,7 +319,9 @@ def open_bucket(url: str, patience: Patience = Patience()) -> Bucket:
             expected="s3://BUCKET/..., gs://, az://, https://, or memory://NAME in one process",
             found=refusal(error)[1],
         ) from None  # the text may have the whole URL
-    return Bucket(url, store, cache(lambda: _connect(url, long, settings)))
+    server = urlsplit(settings.get("config", {}).get("endpoint", "")).netloc or shown(url)
+    check = machine_check(settings["config"], os.environ) if "config" in settings else None
+    return Bucket(url, store, cache(lambda: _connect(url, long, settings)), server, check)
 
 
 def _connect(url: str, patience: Patience, settings: Mapping[str, Any]) -> ObjectStore:
@@ -330,19 +363,3 @@ def _obstore() -> Any:
             hint=install_command("remote", "obstore"),
         ) from error
     return obstore
-
-
-def _head(meta: Any) -> Head:
-    seen = (meta["path"], meta["size"], meta["e_tag"], meta["last_modified"], meta["version"])
-    return Head(*seen)
-
-
-def _divided(heads: Iterable[Head], prefix: str) -> tuple[list[Head], list[str]]:
-    """Return which of all objects below a folder are directly there, and the folders there."""
-    every = [(one, _below(one.key, prefix)) for one in heads]
-    files = [one for one, name in every if "/" not in name]
-    return files, sorted({name.partition("/")[0] for _, name in every if "/" in name})
-
-
-def _below(key: str, prefix: str) -> str:
-    return key.removeprefix(f"{prefix}/") if prefix else key

@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,14 +25,26 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from fungistore.remote.cache_files import (
+    DATA,
+    PAGES,
+    files_of,
+    on_disk,
+    open_file,
+    time_there,
+    touch,
+    write_at,
+)
+
 PAGE_BYTES = 1 << 16  # a row of patch tokens is a few of them, a request for one costs a round trip
 THERE = 1 << 32  # in a page's entry, beside its CRC-32C: no page is there by a file's zeros
 MOST_BETWEEN = 4  # pages that are fetched although they are not wanted, where two others are near
 REQUESTS = 16  # under way at once for one object
 LOOKED_AT_EACH = 20  # the directory is measured when so many parts of its size were added
 KEPT_AFTER = 0.9  # of the size, when more than that was there
+WINDOW_BYTES = 64 << 20  # of an object that is written to one file
 HELD_SECONDS = 60  # a file whose path was given away stays so long, for whoever opens it
-DATA, PAGES, WHOLE, LOCK = ".data", ".pages", ".whole", "lock"
+WHOLE, LOCK = ".whole", "lock"
 LOGGER = "fungistore"
 
 Fetch = Callable[[int, int], bytes]  # (start, length) to these bytes of an object
@@ -108,31 +120,64 @@ class Cache:
         The bytes are compared with their CRC-32C first.
         """
         path = self._path(what, WHOLE)
-        data = self.whole(what, fetch)
         try:
-            if not _has(path, data):
-                temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
-                temporary.write_bytes(data)
-                temporary.rename(path)
-                self._count(len(data))
-            _touch(path, HELD_SECONDS)
+            if not self._is_whole(path, what, fetch):
+                self._appear(path, self._windows(what, fetch))
+            touch(path, HELD_SECONDS)
+        except _FetchError as error:
+            raise error.cause from None
         except OSError as error:
             self._tell(error)
             return None
         return path
 
+    def _windows(self, what: Cached, fetch: Fetch) -> Iterator[bytes]:
+        """Yield an object, some of it at once: an index may be larger than memory.
+
+        Raises:
+            _FetchError: it cannot be fetched.
+        """
+
+        def fetched(start: int, length: int) -> bytes:
+            try:
+                return fetch(start, length)
+            except OSError as error:
+                raise _FetchError(error) from None
+
+        for start in range(0, what.size, WINDOW_BYTES):
+            length = min(WINDOW_BYTES, what.size - start)
+            yield self.read(what, [start], [length], fetched)[0]
+
+    def _is_whole(self, path: Path, what: Cached, fetch: Fetch) -> bool:
+        """Whether a file has an object's bytes."""
+        try:
+            if path.stat().st_size != what.size:
+                return False
+            with path.open("rb") as file:
+                return all(file.read(len(one)) == one for one in self._windows(what, fetch))
+        except FileNotFoundError:
+            return False
+
+    def _appear(self, path: Path, pieces: Iterable[bytes]) -> None:
+        """Let a file appear whole; where it cannot, nothing of it is left."""
+        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.writelines(pieces)
+            temporary.rename(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._count(on_disk(path.stat().st_size))
+
     def note(self, what: Cached, data: bytes) -> None:
         """Keep something that was made of objects, whole, under a tag of its own and size 0."""
         path = self._path(what, WHOLE)
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-            temporary.rename(path)
+            self._appear(path, [data])
         except OSError as error:
             self._tell(error)
-            return
-        self._count(len(data))
 
     def noted(self, what: Cached) -> bytes | None:
         """Return what was noted, if it is there; who made it tells whether it is whole."""
@@ -141,7 +186,7 @@ class Cache:
             data = path.read_bytes()
         except OSError:
             return None
-        _touch(path)
+        touch(path)
         return data
 
     def _path(self, what: Cached, suffix: str) -> Path:
@@ -155,8 +200,8 @@ class Cache:
             try:
                 for suffix in (DATA, PAGES):
                     path = self._path(what, suffix)
-                    opened.append(_open(path))
-                    _touch(path)
+                    opened.append(open_file(path))
+                    touch(path)
             except OSError as error:
                 self._tell(error)
             yield (opened[0], opened[1]) if len(opened) == 2 else None
@@ -187,11 +232,11 @@ class Cache:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return  # another process is at it
-            found = sorted(_files(self.folder))
+            found = sorted(files_of(self.folder))
             total = sum(count for _, count, _ in found)
             if total <= self.most_bytes:
                 return
-            now = _now(file.fileno())
+            now = time_there(file.fileno())
             for used, count, path in found:
                 if total <= KEPT_AFTER * self.most_bytes or used > now:
                     return
@@ -201,7 +246,7 @@ class Cache:
 
     def bytes(self) -> int:
         """Return how many bytes of the disk it takes."""
-        return sum(count for _, count, _ in _files(self.folder))
+        return sum(count for _, count, _ in files_of(self.folder))
 
     def _tell(self, error: OSError) -> None:
         if not self._is_told:
@@ -256,12 +301,12 @@ class _Pages:
         pieces = [memoryview(data)[at : at + PAGE_BYTES] for at in range(0, len(data), PAGE_BYTES)]
         entries = np.array([THERE | _crc(piece) for piece in pieces], "<u8")
         try:
-            _write(self._files[0], data, first * PAGE_BYTES)
-            _write(self._files[1], entries.tobytes(), first * entries.itemsize)
+            write_at(self._files[0], data, first * PAGE_BYTES)
+            write_at(self._files[1], entries.tobytes(), first * entries.itemsize)
         except OSError as error:  # such as of a full disk
             self.error, self._files = error, None
             return
-        self.kept += len(data)
+        self.kept += on_disk(len(data)) + on_disk(entries.nbytes)
 
     def _from_disk(self, first: int, last: int, held: dict[int, bytes | memoryview]) -> None:
         """Add those of the pages [first, last) that are there to those that are held."""
@@ -308,53 +353,9 @@ def _nothing(start: int, length: int) -> bytes:
     raise AssertionError("nothing is fetched")
 
 
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+class _FetchError(Exception):
+    """What the server is the cause of, not the disk."""
 
-
-def _write(descriptor: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(descriptor, view, at)
-        view, at = view[done:], at + done
-
-
-def _touch(path: Path, ahead: int = 0) -> None:
-    """Note that a file is in use now, or for some seconds."""
-    with suppress(OSError):
-        os.utime(path)
-        if ahead:
-            then = path.stat().st_mtime + ahead
-            os.utime(path, (then, then))
-
-
-def _now(descriptor: int) -> float:
-    """Return the time by the clock of a file's file system."""
-    os.utime(descriptor)
-    return os.stat(descriptor).st_mtime
-
-
-def _has(path: Path, data: bytes) -> bool:
-    """Whether a file has some bytes."""
-    try:
-        return path.stat().st_size == len(data) and path.read_bytes() == data
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return False
-
-
-def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """Yield (when it was used last, its bytes on the disk, the path) of the files of objects."""
-    with suppress(FileNotFoundError), os.scandir(folder) as below:
-        for one in below:
-            if one.is_dir(follow_symlinks=False):
-                with suppress(FileNotFoundError), os.scandir(one.path) as entries:
-                    for entry in entries:
-                        if not entry.name.endswith(PAGES):
-                            with suppress(FileNotFoundError):
-                                found = entry.stat()
-                                yield found.st_mtime, found.st_blocks * 512, Path(entry.path)
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(str(cause))
+        self.cause = cause

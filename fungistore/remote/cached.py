@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import add
 from pathlib import Path
 
-from fungistore.remote.bucket import THREADS, Bucket, ChangedError, Head, open_bucket
+from fungistore.remote.bucket import THREADS, Bucket, ChangedError, open_bucket
 from fungistore.remote.cache import Cache, Cached, Fetch
 from fungistore.remote.cache_options import object_cache
+from fungistore.remote.heads import Head, tag_of
 
 TRIES = 4  # of an object that is replaced while it is read
 
@@ -74,9 +76,18 @@ class CachedBucket:
         return self._read(head, [0], [head.size])[0]
 
     def get_ranges(self, key: str, starts: Sequence[int], lengths: Sequence[int]) -> list[bytes]:
-        """Return several ranges of an object."""
+        """Return several ranges of an object.
+
+        Raises:
+            ValueError: it ends before one of them does.
+        """
+        last = max(map(add, starts, lengths), default=0)
         head = self.head(key)
+        if head.size < last:  # of an object that was replaced since a listing told of it, perhaps
+            head = self.bucket.head(key)
         self.note([head])
+        if head.size < last:
+            raise ValueError(f"{head.size} bytes, not {last} or more")
         return self._read(head, starts, lengths)
 
     def path(self, key: str) -> Path | None:
@@ -129,8 +140,3 @@ def open_cached(url: str, heads: Iterable[Head] = ()) -> CachedBucket:
     cached = CachedBucket(open_bucket(url), object_cache())
     cached.note(heads)
     return cached
-
-
-def tag_of(head: Head) -> str:
-    """Return what changes with an object's bytes; of a server without tags, size and time."""
-    return head.state or f"{head.size} {head.modified.timestamp()}"

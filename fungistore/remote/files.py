@@ -11,21 +11,22 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 from weakref import finalize
 
-from fungistore.remote.bucket import Bucket, Head, open_bucket
+from fungistore.remote.bucket import Bucket, ChangedError, open_bucket
+from fungistore.remote.heads import UNKNOWN_TIME, Head, is_other
 from fungistore.remote.places import is_web, split_url
 from fungistore.remote.urls import is_url
 
 ASKED_AT_ONCE = 64  # requests for heads under way
 # A request takes as long as some 2 MB on a fast line: what is nearer is read on the way.
 NEAR = 1 << 21
+TRIES = 3  # of an object that is replaced while it is copied
+REPLACED = "the object was replaced while it was read"
 SMALL_WINDOW, LARGE_WINDOW = 1 << 16, 1 << 23  # bytes of one request
-_UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)  # what obstore says where a server tells none
 
 
 def place_of(url: str) -> tuple[Bucket, str]:
@@ -50,7 +51,7 @@ def look(url: str) -> Head:
 
 def time_of(head: Head) -> float | None:
     """Return when an object was put, in seconds since the epoch; None where nobody tells."""
-    return None if head.modified == _UNKNOWN_TIME else head.modified.timestamp()
+    return None if head.modified == UNKNOWN_TIME else head.modified.timestamp()
 
 
 def is_file(url: str) -> bool:
@@ -120,6 +121,22 @@ def measure(url: str) -> tuple[int | None, float | None]:
     return head.size, time_of(head)
 
 
+def read_same(url: str, then: Head, start: int, length: int) -> bytes:
+    """Return bytes of an object as it was when it was looked at.
+
+    Raises:
+        ChangedError: it was replaced since; parts of two objects would be put together.
+        OSError, ValueError: they cannot be read.
+    """
+    if length <= 0:
+        return b""
+    bucket, key = place_of(url)
+    found, now = bucket.read(key, start, length)
+    if is_other(now, then, of_web=is_web(url)):
+        raise ChangedError(errno.EEXIST, REPLACED, url)
+    return found
+
+
 class RemoteFile(io.RawIOBase):
     """An object as a file that seeks: what is read in order is streamed, the rest hopped over.
 
@@ -179,7 +196,7 @@ class RemoteFile(io.RawIOBase):
     def at(self, offset: int, size: int) -> bytes:
         """Return bytes from a place, without going there."""
         if size > LARGE_WINDOW:  # as of a row group: in one request, and held nowhere
-            return read_range(self.url, offset, size)
+            return self._fetch(offset, size)
         if not self._holds(offset, size):
             self._move(offset, size)
         return self._window[offset - self._start : offset - self._start + size]
@@ -219,7 +236,7 @@ class RemoteFile(io.RawIOBase):
         self._next = first, length, self._pool.submit(self._fetch, first, length)
 
     def _fetch(self, start: int, length: int) -> bytes:
-        return read_range(self.url, start, length) if length > 0 else b""
+        return read_same(self.url, self.head, start, length)
 
     def _drop_next(self) -> None:
         if self._next is not None:
@@ -247,8 +264,13 @@ def local_copy(path: str | Path) -> str | Path:
     """
     if not (isinstance(path, str) and is_url(path)):
         return path
-    head = look(path)
-    return _copied(path, head.size, head.tag, head.modified).name
+    for turn in range(TRIES):
+        try:
+            return _copied(path, look(path)).name
+        except ChangedError:
+            if turn == TRIES - 1:
+                raise
+    raise AssertionError
 
 
 class _Copy:
@@ -263,11 +285,12 @@ class _Copy:
 
 
 @cache
-def _copied(url: str, size: int, tag: str | None, modified: datetime) -> _Copy:
-    """Return a copy of the object that has this size, tag and time."""
-    starts = range(0, size, LARGE_WINDOW)
+def _copied(url: str, head: Head) -> _Copy:
+    """Return a copy of the object that was looked at."""
+    starts = range(0, head.size, LARGE_WINDOW)
     try:
-        return _Copy(read_range(url, one, min(LARGE_WINDOW, size - one)) for one in starts)
+        pieces = (read_same(url, head, one, min(LARGE_WINDOW, head.size - one)) for one in starts)
+        return _Copy(pieces)
     except OSError as error:
         if error.errno != errno.ENOTSUP:
             raise

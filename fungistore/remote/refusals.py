@@ -7,7 +7,40 @@ import re
 
 QUERY = re.compile(r"\?[^\s'\"]*")  # of a URL: signatures are there
 USER = re.compile(r"//[^/\s@]*@")
+NO_PARTS = "the server gives no parts of an object (range requests)"
+NO_STORE = (
+    "what answers is no object store, but something like a web page: check AWS_ENDPOINT_URL (or "
+    "that of your service), which may be a console's address, or be answered by a login page"
+)
+NO_CREDENTIALS = (
+    "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE "
+    "for ~/.aws/credentials (Google: GOOGLE_APPLICATION_CREDENTIALS; Azure: "
+    "AZURE_STORAGE_ACCOUNT_NAME and _KEY)"
+)
+ODD_PATH = re.compile(r"""[Pp]ath:? (?:Error parsing )?Path "([^"]*)\"""")  # of obstore's rules
+STATUS = re.compile(r"status code: \d{3}(?: [A-Z][\w-]*)*")
+CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 SAID = (
+    (
+        re.compile(r"non-partial response"),
+        errno.ENOTSUP,
+        NO_PARTS,
+    ),
+    (
+        re.compile(r"416 Range Not Satisfiable|416 Requested Range"),
+        errno.ERANGE,
+        "the object is shorter than it was",
+    ),
+    (
+        re.compile(r"Content-Length Header missing"),
+        errno.EPROTO,
+        "the server does not tell how large the object is (Content-Length)",
+    ),
+    (
+        re.compile(r"Header missing from response|invalid DeleteObjects response"),
+        errno.EPROTO,
+        NO_STORE,
+    ),
     (
         re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist"),
         errno.ENXIO,
@@ -18,9 +51,7 @@ SAID = (
             r"/latest/api/token|/latest/meta-data|CredentialsError|metadata\.google\.internal"
         ),
         errno.EACCES,
-        "no credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-        "AWS_PROFILE for ~/.aws/credentials (Google: GOOGLE_APPLICATION_CREDENTIALS; Azure: "
-        "AZURE_STORAGE_ACCOUNT_NAME and _KEY)",
+        NO_CREDENTIALS,
     ),
     (
         re.compile(
@@ -32,7 +63,8 @@ SAID = (
     ),
     (
         re.compile(
-            r"SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken|403 Forbidden|401 Unauth"
+            r"SignatureDoesNotMatch|InvalidAccessKeyId|ExpiredToken|InvalidToken|TokenRefresh|"
+            r"403 Forbidden|401 Unauth"
         ),
         errno.EACCES,
         "the server refuses these credentials: they may have run out, or lack the right to do this "
@@ -53,17 +85,26 @@ SAID = (
 
 
 def refusal(error: BaseException) -> tuple[int, str]:
-    """Return the number and the words of an error that obstore raised."""
+    """Return the number and the words of an error that obstore raised.
+
+    What a server answers is left out but for a code of one word: some repeat tokens and signatures.
+    """
     whole = str(error)
+    if odd := ODD_PATH.search(whole):
+        return errno.EINVAL, f"{odd[1]!r} has an empty part, '.' or '..', and cannot be read"
     for pattern, number, words in SAID:
         if pattern.search(whole):
             return number, words
-    return errno.EIO, without_secrets(whole.partition("\n")[0])
+    first = without_secrets(whole.partition("\n")[0])
+    status, code = STATUS.search(first), CODE.search(whole)
+    if status is None:
+        return errno.EIO, first
+    return errno.EIO, first[: status.end()] + (f" ({code[1]})" if code else "")
 
 
 def names_no_bucket(error: BaseException) -> bool:
     """Whether the bucket itself is not there, rather than the object."""
-    return SAID[0][0].search(str(error)) is not None
+    return refusal(error)[0] == errno.ENXIO
 
 
 def without_secrets(text: str) -> str:

@@ -20,7 +20,8 @@ from fungistore.segmentation.bank_masks import MASKS_INPUT, said_of_masks
 from fungistore.segmentation.bank_options import BankOptions
 from fungistore.segmentation.banks import CENTRE, TENSORS, load_centre, open_bank
 from fungistore.segmentation.labels import choose_patches, patch_counts, with_background
-from fungistore.store.commit import Commit
+from fungistore.store.chunks import layout_config
+from fungistore.store.commit import Commit, NewUnit
 from fungistore.store.coverage import read_rows
 from fungistore.store.disk_errors import disk_errors_explained
 from fungistore.store.feature import BANK, BANK_LABELS, PATCHES, Feature
@@ -29,7 +30,7 @@ from fungistore.store.records import Records
 from fungistore.store.references import is_same
 from fungistore.store.samples import Rows
 from fungistore.store.store import Store
-from fungistore.store.units import NewUnit, UnitArray
+from fungistore.store.units import UnitArray
 
 if TYPE_CHECKING:
     from fungistore.segmentation.augmented import Augmenter
@@ -159,6 +160,7 @@ def _build(
             specs[path],
             rows=tokens.rows,
             unit_rows=tokens.unit_rows,
+            shard_units=made.get("shard_units", 1),
             codec=made["codec"],
             fingerprint=key,
         )
@@ -213,10 +215,9 @@ def _config(plan: BankImages, options: BankOptions) -> Config:
             "seed": options.seed,
             "dtype": "float16",
             "label_dtype": "float16" if tokens.cell**2 <= EXACT_COUNTS else "float32",
-            "unit_rows": tokens.unit_rows,
-            "codec": array.codec,
             "options": _flags(options),
         }
+        | layout_config(tokens.unit_rows, array.shard_units, array.codec)
         | ({} if options.group is None else {"group": options.group}),
     }
 

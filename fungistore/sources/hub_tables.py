@@ -50,7 +50,9 @@ class HubParquetReader:
         files = parquet_files(path)
         try:
             schema = pq.read_schema(readable(files[0])) if files else pa.schema([])
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException) as error:
+            if is_url(path) and isinstance(error, OSError) and error.errno is not None:
+                raise
             return False
         if features_of(schema, modality) is None:
             return False

@@ -41,6 +41,7 @@ def open_at_url(url: str, kind: Modality, name: str = "") -> Source:
         UnreachableError: nobody can tell.
     """
     refuse_secrets(url)
+    _refuse_odd(url)
     if name and name not in NAMED:
         raise UsageError(
             f"{name}: reads from a disk alone",
@@ -54,6 +55,25 @@ def open_at_url(url: str, kind: Modality, name: str = "") -> Source:
         if isinstance(error, FileNotFoundError):
             raise UsageError("there is no such object", where=url, expected=EXPECTED) from error
         raise unreachable(error, "the source") from error
+
+
+def _refuse_odd(url: str) -> None:
+    """Refuse URLs that name no bucket, several, or keys that obstore cannot ask for."""
+    bucket, _, key = url.partition("://")[2].partition("/")
+    what = "the URL names no bucket" if not bucket else None
+    if "{" in bucket:
+        what = "files of several buckets are no source together"
+    elif {"", ".", ".."} & {*key.rstrip("/").split("/")} and key.rstrip("/"):
+        what = "a part of the path is empty, '.' or '..'"
+    if what:
+        raise UsageError(
+            what,
+            where=url,
+            expected="SCHEME://BUCKET/PATH, one slash between the parts of a path",
+            hint="extract each bucket's files into the same store, one after the other"
+            if "{" in bucket
+            else None,
+        )
 
 
 def _opened(url: str, kind: Modality, name: str) -> Source:
@@ -94,6 +114,7 @@ def _below(url: str, kind: Modality, *, is_folder: bool = False) -> Source:
     """Return the source that a prefix is."""
     entries = visible_entries(url)
     if not entries:
+        is_store(url)  # what is no object store lists nothing, and says so here
         raise UsageError("there is nothing below this URL", where=url, expected=EXPECTED)
     if is_store(url):
         raise UsageError(

@@ -314,6 +314,8 @@ def _check_type(path: str, name: str, role: str, kind: pa.DataType) -> None:
 def unreadable(what: str, path: str | Path, error: Exception) -> FungiError:
     """Return what to say of a table that cannot be read, whose cause tells what would help."""
     said = str(error)
+    if isinstance(error, OSError) and error.strerror and is_url(str(path)):
+        return unreachable(error, "the manifest")
     if isinstance(error, UnicodeError) or "UTF8" in said:
         hint = "save it as UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD.csv > NEW.csv"
     elif "Empty CSV" in said:
@@ -322,8 +324,6 @@ def unreadable(what: str, path: str | Path, error: Exception) -> FungiError:
         hint = "give each row a cell for each column; put cells with commas in them in quotes"
     elif str(path).lower().endswith(".parquet"):
         hint = "write it again; a text table's name ends in .csv"
-    elif isinstance(error, OSError) and error.strerror and is_url(str(path)):
-        return unreachable(error, "the manifest")
     elif isinstance(error, OSError) and error.strerror:
         hint = "check that the file is there, and may be read"
     else:

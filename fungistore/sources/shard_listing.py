@@ -17,9 +17,10 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.fingerprint import digest_ids
 from fungistore.machine.user_cache import user_cache
 from fungistore.modalities.fetching import unreachable
@@ -31,7 +32,7 @@ from fungistore.sources.sample import Sample
 from fungistore.sources.shard_members import LeftOut, ShardMembers
 
 LISTED_AT_ONCE = 4
-FORMAT = "1"
+FORMAT = "2"
 _LEFT_OUT = b"left out"
 
 
@@ -76,15 +77,40 @@ def _listed(root: str, shard: str, suffixes: Collection[str]) -> ShardListing:
         with RemoteFile(url, is_streamed=True) as file:
             head = file.head
             known = (FORMAT, url, shard, str(head.size), str(head.tag), str(head.modified))
-            place = _folder() / f"{digest_ids([*known, *sorted(suffixes)])}.parquet"
-            if not place.exists():
+            name = f"{digest_ids([*known, *sorted(suffixes)])}.parquet"
+            is_known = bool(head.tag) or time_of(head) is not None
+            place = (_folder() if is_known else _own_folder()) / name
+            if is_known and (kept := _kept(place)):
+                return kept
+            members = ShardMembers(file, url, shard, time_of(head), suffixes)
+            try:
+                _write(place, members)
+            except OSError as error:
+                if is_url(str(error.filename)) or place.parent == _own_folder():
+                    raise
+                place = _own_folder() / name  # the disk of the cache is full
+                file.seek(0)
                 _write(place, ShardMembers(file, url, shard, time_of(head), suffixes))
     except OSError as error:
-        if not is_url(str(error.filename)):  # the disk of the cache
+        if not is_url(str(error.filename)):  # this machine's disk
             raise
         raise unreachable(error, "a shard") from error
-    left_out = json.loads(pq.read_metadata(place).metadata[_LEFT_OUT])
-    several, alone = (LeftOut(**left_out[name]) for name in ("several", "alone"))
+    found = _kept(place)
+    if found is None:
+        raise FungiError("a listing of a shard cannot be kept", where=place)
+    return found
+
+
+def _kept(place: Path) -> ShardListing | None:
+    """Return a listing that is there and sound; a cache may be damaged in any way."""
+    try:
+        with pq.ParquetFile(place, page_checksum_verification=True) as opened:
+            for _ in opened.iter_batches(BATCH_ROWS):
+                pass
+            left_out = json.loads(opened.metadata.metadata[_LEFT_OUT])
+        several, alone = (LeftOut(**left_out[name]) for name in ("several", "alone"))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return None
     return ShardListing(place, several, alone)
 
 
@@ -94,7 +120,9 @@ def _write(place: Path, members: ShardMembers) -> None:
     handle, temporary = tempfile.mkstemp(dir=place.parent, suffix=".partial")
     os.close(handle)
     try:
-        with pq.ParquetWriter(temporary, SCHEMA, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            temporary, SCHEMA, compression="zstd", write_page_checksum=True
+        ) as writer:
             while some := list(islice(samples, BATCH_ROWS)):
                 writer.write_batch(as_batch(some, SCHEMA))
             left_out = {"several": asdict(members.several), "alone": asdict(members.alone)}
@@ -113,7 +141,11 @@ def _folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, UsageError):
-        return Path(_temporary().name)
+        return _own_folder()
+
+
+def _own_folder() -> Path:
+    return Path(_temporary().name)
 
 
 @cache

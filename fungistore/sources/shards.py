@@ -87,7 +87,10 @@ def check_shard(path: str) -> str:
     except OSError as error:
         raise unreachable(error, "the shard") from error
     if not is_there:
-        raise UsageError("a shard is missing", where=path, hint="check the numbers in the braces")
+        hint = "check its name, and the numbers in braces if there were any"
+        if is_url(path) and "*" in path:
+            hint = "at a URL a pattern has braces, {000..012} or {a,b}; or give the folder"
+        raise UsageError("a shard is missing", where=path, hint=hint)
     shard = _SHARD.search(path)
     if shard and shard[2]:
         raise UsageError(

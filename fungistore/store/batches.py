@@ -10,8 +10,8 @@ from typing import Any, Self
 from numpy.typing import NDArray
 
 from fungistore.errors import StoppedError
-from fungistore.store.commit import Commit
-from fungistore.store.units import NewUnit, UnitArray
+from fungistore.store.commit import Commit, NewUnit
+from fungistore.store.units import UnitArray
 
 MOST_UNITS = 256
 MOST_BYTES = 64_000_000  # of chunks that wait in memory

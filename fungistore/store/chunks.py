@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -148,8 +148,8 @@ def most_bytes(
     return rows * row_bytes + frames + ends
 
 
-def chunks_of(file: bytes, count: int) -> list[bytes]:
-    """Return the encoded chunks of a unit's file, without their checksums.
+def chunks_of(file: bytes, count: int) -> list[memoryview]:
+    """Return the encoded chunks of a unit's file, without their checksums; nothing is copied.
 
     Args:
         file: its bytes.
@@ -169,20 +169,23 @@ def is_whole(file: bytes, count: int) -> bool:
         return False
 
 
-def _chunks_with_crc(file: bytes, count: int) -> list[bytes]:
+def _chunks_with_crc(file: bytes, count: int) -> list[memoryview]:
+    whole = memoryview(file)
     if count == 1:
-        return [file]
-    index = file[-(count * INDEX_BYTES + CRC_BYTES) :]
+        return [whole]
+    index = whole[-(count * INDEX_BYTES + CRC_BYTES) :]
     if not has_right_crc(index) or len(index) != count * INDEX_BYTES + CRC_BYTES:
         raise ValueError("the index of the shard is damaged")
     places = np.frombuffer(index[:-CRC_BYTES], "<u8").reshape(count, 2).tolist()
-    return [file[start : start + size] for start, size in places]
+    return [whole[start : start + size] for start, size in places]
 
 
-def has_right_crc(chunk: bytes) -> bool:
+def has_right_crc(chunk: bytes | memoryview) -> bool:
     """Whether a chunk ends with the CRC-32C of the rest: its bytes are those that were written."""
-    found = google_crc32c.extend(0, chunk[:-CRC_BYTES])
-    return len(chunk) > CRC_BYTES and chunk.endswith(found.to_bytes(CRC_BYTES, "little"))
+    if len(chunk) <= CRC_BYTES:
+        return False
+    found = google_crc32c.extend(0, np.frombuffer(chunk[:-CRC_BYTES], np.uint8))
+    return found.to_bytes(CRC_BYTES, "little") == bytes(chunk[-CRC_BYTES:])
 
 
 def checksum(rows: NDArray[Any]) -> str:
@@ -190,14 +193,25 @@ def checksum(rows: NDArray[Any]) -> str:
     return hashlib.blake2b(np.ascontiguousarray(rows).data, digest_size=16).hexdigest()
 
 
-def checksums(rows: NDArray[Any], counts: Sequence[int]) -> list[str]:
-    """Return the checksum of the first rows, for each of some ascending numbers of them."""
+def examine(pieces: Iterable[NDArray[Any]], ends: Sequence[int]) -> tuple[list[str], Counts]:
+    """Return checksums and counts of a unit's rows, which come piece by piece.
+
+    Args:
+        pieces: the rows, one stretch after the other.
+        ends: numbers of rows, ascending, each where some piece ends: the first rows that a
+            checksum is wanted of. The last one is of all rows.
+    """
     state, done, found = hashlib.blake2b(digest_size=16), 0, []
-    for count in counts:
-        state.update(np.ascontiguousarray(rows[done:count]).data)
-        found.append(state.hexdigest())
-        done = count
-    return found
+    nan = inf = zero = 0
+    for piece in pieces:
+        rows = np.ascontiguousarray(piece)
+        state.update(rows.data)
+        counts = count_rows(rows)
+        nan, inf, zero = nan + counts.nan, inf + counts.inf, zero + counts.zero
+        done += len(rows)
+        if done in ends:
+            found.append(state.hexdigest())
+    return found, Counts(nan, inf, zero)
 
 
 def count_rows(rows: NDArray[Any]) -> Counts:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 RECORD_NAME = re.compile(r"\d{8,}")
@@ -49,6 +51,27 @@ class Commit:
 
 
 COMMIT = TypeAdapter(Commit)
+
+
+@dataclass(frozen=True)
+class NewUnit:
+    """What is going to be a committed unit.
+
+    Attributes:
+        unit: its index.
+        block: its rows, from the unit's first row on; what is left of the unit becomes NaN.
+        ids: digest of the rows' sample ids.
+        failed: how many of the rows stand for inputs that could not be read.
+        before: the unit's record until now, where it was forgotten; default: the one there.
+        inputs: the rows of other arrays that it was made from; see `Commit`.
+    """
+
+    unit: int
+    block: NDArray[Any]
+    ids: str
+    failed: int
+    before: Commit | None = None
+    inputs: tuple[tuple[str, str], ...] = ()
 
 
 def earlier_rows(before: Commit | None, fingerprint: str, rows: int) -> list[int]:

@@ -53,8 +53,11 @@ def coverage_of(
             stop = start + commit.rows
             mine[start:stop] = finite[start:stop] = True
             if commit.nan_rows or commit.inf_rows:
-                rows = read_rows(array, start, stop).reshape(commit.rows, -1)
-                finite[start:stop] = np.isfinite(rows).all(axis=1)
+                where = f"{array.name}, rows {start} to {stop}"
+                with damage_explained("a chunk is damaged", where):
+                    for first, rows in array.pieces(unit, commit.rows):
+                        is_finite = np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)
+                        finite[first : first + len(rows)] = is_finite
         present &= mine
         usable &= finite
     removed = np.zeros(samples, bool)

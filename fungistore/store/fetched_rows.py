@@ -41,11 +41,12 @@ class FetchedRows:
         self._whole: dict[int, threading.Lock] = {}  # chunks that are fetched whole, once
         self._done: set[int] = set()
         if wanted is not None and len(wanted):
-            units, counts = np.unique(np.unique(wanted) // array.unit_rows, return_counts=True)
-            many = units[counts >= MOST_OF_A_CHUNK * array.unit_rows].tolist()
+            size = self._plain.rows
+            chunks, counts = np.unique(np.unique(wanted) // size, return_counts=True)
+            many = chunks[counts >= MOST_OF_A_CHUNK * size].tolist()
             cache = object_cache()
-            if cache and len(many) * self._plain.bytes <= PART_OF_CACHE * cache.most_bytes:
-                self._whole = {unit: threading.Lock() for unit in many}
+            if cache and len(many) * self._plain.chunk_bytes <= PART_OF_CACHE * cache.most_bytes:
+                self._whole = {chunk: threading.Lock() for chunk in many}
 
     def jobs(self, rows: Rows, out: Values) -> Iterator[Job]:
         """Yield one job, which asks for the rows of many chunks at once."""
@@ -53,10 +54,10 @@ class FetchedRows:
             yield partial(self._fill, rows, out)
 
     def _fill(self, rows: Rows, out: Values) -> None:
-        units = rows // self._array.unit_rows
+        chunks = rows // self._plain.rows
         order = np.argsort(rows, kind="stable")
-        parts = np.split(order, np.flatnonzero(np.diff(units[order])) + 1)
-        jobs = [partial(self._copy, int(units[part[0]]), rows, part, out) for part in parts]
+        parts = np.split(order, np.flatnonzero(np.diff(chunks[order])) + 1)
+        jobs = [partial(self._copy, int(chunks[part[0]]), rows, part, out) for part in parts]
         if len(jobs) == 1:
             jobs[0]()
             return
@@ -64,27 +65,29 @@ class FetchedRows:
             for future in [pool.submit(job) for job in jobs]:
                 future.result()
 
-    def _copy(self, unit: int, rows: Rows, places: Rows, out: Values) -> None:
+    def _copy(self, chunk: int, rows: Rows, places: Rows, out: Values) -> None:
         """Fetch rows of one chunk, given by ascending `places` in the batch."""
         array, plain = self._array, self._plain
+        unit = chunk // plain.count
         wanted, again = np.unique(rows[places] - unit * array.unit_rows, return_inverse=True)
         stretches = [(int(wanted[i]), count) for i, count in runs(wanted, plain.rows)]
         name = array.chunk_key(unit)
         key, where = array.folder.key_of(name), array.folder.where(name)
         with damage_explained("a chunk is missing or damaged", where, VERIFY_HINT):
-            pieces = self._read(unit, key, stretches)
+            pieces = self._read(chunk, key, stretches)
         data = np.frombuffer(b"".join(pieces), plain.dtype)
         if data.nbytes != len(wanted) * plain.row_bytes:
             raise StoreError("a chunk is too short", where=where, hint=VERIFY_HINT)
         out[places] = data.reshape(len(wanted), *plain.row_shape)[again]
 
-    def _read(self, unit: int, key: str, stretches: list[tuple[int, int]]) -> list[bytes]:
+    def _read(self, chunk: int, key: str, stretches: list[tuple[int, int]]) -> list[bytes]:
         backend, plain = self._array.folder.backend, self._plain
-        if unit in self._whole and unit not in self._done:
-            with self._whole[unit]:
-                if unit not in self._done:
-                    backend.ranges(key, [0], [plain.bytes])  # all of it is in the cache now
-                    self._done.add(unit)
+        if chunk in self._whole and chunk not in self._done:
+            with self._whole[chunk]:
+                if chunk not in self._done:
+                    start = plain.chunk_bytes * (chunk % plain.count)
+                    backend.ranges(key, [start], [plain.chunk_bytes])  # it is in the cache now
+                    self._done.add(chunk)
         starts = [plain.offset(first) for first, _ in stretches]
         sizes = [count * plain.row_bytes for _, count in stretches]
         return list(backend.ranges(key, starts, sizes))

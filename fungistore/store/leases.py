@@ -24,7 +24,8 @@ from uuid import uuid4
 from pydantic import TypeAdapter
 
 from fungistore.errors import LeaseLostError
-from fungistore.remote.bucket import ABSENT, Bucket, ChangedError, Head
+from fungistore.remote.bucket import ABSENT, Bucket, ChangedError
+from fungistore.remote.heads import Head
 from fungistore.store.locks import Claim
 
 RENEWALS = 4  # per lease: three may fail

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fungistore.errors import MismatchError
+from fungistore.errors import MismatchError, UsageError
 from fungistore.fingerprint import Config, describe, differences
+from fungistore.quantities import counted
 
 if TYPE_CHECKING:
     from fungistore.store.store import Store
@@ -42,4 +43,21 @@ def refuse_mismatch(store: Store, feature_set: str, asked: Mapping[str, Config])
             found=describe(causes or fields),
             hint="repeat the stored settings, or keep both with --feature-set OTHER, "
             "or start it anew with --restart",
+        )
+
+
+def refuse_many_chunks(unit_rows: int, shard_units: int, feature_set: str) -> None:
+    """Refuse a shard of more chunks than the units of a feature set have rows.
+
+    Raises:
+        UsageError: it is.
+    """
+    if shard_units > unit_rows:
+        raise UsageError(
+            "a file of a unit would have more chunks than rows",
+            where="--shard-units",
+            expected=f"at most {unit_rows}, as units of feature set {feature_set!r} have "
+            f"{counted(unit_rows, 'row')}",
+            found=shard_units,
+            hint="a smaller number, or --feature-set OTHER, which has units of its own",
         )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
-from fungistore.remote.bucket import Bucket, Head
+from fungistore.remote.bucket import Bucket
+from fungistore.remote.heads import Head
 from fungistore.store.backend import Bytes
 
 APPENDED = ".appended"

@@ -25,9 +25,10 @@ from zarr.abc.store import ByteRequest, OffsetByteRequest, RangeByteRequest
 from zarr.storage import ObjectStore
 
 from fungistore.names import is_hidden
-from fungistore.remote.bucket import ABSENT, THREADS, ChangedError, Head
-from fungistore.remote.cached import CachedBucket, tag_of
+from fungistore.remote.bucket import ABSENT, THREADS, ChangedError
+from fungistore.remote.cached import CachedBucket
 from fungistore.remote.forked import refuse_fork
+from fungistore.remote.heads import Head, tag_of
 from fungistore.remote.read_ahead import ReadAhead
 from fungistore.store.backend import Bytes
 from fungistore.store.compacted import Entries, pack, unpack
@@ -228,7 +229,9 @@ class CachedObjects(ObjectStore[Any]):
 
     def _read(self, key: str, part: ByteRequest | None) -> bytes:
         if part is None:
-            return self._get(key)
+            if data := self._get(key):
+                return data
+            raise ValueError("the object is empty")  # zarr would take it for the fill value
         size = self._cached.head(key).size
         if isinstance(part, RangeByteRequest):
             start, stop = part.start, min(part.end, size)

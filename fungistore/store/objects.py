@@ -22,12 +22,12 @@ from fungistore.remote.bucket import (
     THREADS,
     Bucket,
     ChangedError,
-    Head,
     Patience,
     open_bucket,
 )
 from fungistore.remote.cache_options import object_cache
 from fungistore.remote.cached import CachedBucket
+from fungistore.remote.heads import Head
 from fungistore.store.backend import Bytes, Kind, Listing
 from fungistore.store.locks import Claims
 from fungistore.store.object_claims import LEASE_SECONDS, LOCKS, ObjectClaims

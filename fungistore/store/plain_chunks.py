@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -18,7 +18,10 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec, Endian, ShardingCodec
 
+from fungistore.store.backend import Bytes
 from fungistore.store.chunks import CRC_BYTES, PIECE_BYTES, Counts, count_rows, shard_index
+
+Encoded = NDArray[np.uint8]  # a chunk and its CRC-32C
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,15 @@ class PlainChunks:
         values = np.frombuffer(mapped, self.dtype, self.rows * prod(self.row_shape), start)
         return MappedRows(values.reshape(self.rows, *self.row_shape), mapped, start)
 
-    def read(self, path_of: Callable[[int], Path], start: int, stop: int) -> NDArray[Any]:
+    def read(
+        self, encoded: Callable[[int, range], Iterable[Encoded]], start: int, stop: int
+    ) -> NDArray[Any]:
         """Return rows [start, stop) of an array, of files that are not there NaN.
 
         Only the chunks that they are in are read.
 
         Args:
-            path_of: returns the path of a unit's file.
+            encoded: yields some neighbouring chunks of a unit's file, as `in_file` does.
             start: first row.
             stop: row after the last one.
 
@@ -104,27 +109,38 @@ class PlainChunks:
         for unit in range(start // size, -(-stop // size)):
             first = unit * size
             low, high = max(start, first), min(stop, first + size)
+            chunks = range((low - first) // self.rows, -(-(high - first) // self.rows))
             with suppress(FileNotFoundError):
-                self._fill(path_of(unit), low - first, found[low - start : high - start])
+                for chunk, data in zip(chunks, encoded(unit, chunks), strict=True):
+                    self._take(chunk, data, found[low - start : high - start], low - first)
         return found
 
-    def _fill(self, path: Path, start: int, rows: NDArray[Any]) -> None:
-        """Read rows of a unit from one on."""
-        stop = start + len(rows)
+    def in_file(self, path: Path, chunks: range) -> Iterator[Encoded]:
+        """Yield some neighbouring chunks of a file, each in the place of the one before."""
         buffer = np.empty(self.chunk_bytes, np.uint8)
         with path.open("rb", buffering=0) as file:
             if (size := file.seek(0, 2)) != self.bytes:
                 raise ValueError(f"{size} bytes, not {self.bytes}")
-            for chunk in range(start // self.rows, -(-stop // self.rows)):
-                file.seek(chunk * self.chunk_bytes)
+            file.seek(chunks.start * self.chunk_bytes)
+            for _ in chunks:
                 _fill(file, buffer)
-                values, crc = buffer[:-CRC_BYTES], buffer[-CRC_BYTES:].tobytes()
-                if google_crc32c.extend(0, values).to_bytes(CRC_BYTES, "little") != crc:
-                    raise ValueError(f"the CRC-32C of chunk {chunk} differs")
-                whole = values.view(self.dtype).reshape(self.rows, *self.row_shape)
-                first = chunk * self.rows
-                low, high = max(start, first), min(stop, first + self.rows)
-                rows[low - start : high - start] = whole[low - first : high - first]
+                yield buffer
+
+    def in_part(self, data: Bytes, chunks: range) -> Iterator[Encoded]:
+        """Yield some neighbouring chunks of a part of a file that has these alone."""
+        if len(data) != len(chunks) * self.chunk_bytes:
+            raise ValueError(f"{len(data)} bytes, not {len(chunks) * self.chunk_bytes}")
+        yield from np.frombuffer(data, np.uint8).reshape(len(chunks), self.chunk_bytes)
+
+    def _take(self, chunk: int, data: Encoded, rows: NDArray[Any], start: int) -> None:
+        """Fill rows of a unit, from `start` on, with those of them that a chunk has."""
+        values, crc = data[:-CRC_BYTES], data[-CRC_BYTES:].tobytes()
+        if google_crc32c.extend(0, values).to_bytes(CRC_BYTES, "little") != crc:
+            raise ValueError(f"the CRC-32C of chunk {chunk} differs")
+        whole = values.view(self.dtype).reshape(self.rows, *self.row_shape)
+        first = chunk * self.rows
+        low, high = max(start, first), min(start + len(rows), first + self.rows)
+        rows[low - start : high - start] = whole[low - first : high - first]
 
     def examine(self, path: Path, rows: int) -> tuple[str, Counts]:
         """Return checksum and counts of a unit's first rows, reading all of it piece by piece.

@@ -291,8 +291,8 @@ class Store:
                     "the store cannot be written to",
                     where=self.where,
                     found=error.strerror or error,
-                    hint="status, search, eval and export only read; to write, make a copy "
-                    "(of a directory: cp -r), or be given write access",
+                    hint="status, search, export and eval without workers only read; to write, "
+                    "make a copy (of a directory: cp -r), or be given write access",
                 ) from error
             self.backend.settle()  # whatever is there from here on is relied upon
             self._raise_minor()

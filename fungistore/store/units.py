@@ -9,9 +9,10 @@ is all that it writes to.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Container, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,14 +28,13 @@ from fungistore.store.backend import Backend, Bytes
 from fungistore.store.chunks import (
     METADATA,
     blank_array,
-    checksum,
-    checksums,
-    count_rows,
     encode,
+    examine,
     round_bits,
 )
 from fungistore.store.commit import (
     Commit,
+    NewUnit,
     earlier_rows,
     encode_commit,
     parse_commit,
@@ -45,32 +45,12 @@ from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.feature import Feature
 from fungistore.store.folder import Folder
 from fungistore.store.groups import ready_groups
-from fungistore.store.plain_chunks import PlainChunks, plain_chunks
+from fungistore.store.plain_chunks import Encoded, PlainChunks, plain_chunks
 
 FEATURES = "features.zarr"
 COMMITS = "commits"
 LARGEST_UNIT = 1 << 16  # rows: what a new array is given at most
-
-
-@dataclass(frozen=True)
-class NewUnit:
-    """What is going to be a committed unit.
-
-    Attributes:
-        unit: its index.
-        block: its rows, from the unit's first row on; what is left of the unit becomes NaN.
-        ids: digest of the rows' sample ids.
-        failed: how many of the rows stand for inputs that could not be read.
-        before: the unit's record until now, where it was forgotten; default: the one there.
-        inputs: the rows of other arrays that it was made from; see `Commit`.
-    """
-
-    unit: int
-    block: NDArray[Any]
-    ids: str
-    failed: int
-    before: Commit | None = None
-    inputs: tuple[tuple[str, str], ...] = ()
+STRETCH_BYTES = 1 << 25  # of a shard's chunks: read at once by who needs no more together
 
 
 class UnitArray:
@@ -163,6 +143,12 @@ class UnitArray:
         return int(self.array.chunks[0])
 
     @property
+    def stretch_rows(self) -> int:
+        """Rows of as many whole chunks of a unit as `pieces` reads at once."""
+        chunk = self.chunk_rows * self.feature.row_bytes
+        return min(self.unit_rows, max(1, STRETCH_BYTES // max(1, chunk)) * self.chunk_rows)
+
+    @property
     def units(self) -> int:
         """Number of units that the rows make."""
         return -(-self.rows // self.unit_rows)
@@ -182,9 +168,33 @@ class UnitArray:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows [start, stop)."""
-        if self.shard_units == 1 or self.plain is None or self.folder.directory() is None:
+        if self.shard_units == 1 or self.plain is None:
             return np.asarray(self.array[start:stop])
-        return self.plain.read(self.chunk_path, start, stop)  # several times as fast as zarr
+        return self.plain.read(self._encoded, start, stop)  # several times as fast as zarr
+
+    def _encoded(self, unit: int, chunks: range) -> Iterator[Encoded]:
+        """Yield neighbouring chunks of a shard of plain arrays; from a URL in one request."""
+        assert self.plain is not None
+        if self.folder.directory() is not None:
+            return self.plain.in_file(self.chunk_path(unit), chunks)
+        size = self.plain.chunk_bytes
+        key = self.folder.key_of(self.chunk_key(unit))
+        parts = self.folder.backend.ranges(key, [chunks.start * size], [len(chunks) * size])
+        return self.plain.in_part(parts[0], chunks)
+
+    def pieces(
+        self, unit: int, rows: int, cuts: Sequence[int] = ()
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (first row, rows) of a unit's first rows: of a shard, which is large, some chunks.
+
+        Args:
+            unit: its index.
+            rows: of it.
+            cuts: further rows of the unit at which a piece begins.
+        """
+        first = unit * self.unit_rows
+        for start, stop in pairwise(sorted({*range(0, rows, self.stretch_rows), *cuts, rows})):
+            yield first + start, self.read(first + start, first + stop)
 
     def publish(
         self,
@@ -259,9 +269,12 @@ class UnitArray:
         known = commit.checksum_of(rows)
         if known is not None or rows > commit.rows:
             return known
-        start = commit.unit * self.unit_rows
+        return self._checksum(commit.unit, rows)
+
+    def _checksum(self, unit: int, rows: int) -> str | None:
+        """Return the checksum of a unit's first rows, None where they are damaged."""
         try:
-            return checksum(self.read(start, start + rows))
+            return examine((piece for _, piece in self.pieces(unit, rows)), [rows])[0][0]
         except (OSError, ValueError, RuntimeError) as error:  # of codecs, on damaged bytes
             raise_unreadable(error)
             return None
@@ -270,11 +283,9 @@ class UnitArray:
         self, unit: int, rows: int, ids: str, failed: int, before: Commit | None
     ) -> Commit:
         """Return the record of a unit's first rows as they are on the disk."""
-        start = unit * self.unit_rows
-        stored = self.read(start, start + rows)
-        counts = count_rows(stored)
         known = earlier_rows(before, self.fingerprint, rows)
-        *found, whole = checksums(stored, [*known, rows])
+        pieces = self.pieces(unit, rows, known)
+        (*found, whole), counts = examine((piece for _, piece in pieces), [*known, rows])
         return Commit(
             unit=unit,
             rows=rows,
@@ -364,12 +375,7 @@ class UnitArray:
         Raises:
             OSError: the chunk cannot be read, whatever it holds.
         """
-        start = commit.unit * self.unit_rows
-        try:
-            return checksum(self.read(start, start + commit.rows)) == commit.checksum
-        except (OSError, ValueError, RuntimeError) as error:  # of codecs, on damaged bytes
-            raise_unreadable(error)
-            return False
+        return self._checksum(commit.unit, commit.rows) == commit.checksum
 
     def chunk_key(self, unit: int) -> str:
         """Return the name, in the array's folder, of the object that holds a unit."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fungistore.errors import FungiError
 from fungistore.machine.context import Context
+from fungistore.machine.cores import one_thread_each
 from fungistore.machine.transfer import Fetch, start_fetch
 from fungistore.quantities import counted
 from fungistore.randomness import Stream
@@ -143,14 +144,14 @@ class TrainingLoop(Generic[AnyBatch]):
             rate = self._rate(self._done(progress)) * group.get("lr_scale", 1.0)
             group["lr"] = options.lr * rate
         _seed(Stream(options.seed, "dropout", str(epoch), str(step)), self._device)
-        loss = self._task.loss(batch, epoch, step)
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._task.module.parameters(), GRADIENT_NORM)
-        optimiser.step()
-        if self._average is not None:
-            self._average.update(self._done(progress))
-        return loss.detach()
+        loss = self._task.gradients(batch, epoch, step)
+        with one_thread_each(self._device):  # or the norm would be another with other threads
+            nn.utils.clip_grad_norm_(self._task.module.parameters(), GRADIENT_NORM)
+            optimiser.step()
+            if self._average is not None:
+                self._average.update(self._done(progress))
+        return loss
 
     def _rate(self, step: int) -> float:
         """Return the part of the highest learning rate: linear warm-up, then a cosine to zero."""

@@ -53,8 +53,12 @@ class Task(Protocol[AnyBatch]):
     def batches(self, epoch: int, start_step: int) -> Iterator[AnyBatch]:
         """Yield the batches of an epoch, from a step on."""
 
-    def loss(self, batch: AnyBatch, epoch: int, step: int) -> Tensor:
-        """Return the mean loss of a batch; the module is in training mode."""
+    def gradients(self, batch: AnyBatch, epoch: int, step: int) -> Tensor:
+        """Give the parameters the gradients of a batch's mean loss, and return the loss.
+
+        The module is in training mode, its parameters have none yet, and torch's generator is
+        seeded for the step.
+        """
 
     def validate(self) -> dict[str, float]:
         """Return metrics of the validation rows."""

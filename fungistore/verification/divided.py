@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -41,8 +42,10 @@ def check_units_by(
     """
     found: dict[tuple[str, int], CheckedUnit] = {}
     if not is_alone(engine):
-        arguments = {"store": place_of(store), "rows": rows}
-        work = DividedWork(f"{__name__}:{open_checks.__name__}", arguments)
+        place, most = place_of(store), max((len(one.records) for one in arrays), default=0)
+        arguments = {"store": place, "where": store.where, "rows": rows}
+        function = f"{__name__}:{open_checks.__name__}"
+        work = DividedWork(function, arguments, store=place, units=most)
         for result in engine.run(work, context):
             units = CHECKED.validate_python(result["units"])
             found |= {(unit.array, unit.unit): unit for unit in units}
@@ -55,7 +58,9 @@ def check_units_by(
 
 def open_checks(arguments: Config, place: Place, context: Context) -> RunSlice:
     """Open a store in a worker, and return what checks the units of a slice, writing nothing."""
-    store = Store.open(arguments["store"])
+    full, told = arguments["store"], arguments["where"]
+    # findings name it as the one who asked does, if a worker's way there is the same
+    store = Store.open(told if str(Path(told).absolute()) == full else full)
     arrays = read_arrays(store, arguments["rows"]).arrays
 
     def run(part: Slice) -> Config:

@@ -20,7 +20,7 @@ from fungistore.store.units import UnitArray
 from fungistore.verification.arrays import StoredArray, read_arrays
 from fungistore.verification.findings import Verification
 from fungistore.verification.samples import LOST, check_samples
-from fungistore.verification.units import uncommitted_units, whole_rows
+from fungistore.verification.units import blank_rows, uncommitted_units
 from fungistore.verification.verify import check_store
 
 OLDER = "the rows that it was made from have a record, and may be newer: fungi pca makes it again"
@@ -136,12 +136,11 @@ def _without_record(store: Store, stored: StoredArray) -> Iterator[int]:
 def _rebuild(store: Store, array: UnitArray, unit: int, listed: NDArray[np.int64]) -> str:
     """Write a unit's record; returns why not, "" if it was written."""
     try:
-        rows = whole_rows(array, unit)
+        blank = blank_rows(array, unit)
     except ValueError as error:
         return str(error)
     start = unit * array.unit_rows
-    blank = np.isnan(rows.reshape(len(rows), -1)).all(axis=1)
-    is_listed = np.isin(start + np.arange(len(rows)), listed)
+    is_listed = np.isin(start + np.arange(len(blank)), listed)
     made = np.flatnonzero(~blank | is_listed)
     if not len(made):
         return "all of its rows are NaN, as those are that were never made"

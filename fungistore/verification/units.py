@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from shlex import quote
 from threading import Condition
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fungistore.machine.context import Context
@@ -19,7 +19,7 @@ from fungistore.names import CHUNKS
 from fungistore.quantities import counted
 from fungistore.store.backend import Backend
 from fungistore.store.batches import most_unrecorded
-from fungistore.store.chunks import UNIT_NAME, Counts, checksum, count_rows, is_whole
+from fungistore.store.chunks import UNIT_NAME, Counts, examine, is_whole
 from fungistore.store.commit import Commit, parse_commit
 from fungistore.store.disk_errors import raise_unreadable
 from fungistore.store.store import Store
@@ -37,7 +37,7 @@ from fungistore.verification.findings import (
 )
 
 MEMORY_BYTES = 2_000_000_000  # of units being checked; one larger than that is checked alone
-COPIES = 3  # of a compressed chunk in memory: the file, what it decodes to, and the rows
+COPIES = 3  # of compressed chunks in memory: their bytes, what they decode to, and the rows
 QUEUED = 4  # units waiting for each thread
 
 
@@ -178,7 +178,7 @@ def _without_records(store: Store, stored: StoredArray, chunks: int) -> Finding:
 def _uncommitted(array: UnitArray, unit: int, where: str, then: str) -> Iterator[Finding]:
     remedy, advice = None, None
     try:
-        whole_rows(array, unit)
+        blank_rows(array, unit)
         found = "a whole chunk without one"
         advice = "the next run writes it anew; if its record was lost, --rebuild-records vouches"
     except ValueError as error:
@@ -193,8 +193,10 @@ def _uncommitted(array: UnitArray, unit: int, where: str, then: str) -> Iterator
     yield Finding("orphan", where, "chunks with a record", found, "warning", remedy, advice)
 
 
-def whole_rows(array: UnitArray, unit: int) -> NDArray[Any]:
-    """Return the rows of a unit that its array has room for, if its chunk's CRC-32C is right.
+def blank_rows(array: UnitArray, unit: int) -> NDArray[np.bool_]:
+    """Return which rows of a unit are NaN throughout, if its chunk's CRC-32C is right.
+
+    They are as many as the array has room for.
 
     Raises:
         ValueError: the chunk is not whole, or beyond the array's end.
@@ -204,9 +206,10 @@ def whole_rows(array: UnitArray, unit: int) -> NDArray[Any]:
         raise ValueError("beyond the end of the array")
     if not array.chunk_size(unit):  # zarr would say that it is NaN
         raise ValueError("no bytes")
-    start = unit * array.unit_rows
+    pieces = array.pieces(unit, array.rows_of(unit))
     try:
-        return array.read(start, start + array.rows_of(unit))
+        blank = [np.isnan(rows.reshape(len(rows), -1)).all(axis=1) for _, rows in pieces]
+        return np.concatenate(blank)
     except Exception as error:  # each codec has its own way to refuse damaged bytes
         raise_unreadable(error)
         raise ValueError(first_line(error)) from error
@@ -287,9 +290,9 @@ def _compare(
         if array.plain:
             found, counts = array.plain.examine(backend.local_path(chunk), commit.rows)
         else:
-            with budget.taking(COPIES * array.unit_rows * array.feature.row_bytes):
-                rows = array.read(start, start + commit.rows)
-                found, counts = checksum(rows), count_rows(rows)
+            with budget.taking(COPIES * array.stretch_rows * array.feature.row_bytes):
+                pieces = (rows for _, rows in array.pieces(unit, commit.rows))
+                (found,), counts = examine(pieces, [commit.rows])
     except Exception as error:  # each codec has its own way to refuse damaged bytes
         raise_unreadable(error)
         expected = f"{commit.bytes} bytes that can be decoded"

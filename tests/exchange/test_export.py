@@ -274,7 +274,7 @@ def test_the_command_prints_one_json_object(store: Store, tmp_path: Path) -> Non
     document = json.loads(done.stdout)
     assert (document["rows"], document["unusable"]) == (31, 1)
     assert document["files"] == [str(path)]
-    assert "1 row has no usable features and were left out (--keep-unusable" in done.stderr
+    assert "1 row without usable features is left out (--keep-unusable" in done.stderr
     assert fungi_export(store.root, path).exit_code == 2
     shown = fungi_export(store.root, path, "--force", "--separate", "--raw")
     assert "embeddings [49, 6], kl [49, 4] of float32; embeddings + kl of set" in shown.stdout

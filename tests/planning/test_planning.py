@@ -265,6 +265,22 @@ def test_no_rate_is_made_up() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"rate": 1e300},
+        {"rate": 1e-300},
+        {"rate": 100.0, "read_rate": 1e-300},
+        {"rate": 100.0, "scaling": (1e-300, 1e300)},
+    ],
+)
+def test_rates_beyond_reckoning_are_refused(given: dict[str, Any]) -> None:
+    """What overflows is a mistake of a flag, which is named."""
+    with pytest.raises(UsageError, match="as slow or as fast") as raised:
+        fungi.plan(None, options(model=TINY, images=10**6, **given))
+    assert "--rate" in str(raised.value.where)
+
+
 def test_a_run_tells_its_rate(tmp_path: Path) -> None:
     """What extract has printed: of one process, or of each of several workers."""
     asked = {"model": TINY, "images": 1000}

@@ -11,7 +11,8 @@ from typing import Any
 
 from obstore.store import MemoryStore
 
-from fungistore.remote.bucket import Bucket, Head
+from fungistore.remote.bucket import Bucket
+from fungistore.remote.heads import Head
 from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.objects import ObjectBackend
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +122,75 @@ def test_what_was_used_last_stays(tmp_path: Path) -> None:
         cache.whole(servers[number].what, servers[number].fetch)
     assert [len(server.asked) for server in servers] == [1, 1, 1, 1, 1, 1]
     assert not list(tmp_path.rglob(f"{servers[1].what.digest}.*"))
+
+
+def test_small_objects_take_what_they_take_of_the_disk(tmp_path: Path) -> None:
+    """A record of 100 bytes is two files of a block each: the bound counts those."""
+    cache = Cache(tmp_path, 1_000_000)
+    for number in range(600):
+        what = Cached("s3://bucket/x", f"record-{number}", "tag", 100)
+        assert cache.whole(what, lambda start, length: bytes(length)) == bytes(100)
+    blocks = sum(path.stat().st_blocks for path in tmp_path.rglob("*") if path.is_file())
+    assert 400_000 < 512 * blocks < 1_100_000
+    assert cache.bytes() == 512 * sum(
+        path.stat().st_blocks for path in tmp_path.rglob("*.*") if path.is_file()
+    )
+
+
+def test_pages_whose_data_went_are_evicted(tmp_path: Path) -> None:
+    """What a race left behind is a file as any other."""
+    cache = Cache(tmp_path, 100_000)
+    (tmp_path / "ab").mkdir()
+    left = tmp_path / "ab" / "abcd.pages"
+    left.write_bytes(bytes(200_000))
+    os.utime(left, (1, 1))
+    cache.evict()
+    assert not left.exists()
+
+
+def test_a_large_object_is_never_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path of one of 40 MB costs a few windows of 1 MB; it is whole, and made once."""
+    monkeypatch.setattr("fungistore.remote.cache.WINDOW_BYTES", 1 << 20)
+    server, cache = Server(40 << 20), Cache(tmp_path, 1 << 30)
+    tracemalloc.start()
+    try:
+        path = cache.path(server.what, server.fetch)
+        assert tracemalloc.get_traced_memory()[1] < 10 << 20
+    finally:
+        tracemalloc.stop()
+    assert path is not None
+    assert path.read_bytes() == server.data
+    asked, stamp = len(server.asked), path.stat().st_ino
+    assert cache.path(server.what, server.fetch) == path
+    assert (len(server.asked), path.stat().st_ino) == (asked, stamp)
+
+
+def test_a_path_that_cannot_be_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's error is the caller's; a full disk gives no path; neither leaves a part."""
+    monkeypatch.setattr("fungistore.remote.cache.WINDOW_BYTES", 1 << 20)
+    server, cache = Server(3 << 20), Cache(tmp_path, 1 << 30)
+
+    def broken(start: int, length: int) -> bytes:
+        if start:
+            raise OSError(5, "the server did not answer", "s3://bucket/x/key-0")
+        return server.fetch(start, length)
+
+    with pytest.raises(OSError, match="did not answer"):
+        cache.path(server.what, broken)
+    whole = [path for path in tmp_path.rglob("*") if ".whole" in path.name]
+    assert whole == []
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
+    try:
+        assert cache.path(server.what, server.fetch) is None
+        assert cache.whole(server.what, server.fetch) == server.data
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert [path for path in tmp_path.rglob("*") if ".whole" in path.name] == []
 
 
 def test_a_path_stays_while_it_is_opened(tmp_path: Path) -> None:

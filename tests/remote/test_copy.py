@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +15,14 @@ from counting import CountingBucket, objects
 from fungi_cli.main import app
 from typer.testing import CliRunner
 
-from feature_world import clustered, make_store, write_block
+from feature_world import ListSource, add_source, clustered, make_store, write_block
 from fungistore.choices import Codec
 from fungistore.copying.options import CopyOptions
 from fungistore.copying.stage import copy_store
 from fungistore.errors import FungiError, MismatchError, StoreError, UsageError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.machine.context import QUIET
-from fungistore.remote.cache_options import DIRECTORY
+from fungistore.sources.sample import Sample
 from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.objects import ObjectBackend
 from fungistore.store.status import status
@@ -27,16 +30,13 @@ from fungistore.store.store import Store
 from fungistore.store.units import UnitArray
 from fungistore.verification.verify import verify_store
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROWS = 70
 
 
 class Killed(BaseException):
     """A process that ends here."""
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -141,6 +141,86 @@ def test_a_grown_store_is_copied_onto_its_copy(store: Store, tmp_path: Path) -> 
     done = copy_store(store, target, context=QUIET)
     assert done.units == {"total": 15, "copied": 5}
     assert files(target) == files(store.root)
+
+
+def test_a_store_is_copied_neither_onto_nor_into_itself(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the place is spelled; inside, the copy would be a feature set of the store."""
+    (tmp_path / "link.fungi").symlink_to(store.root)
+    monkeypatch.chdir(tmp_path)
+    before = files(store.root)
+    onto = ("s.fungi", f"{tmp_path}/./s.fungi", "link.fungi", f"../{tmp_path.name}/s.fungi")
+    for place in (*onto, "s.fungi/in.fungi", "link.fungi/features.zarr/in.fungi"):
+        for dry_run in (True, False):
+            with pytest.raises(UsageError, match="itself"):
+                copy_store(store, place, dry_run=dry_run, context=QUIET)
+    assert files(store.root) == before
+    copy_store(store, "memory://copied/s.fungi", context=QUIET)
+    with pytest.raises(UsageError, match="into itself"):
+        copy_store("memory://copied/s.fungi", "memory://copied/s.fungi/in.fungi", context=QUIET)
+    copy_store("memory://copied/s.fungi", "memory://copied/s.fungi2", context=QUIET)
+
+
+def test_a_full_disk_is_told_and_the_copy_goes_on(tmp_path: Path) -> None:
+    """What does not fit is an error with a place; then the same copy ends what was begun."""
+    vectors, labels = clustered(ROWS, 3, 1024)  # chunks of 64 kB, and nothing else as large
+    store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
+    target = tmp_path / "copy.fungi"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, limit[1]))
+    try:
+        with pytest.raises(FungiError, match="cannot be read or written") as raised:
+            copy_store(store, target, context=QUIET)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert str(target) in str(raised.value.where)
+    assert "a copy goes on there" in str(raised.value.hint)
+    with pytest.raises(StoreError, match="a copy that has not ended"):
+        Store.open(target)
+    copy_store(store, target, context=QUIET)
+    assert files(target) == files(store.root)
+
+
+def grown(root: Path, ids: Sequence[str], feature_set: str) -> Store:
+    """Append samples to a store, and write vectors of all its rows into a feature set."""
+    store = Store.open(root)
+    rows = [f"{row:06d}.jpg" for row in range(ROWS)]
+    samples = [Sample(name, name, "class 0", None) for name in (*rows, *ids)]
+    add_source(store, ListSource(samples))
+    vectors = np.random.default_rng(len(feature_set)).normal(size=(len(samples), 6))
+    write_block(store, feature_set, "embeddings", vectors.astype(np.float32))
+    return Store.open(root)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_both_grown_by_other_samples_is_refused(
+    store: Store, tmp_path: Path, overwrite: bool
+) -> None:
+    """As many rows of one root, of other files: what only the copy has would be misnamed."""
+    target = tmp_path / "copy.fungi"
+    copy_store(store, target, context=QUIET)
+    mine = grown(store.root, ["x1.jpg", "x2.jpg"], "set")
+    grown(target, ["y1.jpg", "y2.jpg"], "other")
+    before = files(target)
+    for dry_run in (True, False):
+        with pytest.raises(MismatchError, match="other samples") as raised:
+            copy_store(mine, target, overwrite=overwrite, dry_run=dry_run, context=QUIET)
+        assert "samples.parquet" in str(raised.value.where)
+    assert files(target) == before
+
+
+def test_corrected_labels_are_copied_and_are_no_other_samples(store: Store, tmp_path: Path) -> None:
+    """The ids are the same, though the table's files are not."""
+    target = tmp_path / "copy.fungi"
+    copy_store(store, target, context=QUIET)
+    mine = grown(store.root, [], "other")  # whose labels are all one by now
+    copy_store(mine, target, context=QUIET)
+    assert Store.open(target).samples.labels().tolist() == mine.samples.labels().tolist()
+    assert len(set(mine.samples.labels().tolist())) == 1
+    assert verify_store(target).is_sound
 
 
 def test_other_stores_are_refused_with_both_ids(store: Store, tmp_path: Path) -> None:

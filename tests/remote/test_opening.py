@@ -15,21 +15,17 @@ from feature_world import clustered, make_store, write_block
 from fungistore.errors import UsageError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.remote.bucket import Bucket
-from fungistore.remote.cache_options import DIRECTORY
 from fungistore.store.half_copy import MARKER
 from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.objects import ObjectBackend
 from fungistore.store.status import status
 from fungistore.store.store import Store
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 ROWS = 160
 IN_SERIES = 9  # store.json; groups, sets, arrays; listings; records; chunks; setups: and one more
 REQUESTS = 28
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
 
 
 @pytest.fixture

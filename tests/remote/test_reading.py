@@ -7,26 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from counting import CountingBucket, uploaded
+from numpy.typing import NDArray
 
 from feature_world import clustered, make_store
+from fungistore.errors import StoreError
 from fungistore.evaluation.knn import KnnOptions, evaluate_knn
 from fungistore.matrices.blocks import open_features
 from fungistore.remote.cache_options import DIRECTORY, SIZE
 from fungistore.store.compacted import pack, unpack
+from fungistore.store.fetched_rows import FetchedRows
 from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.object_reads import COMPACTED, ObjectReads
 from fungistore.store.objects import ObjectBackend
 from fungistore.store.status import status
 from fungistore.store.store import Store
+from fungistore.store.units import UnitArray
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 ROWS, UNIT = 1600, 16
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
-    monkeypatch.delenv(SIZE, raising=False)
-    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -214,3 +213,49 @@ def test_status_is_that_of_the_directory(local: Store) -> None:
     backend, _ = uploaded(local.root)
     mine, theirs = status(local).to_json(), status(Store.open(backend)).to_json()
     assert mine | {"store": 0} == theirs | {"store": 0}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_shard_is_no_features(tmp_path: Path, own_cache: Path, damage: str) -> None:
+    """Whoever reads says that a chunk is damaged, whatever is wrong with the object."""
+    vectors, labels = clustered(64, 2, 8)
+    blocks = {"embeddings": vectors}
+    local = make_store(tmp_path / "s.fungi", blocks, labels, unit_rows=64, shard_units=4)
+    backend, bucket = uploaded(local.root)
+    array = Store.open(backend).arrays("set")["embeddings"]
+    assert np.array_equal(array.read(3, 40), vectors[3:40])
+    assert np.array_equal(_rows(array, 50, 3), vectors[[50, 3]])
+    key = "features.zarr/set/embeddings/c/0/0"
+    good = bucket.get(key)
+    bad = {
+        "flipped": good[:40] + bytes([good[40] ^ 1]) + good[41:],
+        "cut": good[:200],
+        "empty": b"",
+    }
+    bucket.put(key, bad[damage])
+    for _ in range(2):  # as it was known before, and as it is
+        with pytest.raises(StoreError, match="chunk is damaged"):
+            open_features(again(bucket)).load()
+    if damage != "flipped":  # of single rows nothing compares the CRC-32C
+        with pytest.raises(StoreError, match="damaged"):
+            _rows(again(bucket).arrays("set")["embeddings"], 50, 3)
+
+
+def test_rows_of_a_shard_take_a_request_each_stretch(tmp_path: Path) -> None:
+    """Neighbouring chunks are one request, and no index is read."""
+    vectors, labels = clustered(64, 2, 8)
+    blocks = {"embeddings": vectors}
+    local = make_store(tmp_path / "s.fungi", blocks, labels, unit_rows=64, shard_units=8)
+    backend, bucket = uploaded(local.root)
+    array = Store.open(backend).arrays("set")["embeddings"]
+    array.commits()
+    bucket.asked.clear()
+    assert np.array_equal(array.read(5, 60), vectors[5:60])
+    assert bucket.asked == {"get": 1}
+
+
+def _rows(array: UnitArray, *rows: int) -> NDArray[np.float32]:
+    out = np.empty((len(rows), 8), np.float32)
+    for job in FetchedRows(array).jobs(np.array(rows), out):
+        job()
+    return out

@@ -13,7 +13,6 @@ from fungistore.copying.stage import copy_store
 from fungistore.machine.context import QUIET
 from fungistore.matrices.blocks import open_features
 from fungistore.remote.bucket import open_bucket
-from fungistore.remote.cache_options import DIRECTORY
 from fungistore.store.store import Store
 from fungistore.verification.verify import verify_store
 from s3_world import bucket, s3_server
@@ -22,11 +21,11 @@ __all__ = ["bucket", "s3_server"]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_cache")
 def test_a_copy_over_a_broken_network_is_the_same(
     bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up and down again at 10 % faults: the same files, each compared by the server's MD5."""
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
     vectors, labels = clustered(400, 3, 6)
     store = make_store(tmp_path / "s.fungi", {"embeddings": vectors}, labels)
     url = f"{bucket}/s.fungi"

@@ -6,7 +6,9 @@ import gc
 import multiprocessing
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,6 @@ from fungistore.loff.head_folder import head_run
 from fungistore.loff.options import TrainOptions
 from fungistore.loff.train import train_loff
 from fungistore.remote.bucket import forget_buckets
-from fungistore.remote.cache_options import DIRECTORY
 from fungistore.store.store import Store
 from plain_s3 import BUCKET, PlainS3
 from s3_world import environment
@@ -27,19 +28,28 @@ ROWS, SIDE, CHANNELS = 96, 4, 8
 EPOCHS = (1, 3)
 
 
+@pytest.fixture(params=[("none", 1), ("none", 4), ("zstd", 1), ("zstd", 4)])
+def layout(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Chunks or shards, which are plain arrays or compressed."""
+    return dict(zip(("codec", "shard_units"), request.param, strict=True))
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Store:
+    return store_of(tmp_path)
+
+
+def store_of(tmp_path: Path, **layout: Any) -> Store:
     random = np.random.default_rng(0)
     patches = random.normal(size=(ROWS, SIDE, SIDE, CHANNELS)).astype(np.float16)
     labels = [f"class {row % 3}" for row in range(ROWS)]
     splits = ["test" if row % 4 == 0 else "train" for row in range(ROWS)]
     blocks = {"patches": patches, "embeddings": patches.mean(axis=(1, 2)).astype(np.float16)}
-    return make_store(tmp_path / "s.fungi", blocks, labels, splits, unit_rows=32)
+    return make_store(tmp_path / "s.fungi", blocks, labels, splits, unit_rows=32, **layout)
 
 
 @pytest.fixture
-def server(local: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlainS3]:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
+def server(local: Store, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlainS3]:
     made = PlainS3()
     made.load(local.root)
     for name, value in environment(f"http://127.0.0.1:{made.server_address[1]}").items():
@@ -81,6 +91,20 @@ def test_a_head_is_trained_from_a_url(local: Store, server: PlainS3) -> None:
         chunks.append([key for key in server.gets if "/c/" in key])
     assert chunks[0]
     assert chunks[1] == []  # of three epochs, with the cache of the first run
+
+
+def test_no_chunk_is_looked_at_before_it_is_read(
+    server: PlainS3, tmp_path: Path, layout: dict[str, Any]
+) -> None:
+    """A listing tells what is there; from compressed chunks, too, which are read in each epoch."""
+    local = store_of(tmp_path / "of a layout", **layout)
+    server.load(local.root)
+    asked = replace(options(3), head="stat-pool", cache="none")
+    train_loff(local.root, asked)
+    train_loff(URL, asked)
+    assert any("/c/" in key for key in server.gets)
+    assert not [key for key in server.looks if "/c/" in key]
+    assert weights(Store.open(URL), "h3") == weights(local, "h3")
 
 
 def test_a_forked_loader_is_told_what_to_do(server: PlainS3) -> None:

@@ -10,20 +10,16 @@ from scene_world import SIDE, write_scenes
 import fungistore as fungi
 from fungistore.copying.stage import copy_store
 from fungistore.machine.context import QUIET
-from fungistore.remote.cache_options import DIRECTORY
 from fungistore.store.store import Store
 from tiny_world import TINY
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def files(root: Path) -> dict[str, bytes]:
     """Return what a store's directory holds but locks."""
     paths = (path for path in root.rglob("*") if path.is_file() and ".locks" not in path.parts)
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
 
 
 def there_and_back(store: Path, tmp_path: Path) -> str:

@@ -108,9 +108,43 @@ def test_objects_are_published_listed_and_removed(backend: Backend) -> None:
 
 def test_a_missing_object_is_a_missing_file(backend: Backend) -> None:
     """Whatever the backend, callers catch one kind of error."""
-    for ask in (backend.read, backend.size):
-        with pytest.raises(FileNotFoundError):
-            ask("nothing")
+    backend.publish("a/one", b"1")
+    for ask in (backend.read, backend.size, lambda key: backend.ranges(key, [0], [1])):
+        for key in ("nothing", "a/nothing"):
+            with pytest.raises(FileNotFoundError):
+                ask(key)
+    assert backend.sizes(["a/one", "a/nothing"]) == {"a/one": 1}
+    assert backend.read_all("nothing") == {}
+    assert backend.tag("nothing") is None
+
+
+def test_many_are_what_they_are_one_by_one(backend: Backend) -> None:
+    """What takes fewer requests gives what the plain forms of docs/extending.md do."""
+    data = bytes(range(200))
+    objects = {f"a/{name}": [data[:number], data[number:]] for number, name in enumerate("xyz")}
+    backend.publish_all(objects | {"a/b/deeper": [b""]})
+    keys = list(objects)
+    assert backend.read_all("a") == {name: data for name in "xyz"}
+    assert backend.sizes(keys) == {key: backend.size(key) for key in keys}
+    pairs = [(0, 200), (7, 1), (190, 10), (3, 4)]
+    assert [bytes(part) for part in backend.ranges("a/y", *zip(*pairs, strict=True))] == [
+        data[start : start + count] for start, count in pairs
+    ]
+    before = backend.tag("a/x")
+    with backend.once():
+        backend.soon("read", *keys)
+        backend.soon("list", "a")
+        backend.soon("sizes", "a")
+        backend.soon("read_all", "a")
+        assert [backend.read(key) for key in keys] == 3 * [data]
+        assert backend.list("a") == Listing(("x", "y", "z"), ("b",))
+        assert backend.sizes(keys) == dict.fromkeys(keys, 200)
+        assert backend.read_all("a") == {name: data for name in "xyz"}
+    backend.publish("a/x", b"new")
+    assert before is None or backend.tag("a/x") != before
+    assert backend.read_all("a")["x"] == b"new"
+    assert backend.sizes(["a/x"]) == {"a/x": 3}
+    assert bytes(backend.ranges("a/x", [1], [2])[0]) == b"ew"
 
 
 def test_lines_are_appended_whole(backend: Backend) -> None:

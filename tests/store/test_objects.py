@@ -21,8 +21,9 @@ from feature_world import ListSource
 from fungistore.errors import FungiError, LeaseLostError, UsageError
 from fungistore.fingerprint import digest_ids, fingerprint
 from fungistore.remote import bucket as bucket_module
-from fungistore.remote.bucket import ABSENT, Bucket, Head, Patience, forget_buckets, open_bucket
+from fungistore.remote.bucket import ABSENT, Bucket, Patience, forget_buckets, open_bucket
 from fungistore.remote.credentials import settings_of
+from fungistore.remote.heads import Head
 from fungistore.remote.refusals import refusal, without_secrets
 from fungistore.remote.urls import shown
 from fungistore.sources.sample import Sample
@@ -257,6 +258,26 @@ def test_a_late_put_between_those_of_the_next_owner(short_leases: None) -> None:
             assert verify_store(WHERE).findings == (), where
             assert len(Store.open(WHERE).arrays("set")["embeddings"].commits()) == UNITS, where
             assert len(Store.open(WHERE).failures()) == UNITS, where
+
+
+@pytest.mark.parametrize(
+    "key", ["", "features.zarr/set", "commits/set/embeddings/00000001.json", "failures.jsonl"]
+)
+def test_who_has_lost_a_lease_removes_nothing(short_leases: None, key: str) -> None:
+    """Neither an object, nor a folder, nor all: what is there is the next owner's by then."""
+    prepare()
+    pauses, after = Pauses(), {}
+    late = Store.open(place(pauses))
+    with late.writing(*(["features/set"] if key else [])):
+        pauses.running.clear()  # nor does it renew
+        time.sleep(LEASE)
+        write(place(), 2)
+        after.update(contents())
+        pauses.running.set()
+        with pytest.raises(LeaseLostError):
+            late.backend.remove(key)
+    assert contents() == after
+    assert verify_store(WHERE).findings == ()
 
 
 def test_a_lease_that_ran_out_holds_while_nobody_took_it(short_leases: None) -> None:

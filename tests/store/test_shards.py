@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from feature_world import clustered, make_store
 from fungistore.choices import Codec
-from fungistore.errors import UsageError
+from fungistore.errors import FungiError, UsageError
 from fungistore.exchange.import_ import import_features
 from fungistore.exchange.options import ImportOptions
 from fungistore.extraction.measure import estimate
@@ -276,6 +276,25 @@ def test_what_is_imported_into_shards_is_in_shards(tmp_path: Path) -> None:
     assert verify_store(store.where).is_sound
 
 
+def test_an_import_makes_shards_where_it_is_asked_for_them(tmp_path: Path) -> None:
+    """Chunks are of --unit-rows, as those of an extraction are; again, it is the same."""
+    vectors, labels = clustered(40, 3, 8, seed=2)
+    ids = [f"{row:03d}" for row in range(40)]
+    table = {"id": ids, "label": labels, "vector": [*vectors]}
+    pq.write_table(pa.table(table), tmp_path / "v.parquet")
+    where = tmp_path / "s.fungi"
+    for asked in (ImportOptions(unit_rows=4, shard_units=4), ImportOptions()):
+        done = import_features(tmp_path / "v.parquet", where, asked, context=QUIET)
+        array = Store.open(where).arrays(done.feature_set)["embeddings"]
+        assert (array.unit_rows, array.shard_units, len(array.commits())) == (16, 4, 3)
+    assert done.units_computed == 0
+    assert np.array_equal(array.read(0, 40), vectors)
+    for asked in (ImportOptions(shard_units=32), ImportOptions(shard_units=2)):
+        with pytest.raises(FungiError, match=r"more chunks than rows|shard_units"):
+            import_features(tmp_path / "v.parquet", where, asked, context=QUIET)
+    assert verify_store(where).is_sound
+
+
 def test_the_estimate_is_what_it_takes(tmp_path: Path, tiny_weights: Path) -> None:
     images = tmp_path / "images"
     write_images(images, 9)
@@ -296,6 +315,9 @@ def test_another_layout_is_refused(tmp_path: Path, tiny_weights: Path) -> None:
         extracted(images, tmp_path / "s.fungi", tiny_weights, shard_units=4)
     with pytest.raises(UsageError, match="power of two"):
         options(tiny_weights, shard_units=3)
+    asked = replace(options(tiny_weights), unit_rows=None, features=("dino",))
+    with pytest.raises(UsageError, match="more chunks than rows"):
+        extract(str(images), tmp_path / "s.fungi", replace(asked, shard_units=16), context=QUIET)
 
 
 def test_damage_is_found_and_mended(tmp_path: Path, tiny_weights: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 import fungistore as fungi
 from fungistore.copying.stage import copy_store
 from fungistore.machine.context import QUIET
-from fungistore.remote.cache_options import DIRECTORY
 from fungistore.store.store import Store
 
 
@@ -20,11 +19,9 @@ def files(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
-def test_all_that_was_made_of_features_is_copied(
-    full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("own_cache")
+def test_all_that_was_made_of_features_is_copied(full: Path, tmp_path: Path) -> None:
     """PCA, indexes, head and evaluations come back byte by byte, and are used where they are."""
-    monkeypatch.setenv(DIRECTORY, str(tmp_path / "cache"))
     url, back = f"memory://{tmp_path.name}", tmp_path / "back.fungi"
     copy_store(full, url, context=QUIET)
     copy_store(url, back, context=QUIET)

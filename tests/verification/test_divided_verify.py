@@ -50,6 +50,14 @@ def test_workers_find_what_one_process_finds(root, slices):
     assert files_of(root) == before
 
 
+def test_commands_name_the_store_as_the_user_does(root, monkeypatch):
+    """A relative path stays one, as in the findings of one process."""
+    monkeypatch.chdir(root.parent)
+    divided = verify_store(root.name, engine=OddTurns())
+    assert divided.to_json()["findings"] == verify_store(root.name).to_json()["findings"]
+    assert "fungi extract SOURCE s.fungi" in str(divided.to_json())
+
+
 def test_a_repair_reads_with_workers_too(root):
     """What is dropped is what one process drops."""
     done = repair_store(root, engine=OddTurns())
