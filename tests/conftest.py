@@ -20,6 +20,7 @@ import setuptools  # noqa: F401 - before anything imports the distutils that it 
 if not os.environ.get("FUNGI_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
+import hypothesis
 import torch
 import typer.testing
 from jaxtyping import install_import_hook
@@ -32,6 +33,9 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that they start
 # A runner of command lines makes all commands anew for each, in 30 ms: the same ones do.
 vars(typer.testing)["_get_command"] = functools.cache(typer.main.get_command)
+# An example is no slower than the machine is busy: a deadline fails on a loaded one.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 # No test cuts the power: what is flushed, and when, is seen by those that watch the calls.
 os.fsync = lambda descriptor: os.fstat(descriptor) and None
 
