@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fungistore.matrices.blocks import FeatureMatrix, Vectors
+from fungistore.matrices.blocks import STREAM_BYTES, FeatureMatrix, Vectors
 from fungistore.store.contents import (
     Commits,
     Content,
@@ -100,9 +100,10 @@ class NewRows:
         return cls(available, done, np.asarray(left_out(available.matrix.store), np.int64))
 
     def blocks(self) -> list[range]:
-        """Return the stretch of each block: what `stream` reads at a time, of shards a part."""
+        """Return the stretch of each block: some whole chunks."""
         matrix, counts = self.available.matrix, self.available.counts
-        step, missing = matrix.stream_rows, np.flatnonzero(counts > self.done[: len(counts)])
+        step = max(1, STREAM_BYTES // (4 * matrix.dim * matrix.chunk_rows)) * matrix.chunk_rows
+        missing = np.flatnonzero(counts > self.done[: len(counts)])
         starts = missing * matrix.unit_rows
         firsts = (starts + self.done[missing]) // step
         lasts = (starts + counts[missing] - 1) // step

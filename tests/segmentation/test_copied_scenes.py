@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from scene_world import SIDE, write_scenes
+from scene_world import CLASSES, SIDE, VOID, write_scenes
 
 import fungistore as fungi
 from fungistore.copying.stage import copy_store
@@ -49,20 +49,25 @@ def test_masks_and_banks_are_copied(scenes: Store, tmp_path: Path) -> None:
 
 
 def test_shards_are_copied_whole(tiny_weights: Path, tmp_path: Path) -> None:
-    """A store of two chunks a file comes back byte by byte, and its rows are read from the URL."""
+    """Two chunks a file, also of a bank: they come back byte by byte, and are read from the URL."""
     options = fungi.ExtractOptions(
         model=TINY,
         weights=str(tiny_weights),
         image_size=SIDE,
+        crop="whole",
         features=("embeddings", "patches"),
         unit_rows=2,
         shard_units=2,
     )
     store = tmp_path / "sharded.fungi"
     fungi.extract(write_scenes(tmp_path), store, options)
+    fungi.annotate(store, options=fungi.AnnotateOptions(classes=CLASSES, void=VOID))
+    fungi.build_bank(store, fungi.BankOptions(name="all"))
+    again = fungi.build_bank(store, fungi.BankOptions(name="all"))
+    assert again.units_computed == 0
     url = there_and_back(store, tmp_path)
     mine, theirs = (Store.open(one).arrays("test_vit") for one in (store, url))
-    assert {"embeddings", "patches"} <= mine.keys()
+    assert {"embeddings", "patches", "bank/all", "bank-labels/all"} <= mine.keys()
     for name, array in mine.items():
         assert array.read(0, array.rows).tobytes() == theirs[name].read(0, array.rows).tobytes()
         assert array.shard_units == 2

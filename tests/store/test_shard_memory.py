@@ -20,6 +20,7 @@ from fungistore.exchange.export import export_features
 from fungistore.exchange.options import ExportOptions
 from fungistore.extraction.compute import ComputedBatch, _commit_unit
 from fungistore.extraction.plan import BatchPlan
+from fungistore.indexing import rows
 from fungistore.indexing.build import build_index
 from fungistore.indexing.options import IndexOptions
 from fungistore.machine.context import QUIET, Context
@@ -52,7 +53,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def store(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """The same, where what is read at once is small beside it."""
     monkeypatch.setattr(units, "STRETCH_BYTES", STRETCH)
-    monkeypatch.setattr(blocks, "STREAM_BYTES", 2 * STRETCH)
+    for module in (blocks, rows):
+        monkeypatch.setattr(module, "STREAM_BYTES", 2 * STRETCH)
     monkeypatch.setattr(formats, "READ_BYTES", 2 * STRETCH)
     shutil.copytree(made, tmp_path / "s.fungi")
     return Store.open(tmp_path / "s.fungi")
@@ -165,8 +167,8 @@ def test_a_shard_that_was_computed_is_put_together_in_its_own_memory(store: Stor
     array.forget(0)
     parts = []
     for start in range(0, ROWS, 1024):
-        rows = samples[start : start + 1024]
-        plan = BatchPlan(0, rows, frozenset(("embeddings",)), last=start + 1024 == ROWS)
+        some = samples[start : start + 1024]
+        plan = BatchPlan(0, some, frozenset(("embeddings",)), last=start + 1024 == ROWS)
         block = {"embeddings": values[start : start + 1024]}
         parts.append(ComputedBatch(plan, [], block, np.zeros(1024, np.uint64)))
     with within(SHARD + 3 * SHARD // 4):  # half of one are the rows of the sample table
