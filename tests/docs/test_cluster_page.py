@@ -22,7 +22,7 @@ FAKES = {  # what the script calls, each telling how it was called
     "scontrol": '[ "$1" = show ] && printf "n1\\nn2\\n" || echo "scontrol $*" >> calls',
     "srun": 'echo "srun $*" >> calls; exec sleep 5',
     "sleep": "true",
-    "fungi": 'echo "fungi $* $RAY_ADDRESS" >> calls; /bin/sleep 1; exit ${CODE:-0}',
+    "fungi": 'echo "fungi $* $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $RAY_ADDRESS" >> calls; /bin/sleep 1; exit ${CODE:-0}',
 }
 
 
@@ -53,7 +53,9 @@ def test_the_job_script_starts_ray_and_requeues_what_was_stopped(
     assert (len(heads), len(others)) == (1, 1)
     assert "--exclude=n1" in others[0]
     assert "--num-gpus 2" in others[0]
-    assert sum(call.startswith("fungi ") and call.endswith("n1:20007") for call in calls) == 1
+    assert (
+        sum(call.startswith("fungi ") and call.endswith("token 64 n1:20007") for call in calls) == 1
+    )
     assert ("scontrol requeue 7" in calls) == requeued
 
 
@@ -66,8 +68,10 @@ def test_the_manifest_is_one_of_a_ray_job() -> None:
     }
     cluster = job["spec"]["rayClusterSpec"]
     assert set(cluster) <= {
-        *("rayVersion", "enableInTreeAutoscaling", "headGroupSpec", "workerGroupSpecs")
+        *("rayVersion", "authOptions", "enableInTreeAutoscaling"),
+        *("headGroupSpec", "workerGroupSpecs"),
     }
+    assert cluster["authOptions"]["mode"] == "token"
     (group,) = cluster["workerGroupSpecs"]
     assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
     for pods in (cluster["headGroupSpec"], group):
