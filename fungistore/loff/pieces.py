@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from fungistore.loff.head import Head
 from fungistore.machine.cores import Cores
 
-PIECE_CELLS = 1024  # of a piece at least: four maps of 16 x 16 (measured)
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -37,11 +35,10 @@ class Inputs:
     embedding: Float[Tensor, "b e"] | None = None
     cells: Int[Tensor, "b k"] | None = None
 
-    @property
-    def pieces(self) -> list[slice]:
-        """The samples of each piece."""
-        count, cells = len(self.features), self.features[0, ..., 0].numel()
-        step = -(-PIECE_CELLS // cells)
+    def pieces(self, cells: int) -> list[slice]:
+        """Return the samples of each piece, which has so many cells or more."""
+        count, own = len(self.features), self.features[0, ..., 0].numel()
+        step = -(-cells // own)
         return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
     def part(self, piece: slice) -> Inputs:
@@ -79,7 +76,7 @@ class PiecewiseHead:
             dtype: of matrix products.
             cores: that pieces are spread over.
         """
-        pieces = inputs.pieces
+        pieces = inputs.pieces(self._head.piece_cells)
 
         def forward(number: int) -> Tensor:
             with self._twin() as twin:

@@ -52,7 +52,9 @@ def chances_of_pieces(
     device = inputs.features.device
     with one_thread_each(device) as cores:
         is_cut = device.type == "cpu"
-        return list(cores.map(chances, inputs.pieces if is_cut else [slice(None)]))
+        return list(
+            cores.map(chances, inputs.pieces(head.piece_cells) if is_cut else [slice(None)])
+        )
 
 
 def chances_of(

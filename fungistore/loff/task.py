@@ -140,7 +140,9 @@ class HeadTask:
             inputs, targets = self._augmented(batch, epoch, step)
             if self._pieces is not None:
                 stream = Stream(self._options.seed, "dropout", str(epoch), str(step))
-                seeds = (stream.words(len(inputs.pieces)) >> np.uint64(1)).tolist()
+                seeds = (
+                    stream.words(len(inputs.pieces(self._head.piece_cells))) >> np.uint64(1)
+                ).tolist()
                 of_logits = partial(self._loss, targets=targets)
                 return self._pieces.gradients(inputs, of_logits, seeds, self._dtype, cores)
             with torch.autocast(self._device.type, torch.bfloat16, self._dtype == torch.bfloat16):

@@ -45,6 +45,8 @@ class TransformerHead(Head):
     From the class token on, parameters have timm's names and meaning.
     """
 
+    piece_cells = 1024  # its cells cost more
+
     def __init__(self, spec: HeadSpec) -> None:
         super().__init__(spec)
         assert spec.grid is not None  # HeadSpec has checked it

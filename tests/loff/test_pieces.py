@@ -17,24 +17,27 @@ from feature_world import make_store
 from fungistore.loff import pieces
 from fungistore.loff.evaluate import evaluate_loff
 from fungistore.loff.evaluate_options import LoffOptions
-from fungistore.loff.head import HeadSpec
+from fungistore.loff.head import Head, HeadSpec
 from fungistore.loff.heads import build_head
 from fungistore.loff.options import Augmentation, TrainOptions
 from fungistore.loff.pieces import Inputs, PiecewiseHead
 from fungistore.loff.train import train_loff
+from fungistore.loff.transformer_head import TransformerHead
 from fungistore.machine.context import QUIET
 from fungistore.machine.cores import Cores
 from fungistore.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("small_heads")
 ROWS, SIDE, CHANNELS = 80, 8, 64
+CELLS = 2 * SIDE**2  # of a piece
 KINDS = ("vit-xs", "attn-pool", "stat-pool")
 
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two maps each."""
-    monkeypatch.setattr(pieces, "PIECE_CELLS", 2 * SIDE**2)
+    for kind in (Head, TransformerHead):
+        monkeypatch.setattr(kind, "piece_cells", CELLS)
 
 
 @pytest.fixture
@@ -87,7 +90,7 @@ def test_gradients_are_those_of_the_whole_batch(kind: str) -> None:
     random = torch.Generator().manual_seed(1)
     features = torch.randn(7, SIDE, SIDE, CHANNELS, generator=random)
     inputs = Inputs(features)
-    assert [piece.stop - piece.start for piece in inputs.pieces] == [2, 2, 2, 1]
+    assert [piece.stop - piece.start for piece in inputs.pieces(CELLS)] == [2, 2, 2, 1]
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
         return logits.square().sum().sqrt() / logits.abs().max()
@@ -145,5 +148,5 @@ def test_what_is_dropped_is_what_torch_and_timm_drop() -> None:
 
 def test_a_batch_is_cut_by_its_own_size_alone() -> None:
     """Embeddings are one piece; huge maps are pieces of one sample."""
-    assert len(Inputs(torch.zeros(60, 9)).pieces) == 1
-    assert len(Inputs(torch.zeros(3, 99, 99, 2)).pieces) == 3
+    assert len(Inputs(torch.zeros(60, 9)).pieces(1024)) == 1
+    assert len(Inputs(torch.zeros(3, 99, 99, 2)).pieces(1024)) == 3
