@@ -22,7 +22,8 @@ FAKES = {  # what the script calls, each telling how it was called
     "scontrol": '[ "$1" = show ] && printf "n1\\nn2\\n" || echo "scontrol $*" >> calls',
     "srun": 'echo "srun $*" >> calls; exec sleep 5',
     "sleep": "true",
-    "fungi": 'echo "fungi $* $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $RAY_ADDRESS" >> calls; /bin/sleep 1; exit ${CODE:-0}',
+    "fungi": 'echo "fungi $* $RAY_AUTH_MODE ${#RAY_AUTH_TOKEN} $RAY_ADDRESS" >> calls; '
+    "/bin/sleep 1; exit ${CODE:-0}",
 }
 
 
