@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def head(log: Path, *, client: int) -> Iterator[int]:
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(folder: Path, store: str, weights: Path, token: dict[str, str], *flags: str) -> str:
