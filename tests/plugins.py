@@ -42,6 +42,8 @@ def install(
 
     What registries have found and imported already is forgotten, and is back after the test.
     """
+    for registry in registries:
+        len(registry)  # finds what is there without the plug-in: that is what comes back
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setitem(sys.modules, module, sys)  # so that the module is gone after the test
     del sys.modules[module]
