@@ -13,11 +13,45 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fungistore.extraction.options import ExtractOptions
 from fungistore.machine.context import QUIET
 from fungistore.store.store import Store
+from tiny_world import TINY, write_images
 
 NODES = Path(__file__).with_name("ray_nodes.py")
 PATIENCE = 240.0
+
+
+def asked(weights: Path, unit_rows: int) -> ExtractOptions:
+    """What the clusters are asked for."""
+    return ExtractOptions(
+        model=TINY,
+        weights=str(weights),
+        image_size=32,
+        features=("embeddings", "kl"),
+        device="cpu",
+        dtype="float32",
+        batch_size=4,
+        unit_rows=unit_rows,
+        workers=1,
+    )
+
+
+def words(options: ExtractOptions, store: str) -> list[str]:
+    """The same as flags; the images are below the working directory."""
+    return [
+        *("extract", "images", store, "--model", options.model, "--weights", str(options.weights)),
+        *("--image-size", "32", "--features", ",".join(options.features), "--device", "cpu"),
+        *("--dtype", "float32", "--batch-size", "4", "--unit-rows", str(options.unit_rows)),
+        *("--workers", "1"),
+    ]
+
+
+def world(folder: Path, count: int) -> Path:
+    """Write images of two classes, and return the folder."""
+    for seed, label in enumerate(("cat", "dog")):
+        write_images(folder / "images" / label, count // 2, seed=seed)
+    return folder
 
 
 @dataclass

@@ -18,8 +18,8 @@ import pytest
 
 from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
-from ray_world import PATIENCE, Nodes, Witness, driver, nodes
-from tiny_world import TINY, contents, write_images
+from ray_world import PATIENCE, Nodes, Witness, asked, driver, nodes, words, world
+from tiny_world import contents
 from turnstile import NAME, PLACE, Turnstile, turnstile
 
 IMAGES = 48
@@ -41,39 +41,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, stile: Turnstile) -> Itera
         yield started
 
 
-def asked(weights: Path, unit_rows: int) -> ExtractOptions:
-    return ExtractOptions(
-        model=TINY,
-        weights=str(weights),
-        image_size=32,
-        features=("embeddings", "kl"),
-        device="cpu",
-        dtype="float32",
-        batch_size=4,
-        unit_rows=unit_rows,
-        workers=1,
-    )
-
-
 def command(options: ExtractOptions, address: str) -> list[str]:
-    """The same as flags; paths are below the working directory."""
-    return [
-        *("extract", "images", "s.fungi", "--engine", "ray", "--address", address),
-        *("--model", options.model, "--weights", str(options.weights), "--json"),
-        *("--image-size", "32", "--features", ",".join(options.features), "--device", "cpu"),
-        *("--dtype", "float32", "--batch-size", "4", "--unit-rows", str(options.unit_rows)),
-        *("--workers", "1"),
-    ]
+    return [*words(options, "s.fungi"), "--engine", "ray", "--address", address, "--json"]
 
 
 def records(store: Path) -> int:
     return len(list(store.glob("commits/**/*.json")))
-
-
-def world(folder: Path, count: int) -> Path:
-    for seed, label in enumerate(("cat", "dog")):
-        write_images(folder / "images" / label, count // 2, seed=seed)
-    return folder
 
 
 def test_a_node_dies_another_joins_and_the_driver_is_stopped(

@@ -13,27 +13,26 @@ import pytest
 
 from fault_proxy import Faults, proxied
 from fungistore.copying.stage import copy_store
-from fungistore.extraction.options import ExtractOptions
 from fungistore.extraction.stage import extract
 from fungistore.machine.context import QUIET
 from fungistore.pca.options import PcaOptions
 from fungistore.pca.stage import fit_pca
 from fungistore.remote.bucket import forget_buckets
 from fungistore.verification.verify import verify_store
-from ray_world import PATIENCE, driver, gate, nodes, wait_until_at_work
+from ray_world import PATIENCE, asked, driver, gate, nodes, wait_until_at_work, words, world
 from s3_world import bucket, s3_server
 from stage_world import FUNGI
-from tiny_world import TINY, contents, write_images
+from tiny_world import contents
 
 __all__ = ["bucket", "s3_server"]  # fixtures
 UNITS, UNIT_ROWS = 40, 4
 
 
-def ray(words: list[str], folder: Path, address: str) -> dict[str, Any]:
+def ray(command: list[str], folder: Path, address: str) -> dict[str, Any]:
     """Run a command on the cluster to its end; return what it prints."""
     flags = ("--engine", "ray", "--address", address, "--json")
     done = subprocess.run(
-        [*FUNGI, *words, *flags],
+        [*FUNGI, *command, *flags],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -56,31 +55,17 @@ def test_a_node_dies_another_joins_and_the_driver_is_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No record is put twice, whether all requests are served or one in ten is broken."""
-    for seed, label in enumerate(("cat", "dog")):
-        write_images(tmp_path / "images" / label, UNITS * UNIT_ROWS // 2, seed=seed)
-    options = ExtractOptions(
-        model=TINY,
-        weights=str(tiny_weights),
-        image_size=32,
-        features=("embeddings", "kl"),
-        device="cpu",
-        dtype="float32",
-        batch_size=4,
-        unit_rows=UNIT_ROWS,
-        workers=1,
-    )
+    world(tmp_path, UNITS * UNIT_ROWS)
+    options = asked(tiny_weights, UNIT_ROWS)
     url, whole = f"{bucket}/s.fungi", tmp_path / "whole.fungi"
     extract(tmp_path / "images", whole, options)
-    words = ["extract", "images", url, "--model", TINY, "--weights", str(tiny_weights)]
-    words += ["--image-size", "32", "--features", "embeddings,kl", "--device", "cpu"]
-    words += ["--dtype", "float32", "--batch-size", "4", "--workers", "1"]
-    words += ["--unit-rows", str(UNIT_ROWS)]
+    command = words(options, url)
     faults = Faults(rate=rate, timeout=0.5)
     with proxied(s3_server, faults) as endpoint:
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         forget_buckets()
         with nodes(tmp_path / "log") as cluster:
-            flags = [*words, "--engine", "ray", "--address", cluster.address, "--json"]
+            flags = [*command, "--engine", "ray", "--address", cluster.address, "--json"]
             with driver(flags, tmp_path) as first:
                 wait_for_records(faults, first)
                 at_work = wait_until_at_work(url, options.name, 2)
@@ -95,7 +80,7 @@ def test_a_node_dies_another_joins_and_the_driver_is_stopped(
                 assert first.returncode == 75, err
                 assert json.loads(out)["exit_code"] == 75
             before = len(records(faults))
-            done = ray(words, tmp_path, cluster.address)
+            done = ray(command, tmp_path, cluster.address)
             assert 0 < before < len(records(faults))
             checked = ray(["verify", url], tmp_path, cluster.address)
             fitted = ray(["pca", url, "--dim", "8", "--name", "p"], tmp_path, cluster.address)

@@ -30,12 +30,13 @@ from fungistore.sources.opening import open_source
 from fungistore.store.object_claims import ObjectClaims
 from fungistore.store.objects import ObjectBackend
 from s3_world import bucket, environment, s3_server  # noqa: F401
+from serving import Serving
 from stage_world import FUNGI
 
 SECRET = "the-token-of-a-session"
 
 
-class Answering:
+class Answering(Serving):
     """A server that answers every request in one way, while a block runs."""
 
     def __init__(self, status: int, body: bytes, **headers: str) -> None:
@@ -61,15 +62,7 @@ class Answering:
         for method in ("GET", "HEAD", "PUT", "POST", "DELETE"):
             setattr(Handler, f"do_{method}", Handler.answer)
         self.asked = asked
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    def __enter__(self) -> str:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from fungistore.remote.files import RemoteFile
 from fungistore.sources.opening import open_source
 from fungistore.store.store import Store
 from s3_world import bucket, s3_server  # noqa: F401
+from serving import Serving
 from stage_world import FUNGI
 from tiny_world import TINY, contents, write_images
 
@@ -386,21 +387,6 @@ def _refusing(folder: Path, refuses: Any) -> type:
             _Ranges.do_GET(self)
 
     return type("Refusing", (_Ranges,), {"folder": folder, "asked": [], "do_GET": answer})
-
-
-class Serving:
-    """A server while a block runs."""
-
-    def __init__(self, handler: type) -> None:
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-
-    def __enter__(self) -> str:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 def test_no_signature_is_kept(
